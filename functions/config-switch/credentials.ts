@@ -1,0 +1,273 @@
+/**
+ * The parameters under one SSM path: where pg-backup-api is, how it knows us, and the secrets that webhooks are signed
+ * with. Read once at start, and anew when they are old or were refused; what was good serves on while SSM does not.
+ */
+
+import { createPrivateKey, X509Certificate } from 'node:crypto';
+import ssm from '@middy/ssm';
+import { clearCache, getInternal } from '@middy/util';
+import { Webhook } from 'standardwebhooks';
+import { within } from './deadline.ts';
+import { DeadlineExceeded, HttpError } from './errors.ts';
+import type { Connection, ConnectionSource } from './pg-backup-api.ts';
+import type { WebhookSource } from './signature.ts';
+
+/** Values are read anew when they are older, ms. */
+const MAX_AGE = 5 * 60_000;
+/** After a failed read, and for webhooks whose signature does not match, not sooner than this, ms. */
+const MIN_INTERVAL = 60_000;
+/** For one read, all its attempts and pages, ms: most of the deadline is the switch's. */
+const READ_TIMEOUT = 8_000;
+/** The SDK has no time-outs of its own unless given some, ms. */
+const SSM_CLIENT = {
+  maxAttempts: 3,
+  requestHandler: { connectionTimeout: 1_000, requestTimeout: 2_500, throwOnRequestTimeout: true },
+};
+/** Standard Webhooks, "Signature scheme": a symmetric secret has 24 to 64 bytes. */
+const SECRET_BYTES = { min: 24, max: 64 };
+
+/** A part of what the parameters hold, or why it cannot be had. */
+type Part<T> = T | HttpError;
+
+interface Parts {
+  readonly connection: Part<Connection>;
+  readonly webhooks: Part<readonly Webhook[]>;
+}
+
+/** Reads one parameter; its name as in SSM, without the path. */
+type Reader = (name: string) => string | undefined;
+
+export class Credentials implements ConnectionSource, WebhookSource {
+  readonly #path: string;
+  readonly #warn: (message: string) => void;
+  readonly #read: (signal: AbortSignal) => Promise<Reader>;
+  #parts: Parts | undefined;
+  /** When they are to be read anew, ms since the epoch. */
+  #staleAt = 0;
+  /** When a signature that does not match may have them read anew, ms since the epoch. */
+  #rereadAt = 0;
+
+  /**
+   * Begins to read.
+   *
+   * @param path `/barman-config-switch/<stage>/`
+   * @param warn told when values cannot be renewed and the old ones serve on
+   */
+  constructor(path: string, warn: (message: string) => void) {
+    this.#path = path;
+    this.#warn = warn;
+    this.#read = parameterReader(path);
+  }
+
+  /**
+   * The secrets that webhooks may be signed with, each in its verifier.
+   *
+   * @throws HttpError if SSM cannot be read, or `webhook-secret` is missing or malformed
+   */
+  async webhooks(signal: AbortSignal): Promise<readonly Webhook[]> {
+    return usable((await this.#fresh('webhooks', signal)).webhooks);
+  }
+
+  /**
+   * The same, read anew: none of them signed a webhook.
+   *
+   * @returns undefined if the last such read is less than a minute old; anybody can send a wrong signature
+   */
+  async rereadWebhooks(signal: AbortSignal): Promise<readonly Webhook[] | undefined> {
+    if (Date.now() < this.#rereadAt) return undefined;
+    this.#rereadAt = Date.now() + MIN_INTERVAL;
+    return usable((await this.#renew(signal)).webhooks);
+  }
+
+  /**
+   * Where pg-backup-api is, and how it knows us.
+   *
+   * @throws HttpError if SSM cannot be read, or a parameter is missing or malformed
+   */
+  async connection(signal: AbortSignal): Promise<Connection> {
+    return usable((await this.#fresh('connection', signal)).connection);
+  }
+
+  async rereadConnection(signal: AbortSignal): Promise<Connection> {
+    return usable((await this.#renew(signal)).connection);
+  }
+
+  /** The parts at hand, or anew if they are old or the one that is needed is no good. */
+  async #fresh(needed: keyof Parts, signal: AbortSignal): Promise<Parts> {
+    const parts = this.#parts;
+    const good = parts !== undefined && Date.now() < this.#staleAt && !(parts[needed] instanceof HttpError);
+    return good ? parts : this.#renew(signal);
+  }
+
+  async #renew(signal: AbortSignal): Promise<Parts> {
+    const old = this.#parts;
+    let reader: Reader;
+    try {
+      reader = await within(AbortSignal.any([signal, AbortSignal.timeout(READ_TIMEOUT)]), this.#read(signal));
+    } catch (error) {
+      const unreadable = explain(error, this.#path, signal);
+      if (old === undefined) throw unreadable;
+      this.#warn(`${unreadable.message}; the values read before serve on`);
+      this.#staleAt = Date.now() + MIN_INTERVAL;
+      return old;
+    }
+    const now = Date.now();
+    this.#staleAt = now + MAX_AGE;
+    const keep = <T>(renewed: Part<T>, before: Part<T> | undefined): Part<T> => {
+      if (!(renewed instanceof HttpError) || before === undefined || before instanceof HttpError)
+        return renewed;
+      // Perhaps in the middle of a rotation: the certificate is written, its key is not yet.
+      this.#warn(`${renewed.message}; the values read before serve on`);
+      this.#staleAt = now + MIN_INTERVAL;
+      return before;
+    };
+    this.#parts = {
+      connection: keep(part(connectionFrom, reader, this.#path), old?.connection),
+      webhooks: keep(part(webhooksFrom, reader, this.#path), old?.webhooks),
+    };
+    return this.#parts;
+  }
+}
+
+/**
+ * Reads the path with middy, which begins at once; each later call reads anew.
+ *
+ * middy's cache never expires here: its own expiry would replace good values by a failed read.
+ */
+function parameterReader(path: string): () => Promise<Reader> {
+  const middleware = ssm({
+    fetchData: { parameters: path },
+    cacheKey: path,
+    cacheExpiry: -1,
+    awsClientOptions: SSM_CLIENT,
+  });
+  let first = true;
+  return async () => {
+    if (!first) clearCache(path);
+    first = false;
+    const request = { event: {}, context: {}, internal: {} } as Parameters<
+      NonNullable<typeof middleware.before>
+    >[0];
+    await middleware.before?.(request);
+    const { parameters } = (await getInternal('parameters', request)) as {
+      parameters: Record<string, unknown>;
+    };
+    // middy writes names with "_" for whatever is no letter or digit, and parses what looks like JSON.
+    return (name) => {
+      const value = parameters[name.replaceAll('-', '_')];
+      return value === undefined ? undefined : typeof value === 'string' ? value : JSON.stringify(value);
+    };
+  };
+}
+
+/** @throws HttpError naming the parameter and the remedy, never the value */
+function connectionFrom(read: Reader, path: string): Connection {
+  const need = (name: string, form: string): string => {
+    const value = read(name)?.trim();
+    if (value === undefined || value === '') throw wrong(path, name, 'is missing', form);
+    return value;
+  };
+  const urlForm = 'the address of pg-backup-api, such as https://barman.example.com/pgbapi';
+  const url = URL.parse(need('url', urlForm));
+  if (url === null || (url.protocol !== 'https:' && url.protocol !== 'http:')) {
+    throw wrong(path, 'url', 'is no https:// address', urlForm);
+  }
+  if (url.username !== '' || url.password !== '' || url.search !== '' || url.hash !== '') {
+    throw wrong(path, 'url', 'has a user, a password, a query or a fragment', urlForm);
+  }
+  if (url.protocol === 'http:') {
+    if (read('allow-plain-http')?.trim() === 'true') return { url };
+    throw wrong(
+      path,
+      'url',
+      'is an http:// address, which nothing protects',
+      `${urlForm}, or allow-plain-http as true`,
+    );
+  }
+
+  const cert = need('client-cert', 'the client certificate, PEM');
+  const key = need('client-key', "the client certificate's key, PEM, without a pass phrase");
+  const ca = need('ca-cert', "the certificate of the CA that signed the Barman host's, PEM");
+  const certificate = orWrong(() => new X509Certificate(cert), path, 'client-cert', 'a certificate in PEM');
+  const privateKey = orWrong(
+    () => createPrivateKey(key),
+    path,
+    'client-key',
+    'a private key in PEM, without a pass phrase',
+  );
+  if (!certificate.checkPrivateKey(privateKey)) {
+    throw wrong(
+      path,
+      'client-key',
+      'does not belong to client-cert',
+      'the key that the certificate was made with',
+    );
+  }
+  orWrong(() => new X509Certificate(ca), path, 'ca-cert', 'a certificate in PEM');
+  return { url, tls: { cert, key, ca } };
+}
+
+/** @throws HttpError naming the parameter and the remedy, never the value */
+function webhooksFrom(read: Reader, path: string): readonly Webhook[] {
+  const form =
+    'whsec_ and 24 to 64 random bytes in base64; several of them, separated by spaces, while rotating';
+  const secrets = (read('webhook-secret') ?? '').split(/\s+/).filter((secret) => secret !== '');
+  if (secrets.length === 0) throw wrong(path, 'webhook-secret', 'is missing', form);
+  return secrets.map((secret) => {
+    const base64 = /^whsec_([A-Za-z0-9+/]+={0,2})$/.exec(secret)?.[1] ?? '';
+    const { length } = Buffer.from(base64, 'base64');
+    if (length < SECRET_BYTES.min || length > SECRET_BYTES.max)
+      throw wrong(path, 'webhook-secret', 'is malformed', form);
+    return orWrong(() => new Webhook(secret), path, 'webhook-secret', form);
+  });
+}
+
+function wrong(path: string, name: string, what: string, form: string): HttpError {
+  return new HttpError(`SSM parameter ${path}${name} ${what}; write there ${form}`);
+}
+
+function orWrong<T>(make: () => T, path: string, name: string, form: string): T {
+  try {
+    return make();
+  } catch {
+    // The cause is left out: an error of a parser may quote what it could not parse.
+    throw wrong(path, name, 'is malformed', form);
+  }
+}
+
+function part<T>(make: (read: Reader, path: string) => T, read: Reader, path: string): Part<T> {
+  try {
+    return make(read, path);
+  } catch (error) {
+    if (error instanceof HttpError) return error;
+    throw error;
+  }
+}
+
+function usable<T>(value: Part<T>): T {
+  if (value instanceof HttpError) throw value;
+  return value;
+}
+
+/** Why SSM could not be read. @param error from `within`, or what middy made of the SDK's error */
+function explain(error: unknown, path: string, signal: AbortSignal): HttpError {
+  if (signal.aborted)
+    return new DeadlineExceeded(`time ran out before SSM gave the parameters under ${path}`, {
+      cause: error,
+    });
+  const cause = error instanceof Error && typeof error.cause === 'object' ? error.cause : undefined;
+  const [first] =
+    cause !== null && cause !== undefined && 'data' in cause && Array.isArray(cause.data)
+      ? cause.data
+      : [error];
+  const code =
+    first instanceof Error && 'code' in first && typeof first.code === 'string' ? first.code : undefined;
+  const name = code ?? (first instanceof Error ? first.name : 'unknown error');
+  const remedy =
+    name === 'AccessDeniedException'
+      ? "; the function's role needs ssm:GetParametersByPath on it, and kms:Decrypt on its key"
+      : '; the function needs a way to SSM from its subnets, an interface endpoint or a NAT';
+  return new HttpError(`the parameters under ${path} could not be read from SSM: ${name}${remedy}`, {
+    cause: first,
+  });
+}

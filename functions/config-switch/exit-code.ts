@@ -1,0 +1,25 @@
+/**
+ * How a config switch ends: the codes of `patroni_barman config-switch`
+ * (`patroni.scripts.barman.config_switch`, `ExitCode`).
+ */
+export const ExitCode = {
+  /** Barman was brought to what the event wished. */
+  CONFIG_SWITCH_DONE: 0,
+  /** Nothing was to be done: the role does not match `switch_when`, or it was a dry run. */
+  CONFIG_SWITCH_SKIPPED: 1,
+  /** Barman tried, and failed. */
+  CONFIG_SWITCH_FAILED: 2,
+  /** pg-backup-api, or the credentials for it, could not be had, or time ran out. */
+  HTTP_ERROR: 3,
+  /** The payload is wrong. */
+  INVALID_ARGS: 4,
+} as const;
+
+export type ExitCode = (typeof ExitCode)[keyof typeof ExitCode];
+export type ExitStatus = keyof typeof ExitCode;
+
+/** The name of an ExitCode, as answers and metrics show it. */
+export function exitStatus(code: ExitCode): ExitStatus {
+  const [name] = Object.entries(ExitCode).find(([, value]) => value === code) as [ExitStatus, ExitCode];
+  return name;
+}

@@ -1,0 +1,97 @@
+/** One invocation: what arrived, from which caller, when, and how much time there is. */
+
+import type { APIGatewayProxyEventV2, Context, EventBridgeEvent } from 'aws-lambda';
+import type { Answer } from './answer.ts';
+import { deadline, timeToDeadline } from './deadline.ts';
+import type { RoleChange } from './payload.ts';
+import type { PgBackupApi } from './pg-backup-api.ts';
+
+/** How it arrived: the webhook of a Patroni callback, an EventBridge rule, or an invocation with the payload itself. */
+export type Arrived =
+  | { readonly caller: 'http'; readonly event: APIGatewayProxyEventV2 }
+  | { readonly caller: 'eventbridge'; readonly payload: unknown }
+  | { readonly caller: 'direct'; readonly payload: unknown };
+
+export interface Invocation {
+  readonly arrived: Arrived;
+  readonly requestId: string;
+  /** The caller's id of the event: the same for each delivery of it. */
+  readonly eventId: string;
+  /** By a clock of AWS, never of a database node, ms since the epoch. */
+  readonly arrivedAt: number;
+  /** By `performance.now()`, ms. */
+  readonly startedAt: number;
+  /** Aborts at the deadline. */
+  readonly signal: AbortSignal;
+  /** Ends the deadline's timer. */
+  readonly clearDeadline: () => void;
+  /** What has come of it so far. */
+  roleChange?: RoleChange;
+  api?: PgBackupApi;
+  answer?: Answer;
+}
+
+/**
+ * Reads what every invocation has, whatever its payload.
+ *
+ * @param event an HTTP API event (payload format 2.0), an EventBridge event, or the payload itself
+ * @param context Lambda's
+ */
+export function receive(event: unknown, context: Context): Invocation {
+  const now = Date.now();
+  const common = { requestId: context.awsRequestId, startedAt: performance.now() };
+  const remaining = context.getRemainingTimeInMillis();
+  const begin = (httpArrival?: number) => {
+    const { signal, clear } = deadline(timeToDeadline(remaining, httpArrival, now));
+    return { signal, clearDeadline: clear };
+  };
+
+  if (isHttp(event)) {
+    const arrivedAt = Number.isFinite(event.requestContext.timeEpoch) ? event.requestContext.timeEpoch : now;
+    const eventId = event.headers?.['webhook-id'] ?? context.awsRequestId;
+    return { ...common, ...begin(arrivedAt), arrived: { caller: 'http', event }, arrivedAt, eventId };
+  }
+  if (isEventBridge(event)) {
+    const time = Date.parse(event.time);
+    return {
+      ...common,
+      ...begin(),
+      arrived: { caller: 'eventbridge', payload: event.detail },
+      arrivedAt: Number.isNaN(time) ? now : time,
+      eventId: event.id ?? context.awsRequestId,
+    };
+  }
+  return {
+    ...common,
+    ...begin(),
+    arrived: { caller: 'direct', payload: event },
+    arrivedAt: now,
+    eventId: context.awsRequestId,
+  };
+}
+
+/**
+ * When the role changed, ms since the epoch: the arrival by AWS's clock less the age by the sender's monotonic one, so
+ * that the wrong clock of a node cannot reorder failovers.
+ */
+export function eventTime({ arrivedAt, roleChange }: Invocation): number {
+  return Math.max(0, arrivedAt - (roleChange?.ageMs ?? 0));
+}
+
+// Only AWS can shape an event like these: of an HTTP request the sender fills no more than the body and headers.
+function isHttp(event: unknown): event is APIGatewayProxyEventV2 {
+  return (
+    isObject(event) &&
+    event.version === '2.0' &&
+    isObject(event.requestContext) &&
+    isObject(event.requestContext.http)
+  );
+}
+
+function isEventBridge(event: unknown): event is EventBridgeEvent<string, unknown> {
+  return isObject(event) && typeof event['detail-type'] === 'string' && 'detail' in event;
+}
+
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null;
+}

@@ -1,0 +1,147 @@
+/** The payload: what a caller says, in the words of `patroni_barman config-switch`. One schema, whichever way it arrives. */
+
+import * as v from 'valibot';
+import { InvalidArgs } from './errors.ts';
+
+/** Barman's names as pg-backup-api can take them: a path segment here, and never an option or a list of words over there. */
+export const BARMAN_NAME = /^[A-Za-z0-9_][A-Za-z0-9_.:-]*$/;
+
+const MAX_NAME_LENGTH = 255;
+/** A body of 64 KB can hold thousands of unknown keys; nobody reads so many. */
+const MAX_PROBLEMS = 50;
+
+// Patroni 4 says primary, replica, standby_leader, demoted; Patroni 3 promoted or master; older ones master.
+const ROLES = ['primary', 'promoted', 'master', 'standby_leader', 'replica', 'demoted'] as const;
+const SWITCH_WHEN = ['promoted', 'demoted', 'always', 'leader'] as const;
+
+const oneOf = <const T extends readonly string[]>(options: T) =>
+  v.picklist(options, `must be ${options.map((option) => `"${option}"`).join(' or ')}`);
+const barmanName = v.pipe(
+  v.string('must be a string'),
+  v.regex(
+    BARMAN_NAME,
+    'must begin with a letter, a digit or "_", and go on with these and ".", ":", "-", as Barman names it',
+  ),
+  v.maxLength(MAX_NAME_LENGTH, `must have at most ${MAX_NAME_LENGTH} characters`),
+);
+const boolean = v.boolean('must be true or false, without quotes');
+
+const Payload = v.object(
+  {
+    action: oneOf(['on_role_change']),
+    role: oneOf(ROLES),
+    cluster: v.pipe(
+      v.string('must be a string'),
+      v.minLength(1, "must be the cluster's scope in Patroni, and is empty"),
+      v.maxLength(MAX_NAME_LENGTH, `must have at most ${MAX_NAME_LENGTH} characters`),
+    ),
+    barman_server: barmanName,
+    barman_model: v.exactOptional(barmanName),
+    reset: v.optional(boolean, false),
+    switch_when: v.optional(oneOf(SWITCH_WHEN), 'promoted'),
+    age_ms: v.optional(
+      v.pipe(
+        v.number('must be a number of milliseconds'),
+        v.safeInteger('must be a whole number of milliseconds'),
+        v.minValue(0, 'must be 0 or more'),
+      ),
+      0,
+    ),
+    dry_run: v.optional(boolean, false),
+  },
+  'is missing',
+);
+
+const RoleChangeSchema = v.pipe(
+  Payload,
+  v.transform((payload) => ({
+    role: payload.role,
+    cluster: payload.cluster,
+    barmanServer: payload.barman_server,
+    ...(payload.barman_model === undefined ? {} : { barmanModel: payload.barman_model }),
+    reset: payload.reset,
+    switchWhen: payload.switch_when,
+    ageMs: payload.age_ms,
+    dryRun: payload.dry_run,
+  })),
+  v.readonly(),
+  v.brand('RoleChange'),
+);
+
+/** A role change whose shape is right; only `parseRoleChange` makes one. Whether it names a model, reset, both or neither is asked later. */
+export type RoleChange = v.InferOutput<typeof RoleChangeSchema>;
+
+/** What a Barman server is to be brought to: a model, or no model at all. Never both. */
+export type ConfigTarget = { readonly model: string } | { readonly reset: true };
+
+/**
+ * Reads the payload of a role change.
+ *
+ * @param payload what the caller sent, parsed from JSON
+ * @returns the role change
+ * @throws InvalidArgs with every problem in one message, each with its field and the remedy
+ */
+export function parseRoleChange(payload: unknown): RoleChange {
+  if (typeof payload !== 'object' || payload === null || Array.isArray(payload)) {
+    throw new InvalidArgs(
+      'the payload must be a JSON object such as {"action":"on_role_change","role":"primary",…}',
+    );
+  }
+  const result = v.safeParse(RoleChangeSchema, payload);
+  // Not valibot's own strict object: it stops at the first unknown key, and passes over "constructor".
+  const unknownKeys = Object.keys(payload).filter((key) => !Object.hasOwn(Payload.entries, key));
+  if (result.success && unknownKeys.length === 0) return result.output;
+
+  const problems = [
+    ...(result.issues ?? []).map((issue) => `${v.getDotPath(issue)} ${issue.message}${received(issue)}`),
+    ...unknownKeys.map((key) => `${excerpt(key)} is not a known key`),
+  ];
+  const listed = problems.slice(0, MAX_PROBLEMS);
+  if (problems.length > listed.length) listed.push(`and ${problems.length - listed.length} more problems`);
+  if (unknownKeys.length > 0) listed.push(`known keys are ${Object.keys(Payload.entries).join(', ')}`);
+  throw new InvalidArgs(listed.join('; '));
+}
+
+/**
+ * Reads the JSON of an HTTP body.
+ *
+ * @param body the body, decoded
+ * @throws InvalidArgs if it is empty or not JSON
+ */
+export function parseJson(body: string): unknown {
+  if (body.trim() === '') throw new InvalidArgs('the body is empty; send the payload as a JSON object');
+  try {
+    return JSON.parse(body);
+  } catch {
+    throw new InvalidArgs('the body is not JSON; send the payload as a JSON object');
+  }
+}
+
+/**
+ * What the role change wants Barman to be brought to: one, and only one, of model and reset
+ * (`patroni.scripts.barman.config_switch`, `run_barman_config_switch`).
+ *
+ * @throws InvalidArgs if it names both or neither
+ */
+export function configTarget({ barmanModel, reset }: RoleChange): ConfigTarget {
+  if (barmanModel !== undefined && !reset) return { model: barmanModel };
+  if (barmanModel === undefined && reset) return { reset: true };
+  throw new InvalidArgs(
+    `one, and only one, of barman_model and reset must be given: ${
+      reset
+        ? `barman_model is "${barmanModel}" and reset is true`
+        : 'barman_model is missing and reset is false'
+    }`,
+  );
+}
+
+function received(issue: v.BaseIssue<unknown>): string {
+  return issue.message === 'is missing' ? '' : `, not ${excerpt(issue.input)}`;
+}
+
+/** A value, short enough for a message. As JSON, control characters and lone surrogates are harmless. */
+function excerpt(value: unknown): string {
+  if (typeof value === 'object' && value !== null) return Array.isArray(value) ? 'an array' : 'an object';
+  const text = typeof value === 'string' ? JSON.stringify(value) : String(value);
+  return text.length > 80 ? `${text.slice(0, 80)}…` : text;
+}

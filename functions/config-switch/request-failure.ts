@@ -1,0 +1,172 @@
+/** What a request to pg-backup-api that failed tells: one table, from status or error code to what may be done about it. */
+
+/** A request that brought no usable answer. The message says why, in words for the answer and the log. */
+export class RequestFailure extends Error {
+  override readonly name = 'RequestFailure';
+  /** Another attempt may fare better. */
+  readonly transient: boolean;
+  /** Whether pg-backup-api has seen the request: a POST that it has seen may have created its operation. */
+  readonly arrived: 'no' | 'yes' | 'unknown';
+  /** It may be our certificate, key or CA that is wrong or has been replaced. */
+  readonly doubtsCredentials: boolean;
+  readonly status: number | undefined;
+
+  constructor(
+    message: string,
+    traits: Partial<Pick<RequestFailure, 'transient' | 'arrived' | 'doubtsCredentials' | 'status'>>,
+    options?: ErrorOptions,
+  ) {
+    super(message, options);
+    this.transient = traits.transient ?? false;
+    this.arrived = traits.arrived ?? 'no';
+    this.doubtsCredentials = traits.doubtsCredentials ?? false;
+    this.status = traits.status;
+  }
+}
+
+const NOT_CONNECTED: Readonly<Record<string, string>> = {
+  ECONNREFUSED: 'the connection was refused',
+  ENOTFOUND: 'its host name is not known',
+  EAI_AGAIN: 'its host name could not be looked up',
+  EHOSTUNREACH: 'there is no route to the host',
+  ENETUNREACH: 'there is no route to its network',
+  ETIMEDOUT: 'the connection timed out',
+  UND_ERR_CONNECT_TIMEOUT: 'the connection timed out',
+};
+const CUT_OFF: Readonly<Record<string, string>> = {
+  ECONNRESET: 'the connection was reset',
+  EPIPE: 'the connection was closed',
+  ECONNABORTED: 'the connection was closed',
+  UND_ERR_SOCKET: 'the connection was closed',
+};
+/** OpenSSL's names for a certificate of the server that does not verify, and Node's for one of another host. */
+const UNTRUSTED =
+  /^(CERT_|UNABLE_TO_|SELF_SIGNED_|DEPTH_ZERO_|INVALID_CA|INVALID_PURPOSE|PATH_LENGTH_|HOSTNAME_MISMATCH|ERR_TLS_CERT)/;
+
+/**
+ * What it means that a request ended without an answer.
+ *
+ * @param error what undici threw
+ * @param freshTls whether it was the first use of a new TLS session: with TLS 1.3 a server that refuses the client's
+ *   certificate lets the handshake end and then closes, so that it shows as a cut connection
+ * @returns the failure, or undefined for what is none of the network's doing
+ */
+export function failureOf(error: unknown, freshTls: boolean): RequestFailure | undefined {
+  const code = codeOf(error);
+  if (code === undefined || !(error instanceof Error)) return undefined;
+  const cause = { cause: error };
+  const notConnected = NOT_CONNECTED[code];
+  if (notConnected !== undefined) {
+    return new RequestFailure(
+      `pg-backup-api could not be reached: ${notConnected} (${code})`,
+      { transient: true },
+      cause,
+    );
+  }
+  if (UNTRUSTED.test(code)) {
+    return new RequestFailure(
+      `the certificate of the Barman host is not trusted: ${error.message} (${code}); check ca-cert and url`,
+      { doubtsCredentials: true },
+      cause,
+    );
+  }
+  if (code.startsWith('ERR_SSL_') || code.startsWith('ERR_OSSL_') || code === 'EPROTO') {
+    const reason =
+      'reason' in error && typeof error.reason === 'string' ? error.reason : 'no common protocol';
+    return new RequestFailure(
+      `TLS with the Barman host failed: ${reason} (${code}); check client-cert, client-key and ca-cert`,
+      { doubtsCredentials: true },
+      cause,
+    );
+  }
+  const cutOff = CUT_OFF[code];
+  if (cutOff !== undefined) {
+    const hint = freshTls ? '; the Barman host may have refused client-cert' : '';
+    return new RequestFailure(
+      `pg-backup-api did not answer: ${cutOff} (${code})${hint}`,
+      { transient: true, arrived: 'unknown', doubtsCredentials: freshTls },
+      cause,
+    );
+  }
+  // An answer that is no HTTP, too long or cut short; a socket's error that has no line above.
+  return new RequestFailure(
+    `pg-backup-api gave no usable answer: ${error.message} (${code})`,
+    { transient: true, arrived: 'unknown' },
+    cause,
+  );
+}
+
+/** An attempt that took too long. @param ms how long it was waited for */
+export function timedOut(ms: number): RequestFailure {
+  return new RequestFailure(`pg-backup-api did not answer within ${ms / 1000} s`, {
+    transient: true,
+    arrived: 'unknown',
+  });
+}
+
+/** An answer that is a success, but not the expected JSON. @param what what is wrong with it */
+export function unexpected(status: number, what: string): RequestFailure {
+  return new RequestFailure(`pg-backup-api answered ${status}, but ${what}`, {
+    transient: true,
+    arrived: 'yes',
+    status,
+  });
+}
+
+/**
+ * What an answer without success means.
+ *
+ * @param status the HTTP status, not 2xx
+ * @param body the body; what it says goes into the message
+ */
+export function refusalOf(status: number, body: string): RequestFailure {
+  const words = wordsOf(body);
+  const message = `pg-backup-api answered ${status}${words === '' ? '' : `: ${words}`}`;
+  if (status >= 300 && status < 400) {
+    return new RequestFailure(`${message} (a redirect, which is not followed; make url the final address)`, {
+      status,
+    });
+  }
+  // nginx's own answers 400 (or 495, 496) to a client certificate that is missing or does not verify.
+  if (status === 401 || status === 403 || (status === 400 && /SSL certificate/i.test(words))) {
+    return new RequestFailure(`${message} (check client-cert and client-key)`, {
+      status,
+      doubtsCredentials: true,
+    });
+  }
+  // It can be false: an output file that is opened, but not yet written, reads as an operation that does not exist.
+  if (status === 404) return new RequestFailure(message, { status, transient: true });
+  // RFC 6585, section 4, and RFC 9110, section 15.6.4: the request was turned away, not begun.
+  if (status === 429 || status === 503) return new RequestFailure(message, { status, transient: true });
+  // 500 is pg-backup-api's own, so it has finished with the request; another 5xx is a proxy's, who does not know.
+  if (status >= 500) {
+    return new RequestFailure(message, {
+      status,
+      transient: true,
+      arrived: status === 500 ? 'yes' : 'unknown',
+    });
+  }
+  return new RequestFailure(message, { status });
+}
+
+/** What an error's body says to a person: the `error` of a JSON object, or the text of an HTML page. */
+function wordsOf(body: string): string {
+  let words = body;
+  try {
+    const json: unknown = JSON.parse(body);
+    if (typeof json === 'object' && json !== null && 'error' in json) words = String(json.error);
+  } catch {
+    words = body.replace(/<(script|style|title)[\s\S]*?<\/\1>/gi, ' ').replace(/<[^>]*>/g, ' ');
+  }
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what must not get into a log line
+  words = words.replace(/[\s\u0000-\u001f\u007f]+/g, ' ').trim();
+  return words.length > 300 ? `${words.slice(0, 300)}…` : words;
+}
+
+/** The code of an error or, where several addresses were tried, of one of its errors. */
+function codeOf(error: unknown): string | undefined {
+  if (typeof error !== 'object' || error === null) return undefined;
+  if ('code' in error && typeof error.code === 'string') return error.code;
+  if (error instanceof AggregateError) return error.errors.map(codeOf).find((code) => code !== undefined);
+  return undefined;
+}

@@ -1,0 +1,125 @@
+/** Who sent a webhook: Standard Webhooks signatures (standardwebhooks.com, specification, "Verifying signatures"). */
+
+import { timingSafeEqual } from 'node:crypto';
+import type { APIGatewayProxyEventV2 } from 'aws-lambda';
+import type { Webhook } from 'standardwebhooks';
+import { HttpError, InvalidArgs, Rejected } from './errors.ts';
+
+/** A body may be as long, bytes; a longer one is refused before it is hashed. */
+const MAX_BODY = 64 * 1024;
+
+/** How far from its arrival a webhook may be dated, s; the reference libraries' tolerance. */
+const TOLERANCE = 5 * 60;
+
+/** The three headers, as the sender gave them. */
+export interface SignatureHeaders {
+  readonly id: string;
+  readonly timestamp: string;
+  readonly signature: string;
+}
+
+/** Who has the secrets that webhooks may be signed with. */
+export interface WebhookSource {
+  /** @throws HttpError if they cannot be had */
+  webhooks(signal: AbortSignal): Promise<readonly Webhook[]>;
+  /** The same, read anew, or undefined where that was done a moment ago. */
+  rereadWebhooks(signal: AbortSignal): Promise<readonly Webhook[] | undefined>;
+}
+
+/**
+ * Lets in only what is signed with one of the secrets and was sent within five minutes.
+ *
+ * @param event an HTTP API event, payload format 2.0
+ * @param arrival when it arrived, ms since the epoch
+ * @param source the secrets
+ * @param signal aborts at the deadline
+ * @returns the raw body
+ * @throws Rejected if it is not let in, or the secrets cannot be had
+ * @throws InvalidArgs if the body is too long to be looked at
+ */
+export async function signedBody(
+  event: Pick<APIGatewayProxyEventV2, 'headers' | 'body' | 'isBase64Encoded'>,
+  arrival: number,
+  source: WebhookSource,
+  signal: AbortSignal,
+): Promise<string> {
+  const headers = signatureHeaders(event.headers ?? {});
+  if (!headers) {
+    throw new Rejected(
+      'signature',
+      'webhook without a signature: webhook-id, webhook-timestamp or webhook-signature is missing',
+    );
+  }
+  const encoding = event.isBase64Encoded ? 'base64' : 'utf8';
+  const raw = event.body ?? '';
+  const size = Buffer.byteLength(raw, encoding);
+  if (size > MAX_BODY) throw new InvalidArgs(`the body has ${size} bytes, and may have ${MAX_BODY}`);
+  const body = Buffer.from(raw, encoding).toString();
+
+  let verdict: ReturnType<typeof verifySignature>;
+  try {
+    verdict = verifySignature(await source.webhooks(signal), headers, body, arrival);
+    if (verdict === 'wrong') {
+      const renewed = await source.rereadWebhooks(signal);
+      if (renewed) verdict = verifySignature(renewed, headers, body, arrival);
+    }
+  } catch (error) {
+    if (!(error instanceof HttpError)) throw error;
+    throw new Rejected('secret unreadable', `webhook not looked at: ${error.message}`, { cause: error });
+  }
+  if (verdict === 'wrong') {
+    throw new Rejected(
+      'signature',
+      'webhook with a wrong signature: it was not signed with a secret in webhook-secret',
+    );
+  }
+  if (verdict === 'stale') {
+    throw new Rejected(
+      'timestamp',
+      "webhook rightly signed, but dated more than 5 minutes off: check the node's clock",
+    );
+  }
+  return body;
+}
+
+/**
+ * Takes the signature headers of a request.
+ *
+ * @param headers with names in lower case, as HTTP APIs give them
+ * @returns undefined if one is missing or has no right form
+ */
+export function signatureHeaders(
+  headers: Readonly<Record<string, string | undefined>>,
+): SignatureHeaders | undefined {
+  const { 'webhook-id': id, 'webhook-timestamp': timestamp, 'webhook-signature': signature } = headers;
+  if (!id || !signature || !timestamp || !/^\d{1,11}$/.test(timestamp)) return undefined;
+  return { id, timestamp, signature };
+}
+
+/**
+ * Whether one of the secrets signed this body.
+ *
+ * The library signs, and we compare, because its `verify` rejects a stale timestamp before it looks at the signature:
+ * a node whose clock is wrong would look like somebody unknown.
+ *
+ * @param webhooks the secrets, more than one while they are rotated
+ * @param headers the signature headers
+ * @param body the raw body
+ * @param arrival when it arrived, ms since the epoch
+ * @returns `stale` for a right signature whose timestamp is more than five minutes from the arrival
+ */
+export function verifySignature(
+  webhooks: readonly Webhook[],
+  { id, timestamp, signature }: SignatureHeaders,
+  body: string,
+  arrival: number,
+): 'right' | 'stale' | 'wrong' {
+  const sentAt = Number(timestamp);
+  const given = signature.split(' ').map((one) => Buffer.from(one));
+  const right = webhooks.some((webhook) => {
+    const expected = Buffer.from(webhook.sign(id, new Date(sentAt * 1_000), body));
+    return given.some((one) => one.length === expected.length && timingSafeEqual(one, expected));
+  });
+  if (!right) return 'wrong';
+  return Math.abs(Math.floor(arrival / 1_000) - sentAt) > TOLERANCE ? 'stale' : 'right';
+}

@@ -1,0 +1,155 @@
+/** The function under test, as its three callers see it, with a Barman host of its own. */
+
+import type { Context } from 'aws-lambda';
+import { expect, vi } from 'vitest';
+import type { Answer } from '../../functions/config-switch/answer.ts';
+import { createHandler } from '../../functions/config-switch/handler.ts';
+import { type BarmanHost, startBarmanHost } from '../stand-ins/barman-host.ts';
+import type { PgBackupApiOptions } from '../stand-ins/pg-backup-api.ts';
+import { SsmStandIn } from '../stand-ins/ssm.ts';
+import { signedHeaders } from '../stand-ins/webhook.ts';
+
+/** One for each test file: the SDK takes its address from the environment. */
+const ssm = await SsmStandIn.start();
+process.env.AWS_ENDPOINT_URL_SSM = ssm.url;
+
+let count = 0;
+
+/** A role change that leads to a switch. */
+export const PROMOTION = {
+  action: 'on_role_change',
+  role: 'primary',
+  cluster: 'main',
+  barman_server: 'main',
+  barman_model: 'pg:node2',
+};
+
+export interface HttpAnswer {
+  readonly statusCode: number;
+  readonly headers: Record<string, string>;
+  /** The body, parsed. */
+  readonly answer: Partial<Answer>;
+}
+
+export interface WebhookOptions {
+  /** What Lambda leaves, ms. */
+  readonly remaining?: number;
+  /** Signature headers in place of the right ones. */
+  readonly headers?: Record<string, string>;
+  readonly secret?: string;
+  /** The sender's clock, ms since the epoch. */
+  readonly at?: number;
+  /** API Gateway's clock, ms since the epoch. */
+  readonly timeEpoch?: number;
+  readonly base64?: boolean;
+}
+
+/** A line of the function's log, or a metrics record. */
+export type LogLine = Record<string, unknown>;
+
+export interface FunctionUnderTest extends AsyncDisposable {
+  readonly host: BarmanHost;
+  readonly ssm: SsmStandIn;
+  /** The payload itself, as JSON brings it. */
+  invoke(payload: unknown, remaining?: number): Promise<Answer>;
+  /** Any event at all. */
+  send(event: unknown, remaining?: number): Promise<unknown>;
+  /** @param body a payload, or a raw body */
+  webhook(body: unknown, options?: WebhookOptions): Promise<HttpAnswer>;
+  eventBridge(detail: unknown, time?: string): Promise<Answer>;
+  /** What it logged so far. */
+  log(): LogLine[];
+  /** The metrics that it published so far. */
+  metrics(): LogLine[];
+}
+
+/** @param start the function is made, and begins to read SSM, at the first call; until then SSM can be changed */
+export async function startFunction(
+  options: Omit<PgBackupApiOptions, 'tls'> = {},
+  settings: { MAX_RETRIES?: string } = {},
+): Promise<FunctionUnderTest> {
+  count += 1;
+  const host = await startBarmanHost(options, ssm, `/barman-config-switch/test-${count}/`);
+  const output: string[] = [];
+  const spies = (['stdout', 'stderr'] as const).map((stream) =>
+    vi.spyOn(process[stream], 'write').mockImplementation((chunk) => {
+      output.push(...String(chunk).split('\n').filter(Boolean));
+      return true;
+    }),
+  );
+  let handler: ReturnType<typeof createHandler> | undefined;
+  let requests = 0;
+
+  const send = async (event: unknown, remaining = 29_000): Promise<unknown> => {
+    handler ??= createHandler({ PARAMETERS_PATH: host.path, ...settings });
+    requests += 1;
+    const end = performance.now() + remaining;
+    const context = {
+      awsRequestId: `request-${requests}`,
+      getRemainingTimeInMillis: () => end - performance.now(),
+    } as Context;
+    return handler(event, context);
+  };
+  const lines = () =>
+    output.filter((line) => line.startsWith('{')).map((line) => JSON.parse(line) as LogLine);
+
+  return {
+    host,
+    ssm,
+    send,
+    invoke: (payload, remaining) => {
+      const json = JSON.stringify(payload);
+      return send(json === undefined ? undefined : JSON.parse(json), remaining) as Promise<Answer>;
+    },
+    webhook: async (body, { remaining, secret = host.webhookSecret, base64 = false, ...given } = {}) => {
+      const text = typeof body === 'string' ? body : JSON.stringify(body);
+      const response = (await send(
+        {
+          version: '2.0',
+          routeKey: 'POST /config-switch',
+          headers:
+            given.headers ?? signedHeaders(secret, text, given.at === undefined ? {} : { at: given.at }),
+          body: base64 ? Buffer.from(text).toString('base64') : text,
+          isBase64Encoded: base64,
+          requestContext: {
+            http: { method: 'POST' },
+            requestId: 'api-request',
+            timeEpoch: given.timeEpoch ?? Date.now(),
+          },
+        },
+        remaining,
+      )) as { statusCode: number; headers: Record<string, string>; body: string };
+      const { statusCode, headers, body: answer } = response;
+      return { statusCode, headers, answer: JSON.parse(answer) as Partial<Answer> };
+    },
+    eventBridge: (detail, time = new Date().toISOString()) =>
+      send({
+        version: '0',
+        id: 'event-1',
+        source: 'patroni',
+        'detail-type': 'Patroni role change',
+        account: '123456789012',
+        region: 'eu-central-1',
+        time,
+        resources: [],
+        detail,
+      }) as Promise<Answer>,
+    log: () => lines().filter((line) => 'level' in line),
+    metrics: () => lines().filter((line) => '_aws' in line),
+    [Symbol.asyncDispose]: async () => {
+      for (const spy of spies) spy.mockRestore();
+      await host[Symbol.asyncDispose]();
+      expectNoSecretIn(output.join('\n'));
+    },
+  };
+}
+
+/** No secret, key or certificate that was issued is in a text. */
+export function expectNoSecretIn(text: string): void {
+  for (const [name, value] of ssm.parameters) {
+    if (name.endsWith('/url') || name.endsWith('/allow-plain-http')) continue;
+    for (const line of value.split(/[\s,]+/).filter((part) => part.length > 20)) {
+      expect(text.includes(line.replace(/^whsec_/, '')), `${name} in the output`).toBe(false);
+    }
+  }
+}

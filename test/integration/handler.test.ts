@@ -1,0 +1,541 @@
+import { createServer } from 'node:http';
+import { describe, expect, test } from 'vitest';
+import { CertificateAuthority } from '../stand-ins/certificates.ts';
+import { listen } from '../stand-ins/server.ts';
+import { createSecret, signedHeaders } from '../stand-ins/webhook.ts';
+import { PROMOTION, startFunction } from './function.ts';
+
+const { key: foreignKey } = await (await CertificateAuthority.create('Foreign CA')).client();
+const RESET = { ...PROMOTION, barman_model: undefined, reset: true };
+
+describe('a role change that is to be followed', () => {
+  test('a signed webhook with a model makes it the active one', async () => {
+    await using run = await startFunction();
+    const { statusCode, headers, answer } = await run.webhook(PROMOTION);
+    expect(statusCode).toBe(200);
+    expect(headers['content-type']).toBe('application/json');
+    expect(answer).toEqual({
+      exit_code: 0,
+      exit_status: 'CONFIG_SWITCH_DONE',
+      message: 'Barman server main now uses model pg:node2',
+      cluster: 'main',
+      barman_server: 'main',
+      barman_model: 'pg:node2',
+      operation_id: expect.stringMatching(/^\d{8}T\d{6}$/),
+      event_id: expect.stringMatching(/^msg_/),
+      request_id: 'request-1',
+    });
+    expect(run.host.api.activeModel()).toBe('pg:node2');
+  });
+
+  test('reset drops the active model', async () => {
+    await using run = await startFunction();
+    run.host.api.setActiveModel('pg:node1');
+    const { statusCode, answer } = await run.webhook(RESET);
+    expect([statusCode, answer.exit_code, answer.reset]).toEqual([200, 0, true]);
+    expect(run.host.api.activeModel()).toBeNull();
+    expect(JSON.parse(run.host.api.requests[0]?.body ?? '')).toEqual({ type: 'config_switch', reset: true });
+  });
+
+  test('the body may come in base64', async () => {
+    await using run = await startFunction();
+    const { answer } = await run.webhook(PROMOTION, { base64: true });
+    expect(answer.exit_code).toBe(0);
+  });
+
+  test('a direct invocation gets the answer itself', async () => {
+    await using run = await startFunction();
+    expect(await run.invoke(PROMOTION)).toMatchObject({
+      exit_code: 0,
+      event_id: 'request-1',
+      barman_model: 'pg:node2',
+    });
+    expect(await run.invoke(RESET)).toMatchObject({ exit_code: 0, reset: true });
+    expect(run.host.api.activeModel()).toBeNull();
+  });
+
+  test("an EventBridge event is known by EventBridge's id and time", async () => {
+    await using run = await startFunction();
+    const answer = await run.eventBridge({ ...PROMOTION, age_ms: 1_500 }, '2026-11-23T06:10:00Z');
+    expect(answer).toMatchObject({ exit_code: 0, event_id: 'event-1' });
+    expect(run.log()).toContainEqual(
+      expect.objectContaining({ caller: 'eventbridge', event_time: '2026-11-23T06:09:58.500Z' }),
+    );
+  });
+
+  test.each([
+    ['master', 'promoted', 0],
+    ['standby_leader', 'promoted', 1],
+    ['standby_leader', 'demoted', 1],
+    ['standby_leader', 'always', 0],
+    ['standby_leader', 'leader', 0],
+  ])('role %s with switch_when %s ends with %i', async (role, switch_when, exitCode) => {
+    await using run = await startFunction();
+    expect((await run.webhook({ ...PROMOTION, role, switch_when })).answer.exit_code).toBe(exitCode);
+    expect((await run.invoke({ ...PROMOTION, role, switch_when })).exit_code).toBe(exitCode);
+  });
+
+  test.each([
+    ['', ''],
+    ['/pgbapi', ''],
+    ['/pgbapi', '/'],
+    ['/a/b', '//'],
+  ])('the path "%s" of the base URL is kept, with "%s" behind it', async (prefix, slashes) => {
+    await using run = await startFunction({ prefix });
+    run.host.put({ url: `${run.host.api.url}${slashes}` });
+    expect((await run.invoke(PROMOTION)).exit_code).toBe(0);
+    expect(run.host.api.requests[0]?.path).toBe(`${prefix}/servers/main/operations`);
+  });
+});
+
+describe('a role change that is to be skipped', () => {
+  test('asks neither pg-backup-api nor, once started, SSM', async () => {
+    await using run = await startFunction();
+    await run.webhook({ ...PROMOTION, role: 'replica' });
+    const before = run.ssm.requests.length;
+    const { statusCode, answer } = await run.webhook({
+      ...PROMOTION,
+      role: 'replica',
+      switch_when: 'promoted',
+    });
+    expect([statusCode, answer.exit_code]).toEqual([200, 1]);
+    expect(answer.message).toBe('nothing to switch: role "replica" does not match switch_when "promoted"');
+    expect(run.ssm.requests.length).toBe(before);
+    expect(run.host.api.requests).toEqual([]);
+  });
+
+  test.each(['stall', 'reset', 'access denied'] as const)(
+    'needs no SSM by direct invocation (%s)',
+    async (fault) => {
+      await using run = await startFunction();
+      run.ssm.faults.set(run.host.path, fault);
+      const start = performance.now();
+      expect(await run.invoke({ ...PROMOTION, role: 'demoted' })).toMatchObject({ exit_code: 1 });
+      expect(performance.now() - start).toBeLessThan(1_000);
+    },
+  );
+
+  test('is decided before model and reset are looked at', async () => {
+    await using run = await startFunction();
+    const both = { ...PROMOTION, reset: true, role: 'replica' };
+    expect((await run.webhook(both)).answer.exit_code).toBe(1);
+    expect((await run.invoke({ ...both, barman_model: undefined, reset: false })).exit_code).toBe(1);
+  });
+});
+
+describe('a payload that is wrong', () => {
+  test.each([
+    ['both', { reset: true }, 'barman_model is "pg:node2" and reset is true'],
+    ['neither', { barman_model: undefined }, 'barman_model is missing and reset is false'],
+  ])('%s of model and reset are refused, and both named', async (_, change, words) => {
+    await using run = await startFunction();
+    const { statusCode, answer } = await run.webhook({ ...PROMOTION, ...change });
+    expect([statusCode, answer.exit_code]).toEqual([400, 4]);
+    expect(answer.message).toContain(words);
+    expect(await run.invoke({ ...PROMOTION, ...change })).toMatchObject({ exit_code: 4 });
+    expect(run.host.api.requests).toEqual([]);
+  });
+
+  test('every problem is named in one message', async () => {
+    await using run = await startFunction();
+    const { statusCode, answer } = await run.webhook({
+      ...PROMOTION,
+      cluster: undefined,
+      role: 'leader',
+      reset: 'yes',
+      swich_when: 'always',
+      constructor: 1,
+    });
+    expect([statusCode, answer.exit_code]).toEqual([400, 4]);
+    for (const words of [
+      'cluster is missing',
+      'role must be',
+      'reset must be',
+      '"swich_when"',
+      '"constructor"',
+    ]) {
+      expect(answer.message).toContain(words);
+    }
+  });
+
+  test.each([
+    { barman_model: '--reset' },
+    { barman_model: '--help' },
+    { barman_model: 'pg node2' },
+    { barman_server: '..' },
+    { barman_server: 'a/b' },
+    { barman_server: '\ud800' },
+    { barman_server: 'main\n' },
+    { barman_server: 'm'.repeat(256) },
+  ])('%j does not reach pg-backup-api', async (change) => {
+    await using run = await startFunction();
+    const { statusCode, answer } = await run.webhook({ ...PROMOTION, ...change });
+    expect([statusCode, answer.exit_code]).toEqual([400, 4]);
+    expect(answer.message).toContain(Object.keys(change)[0]);
+    expect(await run.invoke({ ...PROMOTION, ...change })).toMatchObject({ exit_code: 4 });
+    expect(run.host.api.requests).toEqual([]);
+  });
+
+  test.each([
+    ['not JSON', '{"action":'],
+    ['empty', ''],
+    ['blank', ' \n'],
+    ['an array', '[]'],
+    ['null', 'null'],
+    ['1 MB of nested arrays', '['.repeat(524_288) + ']'.repeat(524_288)],
+    [
+      'one byte over 64 KB',
+      JSON.stringify({ ...PROMOTION, cluster: 'c'.repeat(65_536 - JSON.stringify(PROMOTION).length + 5) }),
+    ],
+  ])('a body that is %s is refused', async (_, body) => {
+    await using run = await startFunction();
+    const { statusCode, answer } = await run.webhook(body);
+    expect([statusCode, answer.exit_code, answer.exit_status]).toEqual([400, 4, 'INVALID_ARGS']);
+  });
+
+  test('nested arrays, null and nothing at all are refused by direct invocation', async () => {
+    await using run = await startFunction();
+    let nested: unknown = [];
+    for (let depth = 0; depth < 100_000; depth += 1) nested = [nested];
+    for (const payload of [nested, null, undefined, 'text', 7, { ...PROMOTION, role: nested }]) {
+      expect(await run.send(payload)).toMatchObject({ exit_code: 4 });
+    }
+  });
+
+  test('as an EventBridge event it is thrown, so that the failure queue keeps it', async () => {
+    await using run = await startFunction();
+    await expect(run.eventBridge({ ...PROMOTION, role: 'boss' })).rejects.toThrow(/role must be/);
+  });
+});
+
+describe('somebody unknown', () => {
+  test.each([
+    ['no signature', {}],
+    ['no id', { 'webhook-id': '' }],
+    ['a malformed timestamp', { 'webhook-timestamp': '1e9' }],
+    ['a wrong signature', { 'webhook-signature': 'v1,AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=' }],
+    ['a signature of another version', { 'webhook-signature': 'v2,AAAA' }],
+    ['another id than the one signed', { 'webhook-id': 'msg_other' }],
+  ])('with %s learns nothing, and nothing else runs', async (name, change) => {
+    await using run = await startFunction();
+    const body = JSON.stringify(PROMOTION);
+    const headers =
+      name === 'no signature' ? {} : { ...signedHeaders(run.host.webhookSecret, body), ...change };
+    const { statusCode, answer } = await run.webhook(body, { headers });
+    expect(statusCode).toBe(401);
+    expect(answer).toEqual({ message: 'Unauthorized' });
+    expect(run.host.api.requests).toEqual([]);
+    expect(run.metrics()).toContainEqual(expect.objectContaining({ SignatureRejected: 1 }));
+  });
+
+  test('without a signature is turned away before the body is looked at', async () => {
+    await using run = await startFunction();
+    expect((await run.webhook('['.repeat(1_000_000), { headers: {} })).statusCode).toBe(401);
+  });
+
+  test.each([
+    ['five minutes and a second old', -301, 401],
+    ['five minutes and a second ahead', 301, 401],
+    ['five minutes old', -300, 200],
+    ['five minutes ahead', 300, 200],
+  ])('a right signature %s gets %i', async (_, seconds, status) => {
+    await using run = await startFunction();
+    const now = Date.now();
+    const { statusCode, answer } = await run.webhook(
+      { ...PROMOTION, role: 'replica' },
+      { at: now + seconds * 1_000, timeEpoch: now },
+    );
+    expect(statusCode).toBe(status);
+    if (status === 401) {
+      expect(answer).toEqual({ message: 'Unauthorized' });
+      expect(run.metrics()).toContainEqual(expect.objectContaining({ TimestampStale: 1 }));
+      expect(run.log()).toContainEqual(expect.objectContaining({ rejected: 'timestamp' }));
+    }
+  });
+});
+
+describe('the webhook secret', () => {
+  test('may be one of several while it is rotated', async () => {
+    await using run = await startFunction();
+    const next = createSecret();
+    run.host.put({ 'webhook-secret': `${next} ${run.host.webhookSecret}` });
+    expect((await run.webhook(PROMOTION)).statusCode).toBe(200);
+    expect((await run.webhook(PROMOTION, { secret: next })).statusCode).toBe(200);
+  });
+
+  test('is read anew when none of the known ones signed, but at most once a minute', async () => {
+    await using run = await startFunction();
+    await run.webhook({ ...PROMOTION, role: 'replica' });
+    const next = createSecret();
+    run.host.put({ 'webhook-secret': next });
+    expect((await run.webhook(PROMOTION, { secret: next })).statusCode).toBe(200);
+    const before = run.ssm.requestsFor(run.host.path).length;
+    for (let time = 0; time < 3; time += 1) {
+      expect((await run.webhook(PROMOTION, { secret: createSecret() })).statusCode).toBe(401);
+    }
+    expect(run.ssm.requestsFor(run.host.path).length).toBe(before);
+  });
+
+  test.each([
+    ['missing', undefined],
+    ['malformed', 'whsec_'],
+    ['too short', `whsec_${Buffer.from('short').toString('base64')}`],
+    ['without its prefix', Buffer.alloc(32, 7).toString('base64')],
+  ])('that is %s is 503 without an exit code, never 401', async (_, secret) => {
+    await using run = await startFunction();
+    run.host.put({ 'webhook-secret': secret });
+    const { statusCode, headers, answer } = await run.webhook(PROMOTION);
+    expect(statusCode).toBe(503);
+    expect(headers['retry-after']).toBe('5');
+    expect(answer).toEqual({ message: 'Service Unavailable' });
+    expect(run.log()).toContainEqual(
+      expect.objectContaining({ message: expect.stringContaining(`${run.host.path}webhook-secret`) }),
+    );
+    expect(run.metrics()).toContainEqual(expect.objectContaining({ SecretUnreadable: 1 }));
+  });
+});
+
+describe('SSM', () => {
+  test('that hangs ends a webhook in 503 before the deadline', async () => {
+    await using run = await startFunction();
+    run.ssm.faults.set(run.host.path, 'stall');
+    const start = performance.now();
+    const { statusCode } = await run.webhook(PROMOTION, { remaining: 3_000 });
+    expect(statusCode).toBe(503);
+    expect(performance.now() - start).toBeLessThan(2_500);
+  });
+
+  test('that hangs ends a direct invocation in HTTP_ERROR before the deadline', async () => {
+    await using run = await startFunction();
+    run.ssm.faults.set(run.host.path, 'stall');
+    const start = performance.now();
+    const answer = await run.invoke(PROMOTION, 3_000);
+    expect(answer).toMatchObject({ exit_code: 3, message: expect.stringContaining('SSM') });
+    expect(performance.now() - start).toBeLessThan(2_500);
+  });
+
+  test('that refuses is told with what the role needs', async () => {
+    await using run = await startFunction();
+    run.ssm.faults.set(run.host.path, 'access denied');
+    const answer = await run.invoke(PROMOTION);
+    expect(answer.exit_code).toBe(3);
+    expect(answer.message).toMatch(/AccessDeniedException.*ssm:GetParametersByPath/);
+    run.ssm.faults.delete(run.host.path);
+    expect((await run.invoke(PROMOTION)).exit_code).toBe(0);
+  });
+
+  test.each([
+    ['url', undefined, 'is missing'],
+    ['url', '  ', 'is missing'],
+    ['url', 'barman:7480', 'is no https:// address'],
+    ['url', 'http://127.0.0.1:7480', 'allow-plain-http'],
+    ['url', 'https://user:hunter2-hunter2-hunter2@barman', 'has a user, a password'],
+    ['client-cert', undefined, 'is missing'],
+    ['client-cert', 'no certificate, but twenty characters', 'is malformed'],
+    ['client-key', undefined, 'is missing'],
+    ['client-key', 'no key', 'is malformed'],
+    ['client-key', foreignKey, 'does not belong to client-cert'],
+    ['ca-cert', undefined, 'is missing'],
+    ['ca-cert', '-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----', 'is malformed'],
+  ])('parameter %s as %j is named, without its value', async (name, value, problem) => {
+    await using run = await startFunction();
+    run.host.put({ [name]: value });
+    const { statusCode, answer } = await run.webhook(PROMOTION);
+    expect([statusCode, answer.exit_code]).toEqual([502, 3]);
+    expect(answer.message).toContain(`${run.host.path}${name} `);
+    expect(answer.message).toContain(problem);
+    expect(JSON.stringify(answer)).not.toContain('hunter2');
+    expect(run.host.api.requests).toEqual([]);
+    expect((await run.webhook({ ...PROMOTION, role: 'replica' })).answer.exit_code).toBe(1);
+  });
+});
+
+describe('plain HTTP', () => {
+  test('is used where a parameter allows it in so many words', async () => {
+    await using run = await startFunction();
+    const seen: string[] = [];
+    const plain = await listen(
+      createServer((request, response) => {
+        seen.push(`${request.method} ${request.url}`);
+        response.end(request.method === 'POST' ? '{"operation_id":"20261123T061000"}' : '{"status":"DONE"}');
+      }),
+    );
+    run.host.put({
+      url: `http://127.0.0.1:${plain.port}`,
+      'allow-plain-http': 'true',
+      'client-cert': undefined,
+    });
+    expect((await run.invoke(PROMOTION)).exit_code).toBe(0);
+    expect(seen).toEqual(['POST /servers/main/operations', 'GET /servers/main/operations/20261123T061000']);
+    await plain.close();
+  });
+});
+
+describe('an operation', () => {
+  test('that fails tells where the reason is', async () => {
+    await using run = await startFunction();
+    run.host.api.plan({ failed: 'untouched' });
+    const { statusCode, answer } = await run.webhook(PROMOTION);
+    expect([statusCode, answer.exit_code]).toEqual([502, 2]);
+    expect(answer.message).toContain(`<barman_home>/main/output/${answer.operation_id}.json`);
+  });
+
+  test('that fails makes an EventBridge event be thrown', async () => {
+    await using run = await startFunction();
+    run.host.api.plan({ failed: 'untouched' });
+    await expect(run.eventBridge(PROMOTION)).rejects.toThrow(/FAILED/);
+    expect(run.metrics()).toContainEqual(expect.objectContaining({ CONFIG_SWITCH_FAILED: 1 }));
+  });
+
+  test('that is stuck is told with its id before the deadline', async () => {
+    await using run = await startFunction();
+    run.host.api.plan({ time: Number.POSITIVE_INFINITY });
+    const start = performance.now();
+    const { statusCode, answer } = await run.webhook(PROMOTION, { remaining: 3_500 });
+    expect([statusCode, answer.exit_code]).toEqual([504, 3]);
+    expect(answer.operation_id).toBe(run.host.api.operations()[0]?.id);
+    expect(performance.now() - start).toBeLessThan(3_000);
+  });
+
+  test("does not outlast API Gateway's 30 s, however much time Lambda has", async () => {
+    await using run = await startFunction();
+    run.host.api.plan({ time: Number.POSITIVE_INFINITY });
+    const start = performance.now();
+    const { statusCode } = await run.webhook(PROMOTION, {
+      at: Date.now(),
+      timeEpoch: Date.now() - 27_500,
+      remaining: 900_000,
+    });
+    expect(statusCode).toBe(504);
+    expect(performance.now() - start).toBeLessThan(2_000);
+  });
+
+  test('that vanishes is told with its id', async () => {
+    await using run = await startFunction();
+    run.host.api.plan({ vanishes: true });
+    const { statusCode, answer } = await run.webhook(PROMOTION);
+    expect([statusCode, answer.exit_code]).toEqual([502, 3]);
+    expect(answer.operation_id).toMatch(/^\d{8}T\d{6}$/);
+    expect(answer.message).toContain('Resource not found');
+  });
+});
+
+describe('a dry run', () => {
+  test.each([
+    ['pg:node2', 'a switch would apply model pg:node2 to main (now model pg:node1 is active)'],
+    ['pg:node1', 'model pg:node1 is already active on main; a switch would change nothing'],
+    ['pg:node9', 'Barman knows no model pg:node9, so the switch would end as CONFIG_SWITCH_FAILED'],
+    ['other:node1', 'model other:node1 belongs to cluster other and server main to main'],
+  ])('with model %s says: %s', async (barman_model, words) => {
+    await using run = await startFunction({
+      models: {
+        'pg:node1': { cluster: 'main' },
+        'pg:node2': { cluster: 'main' },
+        'other:node1': { cluster: 'other' },
+      },
+    });
+    run.host.api.setActiveModel('pg:node1');
+    const { statusCode, answer } = await run.webhook({ ...PROMOTION, barman_model, dry_run: true });
+    expect([statusCode, answer.exit_code, answer.dry_run]).toEqual([200, 1, true]);
+    expect(answer.message).toContain(words);
+    expect(run.host.api.activeModel()).toBe('pg:node1');
+    expect(run.host.api.requests.map(({ method, path }) => `${method} ${path}`)).toEqual(['GET /diagnose']);
+  });
+
+  test('says what a reset would do, and that a server is unknown', async () => {
+    await using run = await startFunction();
+    expect(await run.invoke({ ...RESET, dry_run: true })).toMatchObject({
+      exit_code: 1,
+      dry_run: true,
+      message: expect.stringContaining('would drop the active model of main (now no model is active)'),
+    });
+    expect((await run.invoke({ ...PROMOTION, barman_server: 'nope', dry_run: true })).message).toContain(
+      'Barman knows no server nope',
+    );
+  });
+
+  test('tells the truth when pg-backup-api is down', async () => {
+    await using run = await startFunction({}, { MAX_RETRIES: '1' });
+    await run.host.api.refuse();
+    expect(await run.invoke({ ...PROMOTION, dry_run: true })).toMatchObject({ exit_code: 3, dry_run: true });
+  });
+});
+
+describe('telemetry', () => {
+  test('has one line a decision, with all that is known of it', async () => {
+    await using run = await startFunction({ operationTime: 300 });
+    await run.webhook(PROMOTION);
+    expect(run.log()).toEqual([
+      expect.objectContaining({
+        level: 'INFO',
+        message: 'Barman server main now uses model pg:node2',
+        request_id: 'request-1',
+        event_id: expect.stringMatching(/^msg_/),
+        caller: 'http',
+        cluster: 'main',
+        barman_server: 'main',
+        barman_model: 'pg:node2',
+        role: 'primary',
+        switch_when: 'promoted',
+        operation_id: expect.any(String),
+        exit_code: 0,
+        exit_status: 'CONFIG_SWITCH_DONE',
+        duration_ms: expect.any(Number),
+        attempts: expect.any(Number),
+        polls: expect.any(Number),
+      }),
+    ]);
+    const [metrics] = run.metrics();
+    expect(metrics).toMatchObject({ CONFIG_SWITCH_DONE: 1, service: 'barman-config-switch-test' });
+    expect(Object.keys(metrics ?? {})).toEqual(
+      expect.arrayContaining(['SwitchDuration', 'Attempts', 'Polls']),
+    );
+    expect(Object.keys(metrics ?? {})).not.toContain('cluster');
+  });
+
+  test('leaks nothing from one invocation into the next', async () => {
+    await using run = await startFunction();
+    await run.webhook(PROMOTION);
+    await run.webhook('{', {});
+    await run.webhook(PROMOTION, { headers: {} });
+    await run.invoke({ ...PROMOTION, role: 'replica' });
+    const counted = run.metrics().map((record) => Object.keys(record).filter((key) => /^[A-Z]/.test(key)));
+    expect(counted).toEqual([
+      ['CONFIG_SWITCH_DONE', 'SwitchDuration', 'Attempts', 'Polls'],
+      ['INVALID_ARGS'],
+      ['SignatureRejected'],
+      ['CONFIG_SWITCH_SKIPPED'],
+    ]);
+    expect(run.log()[3]).not.toHaveProperty('operation_id');
+    expect(run.log()).toHaveLength(4);
+  });
+
+  test('has a line for each failed attempt', async () => {
+    await using run = await startFunction();
+    run.host.api.fault({ kind: 'status', status: 503 }, 1);
+    await run.invoke(PROMOTION);
+    expect(run.log()[0]).toMatchObject({
+      level: 'WARN',
+      request_id: 'request-1',
+      request: 'POST /servers/main/operations',
+      attempt: 1,
+      message: expect.stringContaining('503'),
+    });
+  });
+});
+
+describe('an error that nobody foresaw', () => {
+  test('is HTTP_ERROR with the way to the log, and not its message', async () => {
+    await using run = await startFunction();
+    const payload = {
+      ...PROMOTION,
+      get role(): string {
+        throw new TypeError('inner words');
+      },
+    };
+    const answer = await run.send(payload);
+    expect(answer).toMatchObject({ exit_code: 3, message: expect.stringContaining('request-1') });
+    expect(JSON.stringify(answer)).not.toContain('inner words');
+    expect(JSON.stringify(run.log())).toContain('inner words');
+  });
+});

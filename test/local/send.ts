@@ -1,0 +1,126 @@
+/**
+ * Sends a role change to the function of `npm start`, or, with --url and --secret-file, to a deployed one.
+ * `npm run webhook -- …`: signed, over HTTP, as a Patroni callback does.
+ * `npm run invoke -- …`: the payload itself, as the console's test button does.
+ */
+
+import { readFileSync } from 'node:fs';
+import { parseArgs, styleText } from 'node:util';
+import { signedHeaders } from '../stand-ins/webhook.ts';
+
+/** What a running `npm start` leaves for those who send. */
+export const STATE_FILE = '.local/state.json';
+export const FUNCTION_NAME = 'barman-config-switch';
+
+export interface Local {
+  readonly url: string;
+  readonly invokeUrl: string;
+  readonly secret: string;
+}
+
+export interface Exchange {
+  readonly request: string;
+  readonly headers: Record<string, string>;
+  readonly body: string;
+  readonly status: number;
+  readonly answer: string;
+  /** ms */
+  readonly time: number;
+}
+
+/** Sends a role change of cluster and server main, with what else is given. */
+export async function send(to: Local, how: 'webhook' | 'invoke', fields: object): Promise<Exchange> {
+  const body = JSON.stringify({
+    action: 'on_role_change',
+    cluster: 'main',
+    barman_server: 'main',
+    ...fields,
+  });
+  const url = how === 'webhook' ? to.url : to.invokeUrl;
+  const headers = how === 'webhook' ? signedHeaders(to.secret, body) : {};
+  const start = performance.now();
+  const response = await fetch(url, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json', ...headers },
+    body,
+  });
+  const answer = await response.text();
+  return {
+    request: `POST ${new URL(url).pathname}`,
+    headers,
+    body,
+    status: response.status,
+    answer,
+    time: Math.round(performance.now() - start),
+  };
+}
+
+/** Prints it. @returns the ExitCode of the answer, or 3 where it has none */
+export function showExchange({ request, headers, body, status, answer, time }: Exchange): number {
+  const indented = (value: unknown) => `  ${JSON.stringify(value, null, 2).replaceAll('\n', '\n  ')}`;
+  console.log(`  ${request}`);
+  for (const [name, value] of Object.entries(headers)) console.log(styleText('dim', `  ${name}: ${value}`));
+  console.log(`  ${body}`);
+  console.log(`\n${styleText('bold', `The function answers after ${time} ms`)}\n`);
+  console.log(`  HTTP ${status}`);
+  try {
+    const json = JSON.parse(answer) as { exit_code?: number };
+    console.log(indented(json));
+    return json.exit_code ?? 3;
+  } catch {
+    console.log(`  ${answer}`);
+    return 3;
+  }
+}
+
+function readLocal(): Local {
+  try {
+    return JSON.parse(readFileSync(STATE_FILE, 'utf8')) as Local;
+  } catch {
+    throw new Error(
+      'nothing to send to: run `npm start` in another terminal, or give --url and --secret-file',
+    );
+  }
+}
+
+async function main(): Promise<void> {
+  const { positionals, values } = parseArgs({
+    allowPositionals: true,
+    options: {
+      action: { type: 'string' },
+      role: { type: 'string' },
+      cluster: { type: 'string' },
+      'barman-server': { type: 'string' },
+      'barman-model': { type: 'string' },
+      'switch-when': { type: 'string' },
+      'age-ms': { type: 'string' },
+      reset: { type: 'boolean' },
+      'dry-run': { type: 'boolean' },
+      url: { type: 'string' },
+      'secret-file': { type: 'string' },
+    },
+  });
+  const [how] = positionals;
+  const { url, 'secret-file': secretFile, 'age-ms': age, ...given } = values;
+  if (how !== 'webhook' && how !== 'invoke')
+    throw new Error('say `npm run webhook -- …` or `npm run invoke -- …`');
+  if ((url === undefined) !== (secretFile === undefined))
+    throw new Error('--url and --secret-file go together');
+  if (url !== undefined && how === 'invoke') throw new Error('--url is for `npm run webhook`');
+  const to =
+    url !== undefined && secretFile !== undefined
+      ? { url, invokeUrl: '', secret: readFileSync(secretFile, 'utf8').trim() }
+      : readLocal();
+  const named = Object.entries(given).map(([name, value]) => [name.replaceAll('-', '_'), value]);
+  const fields: object = Object.fromEntries(named);
+  process.exitCode = showExchange(
+    await send(to, how, age === undefined ? fields : { ...fields, age_ms: Number(age) }),
+  );
+}
+
+if (import.meta.main) {
+  await main().catch((error: unknown) => {
+    console.error(error instanceof Error ? error.message : error);
+    process.exitCode = 4;
+  });
+}

@@ -1,0 +1,173 @@
+/**
+ * `npm start`: the whole way of a role change on this machine. A Barman host and SSM as stand-ins, the function under
+ * serverless-offline behind its HTTP route, and one signed webhook through all of it.
+ *
+ * `-- --once` ends after it, with exit status 0 only if the switch was DONE.
+ */
+
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { createInterface } from 'node:readline';
+import { parseArgs, styleText } from 'node:util';
+import { type BarmanHost, startBarmanHost } from '../stand-ins/barman-host.ts';
+import type { SeenRequest } from '../stand-ins/pg-backup-api.ts';
+import { FUNCTION_NAME, type Local, STATE_FILE, send, showExchange } from './send.ts';
+
+const STAGE = 'local';
+/** As long serverless-offline may take to build and listen, ms. */
+const START_TIMEOUT = 60_000;
+
+const { values: options } = parseArgs({
+  options: { once: { type: 'boolean', default: false }, port: { type: 'string', default: '3000' } },
+});
+
+const title = (text: string) => console.log(`\n${styleText('bold', text)}\n`);
+const workFolder = `.local/${process.pid}`;
+let offline: ChildProcess | undefined;
+let host: BarmanHost | undefined;
+let ending = false;
+
+process.once('SIGINT', () => void end(130));
+process.once('SIGTERM', () => void end(143));
+
+try {
+  await end(await main());
+} catch (error) {
+  console.error(error instanceof Error ? error.message : error);
+  await end(1);
+}
+
+async function main(): Promise<number> {
+  host = await startBarmanHost({ operationTime: 700, requestCost: 12 });
+  host.api.setActiveModel('pg:node1');
+  const local: Local = {
+    url: `http://127.0.0.1:${await freePort(Number(options.port))}/config-switch`,
+    invokeUrl: `http://127.0.0.1:${await freePort(0)}/2015-03-31/functions/${FUNCTION_NAME}-${STAGE}-config-switch/invocations`,
+    secret: host.webhookSecret,
+  };
+  console.log('Starting the function under serverless-offline …');
+  await startOffline(local, host);
+
+  title('barman-config-switch on this machine');
+  console.log(`  function       ${local.url}`);
+  console.log(`  pg-backup-api  ${host.api.url}  (stand-in: server main, models pg:node1 and pg:node2)`);
+  console.log(`  SSM            ${host.ssm.url}  (stand-in: parameters under ${host.path})`);
+
+  title('Patroni has promoted node2. Its callback sends');
+  const exitCode = showExchange(await send(local, 'webhook', { role: 'primary', barman_model: 'pg:node2' }));
+  title('On the Barman host');
+  showRequests(host.api.requests);
+  console.log(`\n  active model   pg:node1 → ${host.api.activeModel() ?? 'none'}`);
+  if (options.once) return exitCode;
+
+  mkdirSync('.local', { recursive: true });
+  writeFileSync(STATE_FILE, JSON.stringify(local), { mode: 0o600 });
+  title('Send more, from another terminal');
+  console.log('  npm run webhook -- --role replica                    a signed webhook; this one is skipped');
+  console.log('  npm run webhook -- --role primary --reset            back to no model');
+  console.log('  npm run webhook -- --role primary --barman-model pg:node9 --dry-run');
+  console.log(
+    '  npm run invoke  -- --role primary --barman-model pg:node1   without HTTP, as from the console',
+  );
+  console.log('\nCtrl-C ends everything. What the function logs follows.\n');
+  let seen = host.api.requests.length;
+  const { api } = host;
+  setInterval(() => {
+    showRequests(api.requests.slice(seen).filter((request) => request.answer !== undefined));
+    seen = api.requests.length;
+  }, 1_000).unref();
+  await once(offline as ChildProcess, 'exit');
+  throw new Error('serverless-offline ended');
+}
+
+/** Starts the function and waits until its route listens. */
+async function startOffline(local: Local, { ssm, path }: BarmanHost): Promise<void> {
+  const child = spawn(
+    process.execPath,
+    [
+      'node_modules/serverless/bin/serverless.js',
+      'offline',
+      ...['--stage', STAGE, '--noPrependStageInUrl', '--noSponsor', '--host', '127.0.0.1'],
+      ...['--httpPort', new URL(local.url).port, '--lambdaPort', new URL(local.invokeUrl).port],
+    ],
+    {
+      stdio: ['ignore', 'pipe', 'pipe'],
+      env: {
+        ...process.env,
+        ESBUILD_WORK_FOLDER: workFolder,
+        PARAMETERS_PATH: path,
+        AWS_ENDPOINT_URL_SSM: ssm.url,
+        AWS_REGION: 'eu-central-1',
+        AWS_ACCESS_KEY_ID: 'local',
+        AWS_SECRET_ACCESS_KEY: 'local',
+        SLS_TELEMETRY_DISABLED: '1',
+        SLS_NOTIFICATIONS_MODE: 'off',
+      },
+    },
+  );
+  offline = child;
+  const output: string[] = [];
+  const ready = Promise.withResolvers<void>();
+  const failed = (why: string) =>
+    ready.reject(new Error(`${output.join('\n')}\n\nThe function did not start: ${why}`));
+  for (const stream of [child.stdout, child.stderr]) {
+    createInterface({ input: stream }).on('line', (line) => {
+      output.push(line);
+      if (line.includes('Server ready')) ready.resolve();
+      showLog(line);
+    });
+  }
+  child.once('exit', (code) => failed(`serverless-offline ended with ${code}`));
+  const timer = setTimeout(() => failed(`not ready after ${START_TIMEOUT / 1000} s`), START_TIMEOUT);
+  await ready.promise.finally(() => clearTimeout(timer));
+}
+
+/** Of what serverless-offline prints, the function's log alone. */
+function showLog(line: string): void {
+  if (!options.once && line.startsWith('{"level"')) console.log(`  ${styleText('dim', line)}`);
+}
+
+function showRequests(requests: readonly SeenRequest[]): void {
+  for (const { method, path, body, answer } of requests) {
+    console.log(`  ${method.padEnd(4)} ${path} ${body}`);
+    console.log(
+      styleText('dim', `       ${answer?.status ?? 'no answer'} ${answer?.body.trim().slice(0, 100) ?? ''}`),
+    );
+  }
+}
+
+/** @param preferred the port to take if nobody has it; 0 for any */
+async function freePort(preferred: number): Promise<number> {
+  const server = createServer();
+  try {
+    await new Promise<void>((resolve, reject) => {
+      server.once('error', reject).listen(preferred, '127.0.0.1', resolve);
+    });
+  } catch (error) {
+    if (preferred === 0 || !(error instanceof Error)) throw error;
+    console.log(
+      `Port ${preferred} is taken (${'code' in error ? error.code : error.message}); another one is used.`,
+    );
+    return freePort(0);
+  }
+  const address = server.address();
+  await new Promise((resolve) => server.close(resolve));
+  return typeof address === 'object' && address ? address.port : preferred;
+}
+
+/** Ends everything, once. */
+async function end(status: number): Promise<void> {
+  if (ending) return;
+  ending = true;
+  rmSync(STATE_FILE, { force: true });
+  if (offline && offline.exitCode === null && offline.signalCode === null) {
+    const ended = once(offline, 'exit');
+    offline.kill('SIGKILL');
+    await ended;
+  }
+  await host?.[Symbol.asyncDispose]();
+  rmSync(workFolder, { recursive: true, force: true });
+  process.exit(status);
+}

@@ -1,0 +1,398 @@
+/**
+ * pg-backup-api 2.2.0 behind a TLS proxy, on a real socket: its routes, answers and error pages, its operation ids of
+ * one second's grain, its one worker; and faults on demand.
+ */
+
+import type { IncomingMessage, Server, ServerResponse } from 'node:http';
+import { createServer as createHttpServer } from 'node:http';
+import { createServer as createHttpsServer, type Server as HttpsServer } from 'node:https';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { TLSSocket } from 'node:tls';
+import type { KeyPair } from './certificates.ts';
+import { listen, readBody, type StandInServer } from './server.ts';
+
+/** How an operation runs. */
+export interface OperationPlan {
+  /** ms; Infinity for one whose helper died, which stays IN_PROGRESS for ever */
+  readonly time?: number;
+  /** FAILED whatever it did; the model is applied all the same if `applied` */
+  readonly failed?: 'untouched' | 'applied';
+  /** Not to be found any more once it was created. */
+  readonly vanishes?: boolean;
+}
+
+/** What happens to a request instead of, or after, being answered. */
+export type Fault =
+  | { readonly kind: 'reset' }
+  | { readonly kind: 'stall' }
+  | { readonly kind: 'stall body' }
+  | { readonly kind: 'truncate' }
+  | { readonly kind: 'oversize'; readonly bytes: number }
+  | { readonly kind: 'redirect'; readonly location: string }
+  | { readonly kind: 'status'; readonly status: number; readonly body?: string }
+  | { readonly kind: 'body'; readonly body: string }
+  /** It is done, but its answer does not arrive. */
+  | { readonly kind: 'lose answer' };
+
+export interface Operation {
+  readonly id: string;
+  readonly type: 'config_switch' | 'recovery';
+  readonly target: string | null;
+  readonly createdAt: number;
+  endedAt?: number;
+  status: 'IN_PROGRESS' | 'DONE' | 'FAILED';
+}
+
+export interface SeenRequest {
+  readonly method: string;
+  readonly path: string;
+  readonly body: string;
+  readonly headers: IncomingMessage['headers'];
+  readonly at: number;
+  /** What pg-backup-api answered, whether or not it arrived. */
+  answer?: Answer;
+}
+
+export interface PgBackupApiOptions {
+  /** Barman servers; a model belongs to one of the same cluster, which without one is the server's name. */
+  readonly servers?: Readonly<Record<string, { cluster?: string }>>;
+  readonly models?: Readonly<Record<string, { cluster: string }>>;
+  /** The proxy's certificate, and the CA that client certificates must be signed by. Without: plain HTTP. */
+  readonly tls?: KeyPair & { readonly ca: string };
+  /** A missing or foreign client certificate: the connection is closed, or a page says so, as nginx does. */
+  readonly onBadCertificate?: 'close' | 'page';
+  /** Path prefix of the proxy, such as `/pgbapi`. */
+  readonly prefix?: string;
+  /** What the one worker takes for a request, ms. */
+  readonly requestCost?: number;
+  /** How long an operation takes, ms. */
+  readonly operationTime?: number;
+  /** 0 for a free one. */
+  readonly port?: number;
+}
+
+interface BarmanServer {
+  readonly cluster: string;
+  activeModel: string | null;
+  readonly operations: Map<string, Operation>;
+}
+
+export interface Answer {
+  readonly status: number;
+  readonly type: 'application/json' | 'text/html; charset=utf-8';
+  readonly body: string;
+}
+
+export class PgBackupApiStandIn {
+  /** What reached pg-backup-api, faults included. */
+  readonly requests: SeenRequest[] = [];
+  /** Requests that waited for the worker at the same time, at most. */
+  longestQueue = 0;
+  readonly #options: PgBackupApiOptions;
+  readonly #servers: Map<string, BarmanServer>;
+  readonly #faults: { when: (request: SeenRequest) => boolean; fault: Fault; times: number }[] = [];
+  readonly #plans: OperationPlan[] = [];
+  readonly #http: Server | HttpsServer;
+  #listening: StandInServer | undefined;
+  #port = 0;
+  #queue = 0;
+  #worker: Promise<unknown> = Promise.resolve();
+  readonly #ended = new AbortController();
+
+  private constructor(options: PgBackupApiOptions) {
+    this.#options = options;
+    this.#servers = new Map(
+      Object.entries(options.servers ?? { main: {} }).map(([name, { cluster }]) => [
+        name,
+        { cluster: cluster ?? name, activeModel: null, operations: new Map() },
+      ]),
+    );
+    const listener = (request: IncomingMessage, response: ServerResponse) => {
+      void this.#serve(request, response).catch(() => response.destroy());
+    };
+    this.#http = options.tls
+      ? createHttpsServer(
+          { ...options.tls, requestCert: true, rejectUnauthorized: options.onBadCertificate !== 'page' },
+          listener,
+        )
+      : createHttpServer(listener);
+  }
+
+  static async start(options: PgBackupApiOptions = {}): Promise<PgBackupApiStandIn> {
+    const standIn = new PgBackupApiStandIn(options);
+    await standIn.listen();
+    return standIn;
+  }
+
+  /** Its base URL, without a trailing slash. */
+  get url(): string {
+    return `${this.#options.tls ? 'https' : 'http'}://127.0.0.1:${this.#port}${this.#options.prefix ?? ''}`;
+  }
+
+  /** Listens again, on the same port, after `refuse`. */
+  async listen(): Promise<void> {
+    this.#listening = await listen(this.#http, this.#port || (this.#options.port ?? 0));
+    this.#port = this.#listening.port;
+  }
+
+  /** Refuses connections from now on. */
+  async refuse(): Promise<void> {
+    await this.#listening?.close();
+  }
+
+  async close(): Promise<void> {
+    this.#ended.abort();
+    await this.#listening?.close();
+  }
+
+  /** Takes another certificate, and trusts another CA, for the sessions to come. */
+  setTls(tls: KeyPair & { readonly ca: string }): void {
+    (this.#http as HttpsServer).setSecureContext(tls);
+  }
+
+  /**
+   * @param fault what happens
+   * @param times how often
+   * @param when to which requests
+   */
+  fault(fault: Fault, times = 1, when: (request: SeenRequest) => boolean = () => true): void {
+    this.#faults.push({ when, fault, times });
+  }
+
+  /** Plans the operation that is created next. */
+  plan(plan: OperationPlan): void {
+    this.#plans.push(plan);
+  }
+
+  activeModel(server = 'main'): string | null {
+    return this.#server(server).activeModel;
+  }
+
+  setActiveModel(model: string | null, server = 'main'): void {
+    this.#server(server).activeModel = model;
+  }
+
+  operations(server = 'main'): Operation[] {
+    return [...this.#server(server).operations.values()];
+  }
+
+  /** Adds an operation as if from before, such as a recovery or an old config switch. */
+  addOperation(operation: Pick<Operation, 'id' | 'type' | 'status'>, server = 'main'): void {
+    this.#server(server).operations.set(operation.id, { ...operation, target: null, createdAt: 0 });
+  }
+
+  #server(name: string): BarmanServer {
+    const server = this.#servers.get(name);
+    if (!server) throw new Error(`the stand-in has no server ${name}`);
+    return server;
+  }
+
+  async #serve(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const seen: SeenRequest = {
+      method: request.method ?? '',
+      path: request.url ?? '',
+      body: await readBody(request),
+      headers: request.headers,
+      at: performance.now(),
+    };
+    this.requests.push(seen);
+    if (this.#options.tls && !(request.socket as TLSSocket).authorized) {
+      return send(
+        response,
+        page(400, '400 No required SSL certificate was sent', 'No required SSL certificate was sent'),
+      );
+    }
+
+    const planned = this.#faults.find(({ when, times }) => times > 0 && when(seen));
+    if (planned) planned.times -= 1;
+    const fault = planned?.fault;
+    switch (fault?.kind) {
+      case 'reset':
+        request.socket.destroy();
+        return;
+      case 'stall':
+        return;
+      case 'redirect':
+        response.writeHead(308, { location: fault.location }).end();
+        return;
+      case 'status':
+        return send(response, fault.body === undefined ? page(fault.status) : json(fault.status, fault.body));
+      case 'body':
+        return send(response, json(200, fault.body));
+      case 'oversize':
+        return send(response, json(200, JSON.stringify('x'.repeat(fault.bytes))));
+    }
+
+    const answer = await this.#work(seen);
+    seen.answer = answer;
+    switch (fault?.kind) {
+      case 'lose answer':
+        request.socket.destroy();
+        return;
+      case 'truncate':
+      case 'stall body':
+        response.writeHead(answer.status, {
+          'content-type': answer.type,
+          'content-length': answer.body.length,
+        });
+        response.write(answer.body.slice(0, answer.body.length / 2), () => {
+          if (fault.kind === 'truncate') request.socket.destroy();
+        });
+        return;
+      default:
+        send(response, answer);
+    }
+  }
+
+  /** One synchronous worker: requests wait for one another. */
+  #work(request: SeenRequest): Promise<Answer> {
+    this.#queue += 1;
+    this.longestQueue = Math.max(this.longestQueue, this.#queue);
+    const turn = this.#worker.then(async () => {
+      try {
+        const cost = this.#options.requestCost ?? 0;
+        if (cost > 0) await sleep(cost);
+        return this.#route(request);
+      } finally {
+        this.#queue -= 1;
+      }
+    });
+    this.#worker = turn.catch(() => {});
+    return turn;
+  }
+
+  #route({ method, path, body }: SeenRequest): Answer {
+    const prefix = this.#options.prefix ?? '';
+    if (!path.startsWith(`${prefix}/`)) return json(404, { error: NOT_FOUND });
+    const segments = path
+      .slice(prefix.length + 1)
+      .split('/')
+      .map(decodeURIComponent);
+    const [first, name, third, id] = segments;
+
+    if (path === `${prefix}/status` && method === 'GET')
+      return { status: 200, type: 'text/html; charset=utf-8', body: '"OK"' };
+    if (path === `${prefix}/diagnose` && method === 'GET') return json(200, this.#diagnose());
+    if (first === 'servers' && name !== undefined && third === 'operations' && segments.length <= 4) {
+      const server = this.#servers.get(name);
+      if (id !== undefined && method === 'GET') return operationStatus(name, server, id);
+      if (id === undefined && method === 'GET') {
+        if (!server) return json(404, { error: `404 Not Found: No barman config found for '${name}'.` });
+        return json(200, {
+          operations: [...server.operations.values()].map(({ id, type }) => ({ id, type })),
+        });
+      }
+      if (id === undefined && method === 'POST') return this.#create(name, server, body);
+      return page(405, 'Method Not Allowed', 'The method is not allowed for the requested URL.');
+    }
+    return json(404, { error: NOT_FOUND });
+  }
+
+  #create(name: string, server: BarmanServer | undefined, body: string): Answer {
+    let order: Record<string, unknown>;
+    try {
+      order = JSON.parse(body) as Record<string, unknown>;
+    } catch {
+      return page(
+        400,
+        'Bad Request',
+        'The browser (or proxy) sent a request that this server could not understand.',
+      );
+    }
+    if (!server) return json(404, { error: `404 Not Found: Server '${name}' does not exist` });
+    if (order.type !== 'config_switch') return page(500);
+    const model = order.model_name;
+    const wellFormed =
+      ('model_name' in order && !('reset' in order) && typeof model === 'string') ||
+      (order.reset === true && !('model_name' in order));
+    if (!wellFormed) return page(400, 'Bad Request', 'Make sure all options/arguments are met and try again');
+
+    const id = operationId(new Date());
+    if (server.operations.has(id)) return page(500);
+    const target = typeof model === 'string' ? model : null;
+    const operation: Operation = {
+      id,
+      type: 'config_switch',
+      target,
+      createdAt: performance.now(),
+      status: 'IN_PROGRESS',
+    };
+    server.operations.set(id, operation);
+    void this.#run(server, operation, this.#plans.shift() ?? {});
+    return json(202, { operation_id: id });
+  }
+
+  /** The helper process: it runs on by itself, whatever becomes of the request. */
+  async #run(server: BarmanServer, operation: Operation, plan: OperationPlan): Promise<void> {
+    if (plan.vanishes) server.operations.delete(operation.id);
+    const time = plan.time ?? this.#options.operationTime ?? 0;
+    if (time === Number.POSITIVE_INFINITY) return;
+    try {
+      await sleep(time, undefined, { signal: this.#ended.signal });
+    } catch {
+      return;
+    }
+    const model = operation.target === null ? undefined : this.#options.models?.[operation.target];
+    const possible = operation.target === null || model?.cluster === server.cluster;
+    if (possible && plan.failed !== 'untouched') server.activeModel = operation.target;
+    operation.endedAt = performance.now();
+    operation.status = possible && plan.failed === undefined ? 'DONE' : 'FAILED';
+  }
+
+  #diagnose(): object {
+    return {
+      global: { config: {} },
+      servers: Object.fromEntries(
+        [...this.#servers].map(([name, { cluster, activeModel }]) => [
+          name,
+          { active_model: activeModel, config: { cluster, name }, backups: {} },
+        ]),
+      ),
+      models: Object.fromEntries(
+        Object.entries(this.#options.models ?? {}).map(([name, { cluster }]) => [
+          name,
+          { config: { cluster, model: true, name } },
+        ]),
+      ),
+    };
+  }
+}
+
+const NOT_FOUND =
+  '404 Not Found: The requested URL was not found on the server. If you entered the URL manually please check your spelling and try again.';
+
+function operationStatus(name: string, server: BarmanServer | undefined, id: string): Answer {
+  if (!server) return json(404, { error: `404 Not Found: No barman config found for '${name}'.` });
+  const operation = server.operations.get(id);
+  if (!operation) return json(404, { error: '404 Not Found: Resource not found' });
+  return json(200, { operation_id: id, status: operation.status });
+}
+
+/** `%Y%m%dT%H%M%S` of the Barman host's local time. */
+function operationId(now: Date): string {
+  return now
+    .toISOString()
+    .replace(/\.\d+Z$/, '')
+    .replace(/[-:]/g, '');
+}
+
+function json(status: number, body: object | string): Answer {
+  return {
+    status,
+    type: 'application/json',
+    body: typeof body === 'string' ? body : `${JSON.stringify(body)}\n`,
+  };
+}
+
+/** Flask's error page. */
+function page(status: number, title = 'Internal Server Error', text = INTERNAL): Answer {
+  const body = `<!doctype html>\n<html lang=en>\n<title>${status} ${title}</title>\n<h1>${title}</h1>\n<p>${text}</p>\n`;
+  return { status, type: 'text/html; charset=utf-8', body };
+}
+
+const INTERNAL =
+  'The server encountered an internal error and was unable to complete your request. Either the server is overloaded or there is an error in the application.';
+
+function send(response: ServerResponse, { status, type, body }: Answer): void {
+  response.writeHead(status, { 'content-type': type, 'content-length': Buffer.byteLength(body) }).end(body);
+}

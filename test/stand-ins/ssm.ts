@@ -1,0 +1,117 @@
+/** AWS Systems Manager's Parameter Store, as far as the function reads it: the JSON 1.1 protocol on a real socket. */
+
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import { listen, readBody, type StandInServer } from './server.ts';
+
+/** What SSM does instead of answering. */
+export type SsmFault = 'access denied' | 'throttling' | 'stall' | 'reset';
+
+export interface SsmRequest {
+  readonly operation: string;
+  readonly path: string | undefined;
+}
+
+/** A page holds at most 10; a smaller one makes every read take several requests. */
+const PAGE = 4;
+
+export class SsmStandIn {
+  /** Values by their full names. */
+  readonly parameters = new Map<string, string>();
+  /** Faults by path, `*` for every path; they last until they are taken away. */
+  readonly faults = new Map<string, SsmFault>();
+  /** The requests so far. */
+  readonly requests: SsmRequest[] = [];
+  readonly #server: StandInServer;
+
+  private constructor(server: StandInServer) {
+    this.#server = server;
+  }
+
+  static async start(): Promise<SsmStandIn> {
+    const server: Server = createServer((request, response) => {
+      void standIn.#answer(request, response);
+    });
+    const standIn: SsmStandIn = new SsmStandIn(await listen(server));
+    return standIn;
+  }
+
+  /** For AWS_ENDPOINT_URL_SSM. */
+  get url(): string {
+    return `http://127.0.0.1:${this.#server.port}`;
+  }
+
+  /** Writes parameters below a path; undefined deletes one. */
+  put(path: string, values: Readonly<Record<string, string | undefined>>): void {
+    for (const [name, value] of Object.entries(values)) {
+      if (value === undefined) this.parameters.delete(`${path}${name}`);
+      else this.parameters.set(`${path}${name}`, value);
+    }
+  }
+
+  requestsFor(path: string): SsmRequest[] {
+    return this.requests.filter((request) => request.path === path);
+  }
+
+  close(): Promise<void> {
+    return this.#server.close();
+  }
+
+  async #answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const operation = String(request.headers['x-amz-target']).replace('AmazonSSM.', '');
+    const input = JSON.parse((await readBody(request)) || '{}') as {
+      Path?: string;
+      Names?: string[];
+      NextToken?: string;
+      Recursive?: boolean;
+    };
+    this.requests.push({ operation, path: input.Path });
+    const json = (status: number, body: object) => {
+      response.writeHead(status, { 'content-type': 'application/x-amz-json-1.1' }).end(JSON.stringify(body));
+    };
+
+    switch (this.faults.get(input.Path ?? '') ?? this.faults.get('*')) {
+      case 'stall':
+        return;
+      case 'reset':
+        request.socket.resetAndDestroy();
+        return;
+      case 'access denied':
+        json(400, {
+          __type: 'AccessDeniedException',
+          Message: 'User is not authorized to perform this action',
+        });
+        return;
+      case 'throttling':
+        json(400, { __type: 'ThrottlingException', Message: 'Rate exceeded' });
+        return;
+    }
+
+    const found = (name: string) => ({
+      Name: name,
+      Type: 'SecureString',
+      Value: this.parameters.get(name),
+      Version: 1,
+    });
+    if (operation === 'GetParametersByPath') {
+      const prefix = `${String(input.Path).replace(/\/$/, '')}/`;
+      const names = [...this.parameters.keys()]
+        .filter((name) => name.startsWith(prefix))
+        .filter((name) => input.Recursive || !name.slice(prefix.length).includes('/'))
+        .sort();
+      const start = Number(input.NextToken ?? 0);
+      const next = start + PAGE;
+      json(200, {
+        Parameters: names.slice(start, next).map(found),
+        ...(next < names.length ? { NextToken: String(next) } : {}),
+      });
+    } else if (operation === 'GetParameters') {
+      const names = input.Names ?? [];
+      json(200, {
+        Parameters: names.filter((name) => this.parameters.has(name)).map(found),
+        InvalidParameters: names.filter((name) => !this.parameters.has(name)),
+      });
+    } else {
+      json(400, { __type: 'UnknownOperationException' });
+    }
+  }
+}
