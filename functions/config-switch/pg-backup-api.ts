@@ -27,7 +27,7 @@ const BACKOFF = { base: 250, cap: 4_000 };
 const SPACING: Readonly<Record<string, number>> = { 'GET 404': 100, 'POST 404': 100, 'POST 500': 1_000 };
 /** Until when a POST without an answer may still arrive, ms after it was sent. */
 const POST_DELAY = 5_000;
-/** First poll, and shortest time between polls, ms. */
+/** First poll after the creation, and shortest time from the start of a poll to the start of the next, ms. */
 const POLL = { first: 150, interval: 100 };
 /** Room for a `/diagnose` that lists every backup, bytes. */
 const MAX_RESPONSE_SIZE = 16 * 1024 * 1024;
@@ -103,8 +103,8 @@ export class PgBackupApi implements AsyncDisposable {
   readonly #options: Required<Omit<PgBackupApiOptions, 'onFailure'>> & Pick<PgBackupApiOptions, 'onFailure'>;
   #link: Link | undefined;
   #rereadDone = false;
-  /** How long the last request took, ms: what a request costs the host. */
-  #lastRequest = 0;
+  /** When the last request was sent, by `performance.now()`, and how long it took, ms: what one costs the host. */
+  #last = { start: 0, time: 0 };
 
   constructor(source: ConnectionSource, options: PgBackupApiOptions) {
     this.#source = source;
@@ -146,8 +146,11 @@ export class PgBackupApi implements AsyncDisposable {
     const { signal } = this.#options;
     const start = performance.now();
     try {
-      for (let shortest = POLL.first; ; shortest = POLL.interval) {
-        await sleep(Math.max(shortest, (performance.now() - start) / 10, 2 * this.#lastRequest), signal);
+      for (let soonest = start + POLL.first; ; soonest = this.#last.start + POLL.interval) {
+        const now = performance.now();
+        // A tenth of the time elapsed keeps the answer prompt; twice the last request leaves half of the host's time.
+        const next = Math.max(soonest, this.#last.start + Math.max((now - start) / 10, 2 * this.#last.time));
+        await sleep(next - now, signal);
         const status = await this.#getOperationStatus(server, operationId);
         if (status !== 'IN_PROGRESS') return status;
       }
@@ -300,7 +303,7 @@ export class PgBackupApi implements AsyncDisposable {
       if (attemptSignal.aborted) throw timedOut(timeout);
       throw failureOf(error, connection.tls !== undefined && !link.answered) ?? error;
     } finally {
-      this.#lastRequest = performance.now() - start;
+      this.#last = { start, time: performance.now() - start };
     }
 
     if (status < 200 || status > 299) throw refusalOf(status, text);

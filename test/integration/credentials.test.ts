@@ -1,0 +1,113 @@
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import { createSecret } from '../stand-ins/webhook.ts';
+import { PROMOTION, startFunction } from './function.ts';
+
+const SKIPPED = { ...PROMOTION, role: 'replica' };
+const MINUTE = 60_000;
+
+/** Only the clock is moved; sockets and timers run on. */
+beforeEach(() => {
+  vi.useFakeTimers({ toFake: ['Date'] });
+});
+afterEach(() => {
+  vi.useRealTimers();
+});
+const pass = (ms: number) => vi.setSystemTime(Date.now() + ms);
+
+describe('parameters', () => {
+  test('are read once, by one path, however many pages and invocations', async () => {
+    await using run = await startFunction();
+    for (let time = 0; time < 5; time += 1) await run.webhook(SKIPPED);
+    const requests = run.ssm.requestsFor(run.host.path);
+    expect(requests.map(({ operation }) => operation)).toEqual([
+      'GetParametersByPath',
+      'GetParametersByPath',
+    ]);
+  });
+
+  test('older than five minutes are read anew', async () => {
+    await using run = await startFunction();
+    await run.webhook(SKIPPED);
+    const next = createSecret();
+    run.host.put({ 'webhook-secret': next });
+    pass(4 * MINUTE);
+    expect((await run.webhook(SKIPPED)).statusCode).toBe(200);
+    pass(MINUTE);
+    const before = run.ssm.requestsFor(run.host.path).length;
+    expect((await run.webhook(SKIPPED, { secret: next })).statusCode).toBe(200);
+    expect(run.ssm.requestsFor(run.host.path).length - before).toBe(2);
+  });
+
+  test.each(['access denied', 'throttling', 'reset'] as const)(
+    'serve on while SSM cannot be read (%s)',
+    async (fault) => {
+      await using run = await startFunction();
+      await run.webhook(SKIPPED);
+      run.ssm.faults.set(run.host.path, fault);
+      pass(6 * MINUTE);
+      expect((await run.webhook(PROMOTION)).answer.exit_code).toBe(0);
+      expect(run.log()).toContainEqual(
+        expect.objectContaining({
+          level: 'WARN',
+          message: expect.stringContaining('the values read before serve on'),
+        }),
+      );
+      const before = run.ssm.requestsFor(run.host.path).length;
+      await run.webhook(SKIPPED);
+      expect(run.ssm.requestsFor(run.host.path).length, 'asks again only after a minute').toBe(before);
+      run.ssm.faults.delete(run.host.path);
+      pass(2 * MINUTE);
+      await run.webhook(SKIPPED);
+      expect(run.ssm.requestsFor(run.host.path).length).toBeGreaterThan(before);
+    },
+  );
+
+  test('serve on in the middle of a rotation: the certificate is written, its key is not yet', async () => {
+    await using run = await startFunction();
+    await run.webhook(PROMOTION);
+    const next = await run.host.ca.client('next');
+    run.host.put({ 'client-cert': next.cert });
+    pass(6 * MINUTE);
+    expect((await run.webhook({ ...PROMOTION, barman_model: 'pg:node1' })).answer.exit_code).toBe(0);
+    expect(run.log()).toContainEqual(
+      expect.objectContaining({
+        message: expect.stringContaining('client-key does not belong to client-cert'),
+      }),
+    );
+    run.host.put({ 'client-key': next.key });
+    pass(2 * MINUTE);
+    const warnings = run.log().filter(({ level }) => level === 'WARN').length;
+    expect((await run.webhook(SKIPPED)).answer.exit_code).toBe(1);
+    expect(run.log().filter(({ level }) => level === 'WARN')).toHaveLength(warnings);
+  });
+
+  test('that are wrong are read anew at the next use', async () => {
+    await using run = await startFunction();
+    const url = run.host.api.url;
+    run.host.put({ url: undefined });
+    expect((await run.invoke(PROMOTION)).exit_code).toBe(3);
+    run.host.put({ url });
+    expect((await run.invoke(PROMOTION)).exit_code).toBe(0);
+  });
+
+  test('that could not be read at start are read at first use', async () => {
+    await using run = await startFunction();
+    run.ssm.faults.set(run.host.path, 'access denied');
+    await run.invoke(SKIPPED);
+    await expect.poll(() => run.ssm.requestsFor(run.host.path).length).toBeGreaterThan(0);
+    run.ssm.faults.delete(run.host.path);
+    expect((await run.invoke(PROMOTION)).exit_code).toBe(0);
+  });
+});
+
+describe('a setting that is wrong', () => {
+  test.each([
+    [{ PARAMETERS_PATH: undefined }, /PARAMETERS_PATH/],
+    [{ PARAMETERS_PATH: '/barman-config-switch/prod' }, /PARAMETERS_PATH/],
+    [{ PARAMETERS_PATH: '/p/', MAX_RETRIES: '0' }, /MAX_RETRIES/],
+    [{ PARAMETERS_PATH: '/p/', MAX_RETRIES: 'five' }, /MAX_RETRIES/],
+  ])('%j stops the function at start', async (settings, words) => {
+    const { createHandler } = await import('../../functions/config-switch/handler.ts');
+    expect(() => createHandler(settings)).toThrow(words);
+  });
+});

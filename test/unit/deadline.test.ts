@@ -1,0 +1,54 @@
+import fc from 'fast-check';
+import { describe, expect, test } from 'vitest';
+import { deadline, sleep, timeToDeadline, within } from '../../functions/config-switch/deadline.ts';
+import { DeadlineExceeded } from '../../functions/config-switch/errors.ts';
+
+describe('the time to the deadline', () => {
+  test.each([
+    ['what Lambda leaves, less the time for the answer', 29_000, undefined, 27_500],
+    ["what is left of API Gateway's 30 s, if that is less", 29_000, -2_000, 26_500],
+    ['what Lambda leaves, if that is less', 5_000, -2_000, 3_500],
+    ['nothing, if Lambda leaves less than the answer takes', 1_000, undefined, 0],
+    ['nothing, if the request is older than 30 s', 29_000, -31_000, 0],
+  ])('is %s', (_, remaining, age, expected) => {
+    const now = 1_795_000_000_000;
+    expect(timeToDeadline(remaining, age === undefined ? undefined : now + age, now)).toBe(expected);
+  });
+
+  test('is never negative and never beyond what Lambda leaves', () => {
+    fc.assert(
+      fc.property(
+        fc.integer(),
+        fc.option(fc.integer(), { nil: undefined }),
+        fc.integer(),
+        (remaining, arrival, now) => {
+          const time = timeToDeadline(remaining, arrival, now);
+          expect(time).toBeGreaterThanOrEqual(0);
+          expect(time).toBeLessThanOrEqual(Math.max(0, remaining));
+        },
+      ),
+    );
+  });
+});
+
+describe('a deadline', () => {
+  test('ends a sleep', async () => {
+    await expect(sleep(60_000, deadline(10).signal)).rejects.toThrow(DeadlineExceeded);
+  });
+
+  test('that has passed ends everything at once', async () => {
+    const { signal } = deadline(0);
+    expect(signal.aborted).toBe(true);
+    await expect(within(signal, new Promise(() => {}))).rejects.toThrow(DeadlineExceeded);
+    await expect(sleep(0, signal)).rejects.toThrow(DeadlineExceeded);
+  });
+
+  test('leaves alone what is done in time', async () => {
+    const { signal, clear } = deadline(60_000);
+    await sleep(1, signal);
+    await sleep(-5, signal);
+    expect(await within(signal, Promise.resolve('done'))).toBe('done');
+    await expect(within(signal, Promise.reject(new TypeError('theirs')))).rejects.toThrow(TypeError);
+    clear();
+  });
+});

@@ -1,0 +1,165 @@
+import fc from 'fast-check';
+import { describe, expect, test } from 'vitest';
+import { InvalidArgs } from '../../functions/config-switch/errors.ts';
+import {
+  BARMAN_NAME,
+  configTarget,
+  parseJson,
+  parseRoleChange,
+} from '../../functions/config-switch/payload.ts';
+
+const REQUIRED = { action: 'on_role_change', role: 'primary', cluster: 'main', barman_server: 'main' };
+
+describe('a role change', () => {
+  test('has defaults for what may be left out', () => {
+    expect(parseRoleChange(REQUIRED)).toEqual({
+      role: 'primary',
+      cluster: 'main',
+      barmanServer: 'main',
+      reset: false,
+      switchWhen: 'promoted',
+      ageMs: 0,
+      dryRun: false,
+    });
+  });
+
+  test('is read whole', () => {
+    const payload = {
+      ...REQUIRED,
+      barman_model: 'pg:node2',
+      reset: true,
+      switch_when: 'always',
+      age_ms: 12,
+      dry_run: true,
+    };
+    expect(parseRoleChange(payload)).toEqual({
+      role: 'primary',
+      cluster: 'main',
+      barmanServer: 'main',
+      barmanModel: 'pg:node2',
+      reset: true,
+      switchWhen: 'always',
+      ageMs: 12,
+      dryRun: true,
+    });
+  });
+
+  test.each(Object.keys(REQUIRED))('without %s is refused, and the field is named', (field) => {
+    const { [field]: _, ...rest } = REQUIRED as Record<string, string>;
+    expect(() => parseRoleChange(rest)).toThrow(new InvalidArgs(`${field} is missing`));
+  });
+
+  test.each([
+    ['action', 'on_start', 'action must be "on_role_change", not "on_start"'],
+    ['role', 'PRIMARY', 'role must be "primary" or'],
+    ['role', null, 'not null'],
+    ['cluster', '', "cluster must be the cluster's scope in Patroni, and is empty"],
+    ['cluster', 7, 'cluster must be a string, not 7'],
+    ['barman_server', '', 'barman_server must begin with'],
+    ['barman_model', null, 'barman_model must be a string, not null'],
+    ['barman_model', {}, 'barman_model must be a string, not an object'],
+    ['reset', 'true', 'reset must be true or false, without quotes, not "true"'],
+    ['switch_when', 'never', 'switch_when must be "promoted" or'],
+    ['age_ms', '5', 'age_ms must be a number of milliseconds'],
+    ['age_ms', -1, 'age_ms must be 0 or more'],
+    ['age_ms', 0.5, 'age_ms must be a whole number'],
+    ['age_ms', 1e300, 'age_ms must be a whole number'],
+    ['dry_run', 1, 'dry_run must be true or false'],
+  ])('with %s as %j is refused with the remedy', (field, value, words) => {
+    expect(() => parseRoleChange({ ...REQUIRED, [field]: value })).toThrow(words);
+  });
+
+  test.each(['swich_when', 'constructor', '__proto__', 'prototype', 'toString', '', 'Role'])(
+    'with the unknown key %j is refused',
+    (key) => {
+      const payload = JSON.parse(
+        JSON.stringify(REQUIRED).replace('{', `{${JSON.stringify(key)}:1,`),
+      ) as unknown;
+      expect(() => parseRoleChange(payload)).toThrow(`${JSON.stringify(key)} is not a known key`);
+    },
+  );
+
+  test('with thousands of problems is told the first fifty, and how many more there are', () => {
+    const payload = Object.fromEntries(Array.from({ length: 5_000 }, (_, index) => [`key${index}`, 1]));
+    expect(() => parseRoleChange({ ...REQUIRED, ...payload })).toThrow(
+      /"key49" .*; and 4950 more problems; known keys/,
+    );
+  });
+
+  test('names each of its problems, whichever they are', () => {
+    const wrong = {
+      action: 'x',
+      role: 'x',
+      cluster: 1,
+      barman_server: '-x',
+      barman_model: '-x',
+      reset: 1,
+      switch_when: 'x',
+      age_ms: 'x',
+      dry_run: 'x',
+      other: 1,
+    };
+    fc.assert(
+      fc.property(fc.subarray(Object.keys(wrong), { minLength: 1 }), (fields) => {
+        const payload = {
+          ...REQUIRED,
+          ...Object.fromEntries(fields.map((key) => [key, wrong[key as 'role']])),
+        };
+        let message = '';
+        try {
+          parseRoleChange(payload);
+        } catch (error) {
+          message = (error as Error).message;
+        }
+        for (const field of fields) expect(message).toMatch(new RegExp(`(^|; )"?${field}"? (must|is not)`));
+      }),
+    );
+  });
+
+  test('takes any JSON without another error than InvalidArgs', () => {
+    fc.assert(
+      fc.property(fc.jsonValue(), (value) => {
+        expect(() => parseRoleChange(value)).toThrow(InvalidArgs);
+      }),
+    );
+  });
+});
+
+describe("a name of Barman's", () => {
+  test('can be nothing but one segment of a path and one word of a command, and no option', () => {
+    fc.assert(
+      fc.property(
+        fc.oneof(fc.string({ unit: 'binary' }), fc.stringMatching(/^[A-Za-z0-9_.:-]{1,20}$/)),
+        (name) => {
+          fc.pre(BARMAN_NAME.test(name));
+          expect(
+            new URL(`http://host/servers/${encodeURIComponent(name)}/operations`).pathname.split('/'),
+          ).toHaveLength(4);
+          expect(name.split(/\s/)).toEqual([name]);
+          expect(name.startsWith('-')).toBe(false);
+        },
+      ),
+      { numRuns: 2_000 },
+    );
+  });
+});
+
+describe('the target', () => {
+  const target = (change: object) => configTarget(parseRoleChange({ ...REQUIRED, ...change }));
+
+  test('is a model or a reset', () => {
+    expect(target({ barman_model: 'pg:node2' })).toEqual({ model: 'pg:node2' });
+    expect(target({ barman_model: 'pg:node2', reset: false })).toEqual({ model: 'pg:node2' });
+    expect(target({ reset: true })).toEqual({ reset: true });
+  });
+
+  test.each([{}, { reset: false }, { barman_model: 'pg:node2', reset: true }])('%j is neither', (change) => {
+    expect(() => target(change)).toThrow(/one, and only one, of barman_model and reset/);
+  });
+});
+
+describe('a body', () => {
+  test.each(['', '  \n', '{', 'on_role_change'])('%j is refused', (body) => {
+    expect(() => parseJson(body)).toThrow(InvalidArgs);
+  });
+});
