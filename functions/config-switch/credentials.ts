@@ -16,6 +16,8 @@ import type { WebhookSource } from './signature.ts';
 const MAX_AGE = 5 * 60_000;
 /** After a failed read, and for webhooks whose signature does not match, not sooner than this, ms. */
 const MIN_INTERVAL = 60_000;
+/** The same where there is nothing to serve on: soon, but anybody can send a webhook, and each would read SSM. */
+const REPAIR_INTERVAL = 5_000;
 /** For one read, all its attempts and pages, ms: most of the deadline is the switch's. */
 const READ_TIMEOUT = 8_000;
 /** The SDK has no time-outs of its own unless given some, ms. */
@@ -37,13 +39,26 @@ interface Parts {
 /** Reads one parameter; its name as in SSM, without the path. */
 type Reader = (name: string) => string | undefined;
 
+/** What was read, and when that began, ms since the epoch. */
+interface Reading {
+  readonly read: Reader;
+  readonly at: number;
+}
+
+/** A value is there, and no good: perhaps in the middle of a rotation, so that the one before may serve on. */
+class MalformedParameter extends HttpError {}
+
 export class Credentials implements ConnectionSource, WebhookSource {
   readonly #path: string;
-  readonly #warn: (message: string) => void;
-  readonly #read: (signal: AbortSignal) => Promise<Reader>;
+  readonly #warn: (message: string, cause?: unknown) => void;
+  readonly #read: () => Promise<Reading>;
   #parts: Parts | undefined;
+  /** Why the last read failed, where there was none before that did not. */
+  #unreadable: HttpError | undefined;
   /** When they are to be read anew, ms since the epoch. */
   #staleAt = 0;
+  /** When a part that is no good may be read anew, ms since the epoch. */
+  #repairAt = 0;
   /** When a signature that does not match may have them read anew, ms since the epoch. */
   #rereadAt = 0;
 
@@ -51,9 +66,9 @@ export class Credentials implements ConnectionSource, WebhookSource {
    * Begins to read.
    *
    * @param path `/barman-config-switch/<stage>/`
-   * @param warn told when values cannot be renewed and the old ones serve on
+   * @param warn told of each failed read with SSM's own error, and of values that cannot be renewed
    */
-  constructor(path: string, warn: (message: string) => void) {
+  constructor(path: string, warn: (message: string, cause?: unknown) => void) {
     this.#path = path;
     this.#warn = warn;
     this.#read = parameterReader(path);
@@ -94,31 +109,42 @@ export class Credentials implements ConnectionSource, WebhookSource {
 
   /** The parts at hand, or anew if they are old or the one that is needed is no good. */
   async #fresh(needed: keyof Parts, signal: AbortSignal): Promise<Parts> {
+    const now = Date.now();
+    if (this.#unreadable !== undefined && now < this.#repairAt) throw this.#unreadable;
     const parts = this.#parts;
-    const good = parts !== undefined && Date.now() < this.#staleAt && !(parts[needed] instanceof HttpError);
-    return good ? parts : this.#renew(signal);
+    if (parts === undefined) return this.#renew(signal);
+    return now < (parts[needed] instanceof HttpError ? this.#repairAt : this.#staleAt)
+      ? parts
+      : this.#renew(signal);
   }
 
   async #renew(signal: AbortSignal): Promise<Parts> {
     const old = this.#parts;
-    let reader: Reader;
+    let reading: Reading;
     try {
-      reader = await within(AbortSignal.any([signal, AbortSignal.timeout(READ_TIMEOUT)]), this.#read(signal));
+      reading = await within(AbortSignal.any([signal, AbortSignal.timeout(READ_TIMEOUT)]), this.#read());
     } catch (error) {
       const unreadable = explain(error, this.#path, signal);
-      if (old === undefined) throw unreadable;
-      this.#warn(`${unreadable.message}; the values read before serve on`);
+      this.#repairAt = Date.now() + REPAIR_INTERVAL;
+      if (old === undefined) {
+        // A deadline says how little time there was, not that SSM cannot be read.
+        if (!signal.aborted) this.#unreadable = unreadable;
+        this.#warn(unreadable.message, unreadable.cause);
+        throw unreadable;
+      }
+      this.#warn(`${unreadable.message}; the values read before serve on`, unreadable.cause);
       this.#staleAt = Date.now() + MIN_INTERVAL;
       return old;
     }
-    const now = Date.now();
-    this.#staleAt = now + MAX_AGE;
+    const { read: reader, at } = reading;
+    this.#unreadable = undefined;
+    this.#staleAt = at + MAX_AGE;
+    this.#repairAt = at + REPAIR_INTERVAL;
     const keep = <T>(renewed: Part<T>, before: Part<T> | undefined): Part<T> => {
-      if (!(renewed instanceof HttpError) || before === undefined || before instanceof HttpError)
-        return renewed;
-      // Perhaps in the middle of a rotation: the certificate is written, its key is not yet.
+      const kept = renewed instanceof MalformedParameter && before !== undefined;
+      if (!kept || before instanceof HttpError) return renewed;
       this.#warn(`${renewed.message}; the values read before serve on`);
-      this.#staleAt = now + MIN_INTERVAL;
+      this.#staleAt = at + MIN_INTERVAL;
       return before;
     };
     this.#parts = {
@@ -130,20 +156,25 @@ export class Credentials implements ConnectionSource, WebhookSource {
 }
 
 /**
- * Reads the path with middy, which begins at once; each later call reads anew.
+ * Reads the path with middy, which begins at once; each later call reads anew, and the first one too where that is long
+ * ago: an instance of the function may be made long before it is used.
  *
  * middy's cache never expires here: its own expiry would replace good values by a failed read.
  */
-function parameterReader(path: string): () => Promise<Reader> {
+function parameterReader(path: string): () => Promise<Reading> {
   const middleware = ssm({
     fetchData: { parameters: path },
     cacheKey: path,
     cacheExpiry: -1,
     awsClientOptions: SSM_CLIENT,
   });
+  let at = Date.now();
   let first = true;
   return async () => {
-    if (!first) clearCache(path);
+    if (!first || Date.now() - at >= MAX_AGE) {
+      clearCache(path);
+      at = Date.now();
+    }
     first = false;
     const request = { event: {}, context: {}, internal: {} } as Parameters<
       NonNullable<typeof middleware.before>
@@ -153,10 +184,11 @@ function parameterReader(path: string): () => Promise<Reader> {
       parameters: Record<string, unknown>;
     };
     // middy writes names with "_" for whatever is no letter or digit, and parses what looks like JSON.
-    return (name) => {
+    const read: Reader = (name) => {
       const value = parameters[name.replaceAll('-', '_')];
       return value === undefined ? undefined : typeof value === 'string' ? value : JSON.stringify(value);
     };
+    return { read, at };
   };
 }
 
@@ -170,10 +202,10 @@ function connectionFrom(read: Reader, path: string): Connection {
   const urlForm = 'the address of pg-backup-api, such as https://barman.example.com/pgbapi';
   const url = URL.parse(need('url', urlForm));
   if (url === null || (url.protocol !== 'https:' && url.protocol !== 'http:')) {
-    throw wrong(path, 'url', 'is no https:// address', urlForm);
+    throw wrong(path, 'url', 'is no https:// address', urlForm, MalformedParameter);
   }
   if (url.username !== '' || url.password !== '' || url.search !== '' || url.hash !== '') {
-    throw wrong(path, 'url', 'has a user, a password, a query or a fragment', urlForm);
+    throw wrong(path, 'url', 'has a user, a password, a query or a fragment', urlForm, MalformedParameter);
   }
   if (url.protocol === 'http:') {
     if (read('allow-plain-http')?.trim() === 'true') return { url };
@@ -201,6 +233,7 @@ function connectionFrom(read: Reader, path: string): Connection {
       'client-key',
       'does not belong to client-cert',
       'the key that the certificate was made with',
+      MalformedParameter,
     );
   }
   orWrong(() => new X509Certificate(ca), path, 'ca-cert', 'a certificate in PEM');
@@ -217,13 +250,19 @@ function webhooksFrom(read: Reader, path: string): readonly Webhook[] {
     const base64 = /^whsec_([A-Za-z0-9+/]+={0,2})$/.exec(secret)?.[1] ?? '';
     const { length } = Buffer.from(base64, 'base64');
     if (length < SECRET_BYTES.min || length > SECRET_BYTES.max)
-      throw wrong(path, 'webhook-secret', 'is malformed', form);
+      throw wrong(path, 'webhook-secret', 'is malformed', form, MalformedParameter);
     return orWrong(() => new Webhook(secret), path, 'webhook-secret', form);
   });
 }
 
-function wrong(path: string, name: string, what: string, form: string): HttpError {
-  return new HttpError(`SSM parameter ${path}${name} ${what}; write there ${form}`);
+function wrong(
+  path: string,
+  name: string,
+  what: string,
+  form: string,
+  ErrorClass: typeof HttpError = HttpError,
+): HttpError {
+  return new ErrorClass(`SSM parameter ${path}${name} ${what}; write there ${form}`);
 }
 
 function orWrong<T>(make: () => T, path: string, name: string, form: string): T {
@@ -231,7 +270,7 @@ function orWrong<T>(make: () => T, path: string, name: string, form: string): T 
     return make();
   } catch {
     // The cause is left out: an error of a parser may quote what it could not parse.
-    throw wrong(path, name, 'is malformed', form);
+    throw wrong(path, name, 'is malformed', form, MalformedParameter);
   }
 }
 
@@ -263,10 +302,12 @@ function explain(error: unknown, path: string, signal: AbortSignal): HttpError {
   const code =
     first instanceof Error && 'code' in first && typeof first.code === 'string' ? first.code : undefined;
   const name = code ?? (first instanceof Error ? first.name : 'unknown error');
-  const remedy =
-    name === 'AccessDeniedException'
-      ? "; the function's role needs ssm:GetParametersByPath on it, and kms:Decrypt on its key"
-      : '; the function needs a way to SSM from its subnets, an interface endpoint or a NAT';
+  let remedy = '';
+  if (name === 'AccessDeniedException') {
+    remedy = "; the function's role needs ssm:GetParametersByPath on it, and kms:Decrypt on its key";
+  } else if (code !== undefined || name === 'TimeoutError') {
+    remedy = '; the function needs a way to SSM from its subnets, an interface endpoint or a NAT';
+  }
   return new HttpError(`the parameters under ${path} could not be read from SSM: ${name}${remedy}`, {
     cause: first,
   });

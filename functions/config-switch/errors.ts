@@ -17,6 +17,9 @@ export class InvalidArgs extends ConfigSwitchError {
   readonly exitCode = ExitCode.INVALID_ARGS;
 }
 
+/** The body is too long to be looked at; anybody may have sent it. */
+export class BodyTooLarge extends InvalidArgs {}
+
 /** The operation ended FAILED. */
 export class ConfigSwitchFailed extends ConfigSwitchError {
   override readonly name = 'ConfigSwitchFailed';

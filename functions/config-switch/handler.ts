@@ -37,7 +37,9 @@ type Request = middy.Request<Invocation>;
  */
 export function createHandler(settings: Settings): (event: unknown, context: Context) => Promise<unknown> {
   const { path, maxRetries } = read(settings);
-  const credentials = new Credentials(path, (message) => logger.warn(message));
+  const credentials = new Credentials(path, (message, cause) =>
+    logger.warn(message, cause instanceof Error ? { error: cause } : {}),
+  );
 
   const receiveEvent = (request: Request) => {
     request.event = receive(request.event, request.context);

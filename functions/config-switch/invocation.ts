@@ -47,7 +47,7 @@ export function receive(event: unknown, context: Context): Invocation {
   };
 
   if (isHttp(event)) {
-    const arrivedAt = Number.isFinite(event.requestContext.timeEpoch) ? event.requestContext.timeEpoch : now;
+    const arrivedAt = event.requestContext.timeEpoch;
     const eventId = event.headers?.['webhook-id'] ?? context.awsRequestId;
     return { ...common, ...begin(arrivedAt), arrived: { caller: 'http', event }, arrivedAt, eventId };
   }
@@ -83,13 +83,20 @@ function isHttp(event: unknown): event is APIGatewayProxyEventV2 {
   return (
     isObject(event) &&
     event.version === '2.0' &&
+    (event.body === undefined || typeof event.body === 'string') &&
     isObject(event.requestContext) &&
-    isObject(event.requestContext.http)
+    isObject(event.requestContext.http) &&
+    isTime(event.requestContext.timeEpoch)
   );
 }
 
 function isEventBridge(event: unknown): event is EventBridgeEvent<string, unknown> {
   return isObject(event) && typeof event['detail-type'] === 'string' && 'detail' in event;
+}
+
+/** What a Date can hold (ECMA-262, "Time Values"), ms since the epoch. */
+function isTime(value: unknown): boolean {
+  return typeof value === 'number' && Math.abs(value) <= 8.64e15;
 }
 
 function isObject(value: unknown): value is Record<string, unknown> {

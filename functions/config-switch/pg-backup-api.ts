@@ -29,6 +29,7 @@ const SPACING: Readonly<Record<string, number>> = { 'GET 404': 100, 'POST 404': 
 const POST_DELAY = 5_000;
 /** First poll after the creation, and shortest time from the start of a poll to the start of the next, ms. */
 const POLL = { first: 150, interval: 100 };
+const HOUR = 3_600_000;
 /** Room for a `/diagnose` that lists every backup, bytes. */
 const MAX_RESPONSE_SIZE = 16 * 1024 * 1024;
 
@@ -217,10 +218,11 @@ export class PgBackupApi implements AsyncDisposable {
       schema: Operations,
     });
     const ids = operations.filter(({ type }) => type === 'config_switch').map(({ id }) => id);
-    // Ids are times of the Barman host, in a zone that we do not know: only their distances can be used. Ours is no
-    // older than the POST, and the newest id no newer than now.
+    // Ids are times of the Barman host, in a zone that we do not know. Ours is no older than the POST, so no older than
+    // the newest id by more than the time since, and an hour where clocks were set back; and no zone is 13 hours behind.
     const newest = Math.max(...ids.map(timeOf).filter((time) => !Number.isNaN(time)));
-    const since = newest - (performance.now() - sentAt) - 1_000;
+    const elapsed = performance.now() - sentAt;
+    const since = Math.max(newest - HOUR, Date.now() - 13 * HOUR) - elapsed - 1_000;
     for (const id of ids.filter((id) => !(timeOf(id) < since)).sort()) {
       const status = await this.#getOperationStatus(server, id);
       if (status === 'IN_PROGRESS') await this.waitForOperation(server, id);
@@ -232,6 +234,7 @@ export class PgBackupApi implements AsyncDisposable {
     const { signal, maxRetries, onFailure } = this.#options;
     const name = `${request.method} /${request.path.join('/')}`;
     for (let attempt = 1, notFound = 0; ; attempt += 1) {
+      if (signal.aborted) throw new DeadlineExceeded(`time ran out before ${name} was sent`);
       this.#link ??= await this.#connect(this.#source.connection(signal));
       const link = this.#link;
       const sentAt = performance.now();

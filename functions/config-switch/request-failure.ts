@@ -136,9 +136,10 @@ export function refusalOf(status: number, body: string): RequestFailure {
   }
   // It can be false: an output file that is opened, but not yet written, reads as an operation that does not exist.
   if (status === 404) return new RequestFailure(message, { status, transient: true });
-  // RFC 6585, section 4, and RFC 9110, section 15.6.4: the request was turned away, not begun.
-  if (status === 429 || status === 503) return new RequestFailure(message, { status, transient: true });
-  // 500 is pg-backup-api's own, so it has finished with the request; another 5xx is a proxy's, who does not know.
+  // RFC 6585, section 4: the request was turned away, not begun.
+  if (status === 429) return new RequestFailure(message, { status, transient: true });
+  // 500 is pg-backup-api's own, so it has finished with the request; another 5xx is a proxy's, who does not know:
+  // Apache says 503 also where the connection behind it broke after the request was passed on.
   if (status >= 500) {
     return new RequestFailure(message, {
       status,
@@ -150,7 +151,9 @@ export function refusalOf(status: number, body: string): RequestFailure {
 }
 
 /** What an error's body says to a person: the `error` of a JSON object, or the text of an HTML page. */
-function wordsOf(body: string): string {
+function wordsOf(whole: string): string {
+  // The patterns below take quadratic time on a body made for it.
+  const body = whole.slice(0, 4096);
   let words = body;
   try {
     const json: unknown = JSON.parse(body);

@@ -3,7 +3,7 @@
 import { timingSafeEqual } from 'node:crypto';
 import type { APIGatewayProxyEventV2 } from 'aws-lambda';
 import type { Webhook } from 'standardwebhooks';
-import { HttpError, InvalidArgs, Rejected } from './errors.ts';
+import { BodyTooLarge, HttpError, Rejected } from './errors.ts';
 
 /** A body may be as long, bytes; a longer one is refused before it is hashed. */
 const MAX_BODY = 64 * 1024;
@@ -35,7 +35,7 @@ export interface WebhookSource {
  * @param signal aborts at the deadline
  * @returns the raw body
  * @throws Rejected if it is not let in, or the secrets cannot be had
- * @throws InvalidArgs if the body is too long to be looked at
+ * @throws BodyTooLarge if the body is too long to be looked at
  */
 export async function signedBody(
   event: Pick<APIGatewayProxyEventV2, 'headers' | 'body' | 'isBase64Encoded'>,
@@ -53,7 +53,7 @@ export async function signedBody(
   const encoding = event.isBase64Encoded ? 'base64' : 'utf8';
   const raw = event.body ?? '';
   const size = Buffer.byteLength(raw, encoding);
-  if (size > MAX_BODY) throw new InvalidArgs(`the body has ${size} bytes, and may have ${MAX_BODY}`);
+  if (size > MAX_BODY) throw new BodyTooLarge(`the body has ${size} bytes, and may have ${MAX_BODY}`);
   const body = Buffer.from(raw, encoding).toString();
 
   let verdict: ReturnType<typeof verifySignature>;

@@ -2,7 +2,7 @@
 
 import { Logger } from '@aws-lambda-powertools/logger';
 import { Metrics, MetricUnit } from '@aws-lambda-powertools/metrics';
-import { ConfigSwitchError, Rejected } from './errors.ts';
+import { BodyTooLarge, ConfigSwitchError, Rejected } from './errors.ts';
 import { ExitCode } from './exit-code.ts';
 import { eventTime, type Invocation } from './invocation.ts';
 
@@ -40,9 +40,12 @@ export function report(invocation: Invocation, error?: Error | null): void {
   if (answer) {
     const { message, ...told } = answer;
     const unforeseen = error && !(error instanceof ConfigSwitchError) ? { error } : {};
-    const level = answer.exit_code <= ExitCode.CONFIG_SWITCH_SKIPPED ? 'info' : 'error';
+    // A stranger's body is no alarm: it is counted, but not among the answers that operators wait for.
+    const strange = error instanceof BodyTooLarge;
+    const failed = answer.exit_code > ExitCode.CONFIG_SWITCH_SKIPPED;
+    const level = strange ? 'warn' : failed ? 'error' : 'info';
     logger[level](message, { ...told, ...fields, ...unforeseen });
-    metrics.addMetric(answer.exit_status, MetricUnit.Count, 1);
+    metrics.addMetric(strange ? 'BodyTooLarge' : answer.exit_status, MetricUnit.Count, 1);
     if (api && api.attempts > 0 && !roleChange?.dryRun) {
       metrics.addMetric('SwitchDuration', MetricUnit.Milliseconds, duration);
       metrics.addMetric('Attempts', MetricUnit.Count, api.attempts);

@@ -81,13 +81,53 @@ describe('parameters', () => {
     expect(run.log().filter(({ level }) => level === 'WARN')).toHaveLength(warnings);
   });
 
-  test('that are wrong are read anew at the next use', async () => {
+  test.each([
+    ['url', { url: undefined }],
+    ['client-key', { 'client-key': 'no key' }],
+    ['webhook-secret', { 'webhook-secret': undefined }],
+  ])('that are wrong at start (%s) are read anew after some seconds', async (name, wrong) => {
     await using run = await startFunction();
-    const url = run.host.api.url;
-    run.host.put({ url: undefined });
-    expect((await run.invoke(PROMOTION)).exit_code).toBe(3);
-    run.host.put({ url });
-    expect((await run.invoke(PROMOTION)).exit_code).toBe(0);
+    const right = { [name]: run.ssm.parameters.get(`${run.host.path}${name}`) };
+    run.host.put(wrong);
+    const status = async () => (await run.webhook(PROMOTION)).statusCode;
+    expect(await status()).not.toBe(200);
+    run.host.put(right);
+    const before = run.ssm.requestsFor(run.host.path).length;
+    expect(await status(), 'not at once: anybody can send a webhook').not.toBe(200);
+    expect(run.ssm.requestsFor(run.host.path).length).toBe(before);
+    pass(5_000);
+    expect(await status()).toBe(200);
+  });
+
+  test.each(['webhook-secret', 'client-cert'])('that are deleted (%s) serve on no more', async (name) => {
+    await using run = await startFunction();
+    expect((await run.webhook(PROMOTION)).statusCode).toBe(200);
+    run.host.put({ [name]: undefined });
+    pass(6 * MINUTE);
+    expect((await run.webhook({ ...PROMOTION, barman_model: 'pg:node1' })).statusCode).not.toBe(200);
+  });
+
+  test('read long before the first use are read anew', async () => {
+    await using run = await startFunction();
+    await run.invoke(SKIPPED);
+    await expect.poll(() => run.ssm.requestsFor(run.host.path).length).toBe(2);
+    const next = createSecret();
+    run.host.put({ 'webhook-secret': next });
+    pass(6 * MINUTE);
+    expect((await run.webhook(SKIPPED, { secret: next })).statusCode).toBe(200);
+    expect((await run.webhook(SKIPPED)).statusCode).toBe(401);
+  });
+
+  test('that cannot be read are not asked for by every webhook', async () => {
+    await using run = await startFunction();
+    run.ssm.faults.set(run.host.path, 'access denied');
+    expect((await run.webhook(SKIPPED)).statusCode).toBe(503);
+    const before = run.ssm.requestsFor(run.host.path).length;
+    expect((await run.webhook(SKIPPED)).statusCode).toBe(503);
+    expect(run.ssm.requestsFor(run.host.path).length).toBe(before);
+    run.ssm.faults.delete(run.host.path);
+    pass(5_000);
+    expect((await run.webhook(SKIPPED)).statusCode).toBe(200);
   });
 
   test('that could not be read at start are read at first use', async () => {

@@ -11,6 +11,9 @@ import { PROMOTION, startFunction } from './function.ts';
 const isPost = ({ method }: SeenRequest) => method === 'POST';
 const isPoll = ({ path }: SeenRequest) => /operations\/./.test(path);
 
+/** An operation's id at a time of the Barman host's clock. */
+const idOf = (time: number) => new Date(time).toISOString().replace(/\.\d+Z$|[-:]/g, '');
+
 /** A client on a plain stand-in, with short times. */
 async function startClient(options: Partial<PgBackupApiOptions> = {}) {
   const standIn = await PgBackupApiStandIn.start({ models: { 'pg:node2': { cluster: 'main' } } });
@@ -151,6 +154,37 @@ describe('creation', () => {
     run.standIn.fault({ kind: 'lose answer' }, 1, isPost);
     await run.client.createConfigSwitchOperation('main', { reset: true });
     expect(run.client.polls).toBeLessThanOrEqual(2);
+  });
+
+  test('lost on its way waits for no config switch that is stuck since days, were it the newest', async () => {
+    await using run = await startClient();
+    run.standIn.addOperation({
+      id: idOf(Date.now() - 2 * 86_400_000),
+      type: 'config_switch',
+      status: 'IN_PROGRESS',
+    });
+    run.standIn.fault({ kind: 'reset' }, 1, isPost);
+    await run.client.createConfigSwitchOperation('main', { reset: true });
+    expect(run.client.polls).toBe(0);
+  });
+
+  test.each([
+    ['behind by an hour, set back since the last operation', -3_600_000, 1_000],
+    ['in the farthest west', -12 * 3_600_000, 0],
+    ['in the farthest east', 14 * 3_600_000, 0],
+  ])('whose answer is lost is seen to its end by a clock %s', async (_, clock, before) => {
+    await using run = await startClient();
+    if (before > 0) {
+      run.standIn.addOperation({ id: idOf(Date.now() - before), type: 'config_switch', status: 'DONE' });
+    }
+    run.standIn.addOperation({ id: idOf(Date.now() + clock), type: 'config_switch', status: 'IN_PROGRESS' });
+    run.standIn.fault({ kind: 'reset' }, 1, isPost);
+    const creation = run.client.createConfigSwitchOperation('main', { reset: true });
+    await expect.poll(() => run.client.polls).toBeGreaterThan(1);
+    expect(run.standIn.requests.filter(isPost)).toHaveLength(1);
+    await run.client[Symbol.asyncDispose]();
+    await run.standIn.close();
+    await expect(creation).rejects.toThrow();
   });
 
   test('whose answer is lost and whose operation is stuck is told as such at the deadline', async () => {

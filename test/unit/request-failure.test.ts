@@ -65,7 +65,7 @@ describe('an answer without success', () => {
     [429, { transient: true, arrived: 'no', doubtsCredentials: false }],
     [500, { transient: true, arrived: 'yes', doubtsCredentials: false }],
     [502, { transient: true, arrived: 'unknown', doubtsCredentials: false }],
-    [503, { transient: true, arrived: 'no', doubtsCredentials: false }],
+    [503, { transient: true, arrived: 'unknown', doubtsCredentials: false }],
     [504, { transient: true, arrived: 'unknown', doubtsCredentials: false }],
   ])('%i', (status, traits) => {
     expect(refusalOf(status, '')).toMatchObject({ status, ...traits });
@@ -87,6 +87,7 @@ describe('an answer without success', () => {
     ],
     ['plain\u001b[31m words\r\n', 'pg-backup-api answered 404: plain [31m words'],
     ['', 'pg-backup-api answered 404'],
+    ['<'.repeat(5_000_000), `pg-backup-api answered 404: ${'<'.repeat(300)}…`],
     ['x'.repeat(400), `pg-backup-api answered 404: ${'x'.repeat(300)}…`],
   ])('is told in its own words: %j', (body, message) => {
     expect(refusalOf(404, body).message).toBe(message);
