@@ -44,7 +44,7 @@ async function main(): Promise<number> {
   host.api.setActiveModel('pg:node1');
   const local: Local = {
     url: `http://127.0.0.1:${await freePort(Number(options.port))}/config-switch`,
-    invokeUrl: `http://127.0.0.1:${await freePort(0)}/2015-03-31/functions/${FUNCTION_NAME}-${STAGE}-config-switch/invocations`,
+    invokeUrl: `http://127.0.0.1:${await freePort(0)}/2015-03-31/functions/${FUNCTION_NAME}-${STAGE}/invocations`,
     secret: host.webhookSecret,
   };
   console.log('Starting the function under serverless-offline …');

@@ -1,0 +1,121 @@
+/** One page for the operator: how role changes ended, how long that took, and what the function said last. */
+
+const SERVICE = '${self:service}-${sls:stage}';
+// CloudFormation's own pseudo parameter and references, which osls leaves alone.
+const REGION = '${AWS::Region}';
+
+/** A quarter, a third, a half or the whole of a row of 24. */
+function chart(x, y, width, title, metrics, options = {}) {
+  return {
+    type: 'metric',
+    x,
+    y,
+    width,
+    height: 6,
+    properties: { title, region: REGION, stat: 'Sum', period: 300, view: 'timeSeries', metrics, ...options },
+  };
+}
+
+const own = (name, options = {}) => ['BarmanConfigSwitch', name, 'service', SERVICE, { ...options }];
+
+const widgets = [
+  chart(
+    0,
+    0,
+    12,
+    'ExitCodes',
+    [
+      own('CONFIG_SWITCH_DONE', { label: '0 done', color: '#2ca02c' }),
+      own('CONFIG_SWITCH_SKIPPED', { label: '1 skipped', color: '#7f7f7f' }),
+      own('CONFIG_SWITCH_FAILED', { label: '2 failed', color: '#d62728' }),
+      own('HTTP_ERROR', { label: '3 HTTP error', color: '#ff7f0e' }),
+      own('INVALID_ARGS', { label: '4 invalid args', color: '#9467bd' }),
+    ],
+    { stacked: true },
+  ),
+  chart(12, 0, 12, 'Webhooks not let in', [
+    own('SignatureRejected'),
+    own('TimestampStale'),
+    own('SecretUnreadable'),
+    own('BodyTooLarge'),
+    own('ApiThrottles'),
+  ]),
+  chart(0, 6, 8, 'Duration of a switch (ms)', [
+    own('SwitchDuration', { stat: 'p50', label: 'median' }),
+    own('SwitchDuration', { stat: 'Maximum', label: 'longest' }),
+  ]),
+  chart(8, 6, 8, 'Requests to pg-backup-api, for each switch', [
+    own('Attempts', { stat: 'Average', label: 'all requests' }),
+    own('Polls', { stat: 'Average', label: 'polls' }),
+    own('Polls', { stat: 'Maximum', label: 'most polls' }),
+  ]),
+  chart(16, 6, 8, 'Failure queue', [
+    [
+      'AWS/SQS',
+      'ApproximateNumberOfMessagesVisible',
+      'QueueName',
+      '${FailureQueue.QueueName}',
+      { stat: 'Maximum' },
+    ],
+    [
+      'AWS/SQS',
+      'ApproximateAgeOfOldestMessage',
+      'QueueName',
+      '${FailureQueue.QueueName}',
+      { stat: 'Maximum', yAxis: 'right' },
+    ],
+  ]),
+  chart(0, 12, 12, 'API', [
+    ['AWS/ApiGateway', 'Count', 'ApiId', '${HttpApi}'],
+    ['AWS/ApiGateway', '4xx', 'ApiId', '${HttpApi}'],
+    ['AWS/ApiGateway', '5xx', 'ApiId', '${HttpApi}'],
+    ['AWS/ApiGateway', 'Latency', 'ApiId', '${HttpApi}', { stat: 'p95', yAxis: 'right' }],
+  ]),
+  chart(12, 12, 12, 'Function', [
+    ['AWS/Lambda', 'Invocations', 'FunctionName', '${ConfigSwitchLambdaFunction}'],
+    ['AWS/Lambda', 'Errors', 'FunctionName', '${ConfigSwitchLambdaFunction}'],
+    ['AWS/Lambda', 'Throttles', 'FunctionName', '${ConfigSwitchLambdaFunction}'],
+    [
+      'AWS/Lambda',
+      'Duration',
+      'FunctionName',
+      '${ConfigSwitchLambdaFunction}',
+      { stat: 'Maximum', yAxis: 'right' },
+    ],
+  ]),
+  {
+    type: 'log',
+    x: 0,
+    y: 18,
+    width: 24,
+    height: 8,
+    properties: {
+      title: 'Last decisions',
+      region: REGION,
+      view: 'table',
+      query:
+        "SOURCE '${ConfigSwitchLogGroup}' | filter level in ['INFO', 'WARN', 'ERROR'] and ispresent(request_id)" +
+        ' | fields @timestamp, exit_code, barman_server, barman_model, role, message | sort @timestamp desc | limit 50',
+    },
+  },
+];
+
+module.exports = {
+  Resources: {
+    Dashboard: {
+      Type: 'AWS::CloudWatch::Dashboard',
+      Properties: {
+        DashboardName: SERVICE,
+        DashboardBody: { 'Fn::Sub': JSON.stringify({ widgets }) },
+      },
+    },
+  },
+  Outputs: {
+    Dashboard: {
+      Description: 'What happened',
+      Value: {
+        'Fn::Sub': `https://\${AWS::Region}.console.aws.amazon.com/cloudwatch/home?region=\${AWS::Region}#dashboards:name=${SERVICE}`,
+      },
+    },
+  },
+};

@@ -1,0 +1,205 @@
+/**
+ * The parameters of a stage: from `infra/stages/<stage>.yml`, and `--param name=value` before that. A missing or
+ * malformed one stops the deploy before anything is touched.
+ */
+
+/** Each has a form for people, a check, and a default unless it must be given; null means "not wanted". */
+const PARAMETERS = {
+  vpc: { form: "the VPC's id, such as vpc-0123456789abcdef0", check: matches(/^vpc-[0-9a-f]{8,17}$/) },
+  subnets: {
+    form: 'subnets of that VPC, one in each zone, such as subnet-0123456789abcdef0,subnet-0fedcba9876543210',
+    check: (value) => list(value).length > 0 && list(value).every(matches(/^subnet-[0-9a-f]{8,17}$/)),
+    parse: list,
+  },
+  'barman-host': {
+    form: "the Barman host's address as a CIDR block, such as 10.0.3.4/32, or its security group, such as sg-0123456789abcdef0",
+    check: (value) => isCidr(value) || isSecurityGroup(value),
+  },
+  'barman-port': {
+    form: 'the port of pg-backup-api there, 1 to 65535',
+    check: (value) => isWhole(value, 1, 65_535),
+    parse: Number,
+    default: 443,
+  },
+  'ssm-access': {
+    form: 'endpoint (makes one), nat (there is a NAT), or the security group of an endpoint that is there, such as sg-0123456789abcdef0',
+    check: (value) => value === 'endpoint' || value === 'nat' || isSecurityGroup(value),
+    default: 'endpoint',
+  },
+  'parameters-key': {
+    form: "the ARN of the KMS key that encrypts the parameters, if it is not aws/ssm, such as arn:aws:kms:eu-central-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab; an alias is no resource of IAM's",
+    check: matches(/^arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{12}:key\/[\w-]+$/),
+    default: null,
+  },
+  'event-bus': {
+    form: 'the name of an event bus, such as default',
+    check: matches(/^(?!aws\.)[\w./-]{1,256}$/),
+    default: 'default',
+  },
+  'throttling-rate': {
+    form: 'requests a second, 1 or more',
+    check: (value) => isWhole(value, 1, 10_000),
+    parse: Number,
+    default: 50,
+  },
+  'throttling-burst': {
+    form: 'requests at once, 1 or more',
+    check: (value) => isWhole(value, 1, 5_000),
+    parse: Number,
+    default: 100,
+  },
+  'reserved-concurrency': {
+    form: 'a number of concurrent executions, 2 or more',
+    check: (value) => isWhole(value, 2, 1_000),
+    parse: Number,
+    default: null,
+  },
+  'log-retention': {
+    form: 'days that CloudWatch Logs knows: 7, 14, 30, 60, 90, 180, 365 …',
+    check: (value) =>
+      [
+        1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288,
+        3653,
+      ]
+        .map(String)
+        .includes(value),
+    parse: Number,
+    default: 365,
+  },
+  'alarm-email': {
+    form: 'an e-mail address, such as dba@example.com',
+    check: matches(/^[^@\s]+@[^@\s]+\.[^@\s]+$/),
+    default: null,
+  },
+  'domain-name': {
+    form: 'a host name for the API, such as barman.example.com',
+    check: matches(/^(?=.{1,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63}$/),
+    default: null,
+  },
+  certificate: {
+    form: "the ARN of the domain's certificate in ACM, of the same region, such as arn:aws:acm:eu-central-1:123456789012:certificate/1234abcd-12ab-34cd-56ef-1234567890ab",
+    check: matches(/^arn:aws[a-z-]*:acm:[a-z0-9-]+:\d{12}:certificate\/[\w-]+$/),
+    default: null,
+  },
+  truststore: {
+    form: 'the CA certificates that client certificates are checked against, PEM, in S3, such as s3://bucket/truststore.pem',
+    check: matches(/^s3:\/\/[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]\/\S+$/),
+    default: null,
+  },
+  'truststore-version': {
+    form: 'the S3 version of the truststore; change it after writing a new one',
+    check: matches(/^\S{1,1024}$/),
+    default: null,
+  },
+  'hosted-zone': {
+    form: "the Route 53 hosted zone of the domain's name, such as Z0123456789ABCDEFGHIJ; without it, point the name there yourself",
+    check: matches(/^Z[A-Z0-9]{1,31}$/),
+    default: null,
+  },
+};
+
+/** The parameters that make a custom domain; all of them or none. */
+const DOMAIN = ['domain-name', 'certificate', 'truststore'];
+
+/** The first of an interface endpoint's DNS entries, each of which is `<hosted zone>:<name>`. */
+const ENDPOINT_URL = [
+  'https://${host}',
+  {
+    host: {
+      'Fn::Select': [
+        1,
+        { 'Fn::Split': [':', { 'Fn::Select': [0, { 'Fn::GetAtt': ['SsmEndpoint', 'DnsEntries'] }] }] },
+      ],
+    },
+  },
+];
+
+/**
+ * Called by osls.
+ *
+ * @returns the parameters by their names, and `files`, the optional parts of the infrastructure that they choose
+ * @throws Error naming each parameter that is wrong, and the form that it has
+ */
+module.exports = async ({ options, resolveVariable }) => {
+  const stage = await resolveVariable('sls:stage');
+  const file = `infra/stages/${stage}.yml`;
+  const given = {
+    ...(await resolveVariable(`file(${file}), null`)),
+    ...Object.fromEntries(list(options.param ?? []).map((pair) => pair.split(/=(.*)/s, 2))),
+  };
+
+  const problems = [];
+  if (!/^[a-z][a-z0-9-]{0,19}$/.test(stage)) {
+    problems.push(
+      `stage: "${stage}"; give it a name of at most 20 letters, digits and hyphens in lower case`,
+    );
+  }
+  for (const name of Object.keys(given).filter((name) => !Object.hasOwn(PARAMETERS, name))) {
+    problems.push(`${name} is no parameter; there are ${Object.keys(PARAMETERS).join(', ')}`);
+  }
+  const parameters = {};
+  for (const [name, { form, check, parse, ...rest }] of Object.entries(PARAMETERS)) {
+    const value = given[name] ?? rest.default;
+    if (value === undefined) problems.push(`${name} is missing; write there ${form}`);
+    else if (value !== null && !check(String(value)))
+      problems.push(`${name} is "${value}"; write there ${form}`);
+    else parameters[name] = value === null || !parse ? value : parse(String(value));
+  }
+  if (DOMAIN.some((name) => parameters[name]) && !DOMAIN.every((name) => parameters[name])) {
+    problems.push(`${DOMAIN.join(', ')}: give all of them, or none`);
+  }
+  if (problems.length > 0) {
+    const message = [`${file} (see infra/stages/example.yml), or --param:`, ...problems].join('\n- ');
+    // osls prints the stack.
+    throw Object.assign(new Error(message), { stack: message });
+  }
+
+  const optional = (name, wanted = true) => (wanted ? `\${file(infra/optional/${name}.yml)}` : {});
+  const access = parameters['ssm-access'];
+  return {
+    ...parameters,
+    // CloudFormation takes one of the two.
+    barmanHost: isCidr(parameters['barman-host'])
+      ? { CidrIp: parameters['barman-host'] }
+      : { DestinationSecurityGroupId: parameters['barman-host'] },
+    // CloudWatch knows a rule of a bus that is not the default by both names (AWS/Events, "Dimensions").
+    ruleDimensions: [
+      { Name: 'RuleName', Value: `barman-config-switch-${stage}` },
+      ...(parameters['event-bus'] === 'default'
+        ? []
+        : [{ Name: 'EventBusName', Value: parameters['event-bus'] }]),
+    ],
+    // The endpoint's own name, not the region's: private DNS would move all of the VPC's calls to SSM onto it.
+    environment: access === 'endpoint' ? { AWS_ENDPOINT_URL_SSM: { 'Fn::Sub': ENDPOINT_URL } } : {},
+    customDomain: parameters['domain-name'] !== null,
+    files: {
+      ssmAccess: optional(isSecurityGroup(access) ? 'ssm-of-the-vpc' : `ssm-${access}`),
+      parametersKey: optional('parameters-key', parameters['parameters-key']),
+      domain: optional('domain', parameters['domain-name']),
+      hostedZone: optional('hosted-zone', parameters['domain-name'] && parameters['hosted-zone']),
+      alarmEmail: optional('alarm-email', parameters['alarm-email']),
+    },
+  };
+};
+
+function list(value) {
+  return (Array.isArray(value) ? value : String(value).split(',')).map((one) => one.trim()).filter(Boolean);
+}
+
+function matches(pattern) {
+  return (value) => pattern.test(value);
+}
+
+function isWhole(value, least, most) {
+  return /^\d+$/.test(value) && Number(value) >= least && Number(value) <= most;
+}
+
+function isSecurityGroup(value) {
+  return /^sg-[0-9a-f]{8,17}$/.test(value);
+}
+
+/** An IPv4 CIDR block; a part of 256 or a prefix of 33 is none. */
+function isCidr(value) {
+  const [address, prefix = ''] = value.split('/');
+  return require('node:net').isIPv4(address) && isWhole(prefix, 0, 32);
+}
