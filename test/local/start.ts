@@ -62,7 +62,6 @@ async function main(): Promise<number> {
   console.log(`\n  active model   pg:node1 → ${host.api.activeModel() ?? 'none'}`);
   if (options.once) return exitCode;
 
-  mkdirSync('.local', { recursive: true });
   writeFileSync(STATE_FILE, JSON.stringify(local), { mode: 0o600 });
   title('Send more, from another terminal');
   console.log('  npm run webhook -- --role replica                    a signed webhook; this one is skipped');
@@ -84,6 +83,9 @@ async function main(): Promise<number> {
 
 /** Starts the function and waits until its route listens. */
 async function startOffline(local: Local, { ssm, path }: BarmanHost): Promise<void> {
+  // The bundle is CommonJS, and this package is not.
+  mkdirSync(workFolder, { recursive: true });
+  writeFileSync(`${workFolder}/package.json`, '{"type":"commonjs"}');
   const child = spawn(
     process.execPath,
     [

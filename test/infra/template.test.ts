@@ -1,0 +1,373 @@
+import { readFileSync } from 'node:fs';
+import { describe, expect, test } from 'vitest';
+import { OPTIONAL, packageStage, REQUIRED, type Resource, type Template } from './template.ts';
+
+const STAGE = 'barman-config-switch-prod';
+const readme = readFileSync('README.md', 'utf8');
+
+const [least, nat, most] = await Promise.all([
+  packageStage(REQUIRED),
+  packageStage({ ...REQUIRED, 'ssm-access': 'nat' }),
+  packageStage({ ...REQUIRED, ...OPTIONAL, 'ssm-access': 'sg-0123456789abcdef0' }),
+]);
+const templates: [string, Template][] = [
+  ['the parameters that are required', least.template],
+  ['a NAT', nat.template],
+  ['every parameter', most.template],
+];
+
+function ofType({ Resources }: Template, type: string): Resource[] {
+  return Object.values(Resources).filter(({ Type }) => Type === type);
+}
+
+function only(template: Template, type: string): Resource {
+  const [resource, ...more] = ofType(template, type);
+  if (!resource || more.length > 0) throw new Error(`${more.length + 1} of ${type}`);
+  return resource;
+}
+
+/** Every object in a template that satisfies a test, at any depth. */
+function* everyObject(value: unknown): Generator<Record<string, unknown>> {
+  if (typeof value !== 'object' || value === null) return;
+  if (!Array.isArray(value)) yield value as Record<string, unknown>;
+  for (const child of Object.values(value)) yield* everyObject(child);
+}
+
+const list = (value: unknown): unknown[] => (Array.isArray(value) ? value : [value]);
+
+/** What AWS forces a policy to say with a `*`, and why. */
+const FORCED: Readonly<Record<string, string>> = {
+  'ec2:CreateNetworkInterface *': 'Lambda checks it on every resource',
+  'ec2:DescribeNetworkInterfaces *': 'it knows no resources',
+  'ec2:DescribeSubnets *': 'it knows no resources',
+  'ec2:DeleteNetworkInterface *': 'Lambda checks it on every resource',
+  'ec2:AssignPrivateIpAddresses *': 'Lambda checks it on every resource',
+  'ec2:UnassignPrivateIpAddresses *': 'Lambda checks it on every resource',
+  [`logs:CreateLogStream log-group:/aws/lambda/${STAGE}:log-stream:*`]: 'Lambda names the streams',
+  [`logs:PutLogEvents log-group:/aws/lambda/${STAGE}:log-stream:*`]: 'Lambda names the streams',
+  'ssm:GetParametersByPath parameter/barman-config-switch/prod/*': 'a path is granted so',
+};
+
+describe.each(templates)('with %s', (_, template) => {
+  test('nothing is allowed on everything, but what AWS forces', () => {
+    const statements = [...everyObject(template.Resources)].filter(({ Effect }) => Effect === 'Allow');
+    expect(statements.length).toBeGreaterThan(5);
+    for (const { Action, NotAction, NotResource, Resource: resource, Principal } of statements) {
+      expect(NotAction ?? NotResource).toBeUndefined();
+      expect(JSON.stringify(Principal ?? '')).not.toContain('*');
+      for (const action of list(Action)) {
+        for (const one of list(resource)) {
+          const text = JSON.stringify(one ?? '');
+          const name = text === '"*"' ? '*' : text.replace(/^.*AccountId}:|"}$/g, '');
+          const right = `${String(action)} ${name}`;
+          if (right.includes('*')) expect(Object.keys(FORCED)).toContain(right);
+        }
+      }
+    }
+    expect([...everyObject(template.Resources)].filter((one) => 'ManagedPolicyArns' in one)).toEqual([]);
+  });
+
+  test('the code itself may not touch network interfaces', () => {
+    const denied = [...everyObject(ofType(template, 'AWS::IAM::Role'))].find(
+      ({ Effect }) => Effect === 'Deny',
+    );
+    expect(denied?.Action).toContain('ec2:CreateNetworkInterface');
+    expect(JSON.stringify(denied?.Condition)).toContain(`function:${STAGE}`);
+  });
+
+  test('the function reaches the Barman host and SSM, and nothing reaches it', () => {
+    const { VpcConfig } = only(template, 'AWS::Lambda::Function').Properties;
+    expect(VpcConfig.SecurityGroupIds).toEqual([
+      { 'Fn::GetAtt': ['FunctionSecurityGroup', 'GroupId'] },
+      { 'Fn::GetAtt': ['SsmAccessSecurityGroup', 'GroupId'] },
+    ]);
+    const port = template === most.template ? 7480 : 443;
+    const { Resources } = template;
+    expect(Resources.FunctionSecurityGroup?.Properties.SecurityGroupEgress).toEqual([
+      expect.objectContaining({ IpProtocol: 'tcp', FromPort: port, ToPort: port, CidrIp: '10.0.3.4/32' }),
+    ]);
+    expect(Resources.SsmAccessSecurityGroup?.Properties.SecurityGroupEgress).toEqual([
+      expect.objectContaining({ IpProtocol: 'tcp', FromPort: 443, ToPort: 443 }),
+    ]);
+    for (const name of ['FunctionSecurityGroup', 'SsmAccessSecurityGroup']) {
+      expect(Resources[name]?.Properties.SecurityGroupIngress).toBeUndefined();
+    }
+  });
+
+  test('the function is what it should be', () => {
+    expect(only(template, 'AWS::Lambda::Function').Properties).toMatchObject({
+      FunctionName: STAGE,
+      Runtime: 'nodejs24.x',
+      Architectures: ['arm64'],
+      Timeout: 29,
+      Role: { 'Fn::GetAtt': ['FunctionRole', 'Arn'] },
+      LoggingConfig: { LogFormat: 'JSON' },
+      Environment: { Variables: { PARAMETERS_PATH: '/barman-config-switch/prod/' } },
+    });
+    expect(ofType(template, 'AWS::Lambda::Version')).toEqual([]);
+  });
+
+  test('logs are kept as long as was said', () => {
+    const groups = ofType(template, 'AWS::Logs::LogGroup').map(({ Properties }) => Properties);
+    expect(groups.map(({ LogGroupName }) => LogGroupName).sort()).toEqual([
+      `/aws/http-api/${STAGE}`,
+      `/aws/lambda/${STAGE}`,
+    ]);
+    const days = template === most.template ? 30 : 365;
+    expect(groups.map(({ RetentionInDays }) => RetentionInDays)).toEqual([days, days]);
+  });
+
+  test('the API has one route, a throttle, and an access log of JSON that no sender can forge', () => {
+    expect(only(template, 'AWS::ApiGatewayV2::Route').Properties.RouteKey).toBe('POST /config-switch');
+    expect(only(template, 'AWS::ApiGatewayV2::Integration').Properties.PayloadFormatVersion).toBe('2.0');
+    const { DefaultRouteSettings, AccessLogSettings } = only(template, 'AWS::ApiGatewayV2::Stage').Properties;
+    expect(DefaultRouteSettings.ThrottlingRateLimit).toBe(template === most.template ? 5 : 50);
+    expect(DefaultRouteSettings.ThrottlingBurstLimit).toBe(template === most.template ? 10 : 100);
+    const line = AccessLogSettings.Format.replace(/"\$[\w.]+"/g, '"x"').replace(/\$[\w.]+/g, '1');
+    expect(JSON.parse(line)).toMatchObject({ service: STAGE, requestId: 'x', status: 1, latency_ms: 'x' });
+    expect(AccessLogSettings.Format).not.toMatch(/userAgent|header|path|error\.message/);
+  });
+
+  test('EventBridge leads to the function, and what it cannot deliver to the queue', () => {
+    const bus = template === most.template ? 'patroni' : 'default';
+    const rule = only(template, 'AWS::Events::Rule').Properties;
+    expect(rule).toMatchObject({
+      EventBusName: bus,
+      EventPattern: { source: ['patroni'], 'detail-type': ['Patroni role change'] },
+    });
+    expect(rule.Targets).toEqual([
+      expect.objectContaining({ DeadLetterConfig: { Arn: { 'Fn::GetAtt': ['FailureQueue', 'Arn'] } } }),
+    ]);
+    const permission = ofType(template, 'AWS::Lambda::Permission').find(
+      ({ Properties }) => Properties.Principal === 'events.amazonaws.com',
+    );
+    expect(permission?.Properties.SourceArn).toEqual({ 'Fn::GetAtt': ['RoleChangeRule', 'Arn'] });
+    expect(only(template, 'AWS::Lambda::EventInvokeConfig').Properties).toMatchObject({
+      MaximumRetryAttempts: 2,
+      DestinationConfig: { OnFailure: { Destination: { 'Fn::GetAtt': ['FailureQueue', 'Arn'] } } },
+    });
+    for (const alarm of ['RuleFailedAlarm', 'RuleEventLostAlarm']) {
+      expect(template.Resources[alarm]?.Properties.Dimensions).toEqual([
+        { Name: 'RuleName', Value: STAGE },
+        ...(bus === 'default' ? [] : [{ Name: 'EventBusName', Value: bus }]),
+      ]);
+    }
+  });
+
+  test('the queue is encrypted, keeps for 14 days, and is open to the rule alone', () => {
+    expect(only(template, 'AWS::SQS::Queue').Properties).toMatchObject({
+      MessageRetentionPeriod: 14 * 86_400,
+      SqsManagedSseEnabled: true,
+    });
+    const [allow, deny] = only(template, 'AWS::SQS::QueuePolicy').Properties.PolicyDocument.Statement;
+    expect(allow).toMatchObject({
+      Effect: 'Allow',
+      Principal: { Service: 'events.amazonaws.com' },
+      Condition: { ArnEquals: { 'aws:SourceArn': { 'Fn::GetAtt': ['RoleChangeRule', 'Arn'] } } },
+    });
+    expect(deny).toMatchObject({ Effect: 'Deny', Condition: { Bool: { 'aws:SecureTransport': 'false' } } });
+  });
+
+  test('every alarm goes to the topic, says what to do, and where to read on', () => {
+    const alarms = ofType(template, 'AWS::CloudWatch::Alarm').map(({ Properties }) => Properties);
+    for (const { AlarmName, AlarmDescription, AlarmActions, TreatMissingData } of alarms) {
+      expect(AlarmActions).toEqual([{ Ref: 'AlarmTopic' }]);
+      expect(TreatMissingData).toBe('notBreaching');
+      const name = AlarmName.replace(`${STAGE}-`, '');
+      expect(AlarmDescription).toContain(`(README, "When it alarms", ${name})`);
+      expect(readme.includes(`**${name}**`), `${name} in the README`).toBe(true);
+    }
+    expect(alarms.map(({ MetricName }) => MetricName)).toEqual(
+      expect.arrayContaining([
+        'CONFIG_SWITCH_FAILED',
+        'HTTP_ERROR',
+        'INVALID_ARGS',
+        'SignatureRejected',
+        'TimestampStale',
+        'SecretUnreadable',
+        'Errors',
+        'Throttles',
+        'Duration',
+        '5xx',
+        'ApiThrottles',
+        'FailedInvocations',
+        'ApproximateNumberOfMessagesVisible',
+        'ApproximateAgeOfOldestMessage',
+      ]),
+    );
+  });
+
+  test('the dashboard is JSON', () => {
+    const body = only(template, 'AWS::CloudWatch::Dashboard').Properties.DashboardBody['Fn::Sub'];
+    expect(JSON.parse(body).widgets.length).toBeGreaterThan(6);
+  });
+});
+
+describe('the way to SSM', () => {
+  test('is an endpoint of its own, without private DNS, for the one path', () => {
+    const { Properties } = only(least.template, 'AWS::EC2::VPCEndpoint');
+    expect(Properties.PrivateDnsEnabled).toBe(false);
+    expect(Properties.PolicyDocument.Statement).toEqual([
+      expect.objectContaining({
+        Principal: { AWS: { 'Fn::GetAtt': ['FunctionRole', 'Arn'] } },
+        Action: 'ssm:GetParametersByPath',
+      }),
+    ]);
+    const { Variables } = only(least.template, 'AWS::Lambda::Function').Properties.Environment;
+    expect(JSON.stringify(Variables.AWS_ENDPOINT_URL_SSM)).toContain('["SsmEndpoint","DnsEntries"]');
+    expect(least.template.Resources.SsmEndpointSecurityGroup?.Properties).toMatchObject({
+      SecurityGroupIngress: [
+        {
+          FromPort: 443,
+          ToPort: 443,
+          SourceSecurityGroupId: { 'Fn::GetAtt': ['FunctionSecurityGroup', 'GroupId'] },
+        },
+      ],
+      SecurityGroupEgress: [{ CidrIp: '127.0.0.1/32' }],
+    });
+  });
+
+  test.each([
+    ['a NAT', nat.template, { CidrIp: '0.0.0.0/0' }],
+    ['an endpoint that is there', most.template, { DestinationSecurityGroupId: 'sg-0123456789abcdef0' }],
+  ])('is %s', (_, template, target) => {
+    expect(ofType(template, 'AWS::EC2::VPCEndpoint')).toEqual([]);
+    expect(template.Resources.SsmAccessSecurityGroup?.Properties.SecurityGroupEgress).toEqual([
+      expect.objectContaining(target),
+    ]);
+    expect(only(template, 'AWS::Lambda::Function').Properties.Environment.Variables).not.toHaveProperty(
+      'AWS_ENDPOINT_URL_SSM',
+    );
+  });
+
+  test('of the VPC lets the function in', () => {
+    expect(only(most.template, 'AWS::EC2::SecurityGroupIngress').Properties).toMatchObject({
+      GroupId: 'sg-0123456789abcdef0',
+      FromPort: 443,
+      ToPort: 443,
+      SourceSecurityGroupId: { 'Fn::GetAtt': ['FunctionSecurityGroup', 'GroupId'] },
+    });
+  });
+});
+
+describe('what is optional', () => {
+  test('is not there unless it was asked for', () => {
+    for (const type of [
+      'AWS::ApiGatewayV2::DomainName',
+      'AWS::IAM::Policy',
+      'AWS::SNS::Subscription',
+      'AWS::Route53::RecordSet',
+    ]) {
+      expect(ofType(least.template, type)).toEqual([]);
+    }
+    expect(only(least.template, 'AWS::Lambda::Function').Properties).not.toHaveProperty(
+      'ReservedConcurrentExecutions',
+    );
+    expect(only(least.template, 'AWS::ApiGatewayV2::Api').Properties.DisableExecuteApiEndpoint).toBe(false);
+  });
+
+  test('the key: decrypt alone, on the one key, through SSM alone', () => {
+    expect(only(most.template, 'AWS::IAM::Policy').Properties.PolicyDocument.Statement).toEqual([
+      {
+        Effect: 'Allow',
+        Action: 'kms:Decrypt',
+        Resource: OPTIONAL['parameters-key'],
+        Condition: { StringEquals: { 'kms:ViaService': { 'Fn::Sub': expect.stringMatching(/^ssm\./) } } },
+      },
+    ]);
+  });
+
+  test('a domain: mutual TLS, and no other way in', () => {
+    expect(only(most.template, 'AWS::ApiGatewayV2::DomainName').Properties.MutualTlsAuthentication).toEqual({
+      TruststoreUri: OPTIONAL.truststore,
+      TruststoreVersion: OPTIONAL['truststore-version'],
+    });
+    expect(only(most.template, 'AWS::ApiGatewayV2::Api').Properties.DisableExecuteApiEndpoint).toBe(true);
+    expect(ofType(most.template, 'AWS::ApiGatewayV2::ApiMapping')).toHaveLength(1);
+    expect(only(most.template, 'AWS::Route53::RecordSet').Properties.Name).toBe(OPTIONAL['domain-name']);
+  });
+
+  test('concurrency, and who gets the alarms', () => {
+    expect(only(most.template, 'AWS::Lambda::Function').Properties.ReservedConcurrentExecutions).toBe(10);
+    expect(only(most.template, 'AWS::SNS::Subscription').Properties.Endpoint).toBe('dba@example.com');
+  });
+});
+
+describe('a parameter', () => {
+  test.each(Object.keys(REQUIRED))('%s that is missing stops it', async (name) => {
+    const rest = Object.fromEntries(Object.entries(REQUIRED).filter(([other]) => other !== name));
+    const message = await packageStage(rest).then(() => '', String);
+    expect(message).toMatch(new RegExp(`^- ${name} is missing; write there .*such as`, 'm'));
+    expect(message, 'no stack').not.toContain('    at ');
+  });
+
+  test('that is malformed stops it; each is named, with its form', async () => {
+    const wrong = {
+      vpc: 'my-vpc',
+      subnets: 'subnet-0123456789abcdef0,eu-central-1a',
+      'barman-host': '10.0.300.4/32',
+      'barman-port': '70000',
+      'ssm-access': 'yes',
+      'parameters-key': 'alias/mine',
+      'event-bus': 'a bus',
+      'throttling-rate': '0',
+      'throttling-burst': 'many',
+      'reserved-concurrency': '1',
+      'log-retention': '42',
+      'alarm-email': 'dba',
+      'domain-name': 'https://barman.example.com',
+      certificate: 'cert.pem',
+      truststore: 'truststore.pem',
+      'hosted-zone': 'example.com',
+    };
+    const message = await packageStage(wrong).then(() => '', String);
+    for (const [name, value] of Object.entries(wrong)) {
+      expect(message).toContain(`- ${name} is "${value}"; write there `);
+    }
+  });
+
+  test('that is none stops it, with those that there are', async () => {
+    await expect(packageStage({ ...REQUIRED, barmanhost: '10.0.3.4/32' })).rejects.toThrow(
+      /barmanhost is no parameter; there are vpc, subnets, barman-host,/,
+    );
+  });
+
+  test('of a domain wants the others', async () => {
+    await expect(packageStage({ ...REQUIRED, 'domain-name': 'barman.example.com' })).rejects.toThrow(
+      /domain-name, certificate, truststore: give all of them, or none/,
+    );
+  });
+
+  test('may be a security group for the Barman host', async () => {
+    const { template } = await packageStage({ ...REQUIRED, 'barman-host': 'sg-00000001' });
+    const [egress] = template.Resources.FunctionSecurityGroup?.Properties.SecurityGroupEgress ?? [];
+    expect(egress).toMatchObject({ DestinationSecurityGroupId: 'sg-00000001' });
+    expect(egress).not.toHaveProperty('CidrIp');
+  });
+});
+
+test('stages share no name', async () => {
+  const { template } = await packageStage(REQUIRED, 'test');
+  const names = ({ Resources }: Template) =>
+    [...everyObject(Resources)].flatMap((one) =>
+      Object.entries(one)
+        .filter(([key, value]) => /^(\w+Name|Name)$/.test(key) && typeof value === 'string')
+        .map(([, value]) => value as string)
+        .filter((value) => value.includes('barman-config-switch')),
+    );
+  const prod = new Set(names(least.template));
+  expect(prod.size).toBeGreaterThan(20);
+  expect(names(template).filter((name) => prod.has(name))).toEqual([]);
+});
+
+test('the package holds one file, the bundle, without a source map', () => {
+  // The names in a zip's central directory (PKZIP application note, 4.3.12).
+  const names = least.zip
+    .toString('latin1')
+    .split('PK\x01\x02')
+    .slice(1)
+    .map((entry) => entry.slice(42).split('PK')[0] ?? '');
+  expect(names).toHaveLength(1);
+  expect(names[0]).toMatch(/^functions\/config-switch\/index\.js/);
+  expect(least.zip.length).toBeLessThan(1024 * 1024);
+});
