@@ -3,6 +3,7 @@ import { defineConfig } from 'vitest/config';
 export default defineConfig({
   test: {
     include: ['test/**/*.test.ts'],
+    exclude: ['test/e2e/**'],
     // AWS is never asked: each test names the stand-in that it asks instead.
     env: {
       AWS_REGION: 'eu-central-1',

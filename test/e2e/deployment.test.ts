@@ -1,0 +1,281 @@
+/** The service as an operator has it: deployed with the README's commands, and asked in each of the ways that there are. */
+
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { MODELS } from '../stand-ins/barman-host.ts';
+import { CertificateAuthority } from '../stand-ins/certificates.ts';
+import { PgBackupApiStandIn } from '../stand-ins/pg-backup-api.ts';
+import { signedHeaders } from '../stand-ins/webhook.ts';
+import { aws, Deployment, shell } from './deployment.ts';
+
+const PARAMETERS = {
+  vpc: 'vpc-0123456789abcdef0',
+  subnets: 'subnet-0123456789abcdef0',
+  'barman-host': '127.0.0.1/32',
+  // The emulator's interface endpoints have no DNS names.
+  'ssm-access': 'nat',
+};
+const PROMOTION = {
+  action: 'on_role_change',
+  role: 'primary',
+  cluster: 'main',
+  barman_server: 'main',
+  barman_model: 'pg:node2',
+};
+
+const folder = mkdtempSync(join(tmpdir(), 'barman-config-switch-e2e-'));
+const ca = await CertificateAuthority.create();
+const api = await PgBackupApiStandIn.start({
+  models: MODELS,
+  operationTime: 300,
+  tls: { ...(await ca.server()), ca: ca.cert },
+});
+const prod = new Deployment('prod', {
+  ...PARAMETERS,
+  'alarm-email': 'dba@example.com',
+  'event-bus': 'patroni',
+});
+const bare = new Deployment('bare', PARAMETERS);
+let secret = '';
+
+const webhook = (payload: unknown, at = Date.now(), signedWith = secret) => {
+  const body = typeof payload === 'string' ? payload : JSON.stringify(payload);
+  return prod.post(body, signedHeaders(signedWith, body, { at }));
+};
+
+/** Invokes the function as the console and `aws lambda invoke` do. */
+async function invoke(event: unknown, type = 'RequestResponse'): Promise<Record<string, unknown>> {
+  writeFileSync(join(folder, 'event.json'), JSON.stringify(event));
+  await shell(
+    `aws lambda invoke --function-name ${prod.name} --invocation-type ${type} --payload fileb://event.json answer.json`,
+    folder,
+  );
+  return JSON.parse(readFileSync(join(folder, 'answer.json'), 'utf8') || '{}') as Record<string, unknown>;
+}
+
+/** Messages of the failure queue; they stay there. */
+async function failures(): Promise<Record<string, unknown>[]> {
+  const { Messages = [] } =
+    (await aws<{ Messages?: { Body: string }[] } | null>(
+      ...['sqs', 'receive-message', '--queue-url', prod.outputs.FailureQueue ?? ''],
+      ...['--max-number-of-messages', '10', '--visibility-timeout', '0'],
+    )) ?? {};
+  return Messages.map(({ Body }) => JSON.parse(Body) as Record<string, unknown>);
+}
+
+/** The README's commands for the function's parameters, for this stage and this Barman host. */
+function parameterCommands(): string {
+  const commands = /```sh\n(# Files named as the parameters[\s\S]*?)```/.exec(
+    readFileSync('README.md', 'utf8'),
+  );
+  if (!commands?.[1]) throw new Error('no commands for the parameters in the README');
+  return commands[1].replaceAll('https://barman.example.com/pgbapi', api.url);
+}
+
+beforeAll(async () => {
+  await shell('aws events create-event-bus --name patroni');
+  await prod.deploy();
+  const client = await ca.client();
+  for (const [name, value] of Object.entries({
+    'client-cert': client.cert,
+    'client-key': client.key,
+    'ca-cert': ca.cert,
+  })) {
+    writeFileSync(join(folder, name), value, { mode: 0o600 });
+  }
+  await shell(parameterCommands(), folder);
+  secret = readFileSync(join(folder, 'webhook-secret'), 'utf8').trim();
+});
+
+afterAll(async () => {
+  await api.close();
+  rmSync(folder, { recursive: true });
+});
+
+describe('over the deployed HTTP API', () => {
+  test('the function runs on Node 24', async () => {
+    expect(await shell('node --version')).toMatch(/^v24\./);
+    const { Configuration } = await aws<{ Configuration: { Runtime: string } }>(
+      ...['lambda', 'get-function', '--function-name', prod.name],
+    );
+    expect(Configuration.Runtime).toBe('nodejs24.x');
+  });
+
+  test('a primary with a model: 200, 0, and the model is active', async () => {
+    const { status, answer } = await webhook(PROMOTION);
+    expect([status, answer.exit_code, answer.exit_status]).toEqual([200, 0, 'CONFIG_SWITCH_DONE']);
+    expect(api.activeModel()).toBe('pg:node2');
+  });
+
+  test('reset: 200, 0, and no model is active', async () => {
+    const { status, answer } = await webhook({ ...PROMOTION, barman_model: undefined, reset: true });
+    expect([status, answer.exit_code]).toEqual([200, 0]);
+    expect(api.activeModel()).toBeNull();
+  });
+
+  test('a replica: 200, 1', async () => {
+    const { status, answer } = await webhook({ ...PROMOTION, role: 'replica' });
+    expect([status, answer.exit_code]).toEqual([200, 1]);
+  });
+
+  test('a dry run: 200, 1, and what would happen', async () => {
+    const { status, answer } = await webhook({ ...PROMOTION, dry_run: true });
+    expect([status, answer.exit_code, answer.dry_run]).toEqual([200, 1, true]);
+    expect(answer.message).toContain('a switch would apply model pg:node2');
+    expect(api.activeModel()).toBeNull();
+  });
+
+  test('a model of another cluster: 502, 2', async () => {
+    const { status, answer } = await webhook({ ...PROMOTION, barman_model: 'pg:node9' });
+    expect([status, answer.exit_code]).toEqual([502, 2]);
+  });
+
+  test('an unknown server: 502, 3, in the words of pg-backup-api', async () => {
+    const { status, answer } = await webhook({ ...PROMOTION, barman_server: 'nope' });
+    expect([status, answer.exit_code]).toEqual([502, 3]);
+    expect(answer.message).toContain("Server 'nope' does not exist");
+  });
+
+  test('a stuck operation: 504, 3, in time for API Gateway', async () => {
+    api.plan({ time: Number.POSITIVE_INFINITY });
+    const start = performance.now();
+    const { status, answer } = await webhook(PROMOTION);
+    expect([status, answer.exit_code]).toEqual([504, 3]);
+    expect(performance.now() - start).toBeLessThan(30_000);
+  });
+
+  test('a wrong payload: 400, 4, with each field', async () => {
+    const { status, answer } = await webhook({ ...PROMOTION, role: 'leader', swich_when: 'always' });
+    expect([status, answer.exit_code]).toEqual([400, 4]);
+    expect(answer.message).toMatch(/role.*swich_when/s);
+  });
+
+  test('a wrong signature, and a stale one: 401, and no word more', async () => {
+    const wrong = await webhook(PROMOTION, Date.now(), `whsec_${Buffer.alloc(32, 7).toString('base64')}`);
+    const stale = await webhook(PROMOTION, Date.now() - 6 * 60_000);
+    for (const { status, answer } of [wrong, stale]) {
+      expect([status, answer]).toEqual([401, { message: 'Unauthorized' }]);
+    }
+  });
+});
+
+describe('over the other ways', () => {
+  test('Invoke gives the answer itself', async () => {
+    expect(await invoke({ ...PROMOTION, barman_model: 'pg:node1' })).toMatchObject({ exit_code: 0 });
+    expect(api.activeModel()).toBe('pg:node1');
+  });
+
+  test('PutEvents switches', async () => {
+    const entry = {
+      Source: 'patroni',
+      DetailType: 'Patroni role change',
+      Detail: JSON.stringify(PROMOTION),
+      EventBusName: 'patroni',
+    };
+    await aws('events', 'put-events', '--entries', JSON.stringify([entry]));
+    await expect.poll(() => api.activeModel(), { timeout: 30_000 }).toBe('pg:node2');
+  });
+
+  test('an event of another source is left alone', async () => {
+    const requests = api.requests.length;
+    const entry = { Source: 'other', DetailType: 'Patroni role change', Detail: JSON.stringify(PROMOTION) };
+    await aws('events', 'put-events', '--entries', JSON.stringify([{ ...entry, EventBusName: 'patroni' }]));
+    // The same way, a moment later: by then the other one would have been seen.
+    const seen = { ...PROMOTION, barman_model: 'pg:node1' };
+    await aws(
+      ...['events', 'put-events', '--entries'],
+      JSON.stringify([
+        { ...entry, Source: 'patroni', Detail: JSON.stringify(seen), EventBusName: 'patroni' },
+      ]),
+    );
+    await expect.poll(() => api.activeModel(), { timeout: 30_000 }).toBe('pg:node1');
+    expect(api.requests.slice(requests).filter(({ method }) => method === 'POST')).toHaveLength(1);
+  });
+
+  test('an event that cannot be followed ends in the failure queue, with its payload intact', async () => {
+    expect(await failures()).toEqual([]);
+    const event = {
+      version: '0',
+      id: '6a7e8feb-b491-4cf7-a9f1-bf3703467718',
+      'detail-type': 'Patroni role change',
+      source: 'patroni',
+      account: '123456789012',
+      time: new Date().toISOString(),
+      region: 'eu-central-1',
+      resources: [],
+      detail: { ...PROMOTION, barman_server: 'nope' },
+    };
+    await invoke(event, 'Event');
+    await expect.poll(failures, { timeout: 60_000, interval: 500 }).toHaveLength(1);
+    const [message] = await failures();
+    expect(message?.requestPayload).toEqual(event);
+    expect(JSON.stringify(message)).toContain("Server 'nope' does not exist");
+  });
+});
+
+describe('a stage', () => {
+  test('that is deployed again unchanged changes nothing', async () => {
+    const before = await prod.resources();
+    expect(await prod.deploy()).toContain('No changes to deploy');
+    expect(await prod.resources()).toEqual(before);
+  });
+
+  test('that is deployed again with another parameter changes that alone', async () => {
+    const before = await prod.resources();
+    const changed = new Deployment('prod', {
+      ...PARAMETERS,
+      'alarm-email': 'dba@example.com',
+      'event-bus': 'patroni',
+      'log-retention': '30',
+    });
+    await changed.deploy();
+    const { logGroups } = await aws<{ logGroups: { retentionInDays: number }[] }>(
+      ...['logs', 'describe-log-groups', '--log-group-name-prefix', `/aws/lambda/${prod.name}`],
+    );
+    expect(logGroups.map(({ retentionInDays }) => retentionInDays)).toEqual([30]);
+    expect(await prod.resources()).toEqual(before);
+    expect((await webhook({ ...PROMOTION, role: 'replica' })).status).toBe(200);
+  });
+
+  test('beside another has a life of its own; without parameters it turns webhooks away', async () => {
+    await bare.deploy();
+    const body = JSON.stringify(PROMOTION);
+    const { status, headers, answer } = await bare.post(body, signedHeaders(secret, body));
+    expect([status, headers.get('retry-after'), answer]).toEqual([
+      503,
+      '5',
+      { message: 'Service Unavailable' },
+    ]);
+    expect((await webhook({ ...PROMOTION, role: 'replica' })).status).toBe(200);
+    await bare.remove();
+    expect((await webhook({ ...PROMOTION, role: 'replica' })).status).toBe(200);
+  });
+
+  test('that is removed leaves nothing behind, but the parameters', async () => {
+    await prod.remove();
+    const left = await Promise.all(
+      [
+        ['cloudformation', 'describe-stacks'],
+        ['lambda', 'list-functions'],
+        ['apigatewayv2', 'get-apis'],
+        ['iam', 'list-roles'],
+        ['ec2', 'describe-security-groups'],
+        ['sqs', 'list-queues'],
+        ['sns', 'list-topics'],
+        ['events', 'list-rules', '--event-bus-name', 'patroni'],
+        ['events', 'list-rules'],
+        ['cloudwatch', 'describe-alarms'],
+        ['cloudwatch', 'list-dashboards'],
+        ['logs', 'describe-log-groups'],
+        ['s3api', 'list-buckets'],
+      ].map(async (command) => [command.join(' '), JSON.stringify(await aws(...command))] as const),
+    );
+    expect(left.filter(([, answer]) => answer.includes('barman-config-switch'))).toEqual([]);
+    const { Parameters } = await aws<{ Parameters: unknown[] }>(
+      ...['ssm', 'get-parameters-by-path', '--path', '/barman-config-switch/prod'],
+    );
+    expect(Parameters).toHaveLength(5);
+  });
+});

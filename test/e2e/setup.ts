@@ -1,0 +1,98 @@
+/** Before the end-to-end tests: the tools from PyPI, and AWS's emulator on a free port of loopback. */
+
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { once } from 'node:events';
+import { existsSync, mkdirSync, openSync, readFileSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { join, resolve } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { TestProject } from 'vitest/node';
+
+const FOLDER = resolve('.e2e');
+const REQUIREMENTS = 'test/e2e/requirements.txt';
+/** As long the emulator may take to listen, ms. */
+const START_TIMEOUT = 60_000;
+
+declare module 'vitest' {
+  export interface ProvidedContext {
+    /** Where the emulator is. */
+    endpoint: string;
+    /** Where the tools are. */
+    tools: string;
+  }
+}
+
+export default async function setup(project: TestProject): Promise<() => Promise<void>> {
+  const tools = join(installTools(), 'bin');
+  const { endpoint, child } = await startMinistack(tools);
+  project.provide('endpoint', endpoint);
+  project.provide('tools', tools);
+  return async () => {
+    const ended = once(child, 'exit');
+    child.kill();
+    await ended;
+  };
+}
+
+/** Makes a virtual environment with what is required, once. @returns its folder */
+function installTools(): string {
+  const wanted = createHash('sha256').update(readFileSync(REQUIREMENTS)).digest('hex');
+  const folder = join(FOLDER, 'venv');
+  const mark = join(folder, 'installed');
+  if (existsSync(mark) && readFileSync(mark, 'utf8') === wanted) return folder;
+  console.log(`Installing the tools of ${REQUIREMENTS} from PyPI into ${folder} …`);
+  mkdirSync(FOLDER, { recursive: true });
+  // Debian's own Python: another user, such as postgres, may not read one in a home directory.
+  const python = existsSync('/usr/bin/python3') ? '/usr/bin/python3' : 'python3';
+  execFileSync(python, ['-m', 'venv', '--clear', folder], { stdio: 'inherit' });
+  execFileSync(join(folder, 'bin/pip'), ['install', '--quiet', '--requirement', REQUIREMENTS], {
+    stdio: 'inherit',
+  });
+  writeFileSync(mark, wanted);
+  return folder;
+}
+
+async function startMinistack(tools: string): Promise<{ endpoint: string; child: ChildProcess }> {
+  const port = await freePort();
+  const log = join(FOLDER, 'ministack.log');
+  const output = openSync(log, 'w');
+  const child = spawn(join(tools, 'ministack'), [], {
+    cwd: FOLDER,
+    stdio: ['ignore', output, output],
+    env: {
+      ...process.env,
+      // It runs functions with the first node on its path: this one, Node 24.
+      PATH: `${resolve('node_modules/.bin')}:${process.env.PATH}`,
+      GATEWAY_PORT: String(port),
+      BIND_HOST: '127.0.0.1',
+      // Real Lambda waits a minute before it tries an asynchronous invocation again.
+      LAMBDA_ASYNC_RETRY_BASE_SECONDS: '1',
+    },
+  });
+  const endpoint = `http://127.0.0.1:${port}`;
+  const end = performance.now() + START_TIMEOUT;
+  while (
+    !(await fetch(`${endpoint}/_ministack/health`).then(
+      ({ ok }) => ok,
+      () => false,
+    ))
+  ) {
+    if (child.exitCode !== null || performance.now() > end) {
+      child.kill();
+      throw new Error(`ministack did not start:\n${readFileSync(log, 'utf8')}`);
+    }
+    await sleep(100);
+  }
+  return { endpoint, child };
+}
+
+async function freePort(): Promise<number> {
+  const server = createServer().listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const address = server.address();
+  server.close();
+  await once(server, 'close');
+  if (typeof address !== 'object' || address === null) throw new Error('no port');
+  return address.port;
+}
