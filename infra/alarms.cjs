@@ -56,6 +56,48 @@ const ALARMS = {
     Threshold: 20,
     says: 'Many webhooks had more than 64 KB. No callback sends such ones: see where they come from.',
   },
+  // The ledger and the heartbeat.
+  'ledger-unreachable': {
+    ...OWN,
+    MetricName: 'LedgerUnreachable',
+    says: 'The ledger could not be used, so nothing was switched. Callbacks try again for ten minutes. The message in the log names the remedy.',
+  },
+  'wish-unmet': {
+    ...OWN,
+    MetricName: 'OldestUnmetWish',
+    Statistic: 'Maximum',
+    Threshold: 300,
+    says: 'For 5 minutes Barman could not be brought to where it should be; the heartbeat goes on. npm run ledger shows the server and the last error.',
+  },
+  'wish-parked': {
+    ...OWN,
+    MetricName: 'Parked',
+    Statistic: 'Maximum',
+    says: 'For a day Barman could not be brought to where it should be, and the heartbeat has given up. Mend the cause, then npm run ledger -- retry.',
+  },
+  'operation-stuck': {
+    ...OWN,
+    MetricName: 'StuckOperation',
+    says: 'An operation on the Barman host did not end in time, and was passed over. If it hangs, end its process there.',
+  },
+  'path-broken': {
+    ...OWN,
+    MetricName: 'PathBroken',
+    Statistic: 'Minimum',
+    EvaluationPeriods: 5,
+    says: 'For 5 minutes pg-backup-api could not be used, so a failover now would not be followed. The heartbeat in the log says why.',
+  },
+  'heartbeat-lost': {
+    ...OWN,
+    MetricName: 'PathBroken',
+    Statistic: 'SampleCount',
+    ComparisonOperator: 'LessThanThreshold',
+    EvaluationPeriods: 5,
+    TreatMissingData: 'breaching',
+    says: 'For 5 minutes there was no heartbeat: nothing makes up for what is lost. See the rule, and the log of the function.',
+  },
+  ...daysLeft('client-cert', 'ClientCertDaysLeft', 'the client certificate'),
+  ...daysLeft('ca-cert', 'CaCertDaysLeft', "the Barman host's CA certificate"),
   // The function and its API.
   'function-errors': {
     ...FUNCTION,
@@ -114,6 +156,19 @@ const ALARMS = {
     says: 'A role change has been in the failure queue for 10 days; after 14 it is gone.',
   },
 };
+
+/** Alarms for a certificate, 30 and 7 days before its end. */
+function daysLeft(parameter, metric, certificate) {
+  const alarm = (days) => ({
+    ...OWN,
+    MetricName: metric,
+    Statistic: 'Minimum',
+    ComparisonOperator: 'LessThanOrEqualToThreshold',
+    Threshold: days,
+    says: `In ${days} days or less ${certificate} ends, and no role change is followed then. Write a new one (parameter ${parameter}).`,
+  });
+  return { [`${parameter}-30-days`]: alarm(30), [`${parameter}-7-days`]: alarm(7) };
+}
 
 const camelCase = (name) => name.replace(/(?:^|-)(.)/g, (_, letter) => letter.toUpperCase());
 

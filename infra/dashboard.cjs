@@ -83,10 +83,25 @@ const widgets = [
       { stat: 'Maximum', yAxis: 'right' },
     ],
   ]),
+  chart(0, 18, 8, 'Oldest unmet wish (s)', [own('OldestUnmetWish', { stat: 'Maximum' })]),
+  chart(8, 18, 8, 'Late, twice, at once', [
+    own('Superseded'),
+    own('Duplicate'),
+    own('Waited'),
+    own('Busy'),
+    own('StuckOperation'),
+    own('Parked', { stat: 'Maximum' }),
+  ]),
+  chart(16, 18, 8, 'Path to Barman', [
+    own('PathBroken', { stat: 'Maximum', label: 'broken' }),
+    own('LedgerUnreachable'),
+    own('ClientCertDaysLeft', { stat: 'Minimum', yAxis: 'right' }),
+    own('CaCertDaysLeft', { stat: 'Minimum', yAxis: 'right' }),
+  ]),
   {
     type: 'log',
     x: 0,
-    y: 18,
+    y: 24,
     width: 24,
     height: 8,
     properties: {

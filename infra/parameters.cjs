@@ -26,6 +26,22 @@ const PARAMETERS = {
     check: (value) => value === 'endpoint' || value === 'nat' || isSecurityGroup(value),
     default: 'endpoint',
   },
+  'ledger-access': {
+    form: 'nat (there is a NAT), or the prefix list of DynamoDB, such as pl-66a5400f, to go through a gateway endpoint (aws ec2 describe-managed-prefix-lists --filters Name=prefix-list-name,Values=com.amazonaws.<region>.dynamodb)',
+    check: matches(/^(nat|pl-[0-9a-f]{8,17})$/),
+  },
+  'route-tables': {
+    form: "the subnets' route tables, such as rtb-0123456789abcdef0, in which to make the gateway endpoint; leave it out if there is one",
+    check: (value) => list(value).length > 0 && list(value).every(matches(/^rtb-[0-9a-f]{8,17}$/)),
+    parse: list,
+    default: null,
+  },
+  'deletion-protection': {
+    form: 'true, so that the ledger cannot be deleted by mistake, or false',
+    check: matches(/^(true|false)$/),
+    parse: (value) => value === 'true',
+    default: null,
+  },
   'parameters-key': {
     form: "the ARN of the KMS key that encrypts the parameters, if it is not aws/ssm, such as arn:aws:kms:eu-central-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab; an alias is no resource of IAM's",
     check: matches(/^arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{12}:key\/[\w-]+$/),
@@ -148,6 +164,9 @@ module.exports = async ({ options, resolveVariable }) => {
   if (DOMAIN.some((name) => parameters[name]) && !DOMAIN.every((name) => parameters[name])) {
     problems.push(`${DOMAIN.join(', ')}: give all of them, or none`);
   }
+  if (parameters['route-tables'] && parameters['ledger-access'] === 'nat') {
+    problems.push('route-tables: with ledger-access nat there is no gateway endpoint; leave one of them out');
+  }
   if (problems.length > 0) {
     const message = [`${file} (see infra/stages/example.yml), or --param:`, ...problems].join('\n- ');
     // osls prints the stack.
@@ -158,6 +177,7 @@ module.exports = async ({ options, resolveVariable }) => {
   const access = parameters['ssm-access'];
   return {
     ...parameters,
+    'deletion-protection': parameters['deletion-protection'] ?? stage.startsWith('prod'),
     // CloudFormation takes one of the two.
     barmanHost: isCidr(parameters['barman-host'])
       ? { CidrIp: parameters['barman-host'] }
@@ -174,6 +194,8 @@ module.exports = async ({ options, resolveVariable }) => {
     customDomain: parameters['domain-name'] !== null,
     files: {
       ssmAccess: optional(isSecurityGroup(access) ? 'ssm-of-the-vpc' : `ssm-${access}`),
+      ledgerAccess: optional(parameters['ledger-access'] === 'nat' ? 'ledger-nat' : 'ledger-gateway'),
+      ledgerEndpoint: optional('ledger-endpoint', parameters['route-tables']),
       parametersKey: optional('parameters-key', parameters['parameters-key']),
       domain: optional('domain', parameters['domain-name']),
       hostedZone: optional('hosted-zone', parameters['domain-name'] && parameters['hosted-zone']),

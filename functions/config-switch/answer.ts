@@ -2,8 +2,9 @@
 
 import type { APIGatewayProxyStructuredResultV2 } from 'aws-lambda';
 import type { Outcome } from './config-switch.ts';
-import { ConfigSwitchError, DeadlineExceeded, Rejected } from './errors.ts';
+import { ConfigSwitchError, HttpError, Rejected } from './errors.ts';
 import { ExitCode, type ExitStatus, exitStatus } from './exit-code.ts';
+import type { Heartbeat } from './heartbeat.ts';
 import type { Invocation } from './invocation.ts';
 
 /** The answer to a role change; over HTTP its JSON is the body. */
@@ -17,6 +18,8 @@ export interface Answer {
   readonly reset?: true;
   readonly operation_id?: string;
   readonly dry_run?: true;
+  /** The wish is in the ledger and will be driven on, whatever the code: the caller need not try again. */
+  readonly recorded: boolean;
   readonly event_id: string;
   readonly request_id: string;
 }
@@ -28,15 +31,12 @@ const HTTP_STATUS: Record<ExitStatus, number> = {
   HTTP_ERROR: 502,
   INVALID_ARGS: 400,
 };
-const TIMED_OUT = 504;
-/** When a sender may try again what could not be looked at, s. */
-const RETRY_AFTER = 5;
+const STATUS_OF_HTTP_ERROR = { error: 502, busy: 503, timeout: 504 };
+/** When a sender may try again, s. */
+const RETRY_AFTER = { 'retry-after': '5' };
 
 /** The answer to a run that ended, well or not. An error that is none of ours is told as HTTP_ERROR, without its message. */
-function answerTo(
-  { roleChange, eventId, requestId }: Pick<Invocation, 'roleChange' | 'eventId' | 'requestId'>,
-  ended: Outcome | Error,
-): Answer {
+function answerTo({ roleChange, eventId, requestId, course }: Invocation, ended: Outcome | Error): Answer {
   const { exitCode, message, operationId } =
     ended instanceof Error && !(ended instanceof ConfigSwitchError) ? internalError(requestId) : ended;
   return {
@@ -48,6 +48,7 @@ function answerTo(
     ...(roleChange?.reset && { reset: true }),
     ...(operationId !== undefined && { operation_id: operationId }),
     ...(roleChange?.dryRun && { dry_run: true }),
+    recorded: course.recorded,
     event_id: eventId,
     request_id: requestId,
   };
@@ -59,31 +60,34 @@ function answerTo(
  * @param invocation whose answer is set here, unless the caller is somebody unknown
  * @param ended the outcome, or what was thrown
  * @returns an HTTP response, the answer, or undefined where the error is to be thrown on: an EventBridge event that
- *   could not be switched is kept by Lambda's retries and the failure queue
+ *   could not be recorded is kept by Lambda's retries and the failure queue
  */
 export function respond(
   invocation: Invocation,
   ended: Outcome | Error,
-): APIGatewayProxyStructuredResultV2 | Answer | undefined {
+): APIGatewayProxyStructuredResultV2 | Answer | Heartbeat | { message: string } | undefined {
+  // A heartbeat that failed is made up for by the next; thrown, it would come again, and end in the failure queue.
+  if (invocation.arrived.caller === 'heartbeat') return invocation.heartbeat ?? { message: ended.message };
   if (ended instanceof Rejected) return rejection(ended);
-  invocation.answer = answerTo(invocation, ended);
+  const answer = answerTo(invocation, ended);
+  invocation.answer = answer;
   switch (invocation.arrived.caller) {
-    case 'http':
-      return json(
-        ended instanceof DeadlineExceeded ? TIMED_OUT : HTTP_STATUS[invocation.answer.exit_status],
-        invocation.answer,
-      );
+    case 'http': {
+      const status =
+        ended instanceof HttpError ? STATUS_OF_HTTP_ERROR[ended.reason] : HTTP_STATUS[answer.exit_status];
+      return json(status, answer, status === 503 ? RETRY_AFTER : {});
+    }
     case 'eventbridge':
-      return ended instanceof Error ? undefined : invocation.answer;
-    case 'direct':
-      return invocation.answer;
+      return ended instanceof Error && !answer.recorded ? undefined : answer;
+    default:
+      return answer;
   }
 }
 
 /** To somebody unknown, who learns nothing, or to anybody while the secrets cannot be read. */
 function rejection({ why }: Rejected): APIGatewayProxyStructuredResultV2 {
   return why === 'secret unreadable'
-    ? json(503, { message: 'Service Unavailable' }, { 'retry-after': String(RETRY_AFTER) })
+    ? json(503, { message: 'Service Unavailable' }, RETRY_AFTER)
     : json(401, { message: 'Unauthorized' });
 }
 

@@ -46,7 +46,7 @@ export function shouldSkipSwitch({ role, switchWhen }: Pick<RoleChange, 'role' |
  * @throws HttpError if pg-backup-api could not be asked, refused, or the outcome is not known at the deadline
  */
 export async function switchConfig(
-  api: PgBackupApi,
+  api: Pick<PgBackupApi, 'createConfigSwitchOperation' | 'waitForOperation'>,
   barmanServer: string,
   target: ConfigTarget,
 ): Promise<Outcome & { operationId: string }> {
@@ -75,17 +75,23 @@ export async function switchConfig(
  *
  * @param api pg-backup-api, which connects only when it is asked something
  * @param args the role change
+ * @param switchTo brings Barman there; with a ledger it does so in the right order
  * @returns DONE or SKIPPED
  * @throws InvalidArgs if the role matches and both or neither of model and reset are given
- * @throws ConfigSwitchFailed, HttpError as `switchConfig` does
+ * @throws ConfigSwitchFailed, HttpError as `switchTo` does
  */
-export async function runBarmanConfigSwitch(api: PgBackupApi, args: RoleChange): Promise<Outcome> {
+export async function runBarmanConfigSwitch(
+  api: PgBackupApi,
+  args: RoleChange,
+  switchTo: (barmanServer: string, target: ConfigTarget) => Promise<Outcome> = (barmanServer, target) =>
+    switchConfig(api, barmanServer, target),
+): Promise<Outcome> {
   if (shouldSkipSwitch(args)) {
     return skipped(`nothing to switch: role "${args.role}" does not match switch_when "${args.switchWhen}"`);
   }
   const target = configTarget(args);
   if (args.dryRun) return skipped(`dry run: ${rehearse(await api.diagnose(), args.barmanServer, target)}`);
-  return switchConfig(api, args.barmanServer, target);
+  return switchTo(args.barmanServer, target);
 }
 
 /**

@@ -3,7 +3,7 @@
 import { ExitCode } from './exit-code.ts';
 
 /** Why an HTTP_ERROR is one; the answer's HTTP status follows from it. */
-export type HttpErrorReason = 'error' | 'timeout';
+export type HttpErrorReason = 'error' | 'timeout' | 'busy';
 
 export abstract class ConfigSwitchError extends Error {
   abstract readonly exitCode: ExitCode;
@@ -31,6 +31,14 @@ export class HttpError extends ConfigSwitchError {
   override readonly name = 'HttpError';
   readonly exitCode = ExitCode.HTTP_ERROR;
   readonly reason: HttpErrorReason = 'error';
+}
+
+/** The ledger could not be used: without it no switch is begun, or an old event might slip through. */
+export class LedgerError extends HttpError {}
+
+/** Somebody else is driving, or nobody may. The wish is recorded, so it will be met. */
+export class Busy extends HttpError {
+  override readonly reason = 'busy';
 }
 
 /** The deadline has come. */

@@ -2,15 +2,18 @@
 
 import type { APIGatewayProxyEventV2, Context, EventBridgeEvent } from 'aws-lambda';
 import type { Answer } from './answer.ts';
+import { type Course, newCourse } from './converge.ts';
 import { deadline, timeToDeadline } from './deadline.ts';
+import type { Heartbeat } from './heartbeat.ts';
 import type { RoleChange } from './payload.ts';
 import type { PgBackupApi } from './pg-backup-api.ts';
 
-/** How it arrived: the webhook of a Patroni callback, an EventBridge rule, or an invocation with the payload itself. */
+/** How it arrived: the webhook of a Patroni callback, an EventBridge rule, an invocation with the payload itself, or the schedule. */
 export type Arrived =
   | { readonly caller: 'http'; readonly event: APIGatewayProxyEventV2 }
   | { readonly caller: 'eventbridge'; readonly payload: unknown }
-  | { readonly caller: 'direct'; readonly payload: unknown };
+  | { readonly caller: 'direct'; readonly payload: unknown }
+  | { readonly caller: 'heartbeat' };
 
 export interface Invocation {
   readonly arrived: Arrived;
@@ -23,9 +26,13 @@ export interface Invocation {
   readonly startedAt: number;
   /** Aborts at the deadline. */
   readonly signal: AbortSignal;
+  /** Time to the deadline, ms. */
+  readonly remaining: () => number;
   /** Ends the deadline's timer. */
   readonly clearDeadline: () => void;
   /** What has come of it so far. */
+  readonly course: Course;
+  heartbeat?: Heartbeat;
   roleChange?: RoleChange;
   api?: PgBackupApi;
   answer?: Answer;
@@ -34,16 +41,18 @@ export interface Invocation {
 /**
  * Reads what every invocation has, whatever its payload.
  *
- * @param event an HTTP API event (payload format 2.0), an EventBridge event, or the payload itself
+ * @param event an HTTP API event (payload format 2.0), an EventBridge event, `{"heartbeat":true}`, or the payload itself
  * @param context Lambda's
  */
 export function receive(event: unknown, context: Context): Invocation {
   const now = Date.now();
-  const common = { requestId: context.awsRequestId, startedAt: performance.now() };
+  const startedAt = performance.now();
+  const common = { requestId: context.awsRequestId, startedAt, course: newCourse() };
   const remaining = context.getRemainingTimeInMillis();
   const begin = (httpArrival?: number) => {
-    const { signal, clear } = deadline(timeToDeadline(remaining, httpArrival, now));
-    return { signal, clearDeadline: clear };
+    const time = timeToDeadline(remaining, httpArrival, now);
+    const { signal, clear } = deadline(time);
+    return { signal, clearDeadline: clear, remaining: () => startedAt + time - performance.now() };
   };
 
   if (isHttp(event)) {
@@ -57,14 +66,16 @@ export function receive(event: unknown, context: Context): Invocation {
       ...common,
       ...begin(),
       arrived: { caller: 'eventbridge', payload: event.detail },
-      arrivedAt: Number.isNaN(time) ? now : time,
+      // Whoever puts an event may date it; one from the future would be the newest for ever.
+      arrivedAt: Number.isNaN(time) ? now : Math.min(time, now),
       eventId: event.id ?? context.awsRequestId,
     };
   }
+  const heartbeat = isObject(event) && event.heartbeat === true;
   return {
     ...common,
     ...begin(),
-    arrived: { caller: 'direct', payload: event },
+    arrived: heartbeat ? { caller: 'heartbeat' } : { caller: 'direct', payload: event },
     arrivedAt: now,
     eventId: context.awsRequestId,
   };

@@ -10,6 +10,7 @@ import type { Agent, request as undiciRequest } from 'undici';
 import * as v from 'valibot';
 import { sleep } from './deadline.ts';
 import { DeadlineExceeded, HttpError, httpErrorFrom } from './errors.ts';
+import { POST_DELAY } from './ledger.ts';
 import { BARMAN_NAME, type ConfigTarget } from './payload.ts';
 import { failureOf, RequestFailure, refusalOf, timedOut, unexpected } from './request-failure.ts';
 
@@ -25,8 +26,6 @@ const NOT_FOUND_ATTEMPTS = 3;
 const BACKOFF = { base: 250, cap: 4_000 };
 /** What is waited besides, ms. For the file of a false 404 to be written; for the second of an operation's id to pass. */
 const SPACING: Readonly<Record<string, number>> = { 'GET 404': 100, 'POST 404': 100, 'POST 500': 1_000 };
-/** Until when a POST without an answer may still arrive, ms after it was sent. */
-const POST_DELAY = 5_000;
 /** First poll after the creation, and shortest time from the start of a poll to the start of the next, ms. */
 const POLL = { first: 150, interval: 100 };
 const HOUR = 3_600_000;
@@ -39,6 +38,7 @@ const CreatedOperation = v.object({
 const Operation = v.object({ status: v.picklist(['IN_PROGRESS', 'DONE', 'FAILED']) });
 const Operations = v.object({ operations: v.array(v.object({ id: v.string(), type: v.string() })) });
 const Clustered = v.object({ cluster: v.nullish(v.string()) });
+const Status = v.string();
 const DiagnoseOutput = v.object({
   servers: v.record(v.string(), v.object({ active_model: v.nullish(v.string()), config: Clustered })),
   // Barman before 3.10 has no models.
@@ -72,7 +72,7 @@ export interface PgBackupApiOptions {
   readonly maxRetries: number;
   /** Told of each failed attempt. */
   readonly onFailure?: (failure: { request: string; attempt: number; error: RequestFailure }) => void;
-  /** See POST_DELAY, ms. */
+  /** Until when a POST without an answer may still arrive, ms after it was sent: POST_DELAY unless a test knows better. */
   readonly postDelay?: number;
 }
 
@@ -88,6 +88,8 @@ interface Request<T> {
   readonly path: readonly string[];
   readonly schema: v.GenericSchema<unknown, T>;
   readonly body?: object;
+  /** In place of the deadline's. */
+  readonly signal?: AbortSignal;
   /** One attempt's time, ms. */
   readonly timeout?: number;
   /** Called before another attempt. */
@@ -100,8 +102,16 @@ export class PgBackupApi implements AsyncDisposable {
   attempts = 0;
   /** Requests for an operation's status. */
   polls = 0;
+  /**
+   * Called right before each POST; what it throws keeps it from being sent.
+   *
+   * @param again whether one before it had no answer, and its operation, if any, has ended
+   */
+  beforePost: ((again: boolean) => Promise<void>) | undefined;
+  /** Whether an operation that was asked for, or may have been, may still be running. */
+  inDoubt = false;
   readonly #source: ConnectionSource;
-  readonly #options: Required<Omit<PgBackupApiOptions, 'onFailure'>> & Pick<PgBackupApiOptions, 'onFailure'>;
+  readonly #options: PgBackupApiOptions & { readonly postDelay: number };
   #link: Link | undefined;
   #rereadDone = false;
   /** When the last request was sent, by `performance.now()`, and how long it took, ms: what one costs the host. */
@@ -128,10 +138,10 @@ export class PgBackupApi implements AsyncDisposable {
       },
       schema: CreatedOperation,
       beforeRetry: async (failure, sentAt) => {
-        if (failure.arrived === 'unknown') {
+        if (failure.begun === 'unknown') {
           await sleep(this.#options.postDelay - (performance.now() - sentAt), this.#options.signal);
         }
-        if (failure.arrived !== 'no') await this.#seeOthersEnd(server, sentAt);
+        if (failure.begun !== 'no') await this.settle(server, performance.now() - sentAt);
       },
     }).then((created) => created.operation_id);
   }
@@ -140,11 +150,15 @@ export class PgBackupApi implements AsyncDisposable {
    * Waits for the end of an operation: polls soon and then less and less often, quick on a small host and gentle on
    * one where each poll takes long.
    *
+   * @param signal in place of the deadline's
    * @returns how it ended
    * @throws HttpError, DeadlineExceeded with the operation's id: its end is not known
    */
-  async waitForOperation(server: string, operationId: string): Promise<'DONE' | 'FAILED'> {
-    const { signal } = this.#options;
+  async waitForOperation(
+    server: string,
+    operationId: string,
+    signal = this.#options.signal,
+  ): Promise<'DONE' | 'FAILED'> {
     const start = performance.now();
     try {
       for (let soonest = start + POLL.first; ; soonest = this.#last.start + POLL.interval) {
@@ -152,8 +166,10 @@ export class PgBackupApi implements AsyncDisposable {
         // A tenth of the time elapsed keeps the answer prompt; twice the last request leaves half of the host's time.
         const next = Math.max(soonest, this.#last.start + Math.max((now - start) / 10, 2 * this.#last.time));
         await sleep(next - now, signal);
-        const status = await this.#getOperationStatus(server, operationId);
-        if (status !== 'IN_PROGRESS') return status;
+        const status = await this.#getOperationStatus(server, operationId, signal);
+        if (status === 'IN_PROGRESS') continue;
+        this.inDoubt = false;
+        return status;
       }
     } catch (error) {
       throw httpErrorFrom(
@@ -164,6 +180,15 @@ export class PgBackupApi implements AsyncDisposable {
         operationId,
       );
     }
+  }
+
+  /**
+   * Whether pg-backup-api answers, to our certificate too.
+   *
+   * @throws HttpError
+   */
+  async status(): Promise<void> {
+    await this.#request({ method: 'GET', path: ['status'], schema: Status });
   }
 
   /**
@@ -199,49 +224,63 @@ export class PgBackupApi implements AsyncDisposable {
     await link?.agent.destroy();
   }
 
-  async #getOperationStatus(server: string, operationId: string): Promise<'IN_PROGRESS' | 'DONE' | 'FAILED'> {
+  async #getOperationStatus(
+    server: string,
+    operationId: string,
+    signal: AbortSignal,
+  ): Promise<'IN_PROGRESS' | 'DONE' | 'FAILED'> {
     this.polls += 1;
     const path = ['servers', server, 'operations', operationId];
-    return (await this.#request({ method: 'GET', path, schema: Operation })).status;
+    return (await this.#request({ method: 'GET', path, schema: Operation, signal })).status;
   }
 
   /**
-   * Sees to their end the config switches that a POST without an answer may have created. Which of them is ours, if
-   * any, the list does not tell, so none is taken for ours.
+   * Sees to their end the config switches that a POST without a known end may have created. Which of them is that
+   * POST's, if any, the list does not tell, so none is taken for it.
    *
-   * @param sentAt when that POST was sent, by `performance.now()`
+   * @param age how long ago that POST may have been sent, ms
+   * @param signal in place of the deadline's
+   * @throws HttpError
    */
-  async #seeOthersEnd(server: string, sentAt: number): Promise<void> {
+  async settle(server: string, age: number, signal = this.#options.signal): Promise<void> {
+    const asked = performance.now();
     const { operations } = await this.#request({
       method: 'GET',
       path: ['servers', server, 'operations'],
       schema: Operations,
+      signal,
     });
     const ids = operations.filter(({ type }) => type === 'config_switch').map(({ id }) => id);
     // Ids are times of the Barman host, in a zone that we do not know. Ours is no older than the POST, so no older than
     // the newest id by more than the time since, and an hour where clocks were set back; and no zone is 13 hours behind.
     const newest = Math.max(...ids.map(timeOf).filter((time) => !Number.isNaN(time)));
-    const elapsed = performance.now() - sentAt;
+    const elapsed = age + performance.now() - asked;
     const since = Math.max(newest - HOUR, Date.now() - 13 * HOUR) - elapsed - 1_000;
     for (const id of ids.filter((id) => !(timeOf(id) < since)).sort()) {
-      const status = await this.#getOperationStatus(server, id);
-      if (status === 'IN_PROGRESS') await this.waitForOperation(server, id);
+      const status = await this.#getOperationStatus(server, id, signal);
+      if (status === 'IN_PROGRESS') await this.waitForOperation(server, id, signal);
     }
+    this.inDoubt = false;
   }
 
   /** Tries a request as often as it makes sense, until the deadline. */
   async #request<T>(request: Request<T>): Promise<T> {
-    const { signal, maxRetries, onFailure } = this.#options;
+    const { maxRetries, onFailure } = this.#options;
+    const { signal = this.#options.signal } = request;
+    const post = request.method === 'POST';
+    let unanswered = false;
     const name = `${request.method} /${request.path.join('/')}`;
     for (let attempt = 1, notFound = 0; ; attempt += 1) {
       if (signal.aborted) throw new DeadlineExceeded(`time ran out before ${name} was sent`);
       this.#link ??= await this.#connect(this.#source.connection(signal));
       const link = this.#link;
+      if (post) await this.beforePost?.(unanswered);
+      this.inDoubt ||= post;
       const sentAt = performance.now();
       try {
-        return await this.#send(link, request);
+        return await this.#send(link, request, signal);
       } catch (error) {
-        const mayHaveBegun = request.method === 'POST' ? '; a switch may have begun all the same' : '';
+        const mayHaveBegun = post ? '; a switch may have begun all the same' : '';
         if (signal.aborted) {
           throw new DeadlineExceeded(`time ran out before ${name} was answered${mayHaveBegun}`, {
             cause: error,
@@ -250,14 +289,15 @@ export class PgBackupApi implements AsyncDisposable {
         if (!(error instanceof RequestFailure)) throw error;
         onFailure?.({ request: name, attempt, error });
         if (error.status === 404) notFound += 1;
+        unanswered ||= post && error.begun !== 'no';
+        if (post && error.begun === 'no') this.inDoubt = false;
         const renewed = error.doubtsCredentials && (await this.#rereadCredentials());
         const again = error.transient && notFound < NOT_FOUND_ATTEMPTS && attempt < maxRetries;
         if (!again && !renewed) {
           const attempts = attempt > 1 ? ` (${attempt} attempts)` : '';
-          throw new HttpError(
-            `${error.message}${attempts}${error.arrived === 'unknown' ? mayHaveBegun : ''}`,
-            { cause: error },
-          );
+          throw new HttpError(`${error.message}${attempts}${error.begun === 'no' ? '' : mayHaveBegun}`, {
+            cause: error,
+          });
         }
         try {
           const spacing = SPACING[`${request.method} ${error.status}`] ?? 0;
@@ -277,6 +317,7 @@ export class PgBackupApi implements AsyncDisposable {
   async #send<T>(
     link: Link,
     { method, path, schema, body, timeout = ATTEMPT_TIMEOUT }: Request<T>,
+    signal: AbortSignal,
   ): Promise<T> {
     const { connection } = link;
     const url = new URL(connection.url);
@@ -291,7 +332,7 @@ export class PgBackupApi implements AsyncDisposable {
       const response = await link.request(url, {
         method,
         dispatcher: link.agent,
-        signal: AbortSignal.any([this.#options.signal, attemptSignal]),
+        signal: AbortSignal.any([signal, attemptSignal]),
         headers: {
           accept: 'application/json',
           'user-agent': 'barman-config-switch',

@@ -5,20 +5,20 @@ export class RequestFailure extends Error {
   override readonly name = 'RequestFailure';
   /** Another attempt may fare better. */
   readonly transient: boolean;
-  /** Whether pg-backup-api has seen the request: a POST that it has seen may have created its operation. */
-  readonly arrived: 'no' | 'yes' | 'unknown';
+  /** Whether a POST has begun its operation. "unknown": it may even be on its way still. */
+  readonly begun: 'no' | 'yes' | 'unknown';
   /** It may be our certificate, key or CA that is wrong or has been replaced. */
   readonly doubtsCredentials: boolean;
   readonly status: number | undefined;
 
   constructor(
     message: string,
-    traits: Partial<Pick<RequestFailure, 'transient' | 'arrived' | 'doubtsCredentials' | 'status'>>,
+    traits: Partial<Pick<RequestFailure, 'transient' | 'begun' | 'doubtsCredentials' | 'status'>>,
     options?: ErrorOptions,
   ) {
     super(message, options);
     this.transient = traits.transient ?? false;
-    this.arrived = traits.arrived ?? 'no';
+    this.begun = traits.begun ?? 'no';
     this.doubtsCredentials = traits.doubtsCredentials ?? false;
     this.status = traits.status;
   }
@@ -84,14 +84,14 @@ export function failureOf(error: unknown, freshTls: boolean): RequestFailure | u
     const hint = freshTls ? '; the Barman host may have refused client-cert' : '';
     return new RequestFailure(
       `pg-backup-api did not answer: ${cutOff} (${code})${hint}`,
-      { transient: true, arrived: 'unknown', doubtsCredentials: freshTls },
+      { transient: true, begun: 'unknown', doubtsCredentials: freshTls },
       cause,
     );
   }
   // An answer that is no HTTP, too long or cut short; a socket's error that has no line above.
   return new RequestFailure(
     `pg-backup-api gave no usable answer: ${error.message} (${code})`,
-    { transient: true, arrived: 'unknown' },
+    { transient: true, begun: 'unknown' },
     cause,
   );
 }
@@ -100,7 +100,7 @@ export function failureOf(error: unknown, freshTls: boolean): RequestFailure | u
 export function timedOut(ms: number): RequestFailure {
   return new RequestFailure(`pg-backup-api did not answer within ${ms / 1000} s`, {
     transient: true,
-    arrived: 'unknown',
+    begun: 'unknown',
   });
 }
 
@@ -108,7 +108,7 @@ export function timedOut(ms: number): RequestFailure {
 export function unexpected(status: number, what: string): RequestFailure {
   return new RequestFailure(`pg-backup-api answered ${status}, but ${what}`, {
     transient: true,
-    arrived: 'yes',
+    begun: 'yes',
     status,
   });
 }
@@ -138,13 +138,13 @@ export function refusalOf(status: number, body: string): RequestFailure {
   if (status === 404) return new RequestFailure(message, { status, transient: true });
   // RFC 6585, section 4: the request was turned away, not begun.
   if (status === 429) return new RequestFailure(message, { status, transient: true });
-  // 500 is pg-backup-api's own, so it has finished with the request; another 5xx is a proxy's, who does not know:
-  // Apache says 503 also where the connection behind it broke after the request was passed on.
+  // 500 is pg-backup-api's own: another operation of the same second is there, or no process could be started. Another
+  // 5xx is a proxy's, who does not know: Apache says 503 also where the connection behind it broke.
   if (status >= 500) {
     return new RequestFailure(message, {
       status,
       transient: true,
-      arrived: status === 500 ? 'yes' : 'unknown',
+      begun: status === 500 ? 'no' : 'unknown',
     });
   }
   return new RequestFailure(message, { status });

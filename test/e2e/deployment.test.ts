@@ -16,6 +16,9 @@ const PARAMETERS = {
   'barman-host': '127.0.0.1/32',
   // The emulator's interface endpoints have no DNS names.
   'ssm-access': 'nat',
+  'ledger-access': 'nat',
+  // Or it could not be removed at the end.
+  'deletion-protection': 'false',
 };
 const PROMOTION = {
   action: 'on_role_change',
@@ -264,6 +267,7 @@ describe('a stage', () => {
         ['ec2', 'describe-security-groups'],
         ['sqs', 'list-queues'],
         ['sns', 'list-topics'],
+        ['dynamodb', 'list-tables'],
         ['events', 'list-rules', '--event-bus-name', 'patroni'],
         ['events', 'list-rules'],
         ['cloudwatch', 'describe-alarms'],

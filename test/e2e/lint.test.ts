@@ -13,7 +13,7 @@ const tools = inject('tools');
 
 describe.each<[string, Record<string, string>]>([
   ['the parameters that are required', REQUIRED],
-  ['a NAT', { ...REQUIRED, 'ssm-access': 'nat' }],
+  ['a NAT', { ...REQUIRED, 'ssm-access': 'nat', 'ledger-access': 'nat' }],
   ['every parameter', { ...REQUIRED, ...OPTIONAL, 'ssm-access': 'sg-0123456789abcdef0' }],
 ])('with %s', (_, parameters) => {
   const folder = mkdtempSync(join(tmpdir(), 'barman-config-switch-lint-'));

@@ -7,7 +7,7 @@ const readme = readFileSync('README.md', 'utf8');
 
 const [least, nat, most] = await Promise.all([
   packageStage(REQUIRED),
-  packageStage({ ...REQUIRED, 'ssm-access': 'nat' }),
+  packageStage({ ...REQUIRED, 'ssm-access': 'nat', 'ledger-access': 'nat' }),
   packageStage({ ...REQUIRED, ...OPTIONAL, 'ssm-access': 'sg-0123456789abcdef0' }),
 ]);
 const templates: [string, Template][] = [
@@ -75,11 +75,12 @@ describe.each(templates)('with %s', (_, template) => {
     expect(JSON.stringify(denied?.Condition)).toContain(`function:${STAGE}`);
   });
 
-  test('the function reaches the Barman host and SSM, and nothing reaches it', () => {
+  test('the function reaches the Barman host, SSM and DynamoDB, and nothing reaches it', () => {
     const { VpcConfig } = only(template, 'AWS::Lambda::Function').Properties;
     expect(VpcConfig.SecurityGroupIds).toEqual([
       { 'Fn::GetAtt': ['FunctionSecurityGroup', 'GroupId'] },
       { 'Fn::GetAtt': ['SsmAccessSecurityGroup', 'GroupId'] },
+      { 'Fn::GetAtt': ['LedgerAccessSecurityGroup', 'GroupId'] },
     ]);
     const port = template === most.template ? 7480 : 443;
     const { Resources } = template;
@@ -89,7 +90,12 @@ describe.each(templates)('with %s', (_, template) => {
     expect(Resources.SsmAccessSecurityGroup?.Properties.SecurityGroupEgress).toEqual([
       expect.objectContaining({ IpProtocol: 'tcp', FromPort: 443, ToPort: 443 }),
     ]);
-    for (const name of ['FunctionSecurityGroup', 'SsmAccessSecurityGroup']) {
+    const dynamoDb =
+      template === nat.template ? { CidrIp: '0.0.0.0/0' } : { DestinationPrefixListId: 'pl-66a5400f' };
+    expect(Resources.LedgerAccessSecurityGroup?.Properties.SecurityGroupEgress).toEqual([
+      expect.objectContaining({ IpProtocol: 'tcp', FromPort: 443, ToPort: 443, ...dynamoDb }),
+    ]);
+    for (const name of ['FunctionSecurityGroup', 'SsmAccessSecurityGroup', 'LedgerAccessSecurityGroup']) {
       expect(Resources[name]?.Properties.SecurityGroupIngress).toBeUndefined();
     }
   });
@@ -102,7 +108,9 @@ describe.each(templates)('with %s', (_, template) => {
       Timeout: 29,
       Role: { 'Fn::GetAtt': ['FunctionRole', 'Arn'] },
       LoggingConfig: { LogFormat: 'JSON' },
-      Environment: { Variables: { PARAMETERS_PATH: '/barman-config-switch/prod/' } },
+      Environment: {
+        Variables: { PARAMETERS_PATH: '/barman-config-switch/prod/', LEDGER_TABLE: STAGE },
+      },
     });
     expect(ofType(template, 'AWS::Lambda::Version')).toEqual([]);
   });
@@ -130,7 +138,7 @@ describe.each(templates)('with %s', (_, template) => {
 
   test('EventBridge leads to the function, and what it cannot deliver to the queue', () => {
     const bus = template === most.template ? 'patroni' : 'default';
-    const rule = only(template, 'AWS::Events::Rule').Properties;
+    const rule = template.Resources.RoleChangeRule?.Properties;
     expect(rule).toMatchObject({
       EventBusName: bus,
       EventPattern: { source: ['patroni'], 'detail-type': ['Patroni role change'] },
@@ -138,10 +146,10 @@ describe.each(templates)('with %s', (_, template) => {
     expect(rule.Targets).toEqual([
       expect.objectContaining({ DeadLetterConfig: { Arn: { 'Fn::GetAtt': ['FailureQueue', 'Arn'] } } }),
     ]);
-    const permission = ofType(template, 'AWS::Lambda::Permission').find(
-      ({ Properties }) => Properties.Principal === 'events.amazonaws.com',
-    );
-    expect(permission?.Properties.SourceArn).toEqual({ 'Fn::GetAtt': ['RoleChangeRule', 'Arn'] });
+    expect(template.Resources.RoleChangePermission?.Properties).toMatchObject({
+      Principal: 'events.amazonaws.com',
+      SourceArn: { 'Fn::GetAtt': ['RoleChangeRule', 'Arn'] },
+    });
     expect(only(template, 'AWS::Lambda::EventInvokeConfig').Properties).toMatchObject({
       MaximumRetryAttempts: 2,
       DestinationConfig: { OnFailure: { Destination: { 'Fn::GetAtt': ['FailureQueue', 'Arn'] } } },
@@ -168,12 +176,42 @@ describe.each(templates)('with %s', (_, template) => {
     expect(deny).toMatchObject({ Effect: 'Deny', Condition: { Bool: { 'aws:SecureTransport': 'false' } } });
   });
 
+  test('the ledger is on demand, encrypted, can be restored, and is no more open than it must be', () => {
+    expect(only(template, 'AWS::DynamoDB::Table').Properties).toMatchObject({
+      TableName: STAGE,
+      BillingMode: 'PAY_PER_REQUEST',
+      KeySchema: [{ AttributeName: 'barman_server', KeyType: 'HASH' }],
+      SSESpecification: { SSEEnabled: true },
+      PointInTimeRecoverySpecification: { PointInTimeRecoveryEnabled: true },
+      DeletionProtectionEnabled: template !== most.template,
+    });
+    const statements = [...everyObject(template.Resources)].filter(({ Action }) =>
+      JSON.stringify(Action ?? '').includes('dynamodb:'),
+    );
+    expect(statements).toEqual([
+      {
+        Effect: 'Allow',
+        Action: ['dynamodb:GetItem', 'dynamodb:UpdateItem', 'dynamodb:Scan'],
+        Resource: { 'Fn::GetAtt': ['LedgerTable', 'Arn'] },
+      },
+    ]);
+  });
+
+  test('the heart beats each minute', () => {
+    const { ScheduleExpression, Targets } = template.Resources.HeartbeatRule?.Properties ?? {};
+    expect(ScheduleExpression).toBe('rate(1 minute)');
+    expect(Targets).toEqual([expect.objectContaining({ Input: '{"heartbeat":true}' })]);
+    expect(template.Resources.HeartbeatPermission?.Properties.SourceArn).toEqual({
+      'Fn::GetAtt': ['HeartbeatRule', 'Arn'],
+    });
+  });
+
   test('every alarm goes to the topic, says what to do, and where to read on', () => {
     const alarms = ofType(template, 'AWS::CloudWatch::Alarm').map(({ Properties }) => Properties);
     for (const { AlarmName, AlarmDescription, AlarmActions, TreatMissingData } of alarms) {
       expect(AlarmActions).toEqual([{ Ref: 'AlarmTopic' }]);
-      expect(TreatMissingData).toBe('notBreaching');
       const name = AlarmName.replace(`${STAGE}-`, '');
+      expect(TreatMissingData).toBe(name === 'heartbeat-lost' ? 'breaching' : 'notBreaching');
       expect(AlarmDescription).toContain(`(README, "When it alarms", ${name})`);
       expect(readme.includes(`**${name}**`), `${name} in the README`).toBe(true);
     }
@@ -185,6 +223,13 @@ describe.each(templates)('with %s', (_, template) => {
         'SignatureRejected',
         'TimestampStale',
         'SecretUnreadable',
+        'LedgerUnreachable',
+        'OldestUnmetWish',
+        'Parked',
+        'StuckOperation',
+        'PathBroken',
+        'ClientCertDaysLeft',
+        'CaCertDaysLeft',
         'Errors',
         'Throttles',
         'Duration',
@@ -206,6 +251,7 @@ describe.each(templates)('with %s', (_, template) => {
 describe('the way to SSM', () => {
   test('is an endpoint of its own, without private DNS, for the one path', () => {
     const { Properties } = only(least.template, 'AWS::EC2::VPCEndpoint');
+    expect(Properties.VpcEndpointType).toBe('Interface');
     expect(Properties.PrivateDnsEnabled).toBe(false);
     expect(Properties.PolicyDocument.Statement).toEqual([
       expect.objectContaining({
@@ -231,7 +277,7 @@ describe('the way to SSM', () => {
     ['a NAT', nat.template, { CidrIp: '0.0.0.0/0' }],
     ['an endpoint that is there', most.template, { DestinationSecurityGroupId: 'sg-0123456789abcdef0' }],
   ])('is %s', (_, template, target) => {
-    expect(ofType(template, 'AWS::EC2::VPCEndpoint')).toEqual([]);
+    expect(template.Resources).not.toHaveProperty('SsmEndpoint');
     expect(template.Resources.SsmAccessSecurityGroup?.Properties.SecurityGroupEgress).toEqual([
       expect.objectContaining(target),
     ]);
@@ -251,6 +297,13 @@ describe('the way to SSM', () => {
 });
 
 describe('what is optional', () => {
+  test('the gateway endpoint of DynamoDB, in the route tables that are given', () => {
+    expect(only(most.template, 'AWS::EC2::VPCEndpoint').Properties).toMatchObject({
+      VpcEndpointType: 'Gateway',
+      RouteTableIds: ['rtb-0123456789abcdef0', 'rtb-0fedcba9876543210'],
+    });
+  });
+
   test('is not there unless it was asked for', () => {
     for (const type of [
       'AWS::ApiGatewayV2::DomainName',
@@ -308,6 +361,9 @@ describe('a parameter', () => {
       'barman-host': '10.0.300.4/32',
       'barman-port': '70000',
       'ssm-access': 'yes',
+      'ledger-access': 'endpoint',
+      'route-tables': 'main',
+      'deletion-protection': 'yes',
       'parameters-key': 'alias/mine',
       'event-bus': 'a bus',
       'throttling-rate': '0',

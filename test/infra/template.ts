@@ -11,11 +11,14 @@ export const REQUIRED = {
   vpc: 'vpc-0123456789abcdef0',
   subnets: 'subnet-0123456789abcdef0,subnet-0fedcba9876543210',
   'barman-host': '10.0.3.4/32',
+  'ledger-access': 'pl-66a5400f',
 };
 
 /** Every other parameter. */
 export const OPTIONAL = {
   'barman-port': '7480',
+  'route-tables': 'rtb-0123456789abcdef0,rtb-0fedcba9876543210',
+  'deletion-protection': 'false',
   'parameters-key': 'arn:aws:kms:eu-central-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab',
   'event-bus': 'patroni',
   'throttling-rate': '5',

@@ -3,8 +3,11 @@
 import type { Context } from 'aws-lambda';
 import { expect, vi } from 'vitest';
 import type { Answer } from '../../functions/config-switch/answer.ts';
+import { DynamoDbTable } from '../../functions/config-switch/dynamodb-table.ts';
 import { createHandler } from '../../functions/config-switch/handler.ts';
+import { Ledger } from '../../functions/config-switch/ledger.ts';
 import { type BarmanHost, startBarmanHost } from '../stand-ins/barman-host.ts';
+import { startDynamoDb } from '../stand-ins/dynamodb.ts';
 import type { PgBackupApiOptions } from '../stand-ins/pg-backup-api.ts';
 import { SsmStandIn } from '../stand-ins/ssm.ts';
 import { signedHeaders } from '../stand-ins/webhook.ts';
@@ -12,6 +15,8 @@ import { signedHeaders } from '../stand-ins/webhook.ts';
 /** One for each test file: the SDK takes its address from the environment. */
 const ssm = await SsmStandIn.start();
 process.env.AWS_ENDPOINT_URL_SSM = ssm.url;
+const dynamoDb = await startDynamoDb();
+process.env.AWS_ENDPOINT_URL_DYNAMODB = dynamoDb.url;
 
 let count = 0;
 
@@ -50,6 +55,11 @@ export type LogLine = Record<string, unknown>;
 export interface FunctionUnderTest extends AsyncDisposable {
   readonly host: BarmanHost;
   readonly ssm: SsmStandIn;
+  readonly ledger: Ledger;
+  /** Lets time pass for the lease of a server. */
+  leaseRunsOut(server?: string): Promise<void>;
+  /** Lets time pass since the wish of `main` was recorded, ms. */
+  ageWish(ms: number): Promise<void>;
   /** The payload itself, as JSON brings it. */
   invoke(payload: unknown, remaining?: number): Promise<Answer>;
   /** Any event at all. */
@@ -63,12 +73,15 @@ export interface FunctionUnderTest extends AsyncDisposable {
   metrics(): LogLine[];
 }
 
-/** @param start the function is made, and begins to read SSM, at the first call; until then SSM can be changed */
+/** The function is made, and begins to read SSM, at the first call; until then SSM can be changed. */
 export async function startFunction(
   options: Omit<PgBackupApiOptions, 'tls'> = {},
-  settings: { MAX_RETRIES?: string } = {},
+  settings: { MAX_RETRIES?: string; LEDGER_TABLE?: string | undefined; OPERATION_TIMEOUT?: string } = {},
 ): Promise<FunctionUnderTest> {
   count += 1;
+  const table = `ledger-${count}`;
+  const items = new DynamoDbTable(table);
+  await dynamoDb.createLedger(table);
   const host = await startBarmanHost(options, ssm, `/barman-config-switch/test-${count}/`);
   const output: string[] = [];
   const spies = (['stdout', 'stderr'] as const).map((stream) =>
@@ -81,7 +94,7 @@ export async function startFunction(
   let requests = 0;
 
   const send = async (event: unknown, remaining = 29_000): Promise<unknown> => {
-    handler ??= createHandler({ PARAMETERS_PATH: host.path, ...settings });
+    handler ??= createHandler({ PARAMETERS_PATH: host.path, LEDGER_TABLE: table, ...settings });
     requests += 1;
     const end = performance.now() + remaining;
     const context = {
@@ -96,6 +109,20 @@ export async function startFunction(
   return {
     host,
     ssm,
+    ledger: new Ledger(items),
+    ageWish: async (ms) => {
+      const recorded_at = new Date(Date.now() - ms).toISOString();
+      await items.update(
+        'main',
+        { recorded_at, next_attempt_at: recorded_at },
+        [],
+        AbortSignal.timeout(5_000),
+      );
+    },
+    leaseRunsOut: async (server = 'main') => {
+      const until = new Date(Date.now() - 1).toISOString();
+      await items.update(server, { until }, [], AbortSignal.timeout(5_000));
+    },
     send,
     invoke: (payload, remaining) => {
       const json = JSON.stringify(payload);

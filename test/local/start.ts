@@ -12,10 +12,12 @@ import { createServer } from 'node:net';
 import { createInterface } from 'node:readline';
 import { parseArgs, styleText } from 'node:util';
 import { type BarmanHost, startBarmanHost } from '../stand-ins/barman-host.ts';
+import { type DynamoDb, startDynamoDb } from '../stand-ins/dynamodb.ts';
 import type { SeenRequest } from '../stand-ins/pg-backup-api.ts';
 import { FUNCTION_NAME, type Local, STATE_FILE, send, showExchange } from './send.ts';
 
 const STAGE = 'local';
+const LEDGER = `barman-config-switch-${STAGE}`;
 /** As long serverless-offline may take to build and listen, ms. */
 const START_TIMEOUT = 60_000;
 
@@ -27,6 +29,7 @@ const title = (text: string) => console.log(`\n${styleText('bold', text)}\n`);
 const workFolder = `.local/${process.pid}`;
 let offline: ChildProcess | undefined;
 let host: BarmanHost | undefined;
+let dynamoDb: DynamoDb | undefined;
 let ending = false;
 
 process.once('SIGINT', () => void end(130));
@@ -42,18 +45,21 @@ try {
 async function main(): Promise<number> {
   host = await startBarmanHost({ operationTime: 700, requestCost: 12 });
   host.api.setActiveModel('pg:node1');
+  dynamoDb = await startDynamoDb();
+  await dynamoDb.createLedger(LEDGER);
   const local: Local = {
     url: `http://127.0.0.1:${await freePort(Number(options.port))}/config-switch`,
     invokeUrl: `http://127.0.0.1:${await freePort(0)}/2015-03-31/functions/${FUNCTION_NAME}-${STAGE}/invocations`,
     secret: host.webhookSecret,
   };
   console.log('Starting the function under serverless-offline …');
-  await startOffline(local, host);
+  await startOffline(local, host, dynamoDb);
 
   title('barman-config-switch on this machine');
   console.log(`  function       ${local.url}`);
   console.log(`  pg-backup-api  ${host.api.url}  (stand-in: server main, models pg:node1 and pg:node2)`);
   console.log(`  SSM            ${host.ssm.url}  (stand-in: parameters under ${host.path})`);
+  console.log(`  DynamoDB       ${dynamoDb.url}  (dynalite: table ${LEDGER})`);
 
   title('Patroni has promoted node2. Its callback sends');
   const exitCode = showExchange(await send(local, 'webhook', { role: 'primary', barman_model: 'pg:node2' }));
@@ -82,7 +88,7 @@ async function main(): Promise<number> {
 }
 
 /** Starts the function and waits until its route listens. */
-async function startOffline(local: Local, { ssm, path }: BarmanHost): Promise<void> {
+async function startOffline(local: Local, { ssm, path }: BarmanHost, { url }: DynamoDb): Promise<void> {
   // The bundle is CommonJS, and this package is not.
   mkdirSync(workFolder, { recursive: true });
   writeFileSync(`${workFolder}/package.json`, '{"type":"commonjs"}');
@@ -101,6 +107,7 @@ async function startOffline(local: Local, { ssm, path }: BarmanHost): Promise<vo
         ESBUILD_WORK_FOLDER: workFolder,
         PARAMETERS_PATH: path,
         AWS_ENDPOINT_URL_SSM: ssm.url,
+        AWS_ENDPOINT_URL_DYNAMODB: url,
         AWS_REGION: 'eu-central-1',
         AWS_ACCESS_KEY_ID: 'local',
         AWS_SECRET_ACCESS_KEY: 'local',
@@ -170,6 +177,7 @@ async function end(status: number): Promise<void> {
     await ended;
   }
   await host?.[Symbol.asyncDispose]();
+  await dynamoDb?.close();
   rmSync(workFolder, { recursive: true, force: true });
   process.exit(status);
 }

@@ -7,28 +7,25 @@ function networkError(code: string, message = code): Error {
 
 describe('a request that had no answer', () => {
   test.each([
-    ['ECONNREFUSED', { transient: true, arrived: 'no', doubtsCredentials: false }],
-    ['ENOTFOUND', { transient: true, arrived: 'no', doubtsCredentials: false }],
-    ['EAI_AGAIN', { transient: true, arrived: 'no', doubtsCredentials: false }],
-    ['EHOSTUNREACH', { transient: true, arrived: 'no', doubtsCredentials: false }],
-    ['UND_ERR_CONNECT_TIMEOUT', { transient: true, arrived: 'no', doubtsCredentials: false }],
-    ['ECONNRESET', { transient: true, arrived: 'unknown', doubtsCredentials: false }],
-    ['UND_ERR_SOCKET', { transient: true, arrived: 'unknown', doubtsCredentials: false }],
-    ['HPE_INVALID_CONSTANT', { transient: true, arrived: 'unknown', doubtsCredentials: false }],
-    ['UND_ERR_RES_EXCEEDED_MAX_SIZE', { transient: true, arrived: 'unknown', doubtsCredentials: false }],
-    ['EMFILE', { transient: true, arrived: 'unknown', doubtsCredentials: false }],
-    ['CERT_HAS_EXPIRED', { transient: false, arrived: 'no', doubtsCredentials: true }],
-    ['UNABLE_TO_VERIFY_LEAF_SIGNATURE', { transient: false, arrived: 'no', doubtsCredentials: true }],
-    ['SELF_SIGNED_CERT_IN_CHAIN', { transient: false, arrived: 'no', doubtsCredentials: true }],
-    ['DEPTH_ZERO_SELF_SIGNED_CERT', { transient: false, arrived: 'no', doubtsCredentials: true }],
-    ['ERR_TLS_CERT_ALTNAME_INVALID', { transient: false, arrived: 'no', doubtsCredentials: true }],
-    [
-      'ERR_SSL_TLSV13_ALERT_CERTIFICATE_REQUIRED',
-      { transient: false, arrived: 'no', doubtsCredentials: true },
-    ],
-    ['ERR_SSL_TLSV1_ALERT_UNKNOWN_CA', { transient: false, arrived: 'no', doubtsCredentials: true }],
-    ['ERR_SSL_UNSUPPORTED_PROTOCOL', { transient: false, arrived: 'no', doubtsCredentials: true }],
-    ['EPROTO', { transient: false, arrived: 'no', doubtsCredentials: true }],
+    ['ECONNREFUSED', { transient: true, begun: 'no', doubtsCredentials: false }],
+    ['ENOTFOUND', { transient: true, begun: 'no', doubtsCredentials: false }],
+    ['EAI_AGAIN', { transient: true, begun: 'no', doubtsCredentials: false }],
+    ['EHOSTUNREACH', { transient: true, begun: 'no', doubtsCredentials: false }],
+    ['UND_ERR_CONNECT_TIMEOUT', { transient: true, begun: 'no', doubtsCredentials: false }],
+    ['ECONNRESET', { transient: true, begun: 'unknown', doubtsCredentials: false }],
+    ['UND_ERR_SOCKET', { transient: true, begun: 'unknown', doubtsCredentials: false }],
+    ['HPE_INVALID_CONSTANT', { transient: true, begun: 'unknown', doubtsCredentials: false }],
+    ['UND_ERR_RES_EXCEEDED_MAX_SIZE', { transient: true, begun: 'unknown', doubtsCredentials: false }],
+    ['EMFILE', { transient: true, begun: 'unknown', doubtsCredentials: false }],
+    ['CERT_HAS_EXPIRED', { transient: false, begun: 'no', doubtsCredentials: true }],
+    ['UNABLE_TO_VERIFY_LEAF_SIGNATURE', { transient: false, begun: 'no', doubtsCredentials: true }],
+    ['SELF_SIGNED_CERT_IN_CHAIN', { transient: false, begun: 'no', doubtsCredentials: true }],
+    ['DEPTH_ZERO_SELF_SIGNED_CERT', { transient: false, begun: 'no', doubtsCredentials: true }],
+    ['ERR_TLS_CERT_ALTNAME_INVALID', { transient: false, begun: 'no', doubtsCredentials: true }],
+    ['ERR_SSL_TLSV13_ALERT_CERTIFICATE_REQUIRED', { transient: false, begun: 'no', doubtsCredentials: true }],
+    ['ERR_SSL_TLSV1_ALERT_UNKNOWN_CA', { transient: false, begun: 'no', doubtsCredentials: true }],
+    ['ERR_SSL_UNSUPPORTED_PROTOCOL', { transient: false, begun: 'no', doubtsCredentials: true }],
+    ['EPROTO', { transient: false, begun: 'no', doubtsCredentials: true }],
   ])('for %s', (code, traits) => {
     expect(failureOf(networkError(code), false)).toMatchObject(traits);
   });
@@ -56,17 +53,17 @@ describe('a request that had no answer', () => {
 
 describe('an answer without success', () => {
   test.each([
-    [301, { transient: false, arrived: 'no', doubtsCredentials: false }],
-    [400, { transient: false, arrived: 'no', doubtsCredentials: false }],
-    [401, { transient: false, arrived: 'no', doubtsCredentials: true }],
-    [403, { transient: false, arrived: 'no', doubtsCredentials: true }],
-    [404, { transient: true, arrived: 'no', doubtsCredentials: false }],
-    [405, { transient: false, arrived: 'no', doubtsCredentials: false }],
-    [429, { transient: true, arrived: 'no', doubtsCredentials: false }],
-    [500, { transient: true, arrived: 'yes', doubtsCredentials: false }],
-    [502, { transient: true, arrived: 'unknown', doubtsCredentials: false }],
-    [503, { transient: true, arrived: 'unknown', doubtsCredentials: false }],
-    [504, { transient: true, arrived: 'unknown', doubtsCredentials: false }],
+    [301, { transient: false, begun: 'no', doubtsCredentials: false }],
+    [400, { transient: false, begun: 'no', doubtsCredentials: false }],
+    [401, { transient: false, begun: 'no', doubtsCredentials: true }],
+    [403, { transient: false, begun: 'no', doubtsCredentials: true }],
+    [404, { transient: true, begun: 'no', doubtsCredentials: false }],
+    [405, { transient: false, begun: 'no', doubtsCredentials: false }],
+    [429, { transient: true, begun: 'no', doubtsCredentials: false }],
+    [500, { transient: true, begun: 'no', doubtsCredentials: false }],
+    [502, { transient: true, begun: 'unknown', doubtsCredentials: false }],
+    [503, { transient: true, begun: 'unknown', doubtsCredentials: false }],
+    [504, { transient: true, begun: 'unknown', doubtsCredentials: false }],
   ])('%i', (status, traits) => {
     expect(refusalOf(status, '')).toMatchObject({ status, ...traits });
   });

@@ -1,0 +1,228 @@
+/**
+ * Brings Barman to the newest wish: record it, then drive. The protocol is the ledger's (ledger.ts); here is who waits for
+ * whom, and what the event that came with a wish is answered.
+ */
+
+import { type Outcome, switchConfig } from './config-switch.ts';
+import { deadline, sleep } from './deadline.ts';
+import { Busy, LedgerError } from './errors.ts';
+import { ExitCode } from './exit-code.ts';
+import { type Item, isLeased, LEASE, type Lease, type Ledger, targetOf, type Wish } from './ledger.ts';
+import type { PgBackupApi } from './pg-backup-api.ts';
+
+/** How long somebody else's lease is waited for, and how often the item is read meanwhile, ms. */
+const WAIT = { most: 5_000, interval: 250 };
+/** With less time than this before the deadline a newer wish is left to its own event or the heartbeat, ms. */
+const SHORT = 10_000;
+
+/** What is known of a run besides its outcome, for the answer and the metrics. */
+export interface Course {
+  /** The wish is in the ledger, and will be driven on whatever is answered. */
+  recorded: boolean;
+  /** The event had been met before, and was answered from the ledger. */
+  duplicate: boolean;
+  /** A newer event had been met. */
+  superseded: boolean;
+  /** An operation did not end in time, and was not waited for any longer. */
+  overtaken: boolean;
+  /** How long somebody else was waited for, ms. */
+  waited: number;
+}
+
+/** @returns the course of a run that has not begun */
+export function newCourse(): Course {
+  return { recorded: false, duplicate: false, superseded: false, overtaken: false, waited: 0 };
+}
+
+/** What it takes to drive Barman. */
+export interface Driver {
+  readonly ledger: Ledger;
+  readonly api: Pick<
+    PgBackupApi,
+    'createConfigSwitchOperation' | 'waitForOperation' | 'settle' | 'inDoubt' | 'beforePost'
+  >;
+  readonly signal: AbortSignal;
+  /** Time to the deadline, ms. */
+  readonly remaining: () => number;
+  /** How long after the end of a lease an operation that was asked for under it is waited for, ms ("P"). */
+  readonly operationTimeout: number;
+  readonly course: Course;
+}
+
+/** Somebody else has taken the lease over. */
+class LeaseLost extends Error {}
+/** The lease was renewed, and is for a newer wish now. */
+class NewerWish extends Error {}
+
+/**
+ * Records a wish, and drives Barman to the newest one.
+ *
+ * @returns DONE if Barman was brought to this wish, SKIPPED if it was brought to a newer one
+ * @throws LedgerError if the ledger cannot be used
+ * @throws Busy if somebody else is driving, or the operator holds the server
+ * @throws ConfigSwitchFailed, HttpError as `switchConfig` does
+ */
+export async function converge(driver: Driver, wish: Wish): Promise<Outcome> {
+  const { ledger, signal, course } = driver;
+  const lease = await ledger.recordAndTake(wish, signal);
+  // Otherwise somebody holds the lease, or this wish or a newer one is there already.
+  if (!lease) await ledger.record(wish, signal);
+  course.recorded = true;
+  return drive(driver, wish.server, wish.key, lease);
+}
+
+/**
+ * Drives Barman to the newest wish of a server.
+ *
+ * @param key of the wish that is to be met; the newest one is no older
+ * @param taken the lease, if it is taken already
+ * @throws as `converge` does
+ */
+export async function drive(driver: Driver, server: string, key: string, taken?: Lease): Promise<Outcome> {
+  const { ledger, signal, course } = driver;
+  let lease = taken;
+  /** What the event is answered, once its wish or a newer one is met. */
+  let outcome: Outcome | undefined;
+  try {
+    for (;;) {
+      if (!lease) {
+        const found: Lease | Outcome = await obtain(driver, server, key);
+        if (!('token' in found)) return outcome ?? found;
+        lease = found;
+      }
+      const { desired = '', desired_key = '' } = lease.item;
+      const run: Run = await switchUnder(driver, key, lease);
+      lease = run.lease;
+      if (!lease || !run.outcome) continue;
+
+      const goOn = driver.remaining() > SHORT;
+      const next: Awaited<ReturnType<Ledger['result']>> = await ledger.result(
+        lease,
+        run.outcome.operationId,
+        goOn,
+        signal,
+      );
+      lease = typeof next === 'string' ? undefined : next;
+      if (next === 'lost') continue;
+      if (desired_key === key) outcome = run.outcome;
+      else outcome ??= superseded(course, desired, desired_key);
+      if (next === 'released') return outcome;
+    }
+  } catch (error) {
+    // The event's own wish was met; the newer one is in the ledger, for its own event or the heartbeat.
+    if (outcome) return outcome;
+    throw error;
+  }
+}
+
+/** How a switch under a lease ended that did not throw: met, or not begun because the lease is lost or for another wish. */
+interface Run {
+  readonly lease: Lease | undefined;
+  readonly outcome?: Outcome & { operationId: string };
+}
+
+/** Switches Barman to what the lease is for, and sends POSTs only while it lets them be sent. */
+async function switchUnder({ ledger, api, signal }: Driver, key: string, taken: Lease): Promise<Run> {
+  let lease = taken;
+  const { barman_server, desired = '', desired_key } = lease.item;
+  api.beforePost = async (again) => {
+    if (!again && performance.now() < lease.postUntil) return;
+    const renewed = await ledger.take(barman_server, key, lease.token, signal);
+    if (!renewed) throw new LeaseLost();
+    lease = renewed;
+    if (renewed.item.desired_key !== desired_key) throw new NewerWish();
+  };
+  try {
+    const outcome = await switchConfig(api, barman_server, targetOf(desired));
+    return { lease, outcome };
+  } catch (error) {
+    if (error instanceof LeaseLost) return { lease: undefined };
+    if (error instanceof NewerWish) return { lease };
+    // A POST without a known end: the lease stays, so that whoever comes next sees it to its end.
+    if (!api.inDoubt && !signal.aborted) {
+      // If this fails the lease runs out by itself.
+      await ledger
+        .release(lease, error instanceof Error ? error.message : String(error), signal)
+        .catch(() => {});
+    }
+    throw error;
+  } finally {
+    api.beforePost = undefined;
+  }
+}
+
+/** Waits for the lease, or for what makes it needless. @throws Busy after some seconds */
+async function obtain(driver: Driver, server: string, key: string): Promise<Lease | Outcome> {
+  const { ledger, signal, course } = driver;
+  const start = performance.now();
+  for (;;) {
+    const item = await ledger.get(server, signal);
+    if (!item) throw new LedgerError(`the ledger's item of ${server} was deleted; send the event again`);
+    const { applied = '', applied_key = '', operation_id, holder, held } = item;
+    if (applied_key === key) return repeated(course, applied, operation_id);
+    if (applied_key > key) return superseded(course, applied, applied_key);
+    if (held) {
+      throw new Busy(
+        `Barman server ${server} is held by the operator: the wish is recorded, and driven once it is released`,
+      );
+    }
+    if (isLeased(item)) {
+      const left = WAIT.most - (performance.now() - start);
+      if (left <= 0) {
+        throw new Busy(`somebody else is switching ${server}: the wish is recorded, and driven after that`);
+      }
+      const slept = Math.min(WAIT.interval, left);
+      await sleep(slept, signal);
+      course.waited += slept;
+      continue;
+    }
+    if (holder !== undefined && (await isOvertaken(driver, item))) course.overtaken = true;
+    const lease = await ledger.take(server, key, holder, signal, course.overtaken ? { overtaken: true } : {});
+    if (lease) return lease;
+  }
+}
+
+/**
+ * Sees the operations to their end that may have been asked for under a lease that was left behind.
+ *
+ * @returns true if that took too long, so that one of them may be running still
+ * @throws HttpError if it cannot be seen, and there is no time to wait until it does not matter any more
+ */
+async function isOvertaken(
+  { api, signal, remaining, operationTimeout }: Driver,
+  { barman_server, until = '' }: Item,
+): Promise<boolean> {
+  const ranOut = Date.parse(until);
+  const patience = () => ranOut + operationTimeout - Date.now();
+  if (patience() <= 0) return true;
+  const impatient = deadline(patience());
+  try {
+    const age = Date.now() - (ranOut - LEASE);
+    await api.settle(barman_server, age, AbortSignal.any([signal, impatient.signal]));
+    return false;
+  } catch (error) {
+    if (signal.aborted) throw error;
+    if (patience() > remaining()) throw error;
+    await sleep(patience(), signal);
+    return true;
+  } finally {
+    impatient.clear();
+  }
+}
+
+function repeated(course: Course, applied: string, operationId: string | undefined): Outcome {
+  course.duplicate = true;
+  return {
+    exitCode: ExitCode.CONFIG_SWITCH_DONE,
+    message: `this event was met before: Barman was brought to ${applied}`,
+    ...(operationId !== undefined && { operationId }),
+  };
+}
+
+function superseded(course: Course, applied: string, appliedKey: string): Outcome {
+  course.superseded = true;
+  return {
+    exitCode: ExitCode.CONFIG_SWITCH_SKIPPED,
+    message: `superseded by a newer event: Barman was brought to ${applied} for ${appliedKey}`,
+  };
+}

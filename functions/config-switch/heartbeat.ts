@@ -1,0 +1,132 @@
+/**
+ * The heartbeat, each minute: makes up for what was lost on the way, and tells of a broken path to Barman before a failover
+ * needs it. Several at once do no harm: each drives under a lease, as an event does.
+ */
+
+import { X509Certificate } from 'node:crypto';
+import { type Course, drive, newCourse } from './converge.ts';
+import { type Item, isBehind, isLeased, type Ledger, targetOf } from './ledger.ts';
+import type { ConnectionSource, PgBackupApi } from './pg-backup-api.ts';
+
+/** How long a wish is tried to be met, ms; then it is parked, for a person. */
+const GIVE_UP_AFTER = 24 * 3_600_000;
+/** With less time than this before the deadline no more servers are driven, ms. */
+const SHORT = 8_000;
+
+export interface HeartbeatOptions {
+  readonly ledger: Ledger;
+  readonly api: PgBackupApi;
+  readonly credentials: ConnectionSource;
+  readonly signal: AbortSignal;
+  /** Time to the deadline, ms. */
+  readonly remaining: () => number;
+  readonly operationTimeout: number;
+  /** Told how each server fared that was driven. */
+  readonly onDriven: (server: string, ended: { message: string } | Error, course: Course) => void;
+}
+
+/** What a heartbeat found and did. */
+export interface Heartbeat {
+  /** Servers whose newest wish was not met when it began; how many of them it met. */
+  readonly behind: number;
+  readonly met: number;
+  /** Servers whose wish is given up, now or before. */
+  readonly parked: number;
+  /** How long the oldest unmet wish has been known, s; 0 if there is none. */
+  readonly oldestUnmetWish: number;
+  /** Why pg-backup-api cannot be used, if it cannot. */
+  readonly pathBroken?: string;
+  /** Days that the certificates are still valid. */
+  readonly clientCertDaysLeft?: number;
+  readonly caCertDaysLeft?: number;
+}
+
+/**
+ * Drives what is behind, and looks at the path to Barman.
+ *
+ * @throws LedgerError if the ledger cannot be used
+ */
+export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
+  const { ledger, signal } = options;
+  const path = await lookAtPath(options);
+  const items = await ledger.all(signal);
+  const now = Date.now();
+  const behind = items.filter((item) => isBehind(item) && !item.held);
+  const age = ({ recorded_at = '' }: Item) => now - (Date.parse(recorded_at) || now);
+
+  let parked = behind.filter((item) => item.parked).length;
+  const due: Item[] = [];
+  for (const item of behind.filter((item) => !item.parked).sort((a, b) => age(b) - age(a))) {
+    if (age(item) > GIVE_UP_AFTER && !isLeased(item)) {
+      if (await ledger.park(item, signal)) parked += 1;
+    } else if (!isLeased(item) && now >= Date.parse(item.next_attempt_at ?? item.recorded_at ?? '')) {
+      due.push(item);
+    }
+  }
+  // On a broken path each of them would take its attempts in vain.
+  const met = path.pathBroken === undefined ? await driveAll(options, due) : 0;
+  // What cannot be compared now is compared by the next heartbeat.
+  if (path.pathBroken === undefined) await compare(options, items).catch(() => {});
+  return {
+    behind: behind.length,
+    met,
+    parked,
+    oldestUnmetWish: Math.round(Math.max(0, ...behind.map(age)) / 1_000),
+    ...path,
+  };
+}
+
+/** One after the other: a host with many servers takes long for each request. */
+async function driveAll(options: HeartbeatOptions, due: readonly Item[]): Promise<number> {
+  let met = 0;
+  for (const { barman_server, desired_key = '' } of due) {
+    if (options.remaining() < SHORT) break;
+    const course = { ...newCourse(), recorded: true };
+    try {
+      const outcome = await drive({ ...options, course }, barman_server, desired_key);
+      met += 1;
+      options.onDriven(barman_server, outcome, course);
+    } catch (error) {
+      options.onDriven(barman_server, error instanceof Error ? error : new Error(String(error)), course);
+    }
+  }
+  return met;
+}
+
+/** Where an operation was passed over that may have ended later: once, whether what is active is what was applied. */
+async function compare({ ledger, api, signal }: HeartbeatOptions, items: readonly Item[]): Promise<void> {
+  const doubtful = items.filter((item) => item.overtaken && !isBehind(item) && !item.holder && !item.held);
+  if (doubtful.length === 0) return;
+  const { servers } = await api.diagnose();
+  for (const item of doubtful) {
+    const target = targetOf(item.applied ?? '');
+    const active = servers.get(item.barman_server)?.activeModel ?? null;
+    await ledger.compared(item, active !== ('model' in target ? target.model : null), signal);
+  }
+}
+
+async function lookAtPath({
+  api,
+  credentials,
+  signal,
+}: HeartbeatOptions): Promise<Pick<Heartbeat, 'pathBroken' | 'clientCertDaysLeft' | 'caCertDaysLeft'>> {
+  try {
+    const { tls } = await credentials.connection(signal);
+    const days = tls ? { clientCertDaysLeft: daysLeft(tls.cert), caCertDaysLeft: daysLeft(tls.ca) } : {};
+    try {
+      await api.status();
+      return days;
+    } catch (error) {
+      return { ...days, pathBroken: String(error instanceof Error ? error.message : error) };
+    }
+  } catch (error) {
+    return { pathBroken: String(error instanceof Error ? error.message : error) };
+  }
+}
+
+/** Until the first certificate of a PEM file ends, whole days. */
+export function daysLeft(pem: string): number {
+  const certificates = pem.match(/-----BEGIN CERTIFICATE-----[\s\S]+?-----END CERTIFICATE-----/g) ?? [];
+  const ends = certificates.map((certificate) => Date.parse(new X509Certificate(certificate).validTo));
+  return Math.floor((Math.min(...ends) - Date.now()) / 86_400_000);
+}

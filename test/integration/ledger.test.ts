@@ -1,0 +1,254 @@
+import { describe, expect, test } from 'vitest';
+import { type Wish, wishKey } from '../../functions/config-switch/ledger.ts';
+import { PROMOTION, startFunction } from './function.ts';
+
+const signal = () => AbortSignal.timeout(5_000);
+const NODE1 = { ...PROMOTION, barman_model: 'pg:node1' };
+const posts = ({ method }: { method: string }) => method === 'POST';
+const at = (ms: number) => new Date(Date.now() + ms).toISOString();
+const heartbeat = { heartbeat: true };
+
+describe('an event', () => {
+  test('is recorded before Barman is asked, and readable for an operator', async () => {
+    await using run = await startFunction();
+    const { answer } = await run.webhook(PROMOTION);
+    expect(answer).toMatchObject({ exit_code: 0, recorded: true });
+    expect(await run.ledger.get('main', signal())).toEqual({
+      barman_server: 'main',
+      desired: 'model pg:node2',
+      desired_key: expect.stringMatching(/^\d{4}-\d\d-\d\dT[\d:.]{12}Z#msg_/),
+      cluster: 'main',
+      recorded_at: expect.stringMatching(/Z$/),
+      applied: 'model pg:node2',
+      applied_key: expect.stringContaining(answer.event_id ?? ''),
+      operation_id: answer.operation_id,
+      applied_at: expect.stringMatching(/Z$/),
+    });
+  });
+
+  test('that comes twice is answered from the record, without a second operation', async () => {
+    await using run = await startFunction();
+    const time = at(-1_000);
+    const first = await run.eventBridge(PROMOTION, time);
+    const second = await run.eventBridge(PROMOTION, time);
+    expect(second).toMatchObject({ exit_code: 0, operation_id: first.operation_id, recorded: true });
+    expect(run.host.api.requests.filter(posts)).toHaveLength(1);
+    expect(run.metrics()).toContainEqual(expect.objectContaining({ Duplicate: 1 }));
+  });
+
+  test('that comes after a newer one is superseded', async () => {
+    await using run = await startFunction();
+    await run.webhook(PROMOTION);
+    const late = await run.eventBridge(NODE1, at(-60_000));
+    expect(late).toMatchObject({ exit_code: 1, recorded: true });
+    expect(late.message).toMatch(/superseded.*model pg:node2/);
+    expect(run.host.api.activeModel()).toBe('pg:node2');
+    expect(run.metrics()).toContainEqual(expect.objectContaining({ Superseded: 1 }));
+  });
+
+  test('is dated by its age, not by when it arrived', async () => {
+    await using run = await startFunction();
+    await run.webhook(PROMOTION);
+    const { answer } = await run.webhook({ ...NODE1, age_ms: 30_000 });
+    expect(answer.exit_code).toBe(1);
+    expect(run.host.api.activeModel()).toBe('pg:node2');
+  });
+
+  test('from the future is taken for one of now', async () => {
+    await using run = await startFunction();
+    expect(await run.eventBridge(PROMOTION, '2099-01-01T00:00:00Z')).toMatchObject({ exit_code: 0 });
+    expect((await run.webhook(NODE1)).answer.exit_code).toBe(0);
+    expect(run.host.api.activeModel()).toBe('pg:node1');
+  });
+
+  test('at the same time as another: one drives, the other waits, and Barman is at the newer', async () => {
+    await using run = await startFunction({ operationTime: 500 });
+    const [older, newer] = await Promise.all([
+      run.webhook({ ...NODE1, age_ms: 1_000 }),
+      run.webhook(PROMOTION),
+    ]);
+    expect(newer.answer.exit_code).toBe(0);
+    expect([0, 1]).toContain(older.answer.exit_code);
+    expect(run.host.api.activeModel()).toBe('pg:node2');
+    const [first, second] = run.host.api.operations();
+    if (second) expect(second.createdAt).toBeGreaterThan(first?.endedAt ?? Number.POSITIVE_INFINITY);
+  });
+
+  test('of another server waits for nobody', async () => {
+    await using run = await startFunction({
+      servers: { main: { cluster: 'main' }, other: { cluster: 'main' } },
+      operationTime: 300,
+    });
+    const answers = await Promise.all([
+      run.webhook(PROMOTION),
+      run.webhook({ ...PROMOTION, barman_server: 'other' }),
+    ]);
+    expect(answers.map(({ answer }) => answer.exit_code)).toEqual([0, 0]);
+    expect(run.metrics()).not.toContainEqual(expect.objectContaining({ Waited: 1 }));
+  });
+});
+
+describe('somebody else', () => {
+  async function leased(run: Awaited<ReturnType<typeof startFunction>>) {
+    const wish: Wish = {
+      server: 'main',
+      cluster: 'main',
+      target: { model: 'pg:node1' },
+      key: wishKey(Date.now() - 60_000, 'other'),
+    };
+    const lease = await run.ledger.recordAndTake(wish, signal());
+    if (!lease) throw new Error('no lease');
+    return lease;
+  }
+
+  test('who holds the lease is waited for, but not for long: 503, and recorded', async () => {
+    await using run = await startFunction();
+    await leased(run);
+    const { statusCode, headers, answer } = await run.webhook(PROMOTION);
+    expect([statusCode, headers['retry-after'], answer.exit_code, answer.recorded]).toEqual([
+      503,
+      '5',
+      3,
+      true,
+    ]);
+    expect(run.host.api.requests).toEqual([]);
+    expect(run.metrics()).toContainEqual(expect.objectContaining({ Busy: 1, Waited: 1 }));
+    expect(run.log()).toContainEqual(expect.objectContaining({ level: 'WARN', exit_code: 3 }));
+  });
+
+  test('who ends in time lets the waiting one drive on', async () => {
+    await using run = await startFunction();
+    const lease = await leased(run);
+    const answer = run.webhook(PROMOTION);
+    await expect.poll(async () => (await run.ledger.get('main', signal()))?.desired).toBe('model pg:node2');
+    await run.ledger.release(lease, 'failed', signal());
+    expect((await answer).answer.exit_code).toBe(0);
+  });
+
+  test('who left a lease behind has its operation seen to its end first', async () => {
+    await using run = await startFunction();
+    await leased(run);
+    run.host.api.addOperation({ id: idOfNow(), type: 'config_switch', status: 'IN_PROGRESS' });
+    await run.leaseRunsOut();
+    const answer = run.webhook(PROMOTION, { remaining: 4_000 });
+    expect((await answer).answer).toMatchObject({ exit_code: 3, recorded: true });
+    expect(run.host.api.requests.filter(posts)).toEqual([]);
+  });
+
+  test('whose operation is stuck is passed over after a while, and it is told', async () => {
+    await using run = await startFunction({}, { OPERATION_TIMEOUT: '1' });
+    await leased(run);
+    run.host.api.addOperation({ id: idOfNow(), type: 'config_switch', status: 'IN_PROGRESS' });
+    await run.leaseRunsOut();
+    expect((await run.webhook(PROMOTION)).answer.exit_code).toBe(0);
+    expect(run.metrics()).toContainEqual(expect.objectContaining({ StuckOperation: 1 }));
+
+    // It ends after all, and Barman is at what it wished: the heartbeat sees it, and the next one mends it.
+    expect(await run.ledger.get('main', signal())).toMatchObject({ overtaken: true });
+    run.host.api.setActiveModel('pg:node1');
+    await run.send(heartbeat);
+    expect(await run.ledger.get('main', signal())).not.toHaveProperty('overtaken');
+    await run.send(heartbeat);
+    expect(run.host.api.activeModel()).toBe('pg:node2');
+  });
+});
+
+describe('the heartbeat', () => {
+  test('drives what was left behind, with nobody calling again', async () => {
+    await using run = await startFunction({}, { MAX_RETRIES: '1' });
+    await run.host.api.refuse();
+    expect((await run.webhook(PROMOTION)).answer).toMatchObject({ exit_code: 3, recorded: true });
+    expect(await run.ledger.get('main', signal())).toMatchObject({
+      attempts: 1,
+      last_error: expect.stringContaining('ECONNREFUSED'),
+      next_attempt_at: expect.stringMatching(/Z$/),
+    });
+    expect(await run.send(heartbeat)).toMatchObject({ behind: 1, met: 0, pathBroken: expect.any(String) });
+    await run.host.api.listen();
+    await run.ledger.retry('main', signal());
+    expect(await run.send(heartbeat)).toMatchObject({ behind: 1, met: 1, parked: 0 });
+    expect(run.host.api.activeModel()).toBe('pg:node2');
+    expect(await run.send(heartbeat)).toMatchObject({ behind: 0, met: 0, oldestUnmetWish: 0 });
+    expect(run.metrics()).toContainEqual(
+      expect.objectContaining({
+        PathBroken: 0,
+        Parked: 0,
+        ClientCertDaysLeft: 89,
+        CaCertDaysLeft: expect.any(Number),
+      }),
+    );
+  });
+
+  test('leaves alone whose next attempt is not due', async () => {
+    await using run = await startFunction();
+    run.host.api.plan({ failed: 'untouched' });
+    await run.webhook(PROMOTION);
+    expect(await run.send(heartbeat)).toMatchObject({ behind: 1, met: 0 });
+    expect(run.host.api.requests.filter(posts)).toHaveLength(1);
+  });
+
+  test('several at once do no harm', async () => {
+    await using run = await startFunction({ operationTime: 200 });
+    run.host.api.plan({ failed: 'untouched' });
+    await run.webhook(PROMOTION);
+    await run.ledger.retry('main', signal());
+    await Promise.all([1, 2, 3].map(() => run.send(heartbeat)));
+    expect(run.host.api.activeModel()).toBe('pg:node2');
+    expect(run.host.api.operations()).toHaveLength(2);
+  });
+
+  test('gives a wish up after a day, and tells', async () => {
+    await using run = await startFunction();
+    run.host.api.plan({ failed: 'untouched' });
+    await run.webhook(PROMOTION);
+    await run.ageWish(25 * 3_600_000);
+    expect(await run.send(heartbeat)).toMatchObject({ parked: 1, met: 0 });
+    expect(await run.send(heartbeat)).toMatchObject({ parked: 1 });
+    expect(await run.ledger.get('main', signal())).toMatchObject({ parked: true });
+    expect((await run.webhook(PROMOTION)).answer.exit_code, 'a newer event starts afresh').toBe(0);
+  });
+
+  test('tells when the ledger cannot be used, and throws nothing', async () => {
+    await using run = await startFunction({}, { LEDGER_TABLE: 'no-such-table' });
+    await run.send(heartbeat);
+    expect(run.metrics()).toContainEqual(expect.objectContaining({ LedgerUnreachable: 1 }));
+  });
+});
+
+describe('the operator', () => {
+  test('holds a server: wishes are recorded, and driven once it is released', async () => {
+    await using run = await startFunction();
+    await run.webhook(NODE1);
+    await run.ledger.hold('main', true, signal());
+    const { statusCode, answer } = await run.webhook(PROMOTION);
+    expect([statusCode, answer.exit_code, answer.recorded]).toEqual([503, 3, true]);
+    expect(answer.message).toContain('held by the operator');
+    expect(await run.send(heartbeat)).toMatchObject({ met: 0 });
+    expect(run.host.api.activeModel()).toBe('pg:node1');
+    await run.ledger.hold('main', false, signal());
+    expect(await run.send(heartbeat)).toMatchObject({ met: 1 });
+    expect(run.host.api.activeModel()).toBe('pg:node2');
+  });
+});
+
+describe('without the ledger', () => {
+  test.each([
+    ['that is not there', { LEDGER_TABLE: 'no-such-table' }, /no table no-such-table/],
+    ['that has no name', { LEDGER_TABLE: undefined }, /LEDGER_TABLE is missing/],
+  ])('(a table %s) nothing is switched, and the answer says why', async (_, settings, words) => {
+    await using run = await startFunction({}, settings);
+    const { statusCode, answer } = await run.webhook(PROMOTION);
+    expect([statusCode, answer.exit_code, answer.recorded]).toEqual([502, 3, false]);
+    expect(answer.message).toMatch(words);
+    expect(run.host.api.requests).toEqual([]);
+    await expect(run.eventBridge(PROMOTION)).rejects.toThrow(words);
+    expect((await run.webhook({ ...PROMOTION, role: 'replica' })).answer.exit_code).toBe(1);
+    expect((await run.webhook({ ...PROMOTION, dry_run: true })).answer.exit_code).toBe(1);
+    expect(run.metrics()).toContainEqual(expect.objectContaining({ LedgerUnreachable: 1 }));
+  });
+});
+
+/** As the Barman host names an operation of now. */
+function idOfNow(): string {
+  return new Date().toISOString().replace(/\.\d+Z$|[-:]/g, '');
+}
