@@ -125,8 +125,8 @@ interface Run {
 async function switchUnder({ ledger, api, signal }: Driver, key: string, taken: Lease): Promise<Run> {
   let lease = taken;
   const { barman_server, desired = '', desired_key } = lease.item;
-  api.beforePost = async (again) => {
-    if (!again && performance.now() < lease.postUntil) return;
+  api.beforePost = async () => {
+    if (performance.now() < lease.postUntil) return;
     const renewed = await ledger.take(barman_server, key, lease.token, signal);
     if (!renewed) throw new LeaseLost();
     lease = renewed;

@@ -102,12 +102,8 @@ export class PgBackupApi implements AsyncDisposable {
   attempts = 0;
   /** Requests for an operation's status. */
   polls = 0;
-  /**
-   * Called right before each POST; what it throws keeps it from being sent.
-   *
-   * @param again whether one before it had no answer, and its operation, if any, has ended
-   */
-  beforePost: ((again: boolean) => Promise<void>) | undefined;
+  /** Called right before each POST; what it throws keeps it from being sent. */
+  beforePost: (() => Promise<void>) | undefined;
   /** Whether an operation that was asked for, or may have been, may still be running. */
   inDoubt = false;
   readonly #source: ConnectionSource;
@@ -268,13 +264,12 @@ export class PgBackupApi implements AsyncDisposable {
     const { maxRetries, onFailure } = this.#options;
     const { signal = this.#options.signal } = request;
     const post = request.method === 'POST';
-    let unanswered = false;
     const name = `${request.method} /${request.path.join('/')}`;
     for (let attempt = 1, notFound = 0; ; attempt += 1) {
       if (signal.aborted) throw new DeadlineExceeded(`time ran out before ${name} was sent`);
       this.#link ??= await this.#connect(this.#source.connection(signal));
       const link = this.#link;
-      if (post) await this.beforePost?.(unanswered);
+      if (post) await this.beforePost?.();
       this.inDoubt ||= post;
       const sentAt = performance.now();
       try {
@@ -289,7 +284,6 @@ export class PgBackupApi implements AsyncDisposable {
         if (!(error instanceof RequestFailure)) throw error;
         onFailure?.({ request: name, attempt, error });
         if (error.status === 404) notFound += 1;
-        unanswered ||= post && error.begun !== 'no';
         if (post && error.begun === 'no') this.inDoubt = false;
         const renewed = error.doubtsCredentials && (await this.#rereadCredentials());
         const again = error.transient && notFound < NOT_FOUND_ATTEMPTS && attempt < maxRetries;

@@ -32,6 +32,7 @@ const folder = mkdtempSync(join(tmpdir(), 'barman-config-switch-e2e-'));
 const ca = await CertificateAuthority.create();
 const api = await PgBackupApiStandIn.start({
   models: MODELS,
+  servers: { main: { cluster: 'main' }, stuck: { cluster: 'main' } },
   operationTime: 300,
   tls: { ...(await ca.server()), ca: ca.cert },
 });
@@ -144,8 +145,8 @@ describe('over the deployed HTTP API', () => {
   test('a stuck operation: 504, 3, in time for API Gateway', async () => {
     api.plan({ time: Number.POSITIVE_INFINITY });
     const start = performance.now();
-    const { status, answer } = await webhook(PROMOTION);
-    expect([status, answer.exit_code]).toEqual([504, 3]);
+    const { status, answer } = await webhook({ ...PROMOTION, barman_server: 'stuck' });
+    expect([status, answer.exit_code, answer.recorded]).toEqual([504, 3, true]);
     expect(performance.now() - start).toBeLessThan(30_000);
   });
 
@@ -197,7 +198,7 @@ describe('over the other ways', () => {
     expect(api.requests.slice(requests).filter(({ method }) => method === 'POST')).toHaveLength(1);
   });
 
-  test('an event that cannot be followed ends in the failure queue, with its payload intact', async () => {
+  test('an event that cannot be recorded ends in the failure queue, with its payload intact', async () => {
     expect(await failures()).toEqual([]);
     const event = {
       version: '0',
@@ -208,13 +209,13 @@ describe('over the other ways', () => {
       time: new Date().toISOString(),
       region: 'eu-central-1',
       resources: [],
-      detail: { ...PROMOTION, barman_server: 'nope' },
+      detail: { ...PROMOTION, role: 'leader' },
     };
     await invoke(event, 'Event');
     await expect.poll(failures, { timeout: 60_000, interval: 500 }).toHaveLength(1);
     const [message] = await failures();
     expect(message?.requestPayload).toEqual(event);
-    expect(JSON.stringify(message)).toContain("Server 'nope' does not exist");
+    expect(JSON.stringify(message)).toContain('role must be one of');
   });
 });
 

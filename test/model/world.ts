@@ -1,0 +1,496 @@
+/**
+ * A world for the ledger's protocol in virtual time: a table, a Barman host, and the faults that both can have. What is
+ * tested is the real ledger.ts, converge.ts and heartbeat.ts; what is asked of them is checked here at each step.
+ */
+
+import type { Outcome } from '../../functions/config-switch/config-switch.ts';
+import { type Course, converge, type Driver, newCourse } from '../../functions/config-switch/converge.ts';
+import { deadline, within } from '../../functions/config-switch/deadline.ts';
+import {
+  Busy,
+  ConfigSwitchFailed,
+  DeadlineExceeded,
+  HttpError,
+} from '../../functions/config-switch/errors.ts';
+import { ExitCode } from '../../functions/config-switch/exit-code.ts';
+import { beat, type HeartbeatOptions } from '../../functions/config-switch/heartbeat.ts';
+import {
+  type Change,
+  type Condition,
+  type Item,
+  Ledger,
+  POST_DELAY,
+  type Table,
+  targetText,
+  wishKey,
+} from '../../functions/config-switch/ledger.ts';
+import type { ConfigTarget } from '../../functions/config-switch/payload.ts';
+
+const SERVER = 'main';
+/** P, and longer than any operation that ends takes here, ms. */
+const OPERATION_TIMEOUT = 60_000;
+const NEVER = new Promise<never>(() => {});
+
+/** One delivery of an event. */
+export interface Delivery {
+  /** Which one: greater ones are newer. */
+  readonly event: number;
+  /** When it arrives, ms. */
+  readonly at: number;
+  /** What time the function has, ms. */
+  readonly time: number;
+  /** At which of its steps the function dies, if at all. */
+  readonly crashAt: number | undefined;
+}
+
+export interface Scenario {
+  readonly seed: number;
+  readonly deliveries: readonly Delivery[];
+  /** When additional heartbeats begin, ms. */
+  readonly heartbeats: readonly number[];
+  /** How often a step goes wrong, 0 to 1, and until when, ms. */
+  readonly faults: number;
+  /** Whether operations outlast a lease. */
+  readonly slow: boolean;
+  readonly faultsUntil: number;
+}
+
+interface Operation {
+  readonly event: number;
+  readonly createdAt: number;
+  state: 'IN_PROGRESS' | 'STUCK' | 'DONE' | 'FAILED';
+  readonly ended: Promise<void>;
+}
+
+/** What must never happen did. */
+export class Violation extends Error {}
+
+/** Evaluates a condition as DynamoDB does. */
+export function holds(item: Item | undefined, condition: Condition): boolean {
+  return condition.every((row) =>
+    row.some(([attribute, operator, operand]) => {
+      const value = item?.[attribute];
+      if (operator === 'absent') return value === undefined;
+      if (typeof value !== 'string' || operand === undefined) return false;
+      return operator === '=' ? value === operand : value < operand;
+    }),
+  );
+}
+
+export function changed(item: Item | undefined, server: string, change: Change): Item {
+  const next: Record<string, unknown> = { ...item, barman_server: server };
+  for (const [attribute, value] of Object.entries(change)) {
+    if (value === null) delete next[attribute];
+    else next[attribute] = value;
+  }
+  return next as unknown as Item;
+}
+
+export class World {
+  readonly #scenario: Scenario;
+  readonly #random: () => number;
+  #item: Item | undefined;
+  readonly #operations = new Map<string, Operation>();
+  /** Who wrote the holder that is there. */
+  #holder = '';
+  /** The event that Barman is at; 0 before all. */
+  #active = 0;
+  /** The newest event that was answered DONE. */
+  #answered = 0;
+  /** The newest event that somebody was told is recorded, or wrote. */
+  #recorded = 0;
+  readonly violations: string[] = [];
+  /** What happened, for a person. */
+  readonly trace: string[] = [];
+  running = 0;
+
+  constructor(scenario: Scenario) {
+    this.#scenario = scenario;
+    this.#random = mulberry32(scenario.seed);
+  }
+
+  get item(): Item | undefined {
+    return this.#item;
+  }
+
+  get active(): number {
+    return this.#active;
+  }
+
+  get recorded(): number {
+    return this.#recorded;
+  }
+
+  /** One delivery: an invocation of the function, from the event to its answer. */
+  async deliver(delivery: Delivery, name: string): Promise<void> {
+    const instance = new Instance(this, name, delivery.crashAt);
+    const start = Date.now();
+    const { signal, clear } = deadline(delivery.time);
+    const course = newCourse();
+    const driver: Driver = {
+      ledger: new Ledger(instance),
+      api: new Api(this, instance, signal),
+      signal,
+      remaining: () => start + delivery.time - Date.now(),
+      operationTimeout: OPERATION_TIMEOUT,
+      course,
+    };
+    const target: ConfigTarget = { model: String(delivery.event) };
+    const key = keyOf(delivery.event);
+    this.running += 1;
+    let outcome: Outcome | Error;
+    try {
+      outcome = await Promise.race([
+        converge(driver, { server: SERVER, cluster: 'c', target, key }),
+        instance.died,
+      ]);
+    } catch (error) {
+      outcome = error as Error;
+    } finally {
+      clear();
+      this.running -= 1;
+    }
+    if (instance.dead) return;
+    if (Date.now() > start + delivery.time + 1) this.violate(`LATE: ${name} answered after its deadline`);
+    this.#answer(name, delivery.event, outcome, course);
+  }
+
+  #answer(name: string, event: number, outcome: Outcome | Error, course: Course): void {
+    if (course.recorded) this.#recorded = Math.max(this.#recorded, event);
+    this.tell(
+      `${name} answers ${outcome instanceof Error ? `${outcome.name}: ${outcome.message}` : outcome.message}`,
+    );
+    if (outcome instanceof Error) {
+      if (!(outcome instanceof HttpError || outcome instanceof ConfigSwitchFailed)) {
+        this.violate(`UNFORESEEN: ${name}: ${outcome.stack}`);
+      }
+      if (outcome instanceof Busy && this.#holder === name)
+        this.violate(`SELF-BLOCK: ${name} waits for itself`);
+      return;
+    }
+    if (outcome.exitCode === ExitCode.CONFIG_SWITCH_DONE) {
+      if (this.#active < event)
+        this.violate(`FALSE-DONE: ${name} for event ${event}, Barman is at ${this.#active}`);
+      this.#answered = Math.max(this.#answered, event);
+    } else if (eventOf(this.#item?.applied_key) <= event) {
+      this.violate(`SKIP-UNDONE: ${name} for event ${event}`);
+    }
+  }
+
+  /** A heartbeat, which may die too. */
+  async beat(name: string, time = 27_500, crashAt?: number): Promise<void> {
+    const instance = new Instance(this, name, crashAt);
+    const start = Date.now();
+    const { signal, clear } = deadline(time);
+    const api = new Api(this, instance, signal);
+    const options = {
+      ledger: new Ledger(instance),
+      api,
+      credentials: { connection: async () => ({ url: new URL('http://barman') }) },
+      signal,
+      remaining: () => start + time - Date.now(),
+      operationTimeout: OPERATION_TIMEOUT,
+      onDriven: (_: string, ended: { message: string }) => this.tell(`${name}: ${ended.message}`),
+    } as unknown as HeartbeatOptions;
+    this.running += 1;
+    try {
+      await Promise.race([beat(options), instance.died]);
+    } catch (error) {
+      if (!instance.dead && !(error instanceof HttpError)) {
+        this.violate(`UNFORESEEN: ${name}: ${(error as Error).stack}`);
+      }
+    } finally {
+      clear();
+      this.running -= 1;
+    }
+    if (!instance.dead && Date.now() > start + time + 1) this.violate(`LATE: ${name}`);
+  }
+
+  // The table.
+
+  read(): Item | undefined {
+    return this.#item;
+  }
+
+  write(change: Change, condition: Condition, writer: string): Item | undefined {
+    if (!holds(this.#item, condition)) return undefined;
+    if (change.holder) this.#holder = writer;
+    if (
+      change.applied_key &&
+      eventOf(this.#item?.desired_key) > eventOf(change.applied_key) &&
+      change.attempts === null
+    ) {
+      this.violate(`ABANDONED: ${writer} has done with a newer wish there`);
+    }
+    this.#item = changed(this.#item, SERVER, change);
+    this.#recorded = Math.max(this.#recorded, eventOf(this.#item.desired_key));
+    if (this.#item.applied_key !== undefined && eventOf(this.#item.applied_key) > this.#active) {
+      this.violate(`LEDGER-LIES: it says ${this.#item.applied}, Barman is at ${this.#active}`);
+    }
+    return this.#item;
+  }
+
+  // Barman.
+
+  /** A POST arrives: an operation begins. */
+  create(event: number, sender: string): string {
+    const running = [...this.#operations.values()].find(({ state }) => state === 'IN_PROGRESS');
+    if (running) this.violate(`OVERLAP: ${sender} begins ${event} while ${running.event} is running`);
+    const applied = eventOf(this.#item?.applied_key);
+    if (event <= applied) this.violate(`OLD-POST: ${sender} begins ${event}, and ${applied} is applied`);
+    const id = `op${this.#operations.size + 1}`;
+    const end = Promise.withResolvers<void>();
+    const operation: Operation = {
+      event,
+      createdAt: Date.now(),
+      state: 'IN_PROGRESS',
+      ended: end.promise,
+    };
+    this.#operations.set(id, operation);
+    this.tell(`${id} begins: ${event}, by ${sender}`);
+    const fate = this.faulty()
+      ? this.pick(['stuck', 'stuck, applied', 'failed', 'failed, applied', 'slow'])
+      : 'done';
+    const write = () => {
+      if (event < this.#answered)
+        this.violate(`REGRESS: ${id} writes ${event}, ${this.#answered} was answered DONE`);
+      this.#active = event;
+    };
+    // It reads what is active first; what is active already is not written again.
+    setTimeout(
+      () => {
+        if (fate.startsWith('stuck')) {
+          if (fate === 'stuck, applied') write();
+          operation.state = 'STUCK';
+        } else {
+          if (fate !== 'failed') write();
+          operation.state = fate.startsWith('failed') ? 'FAILED' : 'DONE';
+          end.resolve();
+        }
+        this.tell(`${id} ends: ${fate}`);
+      },
+      fate === 'slow' || this.#scenario.slow ? this.between(5_000, 40_000) : this.between(300, 2_000),
+    );
+    return id;
+  }
+
+  operation(id: string): Operation {
+    const operation = this.#operations.get(id);
+    if (!operation) throw new Error(`no operation ${id}`);
+    return operation;
+  }
+
+  /** Operations that are said to be running, and began no longer ago than that. */
+  listed(age: number): Operation[] {
+    return [...this.#operations.values()].filter(
+      ({ state, createdAt }) =>
+        (state === 'IN_PROGRESS' || state === 'STUCK') && createdAt >= Date.now() - age - 1_000,
+    );
+  }
+
+  // Chance.
+
+  /** Whether the next thing goes wrong. */
+  faulty(): boolean {
+    return Date.now() < this.#scenario.faultsUntil && this.#random() < this.#scenario.faults;
+  }
+
+  between(least: number, most: number): number {
+    return least + Math.floor(this.#random() * (most - least));
+  }
+
+  pick<T>(from: readonly T[]): T {
+    return from[this.between(0, from.length)] as T;
+  }
+
+  tell(what: string): void {
+    this.trace.push(`${String(Date.now()).padStart(7)} ${what}`);
+  }
+
+  violate(what: string): void {
+    this.violations.push(what);
+    this.tell(`<== ${what}`);
+  }
+}
+
+/** A running instance of the function: it may die at any of its steps, with its write on the way. */
+class Instance implements Table {
+  readonly #world: World;
+  readonly name: string;
+  readonly #crashAt: number | undefined;
+  #steps = 0;
+  dead = false;
+  readonly #death = Promise.withResolvers<never>();
+  /** Never resolves; rejects when it dies. */
+  readonly died = this.#death.promise;
+
+  constructor(world: World, name: string, crashAt: number | undefined) {
+    this.#world = world;
+    this.name = name;
+    this.#crashAt = crashAt;
+    this.died.catch(() => {});
+  }
+
+  /** One step that takes some time; what it does may still be done after the death of who asked for it. */
+  async step<T>(signal: AbortSignal, does: () => T, latency = this.#world.between(1, 60)): Promise<T> {
+    if (this.dead) return NEVER;
+    this.#steps += 1;
+    if (this.#steps === this.#crashAt) {
+      const then = this.#world.pick(['at once', 'done', 'late']);
+      this.#world.tell(`${this.name} dies, its step ${then}`);
+      this.dead = true;
+      if (then !== 'at once') setTimeout(does, then === 'late' ? this.#world.between(1_000, POST_DELAY) : 0);
+      this.#death.reject(new Error('died'));
+      return NEVER;
+    }
+    await within(signal, after(latency));
+    if (this.dead) return NEVER;
+    const result = does();
+    await within(signal, after(this.#world.between(1, 60)));
+    return this.dead ? NEVER : result;
+  }
+
+  async get(_: string, signal: AbortSignal): Promise<Item | undefined> {
+    return this.#asked(signal, () => this.#world.read());
+  }
+
+  async scan(signal: AbortSignal): Promise<Item[]> {
+    const item = await this.get(SERVER, signal);
+    return item ? [item] : [];
+  }
+
+  update(_: string, change: Change, condition: Condition, signal: AbortSignal): Promise<Item | undefined> {
+    // An answer that was lost: the SDK sends the write again.
+    const twice = this.#world.faulty() && this.#world.pick([true, false]);
+    return this.#asked(signal, () => {
+      if (twice) this.#world.write(change, condition, this.name);
+      return this.#world.write(change, condition, this.name);
+    });
+  }
+
+  async #asked<T>(signal: AbortSignal, does: () => T): Promise<T> {
+    if (this.#world.faulty() && this.#world.pick([true, false, false])) {
+      throw new HttpError('the ledger could not be used');
+    }
+    try {
+      return await this.step(
+        signal,
+        does,
+        this.#world.faulty() ? this.#world.between(500, 3_000) : undefined,
+      );
+    } catch (error) {
+      throw signal.aborted ? new DeadlineExceeded('no answer of the ledger') : error;
+    }
+  }
+}
+
+/** pg-backup-api as an instance sees it; the rules are those of pg-backup-api.ts. */
+class Api {
+  readonly #world: World;
+  readonly #instance: Instance;
+  readonly #signal: AbortSignal;
+  inDoubt = false;
+  beforePost: (() => Promise<void>) | undefined;
+
+  constructor(world: World, instance: Instance, signal: AbortSignal) {
+    this.#world = world;
+    this.#instance = instance;
+    this.#signal = signal;
+  }
+
+  async createConfigSwitchOperation(server: string, target: ConfigTarget): Promise<string> {
+    const world = this.#world;
+    const event = Number(targetText(target).replace('model ', ''));
+    // The credentials, or the connection, take long.
+    if (world.faulty())
+      await this.#instance.step(
+        this.#signal,
+        () => {},
+        world.pick([world.between(1_000, 8_000), world.between(8_000, 25_000)]),
+      );
+    for (let attempt = 1; attempt <= 5; attempt += 1) {
+      await this.beforePost?.();
+      this.inDoubt = true;
+      const sentAt = Date.now();
+      const create = () => world.create(event, this.#instance.name);
+      const fate = world.faulty()
+        ? world.pick(['refused', 'lost', 'answer lost', 'late', 'refused for good'])
+        : 'answered';
+      switch (fate) {
+        case 'answered':
+          return this.#instance.step(this.#signal, create);
+        case 'refused':
+        case 'refused for good':
+          await this.#instance.step(this.#signal, () => {});
+          this.inDoubt = false;
+          if (fate === 'refused for good') throw new HttpError('refused');
+          break;
+        default:
+          world.tell(`${this.#instance.name} sends ${event}: ${fate}`);
+          await this.#instance.step(this.#signal, () => {
+            if (fate === 'answer lost') create();
+            if (fate === 'late') setTimeout(create, world.between(0, POST_DELAY - 200));
+          });
+          await this.#instance.step(this.#signal, () => {}, Math.max(0, POST_DELAY - (Date.now() - sentAt)));
+          await this.settle(server, Date.now() - sentAt);
+      }
+    }
+    throw new HttpError('no answer after all attempts');
+  }
+
+  async waitForOperation(_: string, id: string): Promise<'DONE' | 'FAILED'> {
+    const operation = this.#world.operation(id);
+    await this.#until(operation.ended, this.#signal);
+    const status = await this.#instance.step(this.#signal, () => operation.state);
+    this.inDoubt = false;
+    return status as 'DONE' | 'FAILED';
+  }
+
+  async settle(_: string, age: number, signal = this.#signal): Promise<void> {
+    if (this.#world.faulty()) throw new HttpError('the list could not be had');
+    const listed = await this.#instance.step(signal, () => this.#world.listed(age + 3_600_000));
+    for (const { ended } of listed) await this.#until(ended, signal);
+    this.inDoubt = false;
+  }
+
+  async status(): Promise<void> {
+    await this.#instance.step(this.#signal, () => {});
+  }
+
+  async diagnose() {
+    const active = await this.#instance.step(this.#signal, () => String(this.#world.active));
+    return { servers: new Map([[SERVER, { activeModel: active, cluster: 'c' }]]), models: new Map() };
+  }
+
+  async #until(ended: Promise<void>, signal: AbortSignal): Promise<void> {
+    try {
+      await within(signal, ended);
+    } catch {
+      throw new DeadlineExceeded('the end of the operation is not known');
+    }
+  }
+}
+
+/** The keys sort as the events. */
+function keyOf(event: number): string {
+  return wishKey(event * 1_000, `event-${event}`);
+}
+
+function eventOf(key: string | undefined): number {
+  return key === undefined ? 0 : Number(key.split('#event-')[1]);
+}
+
+function after(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}
+
+/** A small generator of pseudo-random numbers, 0 to 1. */
+function mulberry32(seed: number): () => number {
+  let state = seed;
+  return () => {
+    state = (state + 0x6d2b79f5) | 0;
+    let t = Math.imul(state ^ (state >>> 15), 1 | state);
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
+    return ((t ^ (t >>> 14)) >>> 0) / 4_294_967_296;
+  };
+}
