@@ -56,7 +56,10 @@ export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
 
   let parked = behind.filter((item) => item.parked).length;
   const due: Item[] = [];
-  for (const item of behind.filter((item) => !item.parked).sort((a, b) => age(b) - age(a))) {
+  // The oldest first; but where a lease was left behind an operation has to be waited for, and that must not hold up others.
+  const leftBehind = ({ holder }: Item) => (holder === undefined ? 0 : 1);
+  const unparked = behind.filter((item) => !item.parked);
+  for (const item of unparked.sort((a, b) => leftBehind(a) - leftBehind(b) || age(b) - age(a))) {
     if (age(item) > GIVE_UP_AFTER && !isLeased(item)) {
       if (await ledger.park(item, signal)) parked += 1;
     } else if (!isLeased(item) && now >= Date.parse(item.next_attempt_at ?? item.recorded_at ?? '')) {

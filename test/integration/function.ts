@@ -56,6 +56,8 @@ export interface FunctionUnderTest extends AsyncDisposable {
   readonly host: BarmanHost;
   readonly ssm: SsmStandIn;
   readonly ledger: Ledger;
+  /** Its name. */
+  readonly table: string;
   /** Lets time pass for the lease of a server. */
   leaseRunsOut(server?: string): Promise<void>;
   /** Lets time pass since the wish of `main` was recorded, ms. */
@@ -79,7 +81,7 @@ export async function startFunction(
   settings: { MAX_RETRIES?: string; LEDGER_TABLE?: string | undefined; OPERATION_TIMEOUT?: string } = {},
 ): Promise<FunctionUnderTest> {
   count += 1;
-  const table = `ledger-${count}`;
+  const table = `barman-config-switch-test-${count}`;
   const items = new DynamoDbTable(table);
   await dynamoDb.createLedger(table);
   const host = await startBarmanHost(options, ssm, `/barman-config-switch/test-${count}/`);
@@ -110,6 +112,7 @@ export async function startFunction(
     host,
     ssm,
     ledger: new Ledger(items),
+    table,
     ageWish: async (ms) => {
       const recorded_at = new Date(Date.now() - ms).toISOString();
       await items.update(

@@ -1,0 +1,68 @@
+import { execFile } from 'node:child_process';
+import { promisify } from 'node:util';
+import { describe, expect, test } from 'vitest';
+import { PROMOTION, startFunction } from './function.ts';
+
+/** Runs `npm run ledger` as an operator does. */
+async function ledger(table: string, ...words: string[]) {
+  const stage = table.replace('barman-config-switch-', '');
+  const run = promisify(execFile)(process.execPath, ['infra/tools/ledger.ts', '--stage', stage, ...words]);
+  return run.then(
+    ({ stdout, stderr }) => ({ status: 0, stdout, stderr }),
+    ({ code, stdout, stderr }: { code: number; stdout: string; stderr: string }) => ({
+      status: code,
+      stdout,
+      stderr,
+    }),
+  );
+}
+
+describe('npm run ledger', () => {
+  test('shows each server, what is wished, what is there and why it is not', async () => {
+    await using run = await startFunction({}, { MAX_RETRIES: '1' });
+    expect((await ledger(run.table)).stdout).toContain('No role change has been recorded yet');
+    await run.invoke(PROMOTION);
+    expect((await ledger(run.table)).stdout).toMatch(
+      /^main +pg:node2 \(20.* UTC\) +pg:node2 \(20.* UTC\) +there$/m,
+    );
+    await run.host.api.refuse();
+    await run.invoke({ ...PROMOTION, barman_model: undefined, reset: true });
+    const { stdout } = await ledger(run.table);
+    expect(stdout).toMatch(/^SERVER +DESIRED +APPLIED +STATE +LAST ERROR$/m);
+    expect(stdout).toMatch(
+      /^main +no model .* behind, failed 1 times, next attempt 20.* UTC .*ECONNREFUSED/m,
+    );
+  });
+
+  test('holds and releases a server', async () => {
+    await using run = await startFunction();
+    await run.invoke(PROMOTION);
+    expect((await ledger(run.table, 'hold', 'main')).stdout).toMatch(/ held$/m);
+    expect((await run.invoke({ ...PROMOTION, barman_model: 'pg:node1' })).exit_code).toBe(3);
+    expect((await ledger(run.table)).stdout).toMatch(/ held, behind$/m);
+    expect((await ledger(run.table, 'release', 'main')).stdout).toMatch(/ behind, next attempt now$/m);
+  });
+
+  test.each([
+    [['hold', 'nope'], /knows no server nope; it knows main/],
+    [['hold'], /usage:/],
+    [['drop', 'main'], /usage:/],
+    [['--all'], /--all.*usage:/s],
+  ])('%j is told what is wrong', async (words, message) => {
+    await using run = await startFunction();
+    await run.invoke(PROMOTION);
+    const { status, stderr } = await ledger(run.table, ...words);
+    expect(status).toBe(1);
+    expect(stderr).toMatch(message);
+    expect(stderr).not.toContain('    at ');
+  });
+
+  test('of a stage that is not there says so', async () => {
+    await using _ = await startFunction();
+    const { status, stderr } = await ledger('barman-config-switch-nowhere');
+    expect([status, stderr]).toEqual([
+      1,
+      expect.stringContaining('there is no table barman-config-switch-nowhere'),
+    ]);
+  });
+});
