@@ -7,7 +7,16 @@ import { type Outcome, switchConfig } from './config-switch.ts';
 import { deadline, sleep } from './deadline.ts';
 import { Busy, LedgerError } from './errors.ts';
 import { ExitCode } from './exit-code.ts';
-import { type Item, isLeased, LEASE, type Lease, type Ledger, targetOf, type Wish } from './ledger.ts';
+import {
+  eventIdOf,
+  type Item,
+  isLeased,
+  LEASE,
+  type Lease,
+  type Ledger,
+  targetOf,
+  type Wish,
+} from './ledger.ts';
 import type { PgBackupApi } from './pg-backup-api.ts';
 
 /** How long somebody else's lease is waited for, and how often the item is read meanwhile, ms. */
@@ -64,11 +73,20 @@ class NewerWish extends Error {}
  */
 export async function converge(driver: Driver, wish: Wish): Promise<Outcome> {
   const { ledger, signal, course } = driver;
+  const { server, key } = wish;
   const lease = await ledger.recordAndTake(wish, signal);
-  // Otherwise somebody holds the lease, or this wish or a newer one is there already.
-  if (!lease) await ledger.record(wish, signal);
+  // Otherwise somebody holds the lease, or this event or a newer one is there already.
+  const isNew = lease !== undefined || (await ledger.record(wish, signal));
   course.recorded = true;
-  return drive(driver, wish.server, wish.key, lease);
+  if (isNew) return drive(driver, server, key, lease);
+
+  const { desired_key = key, events } = (await ledger.get(server, signal)) ?? {};
+  if (!events?.includes(eventIdOf(key))) return drive(driver, server, key);
+  // It comes again, and its time may be another now: what counts is when it was recorded.
+  const outcome = await drive(driver, server, desired_key);
+  if (eventIdOf(desired_key) === eventIdOf(key)) return outcome;
+  course.duplicate = true;
+  return superseded(course, outcome.message);
 }
 
 /**
@@ -105,7 +123,7 @@ export async function drive(driver: Driver, server: string, key: string, taken?:
       lease = typeof next === 'string' ? undefined : next;
       if (next === 'lost') continue;
       if (desired_key === key) outcome = run.outcome;
-      else outcome ??= superseded(course, desired, desired_key);
+      else outcome ??= superseded(course, `Barman was brought to ${desired} for ${desired_key}`);
       if (next === 'released') return outcome;
     }
   } catch (error) {
@@ -160,7 +178,7 @@ async function obtain(driver: Driver, server: string, key: string): Promise<Leas
     if (!item) throw new LedgerError(`the ledger's item of ${server} was deleted; send the event again`);
     const { applied = '', applied_key = '', operation_id, holder, held } = item;
     if (applied_key === key) return repeated(course, applied, operation_id);
-    if (applied_key > key) return superseded(course, applied, applied_key);
+    if (applied_key > key) return superseded(course, `Barman was brought to ${applied} for ${applied_key}`);
     if (held) {
       throw new Busy(
         `Barman server ${server} is held by the operator: the wish is recorded, and driven once it is released`,
@@ -219,10 +237,7 @@ function repeated(course: Course, applied: string, operationId: string | undefin
   };
 }
 
-function superseded(course: Course, applied: string, appliedKey: string): Outcome {
+function superseded(course: Course, by: string): Outcome {
   course.superseded = true;
-  return {
-    exitCode: ExitCode.CONFIG_SWITCH_SKIPPED,
-    message: `superseded by a newer event: Barman was brought to ${applied} for ${appliedKey}`,
-  };
+  return { exitCode: ExitCode.CONFIG_SWITCH_SKIPPED, message: `superseded by a newer event: ${by}` };
 }

@@ -117,19 +117,30 @@ function expressions(change: Change, condition: Condition) {
     names[`#${attribute}`] = attribute;
     return `#${attribute}`;
   };
-  const value = (of: string | number | boolean) => {
+  const value = (of: Value) => {
     const key = `:v${Object.keys(values).length}`;
     values[key] = toAttribute(of);
     return key;
   };
-  const compare = ([attribute, operator, operand]: Comparison) =>
-    operator === 'absent'
-      ? `attribute_not_exists(${name(attribute)})`
-      : `${name(attribute)} ${operator} ${value(operand)}`;
+  const compare = ([attribute, operator, operand]: Comparison) => {
+    if (operator === 'absent') return `attribute_not_exists(${name(attribute)})`;
+    if (operator === 'lacks') return `NOT contains(${name(attribute)}, ${value(operand)})`;
+    return `${name(attribute)} ${operator} ${value(operand)}`;
+  };
 
   const set: string[] = [];
   const remove: string[] = [];
-  for (const [attribute, to] of Object.entries(change)) {
+  const { events, ...attributes } = change;
+  if (events && 'prepend' in events) {
+    const known = `if_not_exists(${name('events')}, ${value([])})`;
+    set.push(`${name('events')} = list_append(${value([events.prepend])}, ${known})`);
+  } else if (events) {
+    // What is not there is removed without complaint; a dozen more than are kept are hardly ever there.
+    for (let index = events.keep; index < events.keep + 12; index += 1) {
+      remove.push(`${name('events')}[${index}]`);
+    }
+  }
+  for (const [attribute, to] of Object.entries(attributes)) {
     if (to === null) remove.push(name(attribute));
     else set.push(`${name(attribute)} = ${value(to)}`);
   }
@@ -146,16 +157,19 @@ function expressions(change: Change, condition: Condition) {
   };
 }
 
-function toAttribute(value: string | number | boolean): AttributeValue {
+type Value = string | number | boolean | readonly string[];
+
+function toAttribute(value: Value): AttributeValue {
+  if (typeof value === 'object') return { L: value.map((one) => ({ S: one })) };
   if (typeof value === 'number') return { N: String(value) };
   return typeof value === 'boolean' ? { BOOL: value } : { S: value };
 }
 
 function fromAttributes(attributes: Record<string, AttributeValue>): Item {
   return Object.fromEntries(
-    Object.entries(attributes).map(([name, { S, N, BOOL }]) => [
+    Object.entries(attributes).map(([name, { S, N, BOOL, L }]) => [
       name,
-      N === undefined ? (S ?? BOOL) : Number(N),
+      N === undefined ? (S ?? BOOL ?? L?.map((one) => one.S)) : Number(N),
     ]),
   ) as unknown as Item;
 }

@@ -10,7 +10,7 @@
  *   there       applied_key = desired_key
  *
  *   write    condition                                                       otherwise
- *   record   desired_key absent or < k                                       a newer wish, or this one, is known
+ *   record   desired_key absent or < k, and the event not in events          a newer wish, or this one, is known
  *   take     (applied_key absent or < k), not held,                          applied, superseded, or somebody else drives
  *            (no holder, or it is me or the one that I settled)
  *   result   holder is me, and desired_key is what I applied                 a newer wish is there, or the lease is lost
@@ -31,6 +31,8 @@ export const POST_DELAY = 5_000;
 const CLOCK_SKEW = 1_000;
 /** How long a lease lasts, ms. */
 export const LEASE = POST_WINDOW + POST_DELAY + CLOCK_SKEW;
+/** How many events are known by their ids. */
+const EVENTS = 10;
 /** The heartbeat's back-off after a failure, ms: doubled each time, up to the cap. */
 const BACKOFF = { base: 60_000, cap: 600_000 };
 
@@ -41,6 +43,11 @@ export interface Item {
   readonly desired?: string;
   /** Its event's time and id: `2026-11-23T06:10:00.000Z#<event id>`; a greater one is newer. */
   readonly desired_key?: string;
+  /**
+   * The ids of the last events that were recorded, newest first. An event may come again with another time: a sender that
+   * repeats itself does not know better.
+   */
+  readonly events?: readonly string[];
   /** The cluster that it came from, for the operator. */
   readonly cluster?: string;
   readonly recorded_at?: string;
@@ -64,14 +71,19 @@ export interface Item {
   readonly overtaken?: boolean;
 }
 
-export type Attribute = Exclude<keyof Item, 'barman_server'>;
+export type Attribute = Exclude<keyof Item, 'barman_server' | 'events'>;
 
-/** New values; null removes the attribute. */
-export type Change = { readonly [A in Attribute]?: Exclude<Item[A], undefined> | null };
+/** New values; null removes the attribute. Of `events`, one more is put first, or no more than so many are kept. */
+export type Change = { readonly [A in Attribute]?: Exclude<Item[A], undefined> | null } & {
+  readonly events?: { readonly prepend: string } | { readonly keep: number };
+};
 
 /** Holds if, in each row, one of the comparisons does. */
 export type Condition = readonly (readonly Comparison[])[];
-export type Comparison = readonly [Attribute, 'absent'] | readonly [Attribute, '=' | '<', string];
+export type Comparison =
+  | readonly ['events', 'lacks', string]
+  | readonly [Attribute, 'absent']
+  | readonly [Attribute, '=' | '<', string];
 
 /** A table of items, read consistently and written conditionally; DynamoDB's in a deployment. */
 export interface Table {
@@ -91,6 +103,7 @@ export interface Wish {
   readonly server: string;
   readonly cluster: string;
   readonly target: ConfigTarget;
+  /** Of `wishKey`. */
   readonly key: string;
 }
 
@@ -105,6 +118,11 @@ export interface Lease {
 /** A wish's key. @param eventTime ms since the epoch */
 export function wishKey(eventTime: number, eventId: string): string {
   return `${new Date(eventTime).toISOString()}#${eventId}`;
+}
+
+/** The event's id in a key. */
+export function eventIdOf(key: string): string {
+  return key.slice(key.indexOf('#') + 1);
 }
 
 /** What an item's `desired` or `applied` says. */
@@ -147,7 +165,7 @@ export class Ledger {
   /** @returns whether it is the newest wish now */
   async record(wish: Wish, signal: AbortSignal): Promise<boolean> {
     const change = recorded(wish);
-    return (await this.#table.update(wish.server, change, [isNewest(wish.key)], signal)) !== undefined;
+    return (await this.#table.update(wish.server, change, isNew(wish.key), signal)) !== undefined;
   }
 
   /** Both in one write, where nobody holds the lease. @returns undefined if it is not so simple; nothing is written then */
@@ -155,7 +173,7 @@ export class Ledger {
     return this.#lease(
       wish.server,
       recorded(wish),
-      [isNewest(wish.key), [['holder', 'absent']], [['held', 'absent']]],
+      [...isNew(wish.key), [['holder', 'absent']], [['held', 'absent']]],
       signal,
     );
   }
@@ -207,6 +225,7 @@ export class Ledger {
       applied_key: desired_key,
       operation_id: operationId,
       applied_at: new Date().toISOString(),
+      events: { keep: EVENTS },
     };
     const release: Change = { holder: null, until: null };
     const mine = [['holder', '=', token]] as const;
@@ -309,6 +328,7 @@ function recorded({ target, cluster, key }: Wish): Change {
   return {
     desired: targetText(target),
     desired_key: key,
+    events: { prepend: eventIdOf(key) },
     cluster,
     recorded_at: new Date().toISOString(),
     attempts: null,
@@ -318,9 +338,12 @@ function recorded({ target, cluster, key }: Wish): Change {
   };
 }
 
-function isNewest(key: string): readonly Comparison[] {
+function isNew(key: string): Condition {
   return [
-    ['desired_key', 'absent'],
-    ['desired_key', '<', key],
+    [
+      ['desired_key', 'absent'],
+      ['desired_key', '<', key],
+    ],
+    [['events', 'lacks', eventIdOf(key)]],
   ];
 }

@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import { type Wish, wishKey } from '../../functions/config-switch/ledger.ts';
+import { signedHeaders } from '../stand-ins/webhook.ts';
 import { PROMOTION, startFunction } from './function.ts';
 
 const signal = () => AbortSignal.timeout(5_000);
@@ -17,6 +18,7 @@ describe('an event', () => {
       barman_server: 'main',
       desired: 'model pg:node2',
       desired_key: expect.stringMatching(/^\d{4}-\d\d-\d\dT[\d:.]{12}Z#msg_/),
+      events: [answer.event_id],
       cluster: 'main',
       recorded_at: expect.stringMatching(/Z$/),
       applied: 'model pg:node2',
@@ -34,6 +36,28 @@ describe('an event', () => {
     expect(second).toMatchObject({ exit_code: 0, operation_id: first.operation_id, recorded: true });
     expect(run.host.api.requests.filter(posts)).toHaveLength(1);
     expect(run.metrics()).toContainEqual(expect.objectContaining({ Duplicate: 1 }));
+  });
+
+  test('that a sender repeats is known by its id, though it arrives later', async () => {
+    await using run = await startFunction();
+    const body = JSON.stringify(NODE1);
+    const headers = signedHeaders(run.host.webhookSecret, body);
+    const first = await run.webhook(body, { headers });
+    const again = await run.webhook(body, { headers });
+    expect(again.answer).toMatchObject({ exit_code: 0, operation_id: first.answer.operation_id });
+    expect(run.host.api.operations()).toHaveLength(1);
+
+    await run.webhook(PROMOTION);
+    const late = await run.webhook(body, { headers });
+    expect(late.answer).toMatchObject({ exit_code: 1, recorded: true });
+    expect(run.host.api.activeModel()).toBe('pg:node2');
+    expect(run.host.api.operations()).toHaveLength(2);
+  });
+
+  test('is known among the last ten', async () => {
+    await using run = await startFunction();
+    for (let event = 0; event < 14; event += 1) await run.webhook({ ...PROMOTION, barman_model: 'pg:node1' });
+    expect((await run.ledger.get('main', signal()))?.events).toHaveLength(10);
   });
 
   test('that comes after a newer one is superseded', async () => {

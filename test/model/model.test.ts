@@ -21,6 +21,7 @@ const scenario: fc.Arbitrary<Scenario> = fc.record({
   deliveries: fc.array(
     fc.record({
       event: fc.integer({ min: 1, max: 4 }),
+      repeats: fc.boolean(),
       at: fc.oneof(
         fc.integer({ min: 0, max: 3_000 }),
         fc.integer({ min: 13_000, max: 45_000 }),

@@ -18,6 +18,7 @@ const MUTANTS: readonly (readonly [
   ...edits: (readonly [file: string, from: string, to: string])[],
 ])[] = [
   ['record: desired_key < mine', [LEDGER, "['desired_key', '<', key],", "['desired_key', '<', '~'],"]],
+  ['record: an event that comes again is no new one', [LEDGER, "[['events', 'lacks', eventIdOf(key)]],", '']],
   [
     'take: what is applied is not driven again',
     [CONVERGE, 'if (applied_key === key) return repeated(course, applied, operation_id);', ''],

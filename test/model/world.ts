@@ -35,6 +35,8 @@ const NEVER = new Promise<never>(() => {});
 export interface Delivery {
   /** Which one: greater ones are newer. */
   readonly event: number;
+  /** Whether it has been there before, and comes again with a later time. */
+  readonly repeats: boolean;
   /** When it arrives, ms. */
   readonly at: number;
   /** What time the function has, ms. */
@@ -69,6 +71,7 @@ export class Violation extends Error {}
 export function holds(item: Item | undefined, condition: Condition): boolean {
   return condition.every((row) =>
     row.some(([attribute, operator, operand]) => {
+      if (operator === 'lacks') return !item?.events?.includes(operand);
       const value = item?.[attribute];
       if (operator === 'absent') return value === undefined;
       if (typeof value !== 'string' || operand === undefined) return false;
@@ -79,7 +82,10 @@ export function holds(item: Item | undefined, condition: Condition): boolean {
 
 export function changed(item: Item | undefined, server: string, change: Change): Item {
   const next: Record<string, unknown> = { ...item, barman_server: server };
-  for (const [attribute, value] of Object.entries(change)) {
+  const { events, ...attributes } = change;
+  const known = item?.events ?? [];
+  if (events) next.events = 'prepend' in events ? [events.prepend, ...known] : known.slice(0, events.keep);
+  for (const [attribute, value] of Object.entries(attributes)) {
     if (value === null) delete next[attribute];
     else next[attribute] = value;
   }
@@ -136,7 +142,12 @@ export class World {
       course,
     };
     const target: ConfigTarget = { model: String(delivery.event) };
-    const key = keyOf(delivery.event);
+    // A sender that repeats itself, and does not say how long ago it was, has another time.
+    const known = this.#item?.events?.includes(`event-${delivery.event}`);
+    const key =
+      delivery.repeats && known
+        ? wishKey(100_000 + Date.now(), `event-${delivery.event}`)
+        : keyOf(delivery.event);
     this.running += 1;
     let outcome: Outcome | Error;
     try {
