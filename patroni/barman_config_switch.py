@@ -9,8 +9,8 @@ Copy this one file to each database node; it needs Python 3.6 or newer and nothi
           /etc/patroni/barman_config_switch.py --url https://.../config-switch --secret-file /etc/patroni/webhook-secret
           config-switch --barman-server main --barman-model pg:node1 --switch-when promoted
 
-Patroni appends "on_role_change ROLE SCOPE". The words are those of patroni_barman. What is not recorded yet is sent again,
-for ten minutes; once it is recorded, barman-config-switch drives on by itself.
+Patroni appends "on_role_change ROLE SCOPE". The words are those of patroni_barman. What is not recorded yet is sent
+again, for ten minutes; once it is recorded, barman-config-switch drives on by itself.
 
 It ends with the ExitCode of the answer, of several URLs with the greatest: 0 done, 1 skipped, 2 failed, 3 no answer or
 an HTTP error, 4 wrong arguments or an invalid payload.
@@ -34,7 +34,7 @@ import sys
 import threading
 import time
 import uuid
-from typing import Any, Dict, List, NoReturn, Optional, Tuple, Union
+from typing import Any, Dict, List, NoReturn, Optional
 from urllib.parse import SplitResult, urlsplit
 
 #: By the monotonic clock, s: the role has changed right before.
@@ -72,7 +72,7 @@ class ArgumentParser(argparse.ArgumentParser):
     """argparse ends with 2 for wrong arguments, which would read as CONFIG_SWITCH_FAILED."""
 
     def error(self, message: str) -> NoReturn:
-        raise InvalidArgs("{} ({} --help says more)".format(message, self.prog))
+        raise InvalidArgs(f"{message} ({self.prog} --help says more)")
 
 
 class Target:
@@ -83,13 +83,13 @@ class Target:
             parts = urlsplit(url)
             port = parts.port
         except ValueError as error:
-            raise InvalidArgs("--url {}: {}".format(url, error))
+            raise InvalidArgs(f"--url {url}: {error}")
         if parts.scheme not in ("https", "http") or not parts.hostname:
-            raise InvalidArgs("--url {}: give an address such as https://example.com/config-switch".format(url))
+            raise InvalidArgs(f"--url {url}: give an address such as https://example.com/config-switch")
         if parts.username is not None or parts.fragment:
             raise InvalidArgs("--url: a user, a password or a fragment have no place in it")
         if parts.scheme == "http" and not (allow_plain_http or is_loopback(parts.hostname)):
-            raise InvalidArgs("--url {}: nothing protects http://; use https://, or --allow-plain-http".format(url))
+            raise InvalidArgs(f"--url {url}: nothing protects http://; use https://, or --allow-plain-http")
         self.url = url
         self.host = parts.hostname
         self.port = port
@@ -121,17 +121,17 @@ def main(argv: List[str]) -> int:
         tls = tls_context(args.ca_file, args.client_cert, args.client_key)
         targets = [Target(url, tls, args.allow_plain_http) for url in args.url]
     except InvalidArgs as error:
-        print("barman_config_switch: {}".format(error), file=sys.stderr)
+        print(f"barman_config_switch: {error}", file=sys.stderr)
         logger.error("%s", error)
         return INVALID_ARGS
 
-    webhook_id = "msg_{}".format(uuid.uuid4())
+    webhook_id = f"msg_{uuid.uuid4()}"
     codes = {}  # type: Dict[str, int]
 
     def run(target: Target) -> None:
         try:
             codes[target.url] = send(target, secrets, webhook_id, args)
-        except Exception as error:  # pylint: disable=broad-except
+        except Exception as error:
             # Whatever it is: Patroni's log is no place for a traceback, and it must not read as SKIPPED.
             logger.error("%s: %s: %s", target.url, type(error).__name__, error)
 
@@ -152,7 +152,9 @@ def send(target: Target, secrets: List[bytes], webhook_id: str, args: argparse.N
         level = logging.INFO if result.exit_code <= 1 else logging.ERROR
         logger.log(level, "%s, attempt %d: %s", target.url, attempt, result.message)
         # Each pause is up to twice as long as the one before, and random: all nodes begin at the same moment.
-        pause = max(result.retry_after, args.retry_wait + random.uniform(0, min(MAX_PAUSE, args.retry_wait * 2**attempt)))
+        pause = max(
+            result.retry_after, args.retry_wait + random.uniform(0, min(MAX_PAUSE, args.retry_wait * 2**attempt))
+        )
         out_of_attempts = args.max_retries is not None and attempt >= args.max_retries
         if not result.again or out_of_attempts or elapsed() + pause > args.max_time:
             return result.exit_code
@@ -182,9 +184,13 @@ def try_once(target: Target, secrets: List[bytes], webhook_id: str, args: argpar
         answer = response.read(MAX_ANSWER)
         return judge(response.status, response.getheader("retry-after"), answer)
     except ssl.SSLError as error:
-        return Attempt(HTTP_ERROR, "TLS failed: {}; see --ca-file, --client-cert and the URL's name".format(error), again=True)
+        return Attempt(
+            HTTP_ERROR,
+            f"TLS failed: {one_line(str(error))}; see --ca-file, --client-cert and the URL's name",
+            again=True,
+        )
     except (OSError, http.client.HTTPException) as error:
-        return Attempt(HTTP_ERROR, "no answer: {}".format(str(error) or type(error).__name__), again=True)
+        return Attempt(HTTP_ERROR, "no answer: " + one_line(str(error) or type(error).__name__), again=True)
     finally:
         watchdog.cancel()
         connection.close()
@@ -201,11 +207,9 @@ def judge(status: int, retry_after: Optional[str], body: bytes) -> Attempt:
     except ValueError:
         answer = None
     exit_code = answer.get("exit_code") if isinstance(answer, dict) else None
-    if isinstance(exit_code, int) and exit_code in EXIT_CODES.values() and isinstance(answer, dict):
+    if type(exit_code) is int and exit_code in EXIT_CODES.values() and isinstance(answer, dict):
         recorded = answer.get("recorded") is True
-        message = "{} {}{}".format(
-            answer.get("exit_status"), answer.get("message"), " (recorded)" if recorded else ""
-        )
+        message = "{} {}{}".format(answer.get("exit_status"), answer.get("message"), " (recorded)" if recorded else "")
         return Attempt(exit_code, one_line(message), exit_code == HTTP_ERROR and not recorded, pause)
     if status == 401:
         message = "401: the signature was not accepted; the secret is not the function's, or this node's clock is wrong"
@@ -234,7 +238,7 @@ def payload(args: argparse.Namespace) -> Dict[str, Any]:
 
 def signature(secrets: List[bytes], webhook_id: str, timestamp: int, body: bytes) -> str:
     """The webhook-signature header of Standard Webhooks, with each secret."""
-    signed = "{}.{}.".format(webhook_id, timestamp).encode() + body
+    signed = f"{webhook_id}.{timestamp}.".encode() + body
     digests = [hmac.new(secret, signed, hashlib.sha256).digest() for secret in secrets]
     return " ".join("v1," + base64.b64encode(digest).decode() for digest in digests)
 
@@ -245,7 +249,7 @@ def parse(argv: List[str]) -> argparse.Namespace:
         prog="barman_config_switch.py", description="Tells barman-config-switch that the role of this node has changed."
     )
     parser.add_argument("--url", action="append", required=True, help="the function's; again for each Barman host")
-    parser.add_argument("--secret-file", help="with the webhook secret; or it is in ${}".format(SECRET_VARIABLE))
+    parser.add_argument("--secret-file", help=f"with the webhook secret; or it is in ${SECRET_VARIABLE}")
     parser.add_argument("--ca-file", help="CA certificates, PEM, in place of the system's")
     parser.add_argument("--client-cert", help="client certificate, PEM, if the API wants one")
     parser.add_argument("--client-key", help="its key, PEM, if it is not in the same file")
@@ -290,21 +294,21 @@ def count(text: str) -> int:
 def read_secrets(file: Optional[str]) -> List[bytes]:
     """The webhook secrets; more than one while they are rotated. Raises InvalidArgs, without their values."""
     if file is None:
-        where = "${}".format(SECRET_VARIABLE)
+        where = f"${SECRET_VARIABLE}"
         text = os.environ.get(SECRET_VARIABLE, "")
         if not text.strip():
-            raise InvalidArgs("no secret: give --secret-file, or set {}".format(where))
+            raise InvalidArgs(f"no secret: give --secret-file, or set {where}")
     else:
-        where = "--secret-file {}".format(file)
+        where = f"--secret-file {file}"
         try:
             with open(file, encoding="ascii") as opened:
                 if stat.S_IMODE(os.fstat(opened.fileno()).st_mode) & 0o077:
-                    raise InvalidArgs("{}: others can read it; chmod 600 it".format(where))
+                    raise InvalidArgs(f"{where}: others can read it; chmod 600 it")
                 text = opened.read()
         except OSError as error:
-            raise InvalidArgs("{}: {}".format(where, error.strerror))
+            raise InvalidArgs(f"{where}: {error.strerror}")
         except UnicodeDecodeError:
-            raise InvalidArgs("{}: it is not text".format(where)) from None
+            raise InvalidArgs(f"{where}: it is not text") from None
     form = "it has to hold whsec_ and 24 to 64 bytes in base64"
     secrets = []
     for word in text.split():
@@ -313,10 +317,10 @@ def read_secrets(file: Optional[str]) -> List[bytes]:
         except binascii.Error:
             secret = b""
         if not word.startswith("whsec_") or len(secret) not in SECRET_SIZE:
-            raise InvalidArgs("{}: {}".format(where, form))
+            raise InvalidArgs(f"{where}: {form}")
         secrets.append(secret)
     if not secrets:
-        raise InvalidArgs("{}: it is empty; {}".format(where, form))
+        raise InvalidArgs(f"{where}: it is empty; {form}")
     return secrets
 
 
@@ -327,23 +331,26 @@ def tls_context(ca_file: Optional[str], client_cert: Optional[str], client_key: 
     try:
         context = ssl.create_default_context(cafile=ca_file)
     except (OSError, ssl.SSLError) as error:
-        raise InvalidArgs("--ca-file {}: {}".format(ca_file, error))
-    context.options |= ssl.OP_NO_TLSv1 | ssl.OP_NO_TLSv1_1
+        raise InvalidArgs(f"--ca-file {ca_file}: {error}")
+    try:
+        context.minimum_version = ssl.TLSVersion.TLSv1_2  # novermin
+    except AttributeError:  # Python 3.6
+        context.options |= ssl.OP_NO_TLSv1 | ssl.OP_NO_TLSv1_1
     if client_cert:
         try:
             # Without a password given, OpenSSL would ask for one at the terminal.
             context.load_cert_chain(client_cert, client_key, password="")
         except (OSError, ssl.SSLError) as error:
-            raise InvalidArgs("--client-cert {}: {}".format(client_cert, error))
+            raise InvalidArgs(f"--client-cert {client_cert}: {error}")
     return context
 
 
 def set_up_log(file: Optional[str]) -> None:
     """One line an attempt. Raises InvalidArgs."""
     try:
-        handler = logging.FileHandler(file) if file else logging.StreamHandler()  # type: Union[logging.FileHandler, logging.StreamHandler[Any]]
+        handler = logging.FileHandler(file) if file else logging.StreamHandler()
     except OSError as error:
-        raise InvalidArgs("--log-file {}: {}".format(file, error.strerror))
+        raise InvalidArgs(f"--log-file {file}: {error.strerror}")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s: %(message)s"))
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)

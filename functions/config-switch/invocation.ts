@@ -66,8 +66,9 @@ export function receive(event: unknown, context: Context): Invocation {
       ...common,
       ...begin(),
       arrived: { caller: 'eventbridge', payload: event.detail },
-      // Whoever puts an event may date it; one from the future would be the newest for ever.
-      arrivedAt: Number.isNaN(time) ? now : Math.min(time, now),
+      // Whoever puts an event may date it: one from the future would be the newest for ever. EventBridge cuts its time to
+      // the second, so that it was up to a second later than it says.
+      arrivedAt: Number.isNaN(time) ? now : Math.min(time % 1_000 === 0 ? time + 999 : time, now),
       eventId: event.id ?? context.awsRequestId,
     };
   }
