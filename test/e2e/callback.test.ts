@@ -13,7 +13,7 @@ test('passes its tests, over real sockets and real TLS', async () => {
 });
 
 test('is well typed (mypy)', async () => {
-  await run('mypy', '--strict', '--cache-dir', '.e2e/mypy', CALLBACK);
+  await run('mypy', '--strict', '--cache-dir', join(inject('folder'), 'mypy'), CALLBACK);
 });
 
 test('is linted and formatted (ruff)', async () => {

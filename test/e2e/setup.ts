@@ -5,12 +5,19 @@ import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import { existsSync, mkdirSync, openSync, readFileSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { TestProject } from 'vitest/node';
 
-const FOLDER = resolve('.e2e');
+/** Where user postgres can read. */
+const FOLDER = join(
+  tmpdir(),
+  `barman-config-switch-e2e-${createHash('sha256').update(resolve()).digest('hex').slice(0, 8)}`,
+);
 const REQUIREMENTS = 'test/e2e/requirements.txt';
+/** Where Debian has PostgreSQL's programs. */
+export const POSTGRESQL = '/usr/lib/postgresql/15/bin';
 /** As long the emulator may take to listen, ms. */
 const START_TIMEOUT = 60_000;
 
@@ -18,21 +25,51 @@ declare module 'vitest' {
   export interface ProvidedContext {
     /** Where the emulator is. */
     endpoint: string;
-    /** Where the tools are. */
+    /** Where the tools are, and where there is room. */
     tools: string;
+    folder: string;
   }
 }
 
 export default async function setup(project: TestProject): Promise<() => Promise<void>> {
+  mkdirSync(FOLDER, { recursive: true, mode: 0o755 });
+  installPackages();
   const tools = join(installTools(), 'bin');
   const { endpoint, child } = await startMinistack(tools);
   project.provide('endpoint', endpoint);
   project.provide('tools', tools);
+  project.provide('folder', FOLDER);
   return async () => {
     const ended = once(child, 'exit');
     child.kill();
     await ended;
   };
+}
+
+/** What is there only after a package of Debian's was installed. */
+const PACKAGES: Readonly<Record<string, string>> = {
+  '/usr/bin/etcd': 'etcd-server',
+  '/usr/bin/openssl': 'openssl',
+  '/usr/bin/pgrep': 'procps',
+  [`${POSTGRESQL}/postgres`]: 'postgresql-15',
+  '/usr/share/doc/python3-venv': 'python3-venv',
+};
+
+function installPackages(): void {
+  const missing = Object.keys(PACKAGES)
+    .filter((path) => !existsSync(path))
+    .map((path) => PACKAGES[path] as string);
+  if (missing.length === 0) return;
+  console.log(`Installing ${missing.join(', ')} from Debian …`);
+  const apt = (...words: string[]) => {
+    const command = ['apt-get', '-qq', ...words];
+    if (process.getuid?.() !== 0) command.unshift('sudo', '--preserve-env=DEBIAN_FRONTEND,RUNLEVEL');
+    // Runlevel 1: nothing that is installed is started.
+    const env = { ...process.env, DEBIAN_FRONTEND: 'noninteractive', RUNLEVEL: '1' };
+    execFileSync(command[0] as string, command.slice(1), { stdio: ['ignore', 'ignore', 'inherit'], env });
+  };
+  apt('update');
+  apt('install', '-y', ...missing);
 }
 
 /** Makes a virtual environment with what is required, once. @returns its folder */
@@ -42,7 +79,6 @@ function installTools(): string {
   const mark = join(folder, 'installed');
   if (existsSync(mark) && readFileSync(mark, 'utf8') === wanted) return folder;
   console.log(`Installing the tools of ${REQUIREMENTS} from PyPI into ${folder} …`);
-  mkdirSync(FOLDER, { recursive: true });
   // Debian's own Python: another user, such as postgres, may not read one in a home directory.
   const python = existsSync('/usr/bin/python3') ? '/usr/bin/python3' : 'python3';
   execFileSync(python, ['-m', 'venv', '--clear', folder], { stdio: 'inherit' });

@@ -65,6 +65,8 @@ export interface PgBackupApiOptions {
   readonly prefix?: string;
   /** What the one worker takes for a request, ms. */
   readonly requestCost?: number;
+  /** Runs an operation on a real Barman; true if it succeeded. Without: the stand-in plays Barman. */
+  readonly barman?: (server: string, model: string | null) => Promise<boolean>;
   /** How long an operation takes, ms. */
   readonly operationTime?: number;
   /** 0 for a free one. */
@@ -318,8 +320,21 @@ export class PgBackupApiStandIn {
       status: 'IN_PROGRESS',
     };
     server.operations.set(id, operation);
-    void this.#run(server, operation, this.#plans.shift() ?? {});
+    if (this.#options.barman) void this.#runBarman(name, server, operation, this.#options.barman);
+    else void this.#run(server, operation, this.#plans.shift() ?? {});
     return json(202, { operation_id: id });
+  }
+
+  async #runBarman(
+    name: string,
+    server: BarmanServer,
+    operation: Operation,
+    barman: NonNullable<PgBackupApiOptions['barman']>,
+  ): Promise<void> {
+    const succeeded = await barman(name, operation.target);
+    if (succeeded) server.activeModel = operation.target;
+    operation.endedAt = performance.now();
+    operation.status = succeeded ? 'DONE' : 'FAILED';
   }
 
   /** The helper process: it runs on by itself, whatever becomes of the request. */

@@ -1,0 +1,444 @@
+/**
+ * A PostgreSQL cluster of two nodes under Patroni over etcd, and a Barman that streams from its leader: the real software,
+ * on loopback. As root, everything runs as user postgres, since PostgreSQL refuses root.
+ */
+
+import { type ChildProcess, execFile, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import {
+  chmodSync,
+  chownSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
+import { createServer } from 'node:net';
+import { join, resolve } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { promisify } from 'node:util';
+import { inject } from 'vitest';
+import { POSTGRESQL } from './setup.ts';
+
+const asRoot = process.getuid?.() === 0;
+/** How often Barman's cron runs; once a minute in real life, ms. */
+const CRON = 2_000;
+
+/** What user postgres runs. */
+function as(command: string, words: readonly string[]): [string, string[]] {
+  return asRoot ? ['runuser', ['-u', 'postgres', '--', command, ...words]] : [command, [...words]];
+}
+
+export type NodeName = 'node1' | 'node2';
+const NODES: readonly NodeName[] = ['node1', 'node2'];
+
+interface Node {
+  readonly postgresPort: number;
+  readonly restPort: number;
+  readonly config: string;
+  readonly log: string;
+  process?: ChildProcess;
+}
+
+export interface ClusterOptions {
+  /** The callback's connection options. */
+  readonly callback: readonly string[];
+  readonly secret: string;
+  /** How far a node's clock is ahead of the others, s; for its callback alone. */
+  readonly clocks?: Partial<Record<NodeName, number>>;
+}
+
+export class Cluster {
+  readonly folder: string;
+  readonly #nodes: Readonly<Record<NodeName, Node>>;
+  readonly #etcd: ChildProcess;
+  readonly #cron: { stop: () => Promise<void> };
+  /** When Barman came to its active model, ms since the epoch. */
+  readonly #watch: { stop: () => void; since: () => { model: string; at: number } };
+
+  private constructor(
+    folder: string,
+    nodes: Readonly<Record<NodeName, Node>>,
+    etcd: ChildProcess,
+    parts: Pick<Cluster, never> & {
+      cron: { stop: () => Promise<void> };
+      watch: ReturnType<typeof watchModel>;
+    },
+  ) {
+    this.folder = folder;
+    this.#nodes = nodes;
+    this.#etcd = etcd;
+    this.#cron = parts.cron;
+    this.#watch = parts.watch;
+  }
+
+  static async start({ callback, secret, clocks = {} }: ClusterOptions): Promise<Cluster> {
+    const folder = mkdtempSync(join(inject('folder'), 'cluster-'));
+    own(folder, 0o755);
+    const script = resolve('patroni/barman_config_switch.py');
+    const installed = join(folder, 'barman_config_switch.py');
+    writeFileSync(installed, readFileSync(script));
+    own(installed, 0o755);
+    write(join(folder, 'webhook-secret'), secret, 0o600);
+
+    const [client = 0, peer = 0, ...ports] = await freePorts(6);
+    const etcdUrl = `http://127.0.0.1:${client}`;
+    const peerUrl = `http://127.0.0.1:${peer}`;
+    const etcd = start('etcd', join(folder, 'etcd.log'), [
+      ...['--data-dir', join(folder, 'etcd'), '--initial-cluster', `default=${peerUrl}`],
+      ...['--listen-client-urls', etcdUrl, '--advertise-client-urls', etcdUrl],
+      ...['--listen-peer-urls', peerUrl, '--initial-advertise-peer-urls', peerUrl],
+    ]);
+
+    const nodes = Object.fromEntries(
+      NODES.map((name, index) => {
+        const [postgresPort = 0, restPort = 0] = ports.slice(2 * index);
+        const config = join(folder, `${name}.json`);
+        const clock = join(folder, `${name}-callback.py`);
+        write(clock, callbackWithClock(installed, clocks[name] ?? 0), 0o755);
+        const command = [
+          join(inject('tools'), 'python'),
+          clock,
+          ...callback,
+          ...['--secret-file', join(folder, 'webhook-secret')],
+          ...['--log-file', join(folder, `${name}-callback.log`)],
+          ...['config-switch', '--barman-server', 'main', '--barman-model', `pg:${name}`],
+          ...['--switch-when', 'promoted'],
+        ].join(' ');
+        write(config, patroni(name, folder, { client, postgresPort, restPort, command }), 0o600);
+        return [name, { postgresPort, restPort, config, log: join(folder, `${name}.log`) } satisfies Node];
+      }),
+    ) as unknown as Record<NodeName, Node>;
+    write(join(folder, 'barman.conf'), barman(folder, nodes), 0o644);
+    mkdirSync(join(folder, 'barman', 'main'), { recursive: true });
+    own(join(folder, 'barman'), 0o755);
+    own(join(folder, 'barman', 'main'), 0o755);
+
+    const watch = watchModel(join(folder, 'barman', 'main', '.active-model.auto'));
+    const cluster = new Cluster(folder, nodes, etcd, {
+      cron: repeat(CRON, () => runBarman(folder, 'cron')),
+      watch,
+    });
+    await cluster.startNode('node1');
+    await cluster.#until(async () => (await cluster.leader()) === 'node1', 60_000, 'node1 is no leader');
+    await cluster.startNode('node2');
+    await cluster.whole();
+    return cluster;
+  }
+
+  /** Starts a node's Patroni. */
+  async startNode(name: NodeName): Promise<void> {
+    const node = this.#nodes[name];
+    node.process = start(join(inject('tools'), 'patroni'), node.log, [node.config]);
+  }
+
+  /** The node's PostgreSQL and Patroni end at once, as in a crash. */
+  async kill(name: NodeName): Promise<void> {
+    const { process: patroni } = this.#nodes[name];
+    if (!patroni?.pid || patroni.exitCode !== null || patroni.signalCode !== null) return;
+    const ended = once(patroni, 'exit');
+    const postmaster = join(this.folder, name, 'postmaster.pid');
+    const pid = existsSync(postmaster) ? Number(readFileSync(postmaster, 'utf8').split('\n')[0]) : 0;
+    for (const child of await descendants(patroni.pid)) kill(child);
+    kill(patroni.pid);
+    kill(pid);
+    await ended;
+  }
+
+  /** Which node Patroni has for the leader, and knows to be it. */
+  async leader(): Promise<NodeName | undefined> {
+    for (const name of NODES) {
+      const { restPort } = this.#nodes[name];
+      const status = await fetch(`http://127.0.0.1:${restPort}/primary`).then(
+        (response) => response.status,
+        () => 0,
+      );
+      if (status === 200) return name;
+    }
+    return undefined;
+  }
+
+  /** Waits until one node leads and the other streams from it. */
+  async whole(): Promise<NodeName> {
+    await this.#until(
+      async () => {
+        const leader = await this.leader();
+        if (!leader) return false;
+        const { restPort } = this.#nodes[other(leader)];
+        const answer = await fetch(`http://127.0.0.1:${restPort}/replica?lag=1MB`).then(
+          async (response) => (await response.json()) as { replication_state?: string },
+          () => undefined,
+        );
+        return answer?.replication_state === 'streaming';
+      },
+      90_000,
+      'the cluster is not whole',
+    );
+    return (await this.leader()) as NodeName;
+  }
+
+  /** Waits until the replica has all that the leader wrote, so that no WAL that Barman has is lost with the leader. */
+  async caughtUp(): Promise<void> {
+    const leader = await this.whole();
+    const sql =
+      'SELECT count(*) FROM pg_stat_replication WHERE replay_lsn = pg_current_wal_lsn() AND application_name';
+    const is = async () => (await this.#psql(leader, `${sql} = '${other(leader)}'`)).trim() === '1';
+    await this.#until(is, 60_000, 'the replica lags');
+  }
+
+  /** `patronictl switchover`. @returns the new leader */
+  async switchover(): Promise<NodeName> {
+    const leader = await this.whole();
+    await promisify(execFile)(
+      ...as(join(inject('tools'), 'patronictl'), [
+        ...['-c', this.#nodes[leader].config, 'switchover', 'main', '--force'],
+        ...['--leader', leader, '--candidate', other(leader)],
+      ]),
+    );
+    return other(leader);
+  }
+
+  /** When Patroni last promoted a node, ms since the epoch. */
+  promotedAt(name: NodeName): number {
+    const lines = readFileSync(this.#nodes[name].log, 'utf8').split('\n');
+    const line = lines.findLast((line) => line.includes('promoted self to leader'));
+    if (!line) throw new Error(`${name} was never promoted`);
+    return new Date(line.slice(0, 23).replace(',', '.')).getTime();
+  }
+
+  /** The model that Barman has active, and since when. */
+  get active(): { readonly model: string; readonly at: number } {
+    return this.#watch.since();
+  }
+
+  /** What a node's callback logged. */
+  callbackLog(name: NodeName): string {
+    const log = join(this.folder, `${name}-callback.log`);
+    return existsSync(log) ? readFileSync(log, 'utf8') : '';
+  }
+
+  /** The node that Barman says it follows. */
+  async followed(): Promise<NodeName | undefined> {
+    const output = await runBarman(this.folder, 'show-servers', 'main');
+    const port = /^\s*conninfo: .*port=(\d+)/m.exec(output)?.[1];
+    return NODES.find((name) => String(this.#nodes[name].postgresPort) === port);
+  }
+
+  /** Writes WAL on a node, and waits until that very file is at Barman. */
+  async walArrives(name: NodeName): Promise<void> {
+    const sql = 'SELECT pg_walfile_name(pg_current_wal_lsn()) FROM (SELECT txid_current()) AS written';
+    const file = (await this.#psql(name, sql)).trim();
+    await this.#psql(name, 'SELECT pg_switch_wal()');
+    const there = async () =>
+      ['streaming', 'wals'].some((folder) => {
+        const path = join(this.folder, 'barman', 'main', folder);
+        return (
+          existsSync(path) && readdirSync(path, { recursive: true }).some((one) => String(one).endsWith(file))
+        );
+      });
+    await this.#until(there, 90_000, `${file} of ${name} is not at Barman`);
+  }
+
+  /** Applies a model by `barman config-switch`, as pg-backup-api's helper does. */
+  async configSwitch(server: string, model: string | null): Promise<boolean> {
+    return runBarman(this.folder, 'config-switch', server, model ?? '--reset').then(
+      () => true,
+      () => false,
+    );
+  }
+
+  async stop(): Promise<void> {
+    this.#watch.stop();
+    await this.#cron.stop();
+    for (const name of NODES) {
+      await this.kill(name);
+    }
+    const { stdout } = await promisify(execFile)('pgrep', ['-f', this.folder]).catch(() => ({ stdout: '' }));
+    for (const pid of stdout.trim().split('\n').filter(Boolean)) kill(Number(pid));
+    kill(this.#etcd.pid ?? 0);
+    rmSync(this.folder, { recursive: true, force: true, maxRetries: 5 });
+  }
+
+  async #psql(name: NodeName, sql: string): Promise<string> {
+    const connection = `host=127.0.0.1 port=${this.#nodes[name].postgresPort} user=postgres dbname=postgres`;
+    return (await promisify(execFile)(join(POSTGRESQL, 'psql'), [connection, '-AtXc', sql])).stdout;
+  }
+
+  async #until(is: () => Promise<boolean>, timeout: number, otherwise: string): Promise<void> {
+    const end = performance.now() + timeout;
+    while (!(await is())) {
+      if (performance.now() > end) throw new Error(`${otherwise}\n${this.logs()}`);
+      await sleep(100);
+    }
+  }
+
+  /** The ends of all logs. */
+  logs(): string {
+    return readdirSync(this.folder)
+      .filter((file) => file.endsWith('.log'))
+      .map((file) => `== ${file}\n${readFileSync(join(this.folder, file), 'utf8').slice(-1_500)}`)
+      .join('\n');
+  }
+}
+
+export function other(name: NodeName): NodeName {
+  return name === 'node1' ? 'node2' : 'node1';
+}
+
+async function runBarman(folder: string, ...words: string[]): Promise<string> {
+  const [command, args] = as(join(inject('tools'), 'barman'), ['-c', join(folder, 'barman.conf'), ...words]);
+  return (await promisify(execFile)(command, args)).stdout;
+}
+
+/** Patroni's configuration, which may be JSON as YAML is. */
+function patroni(
+  name: NodeName,
+  folder: string,
+  {
+    client,
+    postgresPort,
+    restPort,
+    command,
+  }: { client: number; postgresPort: number; restPort: number; command: string },
+): string {
+  return JSON.stringify({
+    scope: 'main',
+    name,
+    restapi: { listen: `127.0.0.1:${restPort}`, connect_address: `127.0.0.1:${restPort}` },
+    etcd3: { hosts: [`127.0.0.1:${client}`] },
+    bootstrap: {
+      dcs: {
+        ttl: 20,
+        loop_wait: 2,
+        retry_timeout: 5,
+        slots: { barman: { type: 'physical' } },
+        postgresql: { use_pg_rewind: true, parameters: { wal_keep_size: '256MB', wal_log_hints: 'on' } },
+      },
+      initdb: [{ encoding: 'UTF8' }, 'data-checksums'],
+    },
+    postgresql: {
+      listen: `127.0.0.1:${postgresPort}`,
+      connect_address: `127.0.0.1:${postgresPort}`,
+      data_dir: join(folder, name),
+      bin_dir: POSTGRESQL,
+      pgpass: join(folder, `${name}.pgpass`),
+      pg_hba: ['host all all 127.0.0.1/32 trust', 'host replication all 127.0.0.1/32 trust'],
+      authentication: { superuser: { username: 'postgres' }, replication: { username: 'postgres' } },
+      parameters: { unix_socket_directories: '', max_wal_senders: 10, shared_buffers: '16MB' },
+      callbacks: { on_role_change: command },
+    },
+  });
+}
+
+function barman(folder: string, nodes: Readonly<Record<NodeName, Node>>): string {
+  const at = (name: NodeName) =>
+    `host=127.0.0.1 port=${nodes[name].postgresPort} user=postgres dbname=postgres`;
+  const model = (name: NodeName) => `
+[pg:${name}]
+cluster = main
+model = true
+conninfo = ${at(name)}
+streaming_conninfo = ${at(name)}
+`;
+  return `[barman]
+barman_home = ${join(folder, 'barman')}
+barman_user = postgres
+barman_lock_directory = ${join(folder, 'barman')}
+log_file = ${join(folder, 'barman.log')}
+path_prefix = ${POSTGRESQL}
+
+[main]
+cluster = main
+description = the cluster
+conninfo = ${at('node1')}
+streaming_conninfo = ${at('node1')}
+backup_method = postgres
+streaming_archiver = on
+slot_name = barman
+${NODES.map(model).join('')}`;
+}
+
+/** The callback as it is, on a node whose clock is wrong. */
+function callbackWithClock(callback: string, ahead: number): string {
+  return `import runpy, sys, time
+real = time.time
+time.time = lambda: real() + ${ahead}
+sys.argv[0] = ${JSON.stringify(callback)}
+runpy.run_path(sys.argv[0], run_name="__main__")
+`;
+}
+
+function start(command: string, log: string, words: readonly string[]): ChildProcess {
+  const output = openSync(log, 'a');
+  return spawn(...as(command, words), { stdio: ['ignore', output, output] });
+}
+
+function write(file: string, text: string, mode: number): void {
+  writeFileSync(file, text);
+  own(file, mode);
+}
+
+function own(file: string, mode: number): void {
+  chmodSync(file, mode);
+  if (!asRoot) return;
+  const [, , uid, gid] = (/^postgres:.*$/m.exec(readFileSync('/etc/passwd', 'utf8'))?.[0] ?? '').split(':');
+  chownSync(file, Number(uid), Number(gid));
+}
+
+async function descendants(pid: number): Promise<number[]> {
+  const { stdout } = await promisify(execFile)('pgrep', ['-P', String(pid)]).catch(() => ({ stdout: '' }));
+  const children = stdout.trim().split('\n').filter(Boolean).map(Number);
+  return [...children, ...(await Promise.all(children.map(descendants))).flat()];
+}
+
+function kill(pid: number): void {
+  try {
+    if (pid > 0) process.kill(pid, 'SIGKILL');
+  } catch {
+    // It has ended by itself.
+  }
+}
+
+/** Runs something again and again. */
+function repeat(ms: number, does: () => Promise<unknown>): { stop: () => Promise<void> } {
+  let going = true;
+  const done = (async () => {
+    while (going) {
+      // Barman's cron complains while no node is up.
+      await does().catch(() => {});
+      await sleep(ms);
+    }
+  })();
+  return {
+    stop: async () => {
+      going = false;
+      await done;
+    },
+  };
+}
+
+/** Looks at Barman's own record of the active model, often. */
+function watchModel(file: string) {
+  let since = { model: '', at: 0 };
+  const look = () => {
+    const model = existsSync(file) ? readFileSync(file, 'utf8').trim() : '';
+    if (model !== since.model) since = { model, at: Date.now() };
+  };
+  const timer = setInterval(look, 10);
+  return { stop: () => clearInterval(timer), since: () => since };
+}
+
+async function freePorts(count: number): Promise<number[]> {
+  const servers = Array.from({ length: count }, () => createServer().listen(0, '127.0.0.1'));
+  await Promise.all(servers.map((server) => once(server, 'listening')));
+  const ports = servers.map((server) => {
+    const address = server.address();
+    return typeof address === 'object' && address ? address.port : 0;
+  });
+  for (const server of servers) server.close();
+  return ports;
+}

@@ -1,0 +1,217 @@
+/**
+ * A role change from end to end: Patroni promotes a node, its callback tells the deployed function, and a real Barman follows.
+ * Nothing is played but pg-backup-api's HTTP face.
+ */
+
+import { execFile } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { createServer, type Server } from 'node:https';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { promisify } from 'node:util';
+import { afterAll, beforeAll, expect, inject, test } from 'vitest';
+import { MODELS } from '../stand-ins/barman-host.ts';
+import { CertificateAuthority } from '../stand-ins/certificates.ts';
+import { PgBackupApiStandIn } from '../stand-ins/pg-backup-api.ts';
+import { listen, readBody, type StandInServer } from '../stand-ins/server.ts';
+import { createSecret } from '../stand-ins/webhook.ts';
+import { Cluster, type NodeName, other } from './cluster.ts';
+import { Deployment, shell } from './deployment.ts';
+
+const folder = mkdtempSync(join(tmpdir(), 'barman-config-switch-patroni-'));
+const caFile = join(inject('folder'), 'callback-ca.pem');
+const stage = new Deployment('patroni', {
+  vpc: 'vpc-0123456789abcdef0',
+  subnets: 'subnet-0123456789abcdef0',
+  'barman-host': '127.0.0.1/32',
+  'ssm-access': 'nat',
+  'ledger-access': 'nat',
+});
+const secret = createSecret();
+let ca: CertificateAuthority;
+let api: PgBackupApiStandIn;
+let front: Front;
+let cluster: Cluster;
+
+/** The API's face to the nodes: TLS, and the host name that the emulator knows the API by. It can be unreachable. */
+class Front {
+  readonly #server: () => Server;
+  #listening: StandInServer;
+
+  private constructor(server: () => Server, listening: StandInServer) {
+    this.#server = server;
+    this.#listening = listening;
+  }
+
+  static async start(authority: CertificateAuthority): Promise<Front> {
+    const certificate = await authority.server();
+    const server = () =>
+      createServer({ cert: certificate.cert, key: certificate.key }, async (request, response) => {
+        const names = ['webhook-id', 'webhook-timestamp', 'webhook-signature'] as const;
+        const headers = Object.fromEntries(names.map((name) => [name, String(request.headers[name])]));
+        const { status, answer } = await stage.post(await readBody(request), headers);
+        response.writeHead(status, { 'content-type': 'application/json' }).end(JSON.stringify(answer));
+      });
+    return new Front(server, await listen(server()));
+  }
+
+  get url(): string {
+    return `https://127.0.0.1:${this.#listening.port}/config-switch`;
+  }
+
+  async unreachable(): Promise<() => Promise<void>> {
+    const { port } = this.#listening;
+    await this.#listening.close();
+    return async () => {
+      this.#listening = await listen(this.#server(), port);
+    };
+  }
+
+  close(): Promise<void> {
+    return this.#listening.close();
+  }
+}
+
+beforeAll(async () => {
+  ca = await CertificateAuthority.create();
+  api = await PgBackupApiStandIn.start({
+    models: MODELS,
+    tls: { ...(await ca.server()), ca: ca.cert },
+    barman: (server, model) => cluster.configSwitch(server, model),
+  });
+  await stage.deploy();
+  const client = await ca.client();
+  for (const [name, value] of Object.entries({
+    url: api.url,
+    'client-cert': client.cert,
+    'client-key': client.key,
+    'ca-cert': ca.cert,
+    'webhook-secret': secret,
+  })) {
+    writeFileSync(join(folder, name), value, { mode: 0o600 });
+    await shell(
+      `aws ssm put-parameter --type SecureString --name /barman-config-switch/patroni/${name} --value file://${name}`,
+      folder,
+    );
+  }
+  front = await Front.start(ca);
+  writeFileSync(caFile, ca.cert);
+  cluster = await Cluster.start({
+    callback: ['--url', front.url, '--ca-file', caFile],
+    secret,
+    clocks: { node2: 240 },
+  });
+}, 400_000);
+
+afterAll(async () => {
+  await cluster?.stop();
+  await front?.close();
+  await api?.close();
+  await stage.remove();
+  rmSync(folder, { recursive: true });
+}, 120_000);
+
+/** Waits until Barman follows a node, in every respect, and prints how long it took from the promotion. */
+async function barmanFollows(name: NodeName, what: string, timeout = 60_000): Promise<void> {
+  await expect
+    .poll(() => cluster.active.model, { timeout, interval: 20, message: `${what}\n${cluster.logs()}` })
+    .toBe(`pg:${name}`);
+  const took = cluster.active.at - cluster.promotedAt(name);
+  console.log(`${what}: ${(took / 1_000).toFixed(1)} s from Patroni's promotion to Barman's active model`);
+  expect(await cluster.followed()).toBe(name);
+  await cluster.walArrives(name);
+  // And it stays so: nothing late brings it back.
+  expect(cluster.active.model).toBe(`pg:${name}`);
+}
+
+/** Runs the callback by hand, as on node1. */
+async function callback(...options: string[]): Promise<{ code: number; output: string }> {
+  const command = [join(cluster.folder, 'barman_config_switch.py'), '--url', front.url, '--ca-file', caFile];
+  const words = [
+    'config-switch',
+    '--barman-server',
+    'main',
+    '--barman-model',
+    'pg:node1',
+    '--switch-when',
+    'always',
+  ];
+  return promisify(execFile)(join(inject('tools'), 'python'), [
+    ...[...command, ...options, ...words],
+    ...['on_role_change', 'primary', 'main'],
+  ]).then(
+    ({ stdout, stderr }) => ({ code: 0, output: stdout + stderr }),
+    ({ code, stdout, stderr }) => ({ code, output: stdout + stderr }),
+  );
+}
+
+test('a switchover, and back (the clock of node2 is four minutes fast)', async () => {
+  await barmanFollows(await cluster.switchover(), 'switchover');
+  await barmanFollows(await cluster.switchover(), 'switchover back');
+}, 300_000);
+
+test('the leader is killed, and the other node takes over by itself', async () => {
+  const leader = await cluster.whole();
+  await cluster.caughtUp();
+  await cluster.kill(leader);
+  await barmanFollows(other(leader), 'failover', 120_000);
+  await cluster.startNode(leader);
+  await cluster.whole();
+}, 400_000);
+
+test('the function is unreachable for the first 15 s of a promotion', async () => {
+  await cluster.whole();
+  const reachable = await front.unreachable();
+  const leader = await cluster.switchover();
+  await sleep(15_000);
+  await reachable();
+  await barmanFollows(leader, 'function unreachable for 15 s', 120_000);
+}, 400_000);
+
+test('pg-backup-api is unreachable for the first 90 s: the heartbeat makes up for it', async () => {
+  await cluster.whole();
+  await api.refuse();
+  const leader = await cluster.switchover();
+  await sleep(90_000);
+  await expect.poll(() => cluster.callbackLog(leader).trimEnd().split('\n').at(-1)).toContain('(recorded)');
+  await api.listen();
+  await barmanFollows(leader, 'pg-backup-api unreachable for 90 s', 300_000);
+}, 600_000);
+
+test('three switchovers in a row, as fast as Patroni allows', async () => {
+  await cluster.switchover();
+  await cluster.switchover();
+  await barmanFollows(await cluster.switchover(), 'three switchovers', 120_000);
+}, 400_000);
+
+test('a wrong secret on a node: exit 3, the log names the cause, and Barman is left alone', async () => {
+  const before = {
+    model: cluster.active.model,
+    requests: api.requests.filter(({ method }) => method === 'POST').length,
+  };
+  const wrong = join(folder, 'wrong');
+  writeFileSync(wrong, createSecret(), { mode: 0o600 });
+  const { code, output } = await callback('--secret-file', wrong);
+  expect(code).toBe(3);
+  expect(output).toMatch(/401.*secret/);
+  expect(cluster.active.model).toBe(before.model);
+  expect(api.requests.filter(({ method }) => method === 'POST')).toHaveLength(before.requests);
+  const metrics = `aws logs filter-log-events --log-group-name /aws/lambda/${stage.name} --output text`;
+  await expect
+    .poll(async () => (await shell(metrics)).includes('"SignatureRejected":1'), { timeout: 30_000 })
+    .toBe(true);
+});
+
+test('--dry-run changes nothing, and says what would happen', async () => {
+  const { model } = cluster.active;
+  const { code, output } = await callback('--secret-file', join(folder, 'webhook-secret'), '--dry-run');
+  expect(code).toBe(1);
+  expect(output).toContain('dry run:');
+  expect(cluster.active.model).toBe(model);
+});
+
+test('no secret is in any log of a node', () => {
+  expect(cluster.logs()).not.toContain(secret.slice(6));
+  expect(readFileSync(join(cluster.folder, 'webhook-secret'), 'utf8')).toBe(secret);
+});
