@@ -98,15 +98,11 @@ function explain(error: unknown, table: string): string {
       return `there is no table ${table}; deploy the stage again`;
     case 'AccessDeniedException':
       return `${name}; the function's role needs dynamodb:GetItem, UpdateItem and Scan on table ${table}`;
-    case 'ThrottlingException':
-    case 'ProvisionedThroughputExceededException':
-    case 'InternalServerError':
-      return name;
-    default: {
-      const code = error instanceof Error && 'code' in error ? ` (${String(error.code)})` : '';
-      return `${name}${code}; the function needs a way to DynamoDB from its subnets, a gateway endpoint or a NAT`;
-    }
   }
+  // The network's errors have a code; DynamoDB's own have none.
+  const code = error instanceof Error && 'code' in error ? String(error.code) : undefined;
+  if (code === undefined && name !== 'TimeoutError') return name;
+  return `${code ?? name}; the function needs a way to DynamoDB from its subnets, a gateway endpoint or a NAT`;
 }
 
 /** DynamoDB's expressions; every name goes through `#…`, so that none can be one of its reserved words. */
@@ -136,7 +132,7 @@ function expressions(change: Change, condition: Condition) {
     set.push(`${name('events')} = list_append(${value([events.prepend])}, ${known})`);
   } else if (events) {
     // What is not there is removed without complaint; a dozen more than are kept are hardly ever there.
-    for (let index = events.keep; index < events.keep + 12; index += 1) {
+    for (let index = events.keep + 11; index >= events.keep; index -= 1) {
       remove.push(`${name('events')}[${index}]`);
     }
   }

@@ -1,0 +1,76 @@
+import fc from 'fast-check';
+import { describe, expect, test } from 'vitest';
+import { DynamoDbTable } from '../../functions/config-switch/dynamodb-table.ts';
+import type { Change, Comparison, Condition } from '../../functions/config-switch/ledger.ts';
+import { changed, holds } from '../model/world.ts';
+import { startDynamoDb } from '../stand-ins/dynamodb.ts';
+
+const dynamoDb = await startDynamoDb();
+process.env.AWS_ENDPOINT_URL_DYNAMODB = dynamoDb.url;
+const signal = () => AbortSignal.timeout(5_000);
+
+const text = fc.constantFrom('a', 'b', 'c');
+const name = fc.constantFrom('desired_key', 'applied_key', 'holder');
+const change: fc.Arbitrary<Change> = fc.record(
+  {
+    desired_key: text,
+    applied_key: fc.option(text),
+    holder: fc.option(text),
+    attempts: fc.option(fc.nat(5)),
+    held: fc.option(fc.constant(true)),
+    events: fc.oneof(fc.record({ prepend: text }), fc.record({ keep: fc.constantFrom(1, 3) })),
+  },
+  { requiredKeys: ['desired_key'] },
+);
+const comparison: fc.Arbitrary<Comparison> = fc.oneof(
+  fc.tuple(name, fc.constant('absent' as const)),
+  fc.tuple(name, fc.constantFrom('=' as const, '<' as const), text),
+  fc.tuple(fc.constant('events' as const), fc.constant('lacks' as const), text),
+);
+const condition: fc.Arbitrary<Condition> = fc.array(fc.array(comparison, { minLength: 1, maxLength: 3 }), {
+  maxLength: 3,
+});
+
+describe('the table', () => {
+  test('means by a condition and a change what the model of the protocol means', async () => {
+    await dynamoDb.createLedger('same');
+    const table = new DynamoDbTable('same');
+    let server = 0;
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(fc.tuple(change, condition), { minLength: 1, maxLength: 8 }),
+        async (writes) => {
+          server += 1;
+          const key = `server${server}`;
+          // Nothing is trimmed before there was an event.
+          let item = await table.update(key, { events: { prepend: 'z' } }, [], signal());
+          for (const [to, when] of writes) {
+            const written = await table.update(key, to, when, signal());
+            const expected = holds(item, when) ? changed(item, key, to) : undefined;
+            expect(written).toEqual(expected);
+            item = expected ?? item;
+            expect(await table.get(key, signal())).toEqual(item);
+          }
+        },
+      ),
+      { numRuns: 150 },
+    );
+    expect((await table.scan(signal())).length).toBeGreaterThan(50);
+  });
+
+  test.each([
+    ['is not there', 'nowhere', /there is no table nowhere; deploy/],
+    ['has no name that DynamoDB allows', 'x', /could not be used/],
+  ])('that %s is told', async (_, tableName, words) => {
+    await expect(new DynamoDbTable(tableName).get('main', signal())).rejects.toThrow(words);
+  });
+
+  test('that nobody answers for is told with the remedy, and in time', async () => {
+    const url = dynamoDb.url;
+    process.env.AWS_ENDPOINT_URL_DYNAMODB = 'http://127.0.0.1:9';
+    const table = new DynamoDbTable('same');
+    await expect(table.get('main', signal())).rejects.toThrow(/ECONNREFUSED.*gateway endpoint or a NAT/);
+    process.env.AWS_ENDPOINT_URL_DYNAMODB = url;
+    await expect(new DynamoDbTable('same').get('main', AbortSignal.abort())).rejects.toThrow(/time ran out/);
+  });
+});
