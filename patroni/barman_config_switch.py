@@ -53,7 +53,7 @@ INVALID_ARGS = EXIT_CODES["INVALID_ARGS"]
 #: For one attempt, s: API Gateway gives up after 30.
 ATTEMPT_TIMEOUT = 35.0
 #: The longest pause between two attempts, s.
-MAX_PAUSE = 30.0
+MAX_PAUSE = 10.0
 #: As much of an answer is read, bytes.
 MAX_ANSWER = 64 * 1024
 #: Of a secret, bytes (Standard Webhooks, "Signature scheme").

@@ -1,12 +1,17 @@
 /**
- * `npm run bench`: how long the function takes beyond the operation itself, how often it asks, and what a skip costs.
+ * `npm run bench`: how long the function takes beyond the operation itself, how often it asks, what a skip costs, and what
+ * the ledger adds.
  * The Barman host is the stand-in, whose one worker takes a given time for each request.
  */
 
+import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Context } from 'aws-lambda';
 import type { Answer } from '../../functions/config-switch/answer.ts';
+import { DynamoDbTable } from '../../functions/config-switch/dynamodb-table.ts';
+import { Ledger, wishKey } from '../../functions/config-switch/ledger.ts';
 import { startBarmanHost } from '../stand-ins/barman-host.ts';
+import { startDynamoDb } from '../stand-ins/dynamodb.ts';
 import { SsmStandIn } from '../stand-ins/ssm.ts';
 import { signedHeaders } from '../stand-ins/webhook.ts';
 
@@ -19,10 +24,13 @@ const OPERATIONS = [
   { time: 20_000, runs: 4 },
 ];
 const SKIPS = 2_000;
+const LEDGER_SWITCHES = 500;
 
 const ssm = await SsmStandIn.start();
+const dynamoDb = await startDynamoDb();
 Object.assign(process.env, {
   AWS_ENDPOINT_URL_SSM: ssm.url,
+  AWS_ENDPOINT_URL_DYNAMODB: dynamoDb.url,
   AWS_REGION: 'eu-central-1',
   AWS_ACCESS_KEY_ID: 'bench',
   AWS_SECRET_ACCESS_KEY: 'bench',
@@ -30,7 +38,7 @@ Object.assign(process.env, {
   POWERTOOLS_METRICS_DISABLED: 'true',
 });
 const { createHandler } = await import('../../functions/config-switch/handler.ts');
-const context = () => ({ awsRequestId: 'bench', getRemainingTimeInMillis: () => 60_000 }) as Context;
+const context = () => ({ awsRequestId: randomUUID(), getRemainingTimeInMillis: () => 60_000 }) as Context;
 const payload = {
   action: 'on_role_change',
   role: 'primary',
@@ -50,7 +58,9 @@ interface Sample {
 async function measure(cost: number, time: number, runs: number): Promise<Sample[]> {
   const path = `/bench/${cost}-${time}/`;
   await using host = await startBarmanHost({ requestCost: cost, operationTime: time }, ssm, path);
-  const handler = createHandler({ PARAMETERS_PATH: path });
+  const table = `bench-${cost}-${time}`;
+  await dynamoDb.createLedger(table);
+  const handler = createHandler({ PARAMETERS_PATH: path, LEDGER_TABLE: table });
   const samples: Sample[] = [];
   for (let run = 0; run < runs; run += 1) {
     const before = host.api.requests.length;
@@ -104,6 +114,26 @@ async function warmSkips(): Promise<{ name: string; median: number; calls: numbe
   return results;
 }
 
+/** The two writes that the ledger adds to a switch, ms each time. */
+async function ledgerWrites(): Promise<number[]> {
+  await dynamoDb.createLedger('bench-ledger');
+  const ledger = new Ledger(new DynamoDbTable('bench-ledger'));
+  const signal = AbortSignal.timeout(60_000);
+  const times: number[] = [];
+  for (let run = 0; run < LEDGER_SWITCHES; run += 1) {
+    const start = performance.now();
+    const wish = { server: 'main', cluster: 'main', target: { model: 'pg:node1' } };
+    const lease = await ledger.recordAndTake(
+      { ...wish, key: wishKey(Date.now() + run, randomUUID()) },
+      signal,
+    );
+    if (!lease) throw new Error('no lease');
+    await ledger.result(lease, 'operation', true, signal);
+    times.push(performance.now() - start);
+  }
+  return times;
+}
+
 function quantile(values: readonly number[], q: number): number {
   const sorted = [...values].sort((a, b) => a - b);
   return sorted[Math.min(sorted.length - 1, Math.floor(q * sorted.length))] ?? Number.NaN;
@@ -113,6 +143,7 @@ const row = (...cells: unknown[]) => console.log(`| ${cells.join(' | ')} |`);
 const ms = (value: number) => `${Math.round(value)} ms`;
 
 const skips = await warmSkips();
+const writes = await ledgerWrites();
 console.log('\nFrom the end of the operation to the answer\n');
 row(
   'a request costs the host',
@@ -156,4 +187,9 @@ console.log('\nA warm skip, inside the handler\n');
 row('caller', 'median', 'network calls');
 row('---', '---', '---');
 for (const { name, median, calls } of skips) row(name, `${median.toFixed(3)} ms`, calls);
-await ssm.close();
+const added = quantile(writes, 0.5);
+console.log('\nWhat the ledger adds to a switch, with dynalite on the same machine\n');
+row('writes', 'median', 'p95', 'of an operation of 1.2 s');
+row('---', '---', '---', '---');
+row(2, `${added.toFixed(1)} ms`, `${quantile(writes, 0.95).toFixed(1)} ms`, `${(added / 12).toFixed(2)} %`);
+await Promise.all([ssm.close(), dynamoDb.close()]);
