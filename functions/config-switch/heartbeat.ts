@@ -48,8 +48,8 @@ export interface Heartbeat {
  */
 export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
   const { ledger, signal } = options;
-  const path = await lookAtPath(options);
   const items = await ledger.all(signal);
+  const path = await lookAtPath(options);
   const now = Date.now();
   const behind = items.filter((item) => isBehind(item) && !item.held);
   const age = ({ recorded_at = '' }: Item) => now - (Date.parse(recorded_at) || now);

@@ -20,6 +20,8 @@ const CONNECT_TIMEOUT = 3_000;
 const ATTEMPT_TIMEOUT = 12_000;
 /** The same for `/diagnose`, which asks every PostgreSQL server, ms: more than any invocation has. */
 const DIAGNOSE_TIMEOUT = 60_000;
+/** For all attempts at `/status`, ms: a host that hangs must not take the whole heartbeat. */
+const STATUS_TIMEOUT = 15_000;
 /** Attempts at something that is not there, of all attempts: a 404 can be false, but seldom three times. */
 const NOT_FOUND_ATTEMPTS = 3;
 /** Back-off between attempts, ms: a random part of the base doubled at each attempt, at most the cap ("full jitter"). */
@@ -184,7 +186,8 @@ export class PgBackupApi implements AsyncDisposable {
    * @throws HttpError
    */
   async status(): Promise<void> {
-    await this.#request({ method: 'GET', path: ['status'], schema: Status });
+    const signal = AbortSignal.any([this.#options.signal, AbortSignal.timeout(STATUS_TIMEOUT)]);
+    await this.#request({ method: 'GET', path: ['status'], schema: Status, signal });
   }
 
   /**

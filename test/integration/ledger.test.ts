@@ -203,6 +203,16 @@ describe('the heartbeat', () => {
     );
   });
 
+  test('tells of a path to Barman that hangs, and leaves what is behind for later', async () => {
+    await using run = await startFunction();
+    run.host.api.fault({ kind: 'stall' }, Number.POSITIVE_INFINITY);
+    await run.send(heartbeat);
+    expect(run.metrics()).toContainEqual(expect.objectContaining({ PathBroken: 1, ClientCertDaysLeft: 89 }));
+    expect(run.log()).toContainEqual(
+      expect.objectContaining({ level: 'ERROR', message: expect.stringMatching(/^heartbeat: .*status/) }),
+    );
+  });
+
   test('leaves alone whose next attempt is not due', async () => {
     await using run = await startFunction();
     run.host.api.plan({ failed: 'untouched' });
