@@ -1,5 +1,6 @@
 /** The service as an operator has it: deployed with the README's commands, and asked in each of the ways that there are. */
 
+import { randomUUID } from 'node:crypto';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -266,6 +267,34 @@ describe('the ledger', () => {
     await expect.poll(superseded, { timeout: 30_000, interval: 1_000 }).toBe(true);
     expect(api.activeModel()).toBe('pg:node2');
     expect(api.requests.filter(({ method }) => method === 'POST')).toHaveLength(posts);
+  });
+
+  test("the README's commands bring events back from the failure queue", async () => {
+    const commands = /```sh\n(queue=[\s\S]*?)```/.exec(readFileSync('README.md', 'utf8'))?.[1] ?? '';
+    // The first version of AWS's command has another idea of where SQS is, unless told.
+    const redrive = `aws() { command aws --endpoint-url "$AWS_ENDPOINT_URL" "$@"; }\n${commands}`;
+    const queue = prod.outputs.FailureQueue ?? '';
+    const put = (event: object) =>
+      aws('sqs', 'send-message', '--queue-url', queue, '--message-body', JSON.stringify(event));
+
+    // What is there already cannot be recorded, and stays.
+    await shell(redrive, folder);
+    await expect.poll(failures, { timeout: 60_000, interval: 1_000 }).toHaveLength(1);
+    await shell(`command aws --endpoint-url "$AWS_ENDPOINT_URL" sqs purge-queue --queue-url ${queue}`);
+
+    const event = { ...PROMOTION, barman_model: 'pg:node1' };
+    const eventBridge = {
+      'detail-type': 'Patroni role change',
+      source: 'patroni',
+      time: new Date().toISOString(),
+    };
+    await put({ requestPayload: { ...eventBridge, id: randomUUID(), detail: event } });
+    await shell(redrive, folder);
+    expect(api.activeModel()).toBe('pg:node1');
+    await put({ ...eventBridge, time: new Date().toISOString(), id: randomUUID(), detail: PROMOTION });
+    await shell(redrive, folder);
+    expect(api.activeModel()).toBe('pg:node2');
+    expect(await failures()).toEqual([]);
   });
 
   test('a function that is killed in the middle of a switch does not block beyond its lease', async () => {

@@ -49,6 +49,7 @@ export default async function setup(project: TestProject): Promise<() => Promise
 /** What is there only after a package of Debian's was installed. */
 const PACKAGES: Readonly<Record<string, string>> = {
   '/usr/bin/etcd': 'etcd-server',
+  '/usr/bin/jq': 'jq',
   '/usr/bin/openssl': 'openssl',
   '/usr/bin/pgrep': 'procps',
   [`${POSTGRESQL}/postgres`]: 'postgresql-15',
