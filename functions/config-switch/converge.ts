@@ -143,6 +143,8 @@ interface Run {
 async function switchUnder({ ledger, api, signal }: Driver, key: string, taken: Lease): Promise<Run> {
   let lease = taken;
   const { barman_server, desired = '', desired_key } = lease.item;
+  // The heartbeat drives one server after the other: what is in doubt of the one before is none of this one's.
+  api.inDoubt = false;
   api.beforePost = async () => {
     if (performance.now() < lease.postUntil) return;
     const renewed = await ledger.take(barman_server, key, lease.token, signal);
