@@ -14,5 +14,7 @@ export default defineConfig({
       POWERTOOLS_METRICS_NAMESPACE: 'BarmanConfigSwitch',
     },
     testTimeout: 40_000,
+    // They wait more than they compute: for attempts, deadlines and leases.
+    maxWorkers: 4,
   },
 });
