@@ -317,10 +317,12 @@ export class Ledger {
     const postUntil = performance.now() + POST_WINDOW;
     const token = randomUUID();
     const until = new Date(Date.now() + LEASE).toISOString();
-    // The SDK re-sends a write whose answer was lost: then it is this very token that is there.
-    const resent = condition.map((row) => [...row, ['holder', '=', token] as const]);
-    const item = await this.#table.update(server, { ...change, holder: token, until }, resent, signal);
-    return item && { token, item, postUntil };
+    const taken = await this.#table.update(server, { ...change, holder: token, until }, condition, signal);
+    if (taken) return { token, item: taken, postUntil };
+    // The SDK sends a write again whose answer was late or lost. The second one must change nothing, since a newer wish may
+    // have been recorded between the two; but the lease is ours if it is this very token that is there.
+    const item = await this.#table.get(server, signal);
+    return item?.holder === token ? { token, item, postUntil } : undefined;
   }
 }
 

@@ -83,7 +83,15 @@ const MUTANTS: readonly (readonly [
   ],
   [
     'take: a write that was sent again is mine',
-    [LEDGER, "condition.map((row) => [...row, ['holder', '=', token] as const])", 'condition'],
+    [LEDGER, 'item?.holder === token', 'item?.holder === token && false'],
+  ],
+  [
+    'record: a write that was sent again changes nothing',
+    [
+      LEDGER,
+      'holder: token, until }, condition, signal);',
+      "holder: token, until }, condition.map((row) => [...row, ['holder', '=', token] as const]), signal);",
+    ],
   ],
   [
     'a stuck operation is passed over',

@@ -370,13 +370,17 @@ class Instance implements Table {
     return item ? [item] : [];
   }
 
-  update(_: string, change: Change, condition: Condition, signal: AbortSignal): Promise<Item | undefined> {
-    // An answer that was lost: the SDK sends the write again.
+  async update(
+    _: string,
+    change: Change,
+    condition: Condition,
+    signal: AbortSignal,
+  ): Promise<Item | undefined> {
+    // An answer that was late or lost: the SDK sends the write again, and meanwhile others write.
     const twice = this.#world.faulty() && this.#world.pick([true, false]);
-    return this.#asked(signal, () => {
-      if (twice) this.#world.write(change, condition, this.name);
-      return this.#world.write(change, condition, this.name);
-    });
+    const write = () => this.#world.write(change, condition, this.name);
+    if (twice) await this.step(signal, write, this.#world.between(1, 2_500));
+    return this.#asked(signal, write);
   }
 
   async #asked<T>(signal: AbortSignal, does: () => T): Promise<T> {
