@@ -19,6 +19,9 @@ an HTTP error, 4 wrong arguments or an invalid payload.
 import argparse
 import base64
 import binascii
+import email.message
+import email.utils
+import functools
 import hashlib
 import hmac
 import http.client
@@ -27,6 +30,8 @@ import json
 import logging
 import os
 import random
+import re
+import signal
 import socket
 import ssl
 import stat
@@ -34,7 +39,7 @@ import sys
 import threading
 import time
 import uuid
-from typing import Any, Dict, List, NoReturn, Optional
+from typing import Any, Callable, Dict, List, NoReturn, Optional
 from urllib.parse import SplitResult, urlsplit
 
 #: By the monotonic clock, s: the role has changed right before.
@@ -50,10 +55,16 @@ EXIT_CODES = {
 HTTP_ERROR = EXIT_CODES["HTTP_ERROR"]
 INVALID_ARGS = EXIT_CODES["INVALID_ARGS"]
 
-#: For one attempt, s: API Gateway gives up after 30.
-ATTEMPT_TIMEOUT = 35.0
-#: The longest pause between two attempts, s.
+#: To connect to one address, s; while packets are lost, another address or another attempt may do.
+CONNECT_TIMEOUT = 10.0
+#: For one attempt, connecting included, s: API Gateway gives up 30 after it got the request.
+ATTEMPT_TIMEOUT = 45.0
+#: The most that the pauses between attempts grow to, s.
 MAX_PAUSE = 10.0
+#: As long a Retry-After is heeded, s: Barman must not follow the old primary because a proxy said "in an hour".
+MAX_RETRY_AFTER = 60.0
+#: How far from the server's clock a webhook may be dated, s (Standard Webhooks, "Verifying signatures").
+TOLERANCE = 300
 #: As much of an answer is read, bytes.
 MAX_ANSWER = 64 * 1024
 #: Of a secret, bytes (Standard Webhooks, "Signature scheme").
@@ -62,6 +73,9 @@ SECRET_SIZE = range(24, 65)
 SECRET_VARIABLE = "BARMAN_CONFIG_SWITCH_SECRET"
 
 logger = logging.getLogger("barman_config_switch")
+STDERR = logging.StreamHandler()
+# A log that cannot be written, a full disk say, is no reason for tracebacks, nor for Barman not to follow.
+logging.raiseExceptions = False
 
 
 class InvalidArgs(Exception):
@@ -75,150 +89,206 @@ class ArgumentParser(argparse.ArgumentParser):
         raise InvalidArgs(f"{message} ({self.prog} --help says more)")
 
 
+class LogLine(logging.Formatter):
+    """One line, whatever a server sent; no secret, wherever somebody wrote it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return re.sub(r"whsec_[\w+/=-]*", "whsec_…", one_line(super().format(record), 4000))
+
+
 class Target:
     """A URL to send to. Raises InvalidArgs."""
 
-    def __init__(self, url: str, tls: Optional[ssl.SSLContext], allow_plain_http: bool) -> None:
+    def __init__(self, url: str, tls: ssl.SSLContext, allow_plain_http: bool) -> None:
         try:
             parts = urlsplit(url)
             port = parts.port
+            host = (parts.hostname or "").encode("idna").decode()
         except ValueError as error:
             raise InvalidArgs(f"--url {url}: {error}")
-        if parts.scheme not in ("https", "http") or not parts.hostname:
+        if parts.scheme not in ("https", "http") or not host:
             raise InvalidArgs(f"--url {url}: give an address such as https://example.com/config-switch")
+        if not re.fullmatch("[!-~]+", url):
+            raise InvalidArgs(f"--url {url}: letters beyond ASCII, and spaces, have no place in it; use %XX")
         if parts.username is not None or parts.fragment:
             raise InvalidArgs("--url: a user, a password or a fragment have no place in it")
-        if parts.scheme == "http" and not (allow_plain_http or is_loopback(parts.hostname)):
+        if parts.scheme == "http" and not (allow_plain_http or is_loopback(host)):
             raise InvalidArgs(f"--url {url}: nothing protects http://; use https://, or --allow-plain-http")
         self.url = url
-        self.host = parts.hostname
+        self.host = host
         self.port = port
         self.path = path_of(parts)
         self.tls = tls if parts.scheme == "https" else None
 
-    def connect(self) -> http.client.HTTPConnection:
+    def connection(self) -> http.client.HTTPConnection:
+        """To where the URL says; not connected yet."""
         if self.tls is None:
-            return http.client.HTTPConnection(self.host, self.port, timeout=ATTEMPT_TIMEOUT)
-        return http.client.HTTPSConnection(self.host, self.port, timeout=ATTEMPT_TIMEOUT, context=self.tls)
+            return http.client.HTTPConnection(self.host, self.port, timeout=CONNECT_TIMEOUT)
+        return http.client.HTTPSConnection(self.host, self.port, timeout=CONNECT_TIMEOUT, context=self.tls)
 
 
 class Attempt:
     """How one attempt ended: for good, with an exit code, or not."""
 
-    def __init__(self, exit_code: int, message: str, again: bool = False, retry_after: float = 0.0) -> None:
+    def __init__(self, exit_code: int, message: str, again: bool = False, pause: float = 0.0) -> None:
         self.exit_code = exit_code
-        self.message = message
+        self.message = one_line(message, 500)
         self.again = again
-        self.retry_after = retry_after
+        self.pause = pause
 
 
 def main(argv: List[str]) -> int:
-    """Runs the callback. Gives the exit code; raises nothing."""
+    """Runs the callback. Gives the exit code, whatever happens: Python's own 1 would read as CONFIG_SWITCH_SKIPPED."""
     try:
-        args = parse(argv)
-        set_up_log(args.log_file)
-        secrets = read_secrets(args.secret_file)
-        tls = tls_context(args.ca_file, args.client_cert, args.client_key)
-        targets = [Target(url, tls, args.allow_plain_http) for url in args.url]
+        return run(argv)
     except InvalidArgs as error:
-        print(f"barman_config_switch: {error}", file=sys.stderr)
+        logger.addHandler(STDERR)  # Beside the log file: somebody may be trying it by hand.
         logger.error("%s", error)
         return INVALID_ARGS
+    except Exception as error:
+        logger.error("%s: %s", type(error).__name__, error)
+        return HTTP_ERROR
+
+
+def run(argv: List[str]) -> int:
+    """Sends the role change to each URL. Gives the greatest exit code. Raises InvalidArgs."""
+    STDERR.setFormatter(LogLine("%(asctime)s %(levelname)s: %(message)s"))
+    args = parse(argv)
+    set_up_log(args.log_file)
+    secrets = read_secrets(args.secret_file)
+    tls = tls_context(args.ca_file, args.client_cert, args.client_key)
+    targets = [Target(url, tls, args.allow_plain_http) for url in args.url]
 
     webhook_id = f"msg_{uuid.uuid4()}"
-    codes = {}  # type: Dict[str, int]
+    codes = [HTTP_ERROR] * len(targets)
 
-    def run(target: Target) -> None:
+    def send_to(index: int) -> None:
         try:
-            codes[target.url] = send(target, secrets, webhook_id, args)
-        except Exception as error:
-            # Whatever it is: Patroni's log is no place for a traceback, and it must not read as SKIPPED.
-            logger.error("%s: %s: %s", target.url, type(error).__name__, error)
+            codes[index] = send(targets[index], secrets, webhook_id, args)
+        except Exception as error:  # No thread could be started, say; the other URLs go on.
+            logger.error("%s: %s: %s", targets[index].url, type(error).__name__, error)
 
-    threads = [threading.Thread(target=run, args=(target,), daemon=True) for target in targets]
+    threads = [threading.Thread(target=send_to, args=(index,), daemon=True) for index in range(len(targets))]
     for thread in threads:
         thread.start()
     for thread in threads:
-        # An attempt may be in a call that has no time-out of its own, such as a look-up of a name.
-        thread.join(max(0.0, args.max_time - elapsed()) + ATTEMPT_TIMEOUT)
-    return max(codes.get(target.url, HTTP_ERROR) for target in targets)
+        thread.join()
+    return max(codes)
 
 
 def send(target: Target, secrets: List[bytes], webhook_id: str, args: argparse.Namespace) -> int:
     """Sends the role change until it has been answered for good. Gives the exit code."""
-    attempt = 1
+    attempts = 0
     while True:
-        result = try_once(target, secrets, webhook_id, args)
-        level = logging.INFO if result.exit_code <= 1 else logging.ERROR
-        logger.log(level, "%s, attempt %d: %s", target.url, attempt, result.message)
+        attempts += 1
+        limit = max(0.0, min(ATTEMPT_TIMEOUT, args.max_time - elapsed()))
+        result = within(limit, functools.partial(try_once, target, secrets, webhook_id, args, elapsed() + limit))
         # Each pause is up to twice as long as the one before, and random: all nodes begin at the same moment.
-        pause = max(
-            result.retry_after, args.retry_wait + random.uniform(0, min(MAX_PAUSE, args.retry_wait * 2**attempt))
-        )
-        out_of_attempts = args.max_retries is not None and attempt >= args.max_retries
-        if not result.again or out_of_attempts or elapsed() + pause > args.max_time:
-            return result.exit_code
-        time.sleep(pause)
-        attempt += 1
+        growth = min(MAX_PAUSE, args.retry_wait * 2 ** min(attempts, 20))
+        pause = max(result.pause, args.retry_wait) + random.uniform(0, growth)
+        out_of_attempts = attempts == args.max_retries or elapsed() + pause >= args.max_time
+        message = f"{target.url}, attempt {attempts}: {result.message}"
+        if result.again and not out_of_attempts:
+            logger.warning("%s; again in %.1f s", message, pause)
+            time.sleep(pause)
+            continue
+        level = logging.INFO if result.exit_code <= EXIT_CODES["CONFIG_SWITCH_SKIPPED"] else logging.ERROR
+        logger.log(level, "%s%s", message, "; given up" if result.again else "")
+        return result.exit_code
 
 
-def try_once(target: Target, secrets: List[bytes], webhook_id: str, args: argparse.Namespace) -> Attempt:
-    """Sends the role change once."""
-    body = json.dumps(payload(args)).encode()
+def within(limit: float, attempt: Callable[[], Attempt]) -> Attempt:
+    """Gives up on an attempt: the look-up of a name, or a server that sends a byte now and then, heeds no time-out."""
+    results = []  # type: List[Attempt]
+    thread = threading.Thread(target=lambda: results.append(attempt()), daemon=True)
+    thread.start()
+    thread.join(limit)
+    return results[0] if results else Attempt(HTTP_ERROR, f"no answer within {limit:.1f} s", again=True)
+
+
+def try_once(
+    target: Target, secrets: List[bytes], webhook_id: str, args: argparse.Namespace, deadline: float
+) -> Attempt:
+    """Sends the role change once; raises nothing."""
+    try:
+        connection = target.connection()
+        try:
+            connection.connect()
+            connection.sock.settimeout(ATTEMPT_TIMEOUT)
+            if elapsed() >= deadline:  # Nobody waits for it any more; the next attempt may be on its way.
+                raise socket.timeout("timed out while connecting")
+            # Only now: had connecting not been counted in, an old role change would look like a new one.
+            body = json.dumps(payload(args)).encode()
+            connection.request("POST", target.path, body, headers(secrets, webhook_id, body))
+            response = connection.getresponse()
+            return judge(response.status, response.headers, response.read(MAX_ANSWER))
+        finally:
+            connection.close()
+    except (ssl.SSLError, ssl.CertificateError) as error:
+        message = f"TLS failed: {error}; see --ca-file, --client-cert and the URL's name"
+    except Exception as error:  # A socket's, http.client's; whatever it is, it is no answer.
+        message = f"no answer: {error or type(error).__name__}"
+    return Attempt(HTTP_ERROR, message, again=True)
+
+
+def judge(status: int, header: email.message.Message, body: bytes) -> Attempt:
+    """What an answer means."""
+    if 300 <= status < 400:
+        return Attempt(HTTP_ERROR, f"{status}: redirects are not followed; correct the URL")
+    now = seconds_of(header.get("date", ""))
+    if status == 401:
+        return Attempt(HTTP_ERROR, f"401: {why_rejected(now)}")
+    pause = retry_after(header.get("retry-after", ""), now or time.time())
+    try:
+        answer = json.loads(body.decode())
+    except (ValueError, RecursionError):
+        answer = None
+    exit_code = answer.get("exit_code") if isinstance(answer, dict) else None
+    if type(exit_code) is int and exit_code in EXIT_CODES.values() and isinstance(answer, dict):
+        recorded = answer.get("recorded") is True
+        message = "{} {}{}".format(answer.get("exit_status"), answer.get("message"), " (recorded)" if recorded else "")
+        return Attempt(exit_code, message, exit_code == HTTP_ERROR and not recorded, pause)
+    again = status in (408, 429) or status >= 500 or status < 300
+    return Attempt(HTTP_ERROR, f"{status}: {body.decode(errors='replace')}", again, pause)
+
+
+def why_rejected(now: Optional[float]) -> str:
+    """The likely cause of a 401; now is what the server's clock says, s since the epoch."""
+    secret = "the secret is none of those in the function's parameter webhook-secret"
+    if now is None:
+        return f"{secret}, or this node's clock is wrong"
+    ahead = time.time() - now
+    if abs(ahead) <= TOLERANCE:
+        return f"{secret} (this node's clock is right)"
+    return (
+        f"this node's clock is {abs(ahead):.0f} s {'fast' if ahead > 0 else 'slow'}; set it (the secret may be right)"
+    )
+
+
+def retry_after(header: str, now: float) -> float:
+    """How long to wait at least, s: a number of seconds, or until a date."""
+    wait = float(header) if re.fullmatch("[0-9]{1,9}", header) else (seconds_of(header) or now) - now
+    return min(MAX_RETRY_AFTER, max(0.0, wait))
+
+
+def seconds_of(date: str) -> Optional[float]:
+    """A date of HTTP, s since the epoch; None if it is none."""
+    try:
+        return email.utils.parsedate_to_datetime(date).timestamp()
+    except (ValueError, TypeError, IndexError, OverflowError):  # Which of them, depends on the version of Python.
+        return None
+
+
+def headers(secrets: List[bytes], webhook_id: str, body: bytes) -> Dict[str, str]:
+    """What goes with a body that is sent now."""
     timestamp = int(time.time())
-    headers = {
+    return {
         "content-type": "application/json",
         "user-agent": "barman_config_switch",
         "webhook-id": webhook_id,
         "webhook-timestamp": str(timestamp),
         "webhook-signature": signature(secrets, webhook_id, timestamp, body),
     }
-    connection = target.connect()
-    # A server that sends a byte now and then would never run into the time-out of a socket.
-    watchdog = threading.Timer(ATTEMPT_TIMEOUT, cut, [connection])
-    watchdog.daemon = True
-    watchdog.start()
-    try:
-        connection.request("POST", target.path, body, headers)
-        response = connection.getresponse()
-        answer = response.read(MAX_ANSWER)
-        return judge(response.status, response.getheader("retry-after"), answer)
-    except ssl.SSLError as error:
-        return Attempt(
-            HTTP_ERROR,
-            f"TLS failed: {one_line(str(error))}; see --ca-file, --client-cert and the URL's name",
-            again=True,
-        )
-    except (OSError, http.client.HTTPException) as error:
-        return Attempt(HTTP_ERROR, "no answer: " + one_line(str(error) or type(error).__name__), again=True)
-    finally:
-        watchdog.cancel()
-        connection.close()
-
-
-def judge(status: int, retry_after: Optional[str], body: bytes) -> Attempt:
-    """What an answer means."""
-    try:
-        pause = min(600.0, max(0.0, float(retry_after or 0)))
-    except ValueError:
-        pause = 0.0
-    try:
-        answer = json.loads(body.decode())
-    except ValueError:
-        answer = None
-    exit_code = answer.get("exit_code") if isinstance(answer, dict) else None
-    if type(exit_code) is int and exit_code in EXIT_CODES.values() and isinstance(answer, dict):
-        recorded = answer.get("recorded") is True
-        message = "{} {}{}".format(answer.get("exit_status"), answer.get("message"), " (recorded)" if recorded else "")
-        return Attempt(exit_code, one_line(message), exit_code == HTTP_ERROR and not recorded, pause)
-    if status == 401:
-        message = "401: the signature was not accepted; the secret is not the function's, or this node's clock is wrong"
-        return Attempt(HTTP_ERROR, message)
-    message = "{}: {}".format(status, one_line(body.decode(errors="replace")))
-    if 300 <= status < 400:
-        return Attempt(HTTP_ERROR, message + " (redirects are not followed; correct the URL)")
-    again = status == 429 or status >= 500 or status < 300
-    return Attempt(HTTP_ERROR, message, again, pause)
 
 
 def payload(args: argparse.Namespace) -> Dict[str, Any]:
@@ -245,8 +315,11 @@ def signature(secrets: List[bytes], webhook_id: str, timestamp: int, body: bytes
 
 def parse(argv: List[str]) -> argparse.Namespace:
     """Reads the command line. Raises InvalidArgs."""
+    # No abbreviations: --secret would be --secret-file, and take a secret for a name.
     parser = ArgumentParser(
-        prog="barman_config_switch.py", description="Tells barman-config-switch that the role of this node has changed."
+        prog="barman_config_switch.py",
+        description="Tells barman-config-switch that the role of this node has changed.",
+        allow_abbrev=False,
     )
     parser.add_argument("--url", action="append", required=True, help="the function's; again for each Barman host")
     parser.add_argument("--secret-file", help=f"with the webhook secret; or it is in ${SECRET_VARIABLE}")
@@ -255,12 +328,12 @@ def parse(argv: List[str]) -> argparse.Namespace:
     parser.add_argument("--client-key", help="its key, PEM, if it is not in the same file")
     parser.add_argument("--allow-plain-http", action="store_true", help="allow http:// beyond loopback")
     parser.add_argument("--retry-wait", type=seconds, default=2.0, help="the shortest pause, s (%(default)s)")
-    parser.add_argument("--max-retries", type=count, help="attempts in all (as many as --max-time allows)")
-    parser.add_argument("--max-time", type=seconds, default=600.0, help="for all attempts, s (%(default)s)")
+    parser.add_argument("--max-retries", type=count, help="attempts in all (as many as --max-time allows; dry: 1)")
+    parser.add_argument("--max-time", type=seconds, default=600.0, help="for all of it, s (%(default)s)")
     parser.add_argument("--log-file", help="in place of standard error")
     parser.add_argument("--dry-run", action="store_true", help="change nothing, and say what would be")
     commands = parser.add_subparsers(dest="command", metavar="config-switch")
-    switch = commands.add_parser("config-switch", prog="barman_config_switch.py config-switch")
+    switch = commands.add_parser("config-switch", prog="barman_config_switch.py config-switch", allow_abbrev=False)
     switch.add_argument("--barman-server", required=True, help="the server in Barman's configuration")
     wish = switch.add_mutually_exclusive_group(required=True)
     wish.add_argument("--barman-model", help="the model to apply")
@@ -272,14 +345,16 @@ def parse(argv: List[str]) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.command is None:
         parser.error("the command config-switch is missing")
+    if args.dry_run and args.max_retries is None:
+        args.max_retries = 1  # Somebody waits for it, and nothing is lost.
     return args
 
 
 def seconds(text: str) -> float:
     """A number of seconds."""
     value = float(text)
-    if not 0 <= value < 1e6:
-        raise ValueError(text)
+    if not 0 < value < 1e6:
+        raise argparse.ArgumentTypeError(f"{text} must be more than 0, and less than 1000000")
     return value
 
 
@@ -287,7 +362,7 @@ def count(text: str) -> int:
     """A number of attempts."""
     value = int(text)
     if value < 1:
-        raise ValueError(text)
+        raise argparse.ArgumentTypeError(f"{text} must be 1 or more: it counts the first attempt too")
     return value
 
 
@@ -303,7 +378,9 @@ def read_secrets(file: Optional[str]) -> List[bytes]:
         try:
             with open(file, encoding="ascii") as opened:
                 if stat.S_IMODE(os.fstat(opened.fileno()).st_mode) & 0o077:
-                    raise InvalidArgs(f"{where}: others can read it; chmod 600 it")
+                    raise InvalidArgs(
+                        f"{where}: its group or others can use it; give it to Patroni's user, and chmod 600 it"
+                    )
                 text = opened.read()
         except OSError as error:
             raise InvalidArgs(f"{where}: {error.strerror}")
@@ -346,14 +423,19 @@ def tls_context(ca_file: Optional[str], client_cert: Optional[str], client_key: 
 
 
 def set_up_log(file: Optional[str]) -> None:
-    """One line an attempt. Raises InvalidArgs."""
-    try:
-        handler = logging.FileHandler(file) if file else logging.StreamHandler()
-    except OSError as error:
-        raise InvalidArgs(f"--log-file {file}: {error.strerror}")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s: %(message)s"))
+    """One line an attempt, to a file or to standard error, which is Patroni's own log."""
+    handler = STDERR  # type: logging.Handler
+    problem = None
+    if file:
+        try:
+            handler = logging.FileHandler(file, encoding="utf-8")
+        except OSError as error:
+            problem = error.strerror
+    handler.setFormatter(STDERR.formatter)
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    if problem:
+        logger.error("--log-file %s: %s; logging here instead", file, problem)
 
 
 def path_of(parts: SplitResult) -> str:
@@ -371,19 +453,10 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def one_line(text: str) -> str:
-    """Short, and harmless in a log."""
+def one_line(text: str, most: int) -> str:
+    """Not longer than so many letters, and harmless in a log."""
     words = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
-    return words if len(words) <= 500 else words[:500] + "…"
-
-
-def cut(connection: http.client.HTTPConnection) -> None:
-    """Ends a connection under whoever reads from it."""
-    try:
-        if connection.sock is not None:
-            connection.sock.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        pass
+    return words if len(words) <= most else words[:most] + "…"
 
 
 def elapsed() -> float:
@@ -392,4 +465,6 @@ def elapsed() -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    # Ctrl-C ends it without a traceback; and an attempt that was given up is not waited for at the end.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os._exit(main(sys.argv[1:]))
