@@ -181,9 +181,13 @@ export class Cluster {
     return (await this.leader()) as NodeName;
   }
 
-  /** Waits until the replica has all that the leader wrote, so that no WAL that Barman has is lost with the leader. */
+  /**
+   * Waits until the replica has all that the leader wrote, so that no WAL that Barman has is lost with the leader. And lets
+   * the leader write something: pg_receivewal cannot go on where a timeline ends with a segment.
+   */
   async caughtUp(): Promise<void> {
     const leader = await this.whole();
+    await this.#psql(leader, 'CHECKPOINT');
     const sql =
       'SELECT count(*) FROM pg_stat_replication WHERE replay_lsn = pg_current_wal_lsn() AND application_name';
     const is = async () => (await this.#psql(leader, `${sql} = '${other(leader)}'`)).trim() === '1';
