@@ -69,7 +69,7 @@ export function receive(event: unknown, context: Context): Invocation {
       // Whoever puts an event may date it: one from the future would be the newest for ever. EventBridge cuts its time to
       // the second, so that it was up to a second later than it says.
       arrivedAt: Number.isNaN(time) ? now : Math.min(time % 1_000 === 0 ? time + 999 : time, now),
-      eventId: event.id ?? context.awsRequestId,
+      eventId: typeof event.id === 'string' ? event.id : context.awsRequestId,
     };
   }
   const heartbeat = isObject(event) && event.heartbeat === true;

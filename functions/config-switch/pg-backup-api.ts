@@ -8,7 +8,7 @@
 import { isDeepStrictEqual } from 'node:util';
 import type { Agent, request as undiciRequest } from 'undici';
 import * as v from 'valibot';
-import { sleep } from './deadline.ts';
+import { sleep, within } from './deadline.ts';
 import { DeadlineExceeded, HttpError, httpErrorFrom } from './errors.ts';
 import { POST_DELAY } from './ledger.ts';
 import { BARMAN_NAME, type ConfigTarget } from './payload.ts';
@@ -220,7 +220,8 @@ export class PgBackupApi implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     const link = this.#link;
     this.#link = undefined;
-    await link?.agent.destroy();
+    // While it connects it cannot be destroyed, and no answer waits for that.
+    link?.agent.destroy().catch(() => {});
   }
 
   async #getOperationStatus(
@@ -320,16 +321,17 @@ export class PgBackupApi implements AsyncDisposable {
     const url = new URL(connection.url);
     url.pathname = `${url.pathname.replace(/\/+$/, '')}/${path.map(encodeURIComponent).join('/')}`;
     const attemptSignal = AbortSignal.timeout(timeout);
+    const ended = AbortSignal.any([signal, attemptSignal]);
 
     this.attempts += 1;
     const start = performance.now();
     let status: number;
     let text: string;
     try {
-      const response = await link.request(url, {
+      const sent = link.request(url, {
         method,
         dispatcher: link.agent,
-        signal: AbortSignal.any([signal, attemptSignal]),
+        signal: ended,
         headers: {
           accept: 'application/json',
           'user-agent': 'barman-config-switch',
@@ -337,6 +339,8 @@ export class PgBackupApi implements AsyncDisposable {
         },
         body: body ? JSON.stringify(body) : null,
       });
+      // undici heeds the signal only once it is connected; what is connected later is not sent any more.
+      const response = await within(ended, sent);
       link.answered = true;
       status = response.statusCode;
       text = await response.body.text();

@@ -169,6 +169,8 @@ function wordsOf(whole: string): string {
 /** The code of an error or, where several addresses were tried, of one of its errors. */
 function codeOf(error: unknown): string | undefined {
   if (typeof error !== 'object' || error === null) return undefined;
+  // undici gives this one a code that is undefined.
+  if (error instanceof Error && error.name === 'HTTPParserError') return error.name;
   if ('code' in error && typeof error.code === 'string') return error.code;
   if (error instanceof AggregateError) return error.errors.map(codeOf).find((code) => code !== undefined);
   return undefined;

@@ -1,11 +1,22 @@
 /** DynamoDB as dynalite has it, in memory, on a free port of loopback. */
 
-import type { Server } from 'node:http';
+import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import { CreateTableCommand, DynamoDBClient, waitUntilTableExists } from '@aws-sdk/client-dynamodb';
 import dynalite from 'dynalite';
 import { listen } from './server.ts';
 
+/** What DynamoDB does instead of answering; or, for "lose answer", after it did what it was asked. */
+export type DynamoDbFault = 'access denied' | 'throttling' | 'internal' | 'stall' | 'reset' | 'lose answer';
+
+const ERRORS: Partial<Record<DynamoDbFault, { status: number; type: string }>> = {
+  'access denied': { status: 400, type: 'AccessDeniedException' },
+  throttling: { status: 400, type: 'ThrottlingException' },
+  internal: { status: 500, type: 'InternalServerError' },
+};
+
 export interface DynamoDb {
+  /** Asked before each request, with `UpdateItem` or the like. */
+  fault: ((operation: string) => DynamoDbFault | undefined) | undefined;
   /** For AWS_ENDPOINT_URL_DYNAMODB. */
   readonly url: string;
   /** Makes a ledger's table, as the infrastructure does. */
@@ -14,14 +25,32 @@ export interface DynamoDb {
 }
 
 export async function startDynamoDb(): Promise<DynamoDb> {
-  const server = await listen(dynalite({ createTableMs: 0 }) as Server);
+  const dynamo = dynalite({ createTableMs: 0 });
+  const answer = (request: IncomingMessage, response: ServerResponse) => {
+    const fault = standIn.fault?.(String(request.headers['x-amz-target']).replace(/.*\./, ''));
+    const error = fault && ERRORS[fault];
+    if (error) {
+      const body = JSON.stringify({
+        __type: `com.amazon.coral.service#${error.type}`,
+        message: 'as asked for',
+      });
+      response.writeHead(error.status, { 'content-type': 'application/x-amz-json-1.0' }).end(body);
+    } else if (fault === 'reset') {
+      request.socket.resetAndDestroy();
+    } else if (fault !== 'stall') {
+      if (fault === 'lose answer') response.end = () => response.destroy();
+      dynamo.emit('request', request, response);
+    }
+  };
+  const server = await listen(createServer(answer));
   const url = `http://127.0.0.1:${server.port}`;
   const client = new DynamoDBClient({
     endpoint: url,
     region: 'eu-central-1',
     credentials: { accessKeyId: 'test', secretAccessKey: 'test' },
   });
-  return {
+  const standIn: DynamoDb = {
+    fault: undefined,
     url,
     createLedger: async (name) => {
       await client.send(
@@ -43,4 +72,5 @@ export async function startDynamoDb(): Promise<DynamoDb> {
       await server.close();
     },
   };
+  return standIn;
 }

@@ -161,6 +161,11 @@ export class PgBackupApiStandIn {
     this.#faults.push({ when, fault, times });
   }
 
+  /** Ends all faults. */
+  noFaults(): void {
+    this.#faults.length = 0;
+  }
+
   /** Plans the operation that is created next. */
   plan(plan: OperationPlan): void {
     this.#plans.push(plan);

@@ -1,7 +1,7 @@
 /** What the stand-ins share: a server on a free port of loopback that ends at once. */
 
-import type { IncomingMessage, Server } from 'node:http';
-import type { AddressInfo, Socket } from 'node:net';
+import type { IncomingMessage } from 'node:http';
+import type { AddressInfo, Server, Socket } from 'node:net';
 
 export interface StandInServer {
   readonly port: number;

@@ -17,6 +17,8 @@ const PAGE = 4;
 export class SsmStandIn {
   /** Values by their full names. */
   readonly parameters = new Map<string, string>();
+  /** Every secret, key and certificate that was ever written, whether it is still there or not. */
+  readonly issued = new Set<string>();
   /** Faults by path, `*` for every path; they last until they are taken away. */
   readonly faults = new Map<string, SsmFault>();
   /** The requests so far. */
@@ -45,6 +47,7 @@ export class SsmStandIn {
     for (const [name, value] of Object.entries(values)) {
       if (value === undefined) this.parameters.delete(`${path}${name}`);
       else this.parameters.set(`${path}${name}`, value);
+      if (value !== undefined && name !== 'url' && name !== 'allow-plain-http') this.issued.add(value);
     }
   }
 

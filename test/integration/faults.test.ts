@@ -1,0 +1,505 @@
+/**
+ * The fault matrix: whatever breaks, the answer is a true one and comes in time, nothing is left unhandled, no secret gets
+ * out, and the next invocation of the same process works.
+ */
+
+import dns from 'node:dns';
+import { createServer as createTcpServer, type Server, type Socket } from 'node:net';
+import { createServer as createTlsServer, type TlsOptions } from 'node:tls';
+import { afterEach, beforeEach, expect, test, vi } from 'vitest';
+import { ExitCode, exitStatus } from '../../functions/config-switch/exit-code.ts';
+import { CertificateAuthority } from '../stand-ins/certificates.ts';
+import type { DynamoDbFault } from '../stand-ins/dynamodb.ts';
+import type { Fault, OperationPlan, PgBackupApiOptions, SeenRequest } from '../stand-ins/pg-backup-api.ts';
+import { listen } from '../stand-ins/server.ts';
+import type { SsmFault } from '../stand-ins/ssm.ts';
+import { type FunctionUnderTest, PROMOTION, startFunction } from './function.ts';
+
+const { CONFIG_SWITCH_DONE: DONE, CONFIG_SWITCH_FAILED: FAILED, HTTP_ERROR, INVALID_ARGS } = ExitCode;
+const MINUTE = 60_000;
+/** Time for a row in which something hangs, ms, as Lambda tells it; for the others what a deployment has. */
+const SHORT = 3_000;
+const LONG = 29_000;
+
+/** Breaks something. @returns what mends it, if it does not mend by itself */
+type Break = (run: FunctionUnderTest) => Promise<Mend> | Mend;
+type Mend = (() => Promise<void> | void) | void;
+
+interface Row {
+  /** undefined where the caller is told nothing but an HTTP status. */
+  readonly exitCode: ExitCode | undefined;
+  readonly status: number;
+  readonly recorded: boolean;
+  readonly says: RegExp;
+  readonly broken: Break;
+  readonly remaining?: number;
+  readonly options?: Omit<PgBackupApiOptions, 'tls'>;
+  readonly payload?: object | string;
+}
+
+const isPost = ({ method }: SeenRequest) => method === 'POST';
+const isPoll = ({ path }: SeenRequest) => /operations\/./.test(path);
+const always = Number.POSITIVE_INFINITY;
+
+/** pg-backup-api, or the proxy before it, misbehaves. */
+const api =
+  (fault: Fault, when: (request: SeenRequest) => boolean = () => true): Break =>
+  ({ host }) => {
+    host.api.fault(fault, always, when);
+    return () => host.api.noFaults();
+  };
+const operation =
+  (plan: OperationPlan): Break =>
+  ({ host }) =>
+    host.api.plan(plan);
+/** Somebody else listens where pg-backup-api should. */
+const instead =
+  (start: (run: FunctionUnderTest) => Promise<Server> | Server): Break =>
+  async (run) => {
+    await run.host.api.refuse();
+    const server = await listen(await start(run), Number(new URL(run.host.api.url).port));
+    return async () => {
+      await server.close();
+      await run.host.api.listen();
+    };
+  };
+const tcp = (serve: (socket: Socket) => void) => instead(() => createTcpServer(serve));
+/** A TLS server with the right certificate, unless another is given; it never answers, unless `serve` does. */
+const tls = (options: TlsOptions, serve: (socket: Socket) => void = () => {}) =>
+  instead(async ({ host }) =>
+    createTlsServer({ ...(await host.ca.server()), ...options }, (socket) =>
+      serve(socket.on('error', () => {})),
+    ),
+  );
+/** Answers whatever is asked with these bytes. */
+const http = (answer: string, end = true) =>
+  tls({}, (socket) => {
+    socket.once('data', () => (end ? socket.end(answer) : socket.write(answer)));
+  });
+const certificate =
+  (hosts: readonly string[], days: number): Break =>
+  async ({ host }) => {
+    host.api.setTls({ ...(await host.ca.server(hosts, days)), ca: host.ca.cert });
+    return async () => host.api.setTls({ ...(await host.ca.server()), ca: host.ca.cert });
+  };
+const lookup =
+  (code: string | undefined): Break =>
+  async ({ host }) => {
+    const url = host.api.url;
+    host.put({ url: url.replace('127.0.0.1', 'localhost') });
+    const fail = (_name: unknown, _options: unknown, callback: (error: Error) => void) => {
+      if (code) callback(Object.assign(new Error(`getaddrinfo ${code}`), { code }));
+    };
+    const spy = vi.spyOn(dns, 'lookup').mockImplementation(fail as unknown as typeof dns.lookup);
+    return () => {
+      spy.mockRestore();
+      host.put({ url });
+    };
+  };
+const ssm =
+  (fault: SsmFault): Break =>
+  (run) => {
+    run.ssm.faults.set(run.host.path, fault);
+    return () => void run.ssm.faults.delete(run.host.path);
+  };
+/** SSM cannot be read any more, after the webhook's secret was. */
+const parameter =
+  (name: string, value: string | undefined): Break =>
+  ({ host }) => {
+    const right = host.ssm.parameters.get(`${host.path}${name}`);
+    host.put({ [name]: value });
+    return () => host.put({ [name]: right });
+  };
+/** DynamoDB misbehaves, from one of the requests of a kind on, the first is 1. */
+const ledger =
+  (fault: DynamoDbFault, operation = '', from = 1, times = always): Break =>
+  ({ dynamoDb }) => {
+    let count = 0;
+    dynamoDb.fault = (asked) => {
+      if (!asked.includes(operation)) return undefined;
+      count += 1;
+      return count >= from && count < from + times ? fault : undefined;
+    };
+    return () => {
+      dynamoDb.fault = undefined;
+    };
+  };
+/** The clock jumps, ms, while the operation runs. */
+const jump =
+  (ms: number): Break =>
+  ({ host }) => {
+    const when = (request: SeenRequest) => {
+      if (isPoll(request) && host.api.operations()[0]?.endedAt === undefined && jumps++ === 0) {
+        vi.setSystemTime(Date.now() + ms);
+      }
+      return false;
+    };
+    let jumps = 0;
+    host.api.fault({ kind: 'stall' }, always, when);
+    return () => {
+      host.api.noFaults();
+      if (ms < 0) vi.setSystemTime(Date.now() - ms);
+    };
+  };
+
+/** What pg-backup-api did is not known, or that it did not do it; the wish is kept. */
+const kept = { exitCode: HTTP_ERROR, status: 502, recorded: true } as const;
+const late = { exitCode: HTTP_ERROR, status: 504, recorded: true, remaining: SHORT } as const;
+const notRecorded = { exitCode: HTTP_ERROR, status: 502, recorded: false } as const;
+const silent = { exitCode: undefined, status: 503, recorded: false, says: /Service Unavailable/ } as const;
+const done = { exitCode: DONE, status: 200, recorded: true, says: /now uses model pg:node2/ } as const;
+
+const MATRIX: Record<string, Row> = {
+  // The way to the Barman host.
+  'its name is not known': { ...kept, says: /ENOTFOUND/, broken: lookup('ENOTFOUND') },
+  'its name cannot be looked up': { ...kept, says: /EAI_AGAIN/, broken: lookup('EAI_AGAIN') },
+  'the look-up hangs': { ...late, says: /time ran out/, broken: lookup(undefined) },
+  'connections are refused': {
+    ...kept,
+    says: /ECONNREFUSED/,
+    broken: async ({ host }) => {
+      await host.api.refuse();
+      return () => host.api.listen();
+    },
+  },
+  'connections are closed at once': {
+    ...kept,
+    says: /closed|reset/,
+    broken: tcp((socket) => socket.destroy()),
+  },
+  'connections are reset at once': {
+    ...kept,
+    says: /ECONNRESET/,
+    broken: tcp((socket) => socket.resetAndDestroy()),
+  },
+  'connections are accepted, and nothing comes': { ...late, says: /time ran out/, broken: tcp(() => {}) },
+  // TLS.
+  'it is reset in the middle of the TLS handshake': {
+    ...kept,
+    says: /ECONNRESET/,
+    broken: tcp((socket) => socket.once('data', () => socket.resetAndDestroy())),
+  },
+  'it is closed right after the TLS handshake': {
+    ...kept,
+    says: /closed.*may have refused client-cert/,
+    broken: tls({}, (socket) => socket.destroy()),
+  },
+  'the port speaks another protocol': {
+    ...kept,
+    says: /TLS with the Barman host failed/,
+    broken: tcp((socket) => socket.end('SSH-2.0-OpenSSH_9.2\r\n')),
+  },
+  'the port speaks plain HTTP': {
+    ...kept,
+    says: /TLS with the Barman host failed/,
+    broken: tcp((socket) => socket.end('HTTP/1.1 400 Bad Request\r\n\r\n')),
+  },
+  'the protocol of TLS is too old': {
+    ...kept,
+    says: /TLS with the Barman host failed/,
+    broken: tls({ minVersion: 'TLSv1', maxVersion: 'TLSv1.1', ciphers: 'ALL:@SECLEVEL=0' }),
+  },
+  'its certificate has expired': { ...kept, says: /expired/, broken: certificate(['127.0.0.1'], -1) },
+  "its certificate is another host's": {
+    ...kept,
+    says: /ERR_TLS_CERT_ALTNAME_INVALID/,
+    broken: certificate(['other.example.com'], 90),
+  },
+  "its certificate is another CA's": {
+    ...kept,
+    says: /not trusted.*check ca-cert/,
+    broken: async ({ host }) => {
+      const other = await CertificateAuthority.create('Another CA');
+      host.api.setTls({ ...(await other.server()), ca: host.ca.cert });
+      return async () => host.api.setTls({ ...(await host.ca.server()), ca: host.ca.cert });
+    },
+  },
+  ...Object.fromEntries(
+    (['close', 'page'] as const).map((onBadCertificate): [string, Row] => [
+      `our certificate is refused (${onBadCertificate})`,
+      {
+        ...kept,
+        says: /client-cert/,
+        options: { onBadCertificate },
+        broken: async ({ host }) => {
+          const other = await CertificateAuthority.create('Another CA');
+          const server = await host.ca.server();
+          host.api.setTls({ ...server, ca: other.cert });
+          return () => host.api.setTls({ ...server, ca: host.ca.cert });
+        },
+      },
+    ]),
+  ),
+  // Every class of status, to a creation and to a poll.
+  ...Object.fromEntries(
+    [204, 302, 308, 400, 401, 403, 404, 405, 409, 422, 429, 451, 500, 501, 502, 503, 504, 599].flatMap(
+      (status): [string, Row][] => {
+        const fault = { kind: 'status', status, body: '{"error":"so it is"}' } as const;
+        const says = status === 204 ? /204, but not with JSON/ : new RegExp(`${status}: so it is`);
+        return [
+          [`a creation is answered ${status}`, { ...kept, says, broken: api(fault, isPost) }],
+          [
+            `a poll is answered ${status}`,
+            {
+              ...kept,
+              says: new RegExp(`the end of operation .* is not known.*${status}`),
+              broken: api(fault, isPoll),
+            },
+          ],
+        ];
+      },
+    ),
+  ),
+  // Answers that are none.
+  'a creation is not answered': {
+    ...late,
+    says: /a switch may have begun/,
+    broken: api({ kind: 'stall' }, isPost),
+  },
+  'a poll is not answered': {
+    ...late,
+    says: /the end of operation/,
+    broken: api({ kind: 'stall' }, isPoll),
+  },
+  "a creation's answer stops in its body": {
+    ...late,
+    says: /a switch may have begun/,
+    broken: api({ kind: 'stall body' }, isPost),
+  },
+  "a poll's answer stops in its body": {
+    ...late,
+    says: /the end of operation/,
+    broken: api({ kind: 'stall body' }, isPoll),
+  },
+  'a creation is reset': { ...kept, says: /may have begun/, broken: api({ kind: 'reset' }, isPost) },
+  'a poll is reset': { ...kept, says: /the end of operation/, broken: api({ kind: 'reset' }, isPoll) },
+  "a creation's answer is lost": {
+    ...kept,
+    says: /may have begun/,
+    broken: api({ kind: 'lose answer' }, isPost),
+  },
+  "a creation's answer is cut short": {
+    ...kept,
+    says: /may have begun/,
+    broken: api({ kind: 'truncate' }, isPost),
+  },
+  "a poll's answer is cut short": {
+    ...kept,
+    says: /the end of operation/,
+    broken: api({ kind: 'truncate' }, isPoll),
+  },
+  "a poll's answer is too long": {
+    ...kept,
+    says: /the end of operation/,
+    broken: api({ kind: 'oversize', bytes: 17 * 1024 * 1024 }, isPoll),
+  },
+  'the answer is no HTTP': {
+    ...kept,
+    says: /no usable answer/,
+    broken: http('220 smtp.example.com\r\n\r\n'),
+  },
+  'the headers are too long': {
+    ...kept,
+    says: /no usable answer/,
+    broken: http(`HTTP/1.1 202 Accepted\r\nx: ${'x'.repeat(100_000)}\r\n\r\n`),
+  },
+  'the headers are cut short': { ...kept, says: /may have begun/, broken: http('HTTP/1.1 202 Acc') },
+  'the headers stop in the middle': {
+    ...late,
+    says: /may have begun/,
+    broken: http('HTTP/1.1 202 Acc', false),
+  },
+  'the chunks are none': {
+    ...kept,
+    says: /no usable answer/,
+    broken: http('HTTP/1.1 202 Accepted\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n'),
+  },
+  'there is an interim answer, and no more': {
+    ...late,
+    says: /may have begun/,
+    broken: http('HTTP/1.1 103 Early Hints\r\n\r\n', false),
+  },
+  ...Object.fromEntries(
+    [
+      '<html>',
+      '',
+      'null',
+      '[]',
+      '{}',
+      '{"operation_id":7}',
+      '{"operation_id":"../x"}',
+      '{"operation_id":""}',
+    ].map((body): [string, Row] => [
+      `a creation is answered ${body || 'nothing'}`,
+      { ...kept, says: /may have begun/, broken: api({ kind: 'body', body }, isPost) },
+    ]),
+  ),
+  ...Object.fromEntries(
+    ['<html>', 'null', '{"status":1}', '{"status":"PAUSED"}'].map((body): [string, Row] => [
+      `a poll is answered ${body}`,
+      { ...kept, says: /the end of operation/, broken: api({ kind: 'body', body }, isPoll) },
+    ]),
+  ),
+  // Operations.
+  'the operation fails': {
+    exitCode: FAILED,
+    status: 502,
+    recorded: true,
+    says: /<barman_home>\/main\/output\/.*json/,
+    broken: operation({ failed: 'untouched' }),
+  },
+  'the operation is gone': {
+    ...kept,
+    says: /the end of operation.*404/,
+    broken: operation({ vanishes: true }),
+  },
+  'the operation does not end': {
+    ...late,
+    says: /the end of operation/,
+    broken: operation({ time: always }),
+  },
+  'the operations of a lease that was left behind are not listed': {
+    ...late,
+    says: /GET .main.operations|before GET|time ran out/,
+    broken: async (run) => {
+      run.host.api.fault({ kind: 'stall' });
+      await run.webhook({ ...PROMOTION, barman_model: 'pg:node1' }, { remaining: 2_500 });
+      await run.leaseRunsOut();
+      run.host.api.fault({ kind: 'stall' }, always);
+      return () => run.host.api.noFaults();
+    },
+  },
+  // SSM.
+  'SSM denies access': { ...silent, broken: ssm('access denied') },
+  'SSM throttles': { ...silent, broken: ssm('throttling') },
+  'SSM resets connections': { ...silent, broken: ssm('reset') },
+  'SSM does not answer': { ...silent, broken: ssm('stall'), remaining: SHORT },
+  ...Object.fromEntries(
+    ['url', 'client-cert', 'client-key', 'ca-cert'].flatMap((name): [string, Row][] => [
+      [
+        `parameter ${name} is missing`,
+        { ...kept, says: new RegExp(`${name} is missing; write there`), broken: parameter(name, undefined) },
+      ],
+      [
+        `parameter ${name} is malformed`,
+        {
+          ...kept,
+          says: new RegExp(`${name} is (malformed|no https)`),
+          broken: parameter(name, 'a secret that nobody may see'.replaceAll(' ', '-')),
+        },
+      ],
+    ]),
+  ),
+  'parameter webhook-secret is missing': { ...silent, broken: parameter('webhook-secret', undefined) },
+  'parameter webhook-secret is malformed': {
+    ...silent,
+    broken: parameter('webhook-secret', 'whsec_c2hvcnQ='),
+  },
+  // The ledger.
+  'DynamoDB denies access': {
+    ...notRecorded,
+    says: /AccessDeniedException; the function's role needs/,
+    broken: ledger('access denied'),
+  },
+  'DynamoDB throttles': { ...notRecorded, says: /ThrottlingException/, broken: ledger('throttling') },
+  'DynamoDB fails': { ...notRecorded, says: /InternalServerError/, broken: ledger('internal') },
+  'DynamoDB resets connections': {
+    ...notRecorded,
+    says: /ECONNRESET.*a way to DynamoDB/,
+    broken: ledger('reset'),
+  },
+  'DynamoDB does not answer': {
+    ...notRecorded,
+    status: 504,
+    says: /before the ledger answered/,
+    broken: ledger('stall'),
+    remaining: SHORT,
+  },
+  'DynamoDB fails once': { ...done, broken: ledger('internal', '', 1, 1) },
+  "the answer to the first write is lost, and the SDK's second one finds it done": {
+    ...done,
+    broken: ledger('lose answer', 'UpdateItem', 1, 1),
+  },
+  'DynamoDB fails after the operation': {
+    ...kept,
+    says: /the ledger could not be used/,
+    broken: ledger('internal', 'UpdateItem', 2),
+  },
+  'DynamoDB does not answer after the operation': {
+    ...late,
+    says: /before the ledger answered/,
+    broken: ledger('stall', 'UpdateItem', 2),
+  },
+  // Time.
+  'there is no time at all': { ...silent, broken: () => {}, remaining: 0 },
+  'there is hardly any time': { ...silent, broken: () => {}, remaining: 1_501 },
+  'the clock jumps an hour ahead while the operation runs': {
+    ...done,
+    options: { operationTime: 400 },
+    broken: jump(60 * MINUTE),
+  },
+  'the clock jumps an hour back while the operation runs': {
+    ...done,
+    options: { operationTime: 400 },
+    broken: jump(-60 * MINUTE),
+  },
+  // Callers.
+  'the body is no JSON': {
+    exitCode: INVALID_ARGS,
+    status: 400,
+    recorded: false,
+    says: /JSON/,
+    broken: () => {},
+    payload: '{"action":',
+  },
+};
+
+/** Only the clock can be moved; sockets and timers run on. */
+beforeEach(() => {
+  vi.useFakeTimers({ toFake: ['Date'], shouldAdvanceTime: true, advanceTimeDelta: 5 });
+});
+afterEach(() => {
+  vi.useRealTimers();
+});
+
+test.each(Object.entries(MATRIX))('%s', async (_, row) => {
+  const { broken, payload = PROMOTION, remaining = LONG, options, ...expected } = row;
+  await using after = new AsyncDisposableStack();
+  const unhandled: unknown[] = [];
+  const onUnhandled = (error: unknown) => unhandled.push(error);
+  process.on('unhandledRejection', onUnhandled);
+  after.defer(() => void process.off('unhandledRejection', onUnhandled));
+  await using run = await startFunction(options, { MAX_RETRIES: '1' });
+  const breakage = after.use(new AsyncDisposableStack());
+  const mend = await broken(run);
+  if (mend) breakage.defer(mend);
+
+  const start = performance.now();
+  const { statusCode, answer } = await run.webhook(payload, { remaining });
+  expect(performance.now() - start).toBeLessThan(Math.max(remaining, 1_500));
+  expect(statusCode).toBe(expected.status);
+  expect(answer.message).toMatch(expected.says);
+  const { exitCode } = expected;
+  if (exitCode === undefined) expect(answer).toEqual({ message: expect.any(String) });
+  else {
+    expect(answer).toMatchObject({
+      exit_code: exitCode,
+      exit_status: exitStatus(exitCode),
+      recorded: expected.recorded,
+      event_id: expect.any(String),
+      request_id: expect.any(String),
+    });
+  }
+
+  await breakage.disposeAsync();
+  // What was left behind has run out, and what could not be read may be read anew.
+  vi.setSystemTime(Date.now() + 6 * MINUTE);
+  const next = await run.webhook({ ...PROMOTION, barman_model: 'pg:node1' });
+  expect(next.answer).toMatchObject({ exit_code: DONE });
+  expect(run.host.api.activeModel()).toBe('pg:node1');
+  expect(unhandled).toEqual([]);
+});
+
+test('the fault matrix has at least forty rows', () => {
+  expect(Object.keys(MATRIX).length).toBeGreaterThanOrEqual(40);
+});
