@@ -217,7 +217,7 @@ test(
         }
         const { statusCode } = answer as HttpAnswer;
         // Not signed; or arrived so long ago that there is no time left to read the secret.
-      if (statusCode === 401 || statusCode === 503) return;
+        if (statusCode === 401 || statusCode === 503) return;
         const told = (
           statusCode === undefined ? answer : JSON.parse((answer as { body: string }).body)
         ) as Answer;
