@@ -21,7 +21,7 @@ export default defineConfig({
   test: {
     ...config.test,
     include: ['test/{unit,model}/*.test.ts', 'test/integration/{fuzz,pg-backup-api,handler,ledger}.test.ts'],
-    tagsFilter: ['!slow'],
+    tags: [{ name: 'slow', skip: true }],
     env: { ...config.test?.env, RUNS: '200', EVENTS: '200' },
     sequence: { sequencer: QuickFirst },
   },
