@@ -75,16 +75,15 @@ export async function switchConfig(
  *
  * @param api pg-backup-api, which connects only when it is asked something
  * @param args the role change
- * @param switchTo brings Barman there; with a ledger it does so in the right order
+ * @param switchTo brings Barman there, in the right order
  * @returns DONE or SKIPPED
  * @throws InvalidArgs if the role matches and both or neither of model and reset are given
  * @throws ConfigSwitchFailed, HttpError as `switchTo` does
  */
 export async function runBarmanConfigSwitch(
-  api: PgBackupApi,
+  api: Pick<PgBackupApi, 'diagnose'>,
   args: RoleChange,
-  switchTo: (barmanServer: string, target: ConfigTarget) => Promise<Outcome> = (barmanServer, target) =>
-    switchConfig(api, barmanServer, target),
+  switchTo: (barmanServer: string, target: ConfigTarget) => Promise<Outcome>,
 ): Promise<Outcome> {
   if (shouldSkipSwitch(args)) {
     return skipped(`nothing to switch: role "${args.role}" does not match switch_when "${args.switchWhen}"`);

@@ -50,11 +50,11 @@ export async function signedBody(
       'webhook without a signature: webhook-id, webhook-timestamp or webhook-signature is missing',
     );
   }
-  const encoding = event.isBase64Encoded ? 'base64' : 'utf8';
-  const raw = event.body ?? '';
-  const size = Buffer.byteLength(raw, encoding);
-  if (size > MAX_BODY) throw new BodyTooLarge(`the body has ${size} bytes, and may have ${MAX_BODY}`);
-  const body = Buffer.from(raw, encoding).toString();
+  const bytes = Buffer.from(event.body ?? '', event.isBase64Encoded ? 'base64' : undefined);
+  if (bytes.length > MAX_BODY) {
+    throw new BodyTooLarge(`the body has ${bytes.length} bytes, and may have ${MAX_BODY}`);
+  }
+  const body = bytes.toString();
 
   let verdict: ReturnType<typeof verifySignature>;
   try {

@@ -1,6 +1,13 @@
 import { describe, expect, test } from 'vitest';
-import { shouldSkipSwitch } from '../../functions/config-switch/config-switch.ts';
+import {
+  runBarmanConfigSwitch,
+  shouldSkipSwitch,
+  switchConfig,
+} from '../../functions/config-switch/config-switch.ts';
+import { ConfigSwitchFailed } from '../../functions/config-switch/errors.ts';
 import { ExitCode, exitStatus } from '../../functions/config-switch/exit-code.ts';
+import { type ConfigTarget, parseRoleChange } from '../../functions/config-switch/payload.ts';
+import type { Diagnosis } from '../../functions/config-switch/pg-backup-api.ts';
 
 describe('shouldSkipSwitch', () => {
   test.each([
@@ -11,6 +18,125 @@ describe('shouldSkipSwitch', () => {
   ] as const)('%s follows %s', (switchWhen, followed) => {
     const roles = ['primary', 'promoted', 'master', 'standby_leader', 'replica', 'demoted'] as const;
     expect(roles.filter((role) => !shouldSkipSwitch({ role, switchWhen }))).toEqual(followed);
+  });
+});
+
+const REQUIRED = { action: 'on_role_change', role: 'primary', cluster: 'main', barman_server: 'main' };
+
+describe('switchConfig', () => {
+  const ends = (status: 'DONE' | 'FAILED') => ({
+    createConfigSwitchOperation: async () => 'id',
+    waitForOperation: async () => status,
+  });
+  const file = 'the reason is in <barman_home>/main/output/id.json on the Barman host';
+
+  test.each<[ConfigTarget, string, string]>([
+    [{ model: 'm' }, 'Barman server main now uses model m', 'Barman could not apply model m on main'],
+    [
+      { reset: true },
+      'Barman server main now uses no model',
+      'Barman could not drop the active model on main',
+    ],
+  ])('to %j tells what was done, or where the reason is', async (target, done, failed) => {
+    expect(await switchConfig(ends('DONE'), 'main', target)).toEqual({
+      exitCode: 0,
+      message: done,
+      operationId: 'id',
+    });
+    const error = await switchConfig(ends('FAILED'), 'main', target).catch((error: unknown) => error);
+    expect(error).toBeInstanceOf(ConfigSwitchFailed);
+    expect(error).toMatchObject({
+      message: `${failed}: operation id ended FAILED; ${file}`,
+      operationId: 'id',
+    });
+  });
+});
+
+describe('runBarmanConfigSwitch', () => {
+  const run = (change: object, diagnosis?: Diagnosis) =>
+    runBarmanConfigSwitch(
+      {
+        diagnose: async () => {
+          if (diagnosis) return diagnosis;
+          throw new Error('nobody was to be asked');
+        },
+      },
+      parseRoleChange({ ...REQUIRED, ...change }),
+      async (server, target) => ({
+        exitCode: ExitCode.CONFIG_SWITCH_DONE,
+        message: JSON.stringify([server, target]),
+      }),
+    );
+
+  test('skips before it looks at model and reset', async () => {
+    expect(await run({ role: 'replica' })).toEqual({
+      exitCode: 1,
+      message: 'nothing to switch: role "replica" does not match switch_when "promoted"',
+    });
+  });
+
+  test('switches', async () => {
+    expect((await run({ barman_model: 'm' })).message).toBe('["main",{"model":"m"}]');
+    expect((await run({ reset: true })).message).toBe('["main",{"reset":true}]');
+  });
+
+  const named = (count: number) => Array.from({ length: count }, (_, index) => `s${index}`);
+  const barman = (models: readonly string[], active: string | null = null): Diagnosis => ({
+    servers: new Map([['main', { activeModel: active, cluster: 'main' }]]),
+    models: new Map(models.map((name) => [name, { cluster: name === 'foreign' ? 'other' : 'main' }])),
+  });
+  const nothing: Diagnosis = { servers: new Map(), models: new Map() };
+
+  test.each<[string, object, Diagnosis]>([
+    [
+      'Barman knows no server main, so the switch would end as HTTP_ERROR; it knows no servers',
+      { reset: true },
+      nothing,
+    ],
+    [
+      'Barman knows no server main, so the switch would end as HTTP_ERROR; its servers are other',
+      { reset: true },
+      { ...nothing, servers: new Map([['other', { activeModel: null, cluster: 'main' }]]) },
+    ],
+    [
+      'a switch would drop the active model of main (now model m is active)',
+      { reset: true },
+      barman([], 'm'),
+    ],
+    ['a switch would drop the active model of main (now no model is active)', { reset: true }, barman([])],
+    [
+      'Barman knows no model m, so the switch would end as CONFIG_SWITCH_FAILED; its models are ' +
+        's0, s1, s2, s3, s4, s5, s6, s7, s8, s9',
+      { barman_model: 'm' },
+      barman(named(10)),
+    ],
+    [
+      'Barman knows no model m, so the switch would end as CONFIG_SWITCH_FAILED; its models are ' +
+        's0, s1, s2, s3, s4, s5, s6, s7, s8, s9, …',
+      { barman_model: 'm' },
+      barman(named(11)),
+    ],
+    [
+      'model foreign belongs to cluster other and server main to main, so the switch would end as ' +
+        'CONFIG_SWITCH_FAILED; give both the same "cluster" in Barman\'s configuration',
+      { barman_model: 'foreign' },
+      barman(['foreign']),
+    ],
+    [
+      'model s0 is already active on main; a switch would change nothing',
+      { barman_model: 's0' },
+      barman(named(1), 's0'),
+    ],
+    [
+      'a switch would apply model s0 to main (now no model is active)',
+      { barman_model: 's0' },
+      barman(named(1)),
+    ],
+  ])('rehearses: %s', async (words, change, diagnosis) => {
+    expect(await run({ ...change, dry_run: true }, diagnosis)).toEqual({
+      exitCode: 1,
+      message: `dry run: ${words}`,
+    });
   });
 });
 

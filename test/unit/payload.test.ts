@@ -12,7 +12,7 @@ const REQUIRED = { action: 'on_role_change', role: 'primary', cluster: 'main', b
 
 describe('a role change', () => {
   test('has defaults for what may be left out', () => {
-    expect(parseRoleChange(REQUIRED)).toEqual({
+    expect(parseRoleChange(REQUIRED)).toStrictEqual({
       role: 'primary',
       cluster: 'main',
       barmanServer: 'main',
@@ -67,6 +67,31 @@ describe('a role change', () => {
     ['dry_run', 1, 'dry_run must be true or false'],
   ])('with %s as %j is refused with the remedy', (field, value, words) => {
     expect(() => parseRoleChange({ ...REQUIRED, [field]: value })).toThrow(words);
+  });
+
+  test.each([
+    [{ action: [], role: {} }, 'action must be "on_role_change", not an array; role must be "primary" or'],
+    [{ role: undefined }, 'not undefined'],
+    [{ switch_when: 'x'.repeat(78) }, `, not "${'x'.repeat(78)}"`],
+    [{ switch_when: 'x'.repeat(79) }, `, not "${'x'.repeat(79)}…`],
+    [{ cluster: 'x'.repeat(256) }, 'cluster must have at most 255 characters, not "xxx'],
+    [{ barman_server: 'x'.repeat(256) }, 'barman_server must have at most 255 characters, not "xxx'],
+  ])('has what was given in the message, short enough (%#)', (change, words) => {
+    expect(() => parseRoleChange({ ...REQUIRED, ...change })).toThrow(words);
+  });
+
+  test.each([undefined, null, 7, 'text', [], [REQUIRED]])('that is no object (%j) is refused', (payload) => {
+    const words = 'the payload must be a JSON object such as {"action":"on_role_change","role":"primary",…}';
+    expect(() => parseRoleChange(payload)).toThrow(new InvalidArgs(words));
+  });
+
+  test('with an unknown key is told the known ones', () => {
+    expect(() => parseRoleChange({ ...REQUIRED, swich_when: 'always' })).toThrow(
+      new InvalidArgs(
+        '"swich_when" is not a known key; known keys are action, role, cluster, barman_server, barman_model, ' +
+          'reset, switch_when, age_ms, dry_run',
+      ),
+    );
   });
 
   test.each(['swich_when', 'constructor', '__proto__', 'prototype', 'toString', '', 'Role'])(
@@ -156,10 +181,27 @@ describe('the target', () => {
   test.each([{}, { reset: false }, { barman_model: 'pg:node2', reset: true }])('%j is neither', (change) => {
     expect(() => target(change)).toThrow(/one, and only one, of barman_model and reset/);
   });
+
+  test('is told as it was given', () => {
+    const words = 'one, and only one, of barman_model and reset must be given: barman_model is';
+    expect(() => target({})).toThrow(new InvalidArgs(`${words} missing and reset is false`));
+    expect(() => target({ barman_model: 'm', reset: true })).toThrow(
+      new InvalidArgs(`${words} "m" and reset is true`),
+    );
+  });
 });
 
 describe('a body', () => {
-  test.each(['', '  \n', '{', 'on_role_change'])('%j is refused', (body) => {
-    expect(() => parseJson(body)).toThrow(InvalidArgs);
+  test.each([
+    ['', 'the body is empty; send the payload as a JSON object'],
+    ['  \n', 'the body is empty; send the payload as a JSON object'],
+    ['{', 'the body is not JSON; send the payload as a JSON object'],
+    ['on_role_change', 'the body is not JSON; send the payload as a JSON object'],
+  ])('%j is refused: %s', (body, words) => {
+    expect(() => parseJson(body)).toThrow(new InvalidArgs(words));
+  });
+
+  test('is read as JSON', () => {
+    expect(parseJson(' {"a":[1]} ')).toEqual({ a: [1] });
   });
 });

@@ -1,7 +1,8 @@
 import fc from 'fast-check';
 import { Webhook } from 'standardwebhooks';
 import { describe, expect, test } from 'vitest';
-import { signatureHeaders, verifySignature } from '../../functions/config-switch/signature.ts';
+import { HttpError } from '../../functions/config-switch/errors.ts';
+import { signatureHeaders, signedBody, verifySignature } from '../../functions/config-switch/signature.ts';
 import { createSecret, signedHeaders } from '../stand-ins/webhook.ts';
 
 const NOW = 1_795_000_000_000;
@@ -70,6 +71,78 @@ describe('a signature', () => {
     ['webhook-timestamp', 'now'],
   ])('with %s as "%s" is none', (name, value) => {
     expect(verify({ ...signedHeaders(secret, '{}', { at: NOW }), [name]: value }, '{}')).toBe('missing');
+  });
+});
+
+describe('a signed body', () => {
+  const { signal } = new AbortController();
+  const source = (...read: readonly (readonly Webhook[] | undefined)[]) => ({
+    webhooks: async () => read[0] ?? [],
+    rereadWebhooks: async () => read[1],
+  });
+  const read = (event: Parameters<typeof signedBody>[0], from = source(ours)) =>
+    signedBody(event, NOW, from, signal);
+  const signed = (body: string, base64 = false) => ({
+    headers: signedHeaders(secret, body, { at: NOW }),
+    body: base64 ? Buffer.from(body).toString('base64') : body,
+    isBase64Encoded: base64,
+  });
+
+  test('is given as it was sent, be it in base64 or not', async () => {
+    expect(await read(signed('{"ä":"✓"}'))).toBe('{"ä":"✓"}');
+    expect(await read(signed('{"ä":"✓"}', true))).toBe('{"ä":"✓"}');
+    const { headers } = signed('');
+    expect(await read({ headers, isBase64Encoded: false })).toBe('');
+  });
+
+  test('may have 64 KB, whatever its encoding', async () => {
+    const most = 'ä'.repeat(32 * 1024);
+    expect(await read(signed(most, true))).toBe(most);
+    for (const base64 of [false, true]) {
+      await expect(read(signed(`${most}x`, base64))).rejects.toMatchObject({
+        name: 'InvalidArgs',
+        message: 'the body has 65537 bytes, and may have 65536',
+      });
+    }
+  });
+
+  test('is turned away, with the reason for the log', async () => {
+    const without = { ...signed('{}'), headers: {} };
+    await expect(read(without)).rejects.toMatchObject({
+      why: 'signature',
+      message: 'webhook without a signature: webhook-id, webhook-timestamp or webhook-signature is missing',
+    });
+    await expect(read({ ...signed('{}'), body: '{ }' })).rejects.toMatchObject({
+      why: 'signature',
+      message: 'webhook with a wrong signature: it was not signed with a secret in webhook-secret',
+    });
+    const stale = { ...signed('{}'), headers: signedHeaders(secret, '{}', { at: NOW - 301_000 }) };
+    await expect(read(stale)).rejects.toMatchObject({
+      why: 'timestamp',
+      message: "webhook rightly signed, but dated more than 5 minutes off: check the node's clock",
+    });
+  });
+
+  test('may be signed with a secret that is read anew', async () => {
+    const other = [new Webhook(createSecret())];
+    expect(await read(signed('{}'), source(other, ours))).toBe('{}');
+    await expect(read(signed('{}'), source(other, other))).rejects.toMatchObject({ why: 'signature' });
+    await expect(read(signed('{}'), source(other, undefined))).rejects.toMatchObject({ why: 'signature' });
+  });
+
+  test('is not looked at while the secrets cannot be read; a bug is thrown as it is', async () => {
+    const failing = (cause: Error) => ({
+      webhooks: () => Promise.reject(cause),
+      rereadWebhooks: () => Promise.reject(cause),
+    });
+    const cause = new HttpError('SSM is down');
+    await expect(read(signed('{}'), failing(cause))).rejects.toMatchObject({
+      why: 'secret unreadable',
+      message: 'webhook not looked at: SSM is down',
+      cause,
+    });
+    const bug = new TypeError('a bug');
+    await expect(read(signed('{}'), failing(bug))).rejects.toBe(bug);
   });
 });
 

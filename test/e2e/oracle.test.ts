@@ -1,0 +1,189 @@
+/**
+ * The real `patroni_barman config-switch` and the function, with the same inputs and the same pg-backup-api: every role,
+ * switch_when, wish and outcome. The README's table of where they differ is what this run found; UPDATE_README=1 writes it.
+ */
+
+import { execFile } from 'node:child_process';
+import { readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterAll, beforeAll, expect, inject, test } from 'vitest';
+import { ExitCode } from '../../functions/config-switch/exit-code.ts';
+import { MODELS } from '../stand-ins/barman-host.ts';
+import { PgBackupApiStandIn } from '../stand-ins/pg-backup-api.ts';
+
+Object.assign(process.env, {
+  AWS_REGION: 'eu-central-1',
+  AWS_ACCESS_KEY_ID: 'test',
+  AWS_SECRET_ACCESS_KEY: 'test',
+});
+const { startFunction } = await import('../integration/function.ts');
+
+const ROLES = ['primary', 'promoted', 'master', 'standby_leader', 'replica', 'demoted'];
+/** The ones that the command has. */
+const SWITCH_WHEN: Record<string, readonly string[]> = {
+  promoted: ['primary', 'promoted', 'master'],
+  demoted: ['replica', 'demoted'],
+  always: ROLES,
+};
+const WISHES: Record<string, { words: readonly string[]; fields: object }> = {
+  model: { words: ['--barman-model', 'pg:node2'], fields: { barman_model: 'pg:node2' } },
+  reset: { words: ['--reset'], fields: { reset: true } },
+  both: {
+    words: ['--barman-model', 'pg:node2', '--reset'],
+    fields: { barman_model: 'pg:node2', reset: true },
+  },
+  neither: { words: [], fields: {} },
+};
+const OUTCOMES = ['DONE', 'FAILED', 'unknown server', 'down'] as const;
+type Outcome = (typeof OUTCOMES)[number];
+/** As long an operation takes with one server, ms. */
+const OPERATION = 700;
+const AT_ONCE = 16;
+
+interface Case {
+  readonly index: number;
+  readonly role: string;
+  readonly switchWhen: string;
+  readonly wish: string;
+  readonly outcome: Outcome;
+  /** What the command's documentation says (patroni.scripts.barman.config_switch, ExitCode and its order of checks). */
+  readonly documented: ExitCode;
+}
+
+const cases: Case[] = ROLES.flatMap((role) =>
+  Object.keys(SWITCH_WHEN).flatMap((switchWhen) =>
+    Object.keys(WISHES).flatMap((wish) =>
+      OUTCOMES.map((outcome) => ({
+        role,
+        switchWhen,
+        wish,
+        outcome,
+        documented: documented(role, switchWhen, wish, outcome),
+      })),
+    ),
+  ),
+).map((one, index) => ({ ...one, index }));
+
+function documented(role: string, switchWhen: string, wish: string, outcome: Outcome): ExitCode {
+  if (!SWITCH_WHEN[switchWhen]?.includes(role)) return ExitCode.CONFIG_SWITCH_SKIPPED;
+  if (wish === 'both' || wish === 'neither') return ExitCode.INVALID_ARGS;
+  if (outcome === 'DONE') return ExitCode.CONFIG_SWITCH_DONE;
+  return outcome === 'FAILED' ? ExitCode.CONFIG_SWITCH_FAILED : ExitCode.HTTP_ERROR;
+}
+
+/** Each case has Barman servers of its own: two operations of one server cannot begin in the same second. */
+const serverOf = (who: 'theirs' | 'ours', { index, outcome }: Case) =>
+  outcome === 'unknown server' ? 'unknown' : `${who}${index}`;
+const apis = new Map<Outcome, PgBackupApiStandIn>();
+const urlOf = (outcome: Outcome) => (apis.get(outcome) ?? apis.get('DONE'))?.url ?? '';
+
+beforeAll(async () => {
+  const servers = Object.fromEntries(
+    cases.flatMap((one) =>
+      (['theirs', 'ours'] as const).map((who) => [serverOf(who, one), { cluster: 'main' }]),
+    ),
+  );
+  delete servers.unknown;
+  const options = { servers, models: MODELS, operationTime: OPERATION };
+  apis.set('DONE', await PgBackupApiStandIn.start(options));
+  const fails = async () => {
+    await sleep(OPERATION);
+    return false;
+  };
+  apis.set('FAILED', await PgBackupApiStandIn.start({ ...options, barman: fails }));
+  const down = await PgBackupApiStandIn.start();
+  await down.refuse();
+  apis.set('down', down);
+});
+afterAll(async () => {
+  for (const api of apis.values()) await api.close();
+});
+
+interface Found {
+  readonly code: number;
+  readonly how: string;
+}
+
+async function theirs(one: Case): Promise<Found> {
+  const words = [
+    ...['--api-url', `${urlOf(one.outcome)}/`, '--retry-wait', '0', 'config-switch'],
+    ...['--barman-server', serverOf('theirs', one), ...(WISHES[one.wish]?.words ?? [])],
+    ...['--switch-when', one.switchWhen, 'on_role_change', one.role, 'main'],
+  ];
+  return new Promise((resolve) => {
+    execFile(join(inject('tools'), 'patroni_barman'), words, (error, _, stderr) => {
+      const how = stderr.includes('Traceback') ? 'a traceback' : stderr.includes('usage:') ? 'argparse' : '';
+      resolve({ code: error ? Number(error.code) : 0, how });
+    });
+  });
+}
+
+/** Does something for each, some at once; the results are in order. */
+async function forEach<T, R>(all: readonly T[], does: (one: T) => Promise<R>): Promise<R[]> {
+  const results: R[] = [];
+  const next = all.entries();
+  await Promise.all(
+    Array.from({ length: AT_ONCE }, async () => {
+      for (const [index, one] of next) results[index] = await does(one);
+    }),
+  );
+  return results;
+}
+
+test('the function ends as the documentation of patroni_barman says; where the command does not, the README tells', async () => {
+  const found = await forEach(cases, theirs);
+  const ours: (ExitCode | undefined)[] = [];
+  for (const outcome of OUTCOMES) {
+    await using run = await startFunction();
+    run.host.put({ url: urlOf(outcome), 'allow-plain-http': 'true' });
+    await forEach(
+      cases.filter((one) => one.outcome === outcome),
+      async (one) => {
+        const { exit_code } = await run.invoke({
+          action: 'on_role_change',
+          role: one.role,
+          cluster: 'main',
+          barman_server: serverOf('ours', one),
+          switch_when: one.switchWhen,
+          ...WISHES[one.wish]?.fields,
+        });
+        ours[one.index] = exit_code;
+      },
+    );
+  }
+  expect(cases.filter(({ index, documented }) => ours[index] !== documented)).toEqual([]);
+
+  // One line for all cases that are alike but for role and switch_when.
+  const lines = new Map<string, { pairs: Set<string>; cells: string[] }>();
+  for (const { index, role, switchWhen, wish, outcome, documented } of cases) {
+    const { code, how } = found[index] as Found;
+    if (code === documented) continue;
+    const cells = [
+      wish,
+      outcome,
+      String(documented),
+      String(ours[index]),
+      how ? `${code}, ${how}` : String(code),
+    ];
+    const line = lines.get(cells.join()) ?? { pairs: new Set(), cells };
+    line.pairs.add(`\`${role}\` (${switchWhen})`);
+    lines.set(cells.join(), line);
+  }
+  const differing = cases.filter(({ index, documented }) => found[index]?.code !== documented).length;
+  const table = [
+    `Of ${cases.length} cases the function ends with the documented ExitCode in ${cases.length}, \`patroni_barman\` in ${cases.length - differing}:`,
+    '',
+    '| role (`switch_when`) | model or reset | operation or API | documented | the function | `patroni_barman` |',
+    '| --- | --- | --- | --- | --- | --- |',
+    ...[...lines.values()].map(({ pairs, cells }) => `| ${[...pairs].join(', ')} | ${cells.join(' | ')} |`),
+  ].join('\n');
+
+  const readme = readFileSync('README.md', 'utf8');
+  const updated = readme.replace(
+    /(<!-- oracle -->\n)[\s\S]*?(\n<!-- \/oracle -->)/,
+    (_, begin, end) => begin + table + end,
+  );
+  if (process.env.UPDATE_README) writeFileSync('README.md', updated);
+  else expect(updated).toBe(readme);
+}, 400_000);
