@@ -11,7 +11,7 @@ const CLIENT = {
   requestHandler: { connectionTimeout: 1_000, requestTimeout: 2_000, throwOnRequestTimeout: true },
 };
 
-type Sdk = typeof import('@aws-sdk/client-dynamodb');
+type Sdk = typeof import('./dynamodb-client.ts');
 
 export class DynamoDbTable implements Table {
   readonly #name: string;
@@ -76,7 +76,7 @@ export class DynamoDbTable implements Table {
     question: (loaded: { sdk: Sdk; client: DynamoDBClient }) => Promise<T>,
   ): Promise<T> {
     if (signal.aborted) throw new DeadlineExceeded('time ran out before the ledger was asked');
-    this.#loaded ??= import('@aws-sdk/client-dynamodb').then((sdk) => ({
+    this.#loaded ??= import('./dynamodb-client.ts').then((sdk) => ({
       sdk,
       client: new sdk.DynamoDBClient(CLIENT),
     }));

@@ -5,10 +5,10 @@
  * Barman takes no lock: another POST is sent only after such an operation has ended.
  */
 
+import { createSecureContext, type SecureContext } from 'node:tls';
 import { isDeepStrictEqual } from 'node:util';
-import type { Agent, request as undiciRequest } from 'undici';
 import * as v from 'valibot';
-import { sleep, within } from './deadline.ts';
+import { deadline, sleep, within } from './deadline.ts';
 import { DeadlineExceeded, HttpError, httpErrorFrom } from './errors.ts';
 import { POST_DELAY } from './ledger.ts';
 import { BARMAN_NAME, type ConfigTarget } from './payload.ts';
@@ -78,10 +78,12 @@ export interface PgBackupApiOptions {
   readonly postDelay?: number;
 }
 
+type Undici = typeof import('./undici.ts');
+
 interface Link {
   readonly connection: Connection;
-  readonly agent: Agent;
-  readonly request: typeof undiciRequest;
+  readonly agent: InstanceType<Undici['Agent']>;
+  readonly request: Undici['request'];
   answered: boolean;
 }
 
@@ -320,17 +322,18 @@ export class PgBackupApi implements AsyncDisposable {
     const { connection } = link;
     const url = new URL(connection.url);
     url.pathname = `${url.pathname.replace(/\/+$/, '')}/${path.map(encodeURIComponent).join('/')}`;
-    const attemptSignal = AbortSignal.timeout(timeout);
-    const ended = AbortSignal.any([signal, attemptSignal]);
+    const attempt = deadline(timeout);
+    const ended = AbortSignal.any([signal, attempt.signal]);
 
     this.attempts += 1;
     const start = performance.now();
     let status: number;
     let text: string;
     try {
-      const sent = link.request(url, {
+      const sent = link.request(link.agent, {
+        origin: url.origin,
+        path: url.pathname,
         method,
-        dispatcher: link.agent,
         signal: ended,
         headers: {
           accept: 'application/json',
@@ -345,9 +348,10 @@ export class PgBackupApi implements AsyncDisposable {
       status = response.statusCode;
       text = await response.body.text();
     } catch (error) {
-      if (attemptSignal.aborted) throw timedOut(timeout);
+      if (attempt.signal.aborted) throw timedOut(timeout);
       throw failureOf(error, connection.tls !== undefined && !link.answered) ?? error;
     } finally {
+      attempt.clear();
       this.#last = { start, time: performance.now() - start };
     }
 
@@ -369,7 +373,7 @@ export class PgBackupApi implements AsyncDisposable {
 
   /** Loads undici and makes the agent. undici is loaded only here, for a real switch, while SSM answers. */
   async #connect(source: Promise<Connection>): Promise<Link> {
-    const [{ Agent, request }, connection] = await Promise.all([import('undici'), source]);
+    const [{ Agent, request }, connection] = await Promise.all([import('./undici.ts'), source]);
     const agent = new Agent({
       connections: 1,
       pipelining: 1,
@@ -378,7 +382,11 @@ export class PgBackupApi implements AsyncDisposable {
       // The attempt's signal covers headers and body together.
       headersTimeout: 0,
       bodyTimeout: 0,
-      connect: { timeout: CONNECT_TIMEOUT, rejectUnauthorized: true, ...connection.tls },
+      connect: {
+        timeout: CONNECT_TIMEOUT,
+        rejectUnauthorized: true,
+        ...(connection.tls && { secureContext: secureContextOf(connection.tls) }),
+      },
     });
     return { connection, agent, request, answered: false };
   }
@@ -393,6 +401,15 @@ export class PgBackupApi implements AsyncDisposable {
     this.#link = await this.#connect(Promise.resolve(connection));
     return true;
   }
+}
+
+const secureContexts = new WeakMap<NonNullable<Connection['tls']>, SecureContext>();
+
+/** Made once for each set of credentials: it is large, beyond the sight of the garbage collector, and slow to make. */
+function secureContextOf(tls: NonNullable<Connection['tls']>): SecureContext {
+  const context = secureContexts.get(tls) ?? createSecureContext(tls);
+  secureContexts.set(tls, context);
+  return context;
 }
 
 /** The time in an operation's id (`%Y%m%dT%H%M%S`), ms, or NaN; good for distances only. */

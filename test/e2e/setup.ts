@@ -1,20 +1,16 @@
 /** Before the end-to-end tests: the tools from PyPI, and AWS's emulator on a free port of loopback. */
 
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
-import { createHash } from 'node:crypto';
 import { once } from 'node:events';
-import { existsSync, mkdirSync, openSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, openSync, readFileSync } from 'node:fs';
 import { createServer } from 'node:net';
-import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { TestProject } from 'vitest/node';
+import { installFromPyPI, toolFolder } from '../tools.ts';
 
 /** Where user postgres can read. */
-const FOLDER = join(
-  tmpdir(),
-  `barman-config-switch-e2e-${createHash('sha256').update(resolve()).digest('hex').slice(0, 8)}`,
-);
+const FOLDER = toolFolder('e2e');
 const REQUIREMENTS = 'test/e2e/requirements.txt';
 /** Where Debian has PostgreSQL's programs. */
 export const POSTGRESQL = '/usr/lib/postgresql/15/bin';
@@ -32,9 +28,9 @@ declare module 'vitest' {
 }
 
 export default async function setup(project: TestProject): Promise<() => Promise<void>> {
-  mkdirSync(FOLDER, { recursive: true, mode: 0o755 });
   installPackages();
-  const tools = join(installTools(), 'bin');
+  console.log(`Tools of ${REQUIREMENTS} from PyPI are in ${FOLDER}`);
+  const tools = installFromPyPI(FOLDER, readFileSync(REQUIREMENTS, 'utf8'));
   const { endpoint, child } = await startMinistack(tools);
   project.provide('endpoint', endpoint);
   project.provide('tools', tools);
@@ -71,23 +67,6 @@ function installPackages(): void {
   };
   apt('update');
   apt('install', '-y', ...missing);
-}
-
-/** Makes a virtual environment with what is required, once. @returns its folder */
-function installTools(): string {
-  const wanted = createHash('sha256').update(readFileSync(REQUIREMENTS)).digest('hex');
-  const folder = join(FOLDER, 'venv');
-  const mark = join(folder, 'installed');
-  if (existsSync(mark) && readFileSync(mark, 'utf8') === wanted) return folder;
-  console.log(`Installing the tools of ${REQUIREMENTS} from PyPI into ${folder} …`);
-  // Debian's own Python: another user, such as postgres, may not read one in a home directory.
-  const python = existsSync('/usr/bin/python3') ? '/usr/bin/python3' : 'python3';
-  execFileSync(python, ['-m', 'venv', '--clear', folder], { stdio: 'inherit' });
-  execFileSync(join(folder, 'bin/pip'), ['install', '--quiet', '--requirement', REQUIREMENTS], {
-    stdio: 'inherit',
-  });
-  writeFileSync(mark, wanted);
-  return folder;
 }
 
 async function startMinistack(tools: string): Promise<{ endpoint: string; child: ChildProcess }> {

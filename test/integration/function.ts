@@ -11,7 +11,7 @@ import { type BarmanHost, startBarmanHost } from '../stand-ins/barman-host.ts';
 import { type DynamoDb, startDynamoDb } from '../stand-ins/dynamodb.ts';
 import type { PgBackupApiOptions } from '../stand-ins/pg-backup-api.ts';
 import { SsmStandIn } from '../stand-ins/ssm.ts';
-import { signedHeaders } from '../stand-ins/webhook.ts';
+import { httpEvent, signedHeaders } from '../stand-ins/webhook.ts';
 
 /** One for each test file: the SDK takes its address from the environment. */
 const ssm = await SsmStandIn.start();
@@ -143,24 +143,19 @@ export async function startFunction(
     },
     webhook: async (body, { remaining, secret = host.webhookSecret, base64 = false, ...given } = {}) => {
       const text = typeof body === 'string' ? body : JSON.stringify(body);
-      const response = (await send(
-        {
-          version: '2.0',
-          routeKey: 'POST /config-switch',
-          headers:
-            given.headers ?? signedHeaders(secret, text, given.at === undefined ? {} : { at: given.at }),
-          body: base64 ? Buffer.from(text).toString('base64') : text,
-          isBase64Encoded: base64,
-          requestContext: {
-            http: { method: 'POST' },
-            requestId: 'api-request',
-            timeEpoch: given.timeEpoch ?? Date.now(),
-          },
-        },
-        remaining,
-      )) as { statusCode: number; headers: Record<string, string>; body: string };
-      const { statusCode, headers, body: answer } = response;
-      return { statusCode, headers, answer: JSON.parse(answer) as Partial<Answer> };
+      const headers =
+        given.headers ?? signedHeaders(secret, text, given.at === undefined ? {} : { at: given.at });
+      const timeEpoch = given.timeEpoch ?? Date.now();
+      const response = (await send(httpEvent(text, headers, { timeEpoch, base64 }), remaining)) as {
+        statusCode: number;
+        headers: Record<string, string>;
+        body: string;
+      };
+      return {
+        statusCode: response.statusCode,
+        headers: response.headers,
+        answer: JSON.parse(response.body) as Partial<Answer>,
+      };
     },
     eventBridge: (detail, time = new Date().toISOString()) =>
       send({

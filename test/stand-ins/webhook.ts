@@ -20,3 +20,19 @@ export function signedHeaders(
     'webhook-signature': new Webhook(secret).sign(id, new Date(at), body),
   };
 }
+
+/** What API Gateway makes of a webhook: an event of an HTTP API, payload format 2.0. */
+export function httpEvent(
+  body: string,
+  headers: Readonly<Record<string, string>>,
+  { timeEpoch = Date.now(), base64 = false }: { timeEpoch?: number; base64?: boolean } = {},
+): object {
+  return {
+    version: '2.0',
+    routeKey: 'POST /config-switch',
+    headers,
+    body: base64 ? Buffer.from(body).toString('base64') : body,
+    isBase64Encoded: base64,
+    requestContext: { http: { method: 'POST' }, requestId: 'api-request', timeEpoch },
+  };
+}

@@ -1,0 +1,192 @@
+/**
+ * A cold start, under AWS's own runtime interface client: from the start of the process to the answer of a real switch. And
+ * the memory of such a process.
+ */
+
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
+import { once as event } from 'node:events';
+import { mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { join, resolve } from 'node:path';
+import { type BuildOptions, build } from 'esbuild';
+import type { Answer } from '../../functions/config-switch/answer.ts';
+import { MODELS, startBarmanHost } from '../stand-ins/barman-host.ts';
+import { startRuntimeApi } from '../stand-ins/runtime-api.ts';
+import { once } from '../tools.ts';
+import { median, ms, percent, table } from './report.ts';
+import { dynamoDb, ENVIRONMENT, FOLDER, PAYLOAD, ssm } from './world.ts';
+
+const RIC = 'aws-lambda-ric@4.0.2';
+const STARTS = 20;
+const SWITCHES = 1_000;
+
+/** Installs AWS's runtime interface client, which is built from source. @returns its program */
+function installRic(): string {
+  const folder = join(FOLDER, 'ric');
+  mkdirSync(folder, { recursive: true });
+  once(folder, RIC, () => {
+    console.log(`Building ${RIC}, which takes a minute, a C++ compiler, make and cmake …`);
+    writeFileSync(join(folder, 'package.json'), '{"private":true,"allowScripts":{"aws-lambda-ric":true}}');
+    execFileSync('npm', ['install', '--silent', RIC], {
+      cwd: folder,
+      stdio: ['ignore', 'ignore', 'inherit'],
+    });
+  });
+  return join(folder, 'node_modules/aws-lambda-ric/index.mjs');
+}
+
+/** A handler that does nothing, the function as it is deployed, and as who does not care would bundle it. */
+async function bundles(): Promise<Record<'empty' | 'ours' | 'naive', string>> {
+  const { outputWorkFolder: _, ...deployed } = createRequire(import.meta.url)(
+    '../../infra/esbuild.cjs',
+  ) as BuildOptions & {
+    outputWorkFolder: string;
+  };
+  const { mainFields: __, ...naive } = deployed;
+  const entry = resolve('functions/config-switch/index.ts');
+  const everything = ['undici', '@aws-sdk/client-dynamodb', '@aws-sdk/client-ssm'];
+  const sources = {
+    empty: { options: deployed, contents: 'export const handler = async () => ({ exit_code: 0 });' },
+    ours: { options: deployed, contents: `export { handler } from ${JSON.stringify(entry)};` },
+    naive: {
+      options: naive,
+      contents: `${everything
+        .map(
+          (name) => `import * as _${name.replace(/\W/g, '')} from '${name}';
+globalThis[${JSON.stringify(name)}] = _${name.replace(/\W/g, '')};`,
+        )
+        .join('\n')}
+export { handler } from ${JSON.stringify(entry)};`,
+    },
+  };
+  const folders = Object.entries(sources).map(async ([name, { options, contents }]) => {
+    const outfile = join(FOLDER, name, 'index.js');
+    await build({ ...options, stdin: { contents, resolveDir: resolve(), loader: 'ts' }, outfile });
+    return [name, join(FOLDER, name)];
+  });
+  return Object.fromEntries(await Promise.all(folders)) as Record<'empty' | 'ours' | 'naive', string>;
+}
+
+/** A process of the function, as Lambda starts one. */
+async function start(ric: string, folder: string, path: string, table: string) {
+  const api = await startRuntimeApi();
+  const begun = performance.now();
+  const child: ChildProcess = spawn(process.execPath, [ric], {
+    cwd: folder,
+    stdio: ['ignore', 'ignore', 'inherit'],
+    env: {
+      PATH: process.env.PATH,
+      ...ENVIRONMENT,
+      AWS_LAMBDA_RUNTIME_API: api.address,
+      LAMBDA_TASK_ROOT: folder,
+      _HANDLER: 'index.handler',
+      AWS_LAMBDA_FUNCTION_NAME: 'bench',
+      AWS_LAMBDA_FUNCTION_VERSION: '$LATEST',
+      AWS_LAMBDA_FUNCTION_MEMORY_SIZE: '1024',
+      AWS_LAMBDA_LOG_GROUP_NAME: '/aws/lambda/bench',
+      AWS_LAMBDA_LOG_STREAM_NAME: 'bench',
+      PARAMETERS_PATH: path,
+      LEDGER_TABLE: table,
+    },
+  });
+  child.once('exit', (code) => api.fail(new Error(`the process ended with ${code}`)));
+  return {
+    begun,
+    api,
+    pid: child.pid,
+    [Symbol.asyncDispose]: async () => {
+      if (child.exitCode === null) {
+        const ended = event(child, 'exit');
+        child.kill('SIGKILL');
+        await ended;
+      }
+      await api.close();
+    },
+  };
+}
+
+async function coldStarts(ric: string): Promise<void> {
+  const folders = await bundles();
+  const names = Object.keys(folders) as (keyof typeof folders)[];
+  const path = '/cold/';
+  await using _host = await startBarmanHost(
+    { servers: serversOf(2 * STARTS * names.length), requestCost: 12 },
+    ssm,
+    path,
+  );
+  await dynamoDb.createLedger('bench-cold');
+  const ready = new Map(names.map((name) => [name, [] as number[]]));
+  const first = new Map(names.map((name) => [name, [] as number[]]));
+  const second = new Map(names.map((name) => [name, [] as number[]]));
+  let server = 0;
+  for (let run = 0; run < STARTS; run += 1) {
+    for (const name of names) {
+      await using one = await start(ric, folders[name], path, 'bench-cold');
+      await one.api.ready();
+      ready.get(name)?.push(performance.now() - one.begun);
+      for (const switches of [first, second]) {
+        const begun = performance.now();
+        const answer = (await one.api.invoke({ ...PAYLOAD, barman_server: `s${server++}` })) as Answer;
+        if (answer.exit_code !== 0) throw new Error(answer.message);
+        switches.get(name)?.push(performance.now() - begun);
+      }
+    }
+  }
+  const of = (all: Map<string, number[]>, name: string) => median(all.get(name) ?? []);
+  /** From the start of the process to the answer, without what the switch itself takes once all is loaded. */
+  const loading = (name: string) => of(ready, name) + of(first, name) - of(second, name);
+  table(
+    `A cold start under ${RIC}, ${STARTS} of each in turn`,
+    ['handler', 'bundle', 'start to ready', 'a switch', 'the next one', 'start and load', 'more than empty'],
+    names.map((name) => [
+      { empty: 'empty', ours: 'the function', naive: 'the same, naively bundled' }[name],
+      `${Math.round(statSync(join(folders[name], 'index.js')).size / 1024)} KB`,
+      ms(of(ready, name)),
+      name === 'empty' ? '–' : ms(of(first, name)),
+      name === 'empty' ? '–' : ms(of(second, name)),
+      ms(loading(name)),
+      name === 'empty' ? '–' : ms(loading(name) - loading('empty')),
+    ]),
+  );
+  const share = (loading('ours') - loading('empty')) / (loading('naive') - loading('empty'));
+  console.log(`\nOf what the naive bundle adds to an empty handler, the function adds ${percent(share)}.`);
+}
+
+/** Peak resident size through many switches, at which nothing waits. */
+async function memory(ric: string): Promise<void> {
+  const { ours } = await bundles();
+  const path = '/memory/';
+  await using host = await startBarmanHost({ servers: serversOf(SWITCHES) }, ssm, path);
+  await dynamoDb.createLedger('bench-memory');
+  await using one = await start(ric, ours, path, 'bench-memory');
+  const rows: string[][] = [];
+  for (let count = 1; count <= SWITCHES; count += 1) {
+    const answer = (await one.api.invoke({ ...PAYLOAD, barman_server: `s${count - 1}` })) as Answer;
+    if (answer.exit_code !== 0) throw new Error(answer.message);
+    if (![1, 10, 100, 250, 500, SWITCHES].includes(count)) continue;
+    const status = readFileSync(`/proc/${one.pid}/status`, 'utf8');
+    const mb = (name: string) =>
+      `${Math.round(Number(new RegExp(`${name}:\\s+(\\d+)`).exec(status)?.[1]) / 1024)} MB`;
+    rows.push([String(count), mb('VmRSS'), mb('VmHWM')]);
+  }
+  table('Memory of one process, switch after switch', ['switches', 'resident', 'peak'], rows);
+  if (host.api.operations('s0').length !== 1) throw new Error('there was no switch');
+}
+
+const serversOf = (count: number) =>
+  Object.fromEntries(
+    Array.from({ length: count }, (_, index) => [`s${index}`, { cluster: MODELS['pg:node2'].cluster }]),
+  );
+
+export async function benchCold(): Promise<void> {
+  let ric: string;
+  try {
+    ric = installRic();
+  } catch (error) {
+    rmSync(join(FOLDER, 'ric'), { recursive: true, force: true });
+    console.log(`Cold starts and memory are not measured: ${RIC} could not be built: ${error}`);
+    return;
+  }
+  await coldStarts(ric);
+  await memory(ric);
+}

@@ -1,0 +1,176 @@
+/** How long the answer comes after the operation's end, how often it was asked for, and what a skip costs. */
+
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Answer } from '../../functions/config-switch/answer.ts';
+import { startBarmanHost } from '../stand-ins/barman-host.ts';
+import { PgBackupApiStandIn } from '../stand-ins/pg-backup-api.ts';
+import { httpEvent, signedHeaders } from '../stand-ins/webhook.ts';
+import { median, ms, percent, quantile, table, times } from './report.ts';
+import { createFunction, hasPatroniBarman, PAYLOAD, runPatroniBarman, ssm } from './world.ts';
+
+/** What a request costs the host: with one Barman server, and with a hundred, ms. */
+const HOSTS = [12, 900];
+/** Operation times, ms, and how often each is measured. */
+const OPERATIONS = [
+  { time: 200, runs: 40 },
+  { time: 1_200, runs: 40 },
+  { time: 5_000, runs: 20 },
+  { time: 20_000, runs: 6 },
+];
+const BESIDE = [700, 1_200];
+const BESIDE_RUNS = 10;
+const SKIPS = 2_000;
+
+interface Sample {
+  /** From the call to the answer, ms. */
+  readonly total: number;
+  /** From the operation's end to the answer, ms. */
+  readonly reaction: number;
+  readonly polls: number;
+  /** Part of the host's one worker, until the last request was sent. */
+  readonly share: number;
+}
+
+/** The next operation of a server needs the next second for its id. */
+const nextSecond = () => sleep(1_000 - (Date.now() % 1_000) + Math.random() * 200);
+
+async function measure(
+  cost: number,
+  time: number,
+  runs: number,
+): Promise<{ samples: Sample[]; atOnce: number }> {
+  const path = `/reaction/${cost}-${time}/`;
+  await using host = await startBarmanHost({ requestCost: cost }, ssm, path);
+  const invoke = await createFunction(path);
+  const samples: Sample[] = [];
+  for (let run = 0; run < runs; run += 1) {
+    const before = host.api.requests.length;
+    // Not always the same moment between two polls.
+    host.api.plan({ time: time * (0.9 + 0.2 * Math.random()) });
+    const start = performance.now();
+    const answer = (await invoke(PAYLOAD)) as Answer;
+    const end = performance.now();
+    if (answer.exit_code !== 0) throw new Error(answer.message);
+    const requests = host.api.requests.slice(before);
+    const elapsed = (requests.at(-1)?.at ?? end) - (requests[0]?.at ?? start);
+    samples.push({
+      total: end - start,
+      reaction: end - (host.api.operations().at(-1)?.endedAt ?? end),
+      polls: requests.length - 1,
+      share: ((requests.length - 1) * cost) / elapsed,
+    });
+    await nextSecond();
+  }
+  return { samples, atOnce: host.api.longestQueue };
+}
+
+/** The function and the real command in turn, on the same host. */
+async function beside(time: number): Promise<{ ours: number[]; theirs: number[] }> {
+  const path = `/beside/${time}/`;
+  await using host = await startBarmanHost({}, ssm, path);
+  await using api = await closing(
+    PgBackupApiStandIn.start({
+      models: { 'pg:node2': { cluster: 'main' } },
+      requestCost: 12,
+      operationTime: time,
+    }),
+  );
+  host.put({ url: api.url, 'allow-plain-http': 'true' });
+  const invoke = await createFunction(path);
+  const ours: number[] = [];
+  const theirs: number[] = [];
+  for (let run = 0; run < BESIDE_RUNS; run += 1) {
+    const start = performance.now();
+    const answer = (await invoke(PAYLOAD)) as Answer;
+    ours.push(performance.now() - start);
+    if (answer.exit_code !== 0) throw new Error(answer.message);
+    await nextSecond();
+    theirs.push(await runPatroniBarman(api.url));
+    await nextSecond();
+  }
+  return { ours, theirs };
+}
+
+async function closing(starting: Promise<PgBackupApiStandIn>): Promise<PgBackupApiStandIn & AsyncDisposable> {
+  const api = await starting;
+  return Object.assign(api, { [Symbol.asyncDispose]: () => api.close() });
+}
+
+export async function benchReaction(): Promise<void> {
+  if (hasPatroniBarman) {
+    const rows = await Promise.all(
+      BESIDE.map(async (time) => {
+        const { ours, theirs } = await beside(time);
+        return [ms(time), ms(median(ours)), ms(median(theirs)), times(median(theirs) / median(ours))];
+      }),
+    );
+    const head = ['operation', 'the function, warm', '`patroni_barman`', 'as fast'];
+    table(`From the call to the answer, ${BESIDE_RUNS} runs of each in turn`, head, rows);
+  }
+  const cells = await Promise.all(
+    HOSTS.flatMap((cost) =>
+      OPERATIONS.map(async (one) => ({ cost, ...one, ...(await measure(cost, one.time, one.runs)) })),
+    ),
+  );
+  table(
+    'From the end of the operation to the answer',
+    [
+      'a request costs the host',
+      'operation ±10 %',
+      'runs',
+      'median',
+      'p95',
+      'allowed',
+      'polls',
+      "of the host's time",
+      'requests at once',
+    ],
+    cells.map(({ cost, time, runs, samples, atOnce }) => {
+      const reactions = samples.map(({ reaction }) => reaction);
+      const allowed = Math.max(100, time / 10);
+      return [
+        ms(cost),
+        ms(time),
+        runs,
+        ms(median(reactions)),
+        ms(quantile(reactions, 0.95)),
+        cost === HOSTS[0] ? `${allowed}, ${1.5 * allowed} ms` : '–',
+        median(samples.map(({ polls }) => polls)),
+        percent(Math.max(...samples.map(({ share }) => share))),
+        atOnce,
+      ];
+    }),
+  );
+}
+
+export async function benchSkips(): Promise<void> {
+  const path = '/skip/';
+  await using host = await startBarmanHost({}, ssm, path);
+  const invoke = await createFunction(path);
+  const payload = { ...PAYLOAD, role: 'replica' };
+  const body = JSON.stringify(payload);
+  const rows: string[][] = [];
+  for (const { name, event } of [
+    { name: 'signed webhook', event: () => httpEvent(body, signedHeaders(host.webhookSecret, body)) },
+    { name: 'direct invocation', event: () => structuredClone(payload) },
+  ]) {
+    for (let warm = 0; warm < 100; warm += 1) await invoke(event());
+    const before = ssm.requests.length + host.api.requests.length;
+    const taken: number[] = [];
+    for (let run = 0; run < SKIPS; run += 1) {
+      const given = event();
+      const start = performance.now();
+      await invoke(given);
+      taken.push(performance.now() - start);
+    }
+    const calls = ssm.requests.length + host.api.requests.length - before;
+    rows.push([name, `${median(taken).toFixed(3)} ms`, String(calls)]);
+  }
+  if (hasPatroniBarman) {
+    await using api = await closing(PgBackupApiStandIn.start({ requestCost: 12 }));
+    const taken: number[] = [];
+    for (let run = 0; run < BESIDE_RUNS; run += 1) taken.push(await runPatroniBarman(api.url, 'replica', 1));
+    rows.push(['`patroni_barman`, its process', `${median(taken).toFixed(0)} ms`, '1']);
+  }
+  table('A warm skip, inside the handler', ['caller', 'median', 'network calls'], rows);
+}
