@@ -28,8 +28,11 @@ const NOT_FOUND_ATTEMPTS = 3;
 const BACKOFF = { base: 250, cap: 4_000 };
 /** What is waited besides, ms. For the file of a false 404 to be written; for the second of an operation's id to pass. */
 const SPACING: Readonly<Record<string, number>> = { 'GET 404': 100, 'POST 404': 100, 'POST 500': 1_000 };
-/** First poll after the creation, and shortest time from the start of a poll to the start of the next, ms. */
-const POLL = { first: 150, interval: 100 };
+/**
+ * First poll after the creation, and shortest time from the start of a poll to the start of the next, ms; or that part of the
+ * time elapsed: at an operation of 1.2 s three polls more than with 100 ms and a tenth, and the answer 25 ms sooner.
+ */
+const POLL = { first: 150, interval: 75, share: 1 / 16 };
 const HOUR = 3_600_000;
 /** Room for a `/diagnose` that lists every backup, bytes. */
 const MAX_RESPONSE_SIZE = 16 * 1024 * 1024;
@@ -163,8 +166,9 @@ export class PgBackupApi implements AsyncDisposable {
     try {
       for (let soonest = start + POLL.first; ; soonest = this.#last.start + POLL.interval) {
         const now = performance.now();
-        // A tenth of the time elapsed keeps the answer prompt; twice the last request leaves half of the host's time.
-        const next = Math.max(soonest, this.#last.start + Math.max((now - start) / 10, 2 * this.#last.time));
+        // A part of the time elapsed keeps the answer prompt; twice the last request leaves half of the host's time.
+        const pause = Math.max((now - start) * POLL.share, 2 * this.#last.time);
+        const next = Math.max(soonest, this.#last.start + pause);
         await sleep(next - now, signal);
         const status = await this.#getOperationStatus(server, operationId, signal);
         if (status === 'IN_PROGRESS') continue;

@@ -362,7 +362,7 @@ describe('waiting', () => {
     await using run = await startFunction({ operationTime: 600 });
     await run.invoke(PROMOTION);
     expect(run.host.api.requests.length).toBeGreaterThanOrEqual(4);
-    expect(run.host.api.requests.length).toBeLessThanOrEqual(8);
+    expect(run.host.api.requests.length).toBeLessThanOrEqual(10);
   });
 });
 
