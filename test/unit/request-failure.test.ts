@@ -1,58 +1,145 @@
 import { describe, expect, test } from 'vitest';
-import { failureOf, refusalOf } from '../../functions/config-switch/request-failure.ts';
+import {
+  failureOf,
+  RequestFailure,
+  refusalOf,
+  timedOut,
+  unexpected,
+} from '../../functions/config-switch/request-failure.ts';
 
 function networkError(code: string, message = code): Error {
   return Object.assign(new Error(message), { code });
 }
 
+const NOT_BEGUN = { transient: true, begun: 'no', doubtsCredentials: false } as const;
+const UNKNOWN = { transient: true, begun: 'unknown', doubtsCredentials: false } as const;
+const DOUBTED = { transient: false, begun: 'no', doubtsCredentials: true } as const;
+const UNREACHED = 'pg-backup-api could not be reached: ';
+const UNANSWERED = 'pg-backup-api did not answer: ';
+const UNUSABLE = 'pg-backup-api gave no usable answer: so it is';
+const UNTRUSTED = 'the certificate of the Barman host is not trusted: so it is';
+const CHECK_CA = '; check ca-cert and url';
+const CHECK_ALL = '; check client-cert, client-key and ca-cert';
+
 describe('a request that had no answer', () => {
   test.each([
-    ['ECONNREFUSED', { transient: true, begun: 'no', doubtsCredentials: false }],
-    ['ENOTFOUND', { transient: true, begun: 'no', doubtsCredentials: false }],
-    ['EAI_AGAIN', { transient: true, begun: 'no', doubtsCredentials: false }],
-    ['EHOSTUNREACH', { transient: true, begun: 'no', doubtsCredentials: false }],
-    ['UND_ERR_CONNECT_TIMEOUT', { transient: true, begun: 'no', doubtsCredentials: false }],
-    ['ECONNRESET', { transient: true, begun: 'unknown', doubtsCredentials: false }],
-    ['UND_ERR_SOCKET', { transient: true, begun: 'unknown', doubtsCredentials: false }],
-    ['HPE_INVALID_CONSTANT', { transient: true, begun: 'unknown', doubtsCredentials: false }],
-    ['UND_ERR_RES_EXCEEDED_MAX_SIZE', { transient: true, begun: 'unknown', doubtsCredentials: false }],
-    ['EMFILE', { transient: true, begun: 'unknown', doubtsCredentials: false }],
-    ['CERT_HAS_EXPIRED', { transient: false, begun: 'no', doubtsCredentials: true }],
-    ['UNABLE_TO_VERIFY_LEAF_SIGNATURE', { transient: false, begun: 'no', doubtsCredentials: true }],
-    ['SELF_SIGNED_CERT_IN_CHAIN', { transient: false, begun: 'no', doubtsCredentials: true }],
-    ['DEPTH_ZERO_SELF_SIGNED_CERT', { transient: false, begun: 'no', doubtsCredentials: true }],
-    ['ERR_TLS_CERT_ALTNAME_INVALID', { transient: false, begun: 'no', doubtsCredentials: true }],
-    ['ERR_SSL_TLSV13_ALERT_CERTIFICATE_REQUIRED', { transient: false, begun: 'no', doubtsCredentials: true }],
-    ['ERR_SSL_TLSV1_ALERT_UNKNOWN_CA', { transient: false, begun: 'no', doubtsCredentials: true }],
-    ['ERR_SSL_UNSUPPORTED_PROTOCOL', { transient: false, begun: 'no', doubtsCredentials: true }],
-    ['EPROTO', { transient: false, begun: 'no', doubtsCredentials: true }],
-  ])('for %s', (code, traits) => {
-    expect(failureOf(networkError(code), false)).toMatchObject(traits);
+    ['ECONNREFUSED', NOT_BEGUN, `${UNREACHED}the connection was refused (ECONNREFUSED)`],
+    ['ENOTFOUND', NOT_BEGUN, `${UNREACHED}its host name is not known (ENOTFOUND)`],
+    ['EAI_AGAIN', NOT_BEGUN, `${UNREACHED}its host name could not be looked up (EAI_AGAIN)`],
+    ['EHOSTUNREACH', NOT_BEGUN, `${UNREACHED}there is no route to the host (EHOSTUNREACH)`],
+    ['ENETUNREACH', NOT_BEGUN, `${UNREACHED}there is no route to its network (ENETUNREACH)`],
+    ['ETIMEDOUT', NOT_BEGUN, `${UNREACHED}the connection timed out (ETIMEDOUT)`],
+    ['UND_ERR_CONNECT_TIMEOUT', NOT_BEGUN, `${UNREACHED}the connection timed out (UND_ERR_CONNECT_TIMEOUT)`],
+    ['ECONNRESET', UNKNOWN, `${UNANSWERED}the connection was reset (ECONNRESET)`],
+    ['EPIPE', UNKNOWN, `${UNANSWERED}the connection was closed (EPIPE)`],
+    ['ECONNABORTED', UNKNOWN, `${UNANSWERED}the connection was closed (ECONNABORTED)`],
+    ['UND_ERR_SOCKET', UNKNOWN, `${UNANSWERED}the connection was closed (UND_ERR_SOCKET)`],
+    ['HPE_INVALID_CONSTANT', UNKNOWN, `${UNUSABLE} (HPE_INVALID_CONSTANT)`],
+    ['UND_ERR_RES_EXCEEDED_MAX_SIZE', UNKNOWN, `${UNUSABLE} (UND_ERR_RES_EXCEEDED_MAX_SIZE)`],
+    ['EMFILE', UNKNOWN, `${UNUSABLE} (EMFILE)`],
+    ['NOT_EPROTO', UNKNOWN, `${UNUSABLE} (NOT_EPROTO)`],
+    ...[
+      'CERT_HAS_EXPIRED',
+      'UNABLE_TO_VERIFY_LEAF_SIGNATURE',
+      'SELF_SIGNED_CERT_IN_CHAIN',
+      'DEPTH_ZERO_SELF_SIGNED_CERT',
+      'INVALID_CA',
+      'INVALID_PURPOSE',
+      'PATH_LENGTH_EXCEEDED',
+      'HOSTNAME_MISMATCH',
+      'ERR_TLS_CERT_ALTNAME_INVALID',
+    ].map((code) => [code, DOUBTED, `${UNTRUSTED} (${code})${CHECK_CA}`] as const),
+    ...['ERR_SSL_TLSV13_ALERT_CERTIFICATE_REQUIRED', 'ERR_SSL_X', 'ERR_OSSL_X', 'EPROTO'].map(
+      (code) =>
+        [code, DOUBTED, `TLS with the Barman host failed: no common protocol (${code})${CHECK_ALL}`] as const,
+    ),
+    ['X_CERT_', UNKNOWN, `${UNUSABLE} (X_CERT_)`],
+    ['X_ERR_SSL_', UNKNOWN, `${UNUSABLE} (X_ERR_SSL_)`],
+  ] as const)('for %s', (code, traits, message) => {
+    const cause = networkError(code, 'so it is');
+    expect(failureOf(cause, false)).toMatchObject({ ...traits, message, cause, status: undefined });
+  });
+
+  test('for a reason that OpenSSL knows is told it', () => {
+    const reason = (given: unknown) =>
+      failureOf(Object.assign(networkError('ERR_SSL_X'), { reason: given }), false)?.message;
+    expect(reason('tlsv1 alert unknown ca')).toContain('failed: tlsv1 alert unknown ca (ERR_SSL_X)');
+    expect(reason(7)).toContain('failed: no common protocol (ERR_SSL_X)');
+  });
+
+  test("for one that is no HTTP is told so, though undici's error has no code", () => {
+    const error = Object.assign(new Error('so it is'), { name: 'HTTPParserError', code: undefined });
+    expect(failureOf(error, false)).toMatchObject({ ...UNKNOWN, message: `${UNUSABLE} (HTTPParserError)` });
   });
 
   test('because its first TLS session was cut may have had its certificate refused', () => {
     expect(failureOf(networkError('ECONNRESET'), true)).toMatchObject({
       transient: true,
+      begun: 'unknown',
       doubtsCredentials: true,
+      message: `${UNANSWERED}the connection was reset (ECONNRESET); the Barman host may have refused client-cert`,
     });
     expect(failureOf(networkError('ECONNREFUSED'), true)).toMatchObject({ doubtsCredentials: false });
+  });
+
+  test('in time says how long it was waited for', () => {
+    expect(timedOut(12_000)).toMatchObject({
+      ...UNKNOWN,
+      message: 'pg-backup-api did not answer within 12 s',
+    });
   });
 
   test('at any of several addresses is told by the first', () => {
     const error = new AggregateError([networkError('ECONNREFUSED'), networkError('EHOSTUNREACH')]);
     expect(failureOf(error, false)?.message).toContain('ECONNREFUSED');
+    const second = new AggregateError([new TypeError('a bug'), networkError('EHOSTUNREACH')]);
+    expect(failureOf(second, false)?.message).toContain('EHOSTUNREACH');
+    expect(failureOf(new AggregateError([]), false)).toBeUndefined();
   });
 
-  test.each([new TypeError('a bug'), 'a string', undefined, null, { code: 'ECONNRESET' }])(
-    'is none of ours to explain for %s',
-    (error) => {
-      expect(failureOf(error, false)).toBeUndefined();
-    },
-  );
+  test.each([
+    new TypeError('a bug'),
+    Object.assign(new Error(), { code: 7 }),
+    'a string',
+    undefined,
+    null,
+    { code: 'ECONNRESET' },
+  ])('is none of ours to explain for %s', (error) => {
+    expect(failureOf(error, false)).toBeUndefined();
+  });
+});
+
+describe('a failure', () => {
+  test('of which nothing is known is final, has begun nothing, and blames nobody', () => {
+    expect(new RequestFailure('words', {})).toMatchObject({
+      name: 'RequestFailure',
+      message: 'words',
+      transient: false,
+      begun: 'no',
+      doubtsCredentials: false,
+      status: undefined,
+    });
+  });
+});
+
+describe('a success that is not the expected one', () => {
+  test('has begun what was asked for', () => {
+    expect(unexpected(202, 'not with JSON')).toMatchObject({
+      message: 'pg-backup-api answered 202, but not with JSON',
+      transient: true,
+      begun: 'yes',
+      doubtsCredentials: false,
+      status: 202,
+    });
+  });
 });
 
 describe('an answer without success', () => {
   test.each([
+    [299, { transient: false, begun: 'no', doubtsCredentials: false }],
+    [300, { transient: false, begun: 'no', doubtsCredentials: false }],
+    [399, { transient: false, begun: 'no', doubtsCredentials: false }],
+    [499, { transient: false, begun: 'no', doubtsCredentials: false }],
     [301, { transient: false, begun: 'no', doubtsCredentials: false }],
     [400, { transient: false, begun: 'no', doubtsCredentials: false }],
     [401, { transient: false, begun: 'no', doubtsCredentials: true }],
@@ -88,5 +175,43 @@ describe('an answer without success', () => {
     ['x'.repeat(400), `pg-backup-api answered 404: ${'x'.repeat(300)}…`],
   ])('is told in its own words: %j', (body, message) => {
     expect(refusalOf(404, body).message).toBe(message);
+  });
+
+  test.each([
+    [299, 'pg-backup-api answered 299: words'],
+    [
+      300,
+      'pg-backup-api answered 300: words (a redirect, which is not followed; make url the final address)',
+    ],
+    [
+      399,
+      'pg-backup-api answered 399: words (a redirect, which is not followed; make url the final address)',
+    ],
+    [400, 'pg-backup-api answered 400: words'],
+    [401, 'pg-backup-api answered 401: words (check client-cert and client-key)'],
+    [403, 'pg-backup-api answered 403: words (check client-cert and client-key)'],
+    [500, 'pg-backup-api answered 500: words'],
+  ])('%i says what to do', (status, message) => {
+    expect(refusalOf(status, 'words').message).toBe(message);
+  });
+
+  test.each([
+    ['<style>a b</style>one<script>x</script> two<b>three</b>', 'one two three'],
+    ['{"error":7}', '7'],
+    ['{"errors":"no"}', '{"errors":"no"}'],
+    ['null', 'null'],
+    ['["error"]', '["error"]'],
+    [`${' '.repeat(4_090)}{"error":"cut"}`, '{"erro'],
+    ['x'.repeat(300), 'x'.repeat(300)],
+    ['x'.repeat(301), `${'x'.repeat(300)}…`],
+    ['\u0000a\u007f\u0000b\u007f', 'a b'],
+  ])('has these words of %j', (body, words) => {
+    expect(refusalOf(404, body).message).toBe(`pg-backup-api answered 404: ${words}`);
+  });
+
+  test('400 doubts the certificate for nginx alone', () => {
+    expect(refusalOf(400, 'no ssl certificate')).toMatchObject({ doubtsCredentials: true, transient: false });
+    expect(refusalOf(400, 'no certificate')).toMatchObject({ doubtsCredentials: false });
+    expect(refusalOf(405, 'no SSL certificate')).toMatchObject({ doubtsCredentials: false });
   });
 });
