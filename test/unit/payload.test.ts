@@ -72,7 +72,7 @@ describe('a role change', () => {
   test.each([
     [{ action: [], role: {} }, 'action must be "on_role_change", not an array; role must be "primary" or'],
     [{ role: undefined }, 'not undefined'],
-    [{ switch_when: 'x'.repeat(78) }, `, not "${'x'.repeat(78)}"`],
+    [{ switch_when: 'x'.repeat(78) }, /, not "x{78}"$/],
     [{ switch_when: 'x'.repeat(79) }, `, not "${'x'.repeat(79)}…`],
     [{ cluster: 'x'.repeat(256) }, 'cluster must have at most 255 characters, not "xxx'],
     [{ barman_server: 'x'.repeat(256) }, 'barman_server must have at most 255 characters, not "xxx'],
