@@ -1,42 +1,20 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import {
-  type Change,
-  type Condition,
   eventIdOf,
   type Item,
   isBehind,
   isLeased,
   Ledger,
-  type Table,
   targetOf,
   targetText,
   type Wish,
   wishKey,
 } from '../../functions/config-switch/ledger.ts';
-import { changed, holds } from '../model/world.ts';
+import { MemoryTable } from '../stand-ins/memory-table.ts';
 
 const NOW = Date.parse('2026-11-23T06:10:00.000Z');
 const at = (ms: number) => new Date(NOW + ms).toISOString();
 const { signal } = new AbortController();
-
-/** A table in memory; the answer to the next write can be lost. */
-class MemoryTable implements Table {
-  item: Item | undefined;
-  loseAnswer = false;
-  async get(): Promise<Item | undefined> {
-    return this.item;
-  }
-  async update(server: string, change: Change, condition: Condition): Promise<Item | undefined> {
-    if (!holds(this.item, condition)) return undefined;
-    this.item = changed(this.item, server, change);
-    if (!this.loseAnswer) return this.item;
-    this.loseAnswer = false;
-    return undefined;
-  }
-  async scan(): Promise<Item[]> {
-    return this.item ? [this.item] : [];
-  }
-}
 
 let table: MemoryTable;
 let ledger: Ledger;

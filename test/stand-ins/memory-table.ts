@@ -1,0 +1,26 @@
+/** The ledger's table, with one item, in memory. */
+
+import type { Change, Condition, Item, Table } from '../../functions/config-switch/ledger.ts';
+import { changed, holds } from '../model/world.ts';
+
+export class MemoryTable implements Table {
+  item: Item | undefined;
+  /** The answer to the next write is lost; what it wrote is not. */
+  loseAnswer = false;
+
+  async get(): Promise<Item | undefined> {
+    return this.item;
+  }
+
+  async update(server: string, change: Change, condition: Condition): Promise<Item | undefined> {
+    if (!holds(this.item, condition)) return undefined;
+    this.item = changed(this.item, server, change);
+    if (!this.loseAnswer) return this.item;
+    this.loseAnswer = false;
+    return undefined;
+  }
+
+  async scan(): Promise<Item[]> {
+    return this.item ? [this.item] : [];
+  }
+}

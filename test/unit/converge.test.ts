@@ -1,0 +1,369 @@
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import { converge, type Driver, newCourse } from '../../functions/config-switch/converge.ts';
+import { Busy, ConfigSwitchFailed, HttpError, LedgerError } from '../../functions/config-switch/errors.ts';
+import { type Item, Ledger, type Wish, wishKey } from '../../functions/config-switch/ledger.ts';
+import { MemoryTable } from '../stand-ins/memory-table.ts';
+
+const NOW = Date.parse('2026-11-23T06:10:00.000Z');
+const P = 60_000;
+
+/** pg-backup-api as it is driven: each operation takes a second, unless a test has other plans. */
+class Api {
+  inDoubt = false;
+  beforePost: (() => Promise<void>) | undefined;
+  readonly targets: object[] = [];
+  readonly settled: number[] = [];
+  onCreate: () => Promise<void> | void = () => {};
+  onWait: () => Promise<void> | void = () => {};
+  onSettle: () => Promise<void> | void = () => {};
+
+  async createConfigSwitchOperation(_server: string, target: object): Promise<string> {
+    await this.beforePost?.();
+    this.targets.push(target);
+    await this.onCreate();
+    return `op${this.targets.length}`;
+  }
+  async waitForOperation(): Promise<'DONE'> {
+    await this.onWait();
+    return 'DONE';
+  }
+  async settle(_server: string, age: number): Promise<void> {
+    this.settled.push(age);
+    await this.onSettle();
+  }
+}
+
+let table: MemoryTable;
+let api: Api;
+let controller: AbortController;
+let driver: Driver & { course: ReturnType<typeof newCourse> };
+let remaining: number;
+beforeEach(() => {
+  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'Date', 'performance'], now: NOW });
+  table = new MemoryTable();
+  api = new Api();
+  controller = new AbortController();
+  remaining = 28_500;
+  driver = {
+    ledger: new Ledger(table),
+    api,
+    signal: controller.signal,
+    remaining: () => remaining,
+    operationTimeout: P,
+    course: newCourse(),
+  };
+});
+afterEach(() => {
+  vi.useRealTimers();
+});
+
+const key = (ms: number, id: string) => wishKey(NOW + ms, id);
+const wish = (ms: number, id: string): Wish => ({
+  server: 'main',
+  cluster: 'patroni',
+  target: { model: id },
+  key: key(ms, id),
+});
+const run = (one: Wish) => converge(driver, one);
+/** In virtual time. */
+async function runThrough(one: Wish): Promise<unknown> {
+  const ended = run(one).catch((error: unknown) => error);
+  await vi.advanceTimersByTimeAsync(200_000);
+  return ended;
+}
+const somebody = (change: Partial<Item> = {}): Item => ({
+  barman_server: 'main',
+  desired: 'model x',
+  desired_key: key(-9, 'x'),
+  holder: 'somebody',
+  until: new Date(NOW + 14_000).toISOString(),
+  ...change,
+});
+
+describe('a wish', () => {
+  test('is recorded and met', async () => {
+    expect(await run(wish(0, 'a'))).toEqual({
+      exitCode: 0,
+      message: 'Barman server main now uses model a',
+      operationId: 'op1',
+    });
+    expect(table.item).toMatchObject({ applied: 'model a', applied_key: key(0, 'a'), operation_id: 'op1' });
+    expect(table.item).not.toHaveProperty('holder');
+    expect(driver.course).toEqual({ ...newCourse(), recorded: true });
+    expect(api.beforePost).toBeUndefined();
+  });
+
+  test('that was met is answered from the record', async () => {
+    await run(wish(0, 'a'));
+    expect(await run(wish(0, 'a'))).toEqual({
+      exitCode: 0,
+      message: 'this event was met before: Barman was brought to model a',
+      operationId: 'op1',
+    });
+    expect([driver.course.duplicate, driver.course.superseded, api.targets.length]).toEqual([true, false, 1]);
+  });
+
+  test('that was met by an operation that nobody remembers is answered too', async () => {
+    table.item = {
+      barman_server: 'main',
+      applied: 'reset',
+      applied_key: key(0, 'a'),
+      desired_key: key(0, 'a'),
+    };
+    const outcome = await run(wish(0, 'a'));
+    expect(outcome).not.toHaveProperty('operationId');
+    expect(outcome.message).toBe('this event was met before: Barman was brought to reset');
+  });
+
+  test('that is older than what was met is superseded', async () => {
+    await run(wish(5, 'b'));
+    expect(await run(wish(0, 'a'))).toEqual({
+      exitCode: 1,
+      message: `superseded by a newer event: Barman was brought to model b for ${key(5, 'b')}`,
+    });
+    expect([driver.course.superseded, driver.course.duplicate, api.targets.length]).toEqual([true, false, 1]);
+  });
+
+  test('that comes again with another time is the one that was recorded', async () => {
+    await run(wish(0, 'a'));
+    expect(await run(wish(9, 'a'))).toMatchObject({ exitCode: 0, operationId: 'op1' });
+    expect([driver.course.duplicate, driver.course.superseded]).toEqual([true, false]);
+    await run(wish(5, 'b'));
+    driver.course.superseded = false;
+    expect(await run(wish(9, 'a'))).toMatchObject({
+      exitCode: 1,
+      message: 'superseded by a newer event: this event was met before: Barman was brought to model b',
+    });
+    expect([driver.course.duplicate, driver.course.superseded, api.targets.length]).toEqual([true, true, 2]);
+  });
+
+  test('of a server that the operator holds is recorded, and busy', async () => {
+    table.item = { barman_server: 'main', held: true };
+    const words =
+      'Barman server main is held by the operator: the wish is recorded, and driven once it is released';
+    await expect(run(wish(0, 'a'))).rejects.toThrow(new Busy(words));
+    expect(table.item).toMatchObject({ desired: 'model a' });
+    expect([driver.course.recorded, api.targets.length]).toEqual([true, 0]);
+  });
+
+  test('whose item is deleted meanwhile is told', async () => {
+    table.item = somebody();
+    const get = vi.spyOn(table, 'get').mockResolvedValue(undefined);
+    const words = "the ledger's item of main was deleted; send the event again";
+    await expect(run(wish(0, 'a'))).rejects.toThrow(new LedgerError(words));
+    expect(get).toHaveBeenCalled();
+  });
+});
+
+describe('a newer wish', () => {
+  const comesMeanwhile = () => {
+    let come = false;
+    api.onWait = async () => {
+      if (come) return;
+      come = true;
+      await driver.ledger.record(wish(5, 'b'), controller.signal);
+    };
+  };
+
+  test('that comes meanwhile is driven too, and the own one answered', async () => {
+    comesMeanwhile();
+    expect(await run(wish(0, 'a'))).toMatchObject({ exitCode: 0, operationId: 'op1' });
+    expect(api.targets).toEqual([{ model: 'a' }, { model: 'b' }]);
+    expect(table.item).toMatchObject({ applied_key: key(5, 'b'), operation_id: 'op2' });
+  });
+
+  test('is left to others where time is short', async () => {
+    comesMeanwhile();
+    remaining = 10_000;
+    expect(await run(wish(0, 'a'))).toMatchObject({ exitCode: 0, operationId: 'op1' });
+    expect(api.targets).toEqual([{ model: 'a' }]);
+    expect(table.item).toMatchObject({ applied_key: key(0, 'a'), desired_key: key(5, 'b') });
+  });
+
+  test('that fails leaves the own one as it was: met', async () => {
+    comesMeanwhile();
+    api.onCreate = () => {
+      if (api.targets.length > 1) throw new HttpError('no');
+    };
+    expect(await run(wish(0, 'a'))).toMatchObject({ exitCode: 0, operationId: 'op1' });
+    expect(table.item).toMatchObject({ applied_key: key(0, 'a'), last_error: 'no' });
+  });
+
+  test('that is there already is driven in place of the own one', async () => {
+    table.item = { barman_server: 'main', desired: 'model b', desired_key: key(5, 'b') };
+    expect(await run(wish(0, 'a'))).toEqual({
+      exitCode: 1,
+      message: `superseded by a newer event: Barman was brought to model b for ${key(5, 'b')}`,
+    });
+    expect(api.targets).toEqual([{ model: 'b' }]);
+  });
+});
+
+describe('a failure', () => {
+  test('with a known end gives the lease back, with its words', async () => {
+    api.onWait = () => {
+      throw new ConfigSwitchFailed('so it is');
+    };
+    await expect(run(wish(0, 'a'))).rejects.toThrow(new ConfigSwitchFailed('so it is'));
+    expect(table.item).toMatchObject({ attempts: 1, last_error: 'so it is' });
+    expect(table.item).not.toHaveProperty('holder');
+    expect(api.beforePost).toBeUndefined();
+  });
+
+  test('that is no error is told as it is', async () => {
+    api.onWait = () => Promise.reject('words');
+    await expect(run(wish(0, 'a'))).rejects.toBe('words');
+    expect(table.item).toMatchObject({ last_error: 'words' });
+  });
+
+  test.each([
+    ['an unknown end', () => (api.inDoubt = true)],
+    ['the deadline', () => controller.abort()],
+  ])('with %s leaves the lease', async (_, happens) => {
+    api.onWait = () => {
+      happens();
+      throw new HttpError('so it is');
+    };
+    await expect(run(wish(0, 'a'))).rejects.toThrow('so it is');
+    expect(table.item).toHaveProperty('holder');
+    expect(table.item).not.toHaveProperty('last_error');
+  });
+
+  test('to give the lease back is passed over: it runs out', async () => {
+    api.onWait = () => {
+      vi.spyOn(table, 'update').mockRejectedValue(new LedgerError('down'));
+      throw new HttpError('so it is');
+    };
+    await expect(run(wish(0, 'a'))).rejects.toThrow('so it is');
+  });
+
+  test('of the server before is none of this one', async () => {
+    api.inDoubt = true;
+    api.onCreate = () => {
+      throw new HttpError('so it is');
+    };
+    await expect(run(wish(0, 'a'))).rejects.toThrow('so it is');
+    expect(table.item).not.toHaveProperty('holder');
+  });
+});
+
+describe("somebody else's lease", () => {
+  test('is waited for, 5 s and no longer', async () => {
+    table.item = somebody();
+    const get = vi.spyOn(table, 'get');
+    const words = 'somebody else is switching main: the wish is recorded, and driven after that';
+    const start = performance.now();
+    const ended = run(wish(0, 'a')).catch((error: unknown) => ({ error, after: performance.now() - start }));
+    await vi.advanceTimersByTimeAsync(20_000);
+    expect(await ended).toEqual({ error: new Busy(words), after: 5_000 });
+    expect(driver.course).toEqual({ ...newCourse(), recorded: true, waited: 5_000 });
+    expect(get.mock.calls.length).toBeGreaterThanOrEqual(21);
+    expect(api.targets).toEqual([]);
+  });
+
+  test('that ends in time lets us drive', async () => {
+    table.item = somebody();
+    setTimeout(() => {
+      const { holder: _, until: __, ...item } = table.item as Item;
+      table.item = item;
+    }, 1_100);
+    expect(await runThrough(wish(0, 'a'))).toMatchObject({ exitCode: 0 });
+    expect(driver.course.waited).toBe(1_250);
+    expect(api.settled).toEqual([]);
+  });
+});
+
+describe('a lease that was left behind', () => {
+  const ranOut = (ms: number) => somebody({ until: new Date(NOW - ms).toISOString() });
+
+  test('is taken over once its operations have ended', async () => {
+    table.item = ranOut(1_000);
+    expect(await run(wish(0, 'a'))).toMatchObject({ exitCode: 0, operationId: 'op1' });
+    expect(api.settled, 'as old as the lease').toEqual([15_000]);
+    expect(driver.course.overtaken).toBe(false);
+    expect(table.item).not.toHaveProperty('overtaken');
+  });
+
+  test.each([P, P + 1])('%i ms ago is not waited for, and it is told', async (ms) => {
+    table.item = ranOut(ms);
+    expect(await run(wish(0, 'a'))).toMatchObject({ exitCode: 0 });
+    expect([api.settled.length, driver.course.overtaken, table.item?.overtaken]).toEqual([0, true, true]);
+  });
+
+  test('is passed over where its operations cannot be seen, after they could have ended', async () => {
+    table.item = ranOut(P - 10_000);
+    api.onSettle = () => {
+      throw new HttpError('no list');
+    };
+    expect(await runThrough(wish(0, 'a'))).toMatchObject({ exitCode: 0 });
+    expect([driver.course.overtaken, table.item?.applied_at]).toEqual([
+      true,
+      new Date(NOW + 10_000).toISOString(),
+    ]);
+  });
+
+  test('is not passed over where there is no time to wait', async () => {
+    table.item = ranOut(1_000);
+    api.onSettle = () => {
+      throw new HttpError('no list');
+    };
+    expect(await runThrough(wish(0, 'a'))).toEqual(new HttpError('no list'));
+    expect([driver.course.overtaken, api.targets.length, table.item?.holder]).toEqual([false, 0, 'somebody']);
+  });
+
+  test('is not passed over at the deadline', async () => {
+    table.item = ranOut(P - 10_000);
+    api.onSettle = () => {
+      controller.abort();
+      throw new HttpError('no time');
+    };
+    expect(await runThrough(wish(0, 'a'))).toEqual(new HttpError('no time'));
+  });
+});
+
+describe('a POST', () => {
+  test('beyond the window of the lease renews it first', async () => {
+    const { ledger } = driver;
+    const take = vi.spyOn(ledger, 'take');
+    const create = api.createConfigSwitchOperation.bind(api);
+    api.createConfigSwitchOperation = async (server, target) => {
+      const { holder } = table.item as Item;
+      await api.beforePost?.();
+      expect(table.item?.holder).toBe(holder);
+      vi.setSystemTime(NOW + 8_000);
+      vi.advanceTimersByTime(8_000);
+      const id = await create(server, target);
+      expect(table.item?.holder).not.toBe(holder);
+      return id;
+    };
+    expect(await run(wish(0, 'a'))).toMatchObject({ exitCode: 0 });
+    expect(take).toHaveBeenCalledTimes(1);
+  });
+
+  test('is not sent once the lease is lost', async () => {
+    let times = 0;
+    const create = api.createConfigSwitchOperation.bind(api);
+    api.createConfigSwitchOperation = async (server, target) => {
+      times += 1;
+      vi.advanceTimersByTime(8_000);
+      table.item = somebody({ applied: 'model b', applied_key: key(5, 'b') });
+      return create(server, target);
+    };
+    expect(await run(wish(0, 'a'))).toMatchObject({ exitCode: 1 });
+    expect([times, api.targets.length]).toEqual([1, 0]);
+  });
+
+  test('for a wish that is not the newest any more gives way to that one', async () => {
+    const create = api.createConfigSwitchOperation.bind(api);
+    let times = 0;
+    api.createConfigSwitchOperation = async (server, target) => {
+      if (times++ === 0) {
+        vi.advanceTimersByTime(8_000);
+        await driver.ledger.record(wish(5, 'b'), controller.signal);
+      }
+      return create(server, target);
+    };
+    expect(await run(wish(0, 'a'))).toMatchObject({ exitCode: 1 });
+    expect(api.targets).toEqual([{ model: 'b' }]);
+  });
+});
