@@ -192,8 +192,13 @@ export class PgBackupApi implements AsyncDisposable {
    * @throws HttpError
    */
   async status(): Promise<void> {
-    const signal = AbortSignal.any([this.#options.signal, AbortSignal.timeout(STATUS_TIMEOUT)]);
-    await this.#request({ method: 'GET', path: ['status'], schema: Status, signal });
+    const limit = deadline(STATUS_TIMEOUT);
+    const signal = AbortSignal.any([this.#options.signal, limit.signal]);
+    try {
+      await this.#request({ method: 'GET', path: ['status'], schema: Status, signal });
+    } finally {
+      limit.clear();
+    }
   }
 
   /**

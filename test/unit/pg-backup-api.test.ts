@@ -1,0 +1,867 @@
+/** pg-backup-api in virtual time, undici in place of a network: when each request is sent, and what is made of its answer. */
+
+import type { SecureContext } from 'node:tls';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import { DeadlineExceeded, HttpError, LedgerError } from '../../functions/config-switch/errors.ts';
+import {
+  type Connection,
+  PgBackupApi,
+  type PgBackupApiOptions,
+} from '../../functions/config-switch/pg-backup-api.ts';
+import { RequestFailure } from '../../functions/config-switch/request-failure.ts';
+import { CertificateAuthority } from '../stand-ins/certificates.ts';
+
+interface Sent {
+  /** ms since the start of the test. */
+  at: number;
+  method: string;
+  origin: string;
+  path: string;
+  headers: object;
+  body: string | null;
+  signal: AbortSignal;
+}
+/** What a request ends with: a status and a body, an error, or nothing at all. */
+type Reply = [status: number, body: unknown] | Error | 'nothing';
+
+const net = vi.hoisted(() => ({
+  agents: [] as { options: unknown; destroyed: number }[],
+  sent: [] as Sent[],
+  /** The agent that each request was sent through. */
+  through: [] as unknown[],
+  reply: (() => new Error('no reply')) as (sent: Sent) => Reply | Promise<Reply>,
+}));
+
+vi.mock('../../functions/config-switch/undici.ts', () => ({
+  Agent: class {
+    destroyed = 0;
+    readonly options: unknown;
+    constructor(options: unknown) {
+      this.options = options;
+      net.agents.push(this);
+    }
+    async destroy(): Promise<void> {
+      this.destroyed += 1;
+      throw new Error('it cannot be destroyed');
+    }
+  },
+  request: async (agent: unknown, options: Omit<Sent, 'at'>) => {
+    const sent = { at: performance.now(), ...options };
+    net.sent.push(sent);
+    net.through.push(agent);
+    const reply = await net.reply(sent);
+    if (reply === 'nothing') return new Promise(() => {});
+    if (reply instanceof Error) throw reply;
+    const text = typeof reply[1] === 'string' ? reply[1] : JSON.stringify(reply[1]);
+    return { statusCode: reply[0], body: { text: async () => text } };
+  },
+}));
+
+const NOW = Date.parse('2026-11-23T06:10:00.000Z');
+const CREATED: Reply = [202, { operation_id: '20261123T061000' }];
+const PLAIN: Connection = { url: new URL('http://barman:7480') };
+const networkError = (code: string) => Object.assign(new Error('so it is'), { code });
+const slowly = (ms: number, reply: Reply): Promise<Reply> =>
+  new Promise((resolve) => setTimeout(resolve, ms, reply));
+/** One reply after another, the last one for ever. */
+function replies(...all: [Reply, ...Reply[]]): void {
+  let last = all[0];
+  const rest = [...all];
+  net.reply = () => {
+    last = rest.shift() ?? last;
+    return last;
+  };
+}
+/** Virtual timers may be a millisecond late, each. */
+const timeOf = ({ at }: Pick<Sent, 'at'>) => 5 * Math.floor(at / 5);
+const times = () => net.sent.map(timeOf);
+const requests = () => net.sent.map((sent) => `${timeOf(sent)} ${sent.method} ${sent.path}`);
+
+let controller: AbortController;
+let source: { connection: Connection; reread: Connection; signals: AbortSignal[] };
+let random: number;
+beforeEach(() => {
+  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'Date', 'performance'], now: NOW });
+  controller = new AbortController();
+  source = { connection: PLAIN, reread: PLAIN, signals: [] };
+  random = 0;
+  vi.spyOn(Math, 'random').mockImplementation(() => random);
+  net.agents = [];
+  net.sent = [];
+  net.through = [];
+});
+afterEach(() => {
+  expect(vi.getTimerCount()).toBe(0);
+  vi.restoreAllMocks();
+  vi.useRealTimers();
+});
+
+const start = (options: Partial<PgBackupApiOptions> = {}) =>
+  new PgBackupApi(
+    {
+      connection: async (signal) => {
+        source.signals.push(signal);
+        return source.connection;
+      },
+      rereadConnection: async (signal) => {
+        source.signals.push(signal);
+        return source.reread;
+      },
+    },
+    { signal: controller.signal, maxRetries: 5, ...options },
+  );
+const create = (api: PgBackupApi, server = 'main') =>
+  api.createConfigSwitchOperation(server, { reset: true });
+/** What a call ends with, in virtual time. */
+async function end<T>(call: Promise<T>): Promise<T | Error> {
+  const ended = call.catch((error: unknown) => error as Error);
+  await vi.advanceTimersByTimeAsync(200_000);
+  return ended;
+}
+/** Aborts, with a reason, in so many ms. */
+const abortIn = (ms: number) => setTimeout(() => controller.abort(new DeadlineExceeded('time is up')), ms);
+
+describe('a request', () => {
+  test('for a config switch names the model', async () => {
+    net.reply = () => CREATED;
+    const api = start();
+    expect(await end(api.createConfigSwitchOperation('pg:main', { model: 'pg:node2' }))).toBe(
+      '20261123T061000',
+    );
+    expect(net.sent).toEqual([
+      {
+        at: 0,
+        origin: 'http://barman:7480',
+        path: '/servers/pg%3Amain/operations',
+        method: 'POST',
+        signal: expect.any(AbortSignal),
+        headers: {
+          accept: 'application/json',
+          'user-agent': 'barman-config-switch',
+          'content-type': 'application/json',
+        },
+        body: '{"type":"config_switch","model_name":"pg:node2"}',
+      },
+    ]);
+    expect([api.attempts, api.polls, api.inDoubt]).toEqual([1, 0, true]);
+    expect(source.signals).toEqual([controller.signal]);
+  });
+
+  test('for a reset says so', async () => {
+    net.reply = () => CREATED;
+    await end(create(start()));
+    expect(net.sent[0]?.body).toBe('{"type":"config_switch","reset":true}');
+  });
+
+  test('for the status has no body, and goes where the url says', async () => {
+    net.reply = () => [200, '"OK"'];
+    source.connection = { url: new URL('https://barman:8443/pg//api//') };
+    const api = start();
+    expect(await end(api.status())).toBeUndefined();
+    expect(net.sent).toEqual([
+      {
+        at: 0,
+        origin: 'https://barman:8443',
+        path: '/pg//api/status',
+        method: 'GET',
+        signal: expect.any(AbortSignal),
+        headers: { accept: 'application/json', 'user-agent': 'barman-config-switch' },
+        body: null,
+      },
+    ]);
+    expect([api.attempts, api.polls, api.inDoubt]).toEqual([1, 0, false]);
+  });
+
+  test('goes over one connection, without pipelining, HTTP/2 or limits but our own', async () => {
+    net.reply = () => CREATED;
+    const api = start();
+    await end(create(api));
+    await end(create(api));
+    expect(net.agents).toEqual([
+      {
+        destroyed: 0,
+        options: {
+          connections: 1,
+          pipelining: 1,
+          allowH2: false,
+          maxResponseSize: 16_777_216,
+          headersTimeout: 0,
+          bodyTimeout: 0,
+          connect: { timeout: 3_000, rejectUnauthorized: true },
+        },
+      },
+    ]);
+    expect(net.through).toEqual([net.agents[0], net.agents[0]]);
+  });
+
+  test('has its TLS context made once for the same credentials', async () => {
+    const authority = await CertificateAuthority.create();
+    const first = { ...(await authority.client()), ca: authority.cert };
+    net.reply = () => CREATED;
+    for (const tls of [first, first, { ...first }]) {
+      source.connection = { ...PLAIN, tls };
+      await end(create(start()));
+    }
+    const contexts = net.agents.map(
+      ({ options }) => (options as { connect: { secureContext: SecureContext } }).connect.secureContext,
+    );
+    expect(contexts[0]?.context).toBeDefined();
+    expect(contexts[1]).toBe(contexts[0]);
+    expect(contexts[2]).not.toBe(contexts[0]);
+  });
+
+  test('after the connection was closed makes another', async () => {
+    net.reply = () => CREATED;
+    const api = start();
+    await api[Symbol.asyncDispose]();
+    await end(create(api));
+    await api[Symbol.asyncDispose]();
+    await api[Symbol.asyncDispose]();
+    await end(create(api));
+    expect(net.agents.map(({ destroyed }) => destroyed)).toEqual([1, 0]);
+  });
+
+  test('that nobody knows where to send is not sent', async () => {
+    const api = new PgBackupApi(
+      { connection: () => Promise.reject(new HttpError('not known')), rereadConnection: Promise.reject },
+      { signal: controller.signal, maxRetries: 5 },
+    );
+    expect(await end(create(api))).toMatchObject({ message: 'not known' });
+    expect([net.sent, api.inDoubt]).toEqual([[], false]);
+  });
+});
+
+describe('an answer', () => {
+  const message = async (reply: Reply) => {
+    net.reply = () => reply;
+    const ended = await end(start({ maxRetries: 1 }).createConfigSwitchOperation('main', { model: 'x' }));
+    return ended instanceof Error ? ended.message : ended;
+  };
+  const BEGUN = '; a switch may have begun all the same';
+
+  test('is one with any status of success', async () => {
+    expect(await message([200, { operation_id: 'a' }])).toBe('a');
+    expect(await message([299, { operation_id: 'a' }])).toBe('a');
+    expect(await message([199, { operation_id: 'a' }])).toContain('answered 199');
+    expect(await message([300, { operation_id: 'a' }])).toContain('answered 300');
+  });
+
+  test('that is no JSON, or not the expected one, is told', async () => {
+    expect(await message([202, '<html>'])).toBe(`pg-backup-api answered 202, but not with JSON${BEGUN}`);
+    const unexpected = 'pg-backup-api answered 202, but its JSON is not the expected one: ';
+    expect(await message([202, 'null'])).toBe(`${unexpected}it is not Object${BEGUN}`);
+    expect(await message([202, {}])).toBe(`${unexpected}operation_id is not "operation_id"${BEGUN}`);
+    expect(await message([202, { operation_id: 7 }])).toBe(`${unexpected}operation_id is not string${BEGUN}`);
+    expect(await message([202, { operation_id: 'a/b' }])).toContain(`${unexpected}operation_id is not `);
+    expect(await message([202, { operation_id: 'a'.repeat(255) }])).toBe('a'.repeat(255));
+    expect(await message([202, { operation_id: 'a'.repeat(256) }])).toBe(
+      `${unexpected}operation_id is not <=255${BEGUN}`,
+    );
+  });
+
+  test('that comes too late is none', async () => {
+    net.reply = () => 'nothing';
+    const api = start({ maxRetries: 1 });
+    expect(await end(create(api))).toMatchObject({
+      name: 'HttpError',
+      message: `pg-backup-api did not answer within 12 s${BEGUN}`,
+      cause: expect.any(RequestFailure),
+    });
+    expect(net.sent[0]?.signal.aborted).toBe(true);
+  });
+
+  test('that is no network matter is thrown on as it is', async () => {
+    const bug = new TypeError('a bug');
+    net.reply = () => bug;
+    expect(await end(create(start()))).toBe(bug);
+    expect(net.sent).toHaveLength(1);
+  });
+});
+
+describe('attempts', () => {
+  const refused = networkError('ECONNREFUSED');
+
+  test('are told, and end', async () => {
+    net.reply = () => refused;
+    const failures: object[] = [];
+    const ended = await end(create(start({ maxRetries: 3, onFailure: (failure) => failures.push(failure) })));
+    expect(ended).toBeInstanceOf(HttpError);
+    expect(ended).toMatchObject({
+      reason: 'error',
+      message: 'pg-backup-api could not be reached: the connection was refused (ECONNREFUSED) (3 attempts)',
+      cause: expect.any(RequestFailure),
+    });
+    const error = expect.any(RequestFailure);
+    expect(failures).toEqual(
+      [1, 2, 3].map((attempt) => ({ request: 'POST /servers/main/operations', attempt, error })),
+    );
+  });
+
+  test('are one where nothing else is allowed, and are not counted then', async () => {
+    net.reply = () => refused;
+    expect(await end(create(start({ maxRetries: 1 })))).toMatchObject({
+      message: 'pg-backup-api could not be reached: the connection was refused (ECONNREFUSED)',
+    });
+    expect(times()).toEqual([0]);
+  });
+
+  test('have pauses that double, up to four seconds, of which a random part is waited', async () => {
+    net.reply = () => refused;
+    random = 1;
+    await end(create(start({ maxRetries: 8 })));
+    expect(times()).toEqual([0, 250, 750, 1_750, 3_750, 7_750, 11_750, 15_750]);
+    net.sent = [];
+    random = 0.5;
+    const started = performance.now();
+    await end(create(start({ maxRetries: 4 })));
+    expect(times().map((at) => at - timeOf({ at: started }))).toEqual([0, 125, 375, 875]);
+  });
+
+  test.each([
+    ['a 404, at most three times, a tenth of a second apart', 404, [0, 100, 200]],
+    ['a 429', 429, [0, 0, 0, 0, 0]],
+    ['a 500, when the second of its id is over', 500, [0, 1_000, 2_000, 3_000, 4_000]],
+    ['no 400', 400, [0]],
+    ['no 302', 302, [0]],
+  ])('are made again after %s', async (_, status, expected) => {
+    net.reply = () => [status, ''];
+    const api = start();
+    expect(await end(create(api))).toBeInstanceOf(HttpError);
+    expect(times()).toEqual(expected);
+    expect(api.inDoubt).toBe(false);
+  });
+
+  test.each([
+    [404, [0, 100, 200]],
+    [500, [0, 0, 0, 0, 0]],
+    [503, [0, 0, 0, 0, 0]],
+  ])('of a GET are made again after a %i', async (status, expected) => {
+    net.reply = () => [status, ''];
+    const ended = await end(start().diagnose());
+    expect(ended).toMatchObject({
+      message: `pg-backup-api answered ${status} (${expected.length} attempts)`,
+    });
+    expect(times()).toEqual(expected);
+  });
+
+  test('that were something else than 404 do not count as one', async () => {
+    replies([404, ''], [429, ''], [404, ''], [429, ''], [429, ''], [404, ''], CREATED);
+    expect(await end(create(start({ maxRetries: 9 })))).toMatchObject({
+      message: 'pg-backup-api answered 404 (6 attempts)',
+    });
+    expect(times()).toEqual([0, 100, 100, 200, 200, 200]);
+  });
+
+  test('are no more after the deadline', async () => {
+    controller.abort();
+    const ended = await end(create(start()));
+    expect(ended).toBeInstanceOf(DeadlineExceeded);
+    expect(ended).toMatchObject({ message: 'time ran out before POST /servers/main/operations was sent' });
+    expect(source.signals).toEqual([]);
+  });
+
+  test('end at the deadline: a POST may have begun', async () => {
+    net.reply = () => 'nothing';
+    abortIn(700);
+    const api = start();
+    const ended = await end(create(api));
+    expect(ended).toBeInstanceOf(DeadlineExceeded);
+    expect(ended).toMatchObject({
+      message:
+        'time ran out before POST /servers/main/operations was answered; a switch may have begun all the same',
+      cause: expect.any(DeadlineExceeded),
+    });
+    expect(api.inDoubt).toBe(true);
+  });
+
+  test('end at the deadline: a GET changes nothing', async () => {
+    net.reply = () => 'nothing';
+    abortIn(700);
+    expect(await end(start().diagnose())).toMatchObject({
+      message: 'time ran out before GET /diagnose was answered',
+    });
+  });
+
+  test('end at the deadline while they pause', async () => {
+    net.reply = () => refused;
+    random = 1;
+    abortIn(700);
+    const ended = await end(create(start()));
+    expect(ended).toBeInstanceOf(DeadlineExceeded);
+    expect(ended).toMatchObject({
+      message:
+        'pg-backup-api could not be reached: the connection was refused (ECONNREFUSED); then time is up',
+    });
+    expect(times()).toEqual([0, 250]);
+  });
+});
+
+describe('a POST', () => {
+  const LIST = '/servers/main/operations';
+  const cut = networkError('ECONNRESET');
+  const list = (...ids: string[]): Reply => [
+    200,
+    { operations: ids.map((id) => ({ id, type: 'config_switch' })) },
+  ];
+
+  test('is announced, each time, and a GET is not', async () => {
+    replies([429, ''], [429, ''], CREATED, [200, '"OK"']);
+    const api = start();
+    const announced: number[] = [];
+    api.beforePost = async () => void announced.push(net.sent.length);
+    await end(create(api));
+    await end(api.status());
+    expect(announced).toEqual([0, 1, 2]);
+  });
+
+  test('is not sent where the announcement fails', async () => {
+    const api = start();
+    const error = new LedgerError('the lease is lost');
+    api.beforePost = () => Promise.reject(error);
+    expect(await end(create(api))).toBe(error);
+    expect([net.sent, api.inDoubt]).toEqual([[], false]);
+  });
+
+  test('that was cut is sent again once it has arrived and what it began has ended', async () => {
+    random = 1;
+    replies(
+      cut,
+      list('a', 'b'),
+      [200, { status: 'DONE' }],
+      [200, { status: 'IN_PROGRESS' }],
+      [200, { status: 'DONE' }],
+      CREATED,
+    );
+    const api = start();
+    expect(await end(create(api))).toBe('20261123T061000');
+    expect(requests()).toEqual([
+      `0 POST ${LIST}`,
+      `5000 GET ${LIST}`,
+      `5000 GET ${LIST}/a`,
+      `5000 GET ${LIST}/b`,
+      `5150 GET ${LIST}/b`,
+      `5150 POST ${LIST}`,
+    ]);
+    expect([api.attempts, api.polls, api.inDoubt]).toEqual([6, 3, true]);
+  });
+
+  test('that timed out has been waited for long enough', async () => {
+    replies('nothing', list(), CREATED);
+    await end(create(start()));
+    expect(times()).toEqual([0, 12_000, 12_000]);
+  });
+
+  test('that was answered in an unknown way has arrived', async () => {
+    replies([202, '{}'], list(), CREATED);
+    await end(create(start()));
+    expect(requests()).toEqual([`0 POST ${LIST}`, `0 GET ${LIST}`, `0 POST ${LIST}`]);
+  });
+
+  test('that a proxy answered for is of unknown fate', async () => {
+    replies([502, ''], list(), CREATED);
+    await end(create(start({ postDelay: 75 })));
+    expect(times()).toEqual([0, 75, 75]);
+  });
+
+  test('of unknown fate is no more in doubt once all has ended, though another is refused', async () => {
+    replies(cut, list(), [400, '']);
+    const api = start();
+    await end(create(api));
+    expect(api.inDoubt).toBe(false);
+  });
+
+  test('of unknown fate at the last attempt is told', async () => {
+    replies([429, ''], cut);
+    const api = start({ maxRetries: 2 });
+    expect(await end(create(api))).toMatchObject({
+      message:
+        'pg-backup-api did not answer: the connection was reset (ECONNRESET) (2 attempts); ' +
+        'a switch may have begun all the same',
+    });
+    expect(api.inDoubt).toBe(true);
+  });
+
+  test('of unknown fate stays so where the operations cannot be listed', async () => {
+    net.reply = ({ method }) => (method === 'POST' ? cut : [400, '']);
+    const api = start();
+    const ended = await end(create(api));
+    expect(ended).toMatchObject({
+      reason: 'error',
+      message:
+        'pg-backup-api did not answer: the connection was reset (ECONNRESET); then pg-backup-api answered 400',
+    });
+    expect(api.inDoubt).toBe(true);
+  });
+
+  test('of unknown fate stays so where time runs out', async () => {
+    net.reply = () => cut;
+    abortIn(1_000);
+    const ended = await end(create(start()));
+    expect(ended).toBeInstanceOf(DeadlineExceeded);
+    expect(net.sent).toHaveLength(1);
+  });
+});
+
+describe('what a POST may have begun is seen to its end:', () => {
+  /** Ids that are asked for, of those that are listed. */
+  async function asked(ids: readonly string[], age: number, listed = 0): Promise<string[]> {
+    net.reply = ({ path }) =>
+      path.endsWith('/operations')
+        ? slowly(listed, [
+            200,
+            {
+              operations: [
+                ...ids.map((id) => ({ id, type: 'config_switch' })),
+                { id: 'other', type: 'backup' },
+              ],
+            },
+          ])
+        : [200, { status: 'FAILED' }];
+    const api = start();
+    api.inDoubt = true;
+    expect(await end(api.settle('main', age))).toBeUndefined();
+    expect(api.inDoubt).toBe(false);
+    return net.sent.slice(1).map(({ path }) => path.replace('/servers/main/operations/', ''));
+  }
+
+  test('nothing where there is nothing', async () => {
+    expect(await asked([], 0)).toEqual([]);
+  });
+
+  test('what has an id without a time, the oldest first', async () => {
+    expect(await asked(['b', 'a', '20261123T06100'], 0)).toEqual(['20261123T06100', 'a', 'b']);
+  });
+
+  test('what is no older than the newest by the time since, an hour and a second', async () => {
+    // The host's clock is two hours behind.
+    const ids = [
+      '20261123T031000',
+      '20261123T030956',
+      '20261123T030955',
+      'x20261123T030955',
+      '20261123T041000',
+    ];
+    expect(await asked(ids, 3_000)).toEqual([
+      '20261123T030956',
+      '20261123T031000',
+      '20261123T041000',
+      'x20261123T030955',
+    ]);
+  });
+
+  test('the time since counts from the POST, not from the list', async () => {
+    const ids = ['20261123T041000', '20261123T030956', '20261123T030955'];
+    expect(await asked(ids, 1_000, 2_000)).toEqual(['20261123T030956', '20261123T041000']);
+  });
+
+  test('what no zone of the world puts before it', async () => {
+    const ids = ['20261122T170955', '20261122T170956', '20261122T100000'];
+    expect(await asked(ids, 3_000)).toEqual(['20261122T170956']);
+  });
+
+  test('of another signal than the deadline, no more is asked', async () => {
+    net.reply = () => 'nothing';
+    const other = new AbortController();
+    setTimeout(() => other.abort(), 500);
+    expect(await end(start().settle('main', 0, other.signal))).toMatchObject({
+      message: 'time ran out before GET /servers/main/operations was answered',
+    });
+    expect(source.signals).toEqual([other.signal]);
+  });
+
+  test('an operation too is waited for no longer than that signal says', async () => {
+    net.reply = ({ path }) =>
+      path.endsWith('/operations')
+        ? [200, { operations: [{ id: 'a', type: 'config_switch' }] }]
+        : [200, { status: 'IN_PROGRESS' }];
+    const other = new AbortController();
+    setTimeout(() => other.abort(new DeadlineExceeded('enough')), 500);
+    const api = start();
+    api.inDoubt = true;
+    expect(await end(api.settle('main', 0, other.signal))).toMatchObject({
+      message: expect.stringContaining('the end of operation a on main is not known: enough'),
+    });
+    expect(api.inDoubt).toBe(true);
+    expect(performance.now()).toBeGreaterThan(500);
+    expect(Math.max(...times())).toBeLessThan(500);
+  });
+
+  test('what cannot be asked for leaves the doubt', async () => {
+    net.reply = () => [400, ''];
+    const api = start();
+    api.inDoubt = true;
+    expect(await end(api.settle('main', 0))).toBeInstanceOf(HttpError);
+    expect(api.inDoubt).toBe(true);
+  });
+
+  test.each([
+    ['operations', {}],
+    ['operations', { operations: 7 }],
+    ['operations.0.id', { operations: [{ type: 'config_switch' }] }],
+    ['operations.0.type', { operations: [{ id: 'a' }] }],
+  ])('a list is not believed without %s', async (path, body) => {
+    net.reply = () => [200, body];
+    expect(await end(start({ maxRetries: 1 }).settle('main', 0))).toMatchObject({
+      message: expect.stringContaining(`: ${path} is not `),
+    });
+  });
+});
+
+describe('an operation', () => {
+  /** Ends after so many ms; each request takes its time. */
+  function operation(time: number, status: 'DONE' | 'FAILED' = 'DONE', request = 0): void {
+    const endsAt = performance.now() + time;
+    net.reply = () =>
+      slowly(request, [200, { status: performance.now() + request < endsAt ? 'IN_PROGRESS' : status }]);
+  }
+
+  test('is polled soon, and then every 75 ms', async () => {
+    operation(500);
+    const api = start();
+    api.inDoubt = true;
+    expect(await end(api.waitForOperation('main', '20261123T061000'))).toBe('DONE');
+    expect(times()).toEqual([150, 225, 300, 375, 450, 525]);
+    expect(net.sent[0]?.path).toBe('/servers/main/operations/20261123T061000');
+    expect([api.attempts, api.polls, api.inDoubt]).toEqual([6, 6, false]);
+  });
+
+  test('that failed has ended too', async () => {
+    operation(0, 'FAILED');
+    expect(await end(start().waitForOperation('main', 'a'))).toBe('FAILED');
+  });
+
+  test('that takes long is polled each sixteenth of its time', async () => {
+    operation(20_000);
+    await end(start().waitForOperation('main', 'a'));
+    const late = net.sent.map(({ at }) => at).filter((at) => at > 1_300);
+    for (const [index, at] of late.slice(1).entries()) {
+      const before = late[index] ?? 0;
+      expect(Math.abs(at - before - before / 16)).toBeLessThan(2);
+    }
+    expect(times().at(-1)).toBeLessThan(21_250);
+  });
+
+  test('on a slow host is polled for half of the time at most', async () => {
+    operation(6_000, 'DONE', 900);
+    await end(start().waitForOperation('main', 'a'));
+    expect(times()).toEqual([150, 1_950, 3_750, 5_550]);
+  });
+
+  test('whose creation took long is not polled at once', async () => {
+    net.reply = () => slowly(400, CREATED);
+    const api = start();
+    await end(
+      create(api).then((id) => {
+        operation(0);
+        return api.waitForOperation('main', id);
+      }),
+    );
+    expect(times()).toEqual([0, 800]);
+  });
+
+  test.each([
+    ['IN_PROGRESS', 'DONE', 'DONE'],
+    ['IN_PROGRESS', 'FAILED', 'FAILED'],
+  ])('is %s, then %s', async (first, second, expected) => {
+    replies([200, { status: first }], [200, { status: second }]);
+    expect(await end(start().waitForOperation('main', 'a'))).toBe(expected);
+    expect(times()).toEqual([150, 225]);
+  });
+
+  test('whose status is another word is not known', async () => {
+    net.reply = () => [200, { status: 'RUNNING' }];
+    const api = start({ maxRetries: 2 });
+    api.inDoubt = true;
+    expect(await end(api.waitForOperation('main', 'a'))).toMatchObject({
+      name: 'HttpError',
+      reason: 'error',
+      operationId: 'a',
+      message:
+        'the end of operation a on main is not known: pg-backup-api answered 200, but its JSON is not the expected one: ' +
+        'status is not ("IN_PROGRESS" | "DONE" | "FAILED") (2 attempts); ' +
+        'it will be in <barman_home>/main/output/a.json on the Barman host',
+    });
+    expect(api.inDoubt).toBe(true);
+  });
+
+  test('that does not end before the deadline is not known', async () => {
+    net.reply = () => [200, { status: 'IN_PROGRESS' }];
+    abortIn(1_000);
+    const ended = await end(start().waitForOperation('main', 'a'));
+    expect(ended).toBeInstanceOf(DeadlineExceeded);
+    expect(ended).toMatchObject({
+      operationId: 'a',
+      message: expect.stringContaining('the end of operation a on main is not known: time is up; it will'),
+    });
+  });
+
+  test('is waited for no longer than another signal says', async () => {
+    net.reply = () => 'nothing';
+    const other = new AbortController();
+    setTimeout(() => other.abort(), 500);
+    const ended = await end(start().waitForOperation('main', 'a', other.signal));
+    expect(ended).toBeInstanceOf(DeadlineExceeded);
+    expect(ended).toMatchObject({
+      message: expect.stringContaining('time ran out before GET /servers/main/operations/a was answered'),
+    });
+  });
+});
+
+describe('/status', () => {
+  test('is not tried for longer than fifteen seconds', async () => {
+    net.reply = () => 'nothing';
+    const ended = start().status();
+    let endedAt = 0;
+    const told = ended.catch((error: unknown) => {
+      endedAt = performance.now();
+      return error;
+    });
+    await vi.advanceTimersByTimeAsync(60_000);
+    expect(await told).toBeInstanceOf(DeadlineExceeded);
+    expect([times(), endedAt]).toEqual([[0, 12_000], 15_000]);
+  });
+
+  test('is not tried beyond the deadline either', async () => {
+    net.reply = () => 'nothing';
+    abortIn(700);
+    const ended = await end(start().status());
+    expect(ended).toMatchObject({ message: 'time ran out before GET /status was answered' });
+  });
+
+  test('is a string', async () => {
+    net.reply = () => [200, { status: 'OK' }];
+    expect(await end(start({ maxRetries: 1 }).status())).toMatchObject({
+      message: 'pg-backup-api answered 200, but its JSON is not the expected one: it is not string',
+    });
+  });
+});
+
+describe('/diagnose', () => {
+  test('tells servers and models', async () => {
+    net.reply = () => [
+      200,
+      {
+        global: { anything: true },
+        servers: {
+          main: { active_model: 'node2', config: { cluster: 'patroni', more: 1 }, status: {} },
+          own: { active_model: null, config: { cluster: null } },
+          bare: { config: {} },
+        },
+        models: { node2: { config: { cluster: 'patroni' } }, odd: { config: {} } },
+      },
+    ];
+    const api = start();
+    expect(await end(api.diagnose())).toEqual({
+      servers: new Map([
+        ['main', { activeModel: 'node2', cluster: 'patroni' }],
+        ['own', { activeModel: null, cluster: 'own' }],
+        ['bare', { activeModel: null, cluster: 'bare' }],
+      ]),
+      models: new Map([
+        ['node2', { cluster: 'patroni' }],
+        ['odd', { cluster: '' }],
+      ]),
+    });
+    expect(requests()).toEqual(['0 GET /diagnose']);
+  });
+
+  test('of a Barman without models has none', async () => {
+    net.reply = () => [200, { servers: {} }];
+    expect(await end(start().diagnose())).toEqual({ servers: new Map(), models: new Map() });
+  });
+
+  test('may take a minute', async () => {
+    net.reply = () => slowly(59_999, [200, { servers: {} }]);
+    expect(await end(start().diagnose())).toEqual({ servers: new Map(), models: new Map() });
+    net.reply = () => 'nothing';
+    expect(await end(start({ maxRetries: 1 }).diagnose())).toMatchObject({
+      message: 'pg-backup-api did not answer within 60 s',
+    });
+  });
+
+  test.each([
+    ['servers', {}],
+    ['servers.main.config', { servers: { main: {} } }],
+    ['servers.main.active_model', { servers: { main: { active_model: 7, config: {} } } }],
+    ['servers.main.config.cluster', { servers: { main: { config: { cluster: 7 } } } }],
+    ['models', { servers: {}, models: 7 }],
+    ['models.a.config', { servers: {}, models: { a: {} } }],
+  ])('is not believed with a wrong %s', async (path, body) => {
+    net.reply = () => [200, body];
+    expect(await end(start({ maxRetries: 1 }).diagnose())).toMatchObject({
+      message: expect.stringContaining(`: ${path} is not `),
+    });
+  });
+});
+
+describe('credentials that are refused', () => {
+  const tls = { cert: '', key: '', ca: '' };
+  const old: Connection = { url: PLAIN.url, tls };
+  const renewed: Connection = { url: new URL('https://other:443'), tls: { ...tls } };
+  beforeEach(() => {
+    source.connection = old;
+    source.reread = { url: new URL(PLAIN.url), tls: { ...tls } };
+  });
+
+  test('are read anew, and where they are the same that is the end', async () => {
+    net.reply = () => [403, ''];
+    expect(await end(create(start()))).toMatchObject({
+      message: 'pg-backup-api answered 403 (check client-cert and client-key)',
+    });
+    expect(source.signals).toEqual([controller.signal, controller.signal]);
+    expect(net.sent).toHaveLength(1);
+    expect(net.agents).toMatchObject([{ destroyed: 0 }]);
+  });
+
+  test('are read anew, and where they are others tried at once, whatever is allowed', async () => {
+    random = 1;
+    source.reread = renewed;
+    replies([403, ''], CREATED);
+    const api = start({ maxRetries: 1 });
+    expect(await end(create(api))).toBe('20261123T061000');
+    expect(net.sent.map(({ at, origin }) => [at, origin])).toEqual([
+      [0, 'http://barman:7480'],
+      [0, 'https://other'],
+    ]);
+    expect(net.agents).toMatchObject([{ destroyed: 1 }, { destroyed: 0 }]);
+    expect(net.through).toEqual(net.agents);
+  });
+
+  test('are read anew once', async () => {
+    source.reread = renewed;
+    net.reply = () => [401, ''];
+    expect(await end(create(start()))).toMatchObject({
+      message: 'pg-backup-api answered 401 (check client-cert and client-key) (2 attempts)',
+    });
+    expect(source.signals).toHaveLength(2);
+  });
+
+  test('may show as a connection cut before its first answer, where there is TLS', async () => {
+    net.reply = () => networkError('ECONNRESET');
+    expect(await end(start({ maxRetries: 1 }).diagnose())).toMatchObject({
+      message:
+        'pg-backup-api did not answer: the connection was reset (ECONNRESET); the Barman host may have refused client-cert',
+    });
+    expect(source.signals).toHaveLength(2);
+    replies([429, ''], networkError('ECONNRESET'));
+    expect(await end(start({ maxRetries: 2 }).diagnose())).toMatchObject({
+      message: 'pg-backup-api did not answer: the connection was reset (ECONNRESET) (2 attempts)',
+    });
+    source.connection = PLAIN;
+    net.reply = () => networkError('ECONNRESET');
+    expect(await end(start({ maxRetries: 1 }).diagnose())).toMatchObject({
+      message: 'pg-backup-api did not answer: the connection was reset (ECONNRESET)',
+    });
+    expect(source.signals).toHaveLength(4);
+  });
+
+  test('that cannot be read anew end it', async () => {
+    net.reply = () => [403, ''];
+    const error = new HttpError('SSM does not answer');
+    const api = new PgBackupApi(
+      { connection: async () => old, rereadConnection: () => Promise.reject(error) },
+      { signal: controller.signal, maxRetries: 5 },
+    );
+    expect(await end(create(api))).toBe(error);
+  });
+});
