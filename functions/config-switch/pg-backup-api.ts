@@ -300,7 +300,7 @@ export class PgBackupApi implements AsyncDisposable {
         onFailure?.({ request: name, attempt, error });
         if (error.status === 404) notFound += 1;
         if (post && error.begun === 'no') this.inDoubt = false;
-        const renewed = error.doubtsCredentials && (await this.#rereadCredentials());
+        const renewed = error.doubtsCredentials && (await this.#rereadCredentials(link));
         const again = error.transient && notFound < NOT_FOUND_ATTEMPTS && attempt < maxRetries;
         if (!again && !renewed) {
           const attempts = attempt > 1 ? ` (${attempt} attempts)` : '';
@@ -401,11 +401,11 @@ export class PgBackupApi implements AsyncDisposable {
   }
 
   /** @returns whether there are other credentials than the ones that were refused */
-  async #rereadCredentials(): Promise<boolean> {
+  async #rereadCredentials(link: Link): Promise<boolean> {
     if (this.#rereadDone) return false;
     this.#rereadDone = true;
     const connection = await this.#source.rereadConnection(this.#options.signal);
-    if (isDeepStrictEqual(connection, this.#link?.connection)) return false;
+    if (isDeepStrictEqual(connection, link.connection)) return false;
     await this[Symbol.asyncDispose]();
     this.#link = await this.#connect(Promise.resolve(connection));
     return true;
