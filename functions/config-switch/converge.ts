@@ -108,7 +108,7 @@ export async function drive(driver: Driver, server: string, key: string, taken?:
         if (!('token' in found)) return outcome ?? found;
         lease = found;
       }
-      const { desired = '', desired_key = '' } = lease.item;
+      const { desired, desired_key } = lease.item;
       const run: Run = await switchUnder(driver, key, lease);
       lease = run.lease;
       if (!lease || !run.outcome) continue;
@@ -135,14 +135,14 @@ export async function drive(driver: Driver, server: string, key: string, taken?:
 
 /** How a switch under a lease ended that did not throw: met, or not begun because the lease is lost or for another wish. */
 interface Run {
-  readonly lease: Lease | undefined;
+  readonly lease?: Lease;
   readonly outcome?: Outcome & { operationId: string };
 }
 
 /** Switches Barman to what the lease is for, and sends POSTs only while it lets them be sent. */
 async function switchUnder({ ledger, api, signal }: Driver, key: string, taken: Lease): Promise<Run> {
   let lease = taken;
-  const { barman_server, desired = '', desired_key } = lease.item;
+  const { barman_server, desired, desired_key } = lease.item;
   // The heartbeat drives one server after the other: what is in doubt of the one before is none of this one's.
   api.inDoubt = false;
   api.beforePost = async () => {
@@ -156,7 +156,7 @@ async function switchUnder({ ledger, api, signal }: Driver, key: string, taken: 
     const outcome = await switchConfig(api, barman_server, targetOf(desired));
     return { lease, outcome };
   } catch (error) {
-    if (error instanceof LeaseLost) return { lease: undefined };
+    if (error instanceof LeaseLost) return {};
     if (error instanceof NewerWish) return { lease };
     // A POST without a known end: the lease stays, so that whoever comes next sees it to its end.
     if (!api.inDoubt && !signal.aborted) {
@@ -178,9 +178,13 @@ async function obtain(driver: Driver, server: string, key: string): Promise<Leas
   for (;;) {
     const item = await ledger.get(server, signal);
     if (!item) throw new LedgerError(`the ledger's item of ${server} was deleted; send the event again`);
-    const { applied = '', applied_key = '', operation_id, holder, held } = item;
-    if (applied_key === key) return repeated(course, applied, operation_id);
-    if (applied_key > key) return superseded(course, `Barman was brought to ${applied} for ${applied_key}`);
+    const { applied, applied_key = '', operation_id, holder, held } = item;
+    if (applied_key >= key) {
+      const brought = `Barman was brought to ${applied}`;
+      return applied_key === key
+        ? repeated(course, brought, operation_id)
+        : superseded(course, `${brought} for ${applied_key}`);
+    }
     if (held) {
       throw new Busy(
         `Barman server ${server} is held by the operator: the wish is recorded, and driven once it is released`,
@@ -210,9 +214,10 @@ async function obtain(driver: Driver, server: string, key: string): Promise<Leas
  */
 async function isOvertaken(
   { api, signal, remaining, operationTimeout }: Driver,
-  { barman_server, until = '' }: Item,
+  { barman_server, until }: Item,
 ): Promise<boolean> {
-  const ranOut = Date.parse(until);
+  // One that does not say until when it holds has run out long ago, as `isLeased` has it.
+  const ranOut = Date.parse(String(until)) || 0;
   const patience = () => ranOut + operationTimeout - Date.now();
   if (patience() <= 0) return true;
   const impatient = deadline(patience());
@@ -230,11 +235,11 @@ async function isOvertaken(
   }
 }
 
-function repeated(course: Course, applied: string, operationId: string | undefined): Outcome {
+function repeated(course: Course, brought: string, operationId: string | undefined): Outcome {
   course.duplicate = true;
   return {
     exitCode: ExitCode.CONFIG_SWITCH_DONE,
-    message: `this event was met before: Barman was brought to ${applied}`,
+    message: `this event was met before: ${brought}`,
     ...(operationId !== undefined && { operationId }),
   };
 }

@@ -5,7 +5,7 @@
 
 import { X509Certificate } from 'node:crypto';
 import { type Course, drive, newCourse } from './converge.ts';
-import { type Item, isBehind, isLeased, type Ledger, targetOf } from './ledger.ts';
+import { type Item, isBehind, isLeased, type Ledger, targetOf, type Wished } from './ledger.ts';
 import type { ConnectionSource, PgBackupApi } from './pg-backup-api.ts';
 
 /** How long a wish is tried to be met, ms; then it is parked, for a person. */
@@ -51,18 +51,18 @@ export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
   const items = await ledger.all(signal);
   const path = await lookAtPath(options);
   const now = Date.now();
-  const behind = items.filter((item) => isBehind(item) && !item.held);
+  const behind = items.filter(isBehind).filter((item) => !item.held);
   const age = ({ recorded_at = '' }: Item) => now - (Date.parse(recorded_at) || now);
 
   let parked = behind.filter((item) => item.parked).length;
-  const due: Item[] = [];
+  const due: Wished[] = [];
   // The oldest first; but where a lease was left behind an operation has to be waited for, and that must not hold up others.
   const leftBehind = ({ holder }: Item) => (holder === undefined ? 0 : 1);
   const unparked = behind.filter((item) => !item.parked);
   for (const item of unparked.sort((a, b) => leftBehind(a) - leftBehind(b) || age(b) - age(a))) {
     if (age(item) > GIVE_UP_AFTER && !isLeased(item)) {
       if (await ledger.park(item, signal)) parked += 1;
-    } else if (!isLeased(item) && now >= Date.parse(item.next_attempt_at ?? item.recorded_at ?? '')) {
+    } else if (!isLeased(item) && !(now < Date.parse(String(item.next_attempt_at ?? item.recorded_at)))) {
       due.push(item);
     }
   }
@@ -80,9 +80,9 @@ export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
 }
 
 /** One after the other: a host with many servers takes long for each request. */
-async function driveAll(options: HeartbeatOptions, due: readonly Item[]): Promise<number> {
+async function driveAll(options: HeartbeatOptions, due: readonly Wished[]): Promise<number> {
   let met = 0;
-  for (const { barman_server, desired_key = '' } of due) {
+  for (const { barman_server, desired_key } of due) {
     if (options.remaining() < SHORT) break;
     const course = { ...newCourse(), recorded: true };
     try {
@@ -101,10 +101,11 @@ async function compare({ ledger, api, signal }: HeartbeatOptions, items: readonl
   const doubtful = items.filter((item) => item.overtaken && !isBehind(item) && !item.holder && !item.held);
   if (doubtful.length === 0) return;
   const { servers } = await api.diagnose();
-  for (const item of doubtful) {
-    const target = targetOf(item.applied ?? '');
-    const active = servers.get(item.barman_server)?.activeModel ?? null;
-    await ledger.compared(item, active !== ('model' in target ? target.model : null), signal);
+  for (const { barman_server, applied = '', applied_key = '' } of doubtful) {
+    const target = targetOf(applied);
+    const active = servers.get(barman_server)?.activeModel ?? null;
+    const again = active !== ('model' in target ? target.model : null);
+    await ledger.compared(barman_server, applied_key, again, signal);
   }
 }
 

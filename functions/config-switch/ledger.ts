@@ -71,6 +71,9 @@ export interface Item {
   readonly overtaken?: boolean;
 }
 
+/** An item with a wish in it: what a lease is given for. */
+export type Wished = Item & Required<Pick<Item, 'desired' | 'desired_key'>>;
+
 export type Attribute = Exclude<keyof Item, 'barman_server' | 'events'>;
 
 /** New values; null removes the attribute. Of `events`, one more is put first, or no more than so many are kept. */
@@ -110,7 +113,7 @@ export interface Wish {
 /** The right to send POSTs, and the item as it was when it was given. */
 export interface Lease {
   readonly token: string;
-  readonly item: Item;
+  readonly item: Wished;
   /** The last moment for a POST, by `performance.now()`. */
   readonly postUntil: number;
 }
@@ -137,13 +140,14 @@ export function targetText(target: ConfigTarget): string {
 const MODEL = 'model ';
 
 /** Whether Barman has not been brought yet to the newest wish. */
-export function isBehind({ desired_key, applied_key }: Item): boolean {
+export function isBehind(item: Item): item is Wished {
+  const { desired_key, applied_key } = item;
   return desired_key !== undefined && (applied_key === undefined || applied_key < desired_key);
 }
 
 /** Whether somebody may still send a POST, or one may still arrive. */
 export function isLeased({ holder, until }: Item): boolean {
-  return holder !== undefined && until !== undefined && Date.now() < Date.parse(until);
+  return holder !== undefined && Date.now() < Date.parse(String(until));
 }
 
 /** The writes of the protocol above. Each throws what the table throws. */
@@ -219,7 +223,7 @@ export class Ledger {
     goOn: boolean,
     signal: AbortSignal,
   ): Promise<Lease | 'released' | 'lost'> {
-    const { barman_server, desired = '', desired_key = '' } = item;
+    const { barman_server, desired, desired_key } = item;
     const applied: Change = {
       applied: desired,
       applied_key: desired_key,
@@ -243,7 +247,7 @@ export class Ledger {
 
   /** The wish that the lease drives could not be met, and every POST of it has a known end. */
   async release({ token, item }: Lease, error: string, signal: AbortSignal): Promise<void> {
-    const { barman_server, desired_key = '', attempts = 0 } = item;
+    const { barman_server, desired_key, attempts = 0 } = item;
     const mine = [['holder', '=', token]] as const;
     const release: Change = { holder: null, until: null };
     const backoff = Math.min(BACKOFF.cap, BACKOFF.base * 2 ** attempts);
@@ -263,7 +267,10 @@ export class Ledger {
   }
 
   /** Gives up a wish that could not be met for long. @returns whether it still was the newest one */
-  async park({ barman_server, desired_key = '' }: Item, signal: AbortSignal): Promise<boolean> {
+  async park(
+    { barman_server, desired_key }: Pick<Wished, 'barman_server' | 'desired_key'>,
+    signal: AbortSignal,
+  ): Promise<boolean> {
     return (
       (await this.#table.update(
         barman_server,
@@ -275,15 +282,11 @@ export class Ledger {
   }
 
   /** What is active was compared with `applied`. @param again whether it is to be applied again */
-  async compared(
-    { barman_server, applied_key = '' }: Item,
-    again: boolean,
-    signal: AbortSignal,
-  ): Promise<void> {
+  async compared(server: string, appliedKey: string, again: boolean, signal: AbortSignal): Promise<void> {
     await this.#table.update(
-      barman_server,
+      server,
       { overtaken: null, ...(again ? { applied_key: null } : {}) },
-      [[['applied_key', '=', applied_key]], [['holder', 'absent']]],
+      [[['applied_key', '=', appliedKey]], [['holder', 'absent']]],
       signal,
     );
   }
@@ -318,11 +321,11 @@ export class Ledger {
     const token = randomUUID();
     const until = new Date(Date.now() + LEASE).toISOString();
     const taken = await this.#table.update(server, { ...change, holder: token, until }, condition, signal);
-    if (taken) return { token, item: taken, postUntil };
+    if (taken) return { token, item: taken as Wished, postUntil };
     // The SDK sends a write again whose answer was late or lost. The second one must change nothing, since a newer wish may
     // have been recorded between the two; but the lease is ours if it is this very token that is there.
     const item = await this.#table.get(server, signal);
-    return item?.holder === token ? { token, item, postUntil } : undefined;
+    return item?.holder === token ? { token, item: item as Wished, postUntil } : undefined;
   }
 }
 

@@ -156,8 +156,8 @@ function wordsOf(whole: string): string {
   const body = whole.slice(0, 4096);
   let words = body;
   try {
-    const json: unknown = JSON.parse(body);
-    if (typeof json === 'object' && json !== null && 'error' in json) words = String(json.error);
+    const { error } = Object(JSON.parse(body));
+    if (error !== undefined) words = String(error);
   } catch {
     words = body.replace(/<(script|style|title)[\s\S]*?<\/\1>/gi, ' ').replace(/<[^>]*>/g, ' ');
   }

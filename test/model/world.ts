@@ -74,7 +74,10 @@ export function holds(item: Item | undefined, condition: Condition): boolean {
       if (operator === 'lacks') return !item?.events?.includes(operand);
       const value = item?.[attribute];
       if (operator === 'absent') return value === undefined;
-      if (typeof value !== 'string' || operand === undefined) return false;
+      if (operand === undefined || !['=', '<'].includes(operator)) {
+        throw new Error(`DynamoDB knows no condition "${attribute} ${operator} ${operand}"`);
+      }
+      if (typeof value !== 'string') return false;
       return operator === '=' ? value === operand : value < operand;
     }),
   );

@@ -7,12 +7,16 @@ export class MemoryTable implements Table {
   item: Item | undefined;
   /** The answer to the next write is lost; what it wrote is not. */
   loseAnswer = false;
+  reads = 0;
+  writes = 0;
 
   async get(): Promise<Item | undefined> {
+    this.reads += 1;
     return this.item;
   }
 
   async update(server: string, change: Change, condition: Condition): Promise<Item | undefined> {
+    this.writes += 1;
     if (!holds(this.item, condition)) return undefined;
     this.item = changed(this.item, server, change);
     if (!this.loseAnswer) return this.item;

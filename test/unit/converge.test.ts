@@ -13,6 +13,7 @@ class Api {
   beforePost: (() => Promise<void>) | undefined;
   readonly targets: object[] = [];
   readonly settled: number[] = [];
+  settleSignal: AbortSignal | undefined;
   onCreate: () => Promise<void> | void = () => {};
   onWait: () => Promise<void> | void = () => {};
   onSettle: () => Promise<void> | void = () => {};
@@ -27,8 +28,9 @@ class Api {
     await this.onWait();
     return 'DONE';
   }
-  async settle(_server: string, age: number): Promise<void> {
+  async settle(_server: string, age: number, signal: AbortSignal): Promise<void> {
     this.settled.push(age);
+    this.settleSignal = signal;
     await this.onSettle();
   }
 }
@@ -39,7 +41,8 @@ let controller: AbortController;
 let driver: Driver & { course: ReturnType<typeof newCourse> };
 let remaining: number;
 beforeEach(() => {
-  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'Date', 'performance'], now: NOW });
+  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'Date', 'performance'], now: NOW - 100_000 });
+  vi.advanceTimersByTime(100_000);
   table = new MemoryTable();
   api = new Api();
   controller = new AbortController();
@@ -54,6 +57,7 @@ beforeEach(() => {
   };
 });
 afterEach(() => {
+  expect(vi.getTimerCount()).toBe(0);
   vi.useRealTimers();
 });
 
@@ -78,6 +82,16 @@ const somebody = (change: Partial<Item> = {}): Item => ({
   holder: 'somebody',
   until: new Date(NOW + 14_000).toISOString(),
   ...change,
+});
+
+test('a course has nothing in it at first', () => {
+  expect(newCourse()).toEqual({
+    recorded: false,
+    duplicate: false,
+    superseded: false,
+    overtaken: false,
+    waited: 0,
+  });
 });
 
 describe('a wish', () => {
@@ -261,6 +275,33 @@ describe("somebody else's lease", () => {
     expect(api.targets).toEqual([]);
   });
 
+  test('that is taken while ours is being taken is waited for', async () => {
+    table.item = somebody({ until: new Date(NOW - 1_000).toISOString() });
+    api.onSettle = () => {
+      api.onSettle = () => {};
+      const until = new Date(NOW + 900).toISOString();
+      table.item = { ...(table.item as Item), holder: 'another', until };
+    };
+    expect(await runThrough(wish(0, 'a'))).toMatchObject({ exitCode: 0 });
+    expect([driver.course.waited, api.settled.length]).toEqual([1_000, 2]);
+  });
+
+  test('that is taken during our switch makes its result theirs', async () => {
+    api.onWait = () => {
+      table.item = somebody({
+        desired: 'model b',
+        desired_key: key(5, 'b'),
+        applied: 'model b',
+        applied_key: key(5, 'b'),
+      });
+    };
+    expect(await runThrough(wish(0, 'a'))).toEqual({
+      exitCode: 1,
+      message: `superseded by a newer event: Barman was brought to model b for ${key(5, 'b')}`,
+    });
+    expect(table.item).toMatchObject({ holder: 'somebody', applied: 'model b' });
+  });
+
   test('that ends in time lets us drive', async () => {
     table.item = somebody();
     setTimeout(() => {
@@ -284,6 +325,29 @@ describe('a lease that was left behind', () => {
     expect(table.item).not.toHaveProperty('overtaken');
   });
 
+  test('has its operations looked at until they could have ended, or the deadline', async () => {
+    const aborted: unknown[] = [];
+    for (const end of [() => vi.advanceTimersByTime(10_000), () => controller.abort()]) {
+      table.item = ranOut(P - 10_000);
+      api.onSettle = () => {
+        aborted.push(api.settleSignal?.aborted);
+        end();
+        aborted.push(api.settleSignal?.aborted);
+        throw new HttpError('no time');
+      };
+      await runThrough(wish(0, `a${aborted.length}`));
+      vi.setSystemTime(NOW);
+    }
+    expect(aborted).toEqual([false, true, false, true]);
+  });
+
+  test('without an end has run out long ago', async () => {
+    const { until: _, ...item } = somebody();
+    table.item = item;
+    expect(await run(wish(0, 'a'))).toMatchObject({ exitCode: 0 });
+    expect([api.settled.length, driver.course.overtaken]).toEqual([0, true]);
+  });
+
   test.each([P, P + 1])('%i ms ago is not waited for, and it is told', async (ms) => {
     table.item = ranOut(ms);
     expect(await run(wish(0, 'a'))).toMatchObject({ exitCode: 0 });
@@ -300,6 +364,14 @@ describe('a lease that was left behind', () => {
       true,
       new Date(NOW + 10_000).toISOString(),
     ]);
+  });
+
+  test('is passed over where there is just time to wait', async () => {
+    table.item = ranOut(P - 28_500);
+    api.onSettle = () => {
+      throw new HttpError('no list');
+    };
+    expect(await runThrough(wish(0, 'a'))).toMatchObject({ exitCode: 0 });
   });
 
   test('is not passed over where there is no time to wait', async () => {

@@ -8,6 +8,7 @@ import {
   targetOf,
   targetText,
   type Wish,
+  type Wished,
   wishKey,
 } from '../../functions/config-switch/ledger.ts';
 import { MemoryTable } from '../stand-ins/memory-table.ts';
@@ -197,7 +198,7 @@ describe('the result', () => {
     expect(table.item?.holder).toBe(token);
 
     await ledger.record(wish(2, 'c'), signal);
-    const left = { token, item: table.item as Item, postUntil: 0 };
+    const left = { token, item: table.item as Wished, postUntil: 0 };
     expect(
       await ledger.result(
         { ...left, item: { ...left.item, desired_key: wish(1, 'b').key } },
@@ -235,6 +236,7 @@ describe('a failure', () => {
     const taken = await lease(0, 'a');
     const item = { ...taken.item, ...(attempts !== undefined && { attempts }) };
     await ledger.release({ ...taken, item }, 'x'.repeat(2_000), signal);
+    expect(table.writes).toBe(2);
     expect(table.item).toMatchObject({
       attempts: (attempts ?? 0) + 1,
       next_attempt_at: at(pause),
@@ -286,7 +288,7 @@ describe('the operator', () => {
       next_attempt_at: at(9),
     };
     expect(await ledger.park({ barman_server: 'main', desired_key: 'other' }, signal)).toBe(false);
-    expect(await ledger.park(table.item, signal)).toBe(true);
+    expect(await ledger.park({ barman_server: 'main', desired_key: 'k' }, signal)).toBe(true);
     expect(table.item).toMatchObject({ parked: true });
     expect(await ledger.retry('main', signal)).toEqual({
       barman_server: 'main',
@@ -304,13 +306,13 @@ describe('a comparison with what is active', () => {
     [false, { barman_server: 'main', applied: 'reset', applied_key: 'k' }],
   ])('has it applied again (%s)', async (again, after) => {
     table.item = item;
-    await ledger.compared(item, again, signal);
+    await ledger.compared('main', 'k', again, signal);
     expect(table.item).toEqual(after);
   });
 
   test.each([{ holder: 'somebody' }, { applied_key: 'l' }])('is void once there is %j', async (change) => {
     table.item = { ...item, ...change };
-    await ledger.compared(item, true, signal);
+    await ledger.compared('main', 'k', true, signal);
     expect(table.item).toEqual({ ...item, ...change });
   });
 });

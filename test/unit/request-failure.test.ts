@@ -201,6 +201,8 @@ describe('an answer without success', () => {
     ['{"errors":"no"}', '{"errors":"no"}'],
     ['null', 'null'],
     ['["error"]', '["error"]'],
+    ['"<b>error</b>"', '"<b>error</b>"'],
+    ['null', 'null'],
     [`${' '.repeat(4_090)}{"error":"cut"}`, '{"erro'],
     ['x'.repeat(300), 'x'.repeat(300)],
     ['x'.repeat(301), `${'x'.repeat(300)}…`],

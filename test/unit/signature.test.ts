@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { Webhook } from 'standardwebhooks';
-import { describe, expect, test } from 'vitest';
+import { describe, expect, test, vi } from 'vitest';
 import { HttpError } from '../../functions/config-switch/errors.ts';
 import { signatureHeaders, signedBody, verifySignature } from '../../functions/config-switch/signature.ts';
 import { createSecret, signedHeaders } from '../stand-ins/webhook.ts';
@@ -86,6 +86,12 @@ describe('a signed body', () => {
     headers: signedHeaders(secret, body, { at: NOW }),
     body: base64 ? Buffer.from(body).toString('base64') : body,
     isBase64Encoded: base64,
+  });
+
+  test('that is right has no secret read anew', async () => {
+    const reread = vi.fn();
+    await read(signed('{}'), { ...source(ours), rereadWebhooks: reread });
+    expect(reread).not.toHaveBeenCalled();
   });
 
   test('is given as it was sent, be it in base64 or not', async () => {
