@@ -173,7 +173,7 @@ describe('an answer without success', () => {
     ['', 'pg-backup-api answered 404'],
     ['<'.repeat(5_000_000), `pg-backup-api answered 404: ${'<'.repeat(300)}…`],
     ['x'.repeat(400), `pg-backup-api answered 404: ${'x'.repeat(300)}…`],
-  ])('is told in its own words: %j', (body, message) => {
+  ])('is told in its own words (%#)', (body, message) => {
     expect(refusalOf(404, body).message).toBe(message);
   });
 
@@ -207,7 +207,7 @@ describe('an answer without success', () => {
     ['x'.repeat(300), 'x'.repeat(300)],
     ['x'.repeat(301), `${'x'.repeat(300)}…`],
     ['\u0000a\u007f\u0000b\u007f', 'a b'],
-  ])('has these words of %j', (body, words) => {
+  ])('is told in its own words, cut and cleaned (%#)', (body, words) => {
     expect(refusalOf(404, body).message).toBe(`pg-backup-api answered 404: ${words}`);
   });
 
