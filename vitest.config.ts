@@ -13,7 +13,6 @@ export default defineConfig({
       POWERTOOLS_SERVICE_NAME: 'barman-config-switch-test',
       POWERTOOLS_METRICS_NAMESPACE: 'BarmanConfigSwitch',
     },
-    tags: [{ name: 'slow', description: 'waits for more than a second' }],
     testTimeout: 40_000,
     // They wait more than they compute: for attempts, deadlines and leases.
     maxWorkers: 4,

@@ -44,7 +44,7 @@ describe('a role change that is to be followed', () => {
     expect(answer.exit_code).toBe(0);
   });
 
-  test('a direct invocation gets the answer itself', { tags: ['slow'] }, async () => {
+  test('a direct invocation gets the answer itself', async () => {
     await using run = await startFunction();
     expect(await run.invoke(PROMOTION)).toMatchObject({
       exit_code: 0,
@@ -297,7 +297,7 @@ describe('the webhook secret', () => {
 });
 
 describe('SSM', () => {
-  test('that hangs ends a webhook in 503 before the deadline', { tags: ['slow'] }, async () => {
+  test('that hangs ends a webhook in 503 before the deadline', async () => {
     await using run = await startFunction();
     run.ssm.faults.set(run.host.path, 'stall');
     const start = performance.now();
@@ -306,9 +306,7 @@ describe('SSM', () => {
     expect(performance.now() - start).toBeLessThan(2_500);
   });
 
-  test('that hangs ends a direct invocation in HTTP_ERROR before the deadline', {
-    tags: ['slow'],
-  }, async () => {
+  test('that hangs ends a direct invocation in HTTP_ERROR before the deadline', async () => {
     await using run = await startFunction();
     run.ssm.faults.set(run.host.path, 'stall');
     const start = performance.now();
@@ -388,7 +386,7 @@ describe('an operation', () => {
     expect(run.metrics()).toContainEqual(expect.objectContaining({ CONFIG_SWITCH_FAILED: 1 }));
   });
 
-  test('that is stuck is told with its id before the deadline', { tags: ['slow'] }, async () => {
+  test('that is stuck is told with its id before the deadline', async () => {
     await using run = await startFunction();
     run.host.api.plan({ time: Number.POSITIVE_INFINITY });
     const start = performance.now();
@@ -398,7 +396,7 @@ describe('an operation', () => {
     expect(performance.now() - start).toBeLessThan(3_000);
   });
 
-  test("does not outlast API Gateway's 30 s, however much time Lambda has", { tags: ['slow'] }, async () => {
+  test("does not outlast API Gateway's 30 s, however much time Lambda has", async () => {
     await using run = await startFunction();
     run.host.api.plan({ time: Number.POSITIVE_INFINITY });
     const start = performance.now();
@@ -511,7 +509,7 @@ describe('telemetry', () => {
     expect(run.log()).toHaveLength(4);
   });
 
-  test('has a line for each failed attempt', { tags: ['slow'] }, async () => {
+  test('has a line for each failed attempt', async () => {
     await using run = await startFunction();
     run.host.api.fault({ kind: 'status', status: 503 }, 1);
     await run.invoke(PROMOTION);

@@ -54,7 +54,7 @@ describe('an event', () => {
     expect(run.host.api.operations()).toHaveLength(2);
   });
 
-  test('is known among the last ten', { tags: ['slow'] }, async () => {
+  test('is known among the last ten', async () => {
     await using run = await startFunction();
     for (let event = 0; event < 14; event += 1) await run.webhook({ ...PROMOTION, barman_model: 'pg:node1' });
     expect((await run.ledger.get('main', signal()))?.events).toHaveLength(10);
@@ -125,9 +125,7 @@ describe('somebody else', () => {
     return lease;
   }
 
-  test('who holds the lease is waited for, but not for long: 503, and recorded', {
-    tags: ['slow'],
-  }, async () => {
+  test('who holds the lease is waited for, but not for long: 503, and recorded', async () => {
     await using run = await startFunction();
     await leased(run);
     const { statusCode, headers, answer } = await run.webhook(PROMOTION);
@@ -151,7 +149,7 @@ describe('somebody else', () => {
     expect((await answer).answer.exit_code).toBe(0);
   });
 
-  test('who left a lease behind has its operation seen to its end first', { tags: ['slow'] }, async () => {
+  test('who left a lease behind has its operation seen to its end first', async () => {
     await using run = await startFunction();
     await leased(run);
     run.host.api.addOperation({ id: idOfNow(), type: 'config_switch', status: 'IN_PROGRESS' });
@@ -161,9 +159,7 @@ describe('somebody else', () => {
     expect(run.host.api.requests.filter(posts)).toEqual([]);
   });
 
-  test('whose operation is stuck is passed over after a while, and it is told', {
-    tags: ['slow'],
-  }, async () => {
+  test('whose operation is stuck is passed over after a while, and it is told', async () => {
     await using run = await startFunction({}, { OPERATION_TIMEOUT: '1' });
     await leased(run);
     run.host.api.addOperation({ id: idOfNow(), type: 'config_switch', status: 'IN_PROGRESS' });
@@ -207,9 +203,7 @@ describe('the heartbeat', () => {
     );
   });
 
-  test('tells of a path to Barman that hangs, and leaves what is behind for later', {
-    tags: ['slow'],
-  }, async () => {
+  test('tells of a path to Barman that hangs, and leaves what is behind for later', async () => {
     await using run = await startFunction();
     run.host.api.fault({ kind: 'stall' }, Number.POSITIVE_INFINITY);
     await run.send(heartbeat);
@@ -227,7 +221,7 @@ describe('the heartbeat', () => {
     expect(run.host.api.requests.filter(posts)).toHaveLength(1);
   });
 
-  test('several at once do no harm', { tags: ['slow'] }, async () => {
+  test('several at once do no harm', async () => {
     await using run = await startFunction({ operationTime: 200 });
     run.host.api.plan({ failed: 'untouched' });
     await run.webhook(PROMOTION);
@@ -237,7 +231,7 @@ describe('the heartbeat', () => {
     expect(run.host.api.operations()).toHaveLength(2);
   });
 
-  test('gives a wish up after a day, and tells', { tags: ['slow'] }, async () => {
+  test('gives a wish up after a day, and tells', async () => {
     await using run = await startFunction();
     run.host.api.plan({ failed: 'untouched' });
     await run.webhook(PROMOTION);
@@ -256,9 +250,7 @@ describe('the heartbeat', () => {
 });
 
 describe('the operator', () => {
-  test('holds a server: wishes are recorded, and driven once it is released', {
-    tags: ['slow'],
-  }, async () => {
+  test('holds a server: wishes are recorded, and driven once it is released', async () => {
     await using run = await startFunction();
     await run.webhook(NODE1);
     await run.ledger.hold('main', true, signal());

@@ -33,7 +33,7 @@ async function startClient(options: Partial<PgBackupApiOptions> = {}) {
 }
 
 describe('pg-backup-api that is down', () => {
-  test('is HTTP_ERROR after all attempts', { tags: ['slow'] }, async () => {
+  test('is HTTP_ERROR after all attempts', async () => {
     await using run = await startFunction();
     await run.host.api.refuse();
     const { statusCode, answer } = await run.webhook(PROMOTION);
@@ -59,7 +59,7 @@ describe('pg-backup-api that is down', () => {
 });
 
 describe('pg-backup-api that accepts and never answers', () => {
-  test('ends in 504 before the deadline', { tags: ['slow'] }, async () => {
+  test('ends in 504 before the deadline', async () => {
     await using run = await startFunction();
     run.host.api.fault({ kind: 'stall' }, Number.POSITIVE_INFINITY);
     const start = performance.now();
@@ -69,7 +69,7 @@ describe('pg-backup-api that accepts and never answers', () => {
     expect(performance.now() - start).toBeLessThan(2_500);
   });
 
-  test('the same in the middle of a body', { tags: ['slow'] }, async () => {
+  test('the same in the middle of a body', async () => {
     await using run = await startFunction();
     run.host.api.fault({ kind: 'stall body' }, Number.POSITIVE_INFINITY, isPoll);
     const start = performance.now();
@@ -126,9 +126,7 @@ describe('creation', () => {
     expect(second?.createdAt).toBeGreaterThan(first?.endedAt ?? Number.POSITIVE_INFINITY);
   });
 
-  test('whose answer is lost: a second operation is sent only after the first has ended', {
-    tags: ['slow'],
-  }, async () => {
+  test('whose answer is lost: a second operation is sent only after the first has ended', async () => {
     await using run = await startFunction({ operationTime: 700 });
     run.host.api.fault({ kind: 'lose answer' }, 1, isPost);
     expect((await run.webhook(PROMOTION)).answer.exit_code).toBe(0);
@@ -193,9 +191,7 @@ describe('creation', () => {
     await expect(creation).rejects.toThrow();
   });
 
-  test('whose answer is lost and whose operation is stuck is told as such at the deadline', {
-    tags: ['slow'],
-  }, async () => {
+  test('whose answer is lost and whose operation is stuck is told as such at the deadline', async () => {
     await using run = await startClient({ signal: deadline(1_500).signal });
     run.standIn.plan({ time: Number.POSITIVE_INFINITY });
     run.standIn.fault({ kind: 'lose answer' }, 1, isPost);
@@ -297,7 +293,6 @@ describe('certificates', () => {
 
   test.each(['close', 'page'] as const)(
     'of ours that are refused (%s): exit code 3 with the reason, and 0 after one re-read of rotated ones',
-    { tags: ['slow'] },
     async (onBadCertificate) => {
       await using run = await startFunction({ onBadCertificate });
       expect((await run.invoke(PROMOTION)).exit_code).toBe(0);
@@ -347,9 +342,7 @@ describe('certificates', () => {
 });
 
 describe('waiting', () => {
-  test('is gentle on a slow host: one request at a time, and at most half of its time', {
-    tags: ['slow'],
-  }, async () => {
+  test('is gentle on a slow host: one request at a time, and at most half of its time', async () => {
     await using run = await startFunction({ requestCost: 200, operationTime: 2_000 });
     const start = performance.now();
     await run.invoke(PROMOTION);
