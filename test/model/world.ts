@@ -71,8 +71,8 @@ export class Violation extends Error {}
 export function holds(item: Item | undefined, condition: Condition): boolean {
   return condition.every((row) =>
     row.some(([attribute, operator, operand]) => {
-      if (operator === 'lacks') return !item?.events?.includes(operand);
       const value = item?.[attribute];
+      if (operator === 'lacks') return !(Array.isArray(value) && value.includes(operand));
       if (operator === 'absent') return value === undefined;
       if (operand === undefined || !['=', '<'].includes(operator)) {
         throw new Error(`DynamoDB knows no condition "${attribute} ${operator} ${operand}"`);

@@ -122,6 +122,7 @@ describe('the lease', () => {
     expect(item).toEqual(table.item);
     expect(item).toMatchObject({ holder: token, until: at(14_000), desired: 'model m-a' });
     expect(postUntil).toBe(performance.now() + 8_000);
+    expect([table.writes, table.reads]).toEqual([1, 0]);
     expect(await ledger.recordAndTake(wish(1, 'b'), signal)).toBeUndefined();
     expect(table.item?.desired, 'nothing is written then').toBe('model m-a');
   });

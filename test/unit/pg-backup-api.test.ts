@@ -454,6 +454,15 @@ describe('a POST', () => {
     expect([api.attempts, api.polls, api.inDoubt]).toEqual([6, 3, true]);
   });
 
+  test('that was cut did not begin what is older', async () => {
+    replies(cut, list('20261123T061000', '20261123T050954', '20261123T050953'), [200, { status: 'DONE' }]);
+    await end(create(start({ maxRetries: 2 })));
+    expect(requests().slice(2, -1)).toEqual([
+      `5000 GET ${LIST}/20261123T050954`,
+      `5000 GET ${LIST}/20261123T061000`,
+    ]);
+  });
+
   test('that timed out has been waited for long enough', async () => {
     replies('nothing', list(), CREATED);
     await end(create(start()));

@@ -200,6 +200,7 @@ describe('an answer without success', () => {
     ['{"error":7}', '7'],
     ['{"errors":"no"}', '{"errors":"no"}'],
     ['null', 'null'],
+    ['one<style>a</style>two', 'one two'],
     ['["error"]', '["error"]'],
     ['"<b>error</b>"', '"<b>error</b>"'],
     ['null', 'null'],
