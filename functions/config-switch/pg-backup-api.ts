@@ -423,5 +423,5 @@ function secureContextOf(tls: NonNullable<Connection['tls']>): SecureContext {
 
 /** The time in an operation's id (`%Y%m%dT%H%M%S`), ms, or NaN; good for distances only. */
 function timeOf(operationId: string): number {
-  return Date.parse(operationId.replace(/(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)/, '$1-$2-$3T$4:$5:$6Z'));
+  return Date.parse(operationId.replace(/(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)/, '-$1-$2T$3:$4:$5Z'));
 }
