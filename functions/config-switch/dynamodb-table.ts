@@ -1,6 +1,16 @@
-/** The ledger's table in DynamoDB. The client is loaded at the first use, for a real switch: it costs a cold start. */
+/**
+ * The ledger's table in DynamoDB. Its client is loaded with the rest: bundled to be loaded later, the modules that it shares
+ * with SSM's would be compiled one by one, which takes a cold start longer (npm run bench -- cold).
+ */
 
-import type { AttributeValue, DynamoDBClient } from '@aws-sdk/client-dynamodb';
+import {
+  type AttributeValue,
+  ConditionalCheckFailedException,
+  DynamoDBClient,
+  GetItemCommand,
+  paginateScan,
+  UpdateItemCommand,
+} from '@aws-sdk/client-dynamodb';
 import { within } from './deadline.ts';
 import { DeadlineExceeded, LedgerError } from './errors.ts';
 import type { Change, Comparison, Condition, Item, Table } from './ledger.ts';
@@ -11,11 +21,9 @@ const CLIENT = {
   requestHandler: { connectionTimeout: 1_000, requestTimeout: 2_000, throwOnRequestTimeout: true },
 };
 
-type Sdk = typeof import('./dynamodb-client.ts');
-
 export class DynamoDbTable implements Table {
   readonly #name: string;
-  #loaded: Promise<{ sdk: Sdk; client: DynamoDBClient }> | undefined;
+  #client: DynamoDBClient | undefined;
 
   /** @param name the table's; its partition key is `barman_server` */
   constructor(name: string) {
@@ -23,9 +31,9 @@ export class DynamoDbTable implements Table {
   }
 
   get(server: string, signal: AbortSignal): Promise<Item | undefined> {
-    return this.#ask(signal, async ({ sdk, client }) => {
+    return this.#ask(signal, async (client) => {
       const { Item: item } = await client.send(
-        new sdk.GetItemCommand({
+        new GetItemCommand({
           TableName: this.#name,
           Key: { barman_server: { S: server } },
           ConsistentRead: true,
@@ -42,10 +50,10 @@ export class DynamoDbTable implements Table {
     condition: Condition,
     signal: AbortSignal,
   ): Promise<Item | undefined> {
-    return this.#ask(signal, async ({ sdk, client }) => {
+    return this.#ask(signal, async (client) => {
       try {
         const { Attributes = {} } = await client.send(
-          new sdk.UpdateItemCommand({
+          new UpdateItemCommand({
             TableName: this.#name,
             Key: { barman_server: { S: server } },
             ReturnValues: 'ALL_NEW',
@@ -55,33 +63,27 @@ export class DynamoDbTable implements Table {
         );
         return fromAttributes(Attributes);
       } catch (error) {
-        if (error instanceof sdk.ConditionalCheckFailedException) return undefined;
+        if (error instanceof ConditionalCheckFailedException) return undefined;
         throw error;
       }
     });
   }
 
   scan(signal: AbortSignal): Promise<Item[]> {
-    return this.#ask(signal, async ({ sdk, client }) => {
+    return this.#ask(signal, async (client) => {
       const items: Item[] = [];
-      const pages = sdk.paginateScan({ client }, { TableName: this.#name, ConsistentRead: true });
+      const pages = paginateScan({ client }, { TableName: this.#name, ConsistentRead: true });
       for await (const { Items = [] } of pages) items.push(...Items.map(fromAttributes));
       return items;
     });
   }
 
   /** @throws LedgerError with the remedy; DeadlineExceeded once the signal has aborted */
-  async #ask<T>(
-    signal: AbortSignal,
-    question: (loaded: { sdk: Sdk; client: DynamoDBClient }) => Promise<T>,
-  ): Promise<T> {
+  async #ask<T>(signal: AbortSignal, question: (client: DynamoDBClient) => Promise<T>): Promise<T> {
     if (signal.aborted) throw new DeadlineExceeded('time ran out before the ledger was asked');
-    this.#loaded ??= import('./dynamodb-client.ts').then((sdk) => ({
-      sdk,
-      client: new sdk.DynamoDBClient(CLIENT),
-    }));
     try {
-      return await within(signal, this.#loaded.then(question));
+      this.#client ??= new DynamoDBClient(CLIENT);
+      return await within(signal, question(this.#client));
     } catch (error) {
       const cause = { cause: error };
       if (signal.aborted) throw new DeadlineExceeded('time ran out before the ledger answered', cause);

@@ -17,7 +17,7 @@ import { median, ms, percent, table } from './report.ts';
 import { dynamoDb, ENVIRONMENT, FOLDER, PAYLOAD, ssm } from './world.ts';
 
 const RIC = 'aws-lambda-ric@4.0.2';
-const STARTS = 20;
+const STARTS = 40;
 const SWITCHES = 1_000;
 
 /** Installs AWS's runtime interface client, which is built from source. @returns its program */
@@ -35,14 +35,19 @@ function installRic(): string {
   return join(folder, 'node_modules/aws-lambda-ric/index.mjs');
 }
 
-/** A handler that does nothing, the function as it is deployed, and as who does not care would bundle it. */
+/** A handler that does nothing, the function as it is deployed, and all of it at once with esbuild's defaults. */
 async function bundles(): Promise<Record<'empty' | 'ours' | 'naive', string>> {
-  const { outputWorkFolder: _, ...deployed } = createRequire(import.meta.url)(
-    '../../infra/esbuild.cjs',
-  ) as BuildOptions & {
+  const {
+    outputWorkFolder: _,
+    exclude,
+    ...options
+  } = createRequire(import.meta.url)('../../infra/esbuild.cjs') as Required<BuildOptions> & {
+    exclude: string[];
     outputWorkFolder: string;
   };
-  const { mainFields: __, ...naive } = deployed;
+  const { bundle, platform, target, format } = options;
+  const naive = { bundle, platform, target, format };
+  const deployed = { ...options, external: exclude };
   const entry = resolve('functions/config-switch/index.ts');
   const everything = ['undici', '@aws-sdk/client-dynamodb', '@aws-sdk/client-ssm'];
   const sources = {
