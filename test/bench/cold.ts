@@ -111,6 +111,16 @@ async function start(ric: string, folder: string, path: string, table: string, n
   };
 }
 
+/** One start, ms. */
+interface Start {
+  /** From the start of the process. */
+  readonly ready: number;
+  readonly first: number;
+  readonly second: number;
+  /** From the start of the process to the first answer, without what a switch takes once all is loaded. */
+  readonly loading: number;
+}
+
 async function coldStarts(ric: string): Promise<void> {
   const folders = await bundles();
   const names = Object.keys(folders) as (keyof typeof folders)[];
@@ -121,53 +131,66 @@ async function coldStarts(ric: string): Promise<void> {
     path,
   );
   await dynamoDb.createLedger('bench-cold');
-  const ready = new Map(names.map((name) => [name, [] as number[]]));
-  const first = new Map(names.map((name) => [name, [] as number[]]));
-  const second = new Map(names.map((name) => [name, [] as number[]]));
+  const samples = new Map(names.map((name) => [name, [] as Start[]]));
   let server = 0;
   for (let run = 0; run < STARTS; run += 1) {
     for (const name of names) {
       await using one = await start(ric, folders[name], path, 'bench-cold');
       await one.api.ready();
-      ready.get(name)?.push(performance.now() - one.begun);
-      for (const switches of [first, second]) {
+      const ready = performance.now() - one.begun;
+      const switched: number[] = [];
+      for (let count = 0; count < 2; count += 1) {
         const begun = performance.now();
         const answer = (await one.api.invoke({ ...PAYLOAD, barman_server: `s${server++}` })) as Answer;
         if (answer.exit_code !== 0) throw new Error(answer.message);
-        switches.get(name)?.push(performance.now() - begun);
+        switched.push(performance.now() - begun);
       }
+      const [first = 0, second = 0] = switched;
+      samples.get(name)?.push({ ready, first, second, loading: ready + first - second });
     }
   }
-  const of = (all: Map<string, number[]>, name: string) => median(all.get(name) ?? []);
-  /** From the start of the process to the answer, without what the switch itself takes once all is loaded. */
-  const loading = (name: string) => of(ready, name) + of(first, name) - of(second, name);
+  const all = (name: keyof typeof folders, of: keyof Start) =>
+    (samples.get(name) ?? []).map((one) => one[of]);
+  const cell = (name: keyof typeof folders, of: keyof Start) => ms(median(all(name, of)));
+  /** More than the empty handler that was started in the same turn. */
+  const added = (name: keyof typeof folders) => {
+    const empty = all('empty', 'loading');
+    return all(name, 'loading').map((one, run) => one - (empty[run] ?? 0));
+  };
   table(
     `A cold start under ${RIC}, ${STARTS} of each in turn`,
     ['handler', 'bundle', 'start to ready', 'a switch', 'the next one', 'start and load', 'more than empty'],
     names.map((name) => [
-      { empty: 'empty', ours: 'the function', naive: 'the same, naively bundled' }[name],
+      { empty: 'empty', ours: 'the function', naive: "all at once, esbuild's defaults" }[name],
       `${Math.round(statSync(join(folders[name], 'index.js')).size / 1024)} KB`,
-      ms(of(ready, name)),
-      name === 'empty' ? '–' : ms(of(first, name)),
-      name === 'empty' ? '–' : ms(of(second, name)),
-      ms(loading(name)),
-      name === 'empty' ? '–' : ms(loading(name) - loading('empty')),
+      cell(name, 'ready'),
+      name === 'empty' ? '–' : cell(name, 'first'),
+      name === 'empty' ? '–' : cell(name, 'second'),
+      cell(name, 'loading'),
+      name === 'empty' ? '–' : ms(median(added(name))),
     ]),
   );
-  const share = (loading('ours') - loading('empty')) / (loading('naive') - loading('empty'));
+  const naive = added('naive');
+  const share = median(added('ours').map((one, run) => one / (naive[run] ?? one)));
   console.log(`\nOf what the naive bundle adds to an empty handler, the function adds ${percent(share)}.`);
 }
 
 /**
  * Peak resident size through many switches. V8 gives garbage more and more room while there is memory, which hides what is
- * kept; so its young generation is held to a size.
+ * kept; so its generations are held to a size.
  */
 async function memory(ric: string): Promise<void> {
   const { ours } = await bundles();
   const path = '/memory/';
   await using host = await startBarmanHost({ servers: serversOf(SWITCHES) }, ssm, path);
   await dynamoDb.createLedger('bench-memory');
-  await using one = await start(ric, ours, path, 'bench-memory', '--max-semi-space-size=4');
+  await using one = await start(
+    ric,
+    ours,
+    path,
+    'bench-memory',
+    '--max-semi-space-size=4 --max-old-space-size=48',
+  );
   const rows: string[][] = [];
   for (let count = 1; count <= SWITCHES; count += 1) {
     const answer = (await one.api.invoke({ ...PAYLOAD, barman_server: `s${count - 1}` })) as Answer;

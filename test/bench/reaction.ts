@@ -31,6 +31,9 @@ interface Sample {
   readonly share: number;
 }
 
+/** Times evenly over ±10 %: not always the same moment between two polls, and no luck in the middle of them. */
+const spread = (time: number, run: number, runs: number) => time * (0.9 + (0.2 * (run + 0.5)) / runs);
+
 /** The next operation of a server needs the next second for its id. */
 const nextSecond = () => sleep(1_000 - (Date.now() % 1_000) + Math.random() * 200);
 
@@ -45,8 +48,7 @@ async function measure(
   const samples: Sample[] = [];
   for (let run = 0; run < runs; run += 1) {
     const before = host.api.requests.length;
-    // Not always the same moment between two polls.
-    host.api.plan({ time: time * (0.9 + 0.2 * Math.random()) });
+    host.api.plan({ time: spread(time, run, runs) });
     const start = performance.now();
     const answer = (await invoke(PAYLOAD)) as Answer;
     const end = performance.now();
@@ -79,9 +81,8 @@ async function beside(time: number): Promise<{ ours: number[]; theirs: number[] 
   const invoke = await createFunction(path);
   const ours: number[] = [];
   const theirs: number[] = [];
-  // Not always the same moment between two polls.
-  const plan = () => api.plan({ time: time * (0.9 + 0.2 * Math.random()) });
   for (let run = 0; run < BESIDE_RUNS; run += 1) {
+    const plan = () => api.plan({ time: spread(time, run, BESIDE_RUNS) });
     plan();
     const start = performance.now();
     const answer = (await invoke(PAYLOAD)) as Answer;
