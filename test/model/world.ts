@@ -1,6 +1,7 @@
 /**
  * A world for the ledger's protocol in virtual time: a table, a Barman host, and the faults that both can have. What is
- * tested is the real ledger.ts, converge.ts and heartbeat.ts; what is asked of them is checked here at each step.
+ * tested is the real ledger.ts, converge.ts, heartbeat.ts and pg-backup-api.ts; what is asked of them is checked here at
+ * each step.
  */
 
 import type { Outcome } from '../../functions/config-switch/config-switch.ts';
@@ -21,15 +22,29 @@ import {
   Ledger,
   POST_DELAY,
   type Table,
-  targetText,
   wishKey,
 } from '../../functions/config-switch/ledger.ts';
-import type { ConfigTarget } from '../../functions/config-switch/payload.ts';
+import {
+  type Connection,
+  type ConnectionSource,
+  PgBackupApi,
+} from '../../functions/config-switch/pg-backup-api.ts';
+import { connect, type Request, type Response } from './network.ts';
 
 const SERVER = 'main';
 /** P, and longer than any operation that ends takes here, ms. */
 const OPERATION_TIMEOUT = 60_000;
 const NEVER = new Promise<never>(() => {});
+/** What may become of a request. A POST that is lost, or late, looks to its sender as one whose answer is lost. */
+const POST_FAULTS = [
+  'not connected',
+  'lost',
+  'answer lost',
+  'late',
+  'refused for good',
+  'unavailable',
+] as const;
+const GET_FAULTS = ['not connected', 'answer lost', 'slow', 'not found', 'unavailable'] as const;
 
 /** One delivery of an event. */
 export interface Delivery {
@@ -55,13 +70,14 @@ export interface Scenario {
   /** Whether operations outlast a lease. */
   readonly slow: boolean;
   readonly faultsUntil: number;
+  /** The zone of the Barman host's clock, which operation ids are times of, h from UTC. */
+  readonly zone: number;
 }
 
 interface Operation {
   readonly event: number;
-  readonly createdAt: number;
+  /** One that is stuck says that it is in progress, for ever. */
   state: 'IN_PROGRESS' | 'STUCK' | 'DONE' | 'FAILED';
-  readonly ended: Promise<void>;
 }
 
 /** What must never happen did. */
@@ -97,7 +113,8 @@ export function changed(item: Item | undefined, server: string, change: Change):
 
 export class World {
   readonly #scenario: Scenario;
-  readonly #random: () => number;
+  /** From 0 to 1, the same for the same scenario. */
+  readonly random: () => number;
   #item: Item | undefined;
   readonly #operations = new Map<string, Operation>();
   /** Who wrote the holder that is there. */
@@ -115,7 +132,7 @@ export class World {
 
   constructor(scenario: Scenario) {
     this.#scenario = scenario;
-    this.#random = mulberry32(scenario.seed);
+    this.random = mulberry32(scenario.seed);
   }
 
   get item(): Item | undefined {
@@ -138,13 +155,13 @@ export class World {
     const course = newCourse();
     const driver: Driver = {
       ledger: new Ledger(instance),
-      api: new Api(this, instance, signal),
+      api: instance.pgBackupApi(signal),
       signal,
       remaining: () => start + delivery.time - Date.now(),
       operationTimeout: OPERATION_TIMEOUT,
       course,
     };
-    const target: ConfigTarget = { model: String(delivery.event) };
+    const target = { model: String(delivery.event) };
     // A sender that repeats itself, and does not say how long ago it was, has another time.
     const known = this.#item?.events?.includes(`event-${delivery.event}`);
     const key =
@@ -196,16 +213,15 @@ export class World {
     const instance = new Instance(this, name, crashAt);
     const start = Date.now();
     const { signal, clear } = deadline(time);
-    const api = new Api(this, instance, signal);
-    const options = {
+    const options: HeartbeatOptions = {
       ledger: new Ledger(instance),
-      api,
-      credentials: { connection: async () => ({ url: new URL('http://barman') }) },
+      api: instance.pgBackupApi(signal),
+      credentials: instance,
       signal,
       remaining: () => start + time - Date.now(),
       operationTimeout: OPERATION_TIMEOUT,
-      onDriven: (_: string, ended: { message: string }) => this.tell(`${name}: ${ended.message}`),
-    } as unknown as HeartbeatOptions;
+      onDriven: (_, ended) => this.tell(`${name}: ${ended.message}`),
+    };
     this.running += 1;
     try {
       await Promise.race([beat(options), instance.died]);
@@ -244,22 +260,38 @@ export class World {
     return this.#item;
   }
 
-  // Barman.
+  // Barman, behind pg-backup-api: what its documentation says of each request.
+
+  /** A request arrives. */
+  serve({ method, path, body }: Request, sender: string): Response {
+    const [, first, server, , id] = path.split('/');
+    if (first === 'status') return { status: 200, json: 'OK' };
+    if (first === 'diagnose') {
+      const servers = { [SERVER]: { active_model: String(this.#active), config: {} } };
+      return { status: 200, json: { servers, models: {} } };
+    }
+    if (server !== SERVER) throw new Error(`unexpected request ${method} ${path}`);
+    if (method === 'POST') return this.#create(Number(JSON.parse(String(body)).model_name), sender);
+    if (id === undefined) {
+      const operations = [...this.#operations.keys()].map((id) => ({ id, type: 'config_switch' }));
+      return { status: 200, json: { operations } };
+    }
+    const state = this.#operations.get(id)?.state;
+    if (state === undefined) return { status: 404, json: { error: 'Resource not found' } };
+    return { status: 200, json: { operation_id: id, status: state === 'STUCK' ? 'IN_PROGRESS' : state } };
+  }
 
   /** A POST arrives: an operation begins. */
-  create(event: number, sender: string): string {
+  #create(event: number, sender: string): Response {
+    const now = new Date(Date.now() + this.#scenario.zone * 3_600_000);
+    const id = now.toISOString().replace(/\.\d+Z$|[-:]/g, '');
+    // Ids are times, so another operation in the same second is refused.
+    if (this.#operations.has(id)) return { status: 500, json: { error: 'Internal Server Error' } };
     const running = [...this.#operations.values()].find(({ state }) => state === 'IN_PROGRESS');
     if (running) this.violate(`OVERLAP: ${sender} begins ${event} while ${running.event} is running`);
     const applied = eventOf(this.#item?.applied_key);
     if (event <= applied) this.violate(`OLD-POST: ${sender} begins ${event}, and ${applied} is applied`);
-    const id = `op${this.#operations.size + 1}`;
-    const end = Promise.withResolvers<void>();
-    const operation: Operation = {
-      event,
-      createdAt: Date.now(),
-      state: 'IN_PROGRESS',
-      ended: end.promise,
-    };
+    const operation: Operation = { event, state: 'IN_PROGRESS' };
     this.#operations.set(id, operation);
     this.tell(`${id} begins: ${event}, by ${sender}`);
     const fate = this.faulty()
@@ -279,38 +311,23 @@ export class World {
         } else {
           if (fate !== 'failed') write();
           operation.state = fate.startsWith('failed') ? 'FAILED' : 'DONE';
-          end.resolve();
         }
         this.tell(`${id} ends: ${fate}`);
       },
       fate === 'slow' || this.#scenario.slow ? this.between(5_000, 40_000) : this.between(300, 2_000),
     );
-    return id;
-  }
-
-  operation(id: string): Operation {
-    const operation = this.#operations.get(id);
-    if (!operation) throw new Error(`no operation ${id}`);
-    return operation;
-  }
-
-  /** Operations that are said to be running, and began no longer ago than that. */
-  listed(age: number): Operation[] {
-    return [...this.#operations.values()].filter(
-      ({ state, createdAt }) =>
-        (state === 'IN_PROGRESS' || state === 'STUCK') && createdAt >= Date.now() - age - 1_000,
-    );
+    return { status: 202, json: { operation_id: id } };
   }
 
   // Chance.
 
   /** Whether the next thing goes wrong. */
   faulty(): boolean {
-    return Date.now() < this.#scenario.faultsUntil && this.#random() < this.#scenario.faults;
+    return Date.now() < this.#scenario.faultsUntil && this.random() < this.#scenario.faults;
   }
 
   between(least: number, most: number): number {
-    return least + Math.floor(this.#random() * (most - least));
+    return least + Math.floor(this.random() * (most - least));
   }
 
   pick<T>(from: readonly T[]): T {
@@ -327,8 +344,8 @@ export class World {
   }
 }
 
-/** A running instance of the function: it may die at any of its steps, with its write on the way. */
-class Instance implements Table {
+/** A running instance of the function: it may die at any of its steps, with its write or request on the way. */
+class Instance implements Table, ConnectionSource {
   readonly #world: World;
   readonly name: string;
   readonly #crashAt: number | undefined;
@@ -386,6 +403,54 @@ class Instance implements Table {
     return this.#asked(signal, write);
   }
 
+  /** The real one, over the model's network. */
+  pgBackupApi(signal: AbortSignal): PgBackupApi {
+    return new PgBackupApi(this, { signal, maxRetries: 5 });
+  }
+
+  async connection(signal: AbortSignal): Promise<Connection> {
+    const slow = this.#world.faulty();
+    if (slow) {
+      const takes = this.#world.pick([this.#world.between(1_000, 8_000), this.#world.between(8_000, 25_000)]);
+      await this.step(signal, () => {}, takes);
+    }
+    return { url: connect((request) => this.#send(request)) };
+  }
+
+  rereadConnection(signal: AbortSignal): Promise<Connection> {
+    return this.connection(signal);
+  }
+
+  async #send(request: Request): Promise<Response> {
+    const { signal } = request;
+    const world = this.#world;
+    const serve = () => world.serve(request, this.name);
+    const post = request.method === 'POST';
+    const fate = world.faulty() ? world.pick(post ? POST_FAULTS : GET_FAULTS) : 'answered';
+    if (fate !== 'answered') world.tell(`${this.name} ${request.method} ${request.path}: ${fate}`);
+    switch (fate) {
+      case 'answered':
+        return this.step(signal, serve);
+      case 'slow':
+        return this.step(signal, serve, world.between(500, 11_000));
+      case 'refused for good':
+        return this.step(signal, () => ({ status: 400, json: { error: fate } }));
+      case 'unavailable':
+        return this.step(signal, () => ({ status: 502, json: { error: fate } }));
+      case 'not found':
+        return this.step(signal, () => ({ status: 404, json: { error: fate } }));
+      case 'not connected':
+        await this.step(signal, () => {});
+        throw networkError('ECONNREFUSED');
+      default:
+        await this.step(signal, () => {
+          if (fate === 'answer lost') serve();
+          if (fate === 'late') setTimeout(serve, world.between(0, POST_DELAY - 200));
+        });
+        throw networkError('ECONNRESET');
+    }
+  }
+
   async #asked<T>(signal: AbortSignal, does: () => T): Promise<T> {
     if (this.#world.faulty() && this.#world.pick([true, false, false])) {
       throw new HttpError('the ledger could not be used');
@@ -402,91 +467,9 @@ class Instance implements Table {
   }
 }
 
-/** pg-backup-api as an instance sees it; the rules are those of pg-backup-api.ts. */
-class Api {
-  readonly #world: World;
-  readonly #instance: Instance;
-  readonly #signal: AbortSignal;
-  inDoubt = false;
-  beforePost: (() => Promise<void>) | undefined;
-
-  constructor(world: World, instance: Instance, signal: AbortSignal) {
-    this.#world = world;
-    this.#instance = instance;
-    this.#signal = signal;
-  }
-
-  async createConfigSwitchOperation(server: string, target: ConfigTarget): Promise<string> {
-    const world = this.#world;
-    const event = Number(targetText(target).replace('model ', ''));
-    // The credentials, or the connection, take long.
-    if (world.faulty())
-      await this.#instance.step(
-        this.#signal,
-        () => {},
-        world.pick([world.between(1_000, 8_000), world.between(8_000, 25_000)]),
-      );
-    for (let attempt = 1; attempt <= 5; attempt += 1) {
-      await this.beforePost?.();
-      this.inDoubt = true;
-      const sentAt = Date.now();
-      const create = () => world.create(event, this.#instance.name);
-      const fate = world.faulty()
-        ? world.pick(['refused', 'lost', 'answer lost', 'late', 'refused for good'])
-        : 'answered';
-      switch (fate) {
-        case 'answered':
-          return this.#instance.step(this.#signal, create);
-        case 'refused':
-        case 'refused for good':
-          await this.#instance.step(this.#signal, () => {});
-          this.inDoubt = false;
-          if (fate === 'refused for good') throw new HttpError('refused');
-          break;
-        default:
-          world.tell(`${this.#instance.name} sends ${event}: ${fate}`);
-          await this.#instance.step(this.#signal, () => {
-            if (fate === 'answer lost') create();
-            if (fate === 'late') setTimeout(create, world.between(0, POST_DELAY - 200));
-          });
-          await this.#instance.step(this.#signal, () => {}, Math.max(0, POST_DELAY - (Date.now() - sentAt)));
-          await this.settle(server, Date.now() - sentAt);
-      }
-    }
-    throw new HttpError('no answer after all attempts');
-  }
-
-  async waitForOperation(_: string, id: string): Promise<'DONE' | 'FAILED'> {
-    const operation = this.#world.operation(id);
-    await this.#until(operation.ended, this.#signal);
-    const status = await this.#instance.step(this.#signal, () => operation.state);
-    this.inDoubt = false;
-    return status as 'DONE' | 'FAILED';
-  }
-
-  async settle(_: string, age: number, signal = this.#signal): Promise<void> {
-    if (this.#world.faulty()) throw new HttpError('the list could not be had');
-    const listed = await this.#instance.step(signal, () => this.#world.listed(age + 3_600_000));
-    for (const { ended } of listed) await this.#until(ended, signal);
-    this.inDoubt = false;
-  }
-
-  async status(): Promise<void> {
-    await this.#instance.step(this.#signal, () => {});
-  }
-
-  async diagnose() {
-    const active = await this.#instance.step(this.#signal, () => String(this.#world.active));
-    return { servers: new Map([[SERVER, { activeModel: active, cluster: 'c' }]]), models: new Map() };
-  }
-
-  async #until(ended: Promise<void>, signal: AbortSignal): Promise<void> {
-    try {
-      await within(signal, ended);
-    } catch {
-      throw new DeadlineExceeded('the end of the operation is not known');
-    }
-  }
+/** As undici throws it. */
+function networkError(code: string): Error {
+  return Object.assign(new Error(code), { code });
 }
 
 /** The keys sort as the events. */
