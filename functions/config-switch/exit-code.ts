@@ -18,8 +18,23 @@ export const ExitCode = {
 export type ExitCode = (typeof ExitCode)[keyof typeof ExitCode];
 export type ExitStatus = keyof typeof ExitCode;
 
+const STATUS: Record<ExitCode, ExitStatus> = {
+  0: 'CONFIG_SWITCH_DONE',
+  1: 'CONFIG_SWITCH_SKIPPED',
+  2: 'CONFIG_SWITCH_FAILED',
+  3: 'HTTP_ERROR',
+  4: 'INVALID_ARGS',
+};
+
 /** The name of an ExitCode, as answers and metrics show it. */
 export function exitStatus(code: ExitCode): ExitStatus {
-  const [name] = Object.entries(ExitCode).find(([, value]) => value === code) as [ExitStatus, ExitCode];
-  return name;
+  return STATUS[code];
+}
+
+/** How a run ended that did not throw: Barman is where it was wished, or nothing was to be done. */
+export interface Outcome {
+  readonly exitCode: typeof ExitCode.CONFIG_SWITCH_DONE | typeof ExitCode.CONFIG_SWITCH_SKIPPED;
+  /** One sentence for a person. */
+  readonly message: string;
+  readonly operationId?: string;
 }

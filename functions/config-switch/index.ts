@@ -1,5 +1,13 @@
-/** The function's entry point on Lambda. */
+/** The function's entry point on Lambda: the schedule sends a heartbeat, everything else is a role change. */
 
-import { createHandler } from './handler.ts';
+import type { Context } from 'aws-lambda';
+import { createRoleChangeHandler } from './handler.ts';
+import { createHeartbeatHandler, isHeartbeat } from './heartbeat-handler.ts';
+import { startServices } from './services.ts';
 
-export const handler = createHandler(process.env);
+const services = startServices(process.env);
+const roleChange = createRoleChangeHandler(services);
+const heartbeat = createHeartbeatHandler(services);
+
+export const handler = (event: unknown, context: Context): Promise<unknown> =>
+  isHeartbeat(event) ? heartbeat(context) : roleChange(event, context);

@@ -2,10 +2,13 @@
 
 import { Logger } from '@aws-lambda-powertools/logger';
 import { Metrics, MetricUnit } from '@aws-lambda-powertools/metrics';
-import type { Course } from './converge.ts';
+import type { MiddlewareObj } from '@middy/core';
 import { BodyTooLarge, Busy, ConfigSwitchError, LedgerError, Rejected } from './errors.ts';
+import { eventTime, type Invocation } from './event/invocation.ts';
+import type { AnsweredEvent } from './event/response.ts';
 import { ExitCode } from './exit-code.ts';
-import { eventTime, type Invocation } from './invocation.ts';
+import type { Course } from './reconcile/converge.ts';
+import type { Heartbeat } from './reconcile/heartbeat.ts';
 
 const REJECTION_METRIC: Record<Rejected['why'], string> = {
   signature: 'SignatureRejected',
@@ -17,47 +20,51 @@ const REJECTION_METRIC: Record<Rejected['why'], string> = {
 export const logger = new Logger();
 const metrics = new Metrics();
 
+/** Reports how an event ended, all at once and at the end, so that nothing is left over for the next invocation. */
+export function telemetry(): MiddlewareObj<AnsweredEvent> {
+  return {
+    after: ({ event }) => report(event),
+    onError: ({ event, error }) => report(event, error),
+  };
+}
+
 /**
- * Tells the log and the metrics how an invocation ended. All at once and at the end, so that nothing is left over for
- * the next invocation.
+ * Tells the log and the metrics how an event ended.
  *
- * @param invocation with its answer, unless it was rejected
- * @param error what it threw, if anything
+ * @param event with its answer, unless it was rejected
+ * @param error what was thrown, if anything
  */
-export function report(invocation: Invocation, error?: Error | null): void {
-  const { answer, api, arrived, roleChange, course } = invocation;
-  const duration = Math.round(performance.now() - invocation.startedAt);
+function report(event: AnsweredEvent, error?: Error | null): void {
+  const { answer, arrived, roleChange, course, counts } = event;
+  const { duration_ms, ...common } = commonFields(event);
   const fields = {
-    request_id: invocation.requestId,
-    event_id: invocation.eventId,
-    event_time: new Date(eventTime(invocation)).toISOString(),
+    ...common,
+    event_id: event.eventId,
+    event_time: new Date(eventTime(event)).toISOString(),
     caller: arrived.caller,
     ...(arrived.caller === 'http' && { api_request_id: arrived.event.requestContext.requestId }),
     ...(roleChange && { role: roleChange.role, switch_when: roleChange.switchWhen }),
-    duration_ms: duration,
+    duration_ms,
     ...(course.waited > 0 && { waited_ms: Math.round(course.waited) }),
-    ...(api && { attempts: api.attempts, polls: api.polls }),
+    ...(roleChange && counts),
   };
 
   if (answer) {
     const { message, ...told } = answer;
-    const unforeseen = error && !(error instanceof ConfigSwitchError) ? { error } : {};
     // Neither a stranger's body nor a wish that somebody else meets is a failure: they are counted by themselves.
     const harmless =
       error instanceof BodyTooLarge ? 'BodyTooLarge' : error instanceof Busy ? 'Busy' : undefined;
     const failed = answer.exit_code > ExitCode.CONFIG_SWITCH_SKIPPED;
     const level = harmless ? 'warn' : failed ? 'error' : 'info';
-    logger[level](message, { ...told, ...fields, ...unforeseen });
+    logger[level](message, { ...told, ...fields, ...unforeseen(error) });
     metrics.addMetric(harmless ?? answer.exit_status, MetricUnit.Count, 1);
     if (error instanceof LedgerError) metrics.addMetric('LedgerUnreachable', MetricUnit.Count, 1);
     countCourse(course);
-    if (api && api.attempts > 0 && !roleChange?.dryRun) {
-      metrics.addMetric('SwitchDuration', MetricUnit.Milliseconds, duration);
-      metrics.addMetric('Attempts', MetricUnit.Count, api.attempts);
-      metrics.addMetric('Polls', MetricUnit.Count, api.polls);
+    if (counts.attempts > 0 && !roleChange?.dryRun) {
+      metrics.addMetric('SwitchDuration', MetricUnit.Milliseconds, duration_ms);
+      metrics.addMetric('Attempts', MetricUnit.Count, counts.attempts);
+      metrics.addMetric('Polls', MetricUnit.Count, counts.polls);
     }
-  } else if (arrived.caller === 'heartbeat') {
-    reportHeartbeat(invocation, fields, error);
   } else if (error instanceof Rejected) {
     logger.warn(error.message, { rejected: error.why, ...fields });
     metrics.addMetric(REJECTION_METRIC[error.why], MetricUnit.Count, 1);
@@ -73,41 +80,51 @@ export function report(invocation: Invocation, error?: Error | null): void {
 export function reportDriven(requestId: string) {
   return (server: string, ended: { message: string } | Error, course: Course): void => {
     const level = ended instanceof Error ? 'error' : 'info';
-    const unforeseen =
-      ended instanceof Error && !(ended instanceof ConfigSwitchError) ? { error: ended } : {};
     logger[level](ended.message, {
       request_id: requestId,
       caller: 'heartbeat',
       barman_server: server,
-      ...unforeseen,
+      ...unforeseen(ended),
     });
     countCourse(course);
   };
 }
 
-function reportHeartbeat(
-  { heartbeat }: Invocation,
-  fields: Record<string, unknown>,
-  error?: Error | null,
-): void {
-  if (!heartbeat) {
-    logger.error(`heartbeat: ${error?.message}`, { ...fields, ...(error && { error }) });
-    if (error instanceof LedgerError) metrics.addMetric('LedgerUnreachable', MetricUnit.Count, 1);
-    return;
+/**
+ * Tells the log and the metrics how a heartbeat ended.
+ *
+ * @param heartbeat what it found and did, or what it threw
+ */
+export function reportHeartbeat(invocation: Invocation, heartbeat: Heartbeat | Error): void {
+  const fields = { ...commonFields(invocation), caller: 'heartbeat', ...invocation.counts };
+  if (heartbeat instanceof Error) {
+    logger.error(`heartbeat: ${heartbeat.message}`, { ...fields, error: heartbeat });
+    if (heartbeat instanceof LedgerError) metrics.addMetric('LedgerUnreachable', MetricUnit.Count, 1);
+  } else {
+    const { behind, met, parked, oldestUnmetWish, pathBroken } = heartbeat;
+    const level = pathBroken === undefined ? 'info' : 'error';
+    const path = pathBroken === undefined ? 'the path to pg-backup-api is good' : pathBroken;
+    logger[level](`heartbeat: ${behind} behind, ${met} met, ${parked} parked; ${path}`, fields);
+    metrics.addMetric('PathBroken', MetricUnit.Count, pathBroken === undefined ? 0 : 1);
+    metrics.addMetric('Parked', MetricUnit.Count, parked);
+    metrics.addMetric('OldestUnmetWish', MetricUnit.Seconds, oldestUnmetWish);
+    for (const [name, days] of [
+      ['ClientCertDaysLeft', heartbeat.clientCertDaysLeft],
+      ['CaCertDaysLeft', heartbeat.caCertDaysLeft],
+    ] as const) {
+      if (days !== undefined) metrics.addMetric(name, MetricUnit.Count, days);
+    }
   }
-  const { behind, met, parked, oldestUnmetWish, pathBroken } = heartbeat;
-  const level = pathBroken === undefined ? 'info' : 'error';
-  const path = pathBroken === undefined ? 'the path to pg-backup-api is good' : pathBroken;
-  logger[level](`heartbeat: ${behind} behind, ${met} met, ${parked} parked; ${path}`, fields);
-  metrics.addMetric('PathBroken', MetricUnit.Count, pathBroken === undefined ? 0 : 1);
-  metrics.addMetric('Parked', MetricUnit.Count, parked);
-  metrics.addMetric('OldestUnmetWish', MetricUnit.Seconds, oldestUnmetWish);
-  for (const [name, days] of [
-    ['ClientCertDaysLeft', heartbeat.clientCertDaysLeft],
-    ['CaCertDaysLeft', heartbeat.caCertDaysLeft],
-  ] as const) {
-    if (days !== undefined) metrics.addMetric(name, MetricUnit.Count, days);
-  }
+  metrics.publishStoredMetrics();
+}
+
+function commonFields({ requestId, startedAt }: Invocation) {
+  return { request_id: requestId, duration_ms: Math.round(performance.now() - startedAt) };
+}
+
+/** Of an error that is none of ours, all of it. */
+function unforeseen(ended: unknown): { error?: Error } {
+  return ended instanceof Error && !(ended instanceof ConfigSwitchError) ? { error: ended } : {};
 }
 
 function countCourse({ superseded, duplicate, overtaken, waited }: Course): void {

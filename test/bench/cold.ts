@@ -9,7 +9,7 @@ import { mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:f
 import { createRequire } from 'node:module';
 import { join, resolve } from 'node:path';
 import { type BuildOptions, build } from 'esbuild';
-import type { Answer } from '../../functions/config-switch/answer.ts';
+import type { Answer } from '../../functions/config-switch/event/response.ts';
 import { MODELS, startBarmanHost } from '../stand-ins/barman-host.ts';
 import { startRuntimeApi } from '../stand-ins/runtime-api.ts';
 import { once } from '../tools.ts';

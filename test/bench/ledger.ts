@@ -1,8 +1,8 @@
 /** What the ledger adds to a switch, and how it stands a storm. */
 
 import { randomUUID } from 'node:crypto';
-import { DynamoDbTable } from '../../functions/config-switch/dynamodb-table.ts';
-import { Ledger, wishKey } from '../../functions/config-switch/ledger.ts';
+import { DynamoDbTable } from '../../functions/config-switch/aws/dynamodb-table.ts';
+import { Ledger, wishKey } from '../../functions/config-switch/reconcile/ledger.ts';
 import { startBarmanHost } from '../stand-ins/barman-host.ts';
 import { STORM_HOST, storm } from '../stand-ins/storm.ts';
 import { median, ms, percent, quantile, table } from './report.ts';

@@ -1,7 +1,7 @@
 /** How long the answer comes after the operation's end, how often it was asked for, and what a skip costs. */
 
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { Answer } from '../../functions/config-switch/answer.ts';
+import type { Answer } from '../../functions/config-switch/event/response.ts';
 import { startBarmanHost } from '../stand-ins/barman-host.ts';
 import { PgBackupApiStandIn } from '../stand-ins/pg-backup-api.ts';
 import { httpEvent, signedHeaders } from '../stand-ins/webhook.ts';

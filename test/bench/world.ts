@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import type { Context } from 'aws-lambda';
 import { startDynamoDb } from '../stand-ins/dynamodb.ts';
+import { loadFunction } from '../stand-ins/load-function.ts';
 import { SsmStandIn } from '../stand-ins/ssm.ts';
 import { installFromPyPI, toolFolder } from '../tools.ts';
 
@@ -39,8 +40,7 @@ export const context = () =>
 export async function createFunction(path: string): Promise<(event: unknown) => Promise<unknown>> {
   const table = `bench${path.replaceAll('/', '-')}ledger`;
   await dynamoDb.createLedger(table);
-  const { createHandler } = await import('../../functions/config-switch/handler.ts');
-  const handler = createHandler({ PARAMETERS_PATH: path, LEDGER_TABLE: table });
+  const handler = await loadFunction({ PARAMETERS_PATH: path, LEDGER_TABLE: table });
   return (event) => handler(event, context());
 }
 

@@ -1,4 +1,5 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import { loadFunction } from '../stand-ins/load-function.ts';
 import { createSecret } from '../stand-ins/webhook.ts';
 import { PROMOTION, startFunction } from './function.ts';
 
@@ -144,10 +145,11 @@ describe('a setting that is wrong', () => {
   test.each([
     [{ PARAMETERS_PATH: undefined }, /PARAMETERS_PATH/],
     [{ PARAMETERS_PATH: '/barman-config-switch/prod' }, /PARAMETERS_PATH/],
-    [{ PARAMETERS_PATH: '/p/', MAX_RETRIES: '0' }, /MAX_RETRIES/],
-    [{ PARAMETERS_PATH: '/p/', MAX_RETRIES: 'five' }, /MAX_RETRIES/],
+    [{ PARAMETERS_PATH: '/p/', LEDGER_TABLE: undefined }, /LEDGER_TABLE/],
+    [{ PARAMETERS_PATH: '/p/', LEDGER_TABLE: '' }, /LEDGER_TABLE/],
+    [{ PARAMETERS_PATH: '/p/', LEDGER_TABLE: 't', MAX_RETRIES: '0' }, /MAX_RETRIES/],
+    [{ PARAMETERS_PATH: '/p/', LEDGER_TABLE: 't', MAX_RETRIES: 'five' }, /MAX_RETRIES/],
   ])('%j stops the function at start', async (settings, words) => {
-    const { createHandler } = await import('../../functions/config-switch/handler.ts');
-    expect(() => createHandler(settings)).toThrow(words);
+    await expect(loadFunction(settings)).rejects.toThrow(words);
   });
 });

@@ -3,12 +3,12 @@
 import { inspect } from 'node:util';
 import type { Context } from 'aws-lambda';
 import { expect, vi } from 'vitest';
-import type { Answer } from '../../functions/config-switch/answer.ts';
-import { DynamoDbTable } from '../../functions/config-switch/dynamodb-table.ts';
-import { createHandler } from '../../functions/config-switch/handler.ts';
-import { Ledger } from '../../functions/config-switch/ledger.ts';
+import { DynamoDbTable } from '../../functions/config-switch/aws/dynamodb-table.ts';
+import type { Answer } from '../../functions/config-switch/event/response.ts';
+import { Ledger } from '../../functions/config-switch/reconcile/ledger.ts';
 import { type BarmanHost, startBarmanHost } from '../stand-ins/barman-host.ts';
 import { type DynamoDb, startDynamoDb } from '../stand-ins/dynamodb.ts';
+import { loadFunction } from '../stand-ins/load-function.ts';
 import type { PgBackupApiOptions } from '../stand-ins/pg-backup-api.ts';
 import { SsmStandIn } from '../stand-ins/ssm.ts';
 import { httpEvent, signedHeaders } from '../stand-ins/webhook.ts';
@@ -80,7 +80,7 @@ export interface FunctionUnderTest extends AsyncDisposable {
 /** The function is made, and begins to read SSM, at the first call; until then SSM can be changed. */
 export async function startFunction(
   options: Omit<PgBackupApiOptions, 'tls'> = {},
-  settings: { MAX_RETRIES?: string; LEDGER_TABLE?: string | undefined; OPERATION_TIMEOUT?: string } = {},
+  settings: { MAX_RETRIES?: string; LEDGER_TABLE?: string; OPERATION_TIMEOUT?: string } = {},
 ): Promise<FunctionUnderTest> {
   count += 1;
   const table = `barman-config-switch-test-${count}`;
@@ -94,11 +94,11 @@ export async function startFunction(
       return true;
     }),
   );
-  let handler: ReturnType<typeof createHandler> | undefined;
+  let handler: ReturnType<typeof loadFunction> | undefined;
   let requests = 0;
 
   const send = async (event: unknown, remaining = 29_000): Promise<unknown> => {
-    handler ??= createHandler({ PARAMETERS_PATH: host.path, LEDGER_TABLE: table, ...settings });
+    handler ??= loadFunction({ PARAMETERS_PATH: host.path, LEDGER_TABLE: table, ...settings });
     requests += 1;
     const end = performance.now() + remaining;
     const context = {
@@ -106,7 +106,7 @@ export async function startFunction(
       getRemainingTimeInMillis: () => end - performance.now(),
     } as Context;
     try {
-      const answer = await handler(event, context);
+      const answer = await (await handler)(event, context);
       output.push(JSON.stringify(answer) ?? '');
       return answer;
     } catch (error) {

@@ -5,7 +5,7 @@
 
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import type { Answer } from '../../functions/config-switch/answer.ts';
+import type { Answer } from '../../functions/config-switch/event/response.ts';
 import { ExitCode, exitStatus } from '../../functions/config-switch/exit-code.ts';
 import { signedHeaders } from '../stand-ins/webhook.ts';
 import { type FunctionUnderTest, type HttpAnswer, startFunction } from './function.ts';

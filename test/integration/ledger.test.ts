@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { type Wish, wishKey } from '../../functions/config-switch/ledger.ts';
+import { type Wish, wishKey } from '../../functions/config-switch/reconcile/ledger.ts';
 import { signedHeaders } from '../stand-ins/webhook.ts';
 import { PROMOTION, startFunction } from './function.ts';
 
@@ -266,20 +266,20 @@ describe('the operator', () => {
 });
 
 describe('without the ledger', () => {
-  test.each([
-    ['that is not there', { LEDGER_TABLE: 'no-such-table' }, /no table no-such-table/],
-    ['that has no name', { LEDGER_TABLE: undefined }, /LEDGER_TABLE is missing/],
-  ])('(a table %s) nothing is switched, and the answer says why', async (_, settings, words) => {
-    await using run = await startFunction({}, settings);
-    const { statusCode, answer } = await run.webhook(PROMOTION);
-    expect([statusCode, answer.exit_code, answer.recorded]).toEqual([502, 3, false]);
-    expect(answer.message).toMatch(words);
-    expect(run.host.api.requests).toEqual([]);
-    await expect(run.eventBridge(PROMOTION)).rejects.toThrow(words);
-    expect((await run.webhook({ ...PROMOTION, role: 'replica' })).answer.exit_code).toBe(1);
-    expect((await run.webhook({ ...PROMOTION, dry_run: true })).answer.exit_code).toBe(1);
-    expect(run.metrics()).toContainEqual(expect.objectContaining({ LedgerUnreachable: 1 }));
-  });
+  test.each([['that is not there', { LEDGER_TABLE: 'no-such-table' }, /no table no-such-table/]])(
+    '(a table %s) nothing is switched, and the answer says why',
+    async (_, settings, words) => {
+      await using run = await startFunction({}, settings);
+      const { statusCode, answer } = await run.webhook(PROMOTION);
+      expect([statusCode, answer.exit_code, answer.recorded]).toEqual([502, 3, false]);
+      expect(answer.message).toMatch(words);
+      expect(run.host.api.requests).toEqual([]);
+      await expect(run.eventBridge(PROMOTION)).rejects.toThrow(words);
+      expect((await run.webhook({ ...PROMOTION, role: 'replica' })).answer.exit_code).toBe(1);
+      expect((await run.webhook({ ...PROMOTION, dry_run: true })).answer.exit_code).toBe(1);
+      expect(run.metrics()).toContainEqual(expect.objectContaining({ LedgerUnreachable: 1 }));
+    },
+  );
 });
 
 /** As the Barman host names an operation of now. */

@@ -7,7 +7,7 @@ import fc from 'fast-check';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { type Scenario, World } from './world.ts';
 
-vi.mock('../../functions/config-switch/undici.ts', () => import('./network.ts'));
+vi.mock('../../functions/config-switch/barman/undici.ts', () => import('./network.ts'));
 
 const runs = Number(process.env.RUNS ?? 400);
 

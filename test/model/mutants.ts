@@ -4,10 +4,10 @@
  */
 
 const FUNCTION = 'functions/config-switch';
-const LEDGER = `${FUNCTION}/ledger.ts`;
-const CONVERGE = `${FUNCTION}/converge.ts`;
-const PG_BACKUP_API = `${FUNCTION}/pg-backup-api.ts`;
-const CONFIG_SWITCH = `${FUNCTION}/config-switch.ts`;
+const LEDGER = `${FUNCTION}/reconcile/ledger.ts`;
+const CONVERGE = `${FUNCTION}/reconcile/converge.ts`;
+const PG_BACKUP_API = `${FUNCTION}/barman/pg-backup-api.ts`;
+const SWITCH_CONFIG = `${FUNCTION}/barman/switch-config.ts`;
 const WORLD = 'test/model/world.ts';
 
 export interface Edit {
@@ -29,17 +29,17 @@ const edit = (file: string, from: string, to: string): Edit => ({ file, from, to
 export const MUTANTS: readonly Mutant[] = [
   {
     condition: 'record: desired_key < mine',
-    edits: [edit(LEDGER, "['desired_key', '<', key],", "['desired_key', '<', '~'],")],
+    edits: [edit(LEDGER, "less('desired_key', key)", "less('desired_key', '~')")],
   },
   {
     condition: 'record: an event that comes again is no new one',
-    edits: [edit(LEDGER, "[['events', 'lacks', eventIdOf(key)]],", '')],
+    edits: [edit(LEDGER, 'newerThanDesired(key), lacks(eventIdOf(key))', 'newerThanDesired(key)')],
   },
   {
     condition: 'take: what is applied is not driven again',
     edits: [
       edit(CONVERGE, 'if (applied_key >= key) {', 'if (applied_key > key) {'),
-      edit(LEDGER, "['applied_key', '<', key],", "['applied_key', '<', '~'],"),
+      edit(LEDGER, "less('applied_key', key)", "less('applied_key', '~')"),
     ],
   },
   {
@@ -48,17 +48,11 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     condition: 'a lease runs out',
-    edits: [edit(LEDGER, '&& Date.now() < Date.parse(String(until))', '&& until !== undefined')],
+    edits: [edit(LEDGER, '&& Date.now() < timeOf(until, 0)', '&& until !== undefined')],
   },
   {
     condition: 'take: the holder is the one that was settled',
-    edits: [
-      edit(
-        LEDGER,
-        "...(seen === undefined ? [] : [['holder', '=', seen] as const])",
-        "['holder', '<', '~'] as const",
-      ),
-    ],
+    edits: [edit(LEDGER, 'either(free, heldBy(seen))', "either(free, less('holder', '~'))")],
   },
   {
     condition: 'take over: settle first',
@@ -70,13 +64,7 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     condition: 'a POST without an answer: settle before the next',
-    edits: [
-      edit(
-        PG_BACKUP_API,
-        "if (failure.begun !== 'no') await this.settle(server, performance.now() - sentAt);",
-        '',
-      ),
-    ],
+    edits: [edit(PG_BACKUP_API, 'await this.settle(server, performance.now() - sentAt);', '')],
   },
   {
     condition: 'settle: wait for each operation that is running',
@@ -94,19 +82,19 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     condition: 'a POST is in doubt until its operation has ended',
-    edits: [edit(PG_BACKUP_API, 'this.inDoubt ||= post;', '')],
+    edits: [edit(PG_BACKUP_API, 'guard.inDoubt = true;', '')],
     rare: true,
   },
   {
     condition: 'release: only with a known end',
-    edits: [edit(CONVERGE, 'if (!api.inDoubt && !signal.aborted) {', 'if (!signal.aborted) {')],
+    edits: [edit(CONVERGE, 'if (!guard.inDoubt && !signal.aborted) {', 'if (!signal.aborted) {')],
     rare: true,
   },
   {
     condition: 'result: only after the operation ended',
     edits: [
       edit(
-        CONFIG_SWITCH,
+        SWITCH_CONFIG,
         'const status = await api.waitForOperation(barmanServer, operationId);',
         "const status = 'DONE' as 'DONE' | 'FAILED';",
       ),
@@ -117,21 +105,15 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       edit(
         LEDGER,
-        "const mine = [['holder', '=', token]] as const;",
-        "const mine = [['holder', '=', token], ['holder', 'absent'], ['holder', '<', '~']] as const;",
+        "const heldBy = (token: string) => equals('holder', token);",
+        "const heldBy = (_: string) => either(absent('holder'), less('holder', '~'));",
       ),
     ],
     rare: true,
   },
   {
     condition: 'result: a newer wish is not left behind',
-    edits: [
-      edit(
-        LEDGER,
-        "[mine, [['desired_key', '=', desired_key]]],\n      signal,\n    );\n    if (done)",
-        '[mine],\n      signal,\n    );\n    if (done)',
-      ),
-    ],
+    edits: [edit(LEDGER, 'done, [heldBy(token), desiredIs(desired_key)]', 'done, [heldBy(token)]')],
   },
   {
     condition: 'SKIPPED: not below a wish that is merely pending',
@@ -139,7 +121,7 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     condition: 'take: a write that was sent again is mine',
-    edits: [edit(LEDGER, 'item?.holder === token', 'item?.holder === token && false')],
+    edits: [edit(LEDGER, 'item?.holder === token', 'taken && item?.holder === token')],
   },
   {
     condition: 'record: a write that was sent again changes nothing',
@@ -147,7 +129,7 @@ export const MUTANTS: readonly Mutant[] = [
       edit(
         LEDGER,
         'holder: token, until }, condition, signal);',
-        "holder: token, until }, condition.map((row) => [...row, ['holder', '=', token] as const]), signal);",
+        'holder: token, until }, condition.map((row) => either(row, heldBy(token))), signal);',
       ),
     ],
     rare: true,

@@ -4,8 +4,8 @@
  * each step.
  */
 
-import type { Outcome } from '../../functions/config-switch/config-switch.ts';
-import { type Course, converge, type Driver, newCourse } from '../../functions/config-switch/converge.ts';
+import type { Connection, ConnectionSource } from '../../functions/config-switch/barman/http-client.ts';
+import { PgBackupApi } from '../../functions/config-switch/barman/pg-backup-api.ts';
 import { deadline, within } from '../../functions/config-switch/deadline.ts';
 import {
   Busy,
@@ -13,22 +13,17 @@ import {
   DeadlineExceeded,
   HttpError,
 } from '../../functions/config-switch/errors.ts';
+import type { Outcome } from '../../functions/config-switch/exit-code.ts';
 import { ExitCode } from '../../functions/config-switch/exit-code.ts';
-import { beat, type HeartbeatOptions } from '../../functions/config-switch/heartbeat.ts';
 import {
-  type Change,
-  type Condition,
-  type Item,
-  Ledger,
-  POST_DELAY,
-  type Table,
-  wishKey,
-} from '../../functions/config-switch/ledger.ts';
-import {
-  type Connection,
-  type ConnectionSource,
-  PgBackupApi,
-} from '../../functions/config-switch/pg-backup-api.ts';
+  type Course,
+  converge,
+  type Driver,
+  newCourse,
+} from '../../functions/config-switch/reconcile/converge.ts';
+import { beat, type HeartbeatOptions } from '../../functions/config-switch/reconcile/heartbeat.ts';
+import { Ledger, POST_DELAY, wishKey } from '../../functions/config-switch/reconcile/ledger.ts';
+import type { Change, Condition, Item, Table } from '../../functions/config-switch/reconcile/table.ts';
 import { connect, type Request, type Response } from './network.ts';
 
 const SERVER = 'main';
@@ -405,7 +400,12 @@ class Instance implements Table, ConnectionSource {
 
   /** The real one, over the model's network. */
   pgBackupApi(signal: AbortSignal): PgBackupApi {
-    return new PgBackupApi(this, { signal, maxRetries: 5 });
+    return new PgBackupApi(this, {
+      signal,
+      maxRetries: 5,
+      postDelay: POST_DELAY,
+      counts: { attempts: 0, polls: 0 },
+    });
   }
 
   async connection(signal: AbortSignal): Promise<Connection> {

@@ -1,6 +1,6 @@
 /** The ledger's table, with one item, in memory. */
 
-import type { Change, Condition, Item, Table } from '../../functions/config-switch/ledger.ts';
+import type { Change, Condition, Item, Table } from '../../functions/config-switch/reconcile/table.ts';
 import { changed, holds } from '../model/world.ts';
 
 export class MemoryTable implements Table {

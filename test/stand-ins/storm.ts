@@ -2,7 +2,7 @@
 
 import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { Answer } from '../../functions/config-switch/answer.ts';
+import type { Answer } from '../../functions/config-switch/event/response.ts';
 import type { BarmanHost } from './barman-host.ts';
 import type { PgBackupApiOptions } from './pg-backup-api.ts';
 import { httpEvent, signedHeaders } from './webhook.ts';

@@ -1,13 +1,17 @@
 import { describe, expect, test } from 'vitest';
+import type { Diagnosis } from '../../functions/config-switch/barman/pg-backup-api.ts';
+import type { ConfigTarget } from '../../functions/config-switch/barman/target.ts';
 import {
   runBarmanConfigSwitch,
   shouldSkipSwitch,
   switchConfig,
 } from '../../functions/config-switch/config-switch.ts';
-import { ConfigSwitchFailed } from '../../functions/config-switch/errors.ts';
+import { ConfigSwitchFailed, HttpError } from '../../functions/config-switch/errors.ts';
+import { parseRoleChange } from '../../functions/config-switch/event/payload.ts';
 import { ExitCode, exitStatus } from '../../functions/config-switch/exit-code.ts';
-import { type ConfigTarget, parseRoleChange } from '../../functions/config-switch/payload.ts';
-import type { Diagnosis } from '../../functions/config-switch/pg-backup-api.ts';
+import { newCourse } from '../../functions/config-switch/reconcile/converge.ts';
+import { Ledger, wishKey } from '../../functions/config-switch/reconcile/ledger.ts';
+import { MemoryTable } from '../stand-ins/memory-table.ts';
 
 describe('shouldSkipSwitch', () => {
   test.each([
@@ -38,12 +42,16 @@ describe('switchConfig', () => {
       'Barman could not drop the active model on main',
     ],
   ])('to %j tells what was done, or where the reason is', async (target, done, failed) => {
-    expect(await switchConfig(ends('DONE'), 'main', target)).toEqual({
+    const guard = { inDoubt: true, beforePost: async () => {} };
+    expect(await switchConfig(ends('DONE'), 'main', target, guard)).toEqual({
       exitCode: 0,
       message: done,
       operationId: 'id',
     });
-    const error = await switchConfig(ends('FAILED'), 'main', target).catch((error: unknown) => error);
+    expect(guard.inDoubt).toBe(false);
+    guard.inDoubt = true;
+    const error = await switchConfig(ends('FAILED'), 'main', target, guard).catch((error: unknown) => error);
+    expect(guard.inDoubt).toBe(false);
     expect(error).toBeInstanceOf(ConfigSwitchFailed);
     expect(error).toMatchObject({
       message: `${failed}: operation id ended FAILED; ${file}`,
@@ -52,32 +60,68 @@ describe('switchConfig', () => {
   });
 });
 
-describe('runBarmanConfigSwitch', () => {
-  const run = (change: object, diagnosis?: Diagnosis) =>
-    runBarmanConfigSwitch(
-      {
-        diagnose: async () => {
-          if (diagnosis) return diagnosis;
-          throw new Error('nobody was to be asked');
-        },
-      },
-      parseRoleChange({ ...REQUIRED, ...change }),
-      async (server, target) => ({
-        exitCode: ExitCode.CONFIG_SWITCH_DONE,
-        message: JSON.stringify([server, target]),
-      }),
+describe('switchConfig of an operation whose end is not known', () => {
+  test('leaves it in doubt', async () => {
+    const guard = { inDoubt: true, beforePost: async () => {} };
+    const api = {
+      createConfigSwitchOperation: async () => 'id',
+      waitForOperation: () => Promise.reject(new HttpError('not known')),
+    };
+    await expect(switchConfig(api, 'main', { reset: true }, guard)).rejects.toThrow(
+      new HttpError('not known'),
     );
+    expect(guard.inDoubt).toBe(true);
+  });
+});
+
+describe('runBarmanConfigSwitch', () => {
+  const run = async (change: object, diagnosis?: Diagnosis) => {
+    const table = new MemoryTable();
+    const targets: ConfigTarget[] = [];
+    const api = {
+      diagnose: async () => {
+        if (diagnosis) return diagnosis;
+        throw new Error('nobody was to be asked');
+      },
+      createConfigSwitchOperation: async (_: string, target: ConfigTarget) => {
+        targets.push(target);
+        return 'id';
+      },
+      waitForOperation: async () => 'DONE' as const,
+      settle: async () => {},
+    };
+    const driver = {
+      api,
+      ledger: new Ledger(table),
+      signal: new AbortController().signal,
+      remaining: () => 28_500,
+      operationTimeout: 60_000,
+      course: newCourse(),
+    };
+    const args = parseRoleChange({ ...REQUIRED, ...change });
+    const outcome = await runBarmanConfigSwitch(driver, args, wishKey(0, 'event'));
+    return { outcome, targets, item: table.item };
+  };
 
   test('skips before it looks at model and reset', async () => {
-    expect(await run({ role: 'replica' })).toEqual({
+    const { outcome, item } = await run({ role: 'replica' });
+    expect(outcome).toEqual({
       exitCode: 1,
       message: 'nothing to switch: role "replica" does not match switch_when "promoted"',
     });
+    expect(item).toBeUndefined();
   });
 
-  test('switches', async () => {
-    expect((await run({ barman_model: 'm' })).message).toBe('["main",{"model":"m"}]');
-    expect((await run({ reset: true })).message).toBe('["main",{"reset":true}]');
+  test('records and switches', async () => {
+    const { outcome, targets, item } = await run({ barman_model: 'm' });
+    expect(outcome).toEqual({
+      exitCode: 0,
+      message: 'Barman server main now uses model m',
+      operationId: 'id',
+    });
+    expect(targets).toEqual([{ model: 'm' }]);
+    expect(item).toMatchObject({ cluster: 'main', desired_key: wishKey(0, 'event'), applied: 'model m' });
+    expect((await run({ reset: true })).targets).toEqual([{ reset: true }]);
   });
 
   const named = (count: number) => Array.from({ length: count }, (_, index) => `s${index}`);
@@ -133,7 +177,9 @@ describe('runBarmanConfigSwitch', () => {
       barman(named(1)),
     ],
   ])('rehearses: %s', async (words, change, diagnosis) => {
-    expect(await run({ ...change, dry_run: true }, diagnosis)).toEqual({
+    const { outcome, item } = await run({ ...change, dry_run: true }, diagnosis);
+    expect(item).toBeUndefined();
+    expect(outcome).toEqual({
       exitCode: 1,
       message: `dry run: ${words}`,
     });

@@ -1,16 +1,14 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import { parseTarget, targetText } from '../../functions/config-switch/barman/target.ts';
 import {
   eventIdOf,
-  type Item,
   isBehind,
   isLeased,
   Ledger,
-  targetOf,
-  targetText,
   type Wish,
-  type Wished,
   wishKey,
-} from '../../functions/config-switch/ledger.ts';
+} from '../../functions/config-switch/reconcile/ledger.ts';
+import type { Item, Wished } from '../../functions/config-switch/reconcile/table.ts';
 import { MemoryTable } from '../stand-ins/memory-table.ts';
 
 const NOW = Date.parse('2026-11-23T06:10:00.000Z');
@@ -59,17 +57,17 @@ describe('a target', () => {
     [{ reset: true }, 'reset'],
   ] as const)('%j is written as %s', (target, text) => {
     expect(targetText(target)).toBe(text);
-    expect(targetOf(text)).toEqual(target);
+    expect(parseTarget(text)).toEqual(target);
   });
 });
 
 describe('an item', () => {
   test.each([
     [{}, false],
-    [{ desired_key: 'b' }, true],
-    [{ desired_key: 'b', applied_key: 'a' }, true],
-    [{ desired_key: 'b', applied_key: 'b' }, false],
-    [{ desired_key: 'b', applied_key: 'c' }, false],
+    [{ desired: 'model m', desired_key: 'b' }, true],
+    [{ desired: 'model m', desired_key: 'b', applied_key: 'a' }, true],
+    [{ desired: 'model m', desired_key: 'b', applied_key: 'b' }, false],
+    [{ desired: 'model m', desired_key: 'b', applied_key: 'c' }, false],
   ])('%j is behind: %s', (item, behind) => {
     expect(isBehind({ barman_server: 'main', ...item })).toBe(behind);
   });
@@ -151,7 +149,8 @@ describe('the lease', () => {
   });
 
   test('is not taken for what is applied, or older than that', async () => {
-    table.item = { barman_server: 'main', applied_key: wish(5, 'b').key };
+    await ledger.record(wish(6, 'c'), signal);
+    table.item = { ...(table.item as Item), applied_key: wish(5, 'b').key };
     for (const old of [wish(5, 'b'), wish(4, 'a')]) {
       expect(await ledger.take('main', old.key, undefined, signal)).toBeUndefined();
     }
@@ -177,7 +176,7 @@ describe('the result', () => {
       parked: true,
       events: Array.from({ length: 12 }, (_, index) => `e${index}`),
     };
-    expect(await ledger.result(taken, 'op', true, signal)).toBe('released');
+    expect(await ledger.result(taken, 'op', true, signal)).toEqual({ lease: 'released' });
     expect(table.item).toEqual({
       barman_server: 'main',
       cluster: 'patroni',
@@ -193,8 +192,9 @@ describe('the result', () => {
     const taken = await lease(0, 'a');
     await ledger.record(wish(1, 'b'), signal);
     const next = await ledger.result(taken, 'op', true, signal);
-    expect(next).toMatchObject({ item: { ...applied, desired: 'model m-b', until: at(14_000) } });
-    const { token } = next as { token: string };
+    if (next.lease !== 'renewed') throw new Error(`the lease is ${next.lease}`);
+    expect(next.renewed).toMatchObject({ item: { ...applied, desired: 'model m-b', until: at(14_000) } });
+    const { token } = next.renewed;
     expect(token).not.toBe(taken.token);
     expect(table.item?.holder).toBe(token);
 
@@ -207,7 +207,7 @@ describe('the result', () => {
         false,
         signal,
       ),
-    ).toBe('released');
+    ).toEqual({ lease: 'released' });
     expect(table.item).toMatchObject({
       applied_key: wish(1, 'b').key,
       desired: 'model m-c',
@@ -220,7 +220,7 @@ describe('the result', () => {
   test.each([true, false])('is not written once the lease is lost (going on: %s)', async (goOn) => {
     const taken = await lease(0, 'a');
     table.item = { ...(table.item as Item), holder: 'somebody' };
-    expect(await ledger.result(taken, 'op', goOn, signal)).toBe('lost');
+    expect(await ledger.result(taken, 'op', goOn, signal)).toEqual({ lease: 'lost' });
     expect(table.item).not.toHaveProperty('applied_key');
     expect(table.item?.holder).toBe('somebody');
   });

@@ -1,12 +1,8 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
+import { BARMAN_NAME, configTarget } from '../../functions/config-switch/barman/target.ts';
 import { InvalidArgs } from '../../functions/config-switch/errors.ts';
-import {
-  BARMAN_NAME,
-  configTarget,
-  parseJson,
-  parseRoleChange,
-} from '../../functions/config-switch/payload.ts';
+import { parseJson, parseRoleChange } from '../../functions/config-switch/event/payload.ts';
 
 const REQUIRED = { action: 'on_role_change', role: 'primary', cluster: 'main', barman_server: 'main' };
 

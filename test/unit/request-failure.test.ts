@@ -5,7 +5,7 @@ import {
   refusalOf,
   timedOut,
   unexpected,
-} from '../../functions/config-switch/request-failure.ts';
+} from '../../functions/config-switch/barman/request-failure.ts';
 
 function networkError(code: string, message = code): Error {
   return Object.assign(new Error(message), { code });

@@ -2,7 +2,11 @@ import fc from 'fast-check';
 import { Webhook } from 'standardwebhooks';
 import { describe, expect, test, vi } from 'vitest';
 import { HttpError } from '../../functions/config-switch/errors.ts';
-import { signatureHeaders, signedBody, verifySignature } from '../../functions/config-switch/signature.ts';
+import {
+  signatureHeaders,
+  signedBody,
+  verifySignature,
+} from '../../functions/config-switch/event/signature.ts';
 import { createSecret, signedHeaders } from '../stand-ins/webhook.ts';
 
 const NOW = 1_795_000_000_000;

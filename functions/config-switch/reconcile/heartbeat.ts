@@ -4,9 +4,12 @@
  */
 
 import { X509Certificate } from 'node:crypto';
+import type { ConnectionSource } from '../barman/http-client.ts';
+import type { PgBackupApi } from '../barman/pg-backup-api.ts';
+import { parseTarget } from '../barman/target.ts';
 import { type Course, drive, newCourse } from './converge.ts';
-import { type Item, isBehind, isLeased, type Ledger, targetOf, type Wished } from './ledger.ts';
-import type { ConnectionSource, PgBackupApi } from './pg-backup-api.ts';
+import { isBehind, isLeased, type Ledger } from './ledger.ts';
+import { type Item, timeOf, type Wished } from './table.ts';
 
 /** How long a wish is tried to be met, ms; then it is parked, for a person. */
 const GIVE_UP_AFTER = 24 * 3_600_000;
@@ -52,7 +55,7 @@ export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
   const path = await lookAtPath(options);
   const now = Date.now();
   const behind = items.filter(isBehind).filter((item) => !item.held);
-  const age = ({ recorded_at = '' }: Item) => now - (Date.parse(recorded_at) || now);
+  const age = ({ recorded_at }: Item) => now - timeOf(recorded_at, now);
 
   let parked = behind.filter((item) => item.parked).length;
   const due: Wished[] = [];
@@ -62,7 +65,7 @@ export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
   for (const item of unparked.sort((a, b) => leftBehind(a) - leftBehind(b) || age(b) - age(a))) {
     if (age(item) > GIVE_UP_AFTER && !isLeased(item)) {
       if (await ledger.park(item, signal)) parked += 1;
-    } else if (!isLeased(item) && !(now < Date.parse(String(item.next_attempt_at ?? item.recorded_at)))) {
+    } else if (!isLeased(item) && timeOf(item.next_attempt_at ?? item.recorded_at, now) <= now) {
       due.push(item);
     }
   }
@@ -102,7 +105,7 @@ async function compare({ ledger, api, signal }: HeartbeatOptions, items: readonl
   if (doubtful.length === 0) return;
   const { servers } = await api.diagnose();
   for (const { barman_server, applied = '', applied_key = '' } of doubtful) {
-    const target = targetOf(applied);
+    const target = parseTarget(applied);
     const active = servers.get(barman_server)?.activeModel ?? null;
     const again = active !== ('model' in target ? target.model : null);
     await ledger.compared(barman_server, applied_key, again, signal);

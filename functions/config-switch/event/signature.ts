@@ -1,9 +1,12 @@
 /** Who sent a webhook: Standard Webhooks signatures (standardwebhooks.com, specification, "Verifying signatures"). */
 
 import { timingSafeEqual } from 'node:crypto';
+import type { MiddlewareObj } from '@middy/core';
 import type { APIGatewayProxyEventV2 } from 'aws-lambda';
 import type { Webhook } from 'standardwebhooks';
-import { BodyTooLarge, HttpError, Rejected } from './errors.ts';
+import { BodyTooLarge, HttpError, Rejected } from '../errors.ts';
+import type { ReceivedEvent } from './invocation.ts';
+import { parseJson } from './payload.ts';
 
 /** A body may be as long, bytes; a longer one is refused before it is hashed. */
 const MAX_BODY = 64 * 1024;
@@ -24,6 +27,18 @@ export interface WebhookSource {
   webhooks(signal: AbortSignal): Promise<readonly Webhook[]>;
   /** The same, read anew, or undefined where that was done a moment ago. */
   rereadWebhooks(signal: AbortSignal): Promise<readonly Webhook[] | undefined>;
+}
+
+/** Lets in only signed webhooks. @param source the secrets */
+export function signature(source: WebhookSource): MiddlewareObj<ReceivedEvent> {
+  return {
+    before: async (request) => {
+      const { arrived, arrivedAt, signal } = request.event;
+      if (arrived.caller !== 'http') return;
+      const body = await signedBody(arrived.event, arrivedAt, source, signal);
+      request.event = { ...request.event, payload: parseJson(body) };
+    },
+  };
 }
 
 /**

@@ -1,11 +1,11 @@
 /** What the caller is told: one table from how a run ended to the answer, for every caller. */
 
+import type { MiddlewareObj } from '@middy/core';
 import type { APIGatewayProxyStructuredResultV2 } from 'aws-lambda';
-import type { Outcome } from './config-switch.ts';
-import { ConfigSwitchError, HttpError, Rejected } from './errors.ts';
-import { ExitCode, type ExitStatus, exitStatus } from './exit-code.ts';
-import type { Heartbeat } from './heartbeat.ts';
-import type { Invocation } from './invocation.ts';
+import { ConfigSwitchError, HttpError, Rejected } from '../errors.ts';
+import { ExitCode, type ExitStatus, exitStatus, type Outcome } from '../exit-code.ts';
+import type { ReceivedEvent } from './invocation.ts';
+import type { RoleChange } from './payload.ts';
 
 /** The answer to a role change; over HTTP its JSON is the body. */
 export interface Answer {
@@ -35,8 +35,37 @@ const STATUS_OF_HTTP_ERROR = { error: 502, busy: 503, timeout: 504 };
 /** When a sender may try again, s. */
 const RETRY_AFTER = { 'retry-after': '5' };
 
+/** An event at its end. */
+export interface AnsweredEvent extends ReceivedEvent {
+  /** Unless the payload could not be read. */
+  readonly roleChange?: RoleChange;
+  /** Unless the webhook was rejected. */
+  readonly answer?: Answer;
+}
+
+/** Answers the caller, and leaves the answer in the event for whoever reports it. */
+export function response(): MiddlewareObj<AnsweredEvent> {
+  return {
+    after: (request) => {
+      const answer = answerTo(request.event, request.response);
+      request.event = { ...request.event, answer };
+      request.response = sent(request.event, request.response, answer);
+    },
+    onError: (request) => {
+      const error = request.error ?? new Error('no error');
+      if (error instanceof Rejected) {
+        request.response = rejection(error);
+        return;
+      }
+      const answer = answerTo(request.event, error);
+      request.event = { ...request.event, answer };
+      request.response = sent(request.event, error, answer);
+    },
+  };
+}
+
 /** The answer to a run that ended, well or not. An error that is none of ours is told as HTTP_ERROR, without its message. */
-function answerTo({ roleChange, eventId, requestId, course }: Invocation, ended: Outcome | Error): Answer {
+function answerTo({ roleChange, eventId, requestId, course }: AnsweredEvent, ended: Outcome | Error): Answer {
   const { exitCode, message, operationId } =
     ended instanceof Error && !(ended instanceof ConfigSwitchError) ? internalError(requestId) : ended;
   return {
@@ -57,21 +86,15 @@ function answerTo({ roleChange, eventId, requestId, course }: Invocation, ended:
 /**
  * What the caller is sent.
  *
- * @param invocation whose answer is set here, unless the caller is somebody unknown
- * @param ended the outcome, or what was thrown
  * @returns an HTTP response, the answer, or undefined where the error is to be thrown on: an EventBridge event that
  *   could not be recorded is kept by Lambda's retries and the failure queue
  */
-export function respond(
-  invocation: Invocation,
+function sent(
+  { arrived }: AnsweredEvent,
   ended: Outcome | Error,
-): APIGatewayProxyStructuredResultV2 | Answer | Heartbeat | { message: string } | undefined {
-  // A heartbeat that failed is made up for by the next; thrown, it would come again, and end in the failure queue.
-  if (invocation.arrived.caller === 'heartbeat') return invocation.heartbeat ?? { message: ended.message };
-  if (ended instanceof Rejected) return rejection(ended);
-  const answer = answerTo(invocation, ended);
-  invocation.answer = answer;
-  switch (invocation.arrived.caller) {
+  answer: Answer,
+): APIGatewayProxyStructuredResultV2 | Answer | undefined {
+  switch (arrived.caller) {
     case 'http': {
       const status =
         ended instanceof HttpError ? STATUS_OF_HTTP_ERROR[ended.reason] : HTTP_STATUS[answer.exit_status];
@@ -79,7 +102,7 @@ export function respond(
     }
     case 'eventbridge':
       return ended instanceof Error && !answer.recorded ? undefined : answer;
-    default:
+    case 'direct':
       return answer;
   }
 }

@@ -1,10 +1,10 @@
 /** The payload: what a caller says, in the words of `patroni_barman config-switch`. One schema, whichever way it arrives. */
 
+import type { MiddlewareObj } from '@middy/core';
 import * as v from 'valibot';
-import { InvalidArgs } from './errors.ts';
-
-/** Barman's names as pg-backup-api can take them: a path segment here, and never an option or a list of words over there. */
-export const BARMAN_NAME = /^[A-Za-z0-9_][A-Za-z0-9_.:-]*$/;
+import { BARMAN_NAME } from '../barman/target.ts';
+import { InvalidArgs } from '../errors.ts';
+import type { ReceivedEvent } from './invocation.ts';
 
 const MAX_NAME_LENGTH = 255;
 /** A body of 64 KB can hold thousands of unknown keys; nobody reads so many. */
@@ -72,8 +72,19 @@ const RoleChangeSchema = v.pipe(
 /** A role change whose shape is right; only `parseRoleChange` makes one. Whether it names a model, reset, both or neither is asked later. */
 export type RoleChange = v.InferOutput<typeof RoleChangeSchema>;
 
-/** What a Barman server is to be brought to: a model, or no model at all. Never both. */
-export type ConfigTarget = { readonly model: string } | { readonly reset: true };
+/** An event whose payload is read. */
+export interface RoleChangeEvent extends ReceivedEvent {
+  readonly roleChange: RoleChange;
+}
+
+/** Reads the role change. */
+export function payload(): MiddlewareObj<RoleChangeEvent> {
+  return {
+    before: (request) => {
+      request.event = { ...request.event, roleChange: parseRoleChange(request.event.payload) };
+    },
+  };
+}
 
 /**
  * Reads the payload of a role change.
@@ -116,24 +127,6 @@ export function parseJson(body: string): unknown {
   } catch {
     throw new InvalidArgs('the body is not JSON; send the payload as a JSON object');
   }
-}
-
-/**
- * What the role change wants Barman to be brought to: one, and only one, of model and reset
- * (`patroni.scripts.barman.config_switch`, `run_barman_config_switch`).
- *
- * @throws InvalidArgs if it names both or neither
- */
-export function configTarget({ barmanModel, reset }: RoleChange): ConfigTarget {
-  if (barmanModel !== undefined && !reset) return { model: barmanModel };
-  if (barmanModel === undefined && reset) return { reset: true };
-  throw new InvalidArgs(
-    `one, and only one, of barman_model and reset must be given: ${
-      reset
-        ? `barman_model is "${barmanModel}" and reset is true`
-        : 'barman_model is missing and reset is false'
-    }`,
-  );
 }
 
 function received(issue: v.BaseIssue<unknown>): string {

@@ -21,7 +21,22 @@
  */
 
 import { randomUUID } from 'node:crypto';
-import type { ConfigTarget } from './payload.ts';
+import { type ConfigTarget, targetText } from '../barman/target.ts';
+import {
+  absent,
+  type Change,
+  type Clause,
+  type Condition,
+  either,
+  equals,
+  type Item,
+  isWished,
+  lacks,
+  less,
+  type Table,
+  timeOf,
+  type Wished,
+} from './table.ts';
 
 /** How long after it was taken a lease lets POSTs be sent, ms. */
 export const POST_WINDOW = 8_000;
@@ -35,71 +50,6 @@ export const LEASE = POST_WINDOW + POST_DELAY + CLOCK_SKEW;
 const EVENTS = 10;
 /** The heartbeat's back-off after a failure, ms: doubled each time, up to the cap. */
 const BACKOFF = { base: 60_000, cap: 600_000 };
-
-/** The item of one Barman server. Times are UTC with ms, as ISO 8601, so that they compare and read well. */
-export interface Item {
-  readonly barman_server: string;
-  /** The newest wish: `model <name>` or `reset`. */
-  readonly desired?: string;
-  /** Its event's time and id: `2026-11-23T06:10:00.000Z#<event id>`; a greater one is newer. */
-  readonly desired_key?: string;
-  /**
-   * The ids of the last events that were recorded, newest first. An event may come again with another time: a sender that
-   * repeats itself does not know better.
-   */
-  readonly events?: readonly string[];
-  /** The cluster that it came from, for the operator. */
-  readonly cluster?: string;
-  readonly recorded_at?: string;
-  /** What Barman was last brought to, by which operation, and when. */
-  readonly applied?: string;
-  readonly applied_key?: string;
-  readonly operation_id?: string;
-  readonly applied_at?: string;
-  /** The lease: its token, and until when a POST sent under it may still arrive. */
-  readonly holder?: string;
-  readonly until?: string;
-  /** Failed attempts at the wish, when the heartbeat makes the next, and how the last one failed. */
-  readonly attempts?: number;
-  readonly next_attempt_at?: string;
-  readonly last_error?: string;
-  /** True once the heartbeat has given the wish up. */
-  readonly parked?: boolean;
-  /** True while the operator wants nothing to be sent to Barman. */
-  readonly held?: boolean;
-  /** True after an operation was not waited for any longer: `applied` may not be what is active. */
-  readonly overtaken?: boolean;
-}
-
-/** An item with a wish in it: what a lease is given for. */
-export type Wished = Item & Required<Pick<Item, 'desired' | 'desired_key'>>;
-
-export type Attribute = Exclude<keyof Item, 'barman_server' | 'events'>;
-
-/** New values; null removes the attribute. Of `events`, one more is put first, or no more than so many are kept. */
-export type Change = { readonly [A in Attribute]?: Exclude<Item[A], undefined> | null } & {
-  readonly events?: { readonly prepend: string } | { readonly keep: number };
-};
-
-/** Holds if, in each row, one of the comparisons does. */
-export type Condition = readonly (readonly Comparison[])[];
-export type Comparison =
-  | readonly ['events', 'lacks', string]
-  | readonly [Attribute, 'absent']
-  | readonly [Attribute, '=' | '<', string];
-
-/** A table of items, read consistently and written conditionally; DynamoDB's in a deployment. */
-export interface Table {
-  get(server: string, signal: AbortSignal): Promise<Item | undefined>;
-  /** @returns the whole item after the change, or undefined if the condition does not hold */
-  update(
-    server: string,
-    change: Change,
-    condition: Condition,
-    signal: AbortSignal,
-  ): Promise<Item | undefined>;
-  scan(signal: AbortSignal): Promise<Item[]>;
-}
 
 /** What an event wants a Barman server to be brought to. */
 export interface Wish {
@@ -118,6 +68,14 @@ export interface Lease {
   readonly postUntil: number;
 }
 
+/** What became of the lease whose result was written. */
+export type AfterResult =
+  | { readonly lease: 'released' }
+  /** Somebody else has taken it over. */
+  | { readonly lease: 'lost' }
+  /** A newer wish is there, to be driven under the lease that is renewed. */
+  | { readonly lease: 'renewed'; readonly renewed: Lease };
+
 /** A wish's key. @param eventTime ms since the epoch */
 export function wishKey(eventTime: number, eventId: string): string {
   return `${new Date(eventTime).toISOString()}#${eventId}`;
@@ -128,27 +86,27 @@ export function eventIdOf(key: string): string {
   return key.slice(key.indexOf('#') + 1);
 }
 
-/** What an item's `desired` or `applied` says. */
-export function targetOf(text: string): ConfigTarget {
-  return text.startsWith(MODEL) ? { model: text.slice(MODEL.length) } : { reset: true };
-}
-
-export function targetText(target: ConfigTarget): string {
-  return 'model' in target ? `${MODEL}${target.model}` : 'reset';
-}
-
-const MODEL = 'model ';
-
 /** Whether Barman has not been brought yet to the newest wish. */
 export function isBehind(item: Item): item is Wished {
-  const { desired_key, applied_key } = item;
-  return desired_key !== undefined && (applied_key === undefined || applied_key < desired_key);
+  return isWished(item) && (item.applied_key === undefined || item.applied_key < item.desired_key);
 }
 
 /** Whether somebody may still send a POST, or one may still arrive. */
 export function isLeased({ holder, until }: Item): boolean {
-  return holder !== undefined && Date.now() < Date.parse(String(until));
+  return holder !== undefined && Date.now() < timeOf(until, 0);
 }
+
+// The conditions of the writes.
+const notHeld = absent('held');
+const free = absent('holder');
+const heldBy = (token: string) => equals('holder', token);
+const newerThanDesired = (key: string) => either(absent('desired_key'), less('desired_key', key));
+const newerThanApplied = (key: string) => either(absent('applied_key'), less('applied_key', key));
+const desiredIs = (key: string) => equals('desired_key', key);
+const isNew = (key: string): Condition => [newerThanDesired(key), lacks(eventIdOf(key))];
+
+const NO_LEASE = { holder: null, until: null } as const;
+const NO_FAILURE = { attempts: null, next_attempt_at: null, last_error: null, parked: null } as const;
 
 /** The writes of the protocol above. Each throws what the table throws. */
 export class Ledger {
@@ -167,19 +125,13 @@ export class Ledger {
   }
 
   /** @returns whether it is the newest wish now */
-  async record(wish: Wish, signal: AbortSignal): Promise<boolean> {
-    const change = recorded(wish);
-    return (await this.#table.update(wish.server, change, isNew(wish.key), signal)) !== undefined;
+  record(wish: Wish, signal: AbortSignal): Promise<boolean> {
+    return this.#write(wish.server, recorded(wish), isNew(wish.key), signal);
   }
 
   /** Both in one write, where nobody holds the lease. @returns undefined if it is not so simple; nothing is written then */
   recordAndTake(wish: Wish, signal: AbortSignal): Promise<Lease | undefined> {
-    return this.#lease(
-      wish.server,
-      recorded(wish),
-      [...isNew(wish.key), [['holder', 'absent']], [['held', 'absent']]],
-      signal,
-    );
+    return this.#lease(wish.server, recorded(wish), [...isNew(wish.key), free, notHeld], signal);
   }
 
   /**
@@ -196,33 +148,21 @@ export class Ledger {
     signal: AbortSignal,
     change: Change = {},
   ): Promise<Lease | undefined> {
-    return this.#lease(
-      server,
-      change,
-      [
-        [
-          ['applied_key', 'absent'],
-          ['applied_key', '<', key],
-        ],
-        [['held', 'absent']],
-        [['holder', 'absent'], ...(seen === undefined ? [] : [['holder', '=', seen] as const])],
-      ],
-      signal,
-    );
+    const mayTake: Clause = seen === undefined ? free : either(free, heldBy(seen));
+    return this.#lease(server, change, [newerThanApplied(key), notHeld, mayTake], signal);
   }
 
   /**
    * Barman was brought to the wish that the lease drives.
    *
    * @param goOn whether to keep the lease, renewed, if a newer wish is there
-   * @returns `released`, `lost`, or the lease to drive the newer wish with
    */
   async result(
     { token, item }: Lease,
     operationId: string,
     goOn: boolean,
     signal: AbortSignal,
-  ): Promise<Lease | 'released' | 'lost'> {
+  ): Promise<AfterResult> {
     const { barman_server, desired, desired_key } = item;
     const applied: Change = {
       applied: desired,
@@ -231,64 +171,45 @@ export class Ledger {
       applied_at: new Date().toISOString(),
       events: { keep: EVENTS },
     };
-    const release: Change = { holder: null, until: null };
-    const mine = [['holder', '=', token]] as const;
-    const done = await this.#table.update(
-      barman_server,
-      { ...applied, ...release, attempts: null, next_attempt_at: null, last_error: null, parked: null },
-      [mine, [['desired_key', '=', desired_key]]],
-      signal,
-    );
-    if (done) return 'released';
-    if (goOn) return (await this.#lease(barman_server, applied, [mine], signal)) ?? 'lost';
-    const left = await this.#table.update(barman_server, { ...applied, ...release }, [mine], signal);
-    return left ? 'released' : 'lost';
+    const done = { ...applied, ...NO_LEASE, ...NO_FAILURE };
+    if (await this.#write(barman_server, done, [heldBy(token), desiredIs(desired_key)], signal)) {
+      return { lease: 'released' };
+    }
+    if (goOn) {
+      const renewed = await this.#lease(barman_server, applied, [heldBy(token)], signal);
+      return renewed ? { lease: 'renewed', renewed } : { lease: 'lost' };
+    }
+    const left = await this.#write(barman_server, { ...applied, ...NO_LEASE }, [heldBy(token)], signal);
+    return { lease: left ? 'released' : 'lost' };
   }
 
   /** The wish that the lease drives could not be met, and every POST of it has a known end. */
   async release({ token, item }: Lease, error: string, signal: AbortSignal): Promise<void> {
     const { barman_server, desired_key, attempts = 0 } = item;
-    const mine = [['holder', '=', token]] as const;
-    const release: Change = { holder: null, until: null };
     const backoff = Math.min(BACKOFF.cap, BACKOFF.base * 2 ** attempts);
-    const told = await this.#table.update(
-      barman_server,
-      {
-        ...release,
-        attempts: attempts + 1,
-        next_attempt_at: new Date(Date.now() + backoff).toISOString(),
-        last_error: error.slice(0, 1_000),
-      },
-      [mine, [['desired_key', '=', desired_key]]],
-      signal,
-    );
+    const failed: Change = {
+      ...NO_LEASE,
+      attempts: attempts + 1,
+      next_attempt_at: new Date(Date.now() + backoff).toISOString(),
+      last_error: error.slice(0, 1_000),
+    };
+    const told = await this.#write(barman_server, failed, [heldBy(token), desiredIs(desired_key)], signal);
     // A newer wish starts afresh.
-    if (!told) await this.#table.update(barman_server, release, [mine], signal);
+    if (!told) await this.#write(barman_server, NO_LEASE, [heldBy(token)], signal);
   }
 
   /** Gives up a wish that could not be met for long. @returns whether it still was the newest one */
-  async park(
+  park(
     { barman_server, desired_key }: Pick<Wished, 'barman_server' | 'desired_key'>,
     signal: AbortSignal,
   ): Promise<boolean> {
-    return (
-      (await this.#table.update(
-        barman_server,
-        { parked: true },
-        [[['desired_key', '=', desired_key]]],
-        signal,
-      )) !== undefined
-    );
+    return this.#write(barman_server, { parked: true }, [desiredIs(desired_key)], signal);
   }
 
   /** What is active was compared with `applied`. @param again whether it is to be applied again */
   async compared(server: string, appliedKey: string, again: boolean, signal: AbortSignal): Promise<void> {
-    await this.#table.update(
-      server,
-      { overtaken: null, ...(again ? { applied_key: null } : {}) },
-      [[['applied_key', '=', appliedKey]], [['holder', 'absent']]],
-      signal,
-    );
+    const change: Change = { overtaken: null, ...(again ? { applied_key: null } : {}) };
+    await this.#write(server, change, [equals('applied_key', appliedKey), free], signal);
   }
 
   /** Has the heartbeat try at its next turn. @returns undefined if there is no such server */
@@ -303,6 +224,11 @@ export class Ledger {
   /** Stops, or starts again, all POSTs for a server; wishes are recorded meanwhile. */
   hold(server: string, held: boolean, signal: AbortSignal): Promise<Item | undefined> {
     return this.#existing(server, { held: held || null, next_attempt_at: null }, signal);
+  }
+
+  /** @returns whether the condition held, so that it is written */
+  async #write(server: string, change: Change, condition: Condition, signal: AbortSignal): Promise<boolean> {
+    return (await this.#table.update(server, change, condition, signal)) !== undefined;
   }
 
   async #existing(server: string, change: Change, signal: AbortSignal): Promise<Item | undefined> {
@@ -321,11 +247,10 @@ export class Ledger {
     const token = randomUUID();
     const until = new Date(Date.now() + LEASE).toISOString();
     const taken = await this.#table.update(server, { ...change, holder: token, until }, condition, signal);
-    if (taken) return { token, item: taken as Wished, postUntil };
     // The SDK sends a write again whose answer was late or lost. The second one must change nothing, since a newer wish may
     // have been recorded between the two; but the lease is ours if it is this very token that is there.
-    const item = await this.#table.get(server, signal);
-    return item?.holder === token ? { token, item: item as Wished, postUntil } : undefined;
+    const item = taken ?? (await this.#table.get(server, signal));
+    return item?.holder === token && isWished(item) ? { token, item, postUntil } : undefined;
   }
 }
 
@@ -336,19 +261,6 @@ function recorded({ target, cluster, key }: Wish): Change {
     events: { prepend: eventIdOf(key) },
     cluster,
     recorded_at: new Date().toISOString(),
-    attempts: null,
-    next_attempt_at: null,
-    last_error: null,
-    parked: null,
+    ...NO_FAILURE,
   };
-}
-
-function isNew(key: string): Condition {
-  return [
-    [
-      ['desired_key', 'absent'],
-      ['desired_key', '<', key],
-    ],
-    [['events', 'lacks', eventIdOf(key)]],
-  ];
 }

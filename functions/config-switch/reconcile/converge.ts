@@ -3,21 +3,14 @@
  * whom, and what the event that came with a wish is answered.
  */
 
-import { type Outcome, switchConfig } from './config-switch.ts';
-import { deadline, sleep } from './deadline.ts';
-import { Busy, LedgerError } from './errors.ts';
-import { ExitCode } from './exit-code.ts';
-import {
-  eventIdOf,
-  type Item,
-  isLeased,
-  LEASE,
-  type Lease,
-  type Ledger,
-  targetOf,
-  type Wish,
-} from './ledger.ts';
-import type { PgBackupApi } from './pg-backup-api.ts';
+import type { PgBackupApi, PostGuard } from '../barman/pg-backup-api.ts';
+import { switchConfig } from '../barman/switch-config.ts';
+import { parseTarget } from '../barman/target.ts';
+import { deadline, sleep } from '../deadline.ts';
+import { Busy, LedgerError } from '../errors.ts';
+import { ExitCode, type Outcome } from '../exit-code.ts';
+import { eventIdOf, isLeased, LEASE, type Lease, type Ledger, type Wish } from './ledger.ts';
+import { type Item, timeOf } from './table.ts';
 
 /** How long somebody else's lease is waited for, and how often the item is read meanwhile, ms. */
 const WAIT = { most: 5_000, interval: 250 };
@@ -46,10 +39,7 @@ export function newCourse(): Course {
 /** What it takes to drive Barman. */
 export interface Driver {
   readonly ledger: Ledger;
-  readonly api: Pick<
-    PgBackupApi,
-    'createConfigSwitchOperation' | 'waitForOperation' | 'settle' | 'inDoubt' | 'beforePost'
-  >;
+  readonly api: Pick<PgBackupApi, 'createConfigSwitchOperation' | 'waitForOperation' | 'settle'>;
   readonly signal: AbortSignal;
   /** Time to the deadline, ms. */
   readonly remaining: () => number;
@@ -104,27 +94,23 @@ export async function drive(driver: Driver, server: string, key: string, taken?:
   try {
     for (;;) {
       if (!lease) {
-        const found: Lease | Outcome = await obtain(driver, server, key);
-        if (!('token' in found)) return outcome ?? found;
-        lease = found;
+        const obtained = await obtain(driver, server, key);
+        if ('answer' in obtained) return outcome ?? obtained.answer;
+        lease = obtained.lease;
       }
       const { desired, desired_key } = lease.item;
       const run: Run = await switchUnder(driver, key, lease);
-      lease = run.lease;
-      if (!lease || !run.outcome) continue;
-
+      if (run.ended !== 'done') {
+        lease = run.ended === 'newer wish' ? run.lease : undefined;
+        continue;
+      }
       const goOn = driver.remaining() > SHORT;
-      const next: Awaited<ReturnType<Ledger['result']>> = await ledger.result(
-        lease,
-        run.outcome.operationId,
-        goOn,
-        signal,
-      );
-      lease = typeof next === 'string' ? undefined : next;
-      if (next === 'lost') continue;
+      const after = await ledger.result(run.lease, run.outcome.operationId, goOn, signal);
+      lease = after.lease === 'renewed' ? after.renewed : undefined;
+      if (after.lease === 'lost') continue;
       if (desired_key === key) outcome = run.outcome;
       else outcome ??= superseded(course, `Barman was brought to ${desired} for ${desired_key}`);
-      if (next === 'released') return outcome;
+      if (after.lease === 'released') return outcome;
     }
   } catch (error) {
     // The event's own wish was met; the newer one is in the ledger, for its own event or the heartbeat.
@@ -133,46 +119,49 @@ export async function drive(driver: Driver, server: string, key: string, taken?:
   }
 }
 
-/** How a switch under a lease ended that did not throw: met, or not begun because the lease is lost or for another wish. */
-interface Run {
-  readonly lease?: Lease;
-  readonly outcome?: Outcome & { operationId: string };
-}
+/** How a switch under a lease ended that did not throw. */
+type Run =
+  | { readonly ended: 'done'; readonly lease: Lease; readonly outcome: Outcome & { operationId: string } }
+  | { readonly ended: 'lease lost' }
+  /** Nothing was sent: the lease was renewed, and is for a newer wish now. */
+  | { readonly ended: 'newer wish'; readonly lease: Lease };
 
 /** Switches Barman to what the lease is for, and sends POSTs only while it lets them be sent. */
 async function switchUnder({ ledger, api, signal }: Driver, key: string, taken: Lease): Promise<Run> {
   let lease = taken;
   const { barman_server, desired, desired_key } = lease.item;
-  // The heartbeat drives one server after the other: what is in doubt of the one before is none of this one's.
-  api.inDoubt = false;
-  api.beforePost = async () => {
-    if (performance.now() < lease.postUntil) return;
-    const renewed = await ledger.take(barman_server, key, lease.token, signal);
-    if (!renewed) throw new LeaseLost();
-    lease = renewed;
-    if (renewed.item.desired_key !== desired_key) throw new NewerWish();
+  const guard: PostGuard = {
+    inDoubt: false,
+    beforePost: async () => {
+      if (performance.now() < lease.postUntil) return;
+      const renewed = await ledger.take(barman_server, key, lease.token, signal);
+      if (!renewed) throw new LeaseLost();
+      lease = renewed;
+      if (renewed.item.desired_key !== desired_key) throw new NewerWish();
+    },
   };
   try {
-    const outcome = await switchConfig(api, barman_server, targetOf(desired));
-    return { lease, outcome };
+    const outcome = await switchConfig(api, barman_server, parseTarget(desired), guard);
+    return { ended: 'done', lease, outcome };
   } catch (error) {
-    if (error instanceof LeaseLost) return {};
-    if (error instanceof NewerWish) return { lease };
+    if (error instanceof LeaseLost) return { ended: 'lease lost' };
+    if (error instanceof NewerWish) return { ended: 'newer wish', lease };
     // A POST without a known end: the lease stays, so that whoever comes next sees it to its end.
-    if (!api.inDoubt && !signal.aborted) {
+    if (!guard.inDoubt && !signal.aborted) {
       // If this fails the lease runs out by itself.
       await ledger
         .release(lease, error instanceof Error ? error.message : String(error), signal)
         .catch(() => {});
     }
     throw error;
-  } finally {
-    api.beforePost = undefined;
   }
 }
 
+/** The lease, or what makes it needless. */
+type Obtained = { readonly lease: Lease } | { readonly answer: Outcome };
+
 /** Waits for the lease, or for what makes it needless. @throws Busy after some seconds */
-async function obtain(driver: Driver, server: string, key: string): Promise<Lease | Outcome> {
+async function obtain(driver: Driver, server: string, key: string): Promise<Obtained> {
   const { ledger, signal, course } = driver;
   const start = performance.now();
   for (;;) {
@@ -181,9 +170,11 @@ async function obtain(driver: Driver, server: string, key: string): Promise<Leas
     const { applied, applied_key = '', operation_id, holder, held } = item;
     if (applied_key >= key) {
       const brought = `Barman was brought to ${applied}`;
-      return applied_key === key
-        ? repeated(course, brought, operation_id)
-        : superseded(course, `${brought} for ${applied_key}`);
+      const answer =
+        applied_key === key
+          ? repeated(course, brought, operation_id)
+          : superseded(course, `${brought} for ${applied_key}`);
+      return { answer };
     }
     if (held) {
       throw new Busy(
@@ -202,7 +193,7 @@ async function obtain(driver: Driver, server: string, key: string): Promise<Leas
     }
     if (holder !== undefined && (await isOvertaken(driver, item))) course.overtaken = true;
     const lease = await ledger.take(server, key, holder, signal, course.overtaken ? { overtaken: true } : {});
-    if (lease) return lease;
+    if (lease) return { lease };
   }
 }
 
@@ -217,7 +208,7 @@ async function isOvertaken(
   { barman_server, until }: Item,
 ): Promise<boolean> {
   // One that does not say until when it holds has run out long ago, as `isLeased` has it.
-  const ranOut = Date.parse(String(until)) || 0;
+  const ranOut = timeOf(until, 0);
   const patience = () => ranOut + operationTimeout - Date.now();
   if (patience() <= 0) return true;
   const impatient = deadline(patience());

@@ -11,9 +11,9 @@ import {
   paginateScan,
   UpdateItemCommand,
 } from '@aws-sdk/client-dynamodb';
-import { within } from './deadline.ts';
-import { DeadlineExceeded, LedgerError } from './errors.ts';
-import type { Change, Comparison, Condition, Item, Table } from './ledger.ts';
+import { within } from '../deadline.ts';
+import { DeadlineExceeded, LedgerError } from '../errors.ts';
+import type { Change, Comparison, Condition, Item, Table } from '../reconcile/table.ts';
 
 /** DynamoDB answers in some ms; what hangs is tried again while there is time, ms. */
 const CLIENT = {

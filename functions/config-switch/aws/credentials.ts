@@ -7,10 +7,10 @@ import { createPrivateKey, X509Certificate } from 'node:crypto';
 import ssm from '@middy/ssm';
 import { clearCache, getInternal } from '@middy/util';
 import { Webhook } from 'standardwebhooks';
-import { within } from './deadline.ts';
-import { DeadlineExceeded, HttpError } from './errors.ts';
-import type { Connection, ConnectionSource } from './pg-backup-api.ts';
-import type { WebhookSource } from './signature.ts';
+import type { Connection, ConnectionSource } from '../barman/http-client.ts';
+import { within } from '../deadline.ts';
+import { DeadlineExceeded, HttpError } from '../errors.ts';
+import type { WebhookSource } from '../event/signature.ts';
 
 /** Values are read anew when they are older, ms. */
 const MAX_AGE = 5 * 60_000;

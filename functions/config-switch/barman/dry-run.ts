@@ -1,0 +1,39 @@
+/** What Barman would do with a config switch, from what `/diagnose` says of its configuration. */
+
+import type { Diagnosis } from './pg-backup-api.ts';
+import type { ConfigTarget } from './target.ts';
+
+/**
+ * Says whether server and model exist and belong together. The rules are those of `barman config-switch` (barman.config,
+ * `ServerConfig.apply_model`).
+ *
+ * @returns a sentence for a person
+ */
+export function rehearse({ servers, models }: Diagnosis, barmanServer: string, target: ConfigTarget): string {
+  const server = servers.get(barmanServer);
+  if (server === undefined) {
+    return `Barman knows no server ${barmanServer}, so the switch would end as HTTP_ERROR; ${known('servers', servers)}`;
+  }
+  const active = server.activeModel === null ? 'no model is active' : `model ${server.activeModel} is active`;
+  if (!('model' in target)) {
+    return `a switch would drop the active model of ${barmanServer} (now ${active})`;
+  }
+  const model = models.get(target.model);
+  if (model === undefined) {
+    return `Barman knows no model ${target.model}, so the switch would end as CONFIG_SWITCH_FAILED; ${known('models', models)}`;
+  }
+  if (model.cluster !== server.cluster) {
+    return (
+      `model ${target.model} belongs to cluster ${model.cluster} and server ${barmanServer} to ${server.cluster}, ` +
+      `so the switch would end as CONFIG_SWITCH_FAILED; give both the same "cluster" in Barman's configuration`
+    );
+  }
+  return server.activeModel === target.model
+    ? `model ${target.model} is already active on ${barmanServer}; a switch would change nothing`
+    : `a switch would apply model ${target.model} to ${barmanServer} (now ${active})`;
+}
+
+function known(what: string, names: ReadonlyMap<string, unknown>): string {
+  const shown = [...names.keys()].slice(0, 10).join(', ');
+  return names.size === 0 ? `it knows no ${what}` : `its ${what} are ${shown}${names.size > 10 ? ', …' : ''}`;
+}

@@ -1,0 +1,244 @@
+/**
+ * pg-backup-api on the Barman host: its operations, and how long is waited for them.
+ *
+ * An operation is created by a POST and runs on by itself. So a POST that had no answer may have created one, and
+ * Barman takes no lock: another POST is sent only after such an operation has ended.
+ */
+
+import * as v from 'valibot';
+import { deadline, sleep } from '../deadline.ts';
+import { httpErrorFrom } from '../errors.ts';
+import { type ConnectionSource, HttpClient, type HttpClientOptions } from './http-client.ts';
+import { BARMAN_NAME, type ConfigTarget, requestBody } from './target.ts';
+
+/** For one attempt at `/diagnose`, which asks every PostgreSQL server, ms: more than any invocation has. */
+const DIAGNOSE_TIMEOUT = 60_000;
+/** For all attempts at `/status`, ms: a host that hangs must not take the whole heartbeat. */
+const STATUS_TIMEOUT = 15_000;
+/**
+ * First poll after the creation, and shortest time from the start of a poll to the start of the next, ms; or that part of the
+ * time elapsed: at an operation of 1.2 s three polls more than with 100 ms and a tenth, and the answer 25 ms sooner.
+ */
+const POLL = { first: 150, interval: 75, share: 1 / 16 };
+const HOUR = 3_600_000;
+
+const CreatedOperation = v.object({
+  operation_id: v.pipe(v.string(), v.maxLength(255), v.regex(BARMAN_NAME)),
+});
+const Operation = v.object({ status: v.picklist(['IN_PROGRESS', 'DONE', 'FAILED']) });
+const Operations = v.object({ operations: v.array(v.object({ id: v.string(), type: v.string() })) });
+const Clustered = v.object({ cluster: v.nullish(v.string()) });
+const Status = v.string();
+const DiagnoseOutput = v.object({
+  servers: v.record(v.string(), v.object({ active_model: v.nullish(v.string()), config: Clustered })),
+  // Barman before 3.10 has no models.
+  models: v.optional(v.record(v.string(), v.object({ config: Clustered })), {}),
+});
+
+/** What `/diagnose` says that matters to a switch. */
+export interface Diagnosis {
+  readonly servers: ReadonlyMap<string, { readonly activeModel: string | null; readonly cluster: string }>;
+  readonly models: ReadonlyMap<string, { readonly cluster: string }>;
+}
+
+/** What guards the POSTs of one config switch. */
+export interface PostGuard {
+  /** Called right before each POST; what it throws keeps it from being sent. */
+  readonly beforePost: () => Promise<void>;
+  /** Whether an operation that was asked for, or may have been, may still be running. */
+  inDoubt: boolean;
+}
+
+/** How often pg-backup-api was asked. */
+export interface RequestCounts {
+  /** Requests sent. */
+  attempts: number;
+  /** Requests for an operation's status. */
+  polls: number;
+}
+
+export interface PgBackupApiOptions extends Omit<HttpClientOptions, 'onRequest'> {
+  /** Until when a POST without an answer may still arrive, ms after it was sent. */
+  readonly postDelay: number;
+  /** Where its requests are counted. */
+  readonly counts: RequestCounts;
+}
+
+/** One invocation's way to pg-backup-api. */
+export class PgBackupApi implements AsyncDisposable {
+  readonly #http: HttpClient;
+  readonly #options: PgBackupApiOptions;
+
+  constructor(source: ConnectionSource, options: PgBackupApiOptions) {
+    this.#options = options;
+    this.#http = new HttpClient(source, {
+      ...options,
+      onRequest: () => {
+        options.counts.attempts += 1;
+      },
+    });
+  }
+
+  /**
+   * Asks for a config switch.
+   *
+   * @returns the operation's id; it is in doubt until its end is known
+   * @throws HttpError if it was refused or could not be asked for
+   */
+  async createConfigSwitchOperation(server: string, target: ConfigTarget, guard: PostGuard): Promise<string> {
+    const { operation_id } = await this.#http.request({
+      method: 'POST',
+      path: ['servers', server, 'operations'],
+      body: requestBody(target),
+      schema: CreatedOperation,
+      beforeSend: async () => {
+        await guard.beforePost();
+        guard.inDoubt = true;
+      },
+      onFailure: ({ begun }) => {
+        if (begun === 'no') guard.inDoubt = false;
+      },
+      beforeRetry: async ({ begun }, sentAt) => {
+        if (begun === 'no') return;
+        if (begun === 'unknown') {
+          await sleep(this.#options.postDelay - (performance.now() - sentAt), this.#options.signal);
+        }
+        await this.settle(server, performance.now() - sentAt);
+        guard.inDoubt = false;
+      },
+    });
+    return operation_id;
+  }
+
+  /**
+   * Waits for the end of an operation: polls soon and then less and less often, quick on a small host and gentle on
+   * one where each poll takes long.
+   *
+   * @param signal in place of the deadline's
+   * @returns how it ended
+   * @throws HttpError, DeadlineExceeded with the operation's id: its end is not known
+   */
+  async waitForOperation(
+    server: string,
+    operationId: string,
+    signal = this.#options.signal,
+  ): Promise<'DONE' | 'FAILED'> {
+    const start = performance.now();
+    try {
+      for (let soonest = start + POLL.first; ; soonest = this.#http.last.start + POLL.interval) {
+        const now = performance.now();
+        // A part of the time elapsed keeps the answer prompt; twice the last request leaves half of the host's time.
+        const pause = Math.max((now - start) * POLL.share, 2 * this.#http.last.time);
+        const next = Math.max(soonest, this.#http.last.start + pause);
+        await sleep(next - now, signal);
+        const status = await this.#getOperationStatus(server, operationId, signal);
+        if (status !== 'IN_PROGRESS') return status;
+      }
+    } catch (error) {
+      throw httpErrorFrom(
+        error,
+        (message) =>
+          `the end of operation ${operationId} on ${server} is not known: ${message}; ` +
+          `it will be in <barman_home>/${server}/output/${operationId}.json on the Barman host`,
+        operationId,
+      );
+    }
+  }
+
+  /**
+   * Sees to their end the config switches that a POST without a known end may have created. Which of them is that
+   * POST's, if any, the list does not tell, so none is taken for it.
+   *
+   * @param age how long ago that POST may have been sent, ms
+   * @param signal in place of the deadline's
+   * @throws HttpError
+   */
+  async settle(server: string, age: number, signal = this.#options.signal): Promise<void> {
+    const asked = performance.now();
+    const { operations } = await this.#http.request({
+      method: 'GET',
+      path: ['servers', server, 'operations'],
+      schema: Operations,
+      signal,
+    });
+    const elapsed = age + performance.now() - asked;
+    const ids = operations.filter(({ type }) => type === 'config_switch').map(({ id }) => id);
+    for (const id of recent(ids, elapsed).sort()) {
+      const status = await this.#getOperationStatus(server, id, signal);
+      if (status === 'IN_PROGRESS') await this.waitForOperation(server, id, signal);
+    }
+  }
+
+  /**
+   * Whether pg-backup-api answers, to our certificate too.
+   *
+   * @throws HttpError
+   */
+  async status(): Promise<void> {
+    const limit = deadline(STATUS_TIMEOUT);
+    const signal = AbortSignal.any([this.#options.signal, limit.signal]);
+    try {
+      await this.#http.request({ method: 'GET', path: ['status'], schema: Status, signal });
+    } finally {
+      limit.clear();
+    }
+  }
+
+  /**
+   * What servers and models Barman has. Slow and heavy for the host.
+   *
+   * @throws HttpError
+   */
+  async diagnose(): Promise<Diagnosis> {
+    const { servers, models } = await this.#http.request({
+      method: 'GET',
+      path: ['diagnose'],
+      schema: DiagnoseOutput,
+      timeout: DIAGNOSE_TIMEOUT,
+    });
+    return {
+      // Without a cluster of its own, a server is its own cluster (barman.config, ServerConfig.DEFAULTS).
+      servers: new Map(
+        Object.entries(servers).map(([name, { active_model, config }]) => [
+          name,
+          { activeModel: active_model ?? null, cluster: config.cluster ?? name },
+        ]),
+      ),
+      models: new Map(
+        Object.entries(models).map(([name, { config }]) => [name, { cluster: config.cluster ?? '' }]),
+      ),
+    };
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.#http[Symbol.asyncDispose]();
+  }
+
+  async #getOperationStatus(
+    server: string,
+    operationId: string,
+    signal: AbortSignal,
+  ): Promise<'IN_PROGRESS' | 'DONE' | 'FAILED'> {
+    this.#options.counts.polls += 1;
+    const path = ['servers', server, 'operations', operationId];
+    return (await this.#http.request({ method: 'GET', path, schema: Operation, signal })).status;
+  }
+}
+
+/**
+ * The operations that may be a POST's of so many ms ago. Ids are times of the Barman host, in a zone that we do not know.
+ * The POST's is no older than the POST, so no older than the newest id by more than the time since, and an hour where clocks
+ * were set back; and no zone is 13 hours behind. What does not say its time is among them.
+ */
+function recent(ids: readonly string[], elapsed: number): string[] {
+  const dated = ids.map((id) => ({ id, time: timeOf(id) }));
+  const times = dated.flatMap(({ time }) => time ?? []);
+  const oldest = Math.max(Math.max(...times) - HOUR, Date.now() - 13 * HOUR) - elapsed - 1_000;
+  return dated.filter(({ time }) => time === undefined || time >= oldest).map(({ id }) => id);
+}
+
+/** The time in an operation's id (`%Y%m%dT%H%M%S`), ms; good for distances only. */
+function timeOf(operationId: string): number | undefined {
+  const time = Date.parse(operationId.replace(/(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)/, '-$1-$2T$3:$4:$5Z'));
+  return Number.isNaN(time) ? undefined : time;
+}

@@ -1,0 +1,41 @@
+/** One config switch, seen to its end: `switch_config` of `patroni.scripts.barman.config_switch`. */
+
+import { ConfigSwitchFailed } from '../errors.ts';
+import { ExitCode, type Outcome } from '../exit-code.ts';
+import type { PgBackupApi, PostGuard } from './pg-backup-api.ts';
+import { type ConfigTarget, describe, nameOf } from './target.ts';
+
+/**
+ * Brings a Barman server to a model, or to none, and sees the operation to its end.
+ *
+ * @param api pg-backup-api; its deadline is the deadline of this
+ * @param barmanServer the server in Barman's configuration
+ * @param target the model to apply, or `reset`
+ * @param guard when a POST may be sent, and whether an operation may still be running
+ * @returns the DONE outcome
+ * @throws ConfigSwitchFailed if the operation ended FAILED
+ * @throws HttpError if pg-backup-api could not be asked, refused, or the outcome is not known at the deadline
+ */
+export async function switchConfig(
+  api: Pick<PgBackupApi, 'createConfigSwitchOperation' | 'waitForOperation'>,
+  barmanServer: string,
+  target: ConfigTarget,
+  guard: PostGuard,
+): Promise<Outcome & { operationId: string }> {
+  const operationId = await api.createConfigSwitchOperation(barmanServer, target, guard);
+  const status = await api.waitForOperation(barmanServer, operationId);
+  guard.inDoubt = false;
+  if (status === 'FAILED') {
+    const error = new ConfigSwitchFailed(
+      `Barman could not ${describe(target)} on ${barmanServer}: operation ${operationId} ended FAILED; ` +
+        `the reason is in <barman_home>/${barmanServer}/output/${operationId}.json on the Barman host`,
+    );
+    error.operationId = operationId;
+    throw error;
+  }
+  return {
+    exitCode: ExitCode.CONFIG_SWITCH_DONE,
+    message: `Barman server ${barmanServer} now uses ${nameOf(target)}`,
+    operationId,
+  };
+}
