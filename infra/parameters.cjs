@@ -173,7 +173,8 @@ module.exports = async ({ options, resolveVariable }) => {
     throw Object.assign(new Error(message), { stack: message });
   }
 
-  const optional = (name, wanted = true) => (wanted ? `\${file(infra/optional/${name}.yml)}` : {});
+  // A file that a parameter chooses is called after it, and after its value if there are several.
+  const optional = (name, wanted = true) => (wanted ? `\${file(infra/${name}.yml)}` : {});
   const access = parameters['ssm-access'];
   return {
     ...parameters,
@@ -193,13 +194,15 @@ module.exports = async ({ options, resolveVariable }) => {
     environment: access === 'endpoint' ? { AWS_ENDPOINT_URL_SSM: { 'Fn::Sub': ENDPOINT_URL } } : {},
     customDomain: parameters['domain-name'] !== null,
     files: {
-      ssmAccess: optional(isSecurityGroup(access) ? 'ssm-of-the-vpc' : `ssm-${access}`),
-      ledgerAccess: optional(parameters['ledger-access'] === 'nat' ? 'ledger-nat' : 'ledger-gateway'),
-      ledgerEndpoint: optional('ledger-endpoint', parameters['route-tables']),
-      parametersKey: optional('parameters-key', parameters['parameters-key']),
-      domain: optional('domain', parameters['domain-name']),
-      hostedZone: optional('hosted-zone', parameters['domain-name'] && parameters['hosted-zone']),
-      alarmEmail: optional('alarm-email', parameters['alarm-email']),
+      ssmAccess: optional(`network/ssm-access-${isSecurityGroup(access) ? 'existing' : access}`),
+      ledgerAccess: optional(
+        `network/ledger-access-${parameters['ledger-access'] === 'nat' ? 'nat' : 'gateway'}`,
+      ),
+      ledgerEndpoint: optional('network/route-tables', parameters['route-tables']),
+      parametersKey: optional('function/parameters-key', parameters['parameters-key']),
+      domain: optional('api/domain-name', parameters['domain-name']),
+      hostedZone: optional('api/hosted-zone', parameters['domain-name'] && parameters['hosted-zone']),
+      alarmEmail: optional('monitoring/alarm-email', parameters['alarm-email']),
     },
   };
 };

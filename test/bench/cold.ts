@@ -41,7 +41,7 @@ async function bundles(): Promise<Record<'empty' | 'ours' | 'naive', string>> {
     outputWorkFolder: _,
     exclude,
     ...options
-  } = createRequire(import.meta.url)('../../infra/esbuild.cjs') as Required<BuildOptions> & {
+  } = createRequire(import.meta.url)('../../infra/function/esbuild.cjs') as Required<BuildOptions> & {
     exclude: string[];
     outputWorkFolder: string;
   };
