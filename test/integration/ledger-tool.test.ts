@@ -6,7 +6,7 @@ import { PROMOTION, startFunction } from './function.ts';
 /** Runs `npm run ledger` as an operator does. */
 async function ledger(table: string, ...words: string[]) {
   const stage = table.replace('barman-config-switch-', '');
-  const run = promisify(execFile)(process.execPath, ['infra/tools/ledger.ts', '--stage', stage, ...words]);
+  const run = promisify(execFile)(process.execPath, ['cli/ledger.ts', '--stage', stage, ...words]);
   return run.then(
     ({ stdout, stderr }) => ({ status: 0, stdout, stderr }),
     ({ code, stdout, stderr }: { code: number; stdout: string; stderr: string }) => ({

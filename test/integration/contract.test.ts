@@ -4,9 +4,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { expect, test } from 'vitest';
+import { checkContract, type Line, type Subject } from '../../cli/contract.ts';
 import { MODELS, startBarmanHost } from '../stand-ins/barman-host.ts';
 import { PgBackupApiStandIn } from '../stand-ins/pg-backup-api.ts';
-import { checkContract, type Line, type Subject } from './contract.ts';
 
 /** All lines on a stand-in behind plain HTTP. */
 async function check(api: PgBackupApiStandIn, subject: Partial<Subject> = {}) {
@@ -32,11 +32,7 @@ test('the stand-in that the tests rely on passes the contract suite, and keeps i
     return [`--${name.replace('ca-cert', 'ca')}`, file];
   });
   const options = ['--url', host.api.url, '--server', 'main', '--model', 'pg:node1', '--model', 'pg:node2'];
-  const { stdout } = await promisify(execFile)(process.execPath, [
-    'test/contract/contract.ts',
-    ...options,
-    ...files,
-  ]);
+  const { stdout } = await promisify(execFile)(process.execPath, ['cli/contract.ts', ...options, ...files]);
   rmSync(folder, { recursive: true });
   expect(stdout).not.toMatch(/^ FAIL |^ {2}\?/m);
   expect(stdout.match(/ {2}ok/g)?.length).toBeGreaterThan(30);
@@ -119,6 +115,6 @@ test.each([
   [['--url', 'http://127.0.0.1:1', '--server', 'main'], '--model'],
   [['--url', 'https://127.0.0.1:1', '--server', 'main', '--model', 'm', '--ca', '/nowhere'], '--ca'],
 ])('wrong arguments (%j) are told, with exit status 4', async (args, named) => {
-  const run = promisify(execFile)(process.execPath, ['test/contract/contract.ts', ...args]);
+  const run = promisify(execFile)(process.execPath, ['cli/contract.ts', ...args]);
   await expect(run).rejects.toMatchObject({ code: 4, stderr: expect.stringContaining(named) });
 });

@@ -7,9 +7,9 @@
 
 import { parseArgs } from 'node:util';
 import { InvokeCommand, LambdaClient } from '@aws-sdk/client-lambda';
-import { DynamoDbTable } from '../../functions/config-switch/aws/dynamodb-table.ts';
-import { isBehind, isLeased, Ledger } from '../../functions/config-switch/reconcile/ledger.ts';
-import type { Item } from '../../functions/config-switch/reconcile/table.ts';
+import { DynamoDbTable } from '../functions/config-switch/aws/dynamodb-table.ts';
+import { isBehind, isLeased, Ledger } from '../functions/config-switch/reconcile/ledger.ts';
+import type { Item } from '../functions/config-switch/reconcile/table.ts';
 
 const USAGE = `usage: npm run ledger -- [--stage STAGE] [--region REGION] [retry|hold|release SERVER]`;
 /** For each request to AWS, ms. */
