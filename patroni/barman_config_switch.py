@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Patroni's on_role_change callback for barman-config-switch: tells it that the role of this node has changed.
+"""Patroni's on_role_change callback: notifies barman-config-switch that the role of this node has changed.
 
-Copy this one file to each database node; it needs Python 3.6 or newer and nothing else. In patroni.yml:
+Copy this file to each database node. It requires Python 3.6 or newer and no other package. In patroni.yml:
 
     postgresql:
       callbacks:
@@ -9,11 +9,13 @@ Copy this one file to each database node; it needs Python 3.6 or newer and nothi
           /etc/patroni/barman_config_switch.py --url https://.../config-switch --secret-file /etc/patroni/webhook-secret
           config-switch --barman-server main --barman-model pg:node1 --switch-when promoted
 
-Patroni appends "on_role_change ROLE SCOPE". The words are those of patroni_barman. What is not recorded yet is sent
-again, for ten minutes; once it is recorded, barman-config-switch drives on by itself.
+Patroni appends "on_role_change ROLE SCOPE". The command and its options have the same names as in patroni_barman.
 
-It ends with the ExitCode of the answer, of several URLs with the greatest: 0 done, 1 skipped, 2 failed, 3 no answer or
-an HTTP error, 4 wrong arguments or an invalid payload.
+If a request fails in a way that may be temporary (no connection, 429, 5xx), it is sent again for up to ten minutes
+(--max-time). A role change that the response reports as recorded is not sent again: the function applies it.
+
+The exit code is the ExitCode in the response; with several URLs, the greatest one: 0 done, 1 skipped, 2 failed,
+3 no valid response or HTTP error, 4 invalid arguments or invalid payload.
 """
 
 import argparse
@@ -42,7 +44,7 @@ import uuid
 from typing import Any, Callable, Dict, List, NoReturn, Optional
 from urllib.parse import SplitResult, urlsplit
 
-#: By the monotonic clock, s: the role has changed right before.
+#: Start of this process (s, monotonic clock). Patroni starts it right after the role change.
 STARTED = time.monotonic()
 
 EXIT_CODES = {
@@ -55,49 +57,52 @@ EXIT_CODES = {
 HTTP_ERROR = EXIT_CODES["HTTP_ERROR"]
 INVALID_ARGS = EXIT_CODES["INVALID_ARGS"]
 
-#: To connect to one address, s; while packets are lost, another address or another attempt may do.
+#: Time limit for connecting to one address (s). If packets are lost, another address or attempt may succeed.
 CONNECT_TIMEOUT = 10.0
-#: For one attempt, connecting included, s: API Gateway gives up 30 after it got the request.
+#: Time limit of an attempt, including connecting (s). API Gateway responds 30 s after the request at the latest.
 ATTEMPT_TIMEOUT = 45.0
-#: The most that the pauses between attempts grow to, s.
-MAX_PAUSE = 10.0
-#: As long a Retry-After is heeded, s: Barman must not follow the old primary because a proxy said "in an hour".
+#: Upper limit of the random part of the delay between attempts (s).
+MAX_RANDOM_DELAY = 10.0
+#: Upper limit for Retry-After (s): a proxy that asks for an hour must not keep Barman on the old primary.
 MAX_RETRY_AFTER = 60.0
-#: How far from the server's clock a webhook may be dated, s (Standard Webhooks, "Verifying signatures").
-TOLERANCE = 300
-#: As much of an answer is read, bytes.
-MAX_ANSWER = 64 * 1024
-#: Of a secret, bytes (Standard Webhooks, "Signature scheme").
-SECRET_SIZE = range(24, 65)
-#: Where a secret may be instead of a file.
+#: Maximum difference between webhook-timestamp and the server's clock (s); Standard Webhooks, "Verifying signatures".
+TIMESTAMP_TOLERANCE = 300
+#: Maximum response size (bytes); the rest is not read.
+MAX_RESPONSE_SIZE = 64 * 1024
+#: Valid sizes of a decoded secret (bytes); Standard Webhooks, "Signature scheme".
+SECRET_SIZES = range(24, 65)
+#: Environment variable that holds the secret if --secret-file is not given.
 SECRET_VARIABLE = "BARMAN_CONFIG_SWITCH_SECRET"
 
 logger = logging.getLogger("barman_config_switch")
 STDERR = logging.StreamHandler()
-# A log that cannot be written, a full disk say, is no reason for tracebacks, nor for Barman not to follow.
+# If the log cannot be written, for example on a full disk, the request is still sent, and no traceback is printed.
 logging.raiseExceptions = False
 
 
 class InvalidArgs(Exception):
-    """An argument is wrong; the message names it and the remedy."""
+    """An argument is invalid; the message names it and says how to fix it."""
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse ends with 2 for wrong arguments, which would read as CONFIG_SWITCH_FAILED."""
+    """Raises InvalidArgs for invalid arguments: argparse would exit with 2, which means CONFIG_SWITCH_FAILED."""
 
     def error(self, message: str) -> NoReturn:
-        raise InvalidArgs(f"{message} ({self.prog} --help says more)")
+        raise InvalidArgs(f"{message} (see {self.prog} --help)")
 
 
-class LogLine(logging.Formatter):
-    """One line, whatever a server sent; no secret, wherever somebody wrote it."""
+class OneLineFormatter(logging.Formatter):
+    """Formats each record as one line, whatever a server sent, and masks webhook secrets."""
 
     def format(self, record: logging.LogRecord) -> str:
         return re.sub(r"whsec_[\w+/=-]*", "whsec_…", one_line(super().format(record), 4000))
 
 
-class Target:
-    """A URL to send to. Raises InvalidArgs."""
+class Endpoint:
+    """A validated URL to send to, with its TLS settings.
+
+    Raises InvalidArgs if the URL is invalid, or is http:// beyond loopback without --allow-plain-http.
+    """
 
     def __init__(self, url: str, tls: ssl.SSLContext, allow_plain_http: bool) -> None:
         try:
@@ -107,42 +112,51 @@ class Target:
         except ValueError as error:
             raise InvalidArgs(f"--url {url}: {error}")
         if parts.scheme not in ("https", "http") or not host:
-            raise InvalidArgs(f"--url {url}: give an address such as https://example.com/config-switch")
+            raise InvalidArgs(f"--url {url}: not an https:// URL; for example: https://example.com/config-switch")
         if not re.fullmatch("[!-~]+", url):
-            raise InvalidArgs(f"--url {url}: letters beyond ASCII, and spaces, have no place in it; use %XX")
+            raise InvalidArgs(f"--url {url}: spaces and non-ASCII characters must be percent-encoded (%XX)")
         if parts.username is not None or parts.fragment:
-            raise InvalidArgs("--url: a user, a password or a fragment have no place in it")
+            raise InvalidArgs("--url: a user name, password or fragment is not allowed in the URL")
         if parts.scheme == "http" and not (allow_plain_http or is_loopback(host)):
-            raise InvalidArgs(f"--url {url}: nothing protects http://; use https://, or --allow-plain-http")
+            raise InvalidArgs(f"--url {url}: http:// is not encrypted; use https://, or pass --allow-plain-http")
         self.url = url
         self.host = host
         self.port = port
-        self.path = path_of(parts)
+        self.path = request_target(parts)
         self.tls = tls if parts.scheme == "https" else None
 
     def connection(self) -> http.client.HTTPConnection:
-        """To where the URL says; not connected yet."""
+        """Returns a new connection that is not connected yet."""
         if self.tls is None:
             return http.client.HTTPConnection(self.host, self.port, timeout=CONNECT_TIMEOUT)
         return http.client.HTTPSConnection(self.host, self.port, timeout=CONNECT_TIMEOUT, context=self.tls)
 
 
 class Attempt:
-    """How one attempt ended: for good, with an exit code, or not."""
+    """The result of one attempt.
 
-    def __init__(self, exit_code: int, message: str, again: bool = False, pause: float = 0.0) -> None:
+    exit_code: the exit code if no further attempt is made
+    message: for the log
+    retry: whether another attempt may succeed
+    retry_after: minimum delay before that attempt, as requested by the server (s)
+    """
+
+    def __init__(self, exit_code: int, message: str, retry: bool = False, retry_after: float = 0.0) -> None:
         self.exit_code = exit_code
         self.message = one_line(message, 500)
-        self.again = again
-        self.pause = pause
+        self.retry = retry
+        self.retry_after = retry_after
 
 
 def main(argv: List[str]) -> int:
-    """Runs the callback. Gives the exit code, whatever happens: Python's own 1 would read as CONFIG_SWITCH_SKIPPED."""
+    """Runs the callback and returns the exit code.
+
+    Catches every exception: Python would exit with 1, which means CONFIG_SWITCH_SKIPPED.
+    """
     try:
         return run(argv)
     except InvalidArgs as error:
-        logger.addHandler(STDERR)  # Beside the log file: somebody may be trying it by hand.
+        logger.addHandler(STDERR)  # In addition to the log file, for an operator who runs it in a terminal.
         logger.error("%s", error)
         return INVALID_ARGS
     except Exception as error:
@@ -151,24 +165,24 @@ def main(argv: List[str]) -> int:
 
 
 def run(argv: List[str]) -> int:
-    """Sends the role change to each URL. Gives the greatest exit code. Raises InvalidArgs."""
-    STDERR.setFormatter(LogLine("%(asctime)s %(levelname)s: %(message)s"))
+    """Sends the role change to all URLs in parallel and returns the greatest exit code. Raises InvalidArgs."""
+    STDERR.setFormatter(OneLineFormatter("%(asctime)s %(levelname)s: %(message)s"))
     args = parse(argv)
     set_up_log(args.log_file)
     secrets = read_secrets(args.secret_file)
     tls = tls_context(args.ca_file, args.client_cert, args.client_key)
-    targets = [Target(url, tls, args.allow_plain_http) for url in args.url]
+    endpoints = [Endpoint(url, tls, args.allow_plain_http) for url in args.url]
 
     webhook_id = f"msg_{uuid.uuid4()}"
-    codes = [HTTP_ERROR] * len(targets)
+    codes = [HTTP_ERROR] * len(endpoints)
 
     def send_to(index: int) -> None:
         try:
-            codes[index] = send(targets[index], secrets, webhook_id, args)
-        except Exception as error:  # No thread could be started, say; the other URLs go on.
-            logger.error("%s: %s: %s", targets[index].url, type(error).__name__, error)
+            codes[index] = send(endpoints[index], secrets, webhook_id, args)
+        except Exception as error:  # For example, no thread could be started. The other URLs are not affected.
+            logger.error("%s: %s: %s", endpoints[index].url, type(error).__name__, error)
 
-    threads = [threading.Thread(target=send_to, args=(index,), daemon=True) for index in range(len(targets))]
+    threads = [threading.Thread(target=send_to, args=(index,), daemon=True) for index in range(len(endpoints))]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -176,111 +190,125 @@ def run(argv: List[str]) -> int:
     return max(codes)
 
 
-def send(target: Target, secrets: List[bytes], webhook_id: str, args: argparse.Namespace) -> int:
-    """Sends the role change until it has been answered for good. Gives the exit code."""
+def send(endpoint: Endpoint, secrets: List[bytes], webhook_id: str, args: argparse.Namespace) -> int:
+    """Sends the role change to one URL, with retries, and returns the exit code."""
     attempts = 0
     while True:
         attempts += 1
         limit = max(0.0, min(ATTEMPT_TIMEOUT, args.max_time - elapsed()))
-        result = within(limit, functools.partial(try_once, target, secrets, webhook_id, args, elapsed() + limit))
-        # Each pause is up to twice as long as the one before, and random: all nodes begin at the same moment.
-        growth = min(MAX_PAUSE, args.retry_wait * 2 ** min(attempts, 20))
-        pause = max(result.pause, args.retry_wait) + random.uniform(0, growth)
-        out_of_attempts = attempts == args.max_retries or elapsed() + pause >= args.max_time
-        message = f"{target.url}, attempt {attempts}: {result.message}"
-        if result.again and not out_of_attempts:
-            logger.warning("%s; again in %.1f s", message, pause)
-            time.sleep(pause)
+        attempt = functools.partial(try_once, endpoint, secrets, webhook_id, args, elapsed() + limit)
+        result = run_with_timeout(limit, attempt)
+        # The range of the random part doubles with each attempt. All nodes start at the same moment: spread them.
+        random_delay = random.uniform(0, min(MAX_RANDOM_DELAY, args.retry_wait * 2 ** min(attempts, 20)))
+        delay = max(result.retry_after, args.retry_wait) + random_delay
+        out_of_attempts = attempts == args.max_retries or elapsed() + delay >= args.max_time
+        message = f"{endpoint.url}, attempt {attempts}: {result.message}"
+        if result.retry and not out_of_attempts:
+            logger.warning("%s; retrying in %.1f s", message, delay)
+            time.sleep(delay)
             continue
         level = logging.INFO if result.exit_code <= EXIT_CODES["CONFIG_SWITCH_SKIPPED"] else logging.ERROR
-        logger.log(level, "%s%s", message, "; given up" if result.again else "")
+        logger.log(level, "%s%s", message, "; giving up" if result.retry else "")
         return result.exit_code
 
 
-def within(limit: float, attempt: Callable[[], Attempt]) -> Attempt:
-    """Gives up on an attempt: the look-up of a name, or a server that sends a byte now and then, heeds no time-out."""
+def run_with_timeout(limit: float, attempt: Callable[[], Attempt]) -> Attempt:
+    """Runs an attempt in a thread and stops waiting for it after the limit (s).
+
+    A socket's timeout does not cover name resolution, nor a server that sends one byte at a time.
+    """
     results = []  # type: List[Attempt]
     thread = threading.Thread(target=lambda: results.append(attempt()), daemon=True)
     thread.start()
     thread.join(limit)
-    return results[0] if results else Attempt(HTTP_ERROR, f"no answer within {limit:.1f} s", again=True)
+    return results[0] if results else Attempt(HTTP_ERROR, f"no response within {limit:.1f} s", retry=True)
 
 
 def try_once(
-    target: Target, secrets: List[bytes], webhook_id: str, args: argparse.Namespace, deadline: float
+    endpoint: Endpoint, secrets: List[bytes], webhook_id: str, args: argparse.Namespace, deadline: float
 ) -> Attempt:
-    """Sends the role change once; raises nothing."""
+    """Sends the role change once. Raises nothing.
+
+    deadline: nothing is sent after it (s since the role change)
+    """
     try:
-        connection = target.connection()
+        connection = endpoint.connection()
         try:
             connection.connect()
             connection.sock.settimeout(ATTEMPT_TIMEOUT)
-            if elapsed() >= deadline:  # Nobody waits for it any more; the next attempt may be on its way.
+            if elapsed() >= deadline:  # run_with_timeout has returned, and the next attempt may be running.
                 raise socket.timeout("timed out while connecting")
-            # Only now: had connecting not been counted in, an old role change would look like a new one.
+            # Built after connecting: age_ms must include that time, or an old role change would look newer than it is.
             body = json.dumps(payload(args)).encode()
-            connection.request("POST", target.path, body, headers(secrets, webhook_id, body))
+            connection.request("POST", endpoint.path, body, headers(secrets, webhook_id, body))
             response = connection.getresponse()
-            return judge(response.status, response.headers, response.read(MAX_ANSWER))
+            return evaluate(response.status, response.headers, response.read(MAX_RESPONSE_SIZE))
         finally:
             connection.close()
     except (ssl.SSLError, ssl.CertificateError) as error:
-        message = f"TLS failed: {error}; see --ca-file, --client-cert and the URL's name"
-    except Exception as error:  # A socket's, http.client's; whatever it is, it is no answer.
-        message = f"no answer: {error or type(error).__name__}"
-    return Attempt(HTTP_ERROR, message, again=True)
+        message = f"TLS failed: {error}; check --ca-file, --client-cert and the host name in --url"
+    except Exception as error:  # Network errors, HTTP protocol errors, anything else: there is no valid response.
+        message = f"request failed: {error or type(error).__name__}"
+    return Attempt(HTTP_ERROR, message, retry=True)
 
 
-def judge(status: int, header: email.message.Message, body: bytes) -> Attempt:
-    """What an answer means."""
+def evaluate(status: int, header: email.message.Message, body: bytes) -> Attempt:
+    """Returns the exit code that a response means, and whether to retry."""
     if 300 <= status < 400:
-        return Attempt(HTTP_ERROR, f"{status}: redirects are not followed; correct the URL")
-    now = seconds_of(header.get("date", ""))
+        return Attempt(HTTP_ERROR, f"{status}: redirects are not followed; correct --url")
+    server_time = parse_http_date(header.get("date", ""))
     if status == 401:
-        return Attempt(HTTP_ERROR, f"401: {why_rejected(now)}")
-    pause = retry_after(header.get("retry-after", ""), now or time.time())
+        return Attempt(HTTP_ERROR, f"401: {explain_unauthorized(server_time)}")
+    retry_after = parse_retry_after(header.get("retry-after", ""), server_time or time.time())
     try:
-        answer = json.loads(body.decode())
+        response = json.loads(body.decode())
     except (ValueError, RecursionError):
-        answer = None
-    exit_code = answer.get("exit_code") if isinstance(answer, dict) else None
-    if type(exit_code) is int and exit_code in EXIT_CODES.values() and isinstance(answer, dict):
-        recorded = answer.get("recorded") is True
-        message = "{} {}{}".format(answer.get("exit_status"), answer.get("message"), " (recorded)" if recorded else "")
-        return Attempt(exit_code, message, exit_code == HTTP_ERROR and not recorded, pause)
-    again = status in (408, 429) or status >= 500 or status < 300
-    return Attempt(HTTP_ERROR, f"{status}: {body.decode(errors='replace')}", again, pause)
+        response = None
+    exit_code = response.get("exit_code") if isinstance(response, dict) else None
+    if type(exit_code) is int and exit_code in EXIT_CODES.values() and isinstance(response, dict):
+        recorded = response.get("recorded") is True
+        suffix = " (recorded)" if recorded else ""
+        message = "{} {}{}".format(response.get("exit_status"), response.get("message"), suffix)
+        return Attempt(exit_code, message, exit_code == HTTP_ERROR and not recorded, retry_after)
+    retry = status in (408, 429) or status >= 500 or status < 300
+    return Attempt(HTTP_ERROR, f"{status}: {body.decode(errors='replace')}", retry, retry_after)
 
 
-def why_rejected(now: Optional[float]) -> str:
-    """The likely cause of a 401; now is what the server's clock says, s since the epoch."""
-    secret = "the secret is none of those in the function's parameter webhook-secret"
-    if now is None:
-        return f"{secret}, or this node's clock is wrong"
-    ahead = time.time() - now
-    if abs(ahead) <= TOLERANCE:
-        return f"{secret} (this node's clock is right)"
-    return (
-        f"this node's clock is {abs(ahead):.0f} s {'fast' if ahead > 0 else 'slow'}; set it (the secret may be right)"
-    )
+def explain_unauthorized(server_time: Optional[float]) -> str:
+    """Returns the likely cause of a 401.
+
+    server_time: the server's clock (s since the epoch), None if unknown
+    """
+    wrong_secret = "the secret does not match the function's parameter webhook-secret"
+    if server_time is None:
+        return f"{wrong_secret}, or this node's clock is wrong"
+    ahead = time.time() - server_time
+    if abs(ahead) <= TIMESTAMP_TOLERANCE:
+        return f"{wrong_secret} (this node's clock is correct)"
+    error = f"{abs(ahead):.0f} s {'fast' if ahead > 0 else 'slow'}"
+    return f"this node's clock is {error}; correct it (the secret may be valid)"
 
 
-def retry_after(header: str, now: float) -> float:
-    """How long to wait at least, s: a number of seconds, or until a date."""
-    wait = float(header) if re.fullmatch("[0-9]{1,9}", header) else (seconds_of(header) or now) - now
-    return min(MAX_RETRY_AFTER, max(0.0, wait))
+def parse_retry_after(header: str, now: float) -> float:
+    """Returns the delay that a Retry-After header asks for (s), 0 if it is missing or invalid (RFC 9110, 10.2.3).
+
+    header: a number of seconds, or a date
+    now: the server's clock (s since the epoch)
+    """
+    delay = float(header) if re.fullmatch("[0-9]{1,9}", header) else (parse_http_date(header) or now) - now
+    return min(MAX_RETRY_AFTER, max(0.0, delay))
 
 
-def seconds_of(date: str) -> Optional[float]:
-    """A date of HTTP, s since the epoch; None if it is none."""
+def parse_http_date(date: str) -> Optional[float]:
+    """Returns an HTTP date in s since the epoch, None if it is invalid."""
     try:
         return email.utils.parsedate_to_datetime(date).timestamp()
-    except (ValueError, TypeError, IndexError, OverflowError):  # Which of them, depends on the version of Python.
+    except (ValueError, TypeError, IndexError, OverflowError):  # The exception depends on the Python version.
         return None
 
 
 def headers(secrets: List[bytes], webhook_id: str, body: bytes) -> Dict[str, str]:
-    """What goes with a body that is sent now."""
+    """Returns the request headers, signed with the current time."""
     timestamp = int(time.time())
     return {
         "content-type": "application/json",
@@ -292,14 +320,14 @@ def headers(secrets: List[bytes], webhook_id: str, body: bytes) -> Dict[str, str
 
 
 def payload(args: argparse.Namespace) -> Dict[str, Any]:
-    """The role change, as barman-config-switch wants it."""
-    wish = {"reset": True} if args.reset else {"barman_model": args.barman_model}  # type: Dict[str, Any]
+    """Returns the role change in the payload format of barman-config-switch."""
+    target = {"reset": True} if args.reset else {"barman_model": args.barman_model}  # type: Dict[str, Any]
     return {
         "action": args.action,
         "role": args.role,
         "cluster": args.cluster,
         "barman_server": args.barman_server,
-        **wish,
+        **target,
         "switch_when": args.switch_when,
         "age_ms": int(elapsed() * 1000),
         **({"dry_run": True} if args.dry_run else {}),
@@ -307,104 +335,120 @@ def payload(args: argparse.Namespace) -> Dict[str, Any]:
 
 
 def signature(secrets: List[bytes], webhook_id: str, timestamp: int, body: bytes) -> str:
-    """The webhook-signature header of Standard Webhooks, with each secret."""
+    """Returns the webhook-signature header of Standard Webhooks: one signature per secret."""
     signed = f"{webhook_id}.{timestamp}.".encode() + body
     digests = [hmac.new(secret, signed, hashlib.sha256).digest() for secret in secrets]
     return " ".join("v1," + base64.b64encode(digest).decode() for digest in digests)
 
 
 def parse(argv: List[str]) -> argparse.Namespace:
-    """Reads the command line. Raises InvalidArgs."""
-    # No abbreviations: --secret would be --secret-file, and take a secret for a name.
+    """Parses the command line. Raises InvalidArgs."""
+    # No abbreviations: --secret would be read as --secret-file, and a secret as a file name.
     parser = ArgumentParser(
         prog="barman_config_switch.py",
-        description="Tells barman-config-switch that the role of this node has changed.",
+        description="Notifies barman-config-switch that the role of this node has changed.",
         allow_abbrev=False,
     )
-    parser.add_argument("--url", action="append", required=True, help="the function's; again for each Barman host")
-    parser.add_argument("--secret-file", help=f"with the webhook secret; or it is in ${SECRET_VARIABLE}")
-    parser.add_argument("--ca-file", help="CA certificates, PEM, in place of the system's")
-    parser.add_argument("--client-cert", help="client certificate, PEM, if the API wants one")
-    parser.add_argument("--client-key", help="its key, PEM, if it is not in the same file")
-    parser.add_argument("--allow-plain-http", action="store_true", help="allow http:// beyond loopback")
-    parser.add_argument("--retry-wait", type=seconds, default=2.0, help="the shortest pause, s (%(default)s)")
-    parser.add_argument("--max-retries", type=count, help="attempts in all (as many as --max-time allows; dry: 1)")
-    parser.add_argument("--max-time", type=seconds, default=600.0, help="for all of it, s (%(default)s)")
-    parser.add_argument("--log-file", help="in place of standard error")
-    parser.add_argument("--dry-run", action="store_true", help="change nothing, and say what would be")
+    parser.add_argument(
+        "--url", action="append", required=True, help="URL of the function; repeat for each Barman host"
+    )
+    parser.add_argument("--secret-file", help=f"file with the webhook secret (default: ${SECRET_VARIABLE})")
+    parser.add_argument("--ca-file", help="CA certificates (PEM) to use instead of the system's")
+    parser.add_argument("--client-cert", help="client certificate (PEM), if the API requires one")
+    parser.add_argument("--client-key", help="its private key (PEM), if it is in another file")
+    parser.add_argument("--allow-plain-http", action="store_true", help="allow http:// for hosts other than loopback")
+    parser.add_argument(
+        "--retry-wait",
+        type=seconds,
+        default=2.0,
+        help="minimum delay between attempts, in seconds (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-retries",
+        type=count,
+        help="maximum number of attempts, including the first (default: limited by --max-time; with --dry-run: 1)",
+    )
+    parser.add_argument(
+        "--max-time", type=seconds, default=600.0, help="time limit for all attempts, in seconds (default: %(default)s)"
+    )
+    parser.add_argument("--log-file", help="file to log to instead of standard error")
+    parser.add_argument("--dry-run", action="store_true", help="change nothing; report what would happen")
     commands = parser.add_subparsers(dest="command", metavar="config-switch")
     switch = commands.add_parser("config-switch", prog="barman_config_switch.py config-switch", allow_abbrev=False)
-    switch.add_argument("--barman-server", required=True, help="the server in Barman's configuration")
-    wish = switch.add_mutually_exclusive_group(required=True)
-    wish.add_argument("--barman-model", help="the model to apply")
-    wish.add_argument("--reset", action="store_true", help="drop the active model")
+    switch.add_argument("--barman-server", required=True, help="server name in Barman's configuration")
+    target = switch.add_mutually_exclusive_group(required=True)
+    target.add_argument("--barman-model", help="model to apply")
+    target.add_argument("--reset", action="store_true", help="drop the active model")
     switch.add_argument("--switch-when", required=True, choices=["promoted", "demoted", "leader", "always"])
-    switch.add_argument("action", choices=["on_role_change"], help="these three come from Patroni")
+    switch.add_argument("action", choices=["on_role_change"], help="Patroni appends this argument and the next two")
     switch.add_argument("role")
     switch.add_argument("cluster")
     args = parser.parse_args(argv)
     if args.command is None:
-        parser.error("the command config-switch is missing")
+        parser.error("missing command: config-switch")
     if args.dry_run and args.max_retries is None:
-        args.max_retries = 1  # Somebody waits for it, and nothing is lost.
+        args.max_retries = 1  # An operator waits for the result, and no role change can be lost.
     return args
 
 
 def seconds(text: str) -> float:
-    """A number of seconds."""
+    """Parses a number of seconds."""
     value = float(text)
     if not 0 < value < 1e6:
-        raise argparse.ArgumentTypeError(f"{text} must be more than 0, and less than 1000000")
+        raise argparse.ArgumentTypeError(f"{text} must be greater than 0 and less than 1000000")
     return value
 
 
 def count(text: str) -> int:
-    """A number of attempts."""
+    """Parses a number of attempts."""
     value = int(text)
     if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} must be 1 or more: it counts the first attempt too")
+        raise argparse.ArgumentTypeError(f"{text} must be 1 or greater, as it includes the first attempt")
     return value
 
 
 def read_secrets(file: Optional[str]) -> List[bytes]:
-    """The webhook secrets; more than one while they are rotated. Raises InvalidArgs, without their values."""
+    """Returns the decoded webhook secrets from a file, or from the environment if file is None.
+
+    There are several during a rotation. Raises InvalidArgs; its message contains no secret.
+    """
     if file is None:
-        where = f"${SECRET_VARIABLE}"
+        source = f"${SECRET_VARIABLE}"
         text = os.environ.get(SECRET_VARIABLE, "")
         if not text.strip():
-            raise InvalidArgs(f"no secret: give --secret-file, or set {where}")
+            raise InvalidArgs(f"no secret; pass --secret-file or set {source}")
     else:
-        where = f"--secret-file {file}"
+        source = f"--secret-file {file}"
         try:
             with open(file, encoding="ascii") as opened:
                 if stat.S_IMODE(os.fstat(opened.fileno()).st_mode) & 0o077:
                     raise InvalidArgs(
-                        f"{where}: its group or others can use it; give it to Patroni's user, and chmod 600 it"
+                        f"{source}: its group or others have access; chown it to Patroni's user and chmod 600 it"
                     )
                 text = opened.read()
         except OSError as error:
-            raise InvalidArgs(f"{where}: {error.strerror}")
+            raise InvalidArgs(f"{source}: {error.strerror}")
         except UnicodeDecodeError:
-            raise InvalidArgs(f"{where}: it is not text") from None
-    form = "it has to hold whsec_ and 24 to 64 bytes in base64"
+            raise InvalidArgs(f"{source}: not an ASCII text file") from None
+    expected = "expected whsec_… with 24 to 64 bytes in base64"
     secrets = []
     for word in text.split():
         try:
             secret = base64.b64decode(word[len("whsec_") :], validate=True)
         except binascii.Error:
             secret = b""
-        if not word.startswith("whsec_") or len(secret) not in SECRET_SIZE:
-            raise InvalidArgs(f"{where}: {form}")
+        if not word.startswith("whsec_") or len(secret) not in SECRET_SIZES:
+            raise InvalidArgs(f"{source}: malformed secret; {expected}")
         secrets.append(secret)
     if not secrets:
-        raise InvalidArgs(f"{where}: it is empty; {form}")
+        raise InvalidArgs(f"{source}: empty; {expected}")
     return secrets
 
 
 def tls_context(ca_file: Optional[str], client_cert: Optional[str], client_key: Optional[str]) -> ssl.SSLContext:
-    """TLS 1.2 or newer that verifies the server. Raises InvalidArgs."""
+    """Returns a TLS context that requires TLS 1.2 or newer and verifies the server. Raises InvalidArgs."""
     if client_key and not client_cert:
-        raise InvalidArgs("--client-key: give its --client-cert too")
+        raise InvalidArgs("--client-key requires --client-cert")
     try:
         context = ssl.create_default_context(cafile=ca_file)
     except (OSError, ssl.SSLError) as error:
@@ -415,7 +459,7 @@ def tls_context(ca_file: Optional[str], client_cert: Optional[str], client_key: 
         context.options |= ssl.OP_NO_TLSv1 | ssl.OP_NO_TLSv1_1
     if client_cert:
         try:
-            # Without a password given, OpenSSL would ask for one at the terminal.
+            # With password=None, OpenSSL would prompt for the password of an encrypted key in the terminal.
             context.load_cert_chain(client_cert, client_key, password="")
         except (OSError, ssl.SSLError) as error:
             raise InvalidArgs(f"--client-cert {client_cert}: {error}")
@@ -423,7 +467,7 @@ def tls_context(ca_file: Optional[str], client_cert: Optional[str], client_key: 
 
 
 def set_up_log(file: Optional[str]) -> None:
-    """One line an attempt, to a file or to standard error, which is Patroni's own log."""
+    """Logs one line per attempt to a file, or to standard error, which is Patroni's own log."""
     handler = STDERR  # type: logging.Handler
     problem = None
     if file:
@@ -435,16 +479,16 @@ def set_up_log(file: Optional[str]) -> None:
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     if problem:
-        logger.error("--log-file %s: %s; logging here instead", file, problem)
+        logger.error("--log-file %s: %s; logging to standard error instead", file, problem)
 
 
-def path_of(parts: SplitResult) -> str:
-    """What goes into the request line."""
+def request_target(parts: SplitResult) -> str:
+    """Returns path and query of a URL, for the request line (RFC 9112, 3.2.1)."""
     return (parts.path or "/") + ("?" + parts.query if parts.query else "")
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host is this one."""
+    """Returns whether a host name or IP address is loopback."""
     if host == "localhost":
         return True
     try:
@@ -453,18 +497,18 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def one_line(text: str, most: int) -> str:
-    """Not longer than so many letters, and harmless in a log."""
-    words = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
-    return words if len(words) <= most else words[:most] + "…"
+def one_line(text: str, max_length: int) -> str:
+    """Returns the text as one line of printable characters, cut to max_length characters."""
+    line = " ".join("".join(character if character.isprintable() else " " for character in text).split())
+    return line if len(line) <= max_length else line[:max_length] + "…"
 
 
 def elapsed() -> float:
-    """Since the role changed, s."""
+    """Returns the time since the role change (s)."""
     return time.monotonic() - STARTED
 
 
 if __name__ == "__main__":
-    # Ctrl-C ends it without a traceback; and an attempt that was given up is not waited for at the end.
+    # Ctrl-C exits without a traceback. os._exit does not wait for the threads of attempts that timed out.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     os._exit(main(sys.argv[1:]))

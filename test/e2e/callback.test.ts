@@ -1,4 +1,4 @@
-/** The callback for a Patroni node: its own tests, and what the usual tools say of it. */
+/** The callback for Patroni nodes: its own tests, types, lint and Python version. */
 
 import { execFile } from 'node:child_process';
 import { join } from 'node:path';
@@ -6,17 +6,17 @@ import { promisify } from 'node:util';
 import { inject, test } from 'vitest';
 
 const CALLBACK = 'patroni/barman_config_switch.py';
-const run = (tool: string, ...words: string[]) => promisify(execFile)(join(inject('tools'), tool), words);
+const run = (tool: string, ...args: string[]) => promisify(execFile)(join(inject('tools'), tool), args);
 
 test('passes its tests, over real sockets and real TLS', async () => {
   await run('python', '-B', 'test/patroni/test_barman_config_switch.py');
 });
 
-test('is well typed (mypy)', async () => {
+test('has no type errors (mypy)', async () => {
   await run('mypy', '--strict', '--cache-dir', join(inject('folder'), 'mypy'), CALLBACK);
 });
 
-test('is linted and formatted (ruff)', async () => {
+test('passes the linter and is formatted (ruff)', async () => {
   await run('ruff', 'check', '--no-cache', 'patroni');
   await run('ruff', 'format', '--no-cache', '--check', 'patroni');
 });

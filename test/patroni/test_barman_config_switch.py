@@ -1,4 +1,4 @@
-"""The callback for a Patroni node, run as Patroni runs it: as a process, over real sockets and real TLS."""
+"""Tests of the callback for Patroni nodes. It runs as under Patroni: as a process, over real sockets and real TLS."""
 
 import argparse
 import base64
@@ -38,7 +38,7 @@ SWITCH = [
 ]
 FROM_PATRONI = ["on_role_change", "primary", "main"]
 QUICK = ["--retry-wait", "0.01"]
-#: As Patroni's own: whatever proxy or secret this test was started with is none of it.
+#: Without the proxy settings and the secret of whoever runs the tests: Patroni passes neither.
 ENV = {
     name: value
     for name, value in os.environ.items()
@@ -50,21 +50,22 @@ callback = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(callback)
 
 
-def answer(exit_code, status=200, recorded=True, headers=()):
+def response(exit_code, status=200, recorded=True, headers=()):
+    """Returns status, body and headers of a response of the function."""
     names = {code: name for name, code in callback.EXIT_CODES.items()}
     body = {
         "exit_code": exit_code,
         "exit_status": names[exit_code],
-        "message": "so it is",
+        "message": "test message",
         "recorded": recorded,
     }
     return status, json.dumps(body).encode(), dict(headers)
 
 
 class Function:
-    """The function's HTTP API: answers as it was told, one answer after the other, the last one for ever."""
+    """Stand-in for the function's HTTP API. Sends the given responses in order, and repeats the last one."""
 
-    def __init__(self, *answers, context=None, host="127.0.0.1"):
+    def __init__(self, *responses, context=None, host="127.0.0.1"):
         self.requests = []
         self.arrived = threading.Event()
         function = self
@@ -73,13 +74,13 @@ class Function:
             def do_POST(self):
                 body = self.rfile.read(int(self.headers["content-length"]))
                 function.requests.append((self.path, dict(self.headers), body, time.time()))
-                turn = min(len(function.requests), len(answers)) - 1
+                turn = min(len(function.requests), len(responses)) - 1
                 function.arrived.set()
-                reply = answers[turn]
-                if callable(reply):
-                    reply(self)
+                scripted = responses[turn]
+                if callable(scripted):
+                    scripted(self)
                     return
-                status, content, headers = reply
+                status, content, headers = scripted
                 self.send_response(status)
                 for name, value in headers.items():
                     self.send_header(name, value)
@@ -95,7 +96,7 @@ class Function:
             daemon_threads = True
 
             def server_bind(self):
-                # Without the look-up of the host's name that http.server makes.
+                # HTTPServer.server_bind would look up the host name, which can be slow.
                 socketserver.TCPServer.server_bind(self)
                 self.server_name, self.server_port = self.server_address[:2]
 
@@ -134,17 +135,20 @@ class CallbackTest(unittest.TestCase):
         self.secret_file.write_text(text)
         self.secret_file.chmod(mode)
 
-    def function(self, *answers, **options):
-        function = Function(*answers, **options)
+    def function(self, *responses, **options):
+        function = Function(*responses, **options)
         self.addCleanup(function.close)
         return function
 
     def command(self, *options, switch=SWITCH, patroni=FROM_PATRONI):
         return [sys.executable, str(CALLBACK), *options, *switch, *patroni]
 
-    def run_callback(self, *options, env=None, **words):
-        """Runs it to its end. Whatever happens: no traceback, no secret."""
-        command = self.command("--secret-file", str(self.secret_file), *options, **words)
+    def run_callback(self, *options, env=None, **arguments):
+        """Runs the callback, and checks that it prints no traceback and no secret.
+
+        Returns the exit code and the output.
+        """
+        command = self.command("--secret-file", str(self.secret_file), *options, **arguments)
         done = subprocess.run(
             command,
             stdout=subprocess.PIPE,
@@ -157,10 +161,10 @@ class CallbackTest(unittest.TestCase):
         self.assertNotIn(SECRET[6:], output)
         return done.returncode, output
 
-    # What is sent.
+    # The request.
 
-    def test_payload(self):
-        function = self.function(answer(0))
+    def test_payload_has_the_fields_of_the_role_change(self):
+        function = self.function(response(0))
         code, output = self.run_callback("--url", function.url)
         self.assertEqual(code, 0, output)
         ((path, headers, body, _),) = function.requests
@@ -180,8 +184,8 @@ class CallbackTest(unittest.TestCase):
         )
         self.assertEqual(headers["content-type"], "application/json")
 
-    def test_reset_dry_run_and_master(self):
-        function = self.function(answer(1))
+    def test_payload_with_reset_and_dry_run_and_role_master(self):
+        function = self.function(response(1))
         switch = [
             "config-switch",
             "--barman-server",
@@ -190,8 +194,8 @@ class CallbackTest(unittest.TestCase):
             "--switch-when",
             "always",
         ]
-        words = ["on_role_change", "master", "main"]
-        code, _ = self.run_callback("--url", function.url, "--dry-run", switch=switch, patroni=words)
+        from_patroni = ["on_role_change", "master", "main"]
+        code, _ = self.run_callback("--url", function.url, "--dry-run", switch=switch, patroni=from_patroni)
         self.assertEqual(code, 1)
         payload = json.loads(function.requests[0][2].decode())
         self.assertEqual(
@@ -200,14 +204,14 @@ class CallbackTest(unittest.TestCase):
         )
         self.assertNotIn("barman_model", payload)
 
-    def test_signature_is_that_of_the_published_example(self):
-        # The reference libraries' own tests have it.
+    def test_signature_matches_the_reference_example(self):
+        # From the tests of the Standard Webhooks reference libraries.
         key = base64.b64decode("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
         signed = callback.signature([key], "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}')
         self.assertEqual(signed, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=")
 
-    def test_each_attempt_is_signed_afresh_under_one_id(self):
-        function = self.function(answer(3, 502, recorded=False), answer(3, 502, recorded=False), answer(0))
+    def test_each_attempt_has_a_new_signature_and_the_same_id(self):
+        function = self.function(response(3, 502, recorded=False), response(3, 502, recorded=False), response(0))
         self.write_secret(SECRET + " " + OTHER_SECRET + "\n")
         code, output = self.run_callback("--url", function.url, *QUICK)
         self.assertEqual(code, 0, output)
@@ -223,8 +227,8 @@ class CallbackTest(unittest.TestCase):
             ]
             self.assertEqual(headers["webhook-signature"].split(), expected)
 
-    def test_secret_from_the_environment(self):
-        function = self.function(answer(0))
+    def test_secret_is_read_from_the_environment(self):
+        function = self.function(response(0))
         command = self.command("--url", function.url)
         env = {**ENV, "BARMAN_CONFIG_SWITCH_SECRET": SECRET}
         self.assertEqual(
@@ -232,9 +236,9 @@ class CallbackTest(unittest.TestCase):
             0,
         )
 
-    # What is answered.
+    # The response.
 
-    def test_answers_that_are_final(self):
+    def test_final_responses_are_not_retried(self):
         for exit_code, status, recorded in [
             (0, 200, True),
             (1, 200, False),
@@ -244,14 +248,14 @@ class CallbackTest(unittest.TestCase):
             (4, 400, False),
         ]:
             with self.subTest(exit_code=exit_code, status=status):
-                function = self.function(answer(exit_code, status, recorded))
+                function = self.function(response(exit_code, status, recorded))
                 self.assertEqual(self.run_callback("--url", function.url, *QUICK)[0], exit_code)
                 self.assertEqual(len(function.requests), 1)
 
-    def test_answers_that_are_sent_again(self):
+    def test_temporary_failures_are_retried(self):
         for first in [
-            answer(3, 502, recorded=False),
-            answer(3, 504, recorded=False),
+            response(3, 502, recorded=False),
+            response(3, 504, recorded=False),
             (503, b'{"message":"Service Unavailable"}', {}),
             (429, b'{"message":"Too Many Requests"}', {}),
             (500, b"", {}),
@@ -267,119 +271,118 @@ class CallbackTest(unittest.TestCase):
             lambda handler: handler.wfile.write(b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 1000),
             lambda handler: handler.wfile.write(b"HTTP/1.1 200 " + b"x" * 100000),
             lambda handler: handler.connection.shutdown(socket.SHUT_RDWR),
-            lambda handler: handler.wfile.write(b"no HTTP at all\r\n\r\n"),
+            lambda handler: handler.wfile.write(b"not HTTP\r\n\r\n"),
         ]:
             with self.subTest(first=first):
-                function = self.function(first, answer(0))
+                function = self.function(first, response(0))
                 code, output = self.run_callback("--url", function.url, *QUICK)
                 self.assertEqual((code, len(function.requests)), (0, 2), output)
-                self.assertEqual(len(output.splitlines()), 2, "a line an attempt")
+                self.assertEqual(len(output.splitlines()), 2, "one log line per attempt")
 
-    def test_answers_that_are_none(self):
-        for status, words in [
+    def test_redirects_and_client_errors_are_not_retried(self):
+        for status, message in [
             (301, "redirect"),
             (308, "redirect"),
             (403, "403"),
             (404, "404"),
         ]:
             with self.subTest(status=status):
-                location = self.function(answer(0))
-                # Whoever redirects is not the function, whatever else it says.
-                body = answer(0)[1] if status < 400 else b"no"
+                location = self.function(response(0))
+                # The function never redirects: the body of a redirect is ignored, even if it looks valid.
+                body = response(0)[1] if status < 400 else b"no"
                 function = self.function((status, body, {"location": location.url}))
                 code, output = self.run_callback("--url", function.url, *QUICK)
                 self.assertEqual((code, len(function.requests), len(location.requests)), (3, 1, 0))
-                self.assertIn(words, output)
+                self.assertIn(message, output)
 
-    def test_rejected_for_the_secret_or_the_clock(self):
-        def rejected(ahead):
+    def test_401_names_the_secret_or_the_clock_as_the_cause(self):
+        def unauthorized(ahead):
             date = email.utils.formatdate(time.time() - ahead, usegmt=True)
             return lambda handler: handler.wfile.write(
                 "HTTP/1.1 401 Unauthorized\r\ndate: {}\r\ncontent-length: 0\r\n\r\n".format(date).encode()
             )
 
-        for ahead, words in [
-            (0, "secret is none of"),
+        for ahead, message in [
+            (0, "secret does not match"),
             (-400, r"clock is (39|40)\d s slow"),
             (900, r"clock is 90\d s fast"),
         ]:
             with self.subTest(ahead=ahead):
-                function = self.function(rejected(ahead))
+                function = self.function(unauthorized(ahead))
                 code, output = self.run_callback("--url", function.url)
                 self.assertEqual((code, len(output.splitlines())), (3, 1))
-                self.assertRegex(output, words)
+                self.assertRegex(output, message)
 
-    def test_retry_after(self):
-        function = self.function(answer(3, 503, recorded=False, headers={"retry-after": "1"}), answer(0))
+    def test_retry_after_is_the_minimum_delay(self):
+        function = self.function(response(3, 503, recorded=False, headers={"retry-after": "1"}), response(0))
         self.assertEqual(self.run_callback("--url", function.url, *QUICK)[0], 0)
         self.assertGreaterEqual(function.requests[1][3] - function.requests[0][3], 1)
 
-    def test_max_retries(self):
-        function = self.function(answer(3, 502, recorded=False))
+    def test_max_retries_limits_the_attempts(self):
+        function = self.function(response(3, 502, recorded=False))
         code, output = self.run_callback("--url", function.url, *QUICK, "--max-retries", "3")
         self.assertEqual((code, len(function.requests)), (3, 3))
-        self.assertIn("given up", output.splitlines()[-1])
+        self.assertIn("giving up", output.splitlines()[-1])
 
-    def test_max_time(self):
+    def test_max_time_ends_an_attempt_without_a_response(self):
         release = threading.Event()
         self.addCleanup(release.set)
         function = self.function(lambda handler: release.wait(30))
         code, output = self.run_callback("--url", function.url, "--max-time", "1")
         self.assertEqual((code, len(function.requests)), (3, 1))
-        self.assertIn("no answer within", output)
+        self.assertIn("no response within", output)
 
-    def test_dry_run_is_one_attempt(self):
-        function = self.function(answer(3, 502, recorded=False))
+    def test_dry_run_is_one_attempt_by_default(self):
+        function = self.function(response(3, 502, recorded=False))
         self.assertEqual(self.run_callback("--url", function.url, "--dry-run")[0], 3)
         self.assertEqual(len(function.requests), 1)
-        function = self.function(answer(3, 502, recorded=False), answer(1))
+        function = self.function(response(3, 502, recorded=False), response(1))
         self.assertEqual(
             self.run_callback("--url", function.url, "--dry-run", "--max-retries", "2", *QUICK)[0],
             1,
         )
 
-    def test_nobody_there(self):
-        with socket.socket() as taken:
-            taken.bind(("127.0.0.1", 0))
-            url = "http://127.0.0.1:{}/".format(taken.getsockname()[1])
+    def test_connection_refused_is_an_http_error(self):
+        with socket.socket() as not_listening:
+            not_listening.bind(("127.0.0.1", 0))
+            url = "http://127.0.0.1:{}/".format(not_listening.getsockname()[1])
             code, output = self.run_callback("--url", url, "--max-retries", "2", *QUICK)
         self.assertEqual(code, 3)
         self.assertIn("refused", output)
 
-    def test_huge_answer(self):
+    def test_huge_response_is_cut_in_the_log(self):
         function = self.function((200, b"x" * 1000000, {}))
         code, output = self.run_callback("--url", function.url, "--max-retries", "1")
         self.assertEqual(code, 3)
         self.assertLess(len(output), 2000)
 
-    def test_several_hosts_the_worst_code_wins(self):
-        done, failed = self.function(answer(0)), self.function(answer(2, 502))
+    def test_greatest_exit_code_of_several_urls_is_returned(self):
+        done, failed = self.function(response(0)), self.function(response(2, 502))
         code, _ = self.run_callback("--url", done.url, "--url", failed.url)
         self.assertEqual(code, 2)
         self.assertEqual(done.requests[0][1]["webhook-id"], failed.requests[0][1]["webhook-id"])
 
-    def test_several_hosts_are_called_at_once(self):
-        second = self.function(answer(0))
+    def test_several_urls_are_called_in_parallel(self):
+        second = self.function(response(0))
 
-        def reply(handler):
+        def respond_after_the_second_request(handler):
             self.assertTrue(second.arrived.wait(30))
-            status, body, _ = answer(0)
+            status, body, _ = response(0)
             handler.send_response(status)
             handler.end_headers()
             handler.wfile.write(body)
 
-        first = self.function(reply)
+        first = self.function(respond_after_the_second_request)
         self.assertEqual(self.run_callback("--url", first.url, "--url", second.url)[0], 0)
 
-    def test_one_host_that_is_down_does_not_keep_the_others_waiting(self):
-        good, down = self.function(answer(0)), self.function((503, b"", {}))
+    def test_unavailable_url_does_not_affect_the_others(self):
+        good, down = self.function(response(0)), self.function((503, b"", {}))
         code, _ = self.run_callback("--url", down.url, "--url", good.url, "--max-retries", "2", *QUICK)
         self.assertEqual((code, len(good.requests), len(down.requests)), (3, 1, 2))
 
-    def test_drip(self):
-        """A server that sends a byte now and then does not hold an attempt for ever."""
+    def test_attempt_times_out_if_the_server_sends_one_byte_at_a_time(self):
 
-        def drip(handler):
+        def send_slowly(handler):
             try:
                 while True:
                     handler.wfile.write(b"H")
@@ -387,7 +390,7 @@ class CallbackTest(unittest.TestCase):
             except OSError:
                 pass
 
-        function = self.function(drip, answer(0))
+        function = self.function(send_slowly, response(0))
         program = (
             "import sys; sys.path.insert(0, {!r}); import barman_config_switch as callback;"
             "callback.ATTEMPT_TIMEOUT = 0.3; sys.exit(callback.main(sys.argv[1:]))"
@@ -409,39 +412,39 @@ class CallbackTest(unittest.TestCase):
         )
         self.assertEqual(done.returncode, 0, done.stderr.decode())
 
-    def test_killed_in_mid_flight(self):
-        for by in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):
-            with self.subTest(by=by):
+    def test_kill_ends_the_process_at_once_and_leaves_no_files(self):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):
+            with self.subTest(signal=number):
                 release = threading.Event()
                 function = self.function(lambda handler: release.wait(30))  # noqa: B023
                 command = self.command("--url", function.url, "--secret-file", str(self.secret_file))
                 before = sorted(os.listdir(str(self.folder)))
                 with subprocess.Popen(command, stderr=subprocess.PIPE, env=ENV) as process:
                     self.assertTrue(function.arrived.wait(30))
-                    with open("/proc/{}/cmdline".format(process.pid), "rb") as words:
-                        self.assertNotIn(SECRET[6:].encode(), words.read(), "as ps shows it")
-                    process.send_signal(by)
-                    self.assertEqual(process.wait(30), -by)
+                    with open("/proc/{}/cmdline".format(process.pid), "rb") as cmdline:
+                        self.assertNotIn(SECRET[6:].encode(), cmdline.read(), "visible in ps")
+                    process.send_signal(number)
+                    self.assertEqual(process.wait(30), -number)
                     self.assertEqual(process.stderr.read(), b"")
                 self.assertEqual(sorted(os.listdir(str(self.folder))), before)
                 release.set()
 
-    # When.
+    # Time.
 
-    def test_age_counts_connecting_in(self):
-        """A connection that took long must not make an old role change look like a new one."""
+    def test_age_includes_the_time_to_connect(self):
+        """Otherwise a slow connection would make an old role change look newer than it is."""
         context = self.certificates()
         ages = []
 
         def serve(listening):
             connection, _ = listening.accept()
-            time.sleep(1.5)  # As if the first packets of TLS were lost.
+            time.sleep(1.5)  # Simulates lost packets at the start of the TLS handshake.
             with context.wrap_socket(connection, server_side=True) as tls:
                 request = b""
                 while not request.endswith(b"}"):
                     request += tls.recv(65536)
                 ages.append(json.loads(request.split(b"\r\n\r\n")[1].decode())["age_ms"])
-                body = answer(0)[1]
+                body = response(0)[1]
                 tls.sendall("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n".format(len(body)).encode() + body)
 
         with socket.socket() as listening:
@@ -455,20 +458,20 @@ class CallbackTest(unittest.TestCase):
         self.assertEqual(code, 0, output)
         self.assertGreaterEqual(ages[0], 1500)
 
-    def test_attempt_that_connected_too_late_is_not_sent(self):
-        function = self.function(answer(0))
-        target = callback.Target(function.url, callback.tls_context(None, None, None), False)
+    def test_nothing_is_sent_if_connecting_takes_longer_than_the_time_limit(self):
+        function = self.function(response(0))
+        endpoint = callback.Endpoint(function.url, callback.tls_context(None, None, None), False)
         args = argparse.Namespace()
-        attempt = callback.try_once(target, [b"secret"], "msg_1", args, callback.elapsed() - 1)
-        self.assertTrue(attempt.again)
+        attempt = callback.try_once(endpoint, [b"secret"], "msg_1", args, callback.elapsed() - 1)
+        self.assertTrue(attempt.retry)
         self.assertEqual(function.requests, [])
 
     # TLS.
 
     def certificates(self):
-        def openssl(*words):
+        def openssl(*arguments):
             subprocess.run(
-                ["openssl", *words],
+                ["openssl", *arguments],
                 cwd=str(self.folder),
                 check=True,
                 stderr=subprocess.DEVNULL,
@@ -513,21 +516,21 @@ class CallbackTest(unittest.TestCase):
         context.load_cert_chain(str(self.folder / "server.pem"), str(self.folder / "server.key"))
         return context
 
-    def test_tls(self):
+    def test_tls_verifies_the_server(self):
         context = self.certificates()
-        function = self.function(answer(0), context=context)
+        function = self.function(response(0), context=context)
         ca = ["--ca-file", str(self.folder / "ca.pem")]
         self.assertEqual(self.run_callback("--url", function.url, *ca)[0], 0)
         code, output = self.run_callback("--url", function.url, "--max-retries", "1")
-        self.assertEqual(code, 3, "a CA that is not known")
+        self.assertEqual(code, 3, "unknown CA")
         self.assertIn("TLS failed", output)
         self.assertEqual(len(function.requests), 1)
 
-    def test_mutual_tls(self):
+    def test_mutual_tls_sends_the_client_certificate(self):
         context = self.certificates()
         context.verify_mode = ssl.CERT_REQUIRED
         context.load_verify_locations(str(self.folder / "ca.pem"))
-        function = self.function(answer(0), context=context)
+        function = self.function(response(0), context=context)
         common = [
             "--url",
             function.url,
@@ -545,9 +548,9 @@ class CallbackTest(unittest.TestCase):
         self.assertEqual(self.run_callback(*common, *client)[0], 0)
         self.assertEqual(self.run_callback(*common)[0], 3)
 
-    def test_certificate_of_another_host(self):
+    def test_certificate_of_another_host_is_rejected(self):
         context = self.certificates()
-        function = self.function(answer(0), context=context)
+        function = self.function(response(0), context=context)
         url = function.url.replace("127.0.0.1", "localhost")
         code, output = self.run_callback(
             "--url",
@@ -561,7 +564,7 @@ class CallbackTest(unittest.TestCase):
         self.assertEqual((code, function.requests), (3, []))
         self.assertIn("attempt 2: TLS failed", output)
 
-    def test_key_with_a_pass_phrase_does_not_ask_for_it(self):
+    def test_encrypted_client_key_is_an_error_without_a_prompt(self):
         self.certificates()
         encrypt = [
             "openssl",
@@ -585,18 +588,18 @@ class CallbackTest(unittest.TestCase):
         self.assertEqual(code, 4)
         self.assertIn("--client-cert", output)
 
-    # Ways there.
+    # URLs.
 
-    def test_ipv6(self):
+    def test_url_with_an_ipv6_address(self):
         try:
-            function = self.function(answer(0), host="::1")
+            function = self.function(response(0), host="::1")
         except OSError:
-            self.skipTest("no IPv6 here")
+            self.skipTest("IPv6 is not available")
         self.assertEqual(self.run_callback("--url", function.url)[0], 0)
         self.assertRegex(function.requests[0][1]["Host"], r"^\[::1\]:\d+$")
 
-    def test_url_without_a_path(self):
-        function = self.function(answer(0))
+    def test_url_without_a_path_requests_the_root(self):
+        function = self.function(response(0))
         self.assertEqual(
             self.run_callback("--url", function.url.replace("/config-switch", "?stage=prod"))[0],
             0,
@@ -605,9 +608,9 @@ class CallbackTest(unittest.TestCase):
 
     # Arguments.
 
-    def test_wrong_arguments(self):
+    def test_invalid_arguments_are_named(self):
         url = ["--url", "https://example.com/config-switch"]
-        for options, words, message in [
+        for options, arguments, message in [
             ([], {}, "--url"),
             (["--url", "example.com"], {}, "--url example.com"),
             (["--url", "http://example.com/"], {}, "--allow-plain-http"),
@@ -635,12 +638,12 @@ class CallbackTest(unittest.TestCase):
             (url, {"switch": SWITCH + ["--reset"]}, "--reset"),
             (url, {"switch": SWITCH[:-1] + ["sometimes"]}, "sometimes"),
         ]:
-            with self.subTest(options=options, words=words):
-                code, output = self.run_callback(*options, **words)
+            with self.subTest(options=options, arguments=arguments):
+                code, output = self.run_callback(*options, **arguments)
                 self.assertEqual(code, 4, output)
                 self.assertIn(message, output)
 
-    def test_secret_that_is_no_good(self):
+    def test_invalid_secret_file_is_rejected(self):
         for text, mode, message in [
             (SECRET, 0o640, "chmod 600"),
             (SECRET, 0o604, "chmod 600"),
@@ -656,30 +659,30 @@ class CallbackTest(unittest.TestCase):
                 self.assertEqual(code, 4)
                 self.assertIn(message, output)
 
-    def test_no_secret(self):
+    def test_missing_secret_is_an_error(self):
         command = self.command("--url", "https://example.com/")
         done = subprocess.run(command, env=ENV, stderr=subprocess.PIPE, timeout=60)
         self.assertEqual(done.returncode, 4)
         self.assertIn(b"--secret-file", done.stderr)
 
-    def test_log_file(self):
-        function = self.function(answer(2, 502))
+    def test_log_file_replaces_standard_error(self):
+        function = self.function(response(2, 502))
         log = self.folder / "log"
         code, output = self.run_callback("--url", function.url, "--log-file", str(log))
         self.assertEqual((code, output), (2, ""))
         self.assertRegex(
             log.read_text(),
-            r"^\S+ \S+ ERROR: http://\S+, attempt 1: CONFIG_SWITCH_FAILED so it is",
+            r"^\S+ \S+ ERROR: http://\S+, attempt 1: CONFIG_SWITCH_FAILED test message",
         )
 
-    def test_wrong_arguments_are_told_in_the_log_and_to_who_tries_it(self):
+    def test_invalid_arguments_are_logged_to_the_file_and_to_standard_error(self):
         log = self.folder / "log"
         code, output = self.run_callback("--url", "ftp://x", "--log-file", str(log))
         self.assertEqual((code, len(output.splitlines())), (4, 1))
         self.assertEqual(log.read_text(), output)
 
-    def test_log_that_cannot_be_written_keeps_nothing_from_being_sent(self):
-        function = self.function(answer(0))
+    def test_role_change_is_sent_even_if_the_log_cannot_be_written(self):
+        function = self.function(response(0))
         code, output = self.run_callback("--url", function.url, "--log-file", "/nowhere/log")
         self.assertEqual(code, 0)
         self.assertIn("--log-file /nowhere/log: No such file or directory", output)
@@ -696,7 +699,7 @@ class CallbackTest(unittest.TestCase):
                 )
         self.assertEqual(len(function.requests), 3)
 
-    def test_secret_on_the_command_line_is_not_repeated(self):
+    def test_secret_on_the_command_line_is_not_printed(self):
         for options in (
             ["--secret", SECRET],
             ["--secret-file", SECRET],
@@ -706,18 +709,18 @@ class CallbackTest(unittest.TestCase):
             with self.subTest(options=options[:-1]):
                 self.assertEqual(self.run_callback("--url", "https://example.com/", *options)[0], 4)
 
-    def test_words_that_are_not_utf_8(self):
-        function = self.function(answer(0))
+    def test_arguments_that_are_not_utf_8(self):
+        function = self.function(response(0))
         log = self.folder / "log"
         for env in ({"LC_ALL": "C"}, {"LC_ALL": "C.UTF-8"}):
             with self.subTest(env=env):
-                words = ["on_role_change", "primary", b"caf\xe9"]
+                from_patroni = ["on_role_change", "primary", b"caf\xe9"]
                 code, output = self.run_callback(
                     "--url",
                     function.url,
                     "--log-file",
                     str(log),
-                    patroni=words,
+                    patroni=from_patroni,
                     env=env,
                 )
                 self.assertEqual((code, output), (0, ""))
@@ -728,30 +731,30 @@ class CallbackTest(unittest.TestCase):
         code, output = self.run_callback(b"--url", b"ftp://\xe9", "--log-file", str(log), env={"LC_ALL": "C"})
         self.assertEqual((code, len(log.read_text(encoding="utf-8").splitlines())), (4, 3))
 
-    def test_log_is_a_line_an_attempt_whatever_is_answered(self):
-        evil = {
+    def test_log_has_one_printable_line_per_attempt_for_any_response(self):
+        malicious = {
             "exit_code": 0,
             "exit_status": "DONE\n",
             "message": "\x1b[2J\r\nforged \u2028 line",
             "recorded": True,
         }
-        function = self.function((503, b"\r\n\x00\xff" * 100, {}), (200, json.dumps(evil).encode(), {}))
+        function = self.function((503, b"\r\n\x00\xff" * 100, {}), (200, json.dumps(malicious).encode(), {}))
         code, output = self.run_callback("--url", function.url, *QUICK)
         self.assertEqual((code, len(output.splitlines())), (0, 2))
-        self.assertTrue(all(letter.isprintable() or letter == "\n" for letter in output), output)
+        self.assertTrue(all(character.isprintable() or character == "\n" for character in output), output)
 
 
-class PausesTest(unittest.TestCase):
-    """When it is tried again, by a clock of our own."""
+class RetryTest(unittest.TestCase):
+    """Tests when attempts are made, with a simulated clock."""
 
     def setUp(self):
         self.now = 0.0
-        self.began = []
-        self.answers = []
+        self.started_at = []
+        self.attempts = []
         patches = [
             mock.patch.object(callback, "elapsed", lambda: self.now),
             mock.patch.object(callback.time, "sleep", self.sleep),
-            mock.patch.object(callback, "within", self.within),
+            mock.patch.object(callback, "run_with_timeout", self.run_with_timeout),
             mock.patch.object(callback.logger, "log"),
             mock.patch.object(callback.logger, "warning"),
         ]
@@ -759,51 +762,52 @@ class PausesTest(unittest.TestCase):
             patch.start()
             self.addCleanup(patch.stop)
 
-    def sleep(self, pause):
-        self.now += pause
+    def sleep(self, delay):
+        self.now += delay
 
-    def within(self, limit, _):
-        self.began.append(self.now)
+    def run_with_timeout(self, limit, _):
+        self.started_at.append(self.now)
         self.assertGreater(limit, 0)
-        return self.answers[min(len(self.began), len(self.answers)) - 1]
+        return self.attempts[min(len(self.started_at), len(self.attempts)) - 1]
 
-    def send(self, *answers, **options):
-        self.now, self.began, self.answers = 0.0, [], answers
+    def send(self, *attempts, **options):
+        """Returns the exit code and the delays between the attempts (s)."""
+        self.now, self.started_at, self.attempts = 0.0, [], attempts
         args = argparse.Namespace(**{"retry_wait": 2.0, "max_retries": None, "max_time": 600.0, **options})
         code = callback.send(argparse.Namespace(url="https://x/"), [], "msg_1", args)
-        return code, [after - before for before, after in zip(self.began, self.began[1:])]
+        return code, [after - before for before, after in zip(self.started_at, self.started_at[1:])]
 
-    def judge(self, status, **header):
+    def evaluate(self, status, **header):
         message = email.message.Message()
         for name, value in header.items():
             message[name.replace("_", "-")] = value
-        return callback.judge(status, message, b"")
+        return callback.evaluate(status, message, b"")
 
-    def test_pauses_grow_and_are_random(self):
-        for chance in (0, 0.5, 1):
+    def test_delays_grow_and_are_random(self):
+        for fraction in (0, 0.5, 1):
             with mock.patch.object(
                 callback.random,
                 "uniform",
-                lambda low, high: low + chance * (high - low),
+                lambda low, high: low + fraction * (high - low),
             ):  # noqa: B023
-                code, pauses = self.send(self.judge(503))
-            grown = [2 + chance * growth for growth in (4, 8, 10, 10)]
-            self.assertEqual((code, pauses[:4]), (3, grown))
+                code, delays = self.send(self.evaluate(503))
+            expected = [2 + fraction * limit for limit in (4, 8, 10, 10)]
+            self.assertEqual((code, delays[:4]), (3, expected))
 
-    def test_ten_minutes_of_attempts_and_no_longer(self):
-        _, pauses = self.send(self.judge(503))
-        self.assertTrue(all(2 <= pause <= 12 for pause in pauses))
+    def test_attempts_end_after_ten_minutes(self):
+        _, delays = self.send(self.evaluate(503))
+        self.assertTrue(all(2 <= delay <= 12 for delay in delays))
         self.assertTrue(588 < self.now < 600)
-        self.assertTrue(50 <= len(self.began) <= 300)
+        self.assertTrue(50 <= len(self.started_at) <= 300)
 
-    def test_many_attempts(self):
+    def test_thousands_of_attempts_are_possible(self):
         with mock.patch.object(callback.random, "uniform", lambda low, high: low):
-            code, _ = self.send(self.judge(503), retry_wait=0.01, max_retries=5000)
-        self.assertEqual((code, len(self.began)), (3, 5000))
+            code, _ = self.send(self.evaluate(503), retry_wait=0.01, max_retries=5000)
+        self.assertEqual((code, len(self.started_at)), (3, 5000))
 
-    def test_retry_after_in_seconds_or_as_a_date_and_a_minute_at_most(self):
+    def test_retry_after_is_seconds_or_a_date_and_at_most_one_minute(self):
         date = email.utils.formatdate(1e9, usegmt=True)
-        for header, least in [
+        for header, minimum in [
             ({"retry_after": "30"}, 30),
             ({"retry_after": "3600"}, 60),
             (
@@ -826,8 +830,8 @@ class PausesTest(unittest.TestCase):
             ({"retry_after": " "}, 2),
         ]:
             with self.subTest(header=header):
-                _, (pause,) = self.send(self.judge(503, **header), callback.Attempt(0, "done"))
-                self.assertTrue(least <= pause <= least + 10, pause)
+                _, (delay,) = self.send(self.evaluate(503, **header), callback.Attempt(0, "done"))
+                self.assertTrue(minimum <= delay <= minimum + 10, delay)
 
 
 if __name__ == "__main__":
