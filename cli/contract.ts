@@ -33,11 +33,11 @@ export interface Line {
   readonly found?: string;
 }
 
-interface Answer {
+interface ResponseBody {
   readonly status: number;
   readonly type: string;
   readonly body: string;
-  /** From the request to the end of the answer. */
+  /** From the request to the end of the response. */
   readonly ms: number;
 }
 
@@ -104,9 +104,9 @@ export async function checkContract(subject: Subject, tell: (line: Line) => void
       await line('who shows no client certificate is turned away', async () => {
         const { cert: _, key: __, ...tls } = subject.tls ?? {};
         const stranger = connect({ ...subject, tls });
-        const answer = await stranger.ask('GET', 'status').catch(() => undefined);
+        const response = await stranger.ask('GET', 'status').catch(() => undefined);
         await stranger.close();
-        return answer === undefined ? 'no connection' : String(is(answer, 400, 401, 403).status);
+        return response === undefined ? 'no connection' : String(is(response, 400, 401, 403).status);
       });
     }
     await line('GET /servers/S/operations is 200 and lists ids and types', async () =>
@@ -164,7 +164,7 @@ export async function checkContract(subject: Subject, tell: (line: Line) => void
   };
 
   /** A POST, in a second of its own. */
-  const post = async (order: object): Promise<Answer> => {
+  const post = async (order: object): Promise<ResponseBody> => {
     await sleep(Math.max(0, posted + ID_GRAIN - performance.now()));
     try {
       return await ask('POST', operations, order);
@@ -232,8 +232,8 @@ export async function checkContract(subject: Subject, tell: (line: Line) => void
 
   try {
     await line('GET /diagnose tells active models, and the clusters of servers and models', async () => {
-      const answer = json(await ask('GET', 'diagnose'), 200, Diagnosis);
-      const { servers, models: known } = answer.value;
+      const response = json(await ask('GET', 'diagnose'), 200, Diagnosis);
+      const { servers, models: known } = response.value;
       const found = servers[server];
       if (!found)
         throw new Mismatch(`Barman has no server ${server}, but ${Object.keys(servers).join(', ')}`);
@@ -241,7 +241,7 @@ export async function checkContract(subject: Subject, tell: (line: Line) => void
       const foreign = models.filter((model) => known[model]?.config.cluster !== cluster);
       if (foreign.length > 0) throw new Mismatch(`no model of cluster ${cluster}: ${foreign.join(', ')}`);
       before = found.active_model;
-      return took(answer);
+      return took(response);
     });
     // Without knowing what is active nothing is switched: it could not be put back.
     if (before !== undefined) await expectations();
@@ -257,7 +257,7 @@ export async function checkContract(subject: Subject, tell: (line: Line) => void
 function connect({ url, tls }: Subject) {
   const agent = new Agent({ connect: { ...tls }, allowH2: false });
   const base = url.replace(/\/+$/, '');
-  const ask = async (method: 'GET' | 'POST', path: string, body?: object): Promise<Answer> => {
+  const ask = async (method: 'GET' | 'POST', path: string, body?: object): Promise<ResponseBody> => {
     const start = performance.now();
     const response = await request(`${base}/${path}`, {
       method,
@@ -273,18 +273,18 @@ function connect({ url, tls }: Subject) {
   return { ask, close: () => agent.destroy() };
 }
 
-function is(answer: Answer, ...statuses: readonly number[]): Answer {
-  if (statuses.includes(answer.status)) return answer;
-  const words = answer.body.replace(/<[^>]*>|\s+/g, ' ').trim();
-  throw new Mismatch(`${answer.status}, ${answer.type}: ${words.slice(0, 200)}`);
+function is(response: ResponseBody, ...statuses: readonly number[]): ResponseBody {
+  if (statuses.includes(response.status)) return response;
+  const words = response.body.replace(/<[^>]*>|\s+/g, ' ').trim();
+  throw new Mismatch(`${response.status}, ${response.type}: ${words.slice(0, 200)}`);
 }
 
 function json<T>(
-  answer: Answer,
+  response: ResponseBody,
   status: number,
   schema: v.GenericSchema<unknown, T>,
 ): { value: T; ms: number } {
-  const { body, ms } = is(answer, status);
+  const { body, ms } = is(response, status);
   let value: unknown;
   try {
     value = JSON.parse(body);

@@ -1,17 +1,18 @@
 /**
- * `npm run ledger -- --stage S`: what each Barman server is to be brought to, what it was last brought to, and why it is not
- * there. `… retry SERVER` tries at once; `… hold SERVER` keeps everything from Barman, and `… release SERVER` ends that.
+ * `npm run ledger -- --stage S`: what each Barman server should be set to, what it was last set to, and why they differ.
+ * `… retry SERVER` tries at once; `… pause SERVER` stops everything that is sent to Barman for it, until `… resume SERVER`.
  *
- * It uses AWS as AWS's own command does: AWS_PROFILE, AWS_REGION and so on.
+ * It finds credentials and region as AWS's own command does: AWS_PROFILE, AWS_REGION and so on.
  */
 
 import { parseArgs } from 'node:util';
 import { InvokeCommand, LambdaClient } from '@aws-sdk/client-lambda';
 import { DynamoDbTable } from '../functions/config-switch/aws/dynamodb-table.ts';
-import { isBehind, isLeased, Ledger } from '../functions/config-switch/reconcile/ledger.ts';
+import { nameOf, parseTarget } from '../functions/config-switch/barman/target.ts';
+import { isLeased, isPending, Ledger } from '../functions/config-switch/reconcile/ledger.ts';
 import type { Item } from '../functions/config-switch/reconcile/table.ts';
 
-const USAGE = `usage: npm run ledger -- [--stage STAGE] [--region REGION] [retry|hold|release SERVER]`;
+const USAGE = `usage: npm run ledger -- [--stage STAGE] [--region REGION] [retry|pause|resume SERVER]`;
 /** For each request to AWS, ms. */
 const TIMEOUT = 30_000;
 
@@ -41,9 +42,11 @@ async function main(): Promise<number> {
       item = await ledger.retry(server, signal());
       if (item) await beat(name);
       break;
-    case 'hold':
-    case 'release':
-      item = await ledger.hold(server, command === 'hold', signal());
+    case 'pause':
+      item = await ledger.pause(server, signal());
+      break;
+    case 'resume':
+      item = await ledger.resume(server, signal());
       break;
     default:
       throw new Error(USAGE);
@@ -51,7 +54,7 @@ async function main(): Promise<number> {
   if (!item) {
     const known = (await ledger.all(signal())).map(({ barman_server }) => barman_server);
     throw new Error(
-      `the ledger of ${name} knows no server ${server}; it knows ${known.join(', ') || 'none yet'}`,
+      `unknown server ${server} in the ledger of ${name}; known: ${known.join(', ') || 'none'}`,
     );
   }
   show([(await ledger.get(server, signal())) ?? item]);
@@ -69,14 +72,14 @@ function parse() {
   }
 }
 
-/** Has the function drive what is due, now. */
+/** Runs a heartbeat of the deployed function now. */
 async function beat(name: string): Promise<void> {
   const Payload = JSON.stringify({ heartbeat: true });
-  const { FunctionError, Payload: answer } = await new LambdaClient({}).send(
+  const { FunctionError, Payload: response } = await new LambdaClient({}).send(
     new InvokeCommand({ FunctionName: name, Payload }),
     { abortSignal: signal() },
   );
-  if (FunctionError) throw new Error(`the function failed: ${answer?.transformToString()}`);
+  if (FunctionError) throw new Error(`the function failed: ${response?.transformToString()}`);
 }
 
 function show(items: readonly Item[]): void {
@@ -88,9 +91,9 @@ function show(items: readonly Item[]): void {
     .toSorted((a, b) => a.barman_server.localeCompare(b.barman_server))
     .map((item) => [
       item.barman_server,
-      wish(item.desired, item.desired_key),
-      wish(item.applied, item.applied_key),
-      isLeased(item) ? `driven until ${short(item.until)}` : state(item),
+      targetAndTime(item.desired, item.desired_version),
+      targetAndTime(item.applied, item.applied_version),
+      state(item),
       item.last_error ?? '',
     ]);
   const table = [['SERVER', 'DESIRED', 'APPLIED', 'STATE', 'LAST ERROR'], ...rows];
@@ -106,18 +109,21 @@ function show(items: readonly Item[]): void {
 }
 
 function state(item: Item): string {
-  if (item.held) return isBehind(item) ? 'held, behind' : 'held';
-  if (!isBehind(item)) return 'there';
-  if (item.parked) return `given up after ${item.attempts ?? 0} attempts`;
-  if (item.holder !== undefined) return 'left behind, next heartbeat';
-  const failed = item.attempts ? `failed ${item.attempts} times, ` : '';
-  return `behind, ${failed}next attempt ${item.next_attempt_at ? short(item.next_attempt_at) : 'now'}`;
+  if (isLeased(item)) return `switching (lease until ${short(item.lease_expires_at)})`;
+  if (item.paused) return isPending(item) ? 'paused, pending' : 'paused';
+  if (!isPending(item)) return 'in sync';
+  const attempts = item.attempts ?? 0;
+  const after = `after ${attempts} ${attempts === 1 ? 'attempt' : 'attempts'}`;
+  if (item.parked) return `parked ${after}`;
+  if (item.lease_token !== undefined) return 'lease expired, the next heartbeat takes over';
+  const next = item.next_attempt_at ? short(item.next_attempt_at) : 'now';
+  return `pending, next attempt ${next}${attempts > 0 ? ` (failed ${after})` : ''}`;
 }
 
-/** A wish, and when its event was. */
-function wish(target: string | undefined, key: string | undefined): string {
+/** A desired or applied state, and the time of its event. */
+function targetAndTime(target: string | undefined, version: string | undefined): string {
   if (target === undefined) return '–';
-  return `${target.replace(/^model /, '').replace(/^reset$/, 'no model')} (${key ? short(key.split('#')[0]) : 'to be applied again'})`;
+  return `${nameOf(parseTarget(target)).replace(/^model /, '')} (${version ? short(version.split('#')[0]) : 'to be applied again'})`;
 }
 
 /** A time, to the second. */

@@ -1,19 +1,19 @@
 /**
- * A role change, from skip to switch: `patroni_barman config-switch`, without its faults. The names and their order are those
- * of `patroni.scripts.barman.config_switch`.
+ * A role change, from skip to switch. The names and their order are those of `patroni.scripts.barman.config_switch`, which
+ * implements `patroni_barman config-switch`.
  */
 
 import { rehearse } from './barman/dry-run.ts';
 import type { PgBackupApi } from './barman/pg-backup-api.ts';
 import { configTarget } from './barman/target.ts';
 import type { RoleChange } from './event/payload.ts';
-import { ExitCode, type Outcome } from './exit-code.ts';
-import { converge, type Driver } from './reconcile/converge.ts';
+import { ExitCode, type Result } from './exit-code.ts';
+import { type ReconcileOptions, recordAndReconcile } from './reconcile/reconcile.ts';
 
 export { switchConfig } from './barman/switch-config.ts';
 export { ExitCode } from './exit-code.ts';
 
-/** Which roles a `switch_when` lets through; "leader" is ours, the rest as in Patroni's `_should_skip_switch`. */
+/** The roles that match a `switch_when`: as in Patroni's `_should_skip_switch`; "leader" is ours. */
 const ROLES_SWITCHED: Record<RoleChange['switchWhen'], ReadonlySet<RoleChange['role']> | 'any'> = {
   promoted: new Set(['primary', 'promoted', 'master']),
   demoted: new Set(['replica', 'demoted']),
@@ -22,10 +22,9 @@ const ROLES_SWITCHED: Record<RoleChange['switchWhen'], ReadonlySet<RoleChange['r
 };
 
 /**
- * Whether the role change is none that the operator wants to follow.
+ * Whether a role change does not match its `switch_when`.
  *
- * @param args the role change
- * @returns true if the switch is to be skipped
+ * @returns true to skip the switch
  */
 export function shouldSkipSwitch({ role, switchWhen }: Pick<RoleChange, 'role' | 'switchWhen'>): boolean {
   const roles = ROLES_SWITCHED[switchWhen];
@@ -33,30 +32,30 @@ export function shouldSkipSwitch({ role, switchWhen }: Pick<RoleChange, 'role' |
 }
 
 /**
- * Runs a config switch from the role change to the outcome: skip, one-of check, switch.
+ * Runs a config switch: skip, one-of check, then dry run or switch.
  *
- * @param driver pg-backup-api, which connects only when it is asked something, the ledger, and how much time there is
+ * @param options pg-backup-api, which connects at its first request, the ledger, and the time left
  * @param args the role change
- * @param key of the wish, `wishKey`
+ * @param version from `versionOf`
  * @returns DONE or SKIPPED
- * @throws InvalidArgs if the role matches and both or neither of model and reset are given
- * @throws LedgerError, Busy, ConfigSwitchFailed, HttpError as `converge` does
+ * @throws InvalidArgs if the role matches, and both or neither of model and reset are given
+ * @throws LedgerError, Busy, ConfigSwitchFailed, HttpError as `recordAndReconcile` does
  */
 export async function runBarmanConfigSwitch(
-  driver: Driver & { readonly api: Pick<PgBackupApi, 'diagnose'> },
+  options: ReconcileOptions & { readonly api: Pick<PgBackupApi, 'diagnose'> },
   args: RoleChange,
-  key: string,
-): Promise<Outcome> {
+  version: string,
+): Promise<Result> {
   if (shouldSkipSwitch(args)) {
     return skipped(`nothing to switch: role "${args.role}" does not match switch_when "${args.switchWhen}"`);
   }
   const target = configTarget(args);
   if (args.dryRun) {
-    return skipped(`dry run: ${rehearse(await driver.api.diagnose(), args.barmanServer, target)}`);
+    return skipped(`dry run: ${rehearse(await options.api.diagnose(), args.barmanServer, target)}`);
   }
-  return converge(driver, { server: args.barmanServer, cluster: args.cluster, target, key });
+  return recordAndReconcile(options, { server: args.barmanServer, cluster: args.cluster, target, version });
 }
 
-function skipped(message: string): Outcome {
+function skipped(message: string): Result {
   return { exitCode: ExitCode.CONFIG_SWITCH_SKIPPED, message };
 }

@@ -4,7 +4,7 @@ import { DeadlineExceeded } from './errors.ts';
 
 /** API Gateway gives up after 30 s (quota "Integration timeout" of HTTP APIs), counted from the request's arrival. */
 const API_GATEWAY_TIMEOUT = 30_000;
-/** What the answer itself may take: closing, logging, and the way back. */
+/** What the response itself may take: closing, logging, and the way back. */
 const ANSWER_TIME = 1_500;
 
 /**
@@ -31,7 +31,7 @@ export function deadline(ms: number): { signal: AbortSignal; clear: () => void }
   const controller = new AbortController();
   const expire = () =>
     controller.abort(
-      new DeadlineExceeded(`no outcome within the ${Math.round(ms)} ms that this invocation had`),
+      new DeadlineExceeded(`no result within the ${Math.round(ms)} ms that this invocation had`),
     );
   if (ms <= 0) expire();
   const timer = setTimeout(expire, ms);

@@ -1,13 +1,13 @@
-/** Errors as classes with the ExitCode that they mean. Their messages go to the caller: no secret may be in one. */
+/** Errors as classes with the ExitCode that they mean. Their messages go to the caller, so they must not hold a secret. */
 
 import { ExitCode } from './exit-code.ts';
 
-/** Why an HTTP_ERROR is one; the answer's HTTP status follows from it. */
+/** Why an HTTP_ERROR is one; the HTTP status of the response depends on it. */
 export type HttpErrorReason = 'error' | 'timeout' | 'busy';
 
 export abstract class ConfigSwitchError extends Error {
   abstract readonly exitCode: ExitCode;
-  /** The operation of pg-backup-api that it is about, where one was created. */
+  /** The operation of pg-backup-api that it is about, if one was created. */
   operationId?: string;
 }
 
@@ -17,7 +17,7 @@ export class InvalidArgs extends ConfigSwitchError {
   readonly exitCode = ExitCode.INVALID_ARGS;
 }
 
-/** The body is too long to be looked at; anybody may have sent it. */
+/** The body is larger than what is hashed; an unauthenticated caller may have sent it. */
 export class BodyTooLarge extends InvalidArgs {}
 
 /** The operation ended FAILED. */
@@ -26,32 +26,33 @@ export class ConfigSwitchFailed extends ConfigSwitchError {
   readonly exitCode = ExitCode.CONFIG_SWITCH_FAILED;
 }
 
-/** pg-backup-api or the credentials for it could not be had, or the outcome is not known at the deadline. */
+/** pg-backup-api or the credentials for it are unavailable, or the result is not known at the deadline. */
 export class HttpError extends ConfigSwitchError {
   override readonly name = 'HttpError';
   readonly exitCode = ExitCode.HTTP_ERROR;
   readonly reason: HttpErrorReason = 'error';
 }
 
-/** The ledger could not be used: without it no switch is begun, or an old event might slip through. */
+/** The ledger is unavailable. Without it nothing is switched: an old event could bring Barman back. */
 export class LedgerError extends HttpError {}
 
-/** Somebody else is driving, or nobody may. The wish is recorded, so it will be met. */
+/** Another invocation is switching, or the server is paused. The desired state is recorded and will be applied. */
 export class Busy extends HttpError {
   override readonly reason = 'busy';
 }
 
-/** The deadline has come. */
+/** The deadline has passed. */
 export class DeadlineExceeded extends HttpError {
   override readonly reason = 'timeout';
 }
 
 /**
- * An HttpError with more to say, and of the same reason.
+ * Makes an HttpError with a longer message and the same reason.
  *
- * @param error what was thrown; anything but an HttpError is thrown on as it is
- * @param message makes the new message of the old one
+ * @param error what was thrown
+ * @param message makes the new message from the old one
  * @param operationId the operation that it is about
+ * @throws error itself, if it is not an HttpError
  */
 export function httpErrorFrom(
   error: unknown,
@@ -60,12 +61,12 @@ export function httpErrorFrom(
 ): HttpError {
   if (!(error instanceof HttpError)) throw error;
   const ErrorClass = error instanceof DeadlineExceeded ? DeadlineExceeded : HttpError;
-  const told = new ErrorClass(message(error.message), { cause: error });
-  if (operationId !== undefined) told.operationId = operationId;
-  return told;
+  const longer = new ErrorClass(message(error.message), { cause: error });
+  if (operationId !== undefined) longer.operationId = operationId;
+  return longer;
 }
 
-/** A webhook that is not let in: the caller learns nothing but that, and there is no ExitCode. */
+/** A webhook that is rejected before its payload is read: the response says nothing about the reason, and has no ExitCode. */
 export class Rejected extends Error {
   override readonly name = 'Rejected';
   readonly why: 'signature' | 'timestamp' | 'secret unreadable';

@@ -3,13 +3,13 @@
  * (`patroni.scripts.barman.config_switch`, `ExitCode`).
  */
 export const ExitCode = {
-  /** Barman was brought to what the event wished. */
+  /** Barman was set to what the event asked for. */
   CONFIG_SWITCH_DONE: 0,
-  /** Nothing was to be done: the role does not match `switch_when`, or it was a dry run. */
+  /** Nothing to do: the role does not match `switch_when`, a newer event was applied, or it was a dry run. */
   CONFIG_SWITCH_SKIPPED: 1,
-  /** Barman tried, and failed. */
+  /** The operation on the Barman host ended FAILED. */
   CONFIG_SWITCH_FAILED: 2,
-  /** pg-backup-api, or the credentials for it, could not be had, or time ran out. */
+  /** pg-backup-api, the credentials for it or the ledger are unavailable, or time ran out. */
   HTTP_ERROR: 3,
   /** The payload is wrong. */
   INVALID_ARGS: 4,
@@ -26,13 +26,13 @@ const STATUS: Record<ExitCode, ExitStatus> = {
   4: 'INVALID_ARGS',
 };
 
-/** The name of an ExitCode, as answers and metrics show it. */
+/** The name of an ExitCode, as in responses and metrics. */
 export function exitStatus(code: ExitCode): ExitStatus {
   return STATUS[code];
 }
 
-/** How a run ended that did not throw: Barman is where it was wished, or nothing was to be done. */
-export interface Outcome {
+/** How a run ended that did not throw. */
+export interface Result {
   readonly exitCode: typeof ExitCode.CONFIG_SWITCH_DONE | typeof ExitCode.CONFIG_SWITCH_SKIPPED;
   /** One sentence for a person. */
   readonly message: string;

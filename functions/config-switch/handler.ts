@@ -1,6 +1,6 @@
 /**
- * A role change, whoever brings it. Outermost first: report what came of it; take in what arrived and when; answer; let only
- * signed webhooks in; read the payload; then skip, or record and switch. Each step adds what it found to the event.
+ * The handler of role changes. From the outside in: report how the event ended; receive it; respond; verify the signature; parse
+ * the payload; then skip, or record and reconcile. Each step adds to the event what it found.
  */
 
 import middy from '@middy/core';
@@ -9,13 +9,13 @@ import { eventTime, invocation } from './event/invocation.ts';
 import { payload, type RoleChangeEvent } from './event/payload.ts';
 import { response } from './event/response.ts';
 import { signature } from './event/signature.ts';
-import { wishKey } from './reconcile/ledger.ts';
+import { versionOf } from './reconcile/ledger.ts';
 import type { Services } from './services.ts';
 import { telemetry } from './telemetry.ts';
 
 /**
- * @returns the handler for HTTP API events (payload format 2.0), EventBridge events, and the payload itself. It answers with an
- *   HTTP response or with the answer itself; for an EventBridge event it throws what could not be recorded
+ * @returns the handler for HTTP API events (payload format 2.0), EventBridge events, and the payload itself. Its response is an
+ *   HTTP response, or the body alone; it throws if an EventBridge event could not be recorded
  */
 export function createRoleChangeHandler({
   credentials,
@@ -25,11 +25,11 @@ export function createRoleChangeHandler({
 }: Services): middy.MiddyfiedHandler {
   const configSwitch = async (event: RoleChangeEvent) => {
     await using api = connect(event);
-    const key = wishKey(eventTime(event), event.eventId);
-    return runBarmanConfigSwitch({ ...event, ledger, api, operationTimeout }, event.roleChange, key);
+    const version = versionOf(eventTime(event), event.eventId);
+    return runBarmanConfigSwitch({ ...event, ledger, api, operationTimeout }, event.roleChange, version);
   };
 
-  // No early time-out of middy's: it covers the handler alone, and the deadline covers everything.
+  // Without middy's early time-out: it covers the handler only, and the deadline covers everything.
   return (
     middy({ timeoutEarlyInMillis: 0 })
       .use(telemetry())
@@ -37,7 +37,7 @@ export function createRoleChangeHandler({
       .use(response())
       .use(signature(credentials))
       .use(payload())
-      // It begins with whatever Lambda brings.
+      // The event that Lambda passes may be anything.
       .handler<unknown>(configSwitch)
   );
 }

@@ -1,4 +1,4 @@
-/** The function's entry point on Lambda: the schedule sends a heartbeat, everything else is a role change. */
+/** The entry point on Lambda: the schedule sends heartbeats, everything else is a role change. */
 
 import type { Context } from 'aws-lambda';
 import { createRoleChangeHandler } from './handler.ts';

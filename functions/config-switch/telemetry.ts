@@ -1,14 +1,14 @@
-/** What the operator sees: one log line a decision, and metrics in CloudWatch's embedded metric format. */
+/** What the operator sees: one log line per event, and metrics in CloudWatch's embedded metric format. */
 
 import { Logger } from '@aws-lambda-powertools/logger';
 import { Metrics, MetricUnit } from '@aws-lambda-powertools/metrics';
 import type { MiddlewareObj } from '@middy/core';
 import { BodyTooLarge, Busy, ConfigSwitchError, LedgerError, Rejected } from './errors.ts';
 import { eventTime, type Invocation } from './event/invocation.ts';
-import type { AnsweredEvent } from './event/response.ts';
+import type { CompletedEvent } from './event/response.ts';
 import { ExitCode } from './exit-code.ts';
-import type { Course } from './reconcile/converge.ts';
 import type { Heartbeat } from './reconcile/heartbeat.ts';
+import type { Progress } from './reconcile/reconcile.ts';
 
 const REJECTION_METRIC: Record<Rejected['why'], string> = {
   signature: 'SignatureRejected',
@@ -20,8 +20,8 @@ const REJECTION_METRIC: Record<Rejected['why'], string> = {
 export const logger = new Logger();
 const metrics = new Metrics();
 
-/** Reports how an event ended, all at once and at the end, so that nothing is left over for the next invocation. */
-export function telemetry(): MiddlewareObj<AnsweredEvent> {
+/** Reports how an event ended, all at once and at the end, so that nothing leaks into the next invocation. */
+export function telemetry(): MiddlewareObj<CompletedEvent> {
   return {
     after: ({ event }) => report(event),
     onError: ({ event, error }) => report(event, error),
@@ -29,13 +29,13 @@ export function telemetry(): MiddlewareObj<AnsweredEvent> {
 }
 
 /**
- * Tells the log and the metrics how an event ended.
+ * Writes the log line and the metrics of an event.
  *
- * @param event with its answer, unless it was rejected
+ * @param event with its response, unless it was rejected
  * @param error what was thrown, if anything
  */
-function report(event: AnsweredEvent, error?: Error | null): void {
-  const { answer, arrived, roleChange, course, counts } = event;
+function report(event: CompletedEvent, error?: Error | null): void {
+  const { response, arrived, roleChange, progress, counts } = event;
   const { duration_ms, ...common } = commonFields(event);
   const fields = {
     ...common,
@@ -45,21 +45,21 @@ function report(event: AnsweredEvent, error?: Error | null): void {
     ...(arrived.caller === 'http' && { api_request_id: arrived.event.requestContext.requestId }),
     ...(roleChange && { role: roleChange.role, switch_when: roleChange.switchWhen }),
     duration_ms,
-    ...(course.waited > 0 && { waited_ms: Math.round(course.waited) }),
+    ...(progress.waited > 0 && { waited_ms: Math.round(progress.waited) }),
     ...(roleChange && counts),
   };
 
-  if (answer) {
-    const { message, ...told } = answer;
-    // Neither a stranger's body nor a wish that somebody else meets is a failure: they are counted by themselves.
+  if (response) {
+    const { message, ...body } = response;
+    // Neither an unauthenticated body nor a server that another invocation is switching is a failure: each has its own metric.
     const harmless =
       error instanceof BodyTooLarge ? 'BodyTooLarge' : error instanceof Busy ? 'Busy' : undefined;
-    const failed = answer.exit_code > ExitCode.CONFIG_SWITCH_SKIPPED;
+    const failed = response.exit_code > ExitCode.CONFIG_SWITCH_SKIPPED;
     const level = harmless ? 'warn' : failed ? 'error' : 'info';
-    logger[level](message, { ...told, ...fields, ...unforeseen(error) });
-    metrics.addMetric(harmless ?? answer.exit_status, MetricUnit.Count, 1);
+    logger[level](message, { ...body, ...fields, ...internalError(error) });
+    metrics.addMetric(harmless ?? response.exit_status, MetricUnit.Count, 1);
     if (error instanceof LedgerError) metrics.addMetric('LedgerUnreachable', MetricUnit.Count, 1);
-    countCourse(course);
+    countProgress(progress);
     if (counts.attempts > 0 && !roleChange?.dryRun) {
       metrics.addMetric('SwitchDuration', MetricUnit.Milliseconds, duration_ms);
       metrics.addMetric('Attempts', MetricUnit.Count, counts.attempts);
@@ -73,25 +73,24 @@ function report(event: AnsweredEvent, error?: Error | null): void {
 }
 
 /**
- * Tells the log and the metrics how the heartbeat fared with one server.
- *
  * @param requestId of the heartbeat
+ * @returns what writes the log line and the metrics of one server that the heartbeat reconciled
  */
-export function reportDriven(requestId: string) {
-  return (server: string, ended: { message: string } | Error, course: Course): void => {
-    const level = ended instanceof Error ? 'error' : 'info';
-    logger[level](ended.message, {
+export function reportReconciled(requestId: string) {
+  return (server: string, result: { message: string } | Error, progress: Progress): void => {
+    const level = result instanceof Error ? 'error' : 'info';
+    logger[level](result.message, {
       request_id: requestId,
       caller: 'heartbeat',
       barman_server: server,
-      ...unforeseen(ended),
+      ...internalError(result),
     });
-    countCourse(course);
+    countProgress(progress);
   };
 }
 
 /**
- * Tells the log and the metrics how a heartbeat ended.
+ * Writes the log line and the metrics of a heartbeat.
  *
  * @param heartbeat what it found and did, or what it threw
  */
@@ -101,13 +100,13 @@ export function reportHeartbeat(invocation: Invocation, heartbeat: Heartbeat | E
     logger.error(`heartbeat: ${heartbeat.message}`, { ...fields, error: heartbeat });
     if (heartbeat instanceof LedgerError) metrics.addMetric('LedgerUnreachable', MetricUnit.Count, 1);
   } else {
-    const { behind, met, parked, oldestUnmetWish, pathBroken } = heartbeat;
-    const level = pathBroken === undefined ? 'info' : 'error';
-    const path = pathBroken === undefined ? 'the path to pg-backup-api is good' : pathBroken;
-    logger[level](`heartbeat: ${behind} behind, ${met} met, ${parked} parked; ${path}`, fields);
-    metrics.addMetric('PathBroken', MetricUnit.Count, pathBroken === undefined ? 0 : 1);
+    const { pending, applied, parked, oldestPendingAge, unreachable } = heartbeat;
+    const level = unreachable === undefined ? 'info' : 'error';
+    const probed = unreachable ?? 'pg-backup-api is reachable';
+    logger[level](`heartbeat: ${pending} pending, ${applied} applied, ${parked} parked; ${probed}`, fields);
+    metrics.addMetric('PgBackupApiUnreachable', MetricUnit.Count, unreachable === undefined ? 0 : 1);
     metrics.addMetric('Parked', MetricUnit.Count, parked);
-    metrics.addMetric('OldestUnmetWish', MetricUnit.Seconds, oldestUnmetWish);
+    metrics.addMetric('OldestPendingAge', MetricUnit.Seconds, oldestPendingAge);
     for (const [name, days] of [
       ['ClientCertDaysLeft', heartbeat.clientCertDaysLeft],
       ['CaCertDaysLeft', heartbeat.caCertDaysLeft],
@@ -122,15 +121,15 @@ function commonFields({ requestId, startedAt }: Invocation) {
   return { request_id: requestId, duration_ms: Math.round(performance.now() - startedAt) };
 }
 
-/** Of an error that is none of ours, all of it. */
-function unforeseen(ended: unknown): { error?: Error } {
-  return ended instanceof Error && !(ended instanceof ConfigSwitchError) ? { error: ended } : {};
+/** An error that is not a ConfigSwitchError, with its stack: a fault of ours. */
+function internalError(error: unknown): { error?: Error } {
+  return error instanceof Error && !(error instanceof ConfigSwitchError) ? { error } : {};
 }
 
-function countCourse({ superseded, duplicate, overtaken, waited }: Course): void {
+function countProgress({ superseded, duplicate, passedOver, waited }: Progress): void {
   if (superseded) metrics.addMetric('Superseded', MetricUnit.Count, 1);
   if (duplicate) metrics.addMetric('Duplicate', MetricUnit.Count, 1);
-  if (overtaken) metrics.addMetric('StuckOperation', MetricUnit.Count, 1);
+  if (passedOver) metrics.addMetric('StuckOperation', MetricUnit.Count, 1);
   if (waited > 0) {
     metrics.addMetric('Waited', MetricUnit.Count, 1);
     metrics.addMetric('WaitingTime', MetricUnit.Milliseconds, Math.round(waited));

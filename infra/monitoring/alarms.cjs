@@ -42,7 +42,7 @@ const ALARMS = {
     MetricName: 'TimestampStale',
     says: "A rightly signed webhook was dated more than 5 minutes off, and was turned away. Set the sending node's clock.",
   },
-  'signature-rejected': {
+  'webhooks-rejected': {
     ...OWN,
     MetricName: 'SignatureRejected',
     Period: 300,
@@ -62,14 +62,14 @@ const ALARMS = {
     MetricName: 'LedgerUnreachable',
     says: 'The ledger could not be used, so nothing was switched. Callbacks try again for ten minutes. The message in the log names the remedy.',
   },
-  'wish-unmet': {
+  pending: {
     ...OWN,
-    MetricName: 'OldestUnmetWish',
+    MetricName: 'OldestPendingAge',
     Statistic: 'Maximum',
     Threshold: 300,
     says: 'For 5 minutes Barman could not be brought to where it should be; the heartbeat goes on. npm run ledger shows the server and the last error.',
   },
-  'wish-parked': {
+  parked: {
     ...OWN,
     MetricName: 'Parked',
     Statistic: 'Maximum',
@@ -80,16 +80,16 @@ const ALARMS = {
     MetricName: 'StuckOperation',
     says: 'An operation on the Barman host did not end in time, and was passed over. If it hangs, end its process there.',
   },
-  'path-broken': {
+  'pg-backup-api-unreachable': {
     ...OWN,
-    MetricName: 'PathBroken',
+    MetricName: 'PgBackupApiUnreachable',
     Statistic: 'Minimum',
     EvaluationPeriods: 5,
     says: 'For 5 minutes pg-backup-api could not be used, so a failover now would not be followed. The heartbeat in the log says why.',
   },
   'heartbeat-lost': {
     ...OWN,
-    MetricName: 'PathBroken',
+    MetricName: 'PgBackupApiUnreachable',
     Statistic: 'SampleCount',
     ComparisonOperator: 'LessThanThreshold',
     EvaluationPeriods: 5,
@@ -119,7 +119,7 @@ const ALARMS = {
   'api-errors': {
     ...API,
     MetricName: '5xx',
-    says: 'The API answered 5xx. Beside http-error, switch-failed or secret-unreadable it is their answer; alone, API Gateway could not call the function.',
+    says: 'The API answered 5xx. Beside http-error, switch-failed or secret-unreadable it is their response; alone, API Gateway could not call the function.',
   },
   'api-throttles': {
     ...OWN,
@@ -142,7 +142,7 @@ const ALARMS = {
     MetricName: 'DestinationDeliveryFailures',
     says: 'Lambda could not put a failed role change into the failure queue: it is lost. Bring Barman to its model by hand.',
   },
-  'failures-waiting': {
+  'undeliverable-events': {
     ...QUEUE,
     MetricName: 'ApproximateNumberOfMessagesVisible',
     Statistic: 'Maximum',

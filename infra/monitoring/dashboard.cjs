@@ -33,7 +33,7 @@ const widgets = [
     ],
     { stacked: true },
   ),
-  chart(12, 0, 12, 'Webhooks not let in', [
+  chart(12, 0, 12, 'Rejected webhooks', [
     own('SignatureRejected'),
     own('TimestampStale'),
     own('SecretUnreadable'),
@@ -44,7 +44,7 @@ const widgets = [
     own('SwitchDuration', { stat: 'p50', label: 'median' }),
     own('SwitchDuration', { stat: 'Maximum', label: 'longest' }),
   ]),
-  chart(8, 6, 8, 'Requests to pg-backup-api, for each switch', [
+  chart(8, 6, 8, 'Requests to pg-backup-api per switch', [
     own('Attempts', { stat: 'Average', label: 'all requests' }),
     own('Polls', { stat: 'Average', label: 'polls' }),
     own('Polls', { stat: 'Maximum', label: 'most polls' }),
@@ -83,8 +83,8 @@ const widgets = [
       { stat: 'Maximum', yAxis: 'right' },
     ],
   ]),
-  chart(0, 18, 8, 'Oldest unmet wish (s)', [own('OldestUnmetWish', { stat: 'Maximum' })]),
-  chart(8, 18, 8, 'Late, twice, at once', [
+  chart(0, 18, 8, 'Oldest pending event (s)', [own('OldestPendingAge', { stat: 'Maximum' })]),
+  chart(8, 18, 8, 'Late, repeated and concurrent events', [
     own('Superseded'),
     own('Duplicate'),
     own('Waited'),
@@ -92,8 +92,8 @@ const widgets = [
     own('StuckOperation'),
     own('Parked', { stat: 'Maximum' }),
   ]),
-  chart(16, 18, 8, 'Path to Barman', [
-    own('PathBroken', { stat: 'Maximum', label: 'broken' }),
+  chart(16, 18, 8, 'pg-backup-api, ledger and certificates', [
+    own('PgBackupApiUnreachable', { stat: 'Maximum', label: 'unreachable' }),
     own('LedgerUnreachable'),
     own('ClientCertDaysLeft', { stat: 'Minimum', yAxis: 'right' }),
     own('CaCertDaysLeft', { stat: 'Minimum', yAxis: 'right' }),
@@ -105,7 +105,7 @@ const widgets = [
     width: 24,
     height: 8,
     properties: {
-      title: 'Last decisions',
+      title: 'Latest events',
       region: REGION,
       view: 'table',
       query:

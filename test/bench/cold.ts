@@ -1,5 +1,5 @@
 /**
- * A cold start, under AWS's own runtime interface client: from the start of the process to the answer of a real switch. And
+ * A cold start, under AWS's own runtime interface client: from the start of the process to the response of a real switch. And
  * the memory of such a process.
  */
 
@@ -9,7 +9,7 @@ import { mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:f
 import { createRequire } from 'node:module';
 import { join, resolve } from 'node:path';
 import { type BuildOptions, build } from 'esbuild';
-import type { Answer } from '../../functions/config-switch/event/response.ts';
+import type { ResponseBody } from '../../functions/config-switch/event/response.ts';
 import { MODELS, startBarmanHost } from '../stand-ins/barman-host.ts';
 import { startRuntimeApi } from '../stand-ins/runtime-api.ts';
 import { once } from '../tools.ts';
@@ -117,7 +117,7 @@ interface Start {
   readonly ready: number;
   readonly first: number;
   readonly second: number;
-  /** From the start of the process to the first answer, without what a switch takes once all is loaded. */
+  /** From the start of the process to the first response, without what a switch takes once all is loaded. */
   readonly loading: number;
 }
 
@@ -141,8 +141,11 @@ async function coldStarts(ric: string): Promise<void> {
       const switched: number[] = [];
       for (let count = 0; count < 2; count += 1) {
         const begun = performance.now();
-        const answer = (await one.api.invoke({ ...PAYLOAD, barman_server: `s${server++}` })) as Answer;
-        if (answer.exit_code !== 0) throw new Error(answer.message);
+        const response = (await one.api.invoke({
+          ...PAYLOAD,
+          barman_server: `s${server++}`,
+        })) as ResponseBody;
+        if (response.exit_code !== 0) throw new Error(response.message);
         switched.push(performance.now() - begun);
       }
       const [first = 0, second = 0] = switched;
@@ -193,8 +196,8 @@ async function memory(ric: string): Promise<void> {
   );
   const rows: string[][] = [];
   for (let count = 1; count <= SWITCHES; count += 1) {
-    const answer = (await one.api.invoke({ ...PAYLOAD, barman_server: `s${count - 1}` })) as Answer;
-    if (answer.exit_code !== 0) throw new Error(answer.message);
+    const response = (await one.api.invoke({ ...PAYLOAD, barman_server: `s${count - 1}` })) as ResponseBody;
+    if (response.exit_code !== 0) throw new Error(response.message);
     if (![1, 10, 100, 250, 500, SWITCHES].includes(count)) continue;
     const status = readFileSync(`/proc/${one.pid}/status`, 'utf8');
     const mb = (name: string) =>

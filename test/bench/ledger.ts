@@ -2,7 +2,7 @@
 
 import { randomUUID } from 'node:crypto';
 import { DynamoDbTable } from '../../functions/config-switch/aws/dynamodb-table.ts';
-import { Ledger, wishKey } from '../../functions/config-switch/reconcile/ledger.ts';
+import { Ledger, versionOf } from '../../functions/config-switch/reconcile/ledger.ts';
 import { startBarmanHost } from '../stand-ins/barman-host.ts';
 import { STORM_HOST, storm } from '../stand-ins/storm.ts';
 import { median, ms, percent, quantile, table } from './report.ts';
@@ -18,13 +18,13 @@ export async function benchLedger(): Promise<void> {
   const taken: number[] = [];
   for (let run = 0; run < SWITCHES; run += 1) {
     const start = performance.now();
-    const wish = { server: 'main', cluster: 'main', target: { model: 'pg:node1' } };
-    const lease = await ledger.recordAndTake(
-      { ...wish, key: wishKey(Date.now() + run, randomUUID()) },
+    const desired = { server: 'main', cluster: 'main', target: { model: 'pg:node1' } };
+    const lease = await ledger.recordAndAcquire(
+      { ...desired, version: versionOf(Date.now() + run, randomUUID()) },
       signal,
     );
     if (!lease) throw new Error('no lease');
-    await ledger.result(lease, 'operation', true, signal);
+    await ledger.complete(lease, 'operation', true, signal);
     taken.push(performance.now() - start);
   }
   table(

@@ -1,7 +1,7 @@
-/** How long the answer comes after the operation's end, how often it was asked for, and what a skip costs. */
+/** How long the response comes after the operation's end, how often it was asked for, and what a skip costs. */
 
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { Answer } from '../../functions/config-switch/event/response.ts';
+import type { ResponseBody } from '../../functions/config-switch/event/response.ts';
 import { startBarmanHost } from '../stand-ins/barman-host.ts';
 import { PgBackupApiStandIn } from '../stand-ins/pg-backup-api.ts';
 import { httpEvent, signedHeaders } from '../stand-ins/webhook.ts';
@@ -22,9 +22,9 @@ const BESIDE_RUNS = 15;
 const SKIPS = 2_000;
 
 interface Sample {
-  /** From the call to the answer, ms. */
+  /** From the call to the response, ms. */
   readonly total: number;
-  /** From the operation's end to the answer, ms. */
+  /** From the operation's end to the response, ms. */
   readonly reaction: number;
   readonly polls: number;
   /** Part of the host's one worker, until the last request was sent. */
@@ -50,9 +50,9 @@ async function measure(
     const before = host.api.requests.length;
     host.api.plan({ time: spread(time, run, runs) });
     const start = performance.now();
-    const answer = (await invoke(PAYLOAD)) as Answer;
+    const response = (await invoke(PAYLOAD)) as ResponseBody;
     const end = performance.now();
-    if (answer.exit_code !== 0) throw new Error(answer.message);
+    if (response.exit_code !== 0) throw new Error(response.message);
     const requests = host.api.requests.slice(before);
     const elapsed = (requests.at(-1)?.at ?? end) - (requests[0]?.at ?? start);
     samples.push({
@@ -85,9 +85,9 @@ async function beside(time: number): Promise<{ ours: number[]; theirs: number[] 
     const plan = () => api.plan({ time: spread(time, run, BESIDE_RUNS) });
     plan();
     const start = performance.now();
-    const answer = (await invoke(PAYLOAD)) as Answer;
+    const response = (await invoke(PAYLOAD)) as ResponseBody;
     ours.push(performance.now() - start);
-    if (answer.exit_code !== 0) throw new Error(answer.message);
+    if (response.exit_code !== 0) throw new Error(response.message);
     await nextSecond();
     plan();
     theirs.push(await runPatroniBarman(api.url));
@@ -110,7 +110,7 @@ export async function benchReaction(): Promise<void> {
       }),
     );
     const head = ['operation ±10 %', 'the function, warm', '`patroni_barman`', 'as fast'];
-    table(`From the call to the answer, ${BESIDE_RUNS} runs of each in turn`, head, rows);
+    table(`From the call to the response, ${BESIDE_RUNS} runs of each in turn`, head, rows);
   }
   const cells = await Promise.all(
     HOSTS.flatMap((cost) =>
@@ -118,7 +118,7 @@ export async function benchReaction(): Promise<void> {
     ),
   );
   table(
-    'From the end of the operation to the answer',
+    'From the end of the operation to the response',
     [
       'a request costs the host',
       'operation ±10 %',

@@ -169,11 +169,11 @@ export class Cluster {
         const leader = await this.leader();
         if (!leader) return false;
         const { restPort } = this.#nodes[other(leader)];
-        const answer = await fetch(`http://127.0.0.1:${restPort}/replica?lag=1MB`).then(
+        const response = await fetch(`http://127.0.0.1:${restPort}/replica?lag=1MB`).then(
           async (response) => (await response.json()) as { replication_state?: string },
           () => undefined,
         );
-        return answer?.replication_state === 'streaming';
+        return response?.replication_state === 'streaming';
       },
       90_000,
       'the cluster is not whole',

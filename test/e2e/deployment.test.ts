@@ -55,10 +55,10 @@ const webhook = (payload: unknown, at = Date.now(), signedWith = secret) => {
 async function invoke(event: unknown, type = 'RequestResponse'): Promise<Record<string, unknown>> {
   writeFileSync(join(folder, 'event.json'), JSON.stringify(event));
   await shell(
-    `aws lambda invoke --function-name ${prod.name} --invocation-type ${type} --payload fileb://event.json answer.json`,
+    `aws lambda invoke --function-name ${prod.name} --invocation-type ${type} --payload fileb://event.json response.json`,
     folder,
   );
-  return JSON.parse(readFileSync(join(folder, 'answer.json'), 'utf8') || '{}') as Record<string, unknown>;
+  return JSON.parse(readFileSync(join(folder, 'response.json'), 'utf8') || '{}') as Record<string, unknown>;
 }
 
 /** Messages of the failure queue; they stay there. */
@@ -110,65 +110,65 @@ describe('over the deployed HTTP API', () => {
   });
 
   test('a primary with a model: 200, 0, and the model is active', async () => {
-    const { status, answer } = await webhook(PROMOTION);
-    expect([status, answer.exit_code, answer.exit_status]).toEqual([200, 0, 'CONFIG_SWITCH_DONE']);
+    const { status, response } = await webhook(PROMOTION);
+    expect([status, response.exit_code, response.exit_status]).toEqual([200, 0, 'CONFIG_SWITCH_DONE']);
     expect(api.activeModel()).toBe('pg:node2');
   });
 
   test('reset: 200, 0, and no model is active', async () => {
-    const { status, answer } = await webhook({ ...PROMOTION, barman_model: undefined, reset: true });
-    expect([status, answer.exit_code]).toEqual([200, 0]);
+    const { status, response } = await webhook({ ...PROMOTION, barman_model: undefined, reset: true });
+    expect([status, response.exit_code]).toEqual([200, 0]);
     expect(api.activeModel()).toBeNull();
   });
 
   test('a replica: 200, 1', async () => {
-    const { status, answer } = await webhook({ ...PROMOTION, role: 'replica' });
-    expect([status, answer.exit_code]).toEqual([200, 1]);
+    const { status, response } = await webhook({ ...PROMOTION, role: 'replica' });
+    expect([status, response.exit_code]).toEqual([200, 1]);
   });
 
   test('a dry run: 200, 1, and what would happen', async () => {
-    const { status, answer } = await webhook({ ...PROMOTION, dry_run: true });
-    expect([status, answer.exit_code, answer.dry_run]).toEqual([200, 1, true]);
-    expect(answer.message).toContain('a switch would apply model pg:node2');
+    const { status, response } = await webhook({ ...PROMOTION, dry_run: true });
+    expect([status, response.exit_code, response.dry_run]).toEqual([200, 1, true]);
+    expect(response.message).toContain('a switch would apply model pg:node2');
     expect(api.activeModel()).toBeNull();
   });
 
   test('a model of another cluster: 502, 2', async () => {
-    const { status, answer } = await webhook({ ...PROMOTION, barman_model: 'pg:node9' });
-    expect([status, answer.exit_code]).toEqual([502, 2]);
+    const { status, response } = await webhook({ ...PROMOTION, barman_model: 'pg:node9' });
+    expect([status, response.exit_code]).toEqual([502, 2]);
   });
 
   test('an unknown server: 502, 3, in the words of pg-backup-api', async () => {
-    const { status, answer } = await webhook({ ...PROMOTION, barman_server: 'nope' });
-    expect([status, answer.exit_code]).toEqual([502, 3]);
-    expect(answer.message).toContain("Server 'nope' does not exist");
+    const { status, response } = await webhook({ ...PROMOTION, barman_server: 'nope' });
+    expect([status, response.exit_code]).toEqual([502, 3]);
+    expect(response.message).toContain("Server 'nope' does not exist");
   });
 
   test('a stuck operation: 504, 3, in time for API Gateway', async () => {
     api.plan({ time: Number.POSITIVE_INFINITY });
     const start = performance.now();
-    const { status, answer } = await webhook({ ...PROMOTION, barman_server: 'stuck' });
-    expect([status, answer.exit_code, answer.recorded]).toEqual([504, 3, true]);
+    const { status, response } = await webhook({ ...PROMOTION, barman_server: 'stuck' });
+    expect([status, response.exit_code, response.recorded]).toEqual([504, 3, true]);
     expect(performance.now() - start).toBeLessThan(30_000);
   });
 
   test('a wrong payload: 400, 4, with each field', async () => {
-    const { status, answer } = await webhook({ ...PROMOTION, role: 'leader', swich_when: 'always' });
-    expect([status, answer.exit_code]).toEqual([400, 4]);
-    expect(answer.message).toMatch(/role.*swich_when/s);
+    const { status, response } = await webhook({ ...PROMOTION, role: 'leader', swich_when: 'always' });
+    expect([status, response.exit_code]).toEqual([400, 4]);
+    expect(response.message).toMatch(/role.*swich_when/s);
   });
 
   test('a wrong signature, and a stale one: 401, and no word more', async () => {
     const wrong = await webhook(PROMOTION, Date.now(), `whsec_${Buffer.alloc(32, 7).toString('base64')}`);
     const stale = await webhook(PROMOTION, Date.now() - 6 * 60_000);
-    for (const { status, answer } of [wrong, stale]) {
-      expect([status, answer]).toEqual([401, { message: 'Unauthorized' }]);
+    for (const { status, response } of [wrong, stale]) {
+      expect([status, response]).toEqual([401, { message: 'Unauthorized' }]);
     }
   });
 });
 
 describe('over the other ways', () => {
-  test('Invoke gives the answer itself', async () => {
+  test('Invoke gives the response itself', async () => {
     expect(await invoke({ ...PROMOTION, barman_model: 'pg:node1' })).toMatchObject({ exit_code: 0 });
     expect(api.activeModel()).toBe('pg:node1');
   });
@@ -245,7 +245,7 @@ describe('the ledger', () => {
     const before = posts();
     const second = await prod.post(body, headers);
     expect([first.status, second.status]).toEqual([200, 200]);
-    expect(second.answer).toMatchObject({ exit_code: 0, operation_id: first.answer.operation_id });
+    expect(second.response).toMatchObject({ exit_code: 0, operation_id: first.response.operation_id });
     expect(posts()).toBe(before);
   });
 
@@ -300,13 +300,13 @@ describe('the ledger', () => {
   test('a function that is killed in the middle of a switch does not block beyond its lease', async () => {
     api.plan({ time: 6_000 });
     const killed = { ...PROMOTION, barman_server: 'killed' };
-    const answer = webhook(killed).catch(() => undefined);
+    const response = webhook(killed).catch(() => undefined);
     await expect.poll(() => api.operations('killed').length).toBe(1);
     // The emulator runs each instance of the function in a process of its own.
     for (const pid of (await shell(`pgrep -f ministack-lambda-${prod.name}-`)).trim().split('\n')) {
       process.kill(Number(pid), 'SIGKILL');
     }
-    expect((await answer)?.answer).not.toHaveProperty('exit_code');
+    expect((await response)?.response).not.toHaveProperty('exit_code');
     const again = async () => (await webhook({ ...killed, barman_model: 'pg:node1' })).status;
     await expect.poll(again, { timeout: 40_000, interval: 500 }).toBe(200);
     expect(api.activeModel('killed')).toBe('pg:node1');
@@ -314,8 +314,8 @@ describe('the ledger', () => {
 
   test('pg-backup-api is down for two minutes: the heartbeat makes up for it, with nobody calling again', async () => {
     await api.refuse();
-    const { status, answer } = await webhook({ ...PROMOTION, barman_model: 'pg:node1' });
-    expect([status, answer.exit_code, answer.recorded]).toEqual([502, 3, true]);
+    const { status, response } = await webhook({ ...PROMOTION, barman_model: 'pg:node1' });
+    expect([status, response.exit_code, response.recorded]).toEqual([502, 3, true]);
     await sleep(120_000);
     expect(api.activeModel()).toBe('pg:node2');
     await api.listen();
@@ -350,8 +350,8 @@ describe('a stage', () => {
   test('beside another has a life of its own; without parameters it turns webhooks away', async () => {
     await bare.deploy();
     const body = JSON.stringify(PROMOTION);
-    const { status, headers, answer } = await bare.post(body, signedHeaders(secret, body));
-    expect([status, headers.get('retry-after'), answer]).toEqual([
+    const { status, headers, response } = await bare.post(body, signedHeaders(secret, body));
+    expect([status, headers.get('retry-after'), response]).toEqual([
       503,
       '5',
       { message: 'Service Unavailable' },
@@ -382,7 +382,7 @@ describe('a stage', () => {
         ['s3api', 'list-buckets'],
       ].map(async (command) => [command.join(' '), JSON.stringify(await aws(...command))] as const),
     );
-    expect(left.filter(([, answer]) => answer.includes('barman-config-switch'))).toEqual([]);
+    expect(left.filter(([, response]) => response.includes('barman-config-switch'))).toEqual([]);
     const { Parameters } = await aws<{ Parameters: unknown[] }>(
       ...['ssm', 'get-parameters-by-path', '--path', '/barman-config-switch/prod'],
     );

@@ -42,10 +42,10 @@ export async function aws<T>(...words: string[]): Promise<T> {
   return JSON.parse(stdout || 'null') as T;
 }
 
-export interface HttpAnswer {
+export interface HttpResponse {
   readonly status: number;
   readonly headers: Headers;
-  readonly answer: Record<string, unknown>;
+  readonly response: Record<string, unknown>;
 }
 
 /** One stage. */
@@ -96,7 +96,7 @@ export class Deployment {
   }
 
   /** Sends a request to the deployed HTTP API, which the emulator knows by its host name. */
-  async post(body: string, headers: Readonly<Record<string, string>>): Promise<HttpAnswer> {
+  async post(body: string, headers: Readonly<Record<string, string>>): Promise<HttpResponse> {
     const { HttpApiId } = this.outputs;
     const url = new URL(endpoint);
     const { request } = await import('undici');
@@ -112,7 +112,7 @@ export class Deployment {
     return {
       status: response.statusCode,
       headers: new Headers(response.headers as Record<string, string>),
-      answer: (await response.body.json()) as Record<string, unknown>,
+      response: (await response.body.json()) as Record<string, unknown>,
     };
   }
 }

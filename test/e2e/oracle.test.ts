@@ -36,7 +36,7 @@ const WISHES: Record<string, { words: readonly string[]; fields: object }> = {
   neither: { words: [], fields: {} },
 };
 const OUTCOMES = ['DONE', 'FAILED', 'unknown server', 'down'] as const;
-type Outcome = (typeof OUTCOMES)[number];
+type Result = (typeof OUTCOMES)[number];
 /** As long an operation takes with one server, ms. */
 const OPERATION = 700;
 const AT_ONCE = 16;
@@ -46,7 +46,7 @@ interface Case {
   readonly role: string;
   readonly switchWhen: string;
   readonly wish: string;
-  readonly outcome: Outcome;
+  readonly outcome: Result;
   /** What the command's documentation says (patroni.scripts.barman.config_switch, ExitCode and its order of checks). */
   readonly documented: ExitCode;
 }
@@ -65,7 +65,7 @@ const cases: Case[] = ROLES.flatMap((role) =>
   ),
 ).map((one, index) => ({ ...one, index }));
 
-function documented(role: string, switchWhen: string, wish: string, outcome: Outcome): ExitCode {
+function documented(role: string, switchWhen: string, wish: string, outcome: Result): ExitCode {
   if (!SWITCH_WHEN[switchWhen]?.includes(role)) return ExitCode.CONFIG_SWITCH_SKIPPED;
   if (wish === 'both' || wish === 'neither') return ExitCode.INVALID_ARGS;
   if (outcome === 'DONE') return ExitCode.CONFIG_SWITCH_DONE;
@@ -75,8 +75,8 @@ function documented(role: string, switchWhen: string, wish: string, outcome: Out
 /** Each case has Barman servers of its own: two operations of one server cannot begin in the same second. */
 const serverOf = (who: 'theirs' | 'ours', { index, outcome }: Case) =>
   outcome === 'unknown server' ? 'unknown' : `${who}${index}`;
-const apis = new Map<Outcome, PgBackupApiStandIn>();
-const urlOf = (outcome: Outcome) => (apis.get(outcome) ?? apis.get('DONE'))?.url ?? '';
+const apis = new Map<Result, PgBackupApiStandIn>();
+const urlOf = (outcome: Result) => (apis.get(outcome) ?? apis.get('DONE'))?.url ?? '';
 
 beforeAll(async () => {
   const servers = Object.fromEntries(

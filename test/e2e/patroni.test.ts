@@ -47,11 +47,11 @@ class Front {
   static async start(authority: CertificateAuthority): Promise<Front> {
     const certificate = await authority.server();
     const server = () =>
-      createServer({ cert: certificate.cert, key: certificate.key }, async (request, response) => {
+      createServer({ cert: certificate.cert, key: certificate.key }, async (request, reply) => {
         const names = ['webhook-id', 'webhook-timestamp', 'webhook-signature'] as const;
         const headers = Object.fromEntries(names.map((name) => [name, String(request.headers[name])]));
-        const { status, answer } = await stage.post(await readBody(request), headers);
-        response.writeHead(status, { 'content-type': 'application/json' }).end(JSON.stringify(answer));
+        const { status, response } = await stage.post(await readBody(request), headers);
+        reply.writeHead(status, { 'content-type': 'application/json' }).end(JSON.stringify(response));
       });
     return new Front(server, await listen(server()));
   }

@@ -46,7 +46,7 @@ describe('parameters', () => {
       await run.webhook(SKIPPED);
       run.ssm.faults.set(run.host.path, fault);
       pass(6 * MINUTE);
-      expect((await run.webhook(PROMOTION)).answer.exit_code).toBe(0);
+      expect((await run.webhook(PROMOTION)).response.exit_code).toBe(0);
       expect(run.log()).toContainEqual(
         expect.objectContaining({
           level: 'WARN',
@@ -69,7 +69,7 @@ describe('parameters', () => {
     const next = await run.host.ca.client('next');
     run.host.put({ 'client-cert': next.cert });
     pass(6 * MINUTE);
-    expect((await run.webhook({ ...PROMOTION, barman_model: 'pg:node1' })).answer.exit_code).toBe(0);
+    expect((await run.webhook({ ...PROMOTION, barman_model: 'pg:node1' })).response.exit_code).toBe(0);
     expect(run.log()).toContainEqual(
       expect.objectContaining({
         message: expect.stringContaining('client-key does not belong to client-cert'),
@@ -78,7 +78,7 @@ describe('parameters', () => {
     run.host.put({ 'client-key': next.key });
     pass(2 * MINUTE);
     const warnings = run.log().filter(({ level }) => level === 'WARN').length;
-    expect((await run.webhook(SKIPPED)).answer.exit_code).toBe(1);
+    expect((await run.webhook(SKIPPED)).response.exit_code).toBe(1);
     expect(run.log().filter(({ level }) => level === 'WARN')).toHaveLength(warnings);
   });
 

@@ -10,17 +10,17 @@ process.env.AWS_ENDPOINT_URL_DYNAMODB = dynamoDb.url;
 const signal = () => AbortSignal.timeout(5_000);
 
 const text = fc.constantFrom('a', 'b', 'c');
-const name = fc.constantFrom('desired_key', 'applied_key', 'holder');
+const name = fc.constantFrom('desired_version', 'applied_version', 'lease_token');
 const change: fc.Arbitrary<Change> = fc.record(
   {
-    desired_key: text,
-    applied_key: fc.option(text),
-    holder: fc.option(text),
+    desired_version: text,
+    applied_version: fc.option(text),
+    lease_token: fc.option(text),
     attempts: fc.option(fc.nat(5)),
-    held: fc.option(fc.constant(true)),
+    paused: fc.option(fc.constant(true)),
     events: fc.oneof(fc.record({ prepend: text }), fc.record({ keep: fc.constantFrom(1, 3) })),
   },
-  { requiredKeys: ['desired_key'] },
+  { requiredKeys: ['desired_version'] },
 );
 const comparison: fc.Arbitrary<Comparison> = fc.oneof(
   fc.tuple(name, fc.constant('absent' as const)),

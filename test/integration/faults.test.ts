@@ -1,5 +1,5 @@
 /**
- * The fault matrix: whatever breaks, the answer is a true one and comes in time, nothing is left unhandled, no secret gets
+ * The fault matrix: whatever breaks, the response is a true one and comes in time, nothing is left unhandled, no secret gets
  * out, and the next invocation of the same process works.
  */
 
@@ -72,9 +72,9 @@ const tls = (options: TlsOptions, serve: (socket: Socket) => void = () => {}) =>
     ),
   );
 /** Answers whatever is asked with these bytes. */
-const http = (answer: string, end = true) =>
+const http = (response: string, end = true) =>
   tls({}, (socket) => {
-    socket.once('data', () => (end ? socket.end(answer) : socket.write(answer)));
+    socket.once('data', () => (end ? socket.end(response) : socket.write(response)));
   });
 const certificate =
   (hosts: readonly string[], days: number): Break =>
@@ -261,46 +261,46 @@ const MATRIX: Record<string, Row> = {
     says: /the end of operation/,
     broken: api({ kind: 'stall' }, isPoll),
   },
-  "a creation's answer stops in its body": {
+  "a creation's response stops in its body": {
     ...late,
     says: /a switch may have begun/,
     broken: api({ kind: 'stall body' }, isPost),
   },
-  "a poll's answer stops in its body": {
+  "a poll's response stops in its body": {
     ...late,
     says: /the end of operation/,
     broken: api({ kind: 'stall body' }, isPoll),
   },
   'a creation is reset': { ...kept, says: /may have begun/, broken: api({ kind: 'reset' }, isPost) },
   'a poll is reset': { ...kept, says: /the end of operation/, broken: api({ kind: 'reset' }, isPoll) },
-  "a creation's answer is lost": {
+  "a creation's response is lost": {
     ...kept,
     says: /may have begun/,
-    broken: api({ kind: 'lose answer' }, isPost),
+    broken: api({ kind: 'lose response' }, isPost),
   },
-  "a creation's answer is cut short": {
+  "a creation's response is cut short": {
     ...kept,
     says: /may have begun/,
     broken: api({ kind: 'truncate' }, isPost),
   },
-  "a poll's answer is cut short": {
+  "a poll's response is cut short": {
     ...kept,
     says: /the end of operation/,
     broken: api({ kind: 'truncate' }, isPoll),
   },
-  "a poll's answer is too long": {
+  "a poll's response is too long": {
     ...kept,
     says: /the end of operation/,
     broken: api({ kind: 'oversize', bytes: 17 * 1024 * 1024 }, isPoll),
   },
-  'the answer is no HTTP': {
+  'the response is no HTTP': {
     ...kept,
-    says: /no usable answer/,
+    says: /no usable response/,
     broken: http('220 smtp.example.com\r\n\r\n'),
   },
   'the headers are too long': {
     ...kept,
-    says: /no usable answer/,
+    says: /no usable response/,
     broken: http(`HTTP/1.1 202 Accepted\r\nx: ${'x'.repeat(100_000)}\r\n\r\n`),
   },
   'the headers are cut short': { ...kept, says: /may have begun/, broken: http('HTTP/1.1 202 Acc') },
@@ -311,10 +311,10 @@ const MATRIX: Record<string, Row> = {
   },
   'the chunks are none': {
     ...kept,
-    says: /no usable answer/,
+    says: /no usable response/,
     broken: http('HTTP/1.1 202 Accepted\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n'),
   },
-  'there is an interim answer, and no more': {
+  'there is an interim response, and no more': {
     ...late,
     says: /may have begun/,
     broken: http('HTTP/1.1 103 Early Hints\r\n\r\n', false),
@@ -364,7 +364,7 @@ const MATRIX: Record<string, Row> = {
     broken: async (run) => {
       run.host.api.fault({ kind: 'stall' });
       await run.webhook({ ...PROMOTION, barman_model: 'pg:node1' }, { remaining: 2_500 });
-      await run.leaseRunsOut();
+      await run.expireLease();
       run.host.api.fault({ kind: 'stall' }, always);
       return () => run.host.api.noFaults();
     },
@@ -373,7 +373,7 @@ const MATRIX: Record<string, Row> = {
   'SSM denies access': { ...silent, broken: ssm('access denied') },
   'SSM throttles': { ...silent, broken: ssm('throttling') },
   'SSM resets connections': { ...silent, broken: ssm('reset') },
-  'SSM does not answer': { ...silent, broken: ssm('stall'), remaining: SHORT },
+  'SSM does not response': { ...silent, broken: ssm('stall'), remaining: SHORT },
   ...Object.fromEntries(
     ['url', 'client-cert', 'client-key', 'ca-cert'].flatMap((name): [string, Row][] => [
       [
@@ -408,7 +408,7 @@ const MATRIX: Record<string, Row> = {
     says: /ECONNRESET.*a way to DynamoDB/,
     broken: ledger('reset'),
   },
-  'DynamoDB does not answer': {
+  'DynamoDB does not response': {
     ...notRecorded,
     status: 504,
     says: /before the ledger answered/,
@@ -416,16 +416,16 @@ const MATRIX: Record<string, Row> = {
     remaining: SHORT,
   },
   'DynamoDB fails once': { ...done, broken: ledger('internal', '', 1, 1) },
-  "the answer to the first write is lost, and the SDK's second one finds it done": {
+  "the response to the first write is lost, and the SDK's second one finds it done": {
     ...done,
-    broken: ledger('lose answer', 'UpdateItem', 1, 1),
+    broken: ledger('lose response', 'UpdateItem', 1, 1),
   },
   'DynamoDB fails after the operation': {
     ...kept,
     says: /the ledger could not be used/,
     broken: ledger('internal', 'UpdateItem', 2),
   },
-  'DynamoDB does not answer after the operation': {
+  'DynamoDB does not response after the operation': {
     ...late,
     says: /before the ledger answered/,
     broken: ledger('stall', 'UpdateItem', 2),
@@ -475,14 +475,14 @@ test.each(Object.entries(MATRIX))('%s', async (_, row) => {
   if (mend) breakage.defer(mend);
 
   const start = performance.now();
-  const { statusCode, answer } = await run.webhook(payload, { remaining });
+  const { statusCode, response } = await run.webhook(payload, { remaining });
   expect(performance.now() - start).toBeLessThan(Math.max(remaining, 1_500));
   expect(statusCode).toBe(expected.status);
-  expect(answer.message).toMatch(expected.says);
+  expect(response.message).toMatch(expected.says);
   const { exitCode } = expected;
-  if (exitCode === undefined) expect(answer).toEqual({ message: expect.any(String) });
+  if (exitCode === undefined) expect(response).toEqual({ message: expect.any(String) });
   else {
-    expect(answer).toMatchObject({
+    expect(response).toMatchObject({
       exit_code: exitCode,
       exit_status: exitStatus(exitCode),
       recorded: expected.recorded,
@@ -495,7 +495,7 @@ test.each(Object.entries(MATRIX))('%s', async (_, row) => {
   // What was left behind has run out, and what could not be read may be read anew.
   vi.setSystemTime(Date.now() + 6 * MINUTE);
   const next = await run.webhook({ ...PROMOTION, barman_model: 'pg:node1' });
-  expect(next.answer).toMatchObject({ exit_code: DONE });
+  expect(next.response).toMatchObject({ exit_code: DONE });
   expect(run.host.api.activeModel()).toBe('pg:node1');
   expect(unhandled).toEqual([]);
 });

@@ -4,7 +4,7 @@ import { inspect } from 'node:util';
 import type { Context } from 'aws-lambda';
 import { expect, vi } from 'vitest';
 import { DynamoDbTable } from '../../functions/config-switch/aws/dynamodb-table.ts';
-import type { Answer } from '../../functions/config-switch/event/response.ts';
+import type { ResponseBody } from '../../functions/config-switch/event/response.ts';
 import { Ledger } from '../../functions/config-switch/reconcile/ledger.ts';
 import { type BarmanHost, startBarmanHost } from '../stand-ins/barman-host.ts';
 import { type DynamoDb, startDynamoDb } from '../stand-ins/dynamodb.ts';
@@ -30,11 +30,11 @@ export const PROMOTION = {
   barman_model: 'pg:node2',
 };
 
-export interface HttpAnswer {
+export interface HttpResponse {
   readonly statusCode: number;
   readonly headers: Record<string, string>;
   /** The body, parsed. */
-  readonly answer: Partial<Answer>;
+  readonly response: Partial<ResponseBody>;
 }
 
 export interface WebhookOptions {
@@ -61,16 +61,16 @@ export interface FunctionUnderTest extends AsyncDisposable {
   /** Its name. */
   readonly table: string;
   /** Lets time pass for the lease of a server. */
-  leaseRunsOut(server?: string): Promise<void>;
+  expireLease(server?: string): Promise<void>;
   /** Lets time pass since the wish of `main` was recorded, ms. */
-  ageWish(ms: number): Promise<void>;
+  ageDesired(ms: number): Promise<void>;
   /** The payload itself, as JSON brings it. */
-  invoke(payload: unknown, remaining?: number): Promise<Answer>;
+  invoke(payload: unknown, remaining?: number): Promise<ResponseBody>;
   /** Any event at all. */
   send(event: unknown, remaining?: number): Promise<unknown>;
   /** @param body a payload, or a raw body */
-  webhook(body: unknown, options?: WebhookOptions): Promise<HttpAnswer>;
-  eventBridge(detail: unknown, time?: string): Promise<Answer>;
+  webhook(body: unknown, options?: WebhookOptions): Promise<HttpResponse>;
+  eventBridge(detail: unknown, time?: string): Promise<ResponseBody>;
   /** What it logged so far. */
   log(): LogLine[];
   /** The metrics that it published so far. */
@@ -106,9 +106,9 @@ export async function startFunction(
       getRemainingTimeInMillis: () => end - performance.now(),
     } as Context;
     try {
-      const answer = await (await handler)(event, context);
-      output.push(JSON.stringify(answer) ?? '');
-      return answer;
+      const response = await (await handler)(event, context);
+      output.push(JSON.stringify(response) ?? '');
+      return response;
     } catch (error) {
       output.push(inspect(error));
       throw error;
@@ -123,7 +123,7 @@ export async function startFunction(
     dynamoDb,
     ledger: new Ledger(items),
     table,
-    ageWish: async (ms) => {
+    ageDesired: async (ms) => {
       const recorded_at = new Date(Date.now() - ms).toISOString();
       await items.update(
         'main',
@@ -132,14 +132,14 @@ export async function startFunction(
         AbortSignal.timeout(5_000),
       );
     },
-    leaseRunsOut: async (server = 'main') => {
-      const until = new Date(Date.now() - 1).toISOString();
-      await items.update(server, { until }, [], AbortSignal.timeout(5_000));
+    expireLease: async (server = 'main') => {
+      const lease_expires_at = new Date(Date.now() - 1).toISOString();
+      await items.update(server, { lease_expires_at }, [], AbortSignal.timeout(5_000));
     },
     send,
     invoke: (payload, remaining) => {
       const json = JSON.stringify(payload);
-      return send(json === undefined ? undefined : JSON.parse(json), remaining) as Promise<Answer>;
+      return send(json === undefined ? undefined : JSON.parse(json), remaining) as Promise<ResponseBody>;
     },
     webhook: async (body, { remaining, secret = host.webhookSecret, base64 = false, ...given } = {}) => {
       const text = typeof body === 'string' ? body : JSON.stringify(body);
@@ -154,7 +154,7 @@ export async function startFunction(
       return {
         statusCode: response.statusCode,
         headers: response.headers,
-        answer: JSON.parse(response.body) as Partial<Answer>,
+        response: JSON.parse(response.body) as Partial<ResponseBody>,
       };
     },
     eventBridge: (detail, time = new Date().toISOString()) =>
@@ -168,7 +168,7 @@ export async function startFunction(
         time,
         resources: [],
         detail,
-      }) as Promise<Answer>,
+      }) as Promise<ResponseBody>,
     log: () => lines().filter((line) => 'level' in line),
     metrics: () => lines().filter((line) => '_aws' in line),
     [Symbol.asyncDispose]: async () => {

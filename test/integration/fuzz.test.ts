@@ -1,14 +1,14 @@
 /**
- * Any event at all, over all three callers: a well-formed answer with the right ExitCode, and no request to pg-backup-api
+ * Any event at all, over all three callers: a well-formed response with the right ExitCode, and no request to pg-backup-api
  * for an invalid one. `npm run fuzz` makes 100,000 of them; SEED repeats a run.
  */
 
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import type { Answer } from '../../functions/config-switch/event/response.ts';
+import type { ResponseBody } from '../../functions/config-switch/event/response.ts';
 import { ExitCode, exitStatus } from '../../functions/config-switch/exit-code.ts';
 import { signedHeaders } from '../stand-ins/webhook.ts';
-import { type FunctionUnderTest, type HttpAnswer, startFunction } from './function.ts';
+import { type FunctionUnderTest, type HttpResponse, startFunction } from './function.ts';
 
 const EVENTS = Number(process.env.EVENTS ?? 3_000);
 const seed = Number(process.env.SEED ?? Date.now() % 2 ** 31);
@@ -62,9 +62,9 @@ function expected(fields: Record<string, { value: unknown; valid: boolean }>): E
   return ExitCode.HTTP_ERROR;
 }
 
-/** A well-formed answer with an ExitCode, however it came. */
-function expectAnswer(answer: Partial<Answer>, exitCode: ExitCode): void {
-  expect(answer).toMatchObject({
+/** A well-formed response with an ExitCode, however it came. */
+function expectAnswer(response: Partial<ResponseBody>, exitCode: ExitCode): void {
+  expect(response).toMatchObject({
     exit_code: exitCode,
     exit_status: exitStatus(exitCode),
     message: expect.stringMatching(/./),
@@ -85,7 +85,7 @@ async function start(): Promise<FunctionUnderTest> {
 const TIMEOUT = 30_000 + 20 * EVENTS;
 
 test(
-  'any payload, over any caller, has the right answer, and pg-backup-api is asked for a right one alone',
+  'any payload, over any caller, has the right response, and pg-backup-api is asked for a right one alone',
   async () => {
     await using run = await start();
     const callers = fc.constantFrom('http', 'base64', 'direct', 'eventbridge');
@@ -106,9 +106,9 @@ test(
             await expect(run.eventBridge(payload)).rejects.toMatchObject({ exitCode });
           } else expectAnswer(await run.eventBridge(payload), exitCode);
         } else {
-          const { statusCode, answer } = await run.webhook(payload, { base64: caller === 'base64' });
+          const { statusCode, response } = await run.webhook(payload, { base64: caller === 'base64' });
           expect(statusCode).toBe(HTTP_STATUS[exitCode as keyof typeof HTTP_STATUS]);
-          expectAnswer(answer, exitCode);
+          expectAnswer(response, exitCode);
         }
         expect(run.host.api.requests.length - before).toBe(exitCode === ExitCode.HTTP_ERROR ? 1 : 0);
       }),
@@ -125,9 +125,9 @@ test(
     await fc.assert(
       fc.asyncProperty(fc.jsonValue(), async (value) => {
         expectAnswer(await run.invoke(value), ExitCode.INVALID_ARGS);
-        const { statusCode, answer } = await run.webhook(JSON.stringify(value));
+        const { statusCode, response } = await run.webhook(JSON.stringify(value));
         expect(statusCode).toBe(400);
-        expectAnswer(answer, ExitCode.INVALID_ARGS);
+        expectAnswer(response, ExitCode.INVALID_ARGS);
         await expect(run.eventBridge(value)).rejects.toMatchObject({ exitCode: 4 });
       }),
       runs(0.2 / 3),
@@ -154,14 +154,14 @@ test(
       fc.asyncProperty(raw, fc.boolean(), fc.tuple(header, header, header), async (body, base64, headers) => {
         const right = await run.webhook(body, { base64 });
         expect(right.statusCode).toBe(400);
-        expectAnswer(right.answer, ExitCode.INVALID_ARGS);
+        expectAnswer(right.response, ExitCode.INVALID_ARGS);
 
         const names = ['webhook-id', 'webhook-timestamp', 'webhook-signature'];
         const given = names.flatMap((name, index) =>
           headers[index] == null ? [] : [[name, headers[index]]],
         );
         const wrong = await run.webhook(body, { base64, headers: Object.fromEntries(given) });
-        expect(wrong).toMatchObject({ statusCode: 401, answer: { message: 'Unauthorized' } });
+        expect(wrong).toMatchObject({ statusCode: 401, response: { message: 'Unauthorized' } });
       }),
       runs(0.2 / 2),
     );
@@ -208,19 +208,19 @@ test(
       fc.asyncProperty(event, async (given) => {
         // As Lambda's own JSON brings it.
         const json = JSON.stringify(given);
-        let answer: unknown;
+        let response: unknown;
         try {
-          answer = await run.send(json === undefined ? undefined : (JSON.parse(json) as unknown));
+          response = await run.send(json === undefined ? undefined : (JSON.parse(json) as unknown));
         } catch (error) {
           expect(error).toMatchObject({ exitCode: ExitCode.INVALID_ARGS });
           return;
         }
-        const { statusCode } = answer as HttpAnswer;
+        const { statusCode } = response as HttpResponse;
         // Not signed; or arrived so long ago that there is no time left to read the secret.
         if (statusCode === 401 || statusCode === 503) return;
         const told = (
-          statusCode === undefined ? answer : JSON.parse((answer as { body: string }).body)
-        ) as Answer;
+          statusCode === undefined ? response : JSON.parse((response as { body: string }).body)
+        ) as ResponseBody;
         expectAnswer(
           told,
           told.exit_code === ExitCode.CONFIG_SWITCH_SKIPPED ? told.exit_code : ExitCode.INVALID_ARGS,

@@ -11,10 +11,10 @@ const RESET = { ...PROMOTION, barman_model: undefined, reset: true };
 describe('a role change that is to be followed', () => {
   test('a signed webhook with a model makes it the active one', async () => {
     await using run = await startFunction();
-    const { statusCode, headers, answer } = await run.webhook(PROMOTION);
+    const { statusCode, headers, response } = await run.webhook(PROMOTION);
     expect(statusCode).toBe(200);
     expect(headers['content-type']).toBe('application/json');
-    expect(answer).toEqual({
+    expect(response).toEqual({
       exit_code: 0,
       exit_status: 'CONFIG_SWITCH_DONE',
       message: 'Barman server main now uses model pg:node2',
@@ -32,19 +32,19 @@ describe('a role change that is to be followed', () => {
   test('reset drops the active model', async () => {
     await using run = await startFunction();
     run.host.api.setActiveModel('pg:node1');
-    const { statusCode, answer } = await run.webhook(RESET);
-    expect([statusCode, answer.exit_code, answer.reset]).toEqual([200, 0, true]);
+    const { statusCode, response } = await run.webhook(RESET);
+    expect([statusCode, response.exit_code, response.reset]).toEqual([200, 0, true]);
     expect(run.host.api.activeModel()).toBeNull();
     expect(JSON.parse(run.host.api.requests[0]?.body ?? '')).toEqual({ type: 'config_switch', reset: true });
   });
 
   test('the body may come in base64', async () => {
     await using run = await startFunction();
-    const { answer } = await run.webhook(PROMOTION, { base64: true });
-    expect(answer.exit_code).toBe(0);
+    const { response } = await run.webhook(PROMOTION, { base64: true });
+    expect(response.exit_code).toBe(0);
   });
 
-  test('a direct invocation gets the answer itself', async () => {
+  test('a direct invocation gets the response itself', async () => {
     await using run = await startFunction();
     expect(await run.invoke(PROMOTION)).toMatchObject({
       exit_code: 0,
@@ -57,8 +57,8 @@ describe('a role change that is to be followed', () => {
 
   test("an EventBridge event is known by EventBridge's id and time", async () => {
     await using run = await startFunction();
-    const answer = await run.eventBridge({ ...PROMOTION, age_ms: 1_500 }, '2026-11-23T06:10:00Z');
-    expect(answer).toMatchObject({ exit_code: 0, event_id: 'event-1' });
+    const response = await run.eventBridge({ ...PROMOTION, age_ms: 1_500 }, '2026-11-23T06:10:00Z');
+    expect(response).toMatchObject({ exit_code: 0, event_id: 'event-1' });
     expect(run.log()).toContainEqual(
       expect.objectContaining({ caller: 'eventbridge', event_time: '2026-11-23T06:09:59.499Z' }),
     );
@@ -72,7 +72,7 @@ describe('a role change that is to be followed', () => {
     ['standby_leader', 'leader', 0],
   ])('role %s with switch_when %s ends with %i', async (role, switch_when, exitCode) => {
     await using run = await startFunction();
-    expect((await run.webhook({ ...PROMOTION, role, switch_when })).answer.exit_code).toBe(exitCode);
+    expect((await run.webhook({ ...PROMOTION, role, switch_when })).response.exit_code).toBe(exitCode);
     expect((await run.invoke({ ...PROMOTION, role, switch_when })).exit_code).toBe(exitCode);
   });
 
@@ -94,13 +94,13 @@ describe('a role change that is to be skipped', () => {
     await using run = await startFunction();
     await run.webhook({ ...PROMOTION, role: 'replica' });
     const before = run.ssm.requests.length;
-    const { statusCode, answer } = await run.webhook({
+    const { statusCode, response } = await run.webhook({
       ...PROMOTION,
       role: 'replica',
       switch_when: 'promoted',
     });
-    expect([statusCode, answer.exit_code]).toEqual([200, 1]);
-    expect(answer.message).toBe('nothing to switch: role "replica" does not match switch_when "promoted"');
+    expect([statusCode, response.exit_code]).toEqual([200, 1]);
+    expect(response.message).toBe('nothing to switch: role "replica" does not match switch_when "promoted"');
     expect(run.ssm.requests.length).toBe(before);
     expect(run.host.api.requests).toEqual([]);
   });
@@ -119,7 +119,7 @@ describe('a role change that is to be skipped', () => {
   test('is decided before model and reset are looked at', async () => {
     await using run = await startFunction();
     const both = { ...PROMOTION, reset: true, role: 'replica' };
-    expect((await run.webhook(both)).answer.exit_code).toBe(1);
+    expect((await run.webhook(both)).response.exit_code).toBe(1);
     expect((await run.invoke({ ...both, barman_model: undefined, reset: false })).exit_code).toBe(1);
   });
 });
@@ -130,16 +130,16 @@ describe('a payload that is wrong', () => {
     ['neither', { barman_model: undefined }, 'barman_model is missing and reset is false'],
   ])('%s of model and reset are refused, and both named', async (_, change, words) => {
     await using run = await startFunction();
-    const { statusCode, answer } = await run.webhook({ ...PROMOTION, ...change });
-    expect([statusCode, answer.exit_code]).toEqual([400, 4]);
-    expect(answer.message).toContain(words);
+    const { statusCode, response } = await run.webhook({ ...PROMOTION, ...change });
+    expect([statusCode, response.exit_code]).toEqual([400, 4]);
+    expect(response.message).toContain(words);
     expect(await run.invoke({ ...PROMOTION, ...change })).toMatchObject({ exit_code: 4 });
     expect(run.host.api.requests).toEqual([]);
   });
 
   test('every problem is named in one message', async () => {
     await using run = await startFunction();
-    const { statusCode, answer } = await run.webhook({
+    const { statusCode, response } = await run.webhook({
       ...PROMOTION,
       cluster: undefined,
       role: 'leader',
@@ -147,7 +147,7 @@ describe('a payload that is wrong', () => {
       swich_when: 'always',
       constructor: 1,
     });
-    expect([statusCode, answer.exit_code]).toEqual([400, 4]);
+    expect([statusCode, response.exit_code]).toEqual([400, 4]);
     for (const words of [
       'cluster is missing',
       'role must be',
@@ -155,7 +155,7 @@ describe('a payload that is wrong', () => {
       '"swich_when"',
       '"constructor"',
     ]) {
-      expect(answer.message).toContain(words);
+      expect(response.message).toContain(words);
     }
   });
 
@@ -170,9 +170,9 @@ describe('a payload that is wrong', () => {
     { barman_server: 'm'.repeat(256) },
   ])('%j does not reach pg-backup-api', async (change) => {
     await using run = await startFunction();
-    const { statusCode, answer } = await run.webhook({ ...PROMOTION, ...change });
-    expect([statusCode, answer.exit_code]).toEqual([400, 4]);
-    expect(answer.message).toContain(Object.keys(change)[0]);
+    const { statusCode, response } = await run.webhook({ ...PROMOTION, ...change });
+    expect([statusCode, response.exit_code]).toEqual([400, 4]);
+    expect(response.message).toContain(Object.keys(change)[0]);
     expect(await run.invoke({ ...PROMOTION, ...change })).toMatchObject({ exit_code: 4 });
     expect(run.host.api.requests).toEqual([]);
   });
@@ -190,8 +190,8 @@ describe('a payload that is wrong', () => {
     ],
   ])('a body that is %s is refused', async (_, body) => {
     await using run = await startFunction();
-    const { statusCode, answer } = await run.webhook(body);
-    expect([statusCode, answer.exit_code, answer.exit_status]).toEqual([400, 4, 'INVALID_ARGS']);
+    const { statusCode, response } = await run.webhook(body);
+    expect([statusCode, response.exit_code, response.exit_status]).toEqual([400, 4, 'INVALID_ARGS']);
   });
 
   test('nested arrays, null and nothing at all are refused by direct invocation', async () => {
@@ -222,9 +222,9 @@ describe('somebody unknown', () => {
     const body = JSON.stringify(PROMOTION);
     const headers =
       name === 'no signature' ? {} : { ...signedHeaders(run.host.webhookSecret, body), ...change };
-    const { statusCode, answer } = await run.webhook(body, { headers });
+    const { statusCode, response } = await run.webhook(body, { headers });
     expect(statusCode).toBe(401);
-    expect(answer).toEqual({ message: 'Unauthorized' });
+    expect(response).toEqual({ message: 'Unauthorized' });
     expect(run.host.api.requests).toEqual([]);
     expect(run.metrics()).toContainEqual(expect.objectContaining({ SignatureRejected: 1 }));
   });
@@ -242,13 +242,13 @@ describe('somebody unknown', () => {
   ])('a right signature %s gets %i', async (_, seconds, status) => {
     await using run = await startFunction();
     const now = Date.now();
-    const { statusCode, answer } = await run.webhook(
+    const { statusCode, response } = await run.webhook(
       { ...PROMOTION, role: 'replica' },
       { at: now + seconds * 1_000, timeEpoch: now },
     );
     expect(statusCode).toBe(status);
     if (status === 401) {
-      expect(answer).toEqual({ message: 'Unauthorized' });
+      expect(response).toEqual({ message: 'Unauthorized' });
       expect(run.metrics()).toContainEqual(expect.objectContaining({ TimestampStale: 1 }));
       expect(run.log()).toContainEqual(expect.objectContaining({ rejected: 'timestamp' }));
     }
@@ -285,10 +285,10 @@ describe('the webhook secret', () => {
   ])('that is %s is 503 without an exit code, never 401', async (_, secret) => {
     await using run = await startFunction();
     run.host.put({ 'webhook-secret': secret });
-    const { statusCode, headers, answer } = await run.webhook(PROMOTION);
+    const { statusCode, headers, response } = await run.webhook(PROMOTION);
     expect(statusCode).toBe(503);
     expect(headers['retry-after']).toBe('5');
-    expect(answer).toEqual({ message: 'Service Unavailable' });
+    expect(response).toEqual({ message: 'Service Unavailable' });
     expect(run.log()).toContainEqual(
       expect.objectContaining({ message: expect.stringContaining(`${run.host.path}webhook-secret`) }),
     );
@@ -310,17 +310,17 @@ describe('SSM', () => {
     await using run = await startFunction();
     run.ssm.faults.set(run.host.path, 'stall');
     const start = performance.now();
-    const answer = await run.invoke(PROMOTION, 3_000);
-    expect(answer).toMatchObject({ exit_code: 3, message: expect.stringContaining('SSM') });
+    const response = await run.invoke(PROMOTION, 3_000);
+    expect(response).toMatchObject({ exit_code: 3, message: expect.stringContaining('SSM') });
     expect(performance.now() - start).toBeLessThan(2_500);
   });
 
   test('that refuses is told with what the role needs', async () => {
     await using run = await startFunction();
     run.ssm.faults.set(run.host.path, 'access denied');
-    const answer = await run.invoke(PROMOTION);
-    expect(answer.exit_code).toBe(3);
-    expect(answer.message).toMatch(/AccessDeniedException.*ssm:GetParametersByPath/);
+    const response = await run.invoke(PROMOTION);
+    expect(response.exit_code).toBe(3);
+    expect(response.message).toMatch(/AccessDeniedException.*ssm:GetParametersByPath/);
   });
 
   test.each([
@@ -339,13 +339,13 @@ describe('SSM', () => {
   ])('parameter %s as %j is named, without its value', async (name, value, problem) => {
     await using run = await startFunction();
     run.host.put({ [name]: value });
-    const { statusCode, answer } = await run.webhook(PROMOTION);
-    expect([statusCode, answer.exit_code]).toEqual([502, 3]);
-    expect(answer.message).toContain(`${run.host.path}${name} `);
-    expect(answer.message).toContain(problem);
-    expect(JSON.stringify(answer)).not.toContain('hunter2');
+    const { statusCode, response } = await run.webhook(PROMOTION);
+    expect([statusCode, response.exit_code]).toEqual([502, 3]);
+    expect(response.message).toContain(`${run.host.path}${name} `);
+    expect(response.message).toContain(problem);
+    expect(JSON.stringify(response)).not.toContain('hunter2');
     expect(run.host.api.requests).toEqual([]);
-    expect((await run.webhook({ ...PROMOTION, role: 'replica' })).answer.exit_code).toBe(1);
+    expect((await run.webhook({ ...PROMOTION, role: 'replica' })).response.exit_code).toBe(1);
   });
 });
 
@@ -374,9 +374,9 @@ describe('an operation', () => {
   test('that fails tells where the reason is', async () => {
     await using run = await startFunction();
     run.host.api.plan({ failed: 'untouched' });
-    const { statusCode, answer } = await run.webhook(PROMOTION);
-    expect([statusCode, answer.exit_code]).toEqual([502, 2]);
-    expect(answer.message).toContain(`<barman_home>/main/output/${answer.operation_id}.json`);
+    const { statusCode, response } = await run.webhook(PROMOTION);
+    expect([statusCode, response.exit_code]).toEqual([502, 2]);
+    expect(response.message).toContain(`<barman_home>/main/output/${response.operation_id}.json`);
   });
 
   test('that fails is no reason to throw an EventBridge event: it is recorded', async () => {
@@ -390,9 +390,9 @@ describe('an operation', () => {
     await using run = await startFunction();
     run.host.api.plan({ time: Number.POSITIVE_INFINITY });
     const start = performance.now();
-    const { statusCode, answer } = await run.webhook(PROMOTION, { remaining: 3_500 });
-    expect([statusCode, answer.exit_code]).toEqual([504, 3]);
-    expect(answer.operation_id).toBe(run.host.api.operations()[0]?.id);
+    const { statusCode, response } = await run.webhook(PROMOTION, { remaining: 3_500 });
+    expect([statusCode, response.exit_code]).toEqual([504, 3]);
+    expect(response.operation_id).toBe(run.host.api.operations()[0]?.id);
     expect(performance.now() - start).toBeLessThan(3_000);
   });
 
@@ -412,10 +412,10 @@ describe('an operation', () => {
   test('that vanishes is told with its id', async () => {
     await using run = await startFunction();
     run.host.api.plan({ vanishes: true });
-    const { statusCode, answer } = await run.webhook(PROMOTION);
-    expect([statusCode, answer.exit_code]).toEqual([502, 3]);
-    expect(answer.operation_id).toMatch(/^\d{8}T\d{6}$/);
-    expect(answer.message).toContain('Resource not found');
+    const { statusCode, response } = await run.webhook(PROMOTION);
+    expect([statusCode, response.exit_code]).toEqual([502, 3]);
+    expect(response.operation_id).toMatch(/^\d{8}T\d{6}$/);
+    expect(response.message).toContain('Resource not found');
   });
 });
 
@@ -434,9 +434,9 @@ describe('a dry run', () => {
       },
     });
     run.host.api.setActiveModel('pg:node1');
-    const { statusCode, answer } = await run.webhook({ ...PROMOTION, barman_model, dry_run: true });
-    expect([statusCode, answer.exit_code, answer.dry_run]).toEqual([200, 1, true]);
-    expect(answer.message).toContain(words);
+    const { statusCode, response } = await run.webhook({ ...PROMOTION, barman_model, dry_run: true });
+    expect([statusCode, response.exit_code, response.dry_run]).toEqual([200, 1, true]);
+    expect(response.message).toContain(words);
     expect(run.host.api.activeModel()).toBe('pg:node1');
     expect(run.host.api.requests.map(({ method, path }) => `${method} ${path}`)).toEqual(['GET /diagnose']);
   });
@@ -532,9 +532,9 @@ describe('an error that nobody foresaw', () => {
         throw new TypeError('inner words');
       },
     };
-    const answer = await run.send(payload);
-    expect(answer).toMatchObject({ exit_code: 3, message: expect.stringContaining('request-1') });
-    expect(JSON.stringify(answer)).not.toContain('inner words');
+    const response = await run.send(payload);
+    expect(response).toMatchObject({ exit_code: 3, message: expect.stringContaining('request-1') });
+    expect(JSON.stringify(response)).not.toContain('inner words');
     expect(JSON.stringify(run.log())).toContain('inner words');
   });
 });

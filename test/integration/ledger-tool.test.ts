@@ -18,34 +18,34 @@ async function ledger(table: string, ...words: string[]) {
 }
 
 describe('npm run ledger', () => {
-  test('shows each server, what is wished, what is there and why it is not', async () => {
+  test('shows the desired and the applied state of each server, and why they differ', async () => {
     await using run = await startFunction({}, { MAX_RETRIES: '1' });
     expect((await ledger(run.table)).stdout).toContain('No role change has been recorded yet');
     await run.invoke(PROMOTION);
     expect((await ledger(run.table)).stdout).toMatch(
-      /^main +pg:node2 \(20.* UTC\) +pg:node2 \(20.* UTC\) +there$/m,
+      /^main +pg:node2 \(20.* UTC\) +pg:node2 \(20.* UTC\) +in sync$/m,
     );
     await run.host.api.refuse();
     await run.invoke({ ...PROMOTION, barman_model: undefined, reset: true });
     const { stdout } = await ledger(run.table);
     expect(stdout).toMatch(/^SERVER +DESIRED +APPLIED +STATE +LAST ERROR$/m);
     expect(stdout).toMatch(
-      /^main +no model .* behind, failed 1 times, next attempt 20.* UTC .*ECONNREFUSED/m,
+      /^main +no model .* pending, next attempt 20.* UTC \(failed after 1 attempt\) .*ECONNREFUSED/m,
     );
   });
 
-  test('holds and releases a server', async () => {
+  test('pauses and resumes a server', async () => {
     await using run = await startFunction();
     await run.invoke(PROMOTION);
-    expect((await ledger(run.table, 'hold', 'main')).stdout).toMatch(/ held$/m);
+    expect((await ledger(run.table, 'pause', 'main')).stdout).toMatch(/ paused$/m);
     expect((await run.invoke({ ...PROMOTION, barman_model: 'pg:node1' })).exit_code).toBe(3);
-    expect((await ledger(run.table)).stdout).toMatch(/ held, behind$/m);
-    expect((await ledger(run.table, 'release', 'main')).stdout).toMatch(/ behind, next attempt now$/m);
+    expect((await ledger(run.table)).stdout).toMatch(/ paused, pending$/m);
+    expect((await ledger(run.table, 'resume', 'main')).stdout).toMatch(/ pending, next attempt now$/m);
   });
 
   test.each([
-    [['hold', 'nope'], /knows no server nope; it knows main/],
-    [['hold'], /usage:/],
+    [['pause', 'nope'], /unknown server nope in the ledger of .*; known: main/],
+    [['pause'], /usage:/],
     [['drop', 'main'], /usage:/],
     [['--all'], /--all.*usage:/s],
   ])('%j is told what is wrong', async (words, message) => {

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { type Wish, wishKey } from '../../functions/config-switch/reconcile/ledger.ts';
+import { type DesiredState, versionOf } from '../../functions/config-switch/reconcile/ledger.ts';
 import { signedHeaders } from '../stand-ins/webhook.ts';
 import { PROMOTION, startFunction } from './function.ts';
 
@@ -12,18 +12,18 @@ const heartbeat = { heartbeat: true };
 describe('an event', () => {
   test('is recorded before Barman is asked, and readable for an operator', async () => {
     await using run = await startFunction();
-    const { answer } = await run.webhook(PROMOTION);
-    expect(answer).toMatchObject({ exit_code: 0, recorded: true });
+    const { response } = await run.webhook(PROMOTION);
+    expect(response).toMatchObject({ exit_code: 0, recorded: true });
     expect(await run.ledger.get('main', signal())).toEqual({
       barman_server: 'main',
       desired: 'model pg:node2',
-      desired_key: expect.stringMatching(/^\d{4}-\d\d-\d\dT[\d:.]{12}Z#msg_/),
-      events: [answer.event_id],
+      desired_version: expect.stringMatching(/^\d{4}-\d\d-\d\dT[\d:.]{12}Z#msg_/),
+      events: [response.event_id],
       cluster: 'main',
       recorded_at: expect.stringMatching(/Z$/),
       applied: 'model pg:node2',
-      applied_key: expect.stringContaining(answer.event_id ?? ''),
-      operation_id: answer.operation_id,
+      applied_version: expect.stringContaining(response.event_id ?? ''),
+      operation_id: response.operation_id,
       applied_at: expect.stringMatching(/Z$/),
     });
   });
@@ -44,12 +44,12 @@ describe('an event', () => {
     const headers = signedHeaders(run.host.webhookSecret, body);
     const first = await run.webhook(body, { headers });
     const again = await run.webhook(body, { headers });
-    expect(again.answer).toMatchObject({ exit_code: 0, operation_id: first.answer.operation_id });
+    expect(again.response).toMatchObject({ exit_code: 0, operation_id: first.response.operation_id });
     expect(run.host.api.operations()).toHaveLength(1);
 
     await run.webhook(PROMOTION);
     const late = await run.webhook(body, { headers });
-    expect(late.answer).toMatchObject({ exit_code: 1, recorded: true });
+    expect(late.response).toMatchObject({ exit_code: 1, recorded: true });
     expect(run.host.api.activeModel()).toBe('pg:node2');
     expect(run.host.api.operations()).toHaveLength(2);
   });
@@ -73,15 +73,15 @@ describe('an event', () => {
   test('is dated by its age, not by when it arrived', async () => {
     await using run = await startFunction();
     await run.webhook(PROMOTION);
-    const { answer } = await run.webhook({ ...NODE1, age_ms: 30_000 });
-    expect(answer.exit_code).toBe(1);
+    const { response } = await run.webhook({ ...NODE1, age_ms: 30_000 });
+    expect(response.exit_code).toBe(1);
     expect(run.host.api.activeModel()).toBe('pg:node2');
   });
 
   test('from the future is taken for one of now', async () => {
     await using run = await startFunction();
     expect(await run.eventBridge(PROMOTION, '2099-01-01T00:00:00Z')).toMatchObject({ exit_code: 0 });
-    expect((await run.webhook(NODE1)).answer.exit_code).toBe(0);
+    expect((await run.webhook(NODE1)).response.exit_code).toBe(0);
     expect(run.host.api.activeModel()).toBe('pg:node1');
   });
 
@@ -91,8 +91,8 @@ describe('an event', () => {
       run.webhook({ ...NODE1, age_ms: 1_000 }),
       run.webhook(PROMOTION),
     ]);
-    expect(newer.answer.exit_code).toBe(0);
-    expect([0, 1]).toContain(older.answer.exit_code);
+    expect(newer.response.exit_code).toBe(0);
+    expect([0, 1]).toContain(older.response.exit_code);
     expect(run.host.api.activeModel()).toBe('pg:node2');
     const [first, second] = run.host.api.operations();
     if (second) expect(second.createdAt).toBeGreaterThan(first?.endedAt ?? Number.POSITIVE_INFINITY);
@@ -107,20 +107,20 @@ describe('an event', () => {
       run.webhook(PROMOTION),
       run.webhook({ ...PROMOTION, barman_server: 'other' }),
     ]);
-    expect(answers.map(({ answer }) => answer.exit_code)).toEqual([0, 0]);
+    expect(answers.map(({ response }) => response.exit_code)).toEqual([0, 0]);
     expect(run.metrics()).not.toContainEqual(expect.objectContaining({ Waited: 1 }));
   });
 });
 
 describe('somebody else', () => {
   async function leased(run: Awaited<ReturnType<typeof startFunction>>) {
-    const wish: Wish = {
+    const desired: DesiredState = {
       server: 'main',
       cluster: 'main',
       target: { model: 'pg:node1' },
-      key: wishKey(Date.now() - 60_000, 'other'),
+      version: versionOf(Date.now() - 60_000, 'other'),
     };
-    const lease = await run.ledger.recordAndTake(wish, signal());
+    const lease = await run.ledger.recordAndAcquire(desired, signal());
     if (!lease) throw new Error('no lease');
     return lease;
   }
@@ -128,8 +128,8 @@ describe('somebody else', () => {
   test('who holds the lease is waited for, but not for long: 503, and recorded', async () => {
     await using run = await startFunction();
     await leased(run);
-    const { statusCode, headers, answer } = await run.webhook(PROMOTION);
-    expect([statusCode, headers['retry-after'], answer.exit_code, answer.recorded]).toEqual([
+    const { statusCode, headers, response } = await run.webhook(PROMOTION);
+    expect([statusCode, headers['retry-after'], response.exit_code, response.recorded]).toEqual([
       503,
       '5',
       3,
@@ -143,19 +143,19 @@ describe('somebody else', () => {
   test('who ends in time lets the waiting one drive on', async () => {
     await using run = await startFunction();
     const lease = await leased(run);
-    const answer = run.webhook(PROMOTION);
+    const response = run.webhook(PROMOTION);
     await expect.poll(async () => (await run.ledger.get('main', signal()))?.desired).toBe('model pg:node2');
     await run.ledger.release(lease, 'failed', signal());
-    expect((await answer).answer.exit_code).toBe(0);
+    expect((await response).response.exit_code).toBe(0);
   });
 
   test('who left a lease behind has its operation seen to its end first', async () => {
     await using run = await startFunction();
     await leased(run);
     run.host.api.addOperation({ id: idOfNow(), type: 'config_switch', status: 'IN_PROGRESS' });
-    await run.leaseRunsOut();
-    const answer = run.webhook(PROMOTION, { remaining: 4_000 });
-    expect((await answer).answer).toMatchObject({ exit_code: 3, recorded: true });
+    await run.expireLease();
+    const response = run.webhook(PROMOTION, { remaining: 4_000 });
+    expect((await response).response).toMatchObject({ exit_code: 3, recorded: true });
     expect(run.host.api.requests.filter(posts)).toEqual([]);
   });
 
@@ -163,15 +163,15 @@ describe('somebody else', () => {
     await using run = await startFunction({}, { OPERATION_TIMEOUT: '1' });
     await leased(run);
     run.host.api.addOperation({ id: idOfNow(), type: 'config_switch', status: 'IN_PROGRESS' });
-    await run.leaseRunsOut();
-    expect((await run.webhook(PROMOTION)).answer.exit_code).toBe(0);
+    await run.expireLease();
+    expect((await run.webhook(PROMOTION)).response.exit_code).toBe(0);
     expect(run.metrics()).toContainEqual(expect.objectContaining({ StuckOperation: 1 }));
 
     // It ends after all, and Barman is at what it wished: the heartbeat sees it, and the next one mends it.
-    expect(await run.ledger.get('main', signal())).toMatchObject({ overtaken: true });
+    expect(await run.ledger.get('main', signal())).toMatchObject({ passed_over: true });
     run.host.api.setActiveModel('pg:node1');
     await run.send(heartbeat);
-    expect(await run.ledger.get('main', signal())).not.toHaveProperty('overtaken');
+    expect(await run.ledger.get('main', signal())).not.toHaveProperty('passed_over');
     await run.send(heartbeat);
     expect(run.host.api.activeModel()).toBe('pg:node2');
   });
@@ -181,21 +181,25 @@ describe('the heartbeat', () => {
   test('drives what was left behind, with nobody calling again', async () => {
     await using run = await startFunction({}, { MAX_RETRIES: '1' });
     await run.host.api.refuse();
-    expect((await run.webhook(PROMOTION)).answer).toMatchObject({ exit_code: 3, recorded: true });
+    expect((await run.webhook(PROMOTION)).response).toMatchObject({ exit_code: 3, recorded: true });
     expect(await run.ledger.get('main', signal())).toMatchObject({
       attempts: 1,
       last_error: expect.stringContaining('ECONNREFUSED'),
       next_attempt_at: expect.stringMatching(/Z$/),
     });
-    expect(await run.send(heartbeat)).toMatchObject({ behind: 1, met: 0, pathBroken: expect.any(String) });
+    expect(await run.send(heartbeat)).toMatchObject({
+      pending: 1,
+      applied: 0,
+      unreachable: expect.any(String),
+    });
     await run.host.api.listen();
     await run.ledger.retry('main', signal());
-    expect(await run.send(heartbeat)).toMatchObject({ behind: 1, met: 1, parked: 0 });
+    expect(await run.send(heartbeat)).toMatchObject({ pending: 1, applied: 1, parked: 0 });
     expect(run.host.api.activeModel()).toBe('pg:node2');
-    expect(await run.send(heartbeat)).toMatchObject({ behind: 0, met: 0, oldestUnmetWish: 0 });
+    expect(await run.send(heartbeat)).toMatchObject({ pending: 0, applied: 0, oldestPendingAge: 0 });
     expect(run.metrics()).toContainEqual(
       expect.objectContaining({
-        PathBroken: 0,
+        PgBackupApiUnreachable: 0,
         Parked: 0,
         ClientCertDaysLeft: 89,
         CaCertDaysLeft: expect.any(Number),
@@ -207,7 +211,9 @@ describe('the heartbeat', () => {
     await using run = await startFunction();
     run.host.api.fault({ kind: 'stall' }, Number.POSITIVE_INFINITY);
     await run.send(heartbeat);
-    expect(run.metrics()).toContainEqual(expect.objectContaining({ PathBroken: 1, ClientCertDaysLeft: 89 }));
+    expect(run.metrics()).toContainEqual(
+      expect.objectContaining({ PgBackupApiUnreachable: 1, ClientCertDaysLeft: 89 }),
+    );
     expect(run.log()).toContainEqual(
       expect.objectContaining({ level: 'ERROR', message: expect.stringMatching(/^heartbeat: .*status/) }),
     );
@@ -217,7 +223,7 @@ describe('the heartbeat', () => {
     await using run = await startFunction();
     run.host.api.plan({ failed: 'untouched' });
     await run.webhook(PROMOTION);
-    expect(await run.send(heartbeat)).toMatchObject({ behind: 1, met: 0 });
+    expect(await run.send(heartbeat)).toMatchObject({ pending: 1, applied: 0 });
     expect(run.host.api.requests.filter(posts)).toHaveLength(1);
   });
 
@@ -235,11 +241,11 @@ describe('the heartbeat', () => {
     await using run = await startFunction();
     run.host.api.plan({ failed: 'untouched' });
     await run.webhook(PROMOTION);
-    await run.ageWish(25 * 3_600_000);
-    expect(await run.send(heartbeat)).toMatchObject({ parked: 1, met: 0 });
+    await run.ageDesired(25 * 3_600_000);
+    expect(await run.send(heartbeat)).toMatchObject({ parked: 1, applied: 0 });
     expect(await run.send(heartbeat)).toMatchObject({ parked: 1 });
     expect(await run.ledger.get('main', signal())).toMatchObject({ parked: true });
-    expect((await run.webhook(PROMOTION)).answer.exit_code, 'a newer event starts afresh').toBe(0);
+    expect((await run.webhook(PROMOTION)).response.exit_code, 'a newer event starts afresh').toBe(0);
   });
 
   test('tells when the ledger cannot be used, and throws nothing', async () => {
@@ -253,30 +259,30 @@ describe('the operator', () => {
   test('holds a server: wishes are recorded, and driven once it is released', async () => {
     await using run = await startFunction();
     await run.webhook(NODE1);
-    await run.ledger.hold('main', true, signal());
-    const { statusCode, answer } = await run.webhook(PROMOTION);
-    expect([statusCode, answer.exit_code, answer.recorded]).toEqual([503, 3, true]);
-    expect(answer.message).toContain('held by the operator');
-    expect(await run.send(heartbeat)).toMatchObject({ met: 0 });
+    await run.ledger.pause('main', signal());
+    const { statusCode, response } = await run.webhook(PROMOTION);
+    expect([statusCode, response.exit_code, response.recorded]).toEqual([503, 3, true]);
+    expect(response.message).toContain('is paused');
+    expect(await run.send(heartbeat)).toMatchObject({ applied: 0 });
     expect(run.host.api.activeModel()).toBe('pg:node1');
-    await run.ledger.hold('main', false, signal());
-    expect(await run.send(heartbeat)).toMatchObject({ met: 1 });
+    await run.ledger.resume('main', signal());
+    expect(await run.send(heartbeat)).toMatchObject({ applied: 1 });
     expect(run.host.api.activeModel()).toBe('pg:node2');
   });
 });
 
 describe('without the ledger', () => {
   test.each([['that is not there', { LEDGER_TABLE: 'no-such-table' }, /no table no-such-table/]])(
-    '(a table %s) nothing is switched, and the answer says why',
+    '(a table %s) nothing is switched, and the response says why',
     async (_, settings, words) => {
       await using run = await startFunction({}, settings);
-      const { statusCode, answer } = await run.webhook(PROMOTION);
-      expect([statusCode, answer.exit_code, answer.recorded]).toEqual([502, 3, false]);
-      expect(answer.message).toMatch(words);
+      const { statusCode, response } = await run.webhook(PROMOTION);
+      expect([statusCode, response.exit_code, response.recorded]).toEqual([502, 3, false]);
+      expect(response.message).toMatch(words);
       expect(run.host.api.requests).toEqual([]);
       await expect(run.eventBridge(PROMOTION)).rejects.toThrow(words);
-      expect((await run.webhook({ ...PROMOTION, role: 'replica' })).answer.exit_code).toBe(1);
-      expect((await run.webhook({ ...PROMOTION, dry_run: true })).answer.exit_code).toBe(1);
+      expect((await run.webhook({ ...PROMOTION, role: 'replica' })).response.exit_code).toBe(1);
+      expect((await run.webhook({ ...PROMOTION, dry_run: true })).response.exit_code).toBe(1);
       expect(run.metrics()).toContainEqual(expect.objectContaining({ LedgerUnreachable: 1 }));
     },
   );

@@ -41,19 +41,19 @@ describe('pg-backup-api that is down', () => {
   test('is HTTP_ERROR after all attempts', async () => {
     await using run = await startFunction();
     await run.host.api.refuse();
-    const { statusCode, answer } = await run.webhook(PROMOTION);
-    expect([statusCode, answer.exit_code]).toEqual([502, 3]);
-    expect(answer.message).toContain('ECONNREFUSED');
+    const { statusCode, response } = await run.webhook(PROMOTION);
+    expect([statusCode, response.exit_code]).toEqual([502, 3]);
+    expect(response.message).toContain('ECONNREFUSED');
     expect(run.log().filter(({ level }) => level === 'WARN')).toHaveLength(5);
   });
 
   test('for a moment is overcome', async () => {
     await using run = await startFunction();
     await run.host.api.refuse();
-    const answer = run.invoke(PROMOTION);
+    const response = run.invoke(PROMOTION);
     await expect.poll(() => run.log().length).toBeGreaterThan(0);
     await run.host.api.listen();
-    expect((await answer).exit_code).toBe(0);
+    expect((await response).exit_code).toBe(0);
   });
 
   test('is no reason to throw an EventBridge event: it is recorded', async () => {
@@ -68,9 +68,9 @@ describe('pg-backup-api that accepts and never answers', () => {
     await using run = await startFunction();
     run.host.api.fault({ kind: 'stall' }, Number.POSITIVE_INFINITY);
     const start = performance.now();
-    const { statusCode, answer } = await run.webhook(PROMOTION, { remaining: 3_000 });
-    expect([statusCode, answer.exit_code]).toEqual([504, 3]);
-    expect(answer.message).toContain('may have begun');
+    const { statusCode, response } = await run.webhook(PROMOTION, { remaining: 3_000 });
+    expect([statusCode, response.exit_code]).toEqual([504, 3]);
+    expect(response.message).toContain('may have begun');
     expect(performance.now() - start).toBeLessThan(2_500);
   });
 
@@ -78,9 +78,9 @@ describe('pg-backup-api that accepts and never answers', () => {
     await using run = await startFunction();
     run.host.api.fault({ kind: 'stall body' }, Number.POSITIVE_INFINITY, isPoll);
     const start = performance.now();
-    const { statusCode, answer } = await run.webhook(PROMOTION, { remaining: 3_000 });
-    expect([statusCode, answer.exit_code]).toEqual([504, 3]);
-    expect(answer.operation_id).toBeDefined();
+    const { statusCode, response } = await run.webhook(PROMOTION, { remaining: 3_000 });
+    expect([statusCode, response.exit_code]).toEqual([504, 3]);
+    expect(response.operation_id).toBeDefined();
     expect(performance.now() - start).toBeLessThan(2_500);
   });
 
@@ -88,17 +88,17 @@ describe('pg-backup-api that accepts and never answers', () => {
     await using run = await startFunction();
     run.host.api.fault({ kind: 'stall' });
     await run.invoke(PROMOTION, 2_000);
-    await run.leaseRunsOut();
+    await run.expireLease();
     expect((await run.invoke(PROMOTION)).exit_code).toBe(0);
   });
 });
 
 describe('404', () => {
-  test('three times is true: the answer has the own words of the server', async () => {
+  test('three times is true: the response has the own words of the server', async () => {
     await using run = await startFunction();
-    const { statusCode, answer } = await run.webhook({ ...PROMOTION, barman_server: 'nope' });
-    expect([statusCode, answer.exit_code]).toEqual([502, 3]);
-    expect(answer.message).toContain("Server 'nope' does not exist");
+    const { statusCode, response } = await run.webhook({ ...PROMOTION, barman_server: 'nope' });
+    expect([statusCode, response.exit_code]).toEqual([502, 3]);
+    expect(response.message).toContain("Server 'nope' does not exist");
     expect(run.host.api.requests).toHaveLength(3);
   });
 
@@ -112,7 +112,7 @@ describe('404', () => {
       2,
       when,
     );
-    expect((await run.webhook(PROMOTION)).answer.exit_code).toBe(0);
+    expect((await run.webhook(PROMOTION)).response.exit_code).toBe(0);
   });
 });
 
@@ -138,18 +138,18 @@ describe('creation', () => {
     expect(second?.createdAt).toBeGreaterThan(first?.endedAt ?? Number.POSITIVE_INFINITY);
   });
 
-  test('whose answer is lost: a second operation is sent only after the first has ended', async () => {
+  test('whose response is lost: a second operation is sent only after the first has ended', async () => {
     await using run = await startFunction({ operationTime: 700 });
-    run.host.api.fault({ kind: 'lose answer' }, 1, isPost);
-    expect((await run.webhook(PROMOTION)).answer.exit_code).toBe(0);
+    run.host.api.fault({ kind: 'lose response' }, 1, isPost);
+    expect((await run.webhook(PROMOTION)).response.exit_code).toBe(0);
     const [first, second] = run.host.api.operations();
     expect(second?.createdAt).toBeGreaterThan(first?.endedAt ?? Number.POSITIVE_INFINITY);
   });
 
-  test('whose answer is lost while the operation runs on waits for it', async () => {
+  test('whose response is lost while the operation runs on waits for it', async () => {
     await using run = await startClient();
     run.standIn.plan({ time: 1_500 });
-    run.standIn.fault({ kind: 'lose answer' }, 1, isPost);
+    run.standIn.fault({ kind: 'lose response' }, 1, isPost);
     const id = await run.client.createConfigSwitchOperation('main', { model: 'pg:node2' }, guard());
     expect(await run.client.waitForOperation('main', id)).toBe('DONE');
     const [first, second] = run.standIn.operations();
@@ -167,7 +167,7 @@ describe('creation', () => {
     await using run = await startClient();
     run.standIn.addOperation({ id: '20200101T000000', type: 'config_switch', status: 'IN_PROGRESS' });
     run.standIn.addOperation({ id: '20990101T000000', type: 'recovery', status: 'IN_PROGRESS' });
-    run.standIn.fault({ kind: 'lose answer' }, 1, isPost);
+    run.standIn.fault({ kind: 'lose response' }, 1, isPost);
     await run.client.createConfigSwitchOperation('main', { reset: true }, guard());
     expect(run.counts.polls).toBeLessThanOrEqual(2);
   });
@@ -188,7 +188,7 @@ describe('creation', () => {
     ['behind by an hour, set back since the last operation', -3_600_000, 1_000],
     ['in the farthest west', -12 * 3_600_000, 0],
     ['in the farthest east', 14 * 3_600_000, 0],
-  ])('whose answer is lost is seen to its end by a clock %s', async (_, clock, before) => {
+  ])('whose response is lost is seen to its end by a clock %s', async (_, clock, before) => {
     await using run = await startClient();
     if (before > 0) {
       run.standIn.addOperation({ id: idOf(Date.now() - before), type: 'config_switch', status: 'DONE' });
@@ -203,17 +203,17 @@ describe('creation', () => {
     await expect(creation).rejects.toThrow();
   });
 
-  test('whose answer is lost and whose operation is stuck is told as such at the deadline', async () => {
+  test('whose response is lost and whose operation is stuck is told as such at the deadline', async () => {
     await using run = await startClient({ signal: deadline(1_500).signal });
     run.standIn.plan({ time: Number.POSITIVE_INFINITY });
-    run.standIn.fault({ kind: 'lose answer' }, 1, isPost);
+    run.standIn.fault({ kind: 'lose response' }, 1, isPost);
     const failure = run.client.createConfigSwitchOperation('main', { reset: true }, guard());
-    await expect(failure).rejects.toThrow(/did not answer.*then the end of operation .* is not known/);
+    await expect(failure).rejects.toThrow(/did not response.*then the end of operation .* is not known/);
     expect(run.standIn.requests.filter(isPost)).toHaveLength(1);
   });
 });
 
-describe('an answer', () => {
+describe('a response', () => {
   test.each<[string, Fault, number]>([
     ['cut off before it began', { kind: 'reset' }, 1],
     ['cut short', { kind: 'truncate' }, 1],
@@ -259,9 +259,9 @@ describe('an answer', () => {
         { kind: 'status', status, body: '{"error":"not like this"}' },
         Number.POSITIVE_INFINITY,
       );
-      const { statusCode, answer } = await run.webhook(PROMOTION);
-      expect([statusCode, answer.exit_code]).toEqual([502, 3]);
-      expect(answer.message).toContain(`${status}: not like this`);
+      const { statusCode, response } = await run.webhook(PROMOTION);
+      expect([statusCode, response.exit_code]).toEqual([502, 3]);
+      expect(response.message).toContain(`${status}: not like this`);
       expect(run.host.api.requests).toHaveLength(1);
     },
   );
@@ -274,9 +274,9 @@ describe('an answer', () => {
       { kind: 'redirect', location: `http://127.0.0.1:${target.port}/` },
       Number.POSITIVE_INFINITY,
     );
-    const { statusCode, answer } = await run.webhook(PROMOTION);
-    expect([statusCode, answer.exit_code]).toEqual([502, 3]);
-    expect(answer.message).toContain('redirect');
+    const { statusCode, response } = await run.webhook(PROMOTION);
+    expect([statusCode, response.exit_code]).toEqual([502, 3]);
+    expect(response.message).toContain('redirect');
     expect([visitors, run.host.api.requests.length]).toEqual([0, 1]);
     await target.close();
   });
@@ -287,9 +287,9 @@ describe('certificates', () => {
     await using run = await startFunction();
     const other = await CertificateAuthority.create('Another CA');
     run.host.api.setTls({ ...(await other.server()), ca: run.host.ca.cert });
-    const { statusCode, answer } = await run.webhook(PROMOTION);
-    expect([statusCode, answer.exit_code]).toEqual([502, 3]);
-    expect(answer.message).toMatch(/not trusted.*check ca-cert/);
+    const { statusCode, response } = await run.webhook(PROMOTION);
+    expect([statusCode, response.exit_code]).toEqual([502, 3]);
+    expect(response.message).toMatch(/not trusted.*check ca-cert/);
     expect(run.host.api.requests).toEqual([]);
   });
 
@@ -299,9 +299,9 @@ describe('certificates', () => {
   ])('that are %s at the Barman host are told', async (_, hosts, days, words) => {
     await using run = await startFunction();
     run.host.api.setTls({ ...(await run.host.ca.server(hosts, days)), ca: run.host.ca.cert });
-    const answer = await run.invoke(PROMOTION);
-    expect(answer.exit_code).toBe(3);
-    expect(answer.message).toMatch(words);
+    const response = await run.invoke(PROMOTION);
+    expect(response.exit_code).toBe(3);
+    expect(response.message).toMatch(words);
     expect(run.host.api.requests).toEqual([]);
   });
 
@@ -317,7 +317,7 @@ describe('certificates', () => {
       expect(refused.exit_code).toBe(3);
       expect(refused.message).toMatch(/certificate|client-cert/);
 
-      await run.leaseRunsOut();
+      await run.expireLease();
       const client = await next.client();
       run.host.put({ 'client-cert': client.cert, 'client-key': client.key });
       const before = run.ssm.requestsFor(run.host.path).length;
@@ -334,9 +334,9 @@ describe('certificates', () => {
     const next = await CertificateAuthority.create('Next CA');
     run.host.api.setTls({ ...(await run.host.ca.server()), ca: next.cert });
     run.ssm.faults.set(run.host.path, 'reset');
-    const { statusCode, answer } = await run.webhook(PROMOTION);
-    expect([statusCode, answer.exit_code]).toEqual([502, 3]);
-    expect(answer.message).toContain('SSL certificate');
+    const { statusCode, response } = await run.webhook(PROMOTION);
+    expect([statusCode, response.exit_code]).toEqual([502, 3]);
+    expect(response.message).toContain('SSL certificate');
     expect(run.log()).toContainEqual(
       expect.objectContaining({
         level: 'WARN',
@@ -348,8 +348,8 @@ describe('certificates', () => {
   test.each([401, 403])('%i re-reads the credentials once and is then final', async (status) => {
     await using run = await startFunction();
     run.host.api.fault({ kind: 'status', status }, Number.POSITIVE_INFINITY);
-    const { answer } = await run.webhook(PROMOTION);
-    expect(answer.exit_code).toBe(3);
+    const { response } = await run.webhook(PROMOTION);
+    expect(response.exit_code).toBe(3);
     expect(run.host.api.requests).toHaveLength(1);
     expect(run.ssm.requestsFor(run.host.path)).toHaveLength(4);
   });

@@ -23,7 +23,7 @@ export interface Exchange {
   readonly headers: Record<string, string>;
   readonly body: string;
   readonly status: number;
-  readonly answer: string;
+  readonly response: string;
   /** ms */
   readonly time: number;
 }
@@ -39,24 +39,24 @@ export async function send(to: Local, how: 'webhook' | 'invoke', fields: object)
   const url = how === 'webhook' ? to.url : to.invokeUrl;
   const headers = how === 'webhook' ? signedHeaders(to.secret, body) : {};
   const start = performance.now();
-  const response = await fetch(url, {
+  const http = await fetch(url, {
     method: 'POST',
     headers: { 'content-type': 'application/json', ...headers },
     body,
   });
-  const answer = await response.text();
+  const response = await http.text();
   return {
     request: `POST ${new URL(url).pathname}`,
     headers,
     body,
-    status: response.status,
-    answer,
+    status: http.status,
+    response,
     time: Math.round(performance.now() - start),
   };
 }
 
-/** Prints it. @returns the ExitCode of the answer, or 3 where it has none */
-export function showExchange({ request, headers, body, status, answer, time }: Exchange): number {
+/** Prints it. @returns the ExitCode of the response, or 3 where it has none */
+export function showExchange({ request, headers, body, status, response, time }: Exchange): number {
   const indented = (value: unknown) => `  ${JSON.stringify(value, null, 2).replaceAll('\n', '\n  ')}`;
   console.log(`  ${request}`);
   for (const [name, value] of Object.entries(headers)) console.log(styleText('dim', `  ${name}: ${value}`));
@@ -64,11 +64,11 @@ export function showExchange({ request, headers, body, status, answer, time }: E
   console.log(`\n${styleText('bold', `The function answers after ${time} ms`)}\n`);
   console.log(`  HTTP ${status}`);
   try {
-    const json = JSON.parse(answer) as { exit_code?: number };
+    const json = JSON.parse(response) as { exit_code?: number };
     console.log(indented(json));
     return json.exit_code ?? 3;
   } catch {
-    console.log(`  ${answer}`);
+    console.log(`  ${response}`);
     return 3;
   }
 }

@@ -80,7 +80,7 @@ async function main(): Promise<number> {
   let seen = host.api.requests.length;
   const { api } = host;
   setInterval(() => {
-    showRequests(api.requests.slice(seen).filter((request) => request.answer !== undefined));
+    showRequests(api.requests.slice(seen).filter((request) => request.response !== undefined));
     seen = api.requests.length;
   }, 1_000).unref();
   await once(offline as ChildProcess, 'exit');
@@ -139,10 +139,13 @@ function showLog(line: string): void {
 }
 
 function showRequests(requests: readonly SeenRequest[]): void {
-  for (const { method, path, body, answer } of requests) {
+  for (const { method, path, body, response } of requests) {
     console.log(`  ${method.padEnd(4)} ${path} ${body}`);
     console.log(
-      styleText('dim', `       ${answer?.status ?? 'no answer'} ${answer?.body.trim().slice(0, 100) ?? ''}`),
+      styleText(
+        'dim',
+        `       ${response?.status ?? 'no response'} ${response?.body.trim().slice(0, 100) ?? ''}`,
+      ),
     );
   }
 }

@@ -69,7 +69,7 @@ function atRest({ item, running, recorded, active }: World): boolean {
   if (running > 0) return false;
   return item === undefined
     ? recorded === 0
-    : item.applied_key === item.desired_key && !item.overtaken && active === recorded;
+    : item.applied_version === item.desired_version && !item.passed_over && active === recorded;
 }
 
 function setInterval_(ms: number, does: () => void): { stop: () => void } {

@@ -5,7 +5,7 @@
 
 const FUNCTION = 'functions/config-switch';
 const LEDGER = `${FUNCTION}/reconcile/ledger.ts`;
-const CONVERGE = `${FUNCTION}/reconcile/converge.ts`;
+const RECONCILE = `${FUNCTION}/reconcile/reconcile.ts`;
 const PG_BACKUP_API = `${FUNCTION}/barman/pg-backup-api.ts`;
 const SWITCH_CONFIG = `${FUNCTION}/barman/switch-config.ts`;
 const WORLD = 'test/model/world.ts';
@@ -28,46 +28,50 @@ const edit = (file: string, from: string, to: string): Edit => ({ file, from, to
 
 export const MUTANTS: readonly Mutant[] = [
   {
-    condition: 'record: desired_key < mine',
-    edits: [edit(LEDGER, "less('desired_key', key)", "less('desired_key', '~')")],
+    condition: 'record: desired_version is older than mine',
+    edits: [edit(LEDGER, "less('desired_version', version)", "less('desired_version', '~')")],
   },
   {
-    condition: 'record: an event that comes again is no new one',
-    edits: [edit(LEDGER, 'newerThanDesired(key), lacks(eventIdOf(key))', 'newerThanDesired(key)')],
-  },
-  {
-    condition: 'take: what is applied is not driven again',
+    condition: 'record: a duplicate is not a new event',
     edits: [
-      edit(CONVERGE, 'if (applied_key >= key) {', 'if (applied_key > key) {'),
-      edit(LEDGER, "less('applied_key', key)", "less('applied_key', '~')"),
+      edit(LEDGER, 'newerThanDesired(version), lacks(eventIdOf(version))', 'newerThanDesired(version)'),
     ],
   },
   {
-    condition: 'take: nobody else holds the lease',
-    edits: [edit(LEDGER, 'return holder !== undefined && Date.now()', 'return false && Date.now()')],
+    condition: 'acquire: what is applied is not applied again',
+    edits: [
+      edit(RECONCILE, 'if (applied_version >= version) {', 'if (applied_version > version) {'),
+      edit(LEDGER, "less('applied_version', version)", "less('applied_version', '~')"),
+    ],
   },
   {
-    condition: 'a lease runs out',
-    edits: [edit(LEDGER, '&& Date.now() < timeOf(until, 0)', '&& until !== undefined')],
+    condition: 'acquire: no other invocation holds the lease',
+    edits: [edit(LEDGER, 'return lease_token !== undefined && Date.now()', 'return false && Date.now()')],
   },
   {
-    condition: 'take: the holder is the one that was settled',
-    edits: [edit(LEDGER, 'either(free, heldBy(seen))', "either(free, less('holder', '~'))")],
+    condition: 'a lease expires',
+    edits: [edit(LEDGER, '&& Date.now() < timeOf(lease_expires_at, 0)', '&& lease_expires_at !== undefined')],
   },
   {
-    condition: 'take over: settle first',
-    edits: [edit(CONVERGE, '(await isOvertaken(driver, item))', 'false')],
+    condition: 'acquire: the token is the one that was waited out',
+    edits: [edit(LEDGER, 'either(noLease, leasedBy(seen))', "either(noLease, less('lease_token', '~'))")],
   },
   {
-    condition: 'a POST without an answer: wait until it cannot arrive any more',
+    condition: 'acquire: wait out an expired lease first',
+    edits: [edit(RECONCILE, "(await waitOut(options, item)) === 'passed over'", 'false')],
+  },
+  {
+    condition: 'a POST without a response: wait until it can no longer arrive',
     edits: [edit(PG_BACKUP_API, 'this.#options.postDelay - (performance.now() - sentAt)', '0')],
   },
   {
-    condition: 'a POST without an answer: settle before the next',
-    edits: [edit(PG_BACKUP_API, 'await this.settle(server, performance.now() - sentAt);', '')],
+    condition: 'a POST without a response: wait for recent operations before the next',
+    edits: [
+      edit(PG_BACKUP_API, 'await this.waitForRecentOperations(server, performance.now() - sentAt);', ''),
+    ],
   },
   {
-    condition: 'settle: wait for each operation that is running',
+    condition: 'recent operations: wait for each one that is running',
     edits: [
       edit(
         PG_BACKUP_API,
@@ -77,7 +81,7 @@ export const MUTANTS: readonly Mutant[] = [
     ],
   },
   {
-    condition: 'settle: an operation may be as old as the POST',
+    condition: 'recent operations: as old as the POST',
     edits: [edit(PG_BACKUP_API, '- elapsed - 1_000;', '+ HOUR;')],
   },
   {
@@ -87,11 +91,11 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     condition: 'release: only with a known end',
-    edits: [edit(CONVERGE, 'if (!guard.inDoubt && !signal.aborted) {', 'if (!signal.aborted) {')],
+    edits: [edit(RECONCILE, 'if (!guard.inDoubt && !signal.aborted) {', 'if (!signal.aborted) {')],
     rare: true,
   },
   {
-    condition: 'result: only after the operation ended',
+    condition: 'complete: only after the operation has ended',
     edits: [
       edit(
         SWITCH_CONFIG,
@@ -101,35 +105,43 @@ export const MUTANTS: readonly Mutant[] = [
     ],
   },
   {
-    condition: 'result, release: the holder is me',
+    condition: 'complete, release: the token is mine',
     edits: [
       edit(
         LEDGER,
-        "const heldBy = (token: string) => equals('holder', token);",
-        "const heldBy = (_: string) => either(absent('holder'), less('holder', '~'));",
+        "const leasedBy = (token: string) => equals('lease_token', token);",
+        "const leasedBy = (_: string) => either(absent('lease_token'), less('lease_token', '~'));",
       ),
     ],
     rare: true,
   },
   {
-    condition: 'result: a newer wish is not left behind',
-    edits: [edit(LEDGER, 'done, [heldBy(token), desiredIs(desired_key)]', 'done, [heldBy(token)]')],
+    condition: 'complete: desired_version is what I applied',
+    edits: [edit(LEDGER, 'done, [leasedBy(token), desiredIs(desired_version)]', 'done, [leasedBy(token)]')],
   },
   {
-    condition: 'SKIPPED: not below a wish that is merely pending',
-    edits: [edit(CONVERGE, "applied, applied_key = '',", "applied, desired_key: applied_key = '',")],
+    condition: 'SKIPPED: not because of a pending desired state',
+    edits: [
+      edit(RECONCILE, "applied, applied_version = '',", "applied, desired_version: applied_version = '',"),
+    ],
   },
   {
-    condition: 'take: a write that was sent again is mine',
-    edits: [edit(LEDGER, 'item?.holder === token', 'taken && item?.holder === token')],
-  },
-  {
-    condition: 'record: a write that was sent again changes nothing',
+    condition: 'acquire: a write that the SDK repeated is mine',
     edits: [
       edit(
         LEDGER,
-        'holder: token, until }, condition, signal);',
-        'holder: token, until }, condition.map((row) => either(row, heldBy(token))), signal);',
+        'if (item?.lease_token !== lease.lease_token',
+        'if (!written || item?.lease_token !== lease.lease_token',
+      ),
+    ],
+  },
+  {
+    condition: 'record: a write that the SDK repeated changes nothing',
+    edits: [
+      edit(
+        LEDGER,
+        '{ ...change, ...lease }, condition, signal);',
+        '{ ...change, ...lease }, condition.map((row) => either(row, leasedBy(lease.lease_token))), signal);',
       ),
     ],
     rare: true,
@@ -138,18 +150,18 @@ export const MUTANTS: readonly Mutant[] = [
     condition: 'a stuck operation is passed over',
     edits: [
       edit(
-        CONVERGE,
-        'const patience = () => ranOut + operationTimeout - Date.now();',
-        'const patience = () => 2 ** 30 + ranOut * 0 + operationTimeout * 0;',
+        RECONCILE,
+        'const patience = () => expiredAt + operationTimeout - Date.now();',
+        'const patience = () => 2 ** 30 + expiredAt * 0 + operationTimeout * 0;',
       ),
     ],
   },
   {
     condition: 'POST only inside the window',
-    edits: [edit(CONVERGE, 'performance.now() < lease.postUntil', 'lease.postUntil > 0')],
+    edits: [edit(RECONCILE, 'performance.now() < lease.postUntil', 'lease.postUntil > 0')],
   },
   {
-    condition: 'until covers the delay of a POST',
+    condition: 'lease_expires_at covers the delay of a POST',
     edits: [edit(LEDGER, 'POST_WINDOW + POST_DELAY + CLOCK_SKEW', 'POST_WINDOW')],
     rare: true,
   },
@@ -158,12 +170,12 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [edit(WORLD, 'const OPERATION_TIMEOUT = 60_000;', 'const OPERATION_TIMEOUT = 3_000;')],
   },
   {
-    condition: 'FAILED leaves the wish in place',
+    condition: 'FAILED leaves the desired state in place',
     edits: [
       edit(
         LEDGER,
         'last_error: error.slice(0, 1_000),',
-        'last_error: error.slice(0, 1_000), desired_key: null, desired: null,',
+        'last_error: error.slice(0, 1_000), desired_version: null, desired: null,',
       ),
     ],
   },

@@ -1,6 +1,6 @@
 /**
  * A world for the ledger's protocol in virtual time: a table, a Barman host, and the faults that both can have. What is
- * tested is the real ledger.ts, converge.ts, heartbeat.ts and pg-backup-api.ts; what is asked of them is checked here at
+ * tested is the real ledger.ts, recordAndReconcile.ts, heartbeat.ts and pg-backup-api.ts; what is asked of them is checked here at
  * each step.
  */
 
@@ -13,16 +13,16 @@ import {
   DeadlineExceeded,
   HttpError,
 } from '../../functions/config-switch/errors.ts';
-import type { Outcome } from '../../functions/config-switch/exit-code.ts';
+import type { Result } from '../../functions/config-switch/exit-code.ts';
 import { ExitCode } from '../../functions/config-switch/exit-code.ts';
-import {
-  type Course,
-  converge,
-  type Driver,
-  newCourse,
-} from '../../functions/config-switch/reconcile/converge.ts';
 import { beat, type HeartbeatOptions } from '../../functions/config-switch/reconcile/heartbeat.ts';
-import { Ledger, POST_DELAY, wishKey } from '../../functions/config-switch/reconcile/ledger.ts';
+import { Ledger, POST_DELAY, versionOf } from '../../functions/config-switch/reconcile/ledger.ts';
+import {
+  newProgress,
+  type Progress,
+  type ReconcileOptions,
+  recordAndReconcile,
+} from '../../functions/config-switch/reconcile/reconcile.ts';
 import type { Change, Condition, Item, Table } from '../../functions/config-switch/reconcile/table.ts';
 import { connect, type Request, type Response } from './network.ts';
 
@@ -30,16 +30,16 @@ const SERVER = 'main';
 /** P, and longer than any operation that ends takes here, ms. */
 const OPERATION_TIMEOUT = 60_000;
 const NEVER = new Promise<never>(() => {});
-/** What may become of a request. A POST that is lost, or late, looks to its sender as one whose answer is lost. */
+/** What may become of a request. A POST that is lost, or late, looks to its sender as one whose response is lost. */
 const POST_FAULTS = [
   'not connected',
   'lost',
-  'answer lost',
+  'response lost',
   'late',
   'refused for good',
   'unavailable',
 ] as const;
-const GET_FAULTS = ['not connected', 'answer lost', 'slow', 'not found', 'unavailable'] as const;
+const GET_FAULTS = ['not connected', 'response lost', 'slow', 'not found', 'unavailable'] as const;
 
 /** One delivery of an event. */
 export interface Delivery {
@@ -112,8 +112,8 @@ export class World {
   readonly random: () => number;
   #item: Item | undefined;
   readonly #operations = new Map<string, Operation>();
-  /** Who wrote the holder that is there. */
-  #holder = '';
+  /** Who wrote the lease_token that is there. */
+  #lease_token = '';
   /** The event that Barman is at; 0 before all. */
   #active = 0;
   /** The newest event that was answered DONE. */
@@ -142,63 +142,63 @@ export class World {
     return this.#recorded;
   }
 
-  /** One delivery: an invocation of the function, from the event to its answer. */
+  /** One delivery: an invocation of the function, from the event to its response. */
   async deliver(delivery: Delivery, name: string): Promise<void> {
     const instance = new Instance(this, name, delivery.crashAt);
     const start = Date.now();
     const { signal, clear } = deadline(delivery.time);
-    const course = newCourse();
-    const driver: Driver = {
+    const progress = newProgress();
+    const options: ReconcileOptions = {
       ledger: new Ledger(instance),
       api: instance.pgBackupApi(signal),
       signal,
       remaining: () => start + delivery.time - Date.now(),
       operationTimeout: OPERATION_TIMEOUT,
-      course,
+      progress,
     };
     const target = { model: String(delivery.event) };
     // A sender that repeats itself, and does not say how long ago it was, has another time.
     const known = this.#item?.events?.includes(`event-${delivery.event}`);
-    const key =
+    const version =
       delivery.repeats && known
-        ? wishKey(100_000 + Date.now(), `event-${delivery.event}`)
+        ? versionOf(100_000 + Date.now(), `event-${delivery.event}`)
         : keyOf(delivery.event);
     this.running += 1;
-    let outcome: Outcome | Error;
+    let result: Result | Error;
     try {
-      outcome = await Promise.race([
-        converge(driver, { server: SERVER, cluster: 'c', target, key }),
+      result = await Promise.race([
+        recordAndReconcile(options, { server: SERVER, cluster: 'c', target, version }),
         instance.died,
       ]);
     } catch (error) {
-      outcome = error as Error;
+      result = error as Error;
     } finally {
       clear();
       this.running -= 1;
     }
     if (instance.dead) return;
     if (Date.now() > start + delivery.time + 1) this.violate(`LATE: ${name} answered after its deadline`);
-    this.#answer(name, delivery.event, outcome, course);
+    this.#response(name, delivery.event, result, progress);
   }
 
-  #answer(name: string, event: number, outcome: Outcome | Error, course: Course): void {
-    if (course.recorded) this.#recorded = Math.max(this.#recorded, event);
+  #response(name: string, event: number, result: Result | Error, progress: Progress): void {
+    if (progress.recorded) this.#recorded = Math.max(this.#recorded, event);
     this.tell(
-      `${name} answers ${outcome instanceof Error ? `${outcome.name}: ${outcome.message}` : outcome.message}`,
+      `${name} answers ${result instanceof Error ? `${result.name}: ${result.message}` : result.message}`,
     );
-    if (outcome instanceof Error) {
-      if (!(outcome instanceof HttpError || outcome instanceof ConfigSwitchFailed)) {
-        this.violate(`UNFORESEEN: ${name}: ${outcome.stack}`);
+    if (result instanceof Error) {
+      if (!(result instanceof HttpError || result instanceof ConfigSwitchFailed)) {
+        this.violate(`UNFORESEEN: ${name}: ${result.stack}`);
       }
-      if (outcome instanceof Busy && this.#holder === name)
+      if (result instanceof Busy && this.#lease_token === name)
         this.violate(`SELF-BLOCK: ${name} waits for itself`);
       return;
     }
-    if (outcome.exitCode === ExitCode.CONFIG_SWITCH_DONE) {
+    if (result.exitCode === ExitCode.CONFIG_SWITCH_DONE) {
       if (this.#active < event)
         this.violate(`FALSE-DONE: ${name} for event ${event}, Barman is at ${this.#active}`);
       this.#answered = Math.max(this.#answered, event);
-    } else if (eventOf(this.#item?.applied_key) <= event) {
+    } else if (eventOf(this.#item?.applied_version) <= event) {
       this.violate(`SKIP-UNDONE: ${name} for event ${event}`);
     }
   }
@@ -215,7 +215,7 @@ export class World {
       signal,
       remaining: () => start + time - Date.now(),
       operationTimeout: OPERATION_TIMEOUT,
-      onDriven: (_, ended) => this.tell(`${name}: ${ended.message}`),
+      onReconciled: (_, ended) => this.tell(`${name}: ${ended.message}`),
     };
     this.running += 1;
     try {
@@ -239,17 +239,17 @@ export class World {
 
   write(change: Change, condition: Condition, writer: string): Item | undefined {
     if (!holds(this.#item, condition)) return undefined;
-    if (change.holder) this.#holder = writer;
+    if (change.lease_token) this.#lease_token = writer;
     if (
-      change.applied_key &&
-      eventOf(this.#item?.desired_key) > eventOf(change.applied_key) &&
+      change.applied_version &&
+      eventOf(this.#item?.desired_version) > eventOf(change.applied_version) &&
       change.attempts === null
     ) {
       this.violate(`ABANDONED: ${writer} has done with a newer wish there`);
     }
     this.#item = changed(this.#item, SERVER, change);
-    this.#recorded = Math.max(this.#recorded, eventOf(this.#item.desired_key));
-    if (this.#item.applied_key !== undefined && eventOf(this.#item.applied_key) > this.#active) {
+    this.#recorded = Math.max(this.#recorded, eventOf(this.#item.desired_version));
+    if (this.#item.applied_version !== undefined && eventOf(this.#item.applied_version) > this.#active) {
       this.violate(`LEDGER-LIES: it says ${this.#item.applied}, Barman is at ${this.#active}`);
     }
     return this.#item;
@@ -284,7 +284,7 @@ export class World {
     if (this.#operations.has(id)) return { status: 500, json: { error: 'Internal Server Error' } };
     const running = [...this.#operations.values()].find(({ state }) => state === 'IN_PROGRESS');
     if (running) this.violate(`OVERLAP: ${sender} begins ${event} while ${running.event} is running`);
-    const applied = eventOf(this.#item?.applied_key);
+    const applied = eventOf(this.#item?.applied_version);
     if (event <= applied) this.violate(`OLD-POST: ${sender} begins ${event}, and ${applied} is applied`);
     const operation: Operation = { event, state: 'IN_PROGRESS' };
     this.#operations.set(id, operation);
@@ -391,7 +391,7 @@ class Instance implements Table, ConnectionSource {
     condition: Condition,
     signal: AbortSignal,
   ): Promise<Item | undefined> {
-    // An answer that was late or lost: the SDK sends the write again, and meanwhile others write.
+    // A response that was late or lost: the SDK sends the write again, and meanwhile others write.
     const twice = this.#world.faulty() && this.#world.pick([true, false]);
     const write = () => this.#world.write(change, condition, this.name);
     if (twice) await this.step(signal, write, this.#world.between(1, 2_500));
@@ -444,7 +444,7 @@ class Instance implements Table, ConnectionSource {
         throw networkError('ECONNREFUSED');
       default:
         await this.step(signal, () => {
-          if (fate === 'answer lost') serve();
+          if (fate === 'response lost') serve();
           if (fate === 'late') setTimeout(serve, world.between(0, POST_DELAY - 200));
         });
         throw networkError('ECONNRESET');
@@ -462,7 +462,7 @@ class Instance implements Table, ConnectionSource {
         this.#world.faulty() ? this.#world.between(500, 3_000) : undefined,
       );
     } catch (error) {
-      throw signal.aborted ? new DeadlineExceeded('no answer of the ledger') : error;
+      throw signal.aborted ? new DeadlineExceeded('no response of the ledger') : error;
     }
   }
 }
@@ -474,11 +474,11 @@ function networkError(code: string): Error {
 
 /** The keys sort as the events. */
 function keyOf(event: number): string {
-  return wishKey(event * 1_000, `event-${event}`);
+  return versionOf(event * 1_000, `event-${event}`);
 }
 
-function eventOf(key: string | undefined): number {
-  return key === undefined ? 0 : Number(key.split('#event-')[1]);
+function eventOf(version: string | undefined): number {
+  return version === undefined ? 0 : Number(version.split('#event-')[1]);
 }
 
 function after(ms: number): Promise<void> {

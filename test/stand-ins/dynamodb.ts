@@ -1,12 +1,12 @@
-/** DynamoDB as dynalite has it, in memory, on a free port of loopback. */
+/** DynamoDB as dynalite has it, in memory, on a noLease port of loopback. */
 
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import { CreateTableCommand, DynamoDBClient, waitUntilTableExists } from '@aws-sdk/client-dynamodb';
 import dynalite from 'dynalite';
 import { listen } from './server.ts';
 
-/** What DynamoDB does instead of answering; or, for "lose answer", after it did what it was asked. */
-export type DynamoDbFault = 'access denied' | 'throttling' | 'internal' | 'stall' | 'reset' | 'lose answer';
+/** What DynamoDB does instead of answering; or, for "lose response", after it did what it was asked. */
+export type DynamoDbFault = 'access denied' | 'throttling' | 'internal' | 'stall' | 'reset' | 'lose response';
 
 const ERRORS: Partial<Record<DynamoDbFault, { status: number; type: string }>> = {
   'access denied': { status: 400, type: 'AccessDeniedException' },
@@ -26,7 +26,7 @@ export interface DynamoDb {
 
 export async function startDynamoDb(): Promise<DynamoDb> {
   const dynamo = dynalite({ createTableMs: 0 });
-  const answer = (request: IncomingMessage, response: ServerResponse) => {
+  const response = (request: IncomingMessage, response: ServerResponse) => {
     const fault = standIn.fault?.(String(request.headers['x-amz-target']).replace(/.*\./, ''));
     const error = fault && ERRORS[fault];
     if (error) {
@@ -38,11 +38,11 @@ export async function startDynamoDb(): Promise<DynamoDb> {
     } else if (fault === 'reset') {
       request.socket.resetAndDestroy();
     } else if (fault !== 'stall') {
-      if (fault === 'lose answer') response.end = () => response.destroy();
+      if (fault === 'lose response') response.end = () => response.destroy();
       dynamo.emit('request', request, response);
     }
   };
-  const server = await listen(createServer(answer));
+  const server = await listen(createServer(response));
   const url = `http://127.0.0.1:${server.port}`;
   const client = new DynamoDBClient({
     endpoint: url,

@@ -5,8 +5,8 @@ import { changed, holds } from '../model/world.ts';
 
 export class MemoryTable implements Table {
   item: Item | undefined;
-  /** The answer to the next write is lost; what it wrote is not. */
-  loseAnswer = false;
+  /** The response to the next write is lost; what it wrote is not. */
+  loseResponse = false;
   reads = 0;
   writes = 0;
 
@@ -19,8 +19,8 @@ export class MemoryTable implements Table {
     this.writes += 1;
     if (!holds(this.item, condition)) return undefined;
     this.item = changed(this.item, server, change);
-    if (!this.loseAnswer) return this.item;
-    this.loseAnswer = false;
+    if (!this.loseResponse) return this.item;
+    this.loseResponse = false;
     return undefined;
   }
 

@@ -31,8 +31,8 @@ export type Fault =
   | { readonly kind: 'redirect'; readonly location: string }
   | { readonly kind: 'status'; readonly status: number; readonly body?: string }
   | { readonly kind: 'body'; readonly body: string }
-  /** It is done, but its answer does not arrive. */
-  | { readonly kind: 'lose answer' };
+  /** It is done, but its response does not arrive. */
+  | { readonly kind: 'lose response' };
 
 export interface Operation {
   readonly id: string;
@@ -50,7 +50,7 @@ export interface SeenRequest {
   readonly headers: IncomingMessage['headers'];
   readonly at: number;
   /** What pg-backup-api answered, whether or not it arrived. */
-  answer?: Answer;
+  response?: Response;
 }
 
 export interface PgBackupApiOptions {
@@ -79,7 +79,7 @@ interface BarmanServer {
   readonly operations: Map<string, Operation>;
 }
 
-export interface Answer {
+export interface Response {
   readonly status: number;
   readonly type: 'application/json' | 'text/html; charset=utf-8';
   readonly body: string;
@@ -230,29 +230,29 @@ export class PgBackupApiStandIn {
         return send(response, json(200, JSON.stringify('x'.repeat(fault.bytes))));
     }
 
-    const answer = await this.#work(seen);
-    seen.answer = answer;
+    const result = await this.#work(seen);
+    seen.response = result;
     switch (fault?.kind) {
-      case 'lose answer':
+      case 'lose response':
         request.socket.destroy();
         return;
       case 'truncate':
       case 'stall body':
-        response.writeHead(answer.status, {
-          'content-type': answer.type,
-          'content-length': answer.body.length,
+        response.writeHead(result.status, {
+          'content-type': result.type,
+          'content-length': result.body.length,
         });
-        response.write(answer.body.slice(0, answer.body.length / 2), () => {
+        response.write(result.body.slice(0, result.body.length / 2), () => {
           if (fault.kind === 'truncate') request.socket.destroy();
         });
         return;
       default:
-        send(response, answer);
+        send(response, result);
     }
   }
 
   /** One synchronous worker: requests wait for one another. */
-  #work(request: SeenRequest): Promise<Answer> {
+  #work(request: SeenRequest): Promise<Response> {
     this.#queue += 1;
     this.longestQueue = Math.max(this.longestQueue, this.#queue);
     const turn = this.#worker.then(async () => {
@@ -268,7 +268,7 @@ export class PgBackupApiStandIn {
     return turn;
   }
 
-  #route({ method, path, body }: SeenRequest): Answer {
+  #route({ method, path, body }: SeenRequest): Response {
     const prefix = this.#options.prefix ?? '';
     if (!path.startsWith(`${prefix}/`)) return json(404, { error: NOT_FOUND });
     const segments = path
@@ -295,7 +295,7 @@ export class PgBackupApiStandIn {
     return json(404, { error: NOT_FOUND });
   }
 
-  #create(name: string, server: BarmanServer | undefined, body: string): Answer {
+  #create(name: string, server: BarmanServer | undefined, body: string): Response {
     let order: Record<string, unknown>;
     try {
       order = JSON.parse(body) as Record<string, unknown>;
@@ -381,7 +381,7 @@ export class PgBackupApiStandIn {
 const NOT_FOUND =
   '404 Not Found: The requested URL was not found on the server. If you entered the URL manually please check your spelling and try again.';
 
-function operationStatus(name: string, server: BarmanServer | undefined, id: string): Answer {
+function operationStatus(name: string, server: BarmanServer | undefined, id: string): Response {
   if (!server) return json(404, { error: `404 Not Found: No barman config found for '${name}'.` });
   const operation = server.operations.get(id);
   if (!operation) return json(404, { error: '404 Not Found: Resource not found' });
@@ -396,7 +396,7 @@ function operationId(now: Date): string {
     .replace(/[-:]/g, '');
 }
 
-function json(status: number, body: object | string): Answer {
+function json(status: number, body: object | string): Response {
   return {
     status,
     type: 'application/json',
@@ -405,7 +405,7 @@ function json(status: number, body: object | string): Answer {
 }
 
 /** Flask's error page. */
-function page(status: number, title = 'Internal Server Error', text = INTERNAL): Answer {
+function page(status: number, title = 'Internal Server Error', text = INTERNAL): Response {
   const body = `<!doctype html>\n<html lang=en>\n<title>${status} ${title}</title>\n<h1>${title}</h1>\n<p>${text}</p>\n`;
   return { status, type: 'text/html; charset=utf-8', body };
 }
@@ -413,6 +413,6 @@ function page(status: number, title = 'Internal Server Error', text = INTERNAL):
 const INTERNAL =
   'The server encountered an internal error and was unable to complete your request. Either the server is overloaded or there is an error in the application.';
 
-function send(response: ServerResponse, { status, type, body }: Answer): void {
+function send(response: ServerResponse, { status, type, body }: Response): void {
   response.writeHead(status, { 'content-type': type, 'content-length': Buffer.byteLength(body) }).end(body);
 }

@@ -22,10 +22,10 @@ const TIMEOUT = 29_000;
 export async function startRuntimeApi(): Promise<RuntimeApi> {
   const ready = Promise.withResolvers<void>();
   let waiting = Promise.withResolvers<object>();
-  let answer = Promise.withResolvers<unknown>();
+  let result = Promise.withResolvers<unknown>();
   let count = 0;
   const fail = (error: Error) => {
-    for (const { promise, reject } of [ready, answer]) {
+    for (const { promise, reject } of [ready, result]) {
       promise.catch(() => {});
       reject(error);
     }
@@ -50,7 +50,7 @@ export async function startRuntimeApi(): Promise<RuntimeApi> {
       }
       response.writeHead(202, { 'content-type': 'application/json' }).end('{"status":"OK"}');
       if (path.endsWith('/response')) {
-        answer.resolve(JSON.parse(body));
+        result.resolve(JSON.parse(body));
       } else {
         fail(new Error(`the function failed: ${path} ${body}`));
       }
@@ -60,9 +60,9 @@ export async function startRuntimeApi(): Promise<RuntimeApi> {
     address: `127.0.0.1:${server.port}`,
     ready: () => ready.promise,
     invoke: (event) => {
-      answer = Promise.withResolvers();
+      result = Promise.withResolvers();
       waiting.resolve(event);
-      return answer.promise;
+      return result.promise;
     },
     fail,
     close: () => server.close(),

@@ -31,7 +31,7 @@ export class SsmStandIn {
 
   static async start(): Promise<SsmStandIn> {
     const server: Server = createServer((request, response) => {
-      void standIn.#answer(request, response);
+      void standIn.#response(request, response);
     });
     const standIn: SsmStandIn = new SsmStandIn(await listen(server));
     return standIn;
@@ -59,7 +59,7 @@ export class SsmStandIn {
     return this.#server.close();
   }
 
-  async #answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
+  async #response(request: IncomingMessage, response: ServerResponse): Promise<void> {
     const operation = String(request.headers['x-amz-target']).replace('AmazonSSM.', '');
     const input = JSON.parse((await readBody(request)) || '{}') as {
       Path?: string;

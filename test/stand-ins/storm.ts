@@ -2,7 +2,7 @@
 
 import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { Answer } from '../../functions/config-switch/event/response.ts';
+import type { ResponseBody } from '../../functions/config-switch/event/response.ts';
 import type { BarmanHost } from './barman-host.ts';
 import type { PgBackupApiOptions } from './pg-backup-api.ts';
 import { httpEvent, signedHeaders } from './webhook.ts';
@@ -82,9 +82,9 @@ export async function storm(host: BarmanHost, send: (event: object) => Promise<u
         age_ms: Date.now() - time,
       });
       const event = httpEvent(body, signedHeaders(host.webhookSecret, body, { id }));
-      const answer = JSON.parse(((await send(event)) as { body: string }).body) as Answer;
+      const response = JSON.parse(((await send(event)) as { body: string }).body) as ResponseBody;
       // As the callback: what is not recorded is sent again.
-      if (answer.recorded || answer.exit_code === 1) return;
+      if (response.recorded || response.exit_code === 1) return;
       await sleep(100);
     }
   };

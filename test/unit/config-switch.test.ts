@@ -9,8 +9,8 @@ import {
 import { ConfigSwitchFailed, HttpError } from '../../functions/config-switch/errors.ts';
 import { parseRoleChange } from '../../functions/config-switch/event/payload.ts';
 import { ExitCode, exitStatus } from '../../functions/config-switch/exit-code.ts';
-import { newCourse } from '../../functions/config-switch/reconcile/converge.ts';
-import { Ledger, wishKey } from '../../functions/config-switch/reconcile/ledger.ts';
+import { Ledger, versionOf } from '../../functions/config-switch/reconcile/ledger.ts';
+import { newProgress } from '../../functions/config-switch/reconcile/reconcile.ts';
 import { MemoryTable } from '../stand-ins/memory-table.ts';
 
 describe('shouldSkipSwitch', () => {
@@ -88,24 +88,24 @@ describe('runBarmanConfigSwitch', () => {
         return 'id';
       },
       waitForOperation: async () => 'DONE' as const,
-      settle: async () => {},
+      waitForRecentOperations: async () => {},
     };
-    const driver = {
+    const options = {
       api,
       ledger: new Ledger(table),
       signal: new AbortController().signal,
       remaining: () => 28_500,
       operationTimeout: 60_000,
-      course: newCourse(),
+      progress: newProgress(),
     };
     const args = parseRoleChange({ ...REQUIRED, ...change });
-    const outcome = await runBarmanConfigSwitch(driver, args, wishKey(0, 'event'));
-    return { outcome, targets, item: table.item };
+    const result = await runBarmanConfigSwitch(options, args, versionOf(0, 'event'));
+    return { result, targets, item: table.item };
   };
 
   test('skips before it looks at model and reset', async () => {
-    const { outcome, item } = await run({ role: 'replica' });
-    expect(outcome).toEqual({
+    const { result, item } = await run({ role: 'replica' });
+    expect(result).toEqual({
       exitCode: 1,
       message: 'nothing to switch: role "replica" does not match switch_when "promoted"',
     });
@@ -113,14 +113,18 @@ describe('runBarmanConfigSwitch', () => {
   });
 
   test('records and switches', async () => {
-    const { outcome, targets, item } = await run({ barman_model: 'm' });
-    expect(outcome).toEqual({
+    const { result, targets, item } = await run({ barman_model: 'm' });
+    expect(result).toEqual({
       exitCode: 0,
       message: 'Barman server main now uses model m',
       operationId: 'id',
     });
     expect(targets).toEqual([{ model: 'm' }]);
-    expect(item).toMatchObject({ cluster: 'main', desired_key: wishKey(0, 'event'), applied: 'model m' });
+    expect(item).toMatchObject({
+      cluster: 'main',
+      desired_version: versionOf(0, 'event'),
+      applied: 'model m',
+    });
     expect((await run({ reset: true })).targets).toEqual([{ reset: true }]);
   });
 
@@ -177,9 +181,9 @@ describe('runBarmanConfigSwitch', () => {
       barman(named(1)),
     ],
   ])('rehearses: %s', async (words, change, diagnosis) => {
-    const { outcome, item } = await run({ ...change, dry_run: true }, diagnosis);
+    const { result, item } = await run({ ...change, dry_run: true }, diagnosis);
     expect(item).toBeUndefined();
-    expect(outcome).toEqual({
+    expect(result).toEqual({
       exitCode: 1,
       message: `dry run: ${words}`,
     });

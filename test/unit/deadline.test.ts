@@ -5,10 +5,10 @@ import { DeadlineExceeded } from '../../functions/config-switch/errors.ts';
 
 describe('the time to the deadline', () => {
   test.each([
-    ['what Lambda leaves, less the time for the answer', 29_000, undefined, 27_500],
+    ['what Lambda leaves, less the time for the response', 29_000, undefined, 27_500],
     ["what is left of API Gateway's 30 s, if that is less", 29_000, -2_000, 26_500],
     ['what Lambda leaves, if that is less', 5_000, -2_000, 3_500],
-    ['nothing, if Lambda leaves less than the answer takes', 1_000, undefined, 0],
+    ['nothing, if Lambda leaves less than the response takes', 1_000, undefined, 0],
     ['nothing, if the request is older than 30 s', 29_000, -31_000, 0],
   ])('is %s', (_, remaining, age, expected) => {
     const now = 1_795_000_000_000;

@@ -1,14 +1,14 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { parseTarget, targetText } from '../../functions/config-switch/barman/target.ts';
 import {
+  type DesiredState,
   eventIdOf,
-  isBehind,
   isLeased,
+  isPending,
   Ledger,
-  type Wish,
-  wishKey,
+  versionOf,
 } from '../../functions/config-switch/reconcile/ledger.ts';
-import type { Item, Wished } from '../../functions/config-switch/reconcile/table.ts';
+import type { Item, RecordedItem } from '../../functions/config-switch/reconcile/table.ts';
 import { MemoryTable } from '../stand-ins/memory-table.ts';
 
 const NOW = Date.parse('2026-11-23T06:10:00.000Z');
@@ -26,27 +26,31 @@ afterEach(() => {
   vi.useRealTimers();
 });
 
-const wish = (ms: number, id: string, target: Wish['target'] = { model: `m-${id}` }): Wish => ({
+const desired = (
+  ms: number,
+  id: string,
+  target: DesiredState['target'] = { model: `m-${id}` },
+): DesiredState => ({
   server: 'main',
   cluster: 'patroni',
   target,
-  key: wishKey(NOW + ms, id),
+  version: versionOf(NOW + ms, id),
 });
 /** Takes the lease with a new wish. */
 async function lease(ms: number, id: string) {
-  const taken = await ledger.recordAndTake(wish(ms, id), signal);
+  const taken = await ledger.recordAndAcquire(desired(ms, id), signal);
   if (!taken) throw new Error('not taken');
   return taken;
 }
 
-describe('a key', () => {
+describe('a version', () => {
   test('is the time of the event in UTC, to the ms, and its id', () => {
-    expect(wishKey(NOW, 'msg#1')).toBe('2026-11-23T06:10:00.000Z#msg#1');
-    expect(eventIdOf(wishKey(NOW, 'msg#1'))).toBe('msg#1');
+    expect(versionOf(NOW, 'msg#1')).toBe('2026-11-23T06:10:00.000Z#msg#1');
+    expect(eventIdOf(versionOf(NOW, 'msg#1'))).toBe('msg#1');
   });
 
   test('says what is newer', () => {
-    expect(wishKey(NOW + 1, 'a') > wishKey(NOW, 'b')).toBe(true);
+    expect(versionOf(NOW + 1, 'a') > versionOf(NOW, 'b')).toBe(true);
   });
 });
 
@@ -64,20 +68,20 @@ describe('a target', () => {
 describe('an item', () => {
   test.each([
     [{}, false],
-    [{ desired: 'model m', desired_key: 'b' }, true],
-    [{ desired: 'model m', desired_key: 'b', applied_key: 'a' }, true],
-    [{ desired: 'model m', desired_key: 'b', applied_key: 'b' }, false],
-    [{ desired: 'model m', desired_key: 'b', applied_key: 'c' }, false],
+    [{ desired: 'model m', desired_version: 'b' }, true],
+    [{ desired: 'model m', desired_version: 'b', applied_version: 'a' }, true],
+    [{ desired: 'model m', desired_version: 'b', applied_version: 'b' }, false],
+    [{ desired: 'model m', desired_version: 'b', applied_version: 'c' }, false],
   ])('%j is behind: %s', (item, behind) => {
-    expect(isBehind({ barman_server: 'main', ...item })).toBe(behind);
+    expect(isPending({ barman_server: 'main', ...item })).toBe(behind);
   });
 
   test.each([
     [{}, false],
-    [{ holder: 'me' }, false],
-    [{ until: at(1) }, false],
-    [{ holder: 'me', until: at(1) }, true],
-    [{ holder: 'me', until: at(0) }, false],
+    [{ lease_token: 'me' }, false],
+    [{ lease_expires_at: at(1) }, false],
+    [{ lease_token: 'me', lease_expires_at: at(1) }, true],
+    [{ lease_token: 'me', lease_expires_at: at(0) }, false],
   ])('%j is leased: %s', (item, leased) => {
     expect(isLeased({ barman_server: 'main', ...item })).toBe(leased);
   });
@@ -87,27 +91,27 @@ describe('record', () => {
   test('writes the wish, and starts afresh', async () => {
     table.item = {
       barman_server: 'main',
-      desired_key: wishKey(NOW - 9, 'old'),
+      desired_version: versionOf(NOW - 9, 'old'),
       events: ['old'],
       attempts: 3,
       next_attempt_at: at(9),
       last_error: 'no',
       parked: true,
     };
-    expect(await ledger.record(wish(0, 'a'), signal)).toBe(true);
+    expect(await ledger.record(desired(0, 'a'), signal)).toBe(true);
     expect(table.item).toEqual({
       barman_server: 'main',
       cluster: 'patroni',
       desired: 'model m-a',
-      desired_key: wishKey(NOW, 'a'),
+      desired_version: versionOf(NOW, 'a'),
       events: ['a', 'old'],
       recorded_at: at(0),
     });
   });
 
   test('leaves a newer wish alone, and one that it knows', async () => {
-    await ledger.record(wish(5, 'b'), signal);
-    for (const known of [wish(5, 'b'), wish(4, 'a'), wish(9, 'b')]) {
+    await ledger.record(desired(5, 'b'), signal);
+    for (const known of [desired(5, 'b'), desired(4, 'a'), desired(9, 'b')]) {
       expect(await ledger.record(known, signal)).toBe(false);
     }
     expect(table.item?.desired).toBe('model m-b');
@@ -118,50 +122,50 @@ describe('the lease', () => {
   test('is taken with the wish in one write, where nobody has it', async () => {
     const { token, item, postUntil } = await lease(0, 'a');
     expect(item).toEqual(table.item);
-    expect(item).toMatchObject({ holder: token, until: at(14_000), desired: 'model m-a' });
+    expect(item).toMatchObject({ lease_token: token, lease_expires_at: at(14_000), desired: 'model m-a' });
     expect(postUntil).toBe(performance.now() + 8_000);
     expect([table.writes, table.reads]).toEqual([1, 0]);
-    expect(await ledger.recordAndTake(wish(1, 'b'), signal)).toBeUndefined();
+    expect(await ledger.recordAndAcquire(desired(1, 'b'), signal)).toBeUndefined();
     expect(table.item?.desired, 'nothing is written then').toBe('model m-a');
   });
 
   test('is not taken from the operator', async () => {
-    table.item = { barman_server: 'main', held: true };
-    expect(await ledger.recordAndTake(wish(0, 'a'), signal)).toBeUndefined();
-    expect(await ledger.take('main', wish(0, 'a').key, undefined, signal)).toBeUndefined();
+    table.item = { barman_server: 'main', paused: true };
+    expect(await ledger.recordAndAcquire(desired(0, 'a'), signal)).toBeUndefined();
+    expect(await ledger.acquire('main', desired(0, 'a').version, undefined, signal)).toBeUndefined();
   });
 
-  test('is ours where the answer to the write was lost', async () => {
-    table.loseAnswer = true;
+  test('is ours where the response to the write was lost', async () => {
+    table.loseResponse = true;
     const { token, item, postUntil } = await lease(0, 'a');
-    expect(item).toMatchObject({ holder: token, desired: 'model m-a' });
+    expect(item).toMatchObject({ lease_token: token, desired: 'model m-a' });
     expect(postUntil).toBe(performance.now() + 8_000);
   });
 
-  test('is renewed, taken over from who was settled, and from nobody else', async () => {
+  test('is renewed, taken over from who was waitedFor, and from nobody else', async () => {
     const { token } = await lease(0, 'a');
-    const { key } = wish(0, 'a');
-    expect(await ledger.take('main', key, undefined, signal)).toBeUndefined();
-    expect(await ledger.take('main', key, 'somebody', signal)).toBeUndefined();
-    const renewed = await ledger.take('main', key, token, signal, { overtaken: true });
+    const { version } = desired(0, 'a');
+    expect(await ledger.acquire('main', version, undefined, signal)).toBeUndefined();
+    expect(await ledger.acquire('main', version, 'another', signal)).toBeUndefined();
+    const renewed = await ledger.acquire('main', version, token, signal, { passed_over: true });
     expect(renewed?.token).not.toBe(token);
-    expect(table.item).toMatchObject({ holder: renewed?.token, overtaken: true });
+    expect(table.item).toMatchObject({ lease_token: renewed?.token, passed_over: true });
   });
 
   test('is not taken for what is applied, or older than that', async () => {
-    await ledger.record(wish(6, 'c'), signal);
-    table.item = { ...(table.item as Item), applied_key: wish(5, 'b').key };
-    for (const old of [wish(5, 'b'), wish(4, 'a')]) {
-      expect(await ledger.take('main', old.key, undefined, signal)).toBeUndefined();
+    await ledger.record(desired(6, 'c'), signal);
+    table.item = { ...(table.item as Item), applied_version: desired(5, 'b').version };
+    for (const old of [desired(5, 'b'), desired(4, 'a')]) {
+      expect(await ledger.acquire('main', old.version, undefined, signal)).toBeUndefined();
     }
-    expect(await ledger.take('main', wish(6, 'c').key, undefined, signal)).toBeDefined();
+    expect(await ledger.acquire('main', desired(6, 'c').version, undefined, signal)).toBeDefined();
   });
 });
 
 describe('the result', () => {
   const applied = {
     applied: 'model m-a',
-    applied_key: wishKey(NOW, 'a'),
+    applied_version: versionOf(NOW, 'a'),
     operation_id: 'op',
     applied_at: at(0),
   };
@@ -176,12 +180,12 @@ describe('the result', () => {
       parked: true,
       events: Array.from({ length: 12 }, (_, index) => `e${index}`),
     };
-    expect(await ledger.result(taken, 'op', true, signal)).toEqual({ lease: 'released' });
+    expect(await ledger.complete(taken, 'op', true, signal)).toEqual({ lease: 'released' });
     expect(table.item).toEqual({
       barman_server: 'main',
       cluster: 'patroni',
       desired: 'model m-a',
-      desired_key: wishKey(NOW, 'a'),
+      desired_version: versionOf(NOW, 'a'),
       recorded_at: at(0),
       events: Array.from({ length: 10 }, (_, index) => `e${index}`),
       ...applied,
@@ -190,39 +194,41 @@ describe('the result', () => {
 
   test('keeps the lease, renewed, for a newer wish; or leaves that to others', async () => {
     const taken = await lease(0, 'a');
-    await ledger.record(wish(1, 'b'), signal);
-    const next = await ledger.result(taken, 'op', true, signal);
+    await ledger.record(desired(1, 'b'), signal);
+    const next = await ledger.complete(taken, 'op', true, signal);
     if (next.lease !== 'renewed') throw new Error(`the lease is ${next.lease}`);
-    expect(next.renewed).toMatchObject({ item: { ...applied, desired: 'model m-b', until: at(14_000) } });
+    expect(next.renewed).toMatchObject({
+      item: { ...applied, desired: 'model m-b', lease_expires_at: at(14_000) },
+    });
     const { token } = next.renewed;
     expect(token).not.toBe(taken.token);
-    expect(table.item?.holder).toBe(token);
+    expect(table.item?.lease_token).toBe(token);
 
-    await ledger.record(wish(2, 'c'), signal);
-    const left = { token, item: table.item as Wished, postUntil: 0 };
+    await ledger.record(desired(2, 'c'), signal);
+    const left = { token, item: table.item as RecordedItem, postUntil: 0 };
     expect(
-      await ledger.result(
-        { ...left, item: { ...left.item, desired_key: wish(1, 'b').key } },
+      await ledger.complete(
+        { ...left, item: { ...left.item, desired_version: desired(1, 'b').version } },
         'op2',
         false,
         signal,
       ),
     ).toEqual({ lease: 'released' });
     expect(table.item).toMatchObject({
-      applied_key: wish(1, 'b').key,
+      applied_version: desired(1, 'b').version,
       desired: 'model m-c',
       operation_id: 'op2',
     });
-    expect(table.item).not.toHaveProperty('holder');
-    expect(table.item).not.toHaveProperty('until');
+    expect(table.item).not.toHaveProperty('lease_token');
+    expect(table.item).not.toHaveProperty('lease_expires_at');
   });
 
   test.each([true, false])('is not written once the lease is lost (going on: %s)', async (goOn) => {
     const taken = await lease(0, 'a');
-    table.item = { ...(table.item as Item), holder: 'somebody' };
-    expect(await ledger.result(taken, 'op', goOn, signal)).toEqual({ lease: 'lost' });
-    expect(table.item).not.toHaveProperty('applied_key');
-    expect(table.item?.holder).toBe('somebody');
+    table.item = { ...(table.item as Item), lease_token: 'another' };
+    expect(await ledger.complete(taken, 'op', goOn, signal)).toEqual({ lease: 'lost' });
+    expect(table.item).not.toHaveProperty('applied_version');
+    expect(table.item?.lease_token).toBe('another');
   });
 });
 
@@ -243,22 +249,22 @@ describe('a failure', () => {
       next_attempt_at: at(pause),
       last_error: 'x'.repeat(1_000),
     });
-    expect(table.item).not.toHaveProperty('holder');
-    expect(table.item).not.toHaveProperty('until');
+    expect(table.item).not.toHaveProperty('lease_token');
+    expect(table.item).not.toHaveProperty('lease_expires_at');
   });
 
   test('is none of a newer wish', async () => {
     const taken = await lease(0, 'a');
-    await ledger.record(wish(1, 'b'), signal);
+    await ledger.record(desired(1, 'b'), signal);
     await ledger.release(taken, 'no', signal);
-    for (const name of ['holder', 'until', 'attempts', 'next_attempt_at', 'last_error']) {
+    for (const name of ['lease_token', 'lease_expires_at', 'attempts', 'next_attempt_at', 'last_error']) {
       expect(table.item).not.toHaveProperty(name);
     }
   });
 
   test('of who lost the lease changes nothing', async () => {
     const taken = await lease(0, 'a');
-    const before = { ...(table.item as Item), holder: 'somebody' };
+    const before = { ...(table.item as Item), lease_token: 'another' };
     table.item = before;
     await ledger.release(taken, 'no', signal);
     expect(table.item).toEqual(before);
@@ -267,7 +273,7 @@ describe('a failure', () => {
 
 describe('the operator', () => {
   test('is not told of a server that is not there', async () => {
-    expect(await ledger.hold('main', true, signal)).toBeUndefined();
+    expect(await ledger.pause('main', signal)).toBeUndefined();
     expect(await ledger.retry('main', signal)).toBeUndefined();
     expect(table.item).toBeUndefined();
     expect(await ledger.all(signal)).toEqual([]);
@@ -276,44 +282,47 @@ describe('the operator', () => {
 
   test('holds and releases a server, which is tried at once then', async () => {
     table.item = { barman_server: 'main', next_attempt_at: at(9) };
-    expect(await ledger.hold('main', true, signal)).toEqual({ barman_server: 'main', held: true });
-    expect(await ledger.hold('main', false, signal)).toEqual({ barman_server: 'main' });
+    expect(await ledger.pause('main', signal)).toEqual({ barman_server: 'main', paused: true });
+    expect(await ledger.resume('main', signal)).toEqual({ barman_server: 'main' });
   });
 
   test('has a wish tried again, also a parked one', async () => {
     table.item = {
       barman_server: 'main',
-      desired_key: 'k',
+      desired_version: 'k',
       recorded_at: at(-9),
       attempts: 4,
       next_attempt_at: at(9),
     };
-    expect(await ledger.park({ barman_server: 'main', desired_key: 'other' }, signal)).toBe(false);
-    expect(await ledger.park({ barman_server: 'main', desired_key: 'k' }, signal)).toBe(true);
+    expect(await ledger.park({ barman_server: 'main', desired_version: 'other' }, signal)).toBe(false);
+    expect(await ledger.park({ barman_server: 'main', desired_version: 'k' }, signal)).toBe(true);
     expect(table.item).toMatchObject({ parked: true });
     expect(await ledger.retry('main', signal)).toEqual({
       barman_server: 'main',
-      desired_key: 'k',
+      desired_version: 'k',
       recorded_at: at(0),
     });
   });
 });
 
 describe('a comparison with what is active', () => {
-  const item: Item = { barman_server: 'main', applied: 'reset', applied_key: 'k', overtaken: true };
+  const item: Item = { barman_server: 'main', applied: 'reset', applied_version: 'k', passed_over: true };
 
   test.each([
     [true, { barman_server: 'main', applied: 'reset' }],
-    [false, { barman_server: 'main', applied: 'reset', applied_key: 'k' }],
+    [false, { barman_server: 'main', applied: 'reset', applied_version: 'k' }],
   ])('has it applied again (%s)', async (again, after) => {
     table.item = item;
     await ledger.compared('main', 'k', again, signal);
     expect(table.item).toEqual(after);
   });
 
-  test.each([{ holder: 'somebody' }, { applied_key: 'l' }])('is void once there is %j', async (change) => {
-    table.item = { ...item, ...change };
-    await ledger.compared('main', 'k', true, signal);
-    expect(table.item).toEqual({ ...item, ...change });
-  });
+  test.each([{ lease_token: 'another' }, { applied_version: 'l' }])(
+    'is void once there is %j',
+    async (change) => {
+      table.item = { ...item, ...change };
+      await ledger.compared('main', 'k', true, signal);
+      expect(table.item).toEqual({ ...item, ...change });
+    },
+  );
 });

@@ -1,4 +1,4 @@
-/** pg-backup-api in virtual time, undici in place of a network: when each request is sent, and what is made of its answer. */
+/** pg-backup-api in virtual time, undici in place of a network: when each request is sent, and what is made of its response. */
 
 import type { SecureContext } from 'node:tls';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
@@ -245,7 +245,7 @@ describe('a request', () => {
   });
 });
 
-describe('an answer', () => {
+describe('a response', () => {
   const message = async (reply: Reply) => {
     net.reply = () => reply;
     const ended = await end(
@@ -280,7 +280,7 @@ describe('an answer', () => {
     const api = start({ maxRetries: 1 });
     expect(await end(create(api))).toMatchObject({
       name: 'HttpError',
-      message: `pg-backup-api did not answer within 12 s${BEGUN}`,
+      message: `pg-backup-api did not response within 12 s${BEGUN}`,
       cause: expect.any(RequestFailure),
     });
     expect(net.sent[0]?.signal.aborted).toBe(true);
@@ -500,7 +500,7 @@ describe('a POST', () => {
     const api = start({ maxRetries: 2 });
     expect(await end(create(api))).toMatchObject({
       message:
-        'pg-backup-api did not answer: the connection was reset (ECONNRESET) (2 attempts); ' +
+        'pg-backup-api did not response: the connection was reset (ECONNRESET) (2 attempts); ' +
         'a switch may have begun all the same',
     });
     expect(guard.inDoubt).toBe(true);
@@ -513,7 +513,7 @@ describe('a POST', () => {
     expect(ended).toMatchObject({
       reason: 'error',
       message:
-        'pg-backup-api did not answer: the connection was reset (ECONNRESET); then pg-backup-api answered 400',
+        'pg-backup-api did not response: the connection was reset (ECONNRESET); then pg-backup-api answered 400',
     });
     expect(guard.inDoubt).toBe(true);
   });
@@ -543,7 +543,7 @@ describe('what a POST may have begun is seen to its end:', () => {
           ])
         : [200, { status: 'FAILED' }];
     const api = start();
-    expect(await end(api.settle('main', age))).toBeUndefined();
+    expect(await end(api.waitForRecentOperations('main', age))).toBeUndefined();
     return net.sent.slice(1).map(({ path }) => path.replace('/servers/main/operations/', ''));
   }
 
@@ -586,7 +586,7 @@ describe('what a POST may have begun is seen to its end:', () => {
     net.reply = () => 'nothing';
     const other = new AbortController();
     setTimeout(() => other.abort(), 500);
-    expect(await end(start().settle('main', 0, other.signal))).toMatchObject({
+    expect(await end(start().waitForRecentOperations('main', 0, other.signal))).toMatchObject({
       message: 'time ran out before GET /servers/main/operations was answered',
     });
     expect(source.signals).toEqual([other.signal]);
@@ -600,7 +600,7 @@ describe('what a POST may have begun is seen to its end:', () => {
     const other = new AbortController();
     setTimeout(() => other.abort(new DeadlineExceeded('enough')), 500);
     const api = start();
-    expect(await end(api.settle('main', 0, other.signal))).toMatchObject({
+    expect(await end(api.waitForRecentOperations('main', 0, other.signal))).toMatchObject({
       message: expect.stringContaining('the end of operation a on main is not known: enough'),
     });
     expect(Math.max(...times())).toBeLessThan(500);
@@ -609,7 +609,7 @@ describe('what a POST may have begun is seen to its end:', () => {
   test('what cannot be asked for leaves the doubt', async () => {
     net.reply = () => [400, ''];
     const api = start();
-    expect(await end(api.settle('main', 0))).toBeInstanceOf(HttpError);
+    expect(await end(api.waitForRecentOperations('main', 0))).toBeInstanceOf(HttpError);
   });
 
   test.each([
@@ -619,7 +619,7 @@ describe('what a POST may have begun is seen to its end:', () => {
     ['operations.0.type', { operations: [{ id: 'a' }] }],
   ])('a list is not believed without %s', async (path, body) => {
     net.reply = () => [200, body];
-    expect(await end(start({ maxRetries: 1 }).settle('main', 0))).toMatchObject({
+    expect(await end(start({ maxRetries: 1 }).waitForRecentOperations('main', 0))).toMatchObject({
       message: expect.stringContaining(`: ${path} is not `),
     });
   });
@@ -790,7 +790,7 @@ describe('/diagnose', () => {
     expect(await end(start().diagnose())).toEqual({ servers: new Map(), models: new Map() });
     net.reply = () => 'nothing';
     expect(await end(start({ maxRetries: 1 }).diagnose())).toMatchObject({
-      message: 'pg-backup-api did not answer within 60 s',
+      message: 'pg-backup-api did not response within 60 s',
     });
   });
 
@@ -851,28 +851,28 @@ describe('credentials that are refused', () => {
     expect(source.signals).toHaveLength(2);
   });
 
-  test('may show as a connection cut before its first answer, where there is TLS', async () => {
+  test('may show as a connection cut before its first response, where there is TLS', async () => {
     net.reply = () => networkError('ECONNRESET');
     expect(await end(start({ maxRetries: 1 }).diagnose())).toMatchObject({
       message:
-        'pg-backup-api did not answer: the connection was reset (ECONNRESET); the Barman host may have refused client-cert',
+        'pg-backup-api did not response: the connection was reset (ECONNRESET); the Barman host may have refused client-cert',
     });
     expect(source.signals).toHaveLength(2);
     replies([429, ''], networkError('ECONNRESET'));
     expect(await end(start({ maxRetries: 2 }).diagnose())).toMatchObject({
-      message: 'pg-backup-api did not answer: the connection was reset (ECONNRESET) (2 attempts)',
+      message: 'pg-backup-api did not response: the connection was reset (ECONNRESET) (2 attempts)',
     });
     source.connection = PLAIN;
     net.reply = () => networkError('ECONNRESET');
     expect(await end(start({ maxRetries: 1 }).diagnose())).toMatchObject({
-      message: 'pg-backup-api did not answer: the connection was reset (ECONNRESET)',
+      message: 'pg-backup-api did not response: the connection was reset (ECONNRESET)',
     });
     expect(source.signals).toHaveLength(4);
   });
 
   test('that cannot be read anew end it', async () => {
     net.reply = () => [403, ''];
-    const error = new HttpError('SSM does not answer');
+    const error = new HttpError('SSM does not response');
     const api = new PgBackupApi(
       { connection: async () => old, rereadConnection: () => Promise.reject(error) },
       { signal: controller.signal, maxRetries: 5, postDelay: 5_000, counts },

@@ -15,13 +15,13 @@ const NOT_BEGUN = { transient: true, begun: 'no', doubtsCredentials: false } as 
 const UNKNOWN = { transient: true, begun: 'unknown', doubtsCredentials: false } as const;
 const DOUBTED = { transient: false, begun: 'no', doubtsCredentials: true } as const;
 const UNREACHED = 'pg-backup-api could not be reached: ';
-const UNANSWERED = 'pg-backup-api did not answer: ';
-const UNUSABLE = 'pg-backup-api gave no usable answer: so it is';
+const UNANSWERED = 'pg-backup-api did not response: ';
+const UNUSABLE = 'pg-backup-api gave no usable response: so it is';
 const UNTRUSTED = 'the certificate of the Barman host is not trusted: so it is';
 const CHECK_CA = '; check ca-cert and url';
 const CHECK_ALL = '; check client-cert, client-key and ca-cert';
 
-describe('a request that had no answer', () => {
+describe('a request that had no response', () => {
   test.each([
     ['ECONNREFUSED', NOT_BEGUN, `${UNREACHED}the connection was refused (ECONNREFUSED)`],
     ['ENOTFOUND', NOT_BEGUN, `${UNREACHED}its host name is not known (ENOTFOUND)`],
@@ -85,7 +85,7 @@ describe('a request that had no answer', () => {
   test('in time says how long it was waited for', () => {
     expect(timedOut(12_000)).toMatchObject({
       ...UNKNOWN,
-      message: 'pg-backup-api did not answer within 12 s',
+      message: 'pg-backup-api did not response within 12 s',
     });
   });
 
@@ -134,7 +134,7 @@ describe('a success that is not the expected one', () => {
   });
 });
 
-describe('an answer without success', () => {
+describe('a response without success', () => {
   test.each([
     [299, { transient: false, begun: 'no', doubtsCredentials: false }],
     [300, { transient: false, begun: 'no', doubtsCredentials: false }],

@@ -9,7 +9,7 @@ import { failureOf, RequestFailure, refusalOf, timedOut, unexpected } from './re
 
 /** Time for TCP and TLS, ms. */
 const CONNECT_TIMEOUT = 3_000;
-/** Time for one attempt, body included, ms: a host with a thousand servers takes 11 s to answer. */
+/** Time for one attempt, body included, ms: a host with a thousand servers takes 11 s to response. */
 const ATTEMPT_TIMEOUT = 12_000;
 /** Attempts at something that is not there, of all attempts: a 404 can be false, but seldom three times. */
 const NOT_FOUND_ATTEMPTS = 3;
@@ -146,7 +146,7 @@ export class HttpClient implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     const link = this.#link;
     this.#link = undefined;
-    // While it connects it cannot be destroyed, and no answer waits for that.
+    // While it connects it cannot be destroyed, and no response waits for that.
     link?.agent.destroy().catch(() => {});
   }
 

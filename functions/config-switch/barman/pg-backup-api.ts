@@ -1,7 +1,7 @@
 /**
  * pg-backup-api on the Barman host: its operations, and how long is waited for them.
  *
- * An operation is created by a POST and runs on by itself. So a POST that had no answer may have created one, and
+ * An operation is created by a POST and runs on by itself. So a POST that had no response may have created one, and
  * Barman takes no lock: another POST is sent only after such an operation has ended.
  */
 
@@ -17,7 +17,7 @@ const DIAGNOSE_TIMEOUT = 60_000;
 const STATUS_TIMEOUT = 15_000;
 /**
  * First poll after the creation, and shortest time from the start of a poll to the start of the next, ms; or that part of the
- * time elapsed: at an operation of 1.2 s three polls more than with 100 ms and a tenth, and the answer 25 ms sooner.
+ * time elapsed: at an operation of 1.2 s three polls more than with 100 ms and a tenth, and the response 25 ms sooner.
  */
 const POLL = { first: 150, interval: 75, share: 1 / 16 };
 const HOUR = 3_600_000;
@@ -58,7 +58,7 @@ export interface RequestCounts {
 }
 
 export interface PgBackupApiOptions extends Omit<HttpClientOptions, 'onRequest'> {
-  /** Until when a POST without an answer may still arrive, ms after it was sent. */
+  /** Until when a POST without a response may still arrive, ms after it was sent. */
   readonly postDelay: number;
   /** Where its requests are counted. */
   readonly counts: RequestCounts;
@@ -103,7 +103,7 @@ export class PgBackupApi implements AsyncDisposable {
         if (begun === 'unknown') {
           await sleep(this.#options.postDelay - (performance.now() - sentAt), this.#options.signal);
         }
-        await this.settle(server, performance.now() - sentAt);
+        await this.waitForRecentOperations(server, performance.now() - sentAt);
         guard.inDoubt = false;
       },
     });
@@ -127,7 +127,7 @@ export class PgBackupApi implements AsyncDisposable {
     try {
       for (let soonest = start + POLL.first; ; soonest = this.#http.last.start + POLL.interval) {
         const now = performance.now();
-        // A part of the time elapsed keeps the answer prompt; twice the last request leaves half of the host's time.
+        // A part of the time elapsed keeps the response prompt; twice the last request leaves half of the host's time.
         const pause = Math.max((now - start) * POLL.share, 2 * this.#http.last.time);
         const next = Math.max(soonest, this.#http.last.start + pause);
         await sleep(next - now, signal);
@@ -153,7 +153,7 @@ export class PgBackupApi implements AsyncDisposable {
    * @param signal in place of the deadline's
    * @throws HttpError
    */
-  async settle(server: string, age: number, signal = this.#options.signal): Promise<void> {
+  async waitForRecentOperations(server: string, age: number, signal = this.#options.signal): Promise<void> {
     const asked = performance.now();
     const { operations } = await this.#http.request({
       method: 'GET',

@@ -1,6 +1,6 @@
 /** What a request to pg-backup-api that failed tells: one table, from status or error code to what may be done about it. */
 
-/** A request that brought no usable answer. The message says why, in words for the answer and the log. */
+/** A request that brought no usable response. The message says why, in words for the response and the log. */
 export class RequestFailure extends Error {
   override readonly name = 'RequestFailure';
   /** Another attempt may fare better. */
@@ -44,7 +44,7 @@ const UNTRUSTED =
   /^(CERT_|UNABLE_TO_|SELF_SIGNED_|DEPTH_ZERO_|INVALID_CA|INVALID_PURPOSE|PATH_LENGTH_|HOSTNAME_MISMATCH|ERR_TLS_CERT)/;
 
 /**
- * What it means that a request ended without an answer.
+ * What it means that a request ended without a response.
  *
  * @param error what undici threw
  * @param freshTls whether it was the first use of a new TLS session: with TLS 1.3 a server that refuses the client's
@@ -83,14 +83,14 @@ export function failureOf(error: unknown, freshTls: boolean): RequestFailure | u
   if (cutOff !== undefined) {
     const hint = freshTls ? '; the Barman host may have refused client-cert' : '';
     return new RequestFailure(
-      `pg-backup-api did not answer: ${cutOff} (${code})${hint}`,
+      `pg-backup-api did not response: ${cutOff} (${code})${hint}`,
       { transient: true, begun: 'unknown', doubtsCredentials: freshTls },
       cause,
     );
   }
-  // An answer that is no HTTP, too long or cut short; a socket's error that has no line above.
+  // A response that is no HTTP, too long or cut short; a socket's error that has no line above.
   return new RequestFailure(
-    `pg-backup-api gave no usable answer: ${error.message} (${code})`,
+    `pg-backup-api gave no usable response: ${error.message} (${code})`,
     { transient: true, begun: 'unknown' },
     cause,
   );
@@ -98,13 +98,13 @@ export function failureOf(error: unknown, freshTls: boolean): RequestFailure | u
 
 /** An attempt that took too long. @param ms how long it was waited for */
 export function timedOut(ms: number): RequestFailure {
-  return new RequestFailure(`pg-backup-api did not answer within ${ms / 1000} s`, {
+  return new RequestFailure(`pg-backup-api did not response within ${ms / 1000} s`, {
     transient: true,
     begun: 'unknown',
   });
 }
 
-/** An answer that is a success, but not the expected JSON. @param what what is wrong with it */
+/** A response that is a success, but not the expected JSON. @param what what is wrong with it */
 export function unexpected(status: number, what: string): RequestFailure {
   return new RequestFailure(`pg-backup-api answered ${status}, but ${what}`, {
     transient: true,
@@ -114,7 +114,7 @@ export function unexpected(status: number, what: string): RequestFailure {
 }
 
 /**
- * What an answer without success means.
+ * What a response without success means.
  *
  * @param status the HTTP status, not 2xx
  * @param body the body; what it says goes into the message

@@ -1,7 +1,7 @@
 /** One config switch, seen to its end: `switch_config` of `patroni.scripts.barman.config_switch`. */
 
 import { ConfigSwitchFailed } from '../errors.ts';
-import { ExitCode, type Outcome } from '../exit-code.ts';
+import { ExitCode, type Result } from '../exit-code.ts';
 import type { PgBackupApi, PostGuard } from './pg-backup-api.ts';
 import { type ConfigTarget, describe, nameOf } from './target.ts';
 
@@ -12,16 +12,16 @@ import { type ConfigTarget, describe, nameOf } from './target.ts';
  * @param barmanServer the server in Barman's configuration
  * @param target the model to apply, or `reset`
  * @param guard when a POST may be sent, and whether an operation may still be running
- * @returns the DONE outcome
+ * @returns the DONE result
  * @throws ConfigSwitchFailed if the operation ended FAILED
- * @throws HttpError if pg-backup-api could not be asked, refused, or the outcome is not known at the deadline
+ * @throws HttpError if pg-backup-api could not be asked, refused, or the result is not known at the deadline
  */
 export async function switchConfig(
   api: Pick<PgBackupApi, 'createConfigSwitchOperation' | 'waitForOperation'>,
   barmanServer: string,
   target: ConfigTarget,
   guard: PostGuard,
-): Promise<Outcome & { operationId: string }> {
+): Promise<Result & { operationId: string }> {
   const operationId = await api.createConfigSwitchOperation(barmanServer, target, guard);
   const status = await api.waitForOperation(barmanServer, operationId);
   guard.inDoubt = false;

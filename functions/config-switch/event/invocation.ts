@@ -4,7 +4,7 @@ import type { MiddlewareObj } from '@middy/core';
 import type { APIGatewayProxyEventV2, Context, EventBridgeEvent } from 'aws-lambda';
 import type { RequestCounts } from '../barman/pg-backup-api.ts';
 import { deadline, timeToDeadline } from '../deadline.ts';
-import { type Course, newCourse } from '../reconcile/converge.ts';
+import { newProgress, type Progress } from '../reconcile/reconcile.ts';
 
 /** How it arrived: the webhook of a Patroni callback, an EventBridge rule, or an invocation with the payload itself. */
 export type Arrived =
@@ -33,7 +33,7 @@ export interface ReceivedEvent extends Invocation {
   readonly eventId: string;
   /** By a clock of AWS, never of a database node, ms since the epoch. */
   readonly arrivedAt: number;
-  readonly course: Course;
+  readonly progress: Progress;
   /** Parsed from JSON; that of a webhook is looked at only once its signature is verified, and undefined until then. */
   readonly payload: unknown;
 }
@@ -78,14 +78,21 @@ export function startInvocation(context: Context, httpArrival?: number): Invocat
  */
 export function receive(event: unknown, context: Context): ReceivedEvent {
   const now = Date.now();
-  const course = newCourse();
+  const progress = newProgress();
   if (isHttp(event)) {
     const arrivedAt = event.requestContext.timeEpoch;
     const eventId = event.headers?.['webhook-id'] ?? context.awsRequestId;
     const started = startInvocation(context, arrivedAt);
-    return { ...started, course, arrived: { caller: 'http', event }, arrivedAt, eventId, payload: undefined };
+    return {
+      ...started,
+      progress,
+      arrived: { caller: 'http', event },
+      arrivedAt,
+      eventId,
+      payload: undefined,
+    };
   }
-  const started = { ...startInvocation(context), course };
+  const started = { ...startInvocation(context), progress };
   if (isEventBridge(event)) {
     const time = Date.parse(event.time);
     return {

@@ -1,14 +1,14 @@
-/** What the caller is told: one table from how a run ended to the answer, for every caller. */
+/** The response: one table from how a run ended to what the caller gets, for every caller. */
 
 import type { MiddlewareObj } from '@middy/core';
 import type { APIGatewayProxyStructuredResultV2 } from 'aws-lambda';
 import { ConfigSwitchError, HttpError, Rejected } from '../errors.ts';
-import { ExitCode, type ExitStatus, exitStatus, type Outcome } from '../exit-code.ts';
+import { ExitCode, type ExitStatus, exitStatus, type Result } from '../exit-code.ts';
 import type { ReceivedEvent } from './invocation.ts';
 import type { RoleChange } from './payload.ts';
 
-/** The answer to a role change; over HTTP its JSON is the body. */
-export interface Answer {
+/** The response to a role change; over HTTP it is the body, as JSON. */
+export interface ResponseBody {
   readonly exit_code: ExitCode;
   readonly exit_status: ExitStatus;
   readonly message: string;
@@ -18,7 +18,7 @@ export interface Answer {
   readonly reset?: true;
   readonly operation_id?: string;
   readonly dry_run?: true;
-  /** The wish is in the ledger and will be driven on, whatever the code: the caller need not try again. */
+  /** The desired state is in the ledger and will be applied, whatever the code: the caller need not try again. */
   readonly recorded: boolean;
   readonly event_id: string;
   readonly request_id: string;
@@ -32,24 +32,24 @@ const HTTP_STATUS: Record<ExitStatus, number> = {
   INVALID_ARGS: 400,
 };
 const STATUS_OF_HTTP_ERROR = { error: 502, busy: 503, timeout: 504 };
-/** When a sender may try again, s. */
+/** When a sender may try again (s). */
 const RETRY_AFTER = { 'retry-after': '5' };
 
 /** An event at its end. */
-export interface AnsweredEvent extends ReceivedEvent {
-  /** Unless the payload could not be read. */
+export interface CompletedEvent extends ReceivedEvent {
+  /** Absent if the payload could not be read. */
   readonly roleChange?: RoleChange;
-  /** Unless the webhook was rejected. */
-  readonly answer?: Answer;
+  /** Absent if the webhook was rejected. */
+  readonly response?: ResponseBody;
 }
 
-/** Answers the caller, and leaves the answer in the event for whoever reports it. */
-export function response(): MiddlewareObj<AnsweredEvent> {
+/** Responds to the caller, and leaves the response in the event for telemetry. */
+export function response(): MiddlewareObj<CompletedEvent> {
   return {
     after: (request) => {
-      const answer = answerTo(request.event, request.response);
-      request.event = { ...request.event, answer };
-      request.response = sent(request.event, request.response, answer);
+      const body = responseBody(request.event, request.response);
+      request.response = forCaller(request.event, request.response, body);
+      request.event = { ...request.event, response: body };
     },
     onError: (request) => {
       const error = request.error ?? new Error('no error');
@@ -57,17 +57,20 @@ export function response(): MiddlewareObj<AnsweredEvent> {
         request.response = rejection(error);
         return;
       }
-      const answer = answerTo(request.event, error);
-      request.event = { ...request.event, answer };
-      request.response = sent(request.event, error, answer);
+      const body = responseBody(request.event, error);
+      request.response = forCaller(request.event, error, body);
+      request.event = { ...request.event, response: body };
     },
   };
 }
 
-/** The answer to a run that ended, well or not. An error that is none of ours is told as HTTP_ERROR, without its message. */
-function answerTo({ roleChange, eventId, requestId, course }: AnsweredEvent, ended: Outcome | Error): Answer {
+/** An error that is not a ConfigSwitchError is a fault of ours: HTTP_ERROR, with its message in the log only. */
+function responseBody(
+  { roleChange, eventId, requestId, progress }: CompletedEvent,
+  result: Result | Error,
+): ResponseBody {
   const { exitCode, message, operationId } =
-    ended instanceof Error && !(ended instanceof ConfigSwitchError) ? internalError(requestId) : ended;
+    result instanceof Error && !(result instanceof ConfigSwitchError) ? internalError(requestId) : result;
   return {
     exit_code: exitCode,
     exit_status: exitStatus(exitCode),
@@ -77,37 +80,35 @@ function answerTo({ roleChange, eventId, requestId, course }: AnsweredEvent, end
     ...(roleChange?.reset && { reset: true }),
     ...(operationId !== undefined && { operation_id: operationId }),
     ...(roleChange?.dryRun && { dry_run: true }),
-    recorded: course.recorded,
+    recorded: progress.recorded,
     event_id: eventId,
     request_id: requestId,
   };
 }
 
 /**
- * What the caller is sent.
- *
- * @returns an HTTP response, the answer, or undefined where the error is to be thrown on: an EventBridge event that
- *   could not be recorded is kept by Lambda's retries and the failure queue
+ * @returns an HTTP response, the body alone, or undefined to throw the error: an EventBridge event that could not be recorded
+ *   is retried by Lambda and then kept in the failure queue
  */
-function sent(
-  { arrived }: AnsweredEvent,
-  ended: Outcome | Error,
-  answer: Answer,
-): APIGatewayProxyStructuredResultV2 | Answer | undefined {
+function forCaller(
+  { arrived }: CompletedEvent,
+  result: Result | Error,
+  body: ResponseBody,
+): APIGatewayProxyStructuredResultV2 | ResponseBody | undefined {
   switch (arrived.caller) {
     case 'http': {
       const status =
-        ended instanceof HttpError ? STATUS_OF_HTTP_ERROR[ended.reason] : HTTP_STATUS[answer.exit_status];
-      return json(status, answer, status === 503 ? RETRY_AFTER : {});
+        result instanceof HttpError ? STATUS_OF_HTTP_ERROR[result.reason] : HTTP_STATUS[body.exit_status];
+      return json(status, body, status === 503 ? RETRY_AFTER : {});
     }
     case 'eventbridge':
-      return ended instanceof Error && !answer.recorded ? undefined : answer;
+      return result instanceof Error && !body.recorded ? undefined : body;
     case 'direct':
-      return answer;
+      return body;
   }
 }
 
-/** To somebody unknown, who learns nothing, or to anybody while the secrets cannot be read. */
+/** An unauthenticated caller learns nothing; while the secrets cannot be read, no caller is authenticated. */
 function rejection({ why }: Rejected): APIGatewayProxyStructuredResultV2 {
   return why === 'secret unreadable'
     ? json(503, { message: 'Service Unavailable' }, RETRY_AFTER)
@@ -129,6 +130,6 @@ function json(
 function internalError(requestId: string): { exitCode: ExitCode; message: string; operationId?: string } {
   return {
     exitCode: ExitCode.HTTP_ERROR,
-    message: `an error that nobody foresaw; the function's log has it under request id ${requestId}`,
+    message: `internal error; see the log of the function, request ${requestId}`,
   };
 }

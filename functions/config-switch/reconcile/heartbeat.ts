@@ -1,122 +1,132 @@
 /**
- * The heartbeat, each minute: makes up for what was lost on the way, and tells of a broken path to Barman before a failover
- * needs it. Several at once do no harm: each drives under a lease, as an event does.
+ * The heartbeat, each minute: applies what is pending, and checks the path to pg-backup-api before a failover needs it. Several
+ * heartbeats at once do no harm: each applies under a lease, as an event does.
  */
 
 import { X509Certificate } from 'node:crypto';
 import type { ConnectionSource } from '../barman/http-client.ts';
 import type { PgBackupApi } from '../barman/pg-backup-api.ts';
 import { parseTarget } from '../barman/target.ts';
-import { type Course, drive, newCourse } from './converge.ts';
-import { isBehind, isLeased, type Ledger } from './ledger.ts';
-import { type Item, timeOf, type Wished } from './table.ts';
+import { isLeased, isPending, type Ledger } from './ledger.ts';
+import { newProgress, type Progress, reconcile } from './reconcile.ts';
+import { type Item, type RecordedItem, timeOf } from './table.ts';
 
-/** How long a wish is tried to be met, ms; then it is parked, for a person. */
-const GIVE_UP_AFTER = 24 * 3_600_000;
-/** With less time than this before the deadline no more servers are driven, ms. */
+/** How long a desired state may stay pending before it is parked, ms. */
+const PARK_AFTER = 24 * 3_600_000;
+/** With less time than this before the deadline no more servers are reconciled, ms. */
 const SHORT = 8_000;
 
 export interface HeartbeatOptions {
   readonly ledger: Ledger;
   readonly api: PgBackupApi;
   readonly credentials: ConnectionSource;
+  /** Aborts at the deadline. */
   readonly signal: AbortSignal;
-  /** Time to the deadline, ms. */
+  /** Time left before the deadline, ms. */
   readonly remaining: () => number;
+  /** How long to wait for an operation of unknown end after its lease has expired, ms. */
   readonly operationTimeout: number;
-  /** Told how each server fared that was driven. */
-  readonly onDriven: (server: string, ended: { message: string } | Error, course: Course) => void;
+  /** Called after each server that was reconciled, or failed. */
+  readonly onReconciled: (server: string, result: { message: string } | Error, progress: Progress) => void;
 }
 
 /** What a heartbeat found and did. */
 export interface Heartbeat {
-  /** Servers whose newest wish was not met when it began; how many of them it met. */
-  readonly behind: number;
-  readonly met: number;
-  /** Servers whose wish is given up, now or before. */
+  /** Servers that were pending when it began. */
+  readonly pending: number;
+  /** How many of them were applied. */
+  readonly applied: number;
+  /** Servers that are parked, since now or before. */
   readonly parked: number;
-  /** How long the oldest unmet wish has been known, s; 0 if there is none. */
-  readonly oldestUnmetWish: number;
-  /** Why pg-backup-api cannot be used, if it cannot. */
-  readonly pathBroken?: string;
-  /** Days that the certificates are still valid. */
+  /** Age of the oldest pending desired state, s; 0 if nothing is pending. */
+  readonly oldestPendingAge: number;
+  /** Why pg-backup-api is unreachable, if it is. */
+  readonly unreachable?: string;
+  /** Days until the certificates expire. */
   readonly clientCertDaysLeft?: number;
   readonly caCertDaysLeft?: number;
 }
 
 /**
- * Drives what is behind, and looks at the path to Barman.
+ * Probes pg-backup-api, and applies what is pending.
  *
- * @throws LedgerError if the ledger cannot be used
+ * @throws LedgerError if the ledger is unavailable
  */
 export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
   const { ledger, signal } = options;
   const items = await ledger.all(signal);
-  const path = await lookAtPath(options);
+  const probed = await probe(options);
   const now = Date.now();
-  const behind = items.filter(isBehind).filter((item) => !item.held);
+  const pending = items.filter(isPending).filter((item) => !item.paused);
   const age = ({ recorded_at }: Item) => now - timeOf(recorded_at, now);
 
-  let parked = behind.filter((item) => item.parked).length;
-  const due: Wished[] = [];
-  // The oldest first; but where a lease was left behind an operation has to be waited for, and that must not hold up others.
-  const leftBehind = ({ holder }: Item) => (holder === undefined ? 0 : 1);
-  const unparked = behind.filter((item) => !item.parked);
-  for (const item of unparked.sort((a, b) => leftBehind(a) - leftBehind(b) || age(b) - age(a))) {
-    if (age(item) > GIVE_UP_AFTER && !isLeased(item)) {
+  let parked = pending.filter((item) => item.parked).length;
+  const due: RecordedItem[] = [];
+  // Oldest first, but expired leases last: their operations have to be waited for, which must not delay the others.
+  const expired = ({ lease_token }: Item) => (lease_token === undefined ? 0 : 1);
+  const unparked = pending.filter((item) => !item.parked);
+  for (const item of unparked.sort((a, b) => expired(a) - expired(b) || age(b) - age(a))) {
+    if (age(item) > PARK_AFTER && !isLeased(item)) {
       if (await ledger.park(item, signal)) parked += 1;
     } else if (!isLeased(item) && timeOf(item.next_attempt_at ?? item.recorded_at, now) <= now) {
       due.push(item);
     }
   }
-  // On a broken path each of them would take its attempts in vain.
-  const met = path.pathBroken === undefined ? await driveAll(options, due) : 0;
+  // While pg-backup-api is unreachable each of them would only use up its attempts.
+  const applied = probed.unreachable === undefined ? await reconcileAll(options, due) : 0;
   // What cannot be compared now is compared by the next heartbeat.
-  if (path.pathBroken === undefined) await compare(options, items).catch(() => {});
+  if (probed.unreachable === undefined) await compare(options, items).catch(() => {});
   return {
-    behind: behind.length,
-    met,
+    pending: pending.length,
+    applied,
     parked,
-    oldestUnmetWish: Math.round(Math.max(0, ...behind.map(age)) / 1_000),
-    ...path,
+    oldestPendingAge: Math.round(Math.max(0, ...pending.map(age)) / 1_000),
+    ...probed,
   };
 }
 
-/** One after the other: a host with many servers takes long for each request. */
-async function driveAll(options: HeartbeatOptions, due: readonly Wished[]): Promise<number> {
-  let met = 0;
-  for (const { barman_server, desired_key } of due) {
+/** One server after the other: a host with many servers needs long for each request. @returns how many were applied */
+async function reconcileAll(options: HeartbeatOptions, due: readonly RecordedItem[]): Promise<number> {
+  let applied = 0;
+  for (const { barman_server, desired_version } of due) {
     if (options.remaining() < SHORT) break;
-    const course = { ...newCourse(), recorded: true };
+    const progress = { ...newProgress(), recorded: true };
     try {
-      const outcome = await drive({ ...options, course }, barman_server, desired_key);
-      met += 1;
-      options.onDriven(barman_server, outcome, course);
+      const result = await reconcile({ ...options, progress }, barman_server, desired_version);
+      applied += 1;
+      options.onReconciled(barman_server, result, progress);
     } catch (error) {
-      options.onDriven(barman_server, error instanceof Error ? error : new Error(String(error)), course);
+      options.onReconciled(
+        barman_server,
+        error instanceof Error ? error : new Error(String(error)),
+        progress,
+      );
     }
   }
-  return met;
+  return applied;
 }
 
-/** Where an operation was passed over that may have ended later: once, whether what is active is what was applied. */
+/** Once after an operation was passed over, which may have ended later: checks that the active model is the applied one. */
 async function compare({ ledger, api, signal }: HeartbeatOptions, items: readonly Item[]): Promise<void> {
-  const doubtful = items.filter((item) => item.overtaken && !isBehind(item) && !item.holder && !item.held);
-  if (doubtful.length === 0) return;
+  const uncertain = items.filter(
+    (item) => item.passed_over && !isPending(item) && !item.lease_token && !item.paused,
+  );
+  if (uncertain.length === 0) return;
   const { servers } = await api.diagnose();
-  for (const { barman_server, applied = '', applied_key = '' } of doubtful) {
+  for (const { barman_server, applied = '', applied_version = '' } of uncertain) {
     const target = parseTarget(applied);
     const active = servers.get(barman_server)?.activeModel ?? null;
-    const again = active !== ('model' in target ? target.model : null);
-    await ledger.compared(barman_server, applied_key, again, signal);
+    const differs = active !== ('model' in target ? target.model : null);
+    await ledger.compared(barman_server, applied_version, differs, signal);
   }
 }
 
-async function lookAtPath({
+/** Asks for the status with the real credentials, and reads when the certificates expire. */
+async function probe({
   api,
   credentials,
   signal,
-}: HeartbeatOptions): Promise<Pick<Heartbeat, 'pathBroken' | 'clientCertDaysLeft' | 'caCertDaysLeft'>> {
+}: HeartbeatOptions): Promise<Pick<Heartbeat, 'unreachable' | 'clientCertDaysLeft' | 'caCertDaysLeft'>> {
   try {
     const { tls } = await credentials.connection(signal);
     const days = tls ? { clientCertDaysLeft: daysLeft(tls.cert), caCertDaysLeft: daysLeft(tls.ca) } : {};
@@ -124,14 +134,14 @@ async function lookAtPath({
       await api.status();
       return days;
     } catch (error) {
-      return { ...days, pathBroken: String(error instanceof Error ? error.message : error) };
+      return { ...days, unreachable: String(error instanceof Error ? error.message : error) };
     }
   } catch (error) {
-    return { pathBroken: String(error instanceof Error ? error.message : error) };
+    return { unreachable: String(error instanceof Error ? error.message : error) };
   }
 }
 
-/** Until the first certificate of a PEM file ends, whole days. */
+/** Whole days until the first certificate of a PEM file expires. */
 export function daysLeft(pem: string): number {
   const certificates = pem.match(/-----BEGIN CERTIFICATE-----[\s\S]+?-----END CERTIFICATE-----/g) ?? [];
   const ends = certificates.map((certificate) => Date.parse(new X509Certificate(certificate).validTo));

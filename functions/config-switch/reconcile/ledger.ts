@@ -1,23 +1,24 @@
 /**
- * The ledger: what each Barman server is to be brought to, what it was last brought to, and who may send a POST.
+ * The ledger: what each Barman server should be set to (desired), what it was last set to (applied), and who may send a POST
+ * for it (lease).
  *
- * Role changes come late, twice and out of order, and Barman takes no lock. So a wish is recorded first, and then whoever
- * holds the server's lease drives Barman to the newest one. An item's states, for the wish with key k:
+ * Role changes arrive late, twice and out of order, and Barman takes no lock. So the desired state is recorded first, and then
+ * whoever holds the server's lease applies the newest one. The states of an item:
  *
- *   behind      desired_key > applied_key, nobody holds the lease    take: set holder, until
- *   driven      holder and until are set; POSTs until 6 s before it  result, release; or left behind by a crash or deadline
- *   left behind until has passed                                     settle: see operations end, at most P after until; take
- *   there       applied_key = desired_key
+ *   pending    desired_version > applied_version, no lease
+ *   switching  a lease that has not expired; POSTs are sent until 6 s before it expires
+ *   expired    its holder crashed or ran out of time: wait until its operations have ended, at most P, then acquire
+ *   in sync    desired_version = applied_version
  *
- *   write    condition                                                       otherwise
- *   record   desired_key absent or < k, and the event not in events          a newer wish, or this one, is known
- *   take     (applied_key absent or < k), not held,                          applied, superseded, or somebody else drives
- *            (no holder, or it is me or the one that I settled)
- *   result   holder is me, and desired_key is what I applied                 a newer wish is there, or the lease is lost
- *   release  holder is me; only if every POST of mine has a known end        the lease is lost
+ *   write     condition (version: mine)                                    otherwise
+ *   record    desired_version absent or older, and a new event             superseded or duplicate
+ *   acquire   applied_version absent or older, not paused, and             applied, superseded, paused, or another invocation
+ *             no token, or the one that I hold or have waited out          is switching
+ *   complete  token is mine, and desired_version is what I applied         a newer desired state, or the lease was lost
+ *   release   token is mine; only if every POST of mine has a known end    the lease was lost
  *
- * A token is new each time that the lease is taken or renewed. Without any one of these conditions an event can be lost or
- * Barman left on an old primary (npm run model).
+ * The token is new each time that a lease is acquired or renewed. Without any one of these conditions an event can be lost or
+ * Barman left on an old primary (npm run model:mutants).
  */
 
 import { randomUUID } from 'node:crypto';
@@ -30,83 +31,96 @@ import {
   either,
   equals,
   type Item,
-  isWished,
+  isRecorded,
   lacks,
   less,
+  type RecordedItem,
   type Table,
   timeOf,
-  type Wished,
 } from './table.ts';
 
-/** How long after it was taken a lease lets POSTs be sent, ms. */
+/** How long a lease allows POSTs, from when it was acquired, ms. */
 export const POST_WINDOW = 8_000;
-/** The longest that a POST may be on its way, ms. */
+/** The longest delay of a POST on its way, ms. */
 export const POST_DELAY = 5_000;
-/** How far the clocks of two instances of the function may be apart, ms. */
+/** The largest difference between the clocks of two instances of the function, ms. */
 const CLOCK_SKEW = 1_000;
 /** How long a lease lasts, ms. */
 export const LEASE = POST_WINDOW + POST_DELAY + CLOCK_SKEW;
-/** How many events are known by their ids. */
+/** How many event ids are kept. */
 const EVENTS = 10;
 /** The heartbeat's back-off after a failure, ms: doubled each time, up to the cap. */
 const BACKOFF = { base: 60_000, cap: 600_000 };
 
-/** What an event wants a Barman server to be brought to. */
-export interface Wish {
+/** What an event wants a Barman server to be set to. */
+export interface DesiredState {
   readonly server: string;
   readonly cluster: string;
   readonly target: ConfigTarget;
-  /** Of `wishKey`. */
-  readonly key: string;
+  /** From `versionOf`. */
+  readonly version: string;
 }
 
-/** The right to send POSTs, and the item as it was when it was given. */
+/** The right to send POSTs, and the item as it was when the lease was acquired. */
 export interface Lease {
   readonly token: string;
-  readonly item: Wished;
+  readonly item: RecordedItem;
   /** The last moment for a POST, by `performance.now()`. */
   readonly postUntil: number;
 }
 
-/** What became of the lease whose result was written. */
-export type AfterResult =
+/** What happened to the lease when its application was recorded. */
+export type Completion =
   | { readonly lease: 'released' }
-  /** Somebody else has taken it over. */
+  /** Another invocation has acquired it. */
   | { readonly lease: 'lost' }
-  /** A newer wish is there, to be driven under the lease that is renewed. */
+  /** For a newer desired state. */
   | { readonly lease: 'renewed'; readonly renewed: Lease };
 
-/** A wish's key. @param eventTime ms since the epoch */
-export function wishKey(eventTime: number, eventId: string): string {
+/**
+ * The version of a desired state. Versions compare as text; greater is newer.
+ *
+ * @param eventTime ms since the epoch
+ */
+export function versionOf(eventTime: number, eventId: string): string {
   return `${new Date(eventTime).toISOString()}#${eventId}`;
 }
 
-/** The event's id in a key. */
-export function eventIdOf(key: string): string {
-  return key.slice(key.indexOf('#') + 1);
+/** The id of the event that a version came from. */
+export function eventIdOf(version: string): string {
+  return version.slice(version.indexOf('#') + 1);
 }
 
-/** Whether Barman has not been brought yet to the newest wish. */
-export function isBehind(item: Item): item is Wished {
-  return isWished(item) && (item.applied_key === undefined || item.applied_key < item.desired_key);
+/** Whether the newest desired state has not been applied. */
+export function isPending(item: Item): item is RecordedItem {
+  return (
+    isRecorded(item) && (item.applied_version === undefined || item.applied_version < item.desired_version)
+  );
 }
 
-/** Whether somebody may still send a POST, or one may still arrive. */
-export function isLeased({ holder, until }: Item): boolean {
-  return holder !== undefined && Date.now() < timeOf(until, 0);
+/** Whether another invocation may still send a POST, or one may still arrive. */
+export function isLeased({ lease_token, lease_expires_at }: Item): boolean {
+  return lease_token !== undefined && Date.now() < timeOf(lease_expires_at, 0);
 }
 
 // The conditions of the writes.
-const notHeld = absent('held');
-const free = absent('holder');
-const heldBy = (token: string) => equals('holder', token);
-const newerThanDesired = (key: string) => either(absent('desired_key'), less('desired_key', key));
-const newerThanApplied = (key: string) => either(absent('applied_key'), less('applied_key', key));
-const desiredIs = (key: string) => equals('desired_key', key);
-const isNew = (key: string): Condition => [newerThanDesired(key), lacks(eventIdOf(key))];
+const notPaused = absent('paused');
+const noLease = absent('lease_token');
+const leasedBy = (token: string) => equals('lease_token', token);
+const newerThanDesired = (version: string) =>
+  either(absent('desired_version'), less('desired_version', version));
+const newerThanApplied = (version: string) =>
+  either(absent('applied_version'), less('applied_version', version));
+const desiredIs = (version: string) => equals('desired_version', version);
+const isNew = (version: string): Condition => [newerThanDesired(version), lacks(eventIdOf(version))];
 
-const NO_LEASE = { holder: null, until: null } as const;
-const NO_FAILURE = { attempts: null, next_attempt_at: null, last_error: null, parked: null } as const;
+const LEASE_DROPPED = { lease_token: null, lease_expires_at: null } as const;
+const FAILURES_CLEARED = {
+  attempts: null,
+  next_attempt_at: null,
+  last_error: null,
+  parked: null,
+} as const;
 
 /** The writes of the protocol above. Each throws what the table throws. */
 export class Ledger {
@@ -124,109 +138,121 @@ export class Ledger {
     return this.#table.scan(signal);
   }
 
-  /** @returns whether it is the newest wish now */
-  record(wish: Wish, signal: AbortSignal): Promise<boolean> {
-    return this.#write(wish.server, recorded(wish), isNew(wish.key), signal);
+  /** @returns whether this is the newest desired state now */
+  record(desired: DesiredState, signal: AbortSignal): Promise<boolean> {
+    return this.#write(desired.server, recorded(desired), isNew(desired.version), signal);
   }
 
-  /** Both in one write, where nobody holds the lease. @returns undefined if it is not so simple; nothing is written then */
-  recordAndTake(wish: Wish, signal: AbortSignal): Promise<Lease | undefined> {
-    return this.#lease(wish.server, recorded(wish), [...isNew(wish.key), free, notHeld], signal);
+  /** Records and acquires in one write. @returns undefined if that is not possible; then nothing is written */
+  recordAndAcquire(desired: DesiredState, signal: AbortSignal): Promise<Lease | undefined> {
+    const condition = [...isNew(desired.version), noLease, notPaused];
+    return this.#lease(desired.server, recorded(desired), condition, signal);
   }
 
   /**
-   * Takes the lease to drive the newest wish, whoever's it is.
+   * Acquires the lease to apply the newest desired state, or renews it.
    *
-   * @param key of the wish that is to be met; one that is applied, or older than the applied one, is not driven
-   * @param seen the holder whose operations have been settled, or the token to renew
+   * @param version what is to be applied at least; the lease is refused if this version or a newer one is applied
+   * @param seen the token that was waited out, or the own one to renew
    * @param change what else is to be written with it
+   * @returns undefined if the condition is false
    */
-  take(
+  acquire(
     server: string,
-    key: string,
+    version: string,
     seen: string | undefined,
     signal: AbortSignal,
     change: Change = {},
   ): Promise<Lease | undefined> {
-    const mayTake: Clause = seen === undefined ? free : either(free, heldBy(seen));
-    return this.#lease(server, change, [newerThanApplied(key), notHeld, mayTake], signal);
+    const available: Clause = seen === undefined ? noLease : either(noLease, leasedBy(seen));
+    return this.#lease(server, change, [newerThanApplied(version), notPaused, available], signal);
   }
 
   /**
-   * Barman was brought to the wish that the lease drives.
+   * Records that the lease's desired state was applied.
    *
-   * @param goOn whether to keep the lease, renewed, if a newer wish is there
+   * @param renew whether to renew the lease if there is a newer desired state
    */
-  async result(
+  async complete(
     { token, item }: Lease,
     operationId: string,
-    goOn: boolean,
+    renew: boolean,
     signal: AbortSignal,
-  ): Promise<AfterResult> {
-    const { barman_server, desired, desired_key } = item;
+  ): Promise<Completion> {
+    const { barman_server, desired, desired_version } = item;
     const applied: Change = {
       applied: desired,
-      applied_key: desired_key,
+      applied_version: desired_version,
       operation_id: operationId,
       applied_at: new Date().toISOString(),
       events: { keep: EVENTS },
     };
-    const done = { ...applied, ...NO_LEASE, ...NO_FAILURE };
-    if (await this.#write(barman_server, done, [heldBy(token), desiredIs(desired_key)], signal)) {
+    const done = { ...applied, ...LEASE_DROPPED, ...FAILURES_CLEARED };
+    if (await this.#write(barman_server, done, [leasedBy(token), desiredIs(desired_version)], signal)) {
       return { lease: 'released' };
     }
-    if (goOn) {
-      const renewed = await this.#lease(barman_server, applied, [heldBy(token)], signal);
+    if (renew) {
+      const renewed = await this.#lease(barman_server, applied, [leasedBy(token)], signal);
       return renewed ? { lease: 'renewed', renewed } : { lease: 'lost' };
     }
-    const left = await this.#write(barman_server, { ...applied, ...NO_LEASE }, [heldBy(token)], signal);
-    return { lease: left ? 'released' : 'lost' };
+    const left = { ...applied, ...LEASE_DROPPED };
+    return {
+      lease: (await this.#write(barman_server, left, [leasedBy(token)], signal)) ? 'released' : 'lost',
+    };
   }
 
-  /** The wish that the lease drives could not be met, and every POST of it has a known end. */
+  /** Records that applying failed. Only for a lease of which every POST has a known end. */
   async release({ token, item }: Lease, error: string, signal: AbortSignal): Promise<void> {
-    const { barman_server, desired_key, attempts = 0 } = item;
+    const { barman_server, desired_version, attempts = 0 } = item;
     const backoff = Math.min(BACKOFF.cap, BACKOFF.base * 2 ** attempts);
     const failed: Change = {
-      ...NO_LEASE,
+      ...LEASE_DROPPED,
       attempts: attempts + 1,
       next_attempt_at: new Date(Date.now() + backoff).toISOString(),
       last_error: error.slice(0, 1_000),
     };
-    const told = await this.#write(barman_server, failed, [heldBy(token), desiredIs(desired_key)], signal);
-    // A newer wish starts afresh.
-    if (!told) await this.#write(barman_server, NO_LEASE, [heldBy(token)], signal);
+    const condition = [leasedBy(token), desiredIs(desired_version)];
+    if (await this.#write(barman_server, failed, condition, signal)) return;
+    // A newer desired state begins without failures.
+    await this.#write(barman_server, LEASE_DROPPED, [leasedBy(token)], signal);
   }
 
-  /** Gives up a wish that could not be met for long. @returns whether it still was the newest one */
+  /** Gives up on a desired state. @returns whether it was still the newest one */
   park(
-    { barman_server, desired_key }: Pick<Wished, 'barman_server' | 'desired_key'>,
+    { barman_server, desired_version }: Pick<RecordedItem, 'barman_server' | 'desired_version'>,
     signal: AbortSignal,
   ): Promise<boolean> {
-    return this.#write(barman_server, { parked: true }, [desiredIs(desired_key)], signal);
+    return this.#write(barman_server, { parked: true }, [desiredIs(desired_version)], signal);
   }
 
-  /** What is active was compared with `applied`. @param again whether it is to be applied again */
-  async compared(server: string, appliedKey: string, again: boolean, signal: AbortSignal): Promise<void> {
-    const change: Change = { overtaken: null, ...(again ? { applied_key: null } : {}) };
-    await this.#write(server, change, [equals('applied_key', appliedKey), free], signal);
+  /**
+   * Records that the active model was compared with `applied` after an operation was passed over.
+   *
+   * @param differs whether `applied` is to be applied again
+   */
+  async compared(server: string, version: string, differs: boolean, signal: AbortSignal): Promise<void> {
+    const change: Change = { passed_over: null, ...(differs ? { applied_version: null } : {}) };
+    await this.#write(server, change, [equals('applied_version', version), noLease], signal);
   }
 
-  /** Has the heartbeat try at its next turn. @returns undefined if there is no such server */
+  /** Makes the next heartbeat try again. @returns undefined for an unknown server */
   retry(server: string, signal: AbortSignal): Promise<Item | undefined> {
-    return this.#existing(
-      server,
-      { attempts: null, next_attempt_at: null, parked: null, recorded_at: new Date().toISOString() },
-      signal,
-    );
+    const recorded_at = new Date().toISOString();
+    const change = { attempts: null, next_attempt_at: null, parked: null, recorded_at };
+    return this.#existing(server, change, signal);
   }
 
-  /** Stops, or starts again, all POSTs for a server; wishes are recorded meanwhile. */
-  hold(server: string, held: boolean, signal: AbortSignal): Promise<Item | undefined> {
-    return this.#existing(server, { held: held || null, next_attempt_at: null }, signal);
+  /** Stops all POSTs for a server; events are recorded meanwhile. @returns undefined for an unknown server */
+  pause(server: string, signal: AbortSignal): Promise<Item | undefined> {
+    return this.#existing(server, { paused: true, next_attempt_at: null }, signal);
   }
 
-  /** @returns whether the condition held, so that it is written */
+  /** Ends a pause. @returns undefined for an unknown server */
+  resume(server: string, signal: AbortSignal): Promise<Item | undefined> {
+    return this.#existing(server, { paused: null, next_attempt_at: null }, signal);
+  }
+
+  /** @returns whether the condition was true, so that the change is written */
   async #write(server: string, change: Change, condition: Condition, signal: AbortSignal): Promise<boolean> {
     return (await this.#table.update(server, change, condition, signal)) !== undefined;
   }
@@ -242,25 +268,28 @@ export class Ledger {
     condition: Condition,
     signal: AbortSignal,
   ): Promise<Lease | undefined> {
-    // Both before the write, which may take long.
+    // Both times are taken before the write, which may be slow.
     const postUntil = performance.now() + POST_WINDOW;
-    const token = randomUUID();
-    const until = new Date(Date.now() + LEASE).toISOString();
-    const taken = await this.#table.update(server, { ...change, holder: token, until }, condition, signal);
-    // The SDK sends a write again whose answer was late or lost. The second one must change nothing, since a newer wish may
-    // have been recorded between the two; but the lease is ours if it is this very token that is there.
-    const item = taken ?? (await this.#table.get(server, signal));
-    return item?.holder === token && isWished(item) ? { token, item, postUntil } : undefined;
+    const lease = {
+      lease_token: randomUUID(),
+      lease_expires_at: new Date(Date.now() + LEASE).toISOString(),
+    };
+    const written = await this.#table.update(server, { ...change, ...lease }, condition, signal);
+    // The SDK repeats a write whose response was late or lost. The second one must change nothing, since a newer desired state
+    // may have been recorded in between; but the lease is ours if the item has our token.
+    const item = written ?? (await this.#table.get(server, signal));
+    if (item?.lease_token !== lease.lease_token || !isRecorded(item)) return undefined;
+    return { token: lease.lease_token, item, postUntil };
   }
 }
 
-function recorded({ target, cluster, key }: Wish): Change {
+function recorded({ target, cluster, version }: DesiredState): Change {
   return {
     desired: targetText(target),
-    desired_key: key,
-    events: { prepend: eventIdOf(key) },
+    desired_version: version,
+    events: { prepend: eventIdOf(version) },
     cluster,
     recorded_at: new Date().toISOString(),
-    ...NO_FAILURE,
+    ...FAILURES_CLEARED,
   };
 }

@@ -1,8 +1,12 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import type { PostGuard } from '../../functions/config-switch/barman/pg-backup-api.ts';
 import { Busy, ConfigSwitchFailed, HttpError, LedgerError } from '../../functions/config-switch/errors.ts';
-import { converge, type Driver, newCourse } from '../../functions/config-switch/reconcile/converge.ts';
-import { Ledger, type Wish, wishKey } from '../../functions/config-switch/reconcile/ledger.ts';
+import { type DesiredState, Ledger, versionOf } from '../../functions/config-switch/reconcile/ledger.ts';
+import {
+  newProgress,
+  type ReconcileOptions,
+  recordAndReconcile,
+} from '../../functions/config-switch/reconcile/reconcile.ts';
 import type { Item } from '../../functions/config-switch/reconcile/table.ts';
 import { MemoryTable } from '../stand-ins/memory-table.ts';
 
@@ -13,11 +17,11 @@ const P = 60_000;
 class Api {
   guard: PostGuard | undefined;
   readonly targets: object[] = [];
-  readonly settled: number[] = [];
-  settleSignal: AbortSignal | undefined;
+  readonly waitedFor: number[] = [];
+  waitSignal: AbortSignal | undefined;
   onCreate: () => Promise<void> | void = () => {};
   onWait: () => Promise<void> | void = () => {};
-  onSettle: () => Promise<void> | void = () => {};
+  onWaitForRecent: () => Promise<void> | void = () => {};
 
   async createConfigSwitchOperation(_server: string, target: object, guard: PostGuard): Promise<string> {
     this.guard = guard;
@@ -30,17 +34,17 @@ class Api {
     await this.onWait();
     return 'DONE';
   }
-  async settle(_server: string, age: number, signal: AbortSignal): Promise<void> {
-    this.settled.push(age);
-    this.settleSignal = signal;
-    await this.onSettle();
+  async waitForRecentOperations(_server: string, age: number, signal: AbortSignal): Promise<void> {
+    this.waitedFor.push(age);
+    this.waitSignal = signal;
+    await this.onWaitForRecent();
   }
 }
 
 let table: MemoryTable;
 let api: Api;
 let controller: AbortController;
-let driver: Driver & { course: ReturnType<typeof newCourse> };
+let options: ReconcileOptions & { progress: ReturnType<typeof newProgress> };
 let remaining: number;
 beforeEach(() => {
   vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'Date', 'performance'], now: NOW - 100_000 });
@@ -49,13 +53,13 @@ beforeEach(() => {
   api = new Api();
   controller = new AbortController();
   remaining = 28_500;
-  driver = {
+  options = {
     ledger: new Ledger(table),
     api,
     signal: controller.signal,
     remaining: () => remaining,
     operationTimeout: P,
-    course: newCourse(),
+    progress: newProgress(),
   };
 });
 afterEach(() => {
@@ -63,109 +67,125 @@ afterEach(() => {
   vi.useRealTimers();
 });
 
-const key = (ms: number, id: string) => wishKey(NOW + ms, id);
-const wish = (ms: number, id: string): Wish => ({
+const version = (ms: number, id: string) => versionOf(NOW + ms, id);
+const desired = (ms: number, id: string): DesiredState => ({
   server: 'main',
   cluster: 'patroni',
   target: { model: id },
-  key: key(ms, id),
+  version: version(ms, id),
 });
-const run = (one: Wish) => converge(driver, one);
+const run = (one: DesiredState) => recordAndReconcile(options, one);
 /** In virtual time. */
-async function runThrough(one: Wish): Promise<unknown> {
+async function runThrough(one: DesiredState): Promise<unknown> {
   const ended = run(one).catch((error: unknown) => error);
   await vi.advanceTimersByTimeAsync(200_000);
   return ended;
 }
-const somebody = (change: Partial<Item> = {}): Item => ({
+const anotherInvocation = (change: Partial<Item> = {}): Item => ({
   barman_server: 'main',
   desired: 'model x',
-  desired_key: key(-9, 'x'),
-  holder: 'somebody',
-  until: new Date(NOW + 14_000).toISOString(),
+  desired_version: version(-9, 'x'),
+  lease_token: 'another',
+  lease_expires_at: new Date(NOW + 14_000).toISOString(),
   ...change,
 });
 
-test('a course has nothing in it at first', () => {
-  expect(newCourse()).toEqual({
+test('a progress has nothing in it at first', () => {
+  expect(newProgress()).toEqual({
     recorded: false,
     duplicate: false,
     superseded: false,
-    overtaken: false,
+    passedOver: false,
     waited: 0,
   });
 });
 
 describe('a wish', () => {
   test('is recorded and met', async () => {
-    expect(await run(wish(0, 'a'))).toEqual({
+    expect(await run(desired(0, 'a'))).toEqual({
       exitCode: 0,
       message: 'Barman server main now uses model a',
       operationId: 'op1',
     });
-    expect(table.item).toMatchObject({ applied: 'model a', applied_key: key(0, 'a'), operation_id: 'op1' });
-    expect(table.item).not.toHaveProperty('holder');
-    expect(driver.course).toEqual({ ...newCourse(), recorded: true });
+    expect(table.item).toMatchObject({
+      applied: 'model a',
+      applied_version: version(0, 'a'),
+      operation_id: 'op1',
+    });
+    expect(table.item).not.toHaveProperty('lease_token');
+    expect(options.progress).toEqual({ ...newProgress(), recorded: true });
   });
 
   test('that was met is answered from the record', async () => {
-    await run(wish(0, 'a'));
-    expect(await run(wish(0, 'a'))).toEqual({
+    await run(desired(0, 'a'));
+    expect(await run(desired(0, 'a'))).toEqual({
       exitCode: 0,
-      message: 'this event was met before: Barman was brought to model a',
+      message: 'this event was already applied: Barman was set to model a',
       operationId: 'op1',
     });
-    expect([driver.course.duplicate, driver.course.superseded, api.targets.length]).toEqual([true, false, 1]);
+    expect([options.progress.duplicate, options.progress.superseded, api.targets.length]).toEqual([
+      true,
+      false,
+      1,
+    ]);
   });
 
   test('that was met by an operation that nobody remembers is answered too', async () => {
     table.item = {
       barman_server: 'main',
       applied: 'reset',
-      applied_key: key(0, 'a'),
-      desired_key: key(0, 'a'),
+      applied_version: version(0, 'a'),
+      desired_version: version(0, 'a'),
     };
-    const outcome = await run(wish(0, 'a'));
-    expect(outcome).not.toHaveProperty('operationId');
-    expect(outcome.message).toBe('this event was met before: Barman was brought to reset');
+    const result = await run(desired(0, 'a'));
+    expect(result).not.toHaveProperty('operationId');
+    expect(result.message).toBe('this event was already applied: Barman was set to reset');
   });
 
   test('that is older than what was met is superseded', async () => {
-    await run(wish(5, 'b'));
-    expect(await run(wish(0, 'a'))).toEqual({
+    await run(desired(5, 'b'));
+    expect(await run(desired(0, 'a'))).toEqual({
       exitCode: 1,
-      message: `superseded by a newer event: Barman was brought to model b for ${key(5, 'b')}`,
+      message: `superseded by a newer event: Barman was set to model b for ${version(5, 'b')}`,
     });
-    expect([driver.course.superseded, driver.course.duplicate, api.targets.length]).toEqual([true, false, 1]);
+    expect([options.progress.superseded, options.progress.duplicate, api.targets.length]).toEqual([
+      true,
+      false,
+      1,
+    ]);
   });
 
   test('that comes again with another time is the one that was recorded', async () => {
-    await run(wish(0, 'a'));
-    expect(await run(wish(9, 'a'))).toMatchObject({ exitCode: 0, operationId: 'op1' });
-    expect([driver.course.duplicate, driver.course.superseded]).toEqual([true, false]);
-    await run(wish(5, 'b'));
-    driver.course.superseded = false;
-    expect(await run(wish(9, 'a'))).toMatchObject({
+    await run(desired(0, 'a'));
+    expect(await run(desired(9, 'a'))).toMatchObject({ exitCode: 0, operationId: 'op1' });
+    expect([options.progress.duplicate, options.progress.superseded]).toEqual([true, false]);
+    await run(desired(5, 'b'));
+    options.progress.superseded = false;
+    expect(await run(desired(9, 'a'))).toMatchObject({
       exitCode: 1,
-      message: 'superseded by a newer event: this event was met before: Barman was brought to model b',
+      message: 'superseded by a newer event: this event was already applied: Barman was set to model b',
     });
-    expect([driver.course.duplicate, driver.course.superseded, api.targets.length]).toEqual([true, true, 2]);
+    expect([options.progress.duplicate, options.progress.superseded, api.targets.length]).toEqual([
+      true,
+      true,
+      2,
+    ]);
   });
 
   test('of a server that the operator holds is recorded, and busy', async () => {
-    table.item = { barman_server: 'main', held: true };
+    table.item = { barman_server: 'main', paused: true };
     const words =
-      'Barman server main is held by the operator: the wish is recorded, and driven once it is released';
-    await expect(run(wish(0, 'a'))).rejects.toThrow(new Busy(words));
+      'Barman server main is paused: the desired state is recorded, and will be applied after resume';
+    await expect(run(desired(0, 'a'))).rejects.toThrow(new Busy(words));
     expect(table.item).toMatchObject({ desired: 'model a' });
-    expect([driver.course.recorded, api.targets.length]).toEqual([true, 0]);
+    expect([options.progress.recorded, api.targets.length]).toEqual([true, 0]);
   });
 
   test('whose item is deleted meanwhile is told', async () => {
-    table.item = somebody();
+    table.item = anotherInvocation();
     const get = vi.spyOn(table, 'get').mockResolvedValue(undefined);
     const words = "the ledger's item of main was deleted; send the event again";
-    await expect(run(wish(0, 'a'))).rejects.toThrow(new LedgerError(words));
+    await expect(run(desired(0, 'a'))).rejects.toThrow(new LedgerError(words));
     expect(get).toHaveBeenCalled();
   });
 });
@@ -176,23 +196,23 @@ describe('a newer wish', () => {
     api.onWait = async () => {
       if (come) return;
       come = true;
-      await driver.ledger.record(wish(5, 'b'), controller.signal);
+      await options.ledger.record(desired(5, 'b'), controller.signal);
     };
   };
 
   test('that comes meanwhile is driven too, and the own one answered', async () => {
     comesMeanwhile();
-    expect(await run(wish(0, 'a'))).toMatchObject({ exitCode: 0, operationId: 'op1' });
+    expect(await run(desired(0, 'a'))).toMatchObject({ exitCode: 0, operationId: 'op1' });
     expect(api.targets).toEqual([{ model: 'a' }, { model: 'b' }]);
-    expect(table.item).toMatchObject({ applied_key: key(5, 'b'), operation_id: 'op2' });
+    expect(table.item).toMatchObject({ applied_version: version(5, 'b'), operation_id: 'op2' });
   });
 
   test('is left to others where time is short', async () => {
     comesMeanwhile();
     remaining = 10_000;
-    expect(await run(wish(0, 'a'))).toMatchObject({ exitCode: 0, operationId: 'op1' });
+    expect(await run(desired(0, 'a'))).toMatchObject({ exitCode: 0, operationId: 'op1' });
     expect(api.targets).toEqual([{ model: 'a' }]);
-    expect(table.item).toMatchObject({ applied_key: key(0, 'a'), desired_key: key(5, 'b') });
+    expect(table.item).toMatchObject({ applied_version: version(0, 'a'), desired_version: version(5, 'b') });
   });
 
   test('that fails leaves the own one as it was: met', async () => {
@@ -200,15 +220,15 @@ describe('a newer wish', () => {
     api.onCreate = () => {
       if (api.targets.length > 1) throw new HttpError('no');
     };
-    expect(await run(wish(0, 'a'))).toMatchObject({ exitCode: 0, operationId: 'op1' });
-    expect(table.item).toMatchObject({ applied_key: key(0, 'a'), last_error: 'no' });
+    expect(await run(desired(0, 'a'))).toMatchObject({ exitCode: 0, operationId: 'op1' });
+    expect(table.item).toMatchObject({ applied_version: version(0, 'a'), last_error: 'no' });
   });
 
   test('that is there already is driven in place of the own one', async () => {
-    table.item = { barman_server: 'main', desired: 'model b', desired_key: key(5, 'b') };
-    expect(await run(wish(0, 'a'))).toEqual({
+    table.item = { barman_server: 'main', desired: 'model b', desired_version: version(5, 'b') };
+    expect(await run(desired(0, 'a'))).toEqual({
       exitCode: 1,
-      message: `superseded by a newer event: Barman was brought to model b for ${key(5, 'b')}`,
+      message: `superseded by a newer event: Barman was set to model b for ${version(5, 'b')}`,
     });
     expect(api.targets).toEqual([{ model: 'b' }]);
   });
@@ -219,14 +239,14 @@ describe('a failure', () => {
     api.onWait = () => {
       throw new ConfigSwitchFailed('so it is');
     };
-    await expect(run(wish(0, 'a'))).rejects.toThrow(new ConfigSwitchFailed('so it is'));
+    await expect(run(desired(0, 'a'))).rejects.toThrow(new ConfigSwitchFailed('so it is'));
     expect(table.item).toMatchObject({ attempts: 1, last_error: 'so it is' });
-    expect(table.item).not.toHaveProperty('holder');
+    expect(table.item).not.toHaveProperty('lease_token');
   });
 
   test('that is no error is told as it is', async () => {
     api.onWait = () => Promise.reject('words');
-    await expect(run(wish(0, 'a'))).rejects.toBe('words');
+    await expect(run(desired(0, 'a'))).rejects.toBe('words');
     expect(table.item).toMatchObject({ last_error: 'words' });
   });
 
@@ -238,8 +258,8 @@ describe('a failure', () => {
       happens();
       throw new HttpError('so it is');
     };
-    await expect(run(wish(0, 'a'))).rejects.toThrow('so it is');
-    expect(table.item).toHaveProperty('holder');
+    await expect(run(desired(0, 'a'))).rejects.toThrow('so it is');
+    expect(table.item).toHaveProperty('lease_token');
     expect(table.item).not.toHaveProperty('last_error');
   });
 
@@ -248,110 +268,118 @@ describe('a failure', () => {
       vi.spyOn(table, 'update').mockRejectedValue(new LedgerError('down'));
       throw new HttpError('so it is');
     };
-    await expect(run(wish(0, 'a'))).rejects.toThrow('so it is');
+    await expect(run(desired(0, 'a'))).rejects.toThrow('so it is');
   });
 });
 
 describe("somebody else's lease", () => {
   test('is waited for, 5 s and no longer', async () => {
-    table.item = somebody();
+    table.item = anotherInvocation();
     const get = vi.spyOn(table, 'get');
-    const words = 'somebody else is switching main: the wish is recorded, and driven after that';
+    const words =
+      'another invocation is switching main: the desired state is recorded, and will be applied after that';
     const start = performance.now();
-    const ended = run(wish(0, 'a')).catch((error: unknown) => ({ error, after: performance.now() - start }));
+    const ended = run(desired(0, 'a')).catch((error: unknown) => ({
+      error,
+      after: performance.now() - start,
+    }));
     await vi.advanceTimersByTimeAsync(20_000);
     expect(await ended).toEqual({ error: new Busy(words), after: 5_000 });
-    expect(driver.course).toEqual({ ...newCourse(), recorded: true, waited: 5_000 });
+    expect(options.progress).toEqual({ ...newProgress(), recorded: true, waited: 5_000 });
     expect(get.mock.calls.length).toBeGreaterThanOrEqual(21);
     expect(api.targets).toEqual([]);
   });
 
   test('that is taken while ours is being taken is waited for', async () => {
-    table.item = somebody({ until: new Date(NOW - 1_000).toISOString() });
-    api.onSettle = () => {
-      api.onSettle = () => {};
-      const until = new Date(NOW + 900).toISOString();
-      table.item = { ...(table.item as Item), holder: 'another', until };
+    table.item = anotherInvocation({ lease_expires_at: new Date(NOW - 1_000).toISOString() });
+    api.onWaitForRecent = () => {
+      api.onWaitForRecent = () => {};
+      const lease_expires_at = new Date(NOW + 900).toISOString();
+      table.item = { ...(table.item as Item), lease_token: 'a third', lease_expires_at };
     };
-    expect(await runThrough(wish(0, 'a'))).toMatchObject({ exitCode: 0 });
-    expect([driver.course.waited, api.settled.length]).toEqual([1_000, 2]);
+    expect(await runThrough(desired(0, 'a'))).toMatchObject({ exitCode: 0 });
+    expect([options.progress.waited, api.waitedFor.length]).toEqual([1_000, 2]);
   });
 
   test('that is taken during our switch makes its result theirs', async () => {
     api.onWait = () => {
-      table.item = somebody({
+      table.item = anotherInvocation({
         desired: 'model b',
-        desired_key: key(5, 'b'),
+        desired_version: version(5, 'b'),
         applied: 'model b',
-        applied_key: key(5, 'b'),
+        applied_version: version(5, 'b'),
       });
     };
-    expect(await runThrough(wish(0, 'a'))).toEqual({
+    expect(await runThrough(desired(0, 'a'))).toEqual({
       exitCode: 1,
-      message: `superseded by a newer event: Barman was brought to model b for ${key(5, 'b')}`,
+      message: `superseded by a newer event: Barman was set to model b for ${version(5, 'b')}`,
     });
-    expect(table.item).toMatchObject({ holder: 'somebody', applied: 'model b' });
+    expect(table.item).toMatchObject({ lease_token: 'another', applied: 'model b' });
   });
 
   test('that ends in time lets us drive', async () => {
-    table.item = somebody();
+    table.item = anotherInvocation();
     setTimeout(() => {
-      const { holder: _, until: __, ...item } = table.item as Item;
+      const { lease_token: _, lease_expires_at: __, ...item } = table.item as Item;
       table.item = item;
     }, 1_100);
-    expect(await runThrough(wish(0, 'a'))).toMatchObject({ exitCode: 0 });
-    expect([driver.course.waited, driver.course.overtaken]).toEqual([1_250, false]);
-    expect(api.settled).toEqual([]);
+    expect(await runThrough(desired(0, 'a'))).toMatchObject({ exitCode: 0 });
+    expect([options.progress.waited, options.progress.passedOver]).toEqual([1_250, false]);
+    expect(api.waitedFor).toEqual([]);
   });
 });
 
 describe('a lease that was left behind', () => {
-  const ranOut = (ms: number) => somebody({ until: new Date(NOW - ms).toISOString() });
+  const ranOut = (ms: number) => anotherInvocation({ lease_expires_at: new Date(NOW - ms).toISOString() });
 
   test('is taken over once its operations have ended', async () => {
     table.item = ranOut(1_000);
-    expect(await run(wish(0, 'a'))).toMatchObject({ exitCode: 0, operationId: 'op1' });
-    expect(api.settled, 'as old as the lease').toEqual([15_000]);
-    expect(driver.course.overtaken).toBe(false);
-    expect(table.item).not.toHaveProperty('overtaken');
+    expect(await run(desired(0, 'a'))).toMatchObject({ exitCode: 0, operationId: 'op1' });
+    expect(api.waitedFor, 'as old as the lease').toEqual([15_000]);
+    expect(options.progress.passedOver).toBe(false);
+    expect(table.item).not.toHaveProperty('passed_over');
   });
 
   test('has its operations looked at until they could have ended, or the deadline', async () => {
     const aborted: unknown[] = [];
     for (const end of [() => vi.advanceTimersByTime(10_000), () => controller.abort()]) {
       table.item = ranOut(P - 10_000);
-      api.onSettle = () => {
-        aborted.push(api.settleSignal?.aborted);
+      api.onWaitForRecent = () => {
+        aborted.push(api.waitSignal?.aborted);
         end();
-        aborted.push(api.settleSignal?.aborted);
+        aborted.push(api.waitSignal?.aborted);
         throw new HttpError('no time');
       };
-      await runThrough(wish(0, `a${aborted.length}`));
+      await runThrough(desired(0, `a${aborted.length}`));
       vi.setSystemTime(NOW);
     }
     expect(aborted).toEqual([false, true, false, true]);
   });
 
   test('without an end has run out long ago', async () => {
-    const { until: _, ...item } = somebody();
+    const { lease_expires_at: _, ...item } = anotherInvocation();
     table.item = item;
-    expect(await run(wish(0, 'a'))).toMatchObject({ exitCode: 0 });
-    expect([api.settled.length, driver.course.overtaken]).toEqual([0, true]);
+    expect(await run(desired(0, 'a'))).toMatchObject({ exitCode: 0 });
+    expect([api.waitedFor.length, options.progress.passedOver]).toEqual([0, true]);
   });
 
   test.each([P, P + 1])('%i ms ago is not waited for, and it is told', async (ms) => {
     table.item = ranOut(ms);
-    expect(await run(wish(0, 'a'))).toMatchObject({ exitCode: 0 });
-    expect([api.settled.length, driver.course.overtaken, table.item?.overtaken]).toEqual([0, true, true]);
+    expect(await run(desired(0, 'a'))).toMatchObject({ exitCode: 0 });
+    expect([api.waitedFor.length, options.progress.passedOver, table.item?.passed_over]).toEqual([
+      0,
+      true,
+      true,
+    ]);
   });
 
   test('is passed over where its operations cannot be seen, after they could have ended', async () => {
     table.item = ranOut(P - 10_000);
-    api.onSettle = () => {
+    api.onWaitForRecent = () => {
       throw new HttpError('no list');
     };
-    expect(await runThrough(wish(0, 'a'))).toMatchObject({ exitCode: 0 });
-    expect([driver.course.overtaken, table.item?.applied_at]).toEqual([
+    expect(await runThrough(desired(0, 'a'))).toMatchObject({ exitCode: 0 });
+    expect([options.progress.passedOver, table.item?.applied_at]).toEqual([
       true,
       new Date(NOW + 10_000).toISOString(),
     ]);
@@ -359,47 +387,51 @@ describe('a lease that was left behind', () => {
 
   test('is passed over where there is just time to wait', async () => {
     table.item = ranOut(P - 28_500);
-    api.onSettle = () => {
+    api.onWaitForRecent = () => {
       throw new HttpError('no list');
     };
-    expect(await runThrough(wish(0, 'a'))).toMatchObject({ exitCode: 0 });
+    expect(await runThrough(desired(0, 'a'))).toMatchObject({ exitCode: 0 });
   });
 
   test('is not passed over where there is no time to wait', async () => {
     table.item = ranOut(1_000);
-    api.onSettle = () => {
+    api.onWaitForRecent = () => {
       throw new HttpError('no list');
     };
-    expect(await runThrough(wish(0, 'a'))).toEqual(new HttpError('no list'));
-    expect([driver.course.overtaken, api.targets.length, table.item?.holder]).toEqual([false, 0, 'somebody']);
+    expect(await runThrough(desired(0, 'a'))).toEqual(new HttpError('no list'));
+    expect([options.progress.passedOver, api.targets.length, table.item?.lease_token]).toEqual([
+      false,
+      0,
+      'another',
+    ]);
   });
 
   test('is not passed over at the deadline', async () => {
     table.item = ranOut(P - 10_000);
-    api.onSettle = () => {
+    api.onWaitForRecent = () => {
       controller.abort();
       throw new HttpError('no time');
     };
-    expect(await runThrough(wish(0, 'a'))).toEqual(new HttpError('no time'));
+    expect(await runThrough(desired(0, 'a'))).toEqual(new HttpError('no time'));
   });
 });
 
 describe('a POST', () => {
   test('beyond the window of the lease renews it first', async () => {
-    const { ledger } = driver;
-    const take = vi.spyOn(ledger, 'take');
+    const { ledger } = options;
+    const take = vi.spyOn(ledger, 'acquire');
     const create = api.createConfigSwitchOperation.bind(api);
     api.createConfigSwitchOperation = async (server, target, guard) => {
-      const { holder } = table.item as Item;
+      const { lease_token } = table.item as Item;
       await guard.beforePost();
-      expect(table.item?.holder).toBe(holder);
+      expect(table.item?.lease_token).toBe(lease_token);
       vi.setSystemTime(NOW + 8_000);
       vi.advanceTimersByTime(8_000);
       const id = await create(server, target, guard);
-      expect(table.item?.holder).not.toBe(holder);
+      expect(table.item?.lease_token).not.toBe(lease_token);
       return id;
     };
-    expect(await run(wish(0, 'a'))).toMatchObject({ exitCode: 0 });
+    expect(await run(desired(0, 'a'))).toMatchObject({ exitCode: 0 });
     expect(take).toHaveBeenCalledTimes(1);
   });
 
@@ -409,10 +441,10 @@ describe('a POST', () => {
     api.createConfigSwitchOperation = async (server, target, guard) => {
       times += 1;
       vi.advanceTimersByTime(8_000);
-      table.item = somebody({ applied: 'model b', applied_key: key(5, 'b') });
+      table.item = anotherInvocation({ applied: 'model b', applied_version: version(5, 'b') });
       return create(server, target, guard);
     };
-    expect(await run(wish(0, 'a'))).toMatchObject({ exitCode: 1 });
+    expect(await run(desired(0, 'a'))).toMatchObject({ exitCode: 1 });
     expect([times, api.targets.length]).toEqual([1, 0]);
   });
 
@@ -422,11 +454,11 @@ describe('a POST', () => {
     api.createConfigSwitchOperation = async (server, target, guard) => {
       if (times++ === 0) {
         vi.advanceTimersByTime(8_000);
-        await driver.ledger.record(wish(5, 'b'), controller.signal);
+        await options.ledger.record(desired(5, 'b'), controller.signal);
       }
       return create(server, target, guard);
     };
-    expect(await run(wish(0, 'a'))).toMatchObject({ exitCode: 1 });
+    expect(await run(desired(0, 'a'))).toMatchObject({ exitCode: 1 });
     expect(api.targets).toEqual([{ model: 'b' }]);
   });
 });

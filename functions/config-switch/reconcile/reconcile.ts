@@ -1,0 +1,255 @@
+/**
+ * Records a desired state, and brings Barman up to the newest one. The protocol is the ledger's (ledger.ts); here is who waits
+ * for whom, and which result an event gets.
+ */
+
+import type { PgBackupApi, PostGuard } from '../barman/pg-backup-api.ts';
+import { switchConfig } from '../barman/switch-config.ts';
+import { parseTarget } from '../barman/target.ts';
+import { deadline, sleep } from '../deadline.ts';
+import { Busy, LedgerError } from '../errors.ts';
+import { ExitCode, type Result } from '../exit-code.ts';
+import { type DesiredState, eventIdOf, isLeased, LEASE, type Lease, type Ledger } from './ledger.ts';
+import { type Item, timeOf } from './table.ts';
+
+/** How long to wait for another invocation's lease, and how often to read the item meanwhile, ms. */
+const WAIT = { most: 5_000, interval: 250 };
+/** With less time than this before the deadline, a newer desired state is left to its own event or the heartbeat, ms. */
+const SHORT = 10_000;
+
+/** What happened on the way to the result, for the response and the metrics; updated in place. */
+export interface Progress {
+  /** The desired state is in the ledger and will be applied, whatever the response says. */
+  recorded: boolean;
+  /** The event had already been recorded. */
+  duplicate: boolean;
+  /** A newer event had already been applied, or was applied in place of this one. */
+  superseded: boolean;
+  /** An operation did not end in time, and was passed over. */
+  passedOver: boolean;
+  /** Time spent waiting for another invocation, ms. */
+  waited: number;
+}
+
+export function newProgress(): Progress {
+  return { recorded: false, duplicate: false, superseded: false, passedOver: false, waited: 0 };
+}
+
+export interface ReconcileOptions {
+  readonly ledger: Ledger;
+  readonly api: Pick<
+    PgBackupApi,
+    'createConfigSwitchOperation' | 'waitForOperation' | 'waitForRecentOperations'
+  >;
+  /** Aborts at the deadline. */
+  readonly signal: AbortSignal;
+  /** Time left before the deadline, ms. */
+  readonly remaining: () => number;
+  /** How long to wait for an operation of unknown end after its lease has expired, ms ("P"). */
+  readonly operationTimeout: number;
+  readonly progress: Progress;
+}
+
+/** Another invocation has acquired the lease. */
+class LeaseLost extends Error {}
+/** The lease was renewed, and is for a newer desired state now. */
+class NewerDesired extends Error {}
+
+/**
+ * Records a desired state, then reconciles.
+ *
+ * @returns DONE if Barman was set to this desired state, SKIPPED if it was set to a newer one
+ * @throws LedgerError if the ledger is unavailable
+ * @throws Busy if another invocation is switching, or the server is paused
+ * @throws ConfigSwitchFailed, HttpError as `switchConfig` does
+ */
+export async function recordAndReconcile(options: ReconcileOptions, desired: DesiredState): Promise<Result> {
+  const { ledger, signal, progress } = options;
+  const { server, version } = desired;
+  const lease = await ledger.recordAndAcquire(desired, signal);
+  // Without a lease: another invocation holds it, or this event or a newer one is already recorded.
+  const isNew = lease !== undefined || (await ledger.record(desired, signal));
+  progress.recorded = true;
+  if (isNew) return reconcile(options, server, version, lease);
+
+  const { desired_version = version, events } = (await ledger.get(server, signal)) ?? {};
+  if (!events?.includes(eventIdOf(version))) return reconcile(options, server, version);
+  // A duplicate may carry another time; what counts is the version that was recorded.
+  const result = await reconcile(options, server, desired_version);
+  if (eventIdOf(desired_version) === eventIdOf(version)) return result;
+  progress.duplicate = true;
+  return superseded(progress, result.message);
+}
+
+/**
+ * Applies the newest desired state of a server, unless it is already applied.
+ *
+ * @param version what is to be applied at least; the newest one is not older
+ * @param held the lease, if it was already acquired
+ * @throws as `recordAndReconcile` does
+ */
+export async function reconcile(
+  options: ReconcileOptions,
+  server: string,
+  version: string,
+  held?: Lease,
+): Promise<Result> {
+  const { ledger, signal, progress } = options;
+  let lease = held;
+  /** The event's result, once its desired state or a newer one is applied. */
+  let result: Result | undefined;
+  try {
+    for (;;) {
+      if (!lease) {
+        const acquired = await acquire(options, server, version);
+        if ('result' in acquired) return result ?? acquired.result;
+        lease = acquired.lease;
+      }
+      const { desired, desired_version } = lease.item;
+      const applied: Applied = await apply(options, version, lease);
+      if (applied.status !== 'done') {
+        lease = applied.status === 'newer desired' ? applied.lease : undefined;
+        continue;
+      }
+      const renew = options.remaining() > SHORT;
+      const completion = await ledger.complete(applied.lease, applied.result.operationId, renew, signal);
+      lease = completion.lease === 'renewed' ? completion.renewed : undefined;
+      if (completion.lease === 'lost') continue;
+      if (desired_version === version) result = applied.result;
+      else result ??= superseded(progress, `Barman was set to ${desired} for ${desired_version}`);
+      if (completion.lease === 'released') return result;
+    }
+  } catch (error) {
+    // The event has its result; the newer desired state is in the ledger, for its own event or the heartbeat.
+    if (result) return result;
+    throw error;
+  }
+}
+
+/** How an application under a lease ended that did not throw. */
+type Applied =
+  | { readonly status: 'done'; readonly lease: Lease; readonly result: Result & { operationId: string } }
+  | { readonly status: 'lease lost' }
+  /** Nothing was sent: the lease was renewed, and is for a newer desired state now. */
+  | { readonly status: 'newer desired'; readonly lease: Lease };
+
+/** Applies the lease's desired state: one config switch, whose POSTs are sent only while the lease allows it. */
+async function apply(
+  { ledger, api, signal }: ReconcileOptions,
+  version: string,
+  held: Lease,
+): Promise<Applied> {
+  let lease = held;
+  const { barman_server, desired, desired_version } = lease.item;
+  const guard: PostGuard = {
+    inDoubt: false,
+    beforePost: async () => {
+      if (performance.now() < lease.postUntil) return;
+      const renewed = await ledger.acquire(barman_server, version, lease.token, signal);
+      if (!renewed) throw new LeaseLost();
+      lease = renewed;
+      if (renewed.item.desired_version !== desired_version) throw new NewerDesired();
+    },
+  };
+  try {
+    const result = await switchConfig(api, barman_server, parseTarget(desired), guard);
+    return { status: 'done', lease, result };
+  } catch (error) {
+    if (error instanceof LeaseLost) return { status: 'lease lost' };
+    if (error instanceof NewerDesired) return { status: 'newer desired', lease };
+    // In doubt: the lease is kept, so that whoever comes next waits until the operation has ended.
+    if (!guard.inDoubt && !signal.aborted) {
+      const message = error instanceof Error ? error.message : String(error);
+      // If this fails, the lease expires by itself.
+      await ledger.release(lease, message, signal).catch(() => {});
+    }
+    throw error;
+  }
+}
+
+/** The lease, or the result that makes it unnecessary. */
+type Acquired = { readonly lease: Lease } | { readonly result: Result };
+
+/** Waits for the lease, or for a result that makes it unnecessary. @throws Busy after 5 s */
+async function acquire(options: ReconcileOptions, server: string, version: string): Promise<Acquired> {
+  const { ledger, signal, progress } = options;
+  const start = performance.now();
+  for (;;) {
+    const item = await ledger.get(server, signal);
+    if (!item) throw new LedgerError(`the ledger's item of ${server} was deleted; send the event again`);
+    const { applied, applied_version = '', operation_id, lease_token, paused } = item;
+    if (applied_version >= version) {
+      const message = `Barman was set to ${applied}`;
+      const result =
+        applied_version === version
+          ? alreadyApplied(progress, message, operation_id)
+          : superseded(progress, `${message} for ${applied_version}`);
+      return { result };
+    }
+    if (paused) {
+      throw new Busy(
+        `Barman server ${server} is paused: the desired state is recorded, and will be applied after resume`,
+      );
+    }
+    if (isLeased(item)) {
+      const left = WAIT.most - (performance.now() - start);
+      if (left <= 0) {
+        throw new Busy(
+          `another invocation is switching ${server}: the desired state is recorded, and will be applied after that`,
+        );
+      }
+      const slept = Math.min(WAIT.interval, left);
+      await sleep(slept, signal);
+      progress.waited += slept;
+      continue;
+    }
+    if (lease_token !== undefined && (await waitOut(options, item)) === 'passed over') {
+      progress.passedOver = true;
+    }
+    const change = progress.passedOver ? { passed_over: true } : {};
+    const lease = await ledger.acquire(server, version, lease_token, signal, change);
+    if (lease) return { lease };
+  }
+}
+
+/**
+ * Waits until the operations have ended that may have been requested under an expired lease.
+ *
+ * @returns `passed over` if that took too long, so that one of them may still be running
+ * @throws HttpError if they cannot be polled, and there is no time to wait until they no longer matter
+ */
+async function waitOut(
+  { api, signal, remaining, operationTimeout }: ReconcileOptions,
+  { barman_server, lease_expires_at }: Item,
+): Promise<'ended' | 'passed over'> {
+  const expiredAt = timeOf(lease_expires_at, 0);
+  const patience = () => expiredAt + operationTimeout - Date.now();
+  if (patience() <= 0) return 'passed over';
+  const limit = deadline(patience());
+  try {
+    const age = Date.now() - (expiredAt - LEASE);
+    await api.waitForRecentOperations(barman_server, age, AbortSignal.any([signal, limit.signal]));
+    return 'ended';
+  } catch (error) {
+    if (signal.aborted) throw error;
+    if (patience() > remaining()) throw error;
+    await sleep(patience(), signal);
+    return 'passed over';
+  } finally {
+    limit.clear();
+  }
+}
+
+function alreadyApplied(progress: Progress, message: string, operationId: string | undefined): Result {
+  progress.duplicate = true;
+  return {
+    exitCode: ExitCode.CONFIG_SWITCH_DONE,
+    message: `this event was already applied: ${message}`,
+    ...(operationId !== undefined && { operationId }),
+  };
+}
+
+function superseded(progress: Progress, message: string): Result {
+  progress.superseded = true;
+  return { exitCode: ExitCode.CONFIG_SWITCH_SKIPPED, message: `superseded by a newer event: ${message}` };
+}
