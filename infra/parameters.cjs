@@ -1,9 +1,9 @@
 /**
- * The parameters of a stage: from `infra/stages/<stage>.yml`, and `--param name=value` before that. A missing or
- * malformed one stops the deploy before anything is touched.
+ * The parameters of a stage: from `--param name=value`, otherwise from `infra/stages/<stage>.yml`. A missing or
+ * malformed one stops the deployment before anything is changed.
  */
 
-/** Each has a form for people, a check, and a default unless it must be given; null means "not wanted". */
+/** Each has its form for error messages, a check, and a default unless it is required; null means "not used". */
 const PARAMETERS = {
   vpc: { form: "the VPC's id, such as vpc-0123456789abcdef0", check: matches(/^vpc-[0-9a-f]{8,17}$/) },
   subnets: {
@@ -16,34 +16,34 @@ const PARAMETERS = {
     check: (value) => isCidr(value) || isSecurityGroup(value),
   },
   'barman-port': {
-    form: 'the port of pg-backup-api there, 1 to 65535',
+    form: 'the port of pg-backup-api, 1 to 65535',
     check: (value) => isWhole(value, 1, 65_535),
     parse: Number,
     default: 443,
   },
   'ssm-access': {
-    form: 'endpoint (makes one), nat (there is a NAT), or the security group of an endpoint that is there, such as sg-0123456789abcdef0',
+    form: 'endpoint (creates one), nat (the VPC has a NAT), or the security group of an existing endpoint, such as sg-0123456789abcdef0',
     check: (value) => value === 'endpoint' || value === 'nat' || isSecurityGroup(value),
     default: 'endpoint',
   },
   'ledger-access': {
-    form: 'nat (there is a NAT), or the prefix list of DynamoDB, such as pl-66a5400f, to go through a gateway endpoint (aws ec2 describe-managed-prefix-lists --filters Name=prefix-list-name,Values=com.amazonaws.<region>.dynamodb)',
+    form: 'nat (the VPC has a NAT), or the prefix list of DynamoDB, such as pl-66a5400f, to use a gateway endpoint (aws ec2 describe-managed-prefix-lists --filters Name=prefix-list-name,Values=com.amazonaws.<region>.dynamodb)',
     check: matches(/^(nat|pl-[0-9a-f]{8,17})$/),
   },
   'route-tables': {
-    form: "the subnets' route tables, such as rtb-0123456789abcdef0, in which to make the gateway endpoint; leave it out if there is one",
+    form: "the subnets' route tables, such as rtb-0123456789abcdef0, to create the gateway endpoint in; omit it if there is one",
     check: (value) => list(value).length > 0 && list(value).every(matches(/^rtb-[0-9a-f]{8,17}$/)),
     parse: list,
     default: null,
   },
   'deletion-protection': {
-    form: 'true, so that the ledger cannot be deleted by mistake, or false',
+    form: 'true (the ledger cannot be deleted by mistake) or false',
     check: matches(/^(true|false)$/),
     parse: (value) => value === 'true',
     default: null,
   },
   'parameters-key': {
-    form: "the ARN of the KMS key that encrypts the parameters, if it is not aws/ssm, such as arn:aws:kms:eu-central-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab; an alias is no resource of IAM's",
+    form: 'the ARN of the KMS key that encrypts the parameters, if it is not aws/ssm, such as arn:aws:kms:eu-central-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab; not an alias, which IAM policies cannot name',
     check: matches(/^arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{12}:key\/[\w-]+$/),
     default: null,
   },
@@ -53,25 +53,25 @@ const PARAMETERS = {
     default: 'default',
   },
   'throttling-rate': {
-    form: 'requests a second, 1 or more',
+    form: 'requests per second, 1 to 10000',
     check: (value) => isWhole(value, 1, 10_000),
     parse: Number,
     default: 50,
   },
   'throttling-burst': {
-    form: 'requests at once, 1 or more',
+    form: 'concurrent requests, 1 to 5000',
     check: (value) => isWhole(value, 1, 5_000),
     parse: Number,
     default: 100,
   },
   'reserved-concurrency': {
-    form: 'a number of concurrent executions, 2 or more',
+    form: 'a number of concurrent executions, 2 to 1000',
     check: (value) => isWhole(value, 2, 1_000),
     parse: Number,
     default: null,
   },
   'log-retention': {
-    form: 'days that CloudWatch Logs knows: 7, 14, 30, 60, 90, 180, 365 …',
+    form: 'a number of days that CloudWatch Logs accepts: 7, 14, 30, 60, 90, 180, 365 …',
     check: (value) =>
       [
         1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288,
@@ -93,31 +93,31 @@ const PARAMETERS = {
     default: null,
   },
   certificate: {
-    form: "the ARN of the domain's certificate in ACM, of the same region, such as arn:aws:acm:eu-central-1:123456789012:certificate/1234abcd-12ab-34cd-56ef-1234567890ab",
+    form: "the ARN of the domain's certificate in ACM, in the same region, such as arn:aws:acm:eu-central-1:123456789012:certificate/1234abcd-12ab-34cd-56ef-1234567890ab",
     check: matches(/^arn:aws[a-z-]*:acm:[a-z0-9-]+:\d{12}:certificate\/[\w-]+$/),
     default: null,
   },
   truststore: {
-    form: 'the CA certificates that client certificates are checked against, PEM, in S3, such as s3://bucket/truststore.pem',
+    form: 'the CA certificates that client certificates are verified against, PEM, in S3, such as s3://bucket/truststore.pem',
     check: matches(/^s3:\/\/[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]\/\S+$/),
     default: null,
   },
   'truststore-version': {
-    form: 'the S3 version of the truststore; change it after writing a new one',
+    form: 'the S3 version of the truststore',
     check: matches(/^\S{1,1024}$/),
     default: null,
   },
   'hosted-zone': {
-    form: "the Route 53 hosted zone of the domain's name, such as Z0123456789ABCDEFGHIJ; without it, point the name there yourself",
+    form: 'the Route 53 hosted zone of the domain name, such as Z0123456789ABCDEFGHIJ',
     check: matches(/^Z[A-Z0-9]{1,31}$/),
     default: null,
   },
 };
 
-/** The parameters that make a custom domain; all of them or none. */
+/** The parameters of a custom domain: all or none of them. */
 const DOMAIN = ['domain-name', 'certificate', 'truststore'];
 
-/** The first of an interface endpoint's DNS entries, each of which is `<hosted zone>:<name>`. */
+/** From the first of the endpoint's DNS entries, each of which is `<hosted zone>:<name>`. */
 const ENDPOINT_URL = [
   'https://${host}',
   {
@@ -133,8 +133,8 @@ const ENDPOINT_URL = [
 /**
  * Called by osls.
  *
- * @returns the parameters by their names, and `files`, the optional parts of the infrastructure that they choose
- * @throws Error naming each parameter that is wrong, and the form that it has
+ * @returns the parameters by name, and `files`, the optional parts of the infrastructure that they choose
+ * @throws Error naming each invalid parameter and its expected form
  */
 module.exports = async ({ options, resolveVariable }) => {
   const stage = await resolveVariable('sls:stage');
@@ -147,25 +147,27 @@ module.exports = async ({ options, resolveVariable }) => {
   const problems = [];
   if (!/^[a-z][a-z0-9-]{0,19}$/.test(stage)) {
     problems.push(
-      `stage: "${stage}"; give it a name of at most 20 letters, digits and hyphens in lower case`,
+      `stage is "${stage}"; expected a name of at most 20 lower-case letters, digits and hyphens`,
     );
   }
   for (const name of Object.keys(given).filter((name) => !Object.hasOwn(PARAMETERS, name))) {
-    problems.push(`${name} is no parameter; there are ${Object.keys(PARAMETERS).join(', ')}`);
+    problems.push(`unknown parameter ${name}; valid: ${Object.keys(PARAMETERS).join(', ')}`);
   }
   const parameters = {};
   for (const [name, { form, check, parse, ...rest }] of Object.entries(PARAMETERS)) {
     const value = given[name] ?? rest.default;
-    if (value === undefined) problems.push(`${name} is missing; write there ${form}`);
+    if (value === undefined) problems.push(`${name} is missing; expected ${form}`);
     else if (value !== null && !check(String(value)))
-      problems.push(`${name} is "${value}"; write there ${form}`);
+      problems.push(`${name} is "${value}"; expected ${form}`);
     else parameters[name] = value === null || !parse ? value : parse(String(value));
   }
   if (DOMAIN.some((name) => parameters[name]) && !DOMAIN.every((name) => parameters[name])) {
-    problems.push(`${DOMAIN.join(', ')}: give all of them, or none`);
+    problems.push(`${DOMAIN.join(', ')}: set all of them, or none`);
   }
   if (parameters['route-tables'] && parameters['ledger-access'] === 'nat') {
-    problems.push('route-tables: with ledger-access nat there is no gateway endpoint; leave one of them out');
+    problems.push(
+      'route-tables is for a gateway endpoint, but ledger-access is nat; omit route-tables, or set ledger-access to pl-…',
+    );
   }
   if (problems.length > 0) {
     const message = [`${file} (see infra/stages/example.yml), or --param:`, ...problems].join('\n- ');
@@ -179,18 +181,18 @@ module.exports = async ({ options, resolveVariable }) => {
   return {
     ...parameters,
     'deletion-protection': parameters['deletion-protection'] ?? stage.startsWith('prod'),
-    // CloudFormation takes one of the two.
+    // CloudFormation accepts only one of the two.
     barmanHost: isCidr(parameters['barman-host'])
       ? { CidrIp: parameters['barman-host'] }
       : { DestinationSecurityGroupId: parameters['barman-host'] },
-    // CloudWatch knows a rule of a bus that is not the default by both names (AWS/Events, "Dimensions").
+    // Metrics of a rule on a bus other than the default have both dimensions (AWS/Events, "Dimensions").
     ruleDimensions: [
       { Name: 'RuleName', Value: `barman-config-switch-${stage}` },
       ...(parameters['event-bus'] === 'default'
         ? []
         : [{ Name: 'EventBusName', Value: parameters['event-bus'] }]),
     ],
-    // The endpoint's own name, not the region's: private DNS would move all of the VPC's calls to SSM onto it.
+    // The endpoint's own DNS name: it has no private DNS, so the region's name does not lead to it.
     environment: access === 'endpoint' ? { AWS_ENDPOINT_URL_SSM: { 'Fn::Sub': ENDPOINT_URL } } : {},
     customDomain: parameters['domain-name'] !== null,
     files: {
@@ -223,7 +225,7 @@ function isSecurityGroup(value) {
   return /^sg-[0-9a-f]{8,17}$/.test(value);
 }
 
-/** An IPv4 CIDR block; a part of 256 or a prefix of 33 is none. */
+/** An IPv4 CIDR block. */
 function isCidr(value) {
   const [address, prefix = ''] = value.split('/');
   return require('node:net').isIPv4(address) && isWhole(prefix, 0, 32);

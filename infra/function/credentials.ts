@@ -1,3 +1,3 @@
-/** In the bundle instead of `@aws-sdk/credential-provider-node`: of its chain of providers, the one that Lambda uses. */
+/** Bundled in place of `@aws-sdk/credential-provider-node`: only the provider that Lambda uses. */
 
 export { fromEnv as defaultProvider } from '@aws-sdk/credential-provider-env';

@@ -1,4 +1,4 @@
-/** How the function is bundled: one file with only what runs. What it is worth: npm run bench -- cold. */
+/** How the function is bundled: one file with only the code that runs. Effect on cold starts: npm run bench -- cold. */
 
 const { join } = require('node:path');
 
@@ -9,19 +9,19 @@ module.exports = {
   format: 'cjs',
   // `module` first: esbuild's default for Node makes the AWS SDK twice as slow to load.
   mainFields: ['module', 'main'],
-  // `import('node:http')` has Node load its own undici as well, to look through what it exports; `require` does not.
+  // `import('node:http')` makes Node load its built-in undici to list the exports; `require` does not.
   supported: { 'dynamic-import': false },
-  // Lambda gives credentials by the environment; the SDK's chain of providers is 150 KB of the bundle.
+  // Lambda passes credentials in the environment; the SDK's provider chain would be 150 KB of the bundle.
   alias: { '@aws-sdk/credential-provider-node': join(__dirname, 'credentials.ts') },
   exclude: [
-    // The HTTP parsers that undici has for processors without SIMD, and on request; Lambda's have it.
+    // undici's HTTP parsers for processors without SIMD, and its optional one; Lambda's processors have SIMD.
     '*/llhttp-wasm.js',
     '*/milo/simd.js',
     '*/milo/no-simd.js',
-    // For operations with streams of events. Loaded late, so that what it shares with the rest would be compiled twice.
+    // For operations with event streams, which we do not use. Loaded lazily, so code that it shares would be compiled twice.
     '@smithy/core/event-streams',
   ],
-  // Not the identifiers: stack traces need the names.
+  // Identifiers are kept: stack traces need the names.
   minifyWhitespace: true,
   minifySyntax: true,
   sourcemap: false,

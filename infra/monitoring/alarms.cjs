@@ -1,4 +1,4 @@
-/** What wakes somebody. Each description says what to do first, and names the paragraph of the README that says more. */
+/** The alarms. Each description gives the first thing to do, and the paragraph of the README with the details. */
 
 const STAGE = '${self:service}-${sls:stage}';
 const OWN = { Namespace: 'BarmanConfigSwitch', Dimensions: [{ Name: 'service', Value: STAGE }] };
@@ -13,79 +13,91 @@ const QUEUE = {
   Dimensions: [{ Name: 'QueueName', Value: { 'Fn::GetAtt': ['FailureQueue', 'QueueName'] } }],
 };
 
-/** From the alarm's name to what it watches; one occurrence within a minute (s) is enough unless it says otherwise. */
+/** Alarm name → metric and description. Default: one occurrence or more within a minute. Periods in seconds. */
 const ALARMS = {
-  // Answers that are no success.
+  // Responses other than success.
   'switch-failed': {
     ...OWN,
     MetricName: 'CONFIG_SWITCH_FAILED',
-    says: 'Barman could not apply a model (ExitCode 2) and may still follow the old primary. On the Barman host, read the file that the message in the log names.',
+    description:
+      'Barman could not apply a model (ExitCode 2) and may still use the old primary. On the Barman host, read the file that the message in the log names.',
   },
   'http-error': {
     ...OWN,
     MetricName: 'HTTP_ERROR',
-    says: 'pg-backup-api or the parameters for it could not be had (ExitCode 3), and Barman may still follow the old primary. The message in the log says which.',
+    description:
+      'pg-backup-api or the parameters for it were unavailable (ExitCode 3), and Barman may still use the old primary. The message in the log gives the cause.',
   },
   'invalid-args': {
     ...OWN,
     MetricName: 'INVALID_ARGS',
-    says: 'A role change from a sender that is known was wrong (ExitCode 4), and was not followed. The message in the log names the field; correct the sender.',
+    description:
+      'An authenticated sender sent an invalid role change (ExitCode 4), which was not applied. The message in the log names the field; correct the sender.',
   },
-  // Webhooks that were not let in.
+  // Rejected webhooks.
   'secret-unreadable': {
     ...OWN,
     MetricName: 'SecretUnreadable',
-    says: 'Webhooks are turned away because webhook-secret cannot be read. The log names the parameter and the remedy.',
+    description:
+      'Webhooks are rejected because webhook-secret cannot be read. The log names the parameter and the remedy.',
   },
   'timestamp-stale': {
     ...OWN,
     MetricName: 'TimestampStale',
-    says: "A rightly signed webhook was dated more than 5 minutes off, and was turned away. Set the sending node's clock.",
+    description:
+      'The timestamp of a correctly signed webhook was more than 5 minutes off, and the webhook was rejected. Set the clock of the sending node.',
   },
   'webhooks-rejected': {
     ...OWN,
     MetricName: 'SignatureRejected',
     Period: 300,
     Threshold: 20,
-    says: 'Many webhooks had no right signature. If they come from a node, its secret is wrong; otherwise somebody is trying.',
+    description:
+      'Many webhooks had no valid signature. If they come from a node, its secret is wrong; otherwise it may be an attack.',
   },
   'body-too-large': {
     ...OWN,
     MetricName: 'BodyTooLarge',
     Period: 300,
     Threshold: 20,
-    says: 'Many webhooks had more than 64 KB. No callback sends such ones: see where they come from.',
+    description:
+      'Many webhooks were larger than 64 KB. The callback never sends such a body: find out where they come from.',
   },
   // The ledger and the heartbeat.
   'ledger-unreachable': {
     ...OWN,
     MetricName: 'LedgerUnreachable',
-    says: 'The ledger could not be used, so nothing was switched. Callbacks try again for ten minutes. The message in the log names the remedy.',
+    description:
+      'The ledger was unavailable, so nothing was switched. Callbacks try again for ten minutes. The message in the log names the remedy.',
   },
   pending: {
     ...OWN,
     MetricName: 'OldestPendingAge',
     Statistic: 'Maximum',
     Threshold: 300,
-    says: 'For 5 minutes Barman could not be brought to where it should be; the heartbeat goes on. npm run ledger shows the server and the last error.',
+    description:
+      'A desired state has been pending for 5 minutes; the heartbeat keeps trying. npm run ledger shows the server and the last error.',
   },
   parked: {
     ...OWN,
     MetricName: 'Parked',
     Statistic: 'Maximum',
-    says: 'For a day Barman could not be brought to where it should be, and the heartbeat has given up. Mend the cause, then npm run ledger -- retry.',
+    description:
+      'A desired state has been pending for a day, and the heartbeat has given up. Fix the cause, then run npm run ledger -- retry.',
   },
   'operation-stuck': {
     ...OWN,
     MetricName: 'StuckOperation',
-    says: 'An operation on the Barman host did not end in time, and was passed over. If it hangs, end its process there.',
+    description:
+      'An operation on the Barman host did not end in time, and was passed over. If it hangs, end its process there.',
   },
   'pg-backup-api-unreachable': {
     ...OWN,
     MetricName: 'PgBackupApiUnreachable',
     Statistic: 'Minimum',
     EvaluationPeriods: 5,
-    says: 'For 5 minutes pg-backup-api could not be used, so a failover now would not be followed. The heartbeat in the log says why.',
+    description:
+      'pg-backup-api has been unreachable for 5 minutes; a failover now would leave Barman on the old primary. The log line of the heartbeat gives the cause.',
   },
   'heartbeat-lost': {
     ...OWN,
@@ -94,7 +106,8 @@ const ALARMS = {
     ComparisonOperator: 'LessThanThreshold',
     EvaluationPeriods: 5,
     TreatMissingData: 'breaching',
-    says: 'For 5 minutes there was no heartbeat: nothing makes up for what is lost. See the rule, and the log of the function.',
+    description:
+      'There has been no heartbeat for 5 minutes: lost events and failed attempts are not made up for. Check the rule, and the log of the function.',
   },
   ...daysLeft('client-cert', 'ClientCertDaysLeft', 'the client certificate'),
   ...daysLeft('ca-cert', 'CaCertDaysLeft', "the Barman host's CA certificate"),
@@ -102,62 +115,71 @@ const ALARMS = {
   'function-errors': {
     ...FUNCTION,
     MetricName: 'Errors',
-    says: 'The function ended in an error: an EventBridge event could not be followed and is tried again, or the function could not start. The log has it.',
+    description:
+      'The function ended with an error: an EventBridge event could not be recorded and is tried again, or the function could not start. The log has the error.',
   },
   'function-throttles': {
     ...FUNCTION,
     MetricName: 'Throttles',
-    says: "Lambda had no concurrency left for the function. Raise reserved-concurrency, or the account's limit.",
+    description:
+      "Lambda had no concurrency left for the function. Raise reserved-concurrency, or the account's limit.",
   },
   'function-duration': {
     ...FUNCTION,
     MetricName: 'Duration',
     Statistic: 'Maximum',
     Threshold: 25_000,
-    says: 'An invocation took nearly the 29 s that it has: the Barman host is slow or hangs. See switch duration and polls on the dashboard.',
+    description:
+      'An invocation took 25 s or more of its 29 s: the Barman host is slow or hangs. See switch duration and polls on the dashboard.',
   },
   'api-errors': {
     ...API,
     MetricName: '5xx',
-    says: 'The API answered 5xx. Beside http-error, switch-failed or secret-unreadable it is their response; alone, API Gateway could not call the function.',
+    description:
+      'The API returned 5xx. Together with http-error, switch-failed or secret-unreadable, it is their response; without them, API Gateway could not invoke the function.',
   },
   'api-throttles': {
     ...OWN,
     MetricName: 'ApiThrottles',
-    says: 'The API turned requests away (429). Callbacks try again; if it lasts, see in the access log who sends, or raise throttling-rate.',
+    description:
+      'The API throttled requests (429). Callbacks try again; if it lasts, find the senders in the access log, or raise throttling-rate.',
   },
-  // EventBridge, and what could not be done.
+  // EventBridge and undeliverable events.
   'rule-failed': {
     ...RULE,
     MetricName: 'FailedInvocations',
-    says: 'EventBridge could not invoke the function for a role change, which is in the failure queue now.',
+    description:
+      'EventBridge could not invoke the function for a role change, which is now in the failure queue.',
   },
   'rule-event-lost': {
     ...RULE,
     MetricName: 'InvocationsFailedToBeSentToDlq',
-    says: 'EventBridge could not put a role change into the failure queue: it is lost. Bring Barman to its model by hand.',
+    description:
+      'EventBridge could not put a role change into the failure queue: it is lost. Apply its model on the Barman host by hand.',
   },
   'function-event-lost': {
     ...FUNCTION,
     MetricName: 'DestinationDeliveryFailures',
-    says: 'Lambda could not put a failed role change into the failure queue: it is lost. Bring Barman to its model by hand.',
+    description:
+      'Lambda could not put a failed role change into the failure queue: it is lost. Apply its model on the Barman host by hand.',
   },
   'undeliverable-events': {
     ...QUEUE,
     MetricName: 'ApproximateNumberOfMessagesVisible',
     Statistic: 'Maximum',
-    says: 'Role changes that could not be followed wait in the failure queue. Mend the cause, then bring them back.',
+    description:
+      'Role changes that could not be recorded are in the failure queue. Fix the cause, then redrive them.',
   },
   'failures-old': {
     ...QUEUE,
     MetricName: 'ApproximateAgeOfOldestMessage',
     Statistic: 'Maximum',
     Threshold: 10 * 86_400,
-    says: 'A role change has been in the failure queue for 10 days; after 14 it is gone.',
+    description: 'A role change has been in the failure queue for 10 days; it is deleted after 14 days.',
   },
 };
 
-/** Alarms for a certificate, 30 and 7 days before its end. */
+/** Alarms for a certificate, 30 and 7 days before it expires. */
 function daysLeft(parameter, metric, certificate) {
   const alarm = (days) => ({
     ...OWN,
@@ -165,7 +187,7 @@ function daysLeft(parameter, metric, certificate) {
     Statistic: 'Minimum',
     ComparisonOperator: 'LessThanOrEqualToThreshold',
     Threshold: days,
-    says: `In ${days} days or less ${certificate} ends, and no role change is followed then. Write a new one (parameter ${parameter}).`,
+    description: `In ${days} days or less, ${certificate} expires; no role change can be applied after that. Write a new one (parameter ${parameter}).`,
   });
   return { [`${parameter}-30-days`]: alarm(30), [`${parameter}-7-days`]: alarm(7) };
 }
@@ -175,19 +197,19 @@ const camelCase = (name) => name.replace(/(?:^|-)(.)/g, (_, letter) => letter.to
 module.exports = {
   Resources: {
     ...Object.fromEntries(
-      Object.entries(ALARMS).map(([name, { says, ...metric }]) => [
+      Object.entries(ALARMS).map(([name, { description, ...metric }]) => [
         `${camelCase(name)}Alarm`,
         {
           Type: 'AWS::CloudWatch::Alarm',
           Properties: {
             AlarmName: `${STAGE}-${name}`,
-            AlarmDescription: `${says} (README, "When it alarms", ${name})`,
+            AlarmDescription: `${description} (README, "When it alarms", ${name})`,
             Statistic: 'Sum',
             Period: 60,
             EvaluationPeriods: 1,
             ComparisonOperator: 'GreaterThanOrEqualToThreshold',
             Threshold: 1,
-            // No metric means that nothing happened: all of these count what is wrong.
+            // Missing data means that nothing happened: these metrics count failures only.
             TreatMissingData: 'notBreaching',
             ...metric,
             AlarmActions: [{ Ref: 'AlarmTopic' }],
@@ -196,7 +218,7 @@ module.exports = {
         },
       ]),
     ),
-    // HTTP APIs have no metric for what they throttle, but their access log tells.
+    // HTTP APIs have no metric for throttled requests; the access log has their status.
     ApiThrottles: {
       Type: 'AWS::Logs::MetricFilter',
       Properties: {

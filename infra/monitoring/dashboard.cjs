@@ -1,10 +1,10 @@
-/** One page for the operator: how role changes ended, how long that took, and what the function said last. */
+/** The dashboard: results of role changes, their duration, and the latest log lines. */
 
 const SERVICE = '${self:service}-${sls:stage}';
-// CloudFormation's own pseudo parameter and references, which osls leaves alone.
+// A CloudFormation pseudo parameter; osls does not resolve it.
 const REGION = '${AWS::Region}';
 
-/** A quarter, a third, a half or the whole of a row of 24. */
+/** A chart on the dashboard's grid, which is 24 units wide. */
 function chart(x, y, width, title, metrics, options = {}) {
   return {
     type: 'metric',
@@ -42,12 +42,12 @@ const widgets = [
   ]),
   chart(0, 6, 8, 'Duration of a switch (ms)', [
     own('SwitchDuration', { stat: 'p50', label: 'median' }),
-    own('SwitchDuration', { stat: 'Maximum', label: 'longest' }),
+    own('SwitchDuration', { stat: 'Maximum', label: 'maximum' }),
   ]),
   chart(8, 6, 8, 'Requests to pg-backup-api per switch', [
-    own('Attempts', { stat: 'Average', label: 'all requests' }),
-    own('Polls', { stat: 'Average', label: 'polls' }),
-    own('Polls', { stat: 'Maximum', label: 'most polls' }),
+    own('Attempts', { stat: 'Average', label: 'requests, average' }),
+    own('Polls', { stat: 'Average', label: 'polls, average' }),
+    own('Polls', { stat: 'Maximum', label: 'polls, maximum' }),
   ]),
   chart(16, 6, 8, 'Failure queue', [
     [
@@ -127,7 +127,7 @@ module.exports = {
   },
   Outputs: {
     Dashboard: {
-      Description: 'What happened',
+      Description: 'Dashboard with the results of role changes',
       Value: {
         'Fn::Sub': `https://\${AWS::Region}.console.aws.amazon.com/cloudwatch/home?region=\${AWS::Region}#dashboards:name=${SERVICE}`,
       },

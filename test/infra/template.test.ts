@@ -11,7 +11,7 @@ const [least, nat, most] = await Promise.all([
   packageStage({ ...REQUIRED, ...OPTIONAL, 'ssm-access': 'sg-0123456789abcdef0' }),
 ]);
 const templates: [string, Template][] = [
-  ['the parameters that are required', least.template],
+  ['only the required parameters', least.template],
   ['a NAT', nat.template],
   ['every parameter', most.template],
 ];
@@ -35,21 +35,21 @@ function* everyObject(value: unknown): Generator<Record<string, unknown>> {
 
 const list = (value: unknown): unknown[] => (Array.isArray(value) ? value : [value]);
 
-/** What AWS forces a policy to say with a `*`, and why. */
+/** Permissions that need a `*`, and why. */
 const FORCED: Readonly<Record<string, string>> = {
   'ec2:CreateNetworkInterface *': 'Lambda checks it on every resource',
-  'ec2:DescribeNetworkInterfaces *': 'it knows no resources',
-  'ec2:DescribeSubnets *': 'it knows no resources',
+  'ec2:DescribeNetworkInterfaces *': 'it has no resource-level permissions',
+  'ec2:DescribeSubnets *': 'it has no resource-level permissions',
   'ec2:DeleteNetworkInterface *': 'Lambda checks it on every resource',
   'ec2:AssignPrivateIpAddresses *': 'Lambda checks it on every resource',
   'ec2:UnassignPrivateIpAddresses *': 'Lambda checks it on every resource',
   [`logs:CreateLogStream log-group:/aws/lambda/${STAGE}:log-stream:*`]: 'Lambda names the streams',
   [`logs:PutLogEvents log-group:/aws/lambda/${STAGE}:log-stream:*`]: 'Lambda names the streams',
-  'ssm:GetParametersByPath parameter/barman-config-switch/prod/*': 'a path is granted so',
+  'ssm:GetParametersByPath parameter/barman-config-switch/prod/*': 'a path is granted in this form',
 };
 
-describe.each(templates)('with %s', (_, template) => {
-  test('nothing is allowed on everything, but what AWS forces', () => {
+describe.each(templates)('template with %s', (_, template) => {
+  test('uses a wildcard only where AWS requires one', () => {
     const statements = [...everyObject(template.Resources)].filter(({ Effect }) => Effect === 'Allow');
     expect(statements.length).toBeGreaterThan(5);
     for (const { Action, NotAction, NotResource, Resource: resource, Principal } of statements) {
@@ -59,15 +59,15 @@ describe.each(templates)('with %s', (_, template) => {
         for (const one of list(resource)) {
           const text = JSON.stringify(one ?? '');
           const name = text === '"*"' ? '*' : text.replace(/^.*AccountId}:|"}$/g, '');
-          const right = `${String(action)} ${name}`;
-          if (right.includes('*')) expect(Object.keys(FORCED)).toContain(right);
+          const permission = `${String(action)} ${name}`;
+          if (permission.includes('*')) expect(Object.keys(FORCED)).toContain(permission);
         }
       }
     }
     expect([...everyObject(template.Resources)].filter((one) => 'ManagedPolicyArns' in one)).toEqual([]);
   });
 
-  test('the code itself may not touch network interfaces', () => {
+  test('denies the function code access to network interfaces', () => {
     const denied = [...everyObject(ofType(template, 'AWS::IAM::Role'))].find(
       ({ Effect }) => Effect === 'Deny',
     );
@@ -75,7 +75,7 @@ describe.each(templates)('with %s', (_, template) => {
     expect(JSON.stringify(denied?.Condition)).toContain(`function:${STAGE}`);
   });
 
-  test('the function reaches the Barman host, SSM and DynamoDB, and nothing reaches it', () => {
+  test('allows the function egress to the Barman host, SSM and DynamoDB, and no ingress', () => {
     const { VpcConfig } = only(template, 'AWS::Lambda::Function').Properties;
     expect(VpcConfig.SecurityGroupIds).toEqual([
       { 'Fn::GetAtt': ['FunctionSecurityGroup', 'GroupId'] },
@@ -100,7 +100,7 @@ describe.each(templates)('with %s', (_, template) => {
     }
   });
 
-  test('the function is what it should be', () => {
+  test('has the function with its runtime, time-out, role and environment, and no versions', () => {
     expect(only(template, 'AWS::Lambda::Function').Properties).toMatchObject({
       FunctionName: STAGE,
       Runtime: 'nodejs24.x',
@@ -115,7 +115,7 @@ describe.each(templates)('with %s', (_, template) => {
     expect(ofType(template, 'AWS::Lambda::Version')).toEqual([]);
   });
 
-  test('logs are kept as long as was said', () => {
+  test('keeps logs for log-retention days', () => {
     const groups = ofType(template, 'AWS::Logs::LogGroup').map(({ Properties }) => Properties);
     expect(groups.map(({ LogGroupName }) => LogGroupName).sort()).toEqual([
       `/aws/http-api/${STAGE}`,
@@ -125,7 +125,7 @@ describe.each(templates)('with %s', (_, template) => {
     expect(groups.map(({ RetentionInDays }) => RetentionInDays)).toEqual([days, days]);
   });
 
-  test('the API has one route, a throttle, and an access log of JSON that no sender can forge', () => {
+  test('has an API with one route, throttling, and a JSON access log that no sender can forge', () => {
     expect(only(template, 'AWS::ApiGatewayV2::Route').Properties.RouteKey).toBe('POST /config-switch');
     expect(only(template, 'AWS::ApiGatewayV2::Integration').Properties.PayloadFormatVersion).toBe('2.0');
     const { DefaultRouteSettings, AccessLogSettings } = only(template, 'AWS::ApiGatewayV2::Stage').Properties;
@@ -136,7 +136,7 @@ describe.each(templates)('with %s', (_, template) => {
     expect(AccessLogSettings.Format).not.toMatch(/userAgent|header|path|error\.message/);
   });
 
-  test('EventBridge leads to the function, and what it cannot deliver to the queue', () => {
+  test('sends role changes from EventBridge to the function, and undeliverable events to the failure queue', () => {
     const bus = template === most.template ? 'patroni' : 'default';
     const rule = template.Resources.RoleChangeRule?.Properties;
     expect(rule).toMatchObject({
@@ -162,7 +162,7 @@ describe.each(templates)('with %s', (_, template) => {
     }
   });
 
-  test('the queue is encrypted, keeps for 14 days, and is open to the rule alone', () => {
+  test('has a failure queue that is encrypted, keeps events for 14 days, and accepts events only from the rule', () => {
     expect(only(template, 'AWS::SQS::Queue').Properties).toMatchObject({
       MessageRetentionPeriod: 14 * 86_400,
       SqsManagedSseEnabled: true,
@@ -176,7 +176,7 @@ describe.each(templates)('with %s', (_, template) => {
     expect(deny).toMatchObject({ Effect: 'Deny', Condition: { Bool: { 'aws:SecureTransport': 'false' } } });
   });
 
-  test('the ledger is on demand, encrypted, can be restored, and is no more open than it must be', () => {
+  test('has a ledger that is on demand, encrypted, restorable, and open only to the function', () => {
     expect(only(template, 'AWS::DynamoDB::Table').Properties).toMatchObject({
       TableName: STAGE,
       BillingMode: 'PAY_PER_REQUEST',
@@ -197,7 +197,7 @@ describe.each(templates)('with %s', (_, template) => {
     ]);
   });
 
-  test('the heart beats each minute', () => {
+  test('invokes the heartbeat each minute', () => {
     const { ScheduleExpression, Targets } = template.Resources.HeartbeatRule?.Properties ?? {};
     expect(ScheduleExpression).toBe('rate(1 minute)');
     expect(Targets).toEqual([expect.objectContaining({ Input: '{"heartbeat":true}' })]);
@@ -206,7 +206,7 @@ describe.each(templates)('with %s', (_, template) => {
     });
   });
 
-  test('every alarm goes to the topic, says what to do, and where to read on', () => {
+  test('sends every alarm to the topic, with a description that refers to the README', () => {
     const alarms = ofType(template, 'AWS::CloudWatch::Alarm').map(({ Properties }) => Properties);
     for (const { AlarmName, AlarmDescription, AlarmActions, TreatMissingData } of alarms) {
       expect(AlarmActions).toEqual([{ Ref: 'AlarmTopic' }]);
@@ -242,14 +242,14 @@ describe.each(templates)('with %s', (_, template) => {
     );
   });
 
-  test('the dashboard is JSON', () => {
+  test('has a dashboard of valid JSON', () => {
     const body = only(template, 'AWS::CloudWatch::Dashboard').Properties.DashboardBody['Fn::Sub'];
     expect(JSON.parse(body).widgets.length).toBeGreaterThan(6);
   });
 });
 
-describe('the way to SSM', () => {
-  test('is an endpoint of its own, without private DNS, for the one path', () => {
+describe('ssm-access', () => {
+  test("endpoint › creates an endpoint without private DNS, restricted to the stage's parameters", () => {
     const { Properties } = only(least.template, 'AWS::EC2::VPCEndpoint');
     expect(Properties.VpcEndpointType).toBe('Interface');
     expect(Properties.PrivateDnsEnabled).toBe(false);
@@ -274,9 +274,9 @@ describe('the way to SSM', () => {
   });
 
   test.each([
-    ['a NAT', nat.template, { CidrIp: '0.0.0.0/0' }],
-    ['an endpoint that is there', most.template, { DestinationSecurityGroupId: 'sg-0123456789abcdef0' }],
-  ])('is %s', (_, template, target) => {
+    ['nat', nat.template, { CidrIp: '0.0.0.0/0' }],
+    ['sg-…', most.template, { DestinationSecurityGroupId: 'sg-0123456789abcdef0' }],
+  ])('%s › creates no endpoint, and allows egress to that target', (_, template, target) => {
     expect(template.Resources).not.toHaveProperty('SsmEndpoint');
     expect(template.Resources.SsmAccessSecurityGroup?.Properties.SecurityGroupEgress).toEqual([
       expect.objectContaining(target),
@@ -286,7 +286,7 @@ describe('the way to SSM', () => {
     );
   });
 
-  test('of the VPC lets the function in', () => {
+  test('sg-… › allows ingress from the function in that security group', () => {
     expect(only(most.template, 'AWS::EC2::SecurityGroupIngress').Properties).toMatchObject({
       GroupId: 'sg-0123456789abcdef0',
       FromPort: 443,
@@ -296,15 +296,15 @@ describe('the way to SSM', () => {
   });
 });
 
-describe('what is optional', () => {
-  test('the gateway endpoint of DynamoDB, in the route tables that are given', () => {
+describe('optional parameters', () => {
+  test('route-tables › creates the gateway endpoint of DynamoDB in them', () => {
     expect(only(most.template, 'AWS::EC2::VPCEndpoint').Properties).toMatchObject({
       VpcEndpointType: 'Gateway',
       RouteTableIds: ['rtb-0123456789abcdef0', 'rtb-0fedcba9876543210'],
     });
   });
 
-  test('is not there unless it was asked for', () => {
+  test('create nothing by default', () => {
     for (const type of [
       'AWS::ApiGatewayV2::DomainName',
       'AWS::IAM::Policy',
@@ -319,7 +319,7 @@ describe('what is optional', () => {
     expect(only(least.template, 'AWS::ApiGatewayV2::Api').Properties.DisableExecuteApiEndpoint).toBe(false);
   });
 
-  test('the key: decrypt alone, on the one key, through SSM alone', () => {
+  test('parameters-key › allows only kms:Decrypt, only on that key, only through SSM', () => {
     expect(only(most.template, 'AWS::IAM::Policy').Properties.PolicyDocument.Statement).toEqual([
       {
         Effect: 'Allow',
@@ -330,7 +330,7 @@ describe('what is optional', () => {
     ]);
   });
 
-  test('a domain: mutual TLS, and no other way in', () => {
+  test('domain-name › creates a domain with mutual TLS, and disables the default endpoint', () => {
     expect(only(most.template, 'AWS::ApiGatewayV2::DomainName').Properties.MutualTlsAuthentication).toEqual({
       TruststoreUri: OPTIONAL.truststore,
       TruststoreVersion: OPTIONAL['truststore-version'],
@@ -340,21 +340,21 @@ describe('what is optional', () => {
     expect(only(most.template, 'AWS::Route53::RecordSet').Properties.Name).toBe(OPTIONAL['domain-name']);
   });
 
-  test('concurrency, and who gets the alarms', () => {
+  test('reserved-concurrency and alarm-email › are set', () => {
     expect(only(most.template, 'AWS::Lambda::Function').Properties.ReservedConcurrentExecutions).toBe(10);
     expect(only(most.template, 'AWS::SNS::Subscription').Properties.Endpoint).toBe('dba@example.com');
   });
 });
 
-describe('a parameter', () => {
-  test.each(Object.keys(REQUIRED))('%s that is missing stops it', async (name) => {
+describe('parameters', () => {
+  test.each(Object.keys(REQUIRED))('%s › stops the deployment if it is missing', async (name) => {
     const rest = Object.fromEntries(Object.entries(REQUIRED).filter(([other]) => other !== name));
     const message = await packageStage(rest).then(() => '', String);
-    expect(message).toMatch(new RegExp(`^- ${name} is missing; write there .*such as`, 'm'));
+    expect(message).toMatch(new RegExp(`^- ${name} is missing; expected .*such as`, 'm'));
     expect(message, 'no stack').not.toContain('    at ');
   });
 
-  test('that is malformed stops it; each is named, with its form', async () => {
+  test('stop the deployment if malformed; the error names each, with its expected form', async () => {
     const wrong = {
       vpc: 'my-vpc',
       subnets: 'subnet-0123456789abcdef0,eu-central-1a',
@@ -378,23 +378,23 @@ describe('a parameter', () => {
     };
     const message = await packageStage(wrong).then(() => '', String);
     for (const [name, value] of Object.entries(wrong)) {
-      expect(message).toContain(`- ${name} is "${value}"; write there `);
+      expect(message).toContain(`- ${name} is "${value}"; expected `);
     }
   });
 
-  test('that is none stops it, with those that there are', async () => {
+  test('stop the deployment if unknown; the error lists the valid ones', async () => {
     await expect(packageStage({ ...REQUIRED, barmanhost: '10.0.3.4/32' })).rejects.toThrow(
-      /barmanhost is no parameter; there are vpc, subnets, barman-host,/,
+      /unknown parameter barmanhost; valid: vpc, subnets, barman-host,/,
     );
   });
 
-  test('of a domain wants the others', async () => {
+  test('of a domain are set together or not at all', async () => {
     await expect(packageStage({ ...REQUIRED, 'domain-name': 'barman.example.com' })).rejects.toThrow(
-      /domain-name, certificate, truststore: give all of them, or none/,
+      /domain-name, certificate, truststore: set all of them, or none/,
     );
   });
 
-  test('may be a security group for the Barman host', async () => {
+  test('barman-host › may be a security group', async () => {
     const { template } = await packageStage({ ...REQUIRED, 'barman-host': 'sg-00000001' });
     const [egress] = template.Resources.FunctionSecurityGroup?.Properties.SecurityGroupEgress ?? [];
     expect(egress).toMatchObject({ DestinationSecurityGroupId: 'sg-00000001' });
@@ -402,7 +402,7 @@ describe('a parameter', () => {
   });
 });
 
-test('stages share no name', async () => {
+test('two stages › have no resource name in common', async () => {
   const { template } = await packageStage(REQUIRED, 'test');
   const names = ({ Resources }: Template) =>
     [...everyObject(Resources)].flatMap((one) =>
@@ -416,7 +416,7 @@ test('stages share no name', async () => {
   expect(names(template).filter((name) => prod.has(name))).toEqual([]);
 });
 
-test('the package holds one file, the bundle, without a source map', () => {
+test('package › contains one file, the bundle, without a source map', () => {
   // The names in a zip's central directory (PKZIP application note, 4.3.12).
   const names = least.zip
     .toString('latin1')

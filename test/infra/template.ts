@@ -1,4 +1,4 @@
-/** Packages the service as a deploy does, without an AWS account, and gives its CloudFormation template. */
+/** Packages the service as a deployment does, without an AWS account, and returns its CloudFormation template. */
 
 import { execFile } from 'node:child_process';
 import { cpSync, mkdtempSync, readFileSync, rmSync, symlinkSync } from 'node:fs';
@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { promisify } from 'node:util';
 
-/** What a stage must be given. */
+/** The required parameters of a stage. */
 export const REQUIRED = {
   vpc: 'vpc-0123456789abcdef0',
   subnets: 'subnet-0123456789abcdef0,subnet-0fedcba9876543210',
@@ -14,7 +14,7 @@ export const REQUIRED = {
   'ledger-access': 'pl-66a5400f',
 };
 
-/** Every other parameter. */
+/** All other parameters. */
 export const OPTIONAL = {
   'barman-port': '7480',
   'route-tables': 'rtb-0123456789abcdef0,rtb-0fedcba9876543210',
@@ -48,15 +48,15 @@ export interface Template {
 /**
  * Packages a stage.
  *
- * @param parameters as `--param` gives them
+ * @param parameters as passed with `--param`
  * @returns the template, its text, and the zip that is deployed
- * @throws Error with what osls said
+ * @throws Error with the output of osls
  */
 export async function packageStage(
   parameters: Readonly<Record<string, string>>,
   stage = 'prod',
 ): Promise<{ template: Template; text: string; zip: Buffer }> {
-  // A copy of its own: serverless-esbuild always writes below the project.
+  // In a copy, because serverless-esbuild always writes below the project.
   const folder = mkdtempSync(join(tmpdir(), 'barman-config-switch-'));
   for (const name of ['functions', 'infra', 'serverless.yml', 'package.json']) {
     cpSync(name, join(folder, name), { recursive: true });
