@@ -115,6 +115,11 @@ describe.each(templates)('template with %s', (_, template) => {
     expect(ofType(template, 'AWS::Lambda::Version')).toEqual([]);
   });
 
+  test('leaves retries and time-outs to the defaults in the code', () => {
+    const { Variables } = only(template, 'AWS::Lambda::Function').Properties.Environment;
+    expect(Object.keys(Variables).filter((name) => /RETRIES|TIMEOUT/.test(name))).toEqual([]);
+  });
+
   test('keeps logs for log-retention days', () => {
     const groups = ofType(template, 'AWS::Logs::LogGroup').map(({ Properties }) => Properties);
     expect(groups.map(({ LogGroupName }) => LogGroupName).sort()).toEqual([
