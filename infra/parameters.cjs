@@ -3,74 +3,104 @@
  * malformed one stops the deployment before anything is changed.
  */
 
-/** Each has its form for error messages, a check, and a default unless it is required; null means "not used". */
+/**
+ * Each has a description for docs/configuration.md (`npm run docs`, Markdown), its form for error messages, a check, and a
+ * default unless it is required; null means "not used".
+ */
 const PARAMETERS = {
-  vpc: { form: "the VPC's id, such as vpc-0123456789abcdef0", check: matches(/^vpc-[0-9a-f]{8,17}$/) },
+  vpc: {
+    description: 'id of the VPC',
+    form: "the VPC's id, such as vpc-0123456789abcdef0",
+    check: matches(/^vpc-[0-9a-f]{8,17}$/),
+  },
   subnets: {
+    description: 'subnets of that VPC, one per zone, separated by commas; private ones are sufficient',
     form: 'subnets of that VPC, one in each zone, such as subnet-0123456789abcdef0,subnet-0fedcba9876543210',
     check: (value) => list(value).length > 0 && list(value).every(matches(/^subnet-[0-9a-f]{8,17}$/)),
     parse: list,
   },
   'barman-host': {
+    description:
+      "the Barman host's address as a CIDR block, or its security group; the function may connect to it",
     form: "the Barman host's address as a CIDR block, such as 10.0.3.4/32, or its security group, such as sg-0123456789abcdef0",
     check: (value) => isCidr(value) || isSecurityGroup(value),
   },
   'barman-port': {
+    description:
+      "port of pg-backup-api, or of the reverse proxy in front of it; the same as in the function's parameter `url`",
     form: 'the port of pg-backup-api, 1 to 65535',
     check: (value) => isWhole(value, 1, 65_535),
     parse: Number,
     default: 443,
   },
   'ssm-access': {
+    description:
+      "how the function reaches SSM: `endpoint` creates an interface endpoint (about 7 USD per month and zone); `nat` uses the VPC's NAT; `sg-…` uses an existing endpoint with private DNS, and adds the function to its security group",
     form: 'endpoint (creates one), nat (the VPC has a NAT), or the security group of an existing endpoint, such as sg-0123456789abcdef0',
     check: (value) => value === 'endpoint' || value === 'nat' || isSecurityGroup(value),
     default: 'endpoint',
   },
   'ledger-access': {
+    description:
+      "how the function reaches DynamoDB: `nat` uses the VPC's NAT; DynamoDB's prefix list, `pl-…`, uses a gateway endpoint, which is free of charge. To find it: `aws ec2 describe-managed-prefix-lists --filters Name=prefix-list-name,Values=com.amazonaws.eu-central-1.dynamodb`",
     form: 'nat (the VPC has a NAT), or the prefix list of DynamoDB, such as pl-66a5400f, to use a gateway endpoint (aws ec2 describe-managed-prefix-lists --filters Name=prefix-list-name,Values=com.amazonaws.<region>.dynamodb)',
     check: matches(/^(nat|pl-[0-9a-f]{8,17})$/),
   },
   'route-tables': {
+    description: 'route tables of the subnets, to create that gateway endpoint in; omit it if there is one',
     form: "the subnets' route tables, such as rtb-0123456789abcdef0, to create the gateway endpoint in; omit it if there is one",
     check: (value) => list(value).length > 0 && list(value).every(matches(/^rtb-[0-9a-f]{8,17}$/)),
     parse: list,
     default: null,
   },
   'deletion-protection': {
+    description:
+      '`true` prevents the ledger from being deleted by mistake; to remove the stage, first deploy it with `false`',
     form: 'true (the ledger cannot be deleted by mistake) or false',
     check: matches(/^(true|false)$/),
     parse: (value) => value === 'true',
+    // Decided below.
     default: null,
+    defaultInWords: '`true` for stages named `prod…`, otherwise `false`',
   },
   'parameters-key': {
+    description:
+      "ARN of the KMS key that encrypts the function's parameters, if it is not `aws/ssm`; a key, not an alias",
     form: 'the ARN of the KMS key that encrypts the parameters, if it is not aws/ssm, such as arn:aws:kms:eu-central-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab; not an alias, which IAM policies cannot name',
     check: matches(/^arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{12}:key\/[\w-]+$/),
     default: null,
   },
   'event-bus': {
+    description: 'event bus on which role changes arrive',
     form: 'the name of an event bus, such as default',
     check: matches(/^(?!aws\.)[\w./-]{1,256}$/),
     default: 'default',
   },
   'throttling-rate': {
+    description:
+      'requests per second that the API accepts; above that it returns 429, and the callbacks try again',
     form: 'requests per second, 1 to 10000',
     check: (value) => isWhole(value, 1, 10_000),
     parse: Number,
     default: 50,
   },
   'throttling-burst': {
+    description: 'concurrent requests that the API accepts',
     form: 'concurrent requests, 1 to 5000',
     check: (value) => isWhole(value, 1, 5_000),
     parse: Number,
     default: 100,
   },
   'reserved-concurrency': {
+    description:
+      "concurrent executions reserved for the function, which are also its maximum. Set it where other functions may use up the account's limit; omit it in a new account, which may have only 10 in total, because 100 must stay unreserved",
     form: 'a number of concurrent executions, 2 to 1000',
     check: (value) => isWhole(value, 2, 1_000),
     parse: Number,
     default: null,
   },
   'log-retention': {
+    description: 'days that logs are kept',
     form: 'a number of days that CloudWatch Logs accepts: 7, 14, 30, 60, 90, 180, 365 …',
     check: (value) =>
       [
@@ -83,31 +113,41 @@ const PARAMETERS = {
     default: 365,
   },
   'alarm-email': {
+    description: "e-mail address that receives the alarms, once AWS's confirmation mail is answered",
     form: 'an e-mail address, such as dba@example.com',
     check: matches(/^[^@\s]+@[^@\s]+\.[^@\s]+$/),
     default: null,
   },
   'domain-name': {
+    description:
+      "custom domain for the API, with mutual TLS; the API's default endpoint is disabled then. Requires `certificate` and `truststore`",
     form: 'a host name for the API, such as barman.example.com',
     check: matches(/^(?=.{1,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63}$/),
     default: null,
   },
   certificate: {
+    description: "ARN of the domain's certificate in ACM, in the same region",
     form: "the ARN of the domain's certificate in ACM, in the same region, such as arn:aws:acm:eu-central-1:123456789012:certificate/1234abcd-12ab-34cd-56ef-1234567890ab",
     check: matches(/^arn:aws[a-z-]*:acm:[a-z0-9-]+:\d{12}:certificate\/[\w-]+$/),
     default: null,
   },
   truststore: {
+    description:
+      "`s3://…`: the CA certificates (PEM) that the callbacks' client certificates are verified against",
     form: 'the CA certificates that client certificates are verified against, PEM, in S3, such as s3://bucket/truststore.pem',
     check: matches(/^s3:\/\/[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]\/\S+$/),
     default: null,
   },
   'truststore-version': {
+    description:
+      'S3 version of the truststore; change it after writing a new one, otherwise AWS does not notice',
     form: 'the S3 version of the truststore',
     check: matches(/^\S{1,1024}$/),
     default: null,
   },
   'hosted-zone': {
+    description:
+      'Route 53 hosted zone of the domain name; without it, point the name to the output `DomainTarget` yourself',
     form: 'the Route 53 hosted zone of the domain name, such as Z0123456789ABCDEFGHIJ',
     check: matches(/^Z[A-Z0-9]{1,31}$/),
     default: null,
@@ -208,6 +248,8 @@ module.exports = async ({ options, resolveVariable }) => {
     },
   };
 };
+
+module.exports.PARAMETERS = PARAMETERS;
 
 function list(value) {
   return (Array.isArray(value) ? value : String(value).split(',')).map((one) => one.trim()).filter(Boolean);

@@ -3,7 +3,7 @@ import { describe, expect, test } from 'vitest';
 import { OPTIONAL, packageStage, REQUIRED, type Resource, type Template } from './template.ts';
 
 const STAGE = 'barman-config-switch-prod';
-const readme = readFileSync('README.md', 'utf8');
+const alarmsPage = readFileSync('docs/alarms.md', 'utf8');
 
 const [least, nat, most] = await Promise.all([
   packageStage(REQUIRED),
@@ -211,14 +211,14 @@ describe.each(templates)('template with %s', (_, template) => {
     });
   });
 
-  test('sends every alarm to the topic, with a description that refers to the README', () => {
+  test('sends every alarm to the topic, with a description that refers to docs/alarms.md', () => {
     const alarms = ofType(template, 'AWS::CloudWatch::Alarm').map(({ Properties }) => Properties);
     for (const { AlarmName, AlarmDescription, AlarmActions, TreatMissingData } of alarms) {
       expect(AlarmActions).toEqual([{ Ref: 'AlarmTopic' }]);
       const name = AlarmName.replace(`${STAGE}-`, '');
       expect(TreatMissingData).toBe(name === 'heartbeat-lost' ? 'breaching' : 'notBreaching');
-      expect(AlarmDescription).toContain(`(README, "When it alarms", ${name})`);
-      expect(readme.includes(`**${name}**`), `${name} in the README`).toBe(true);
+      expect(AlarmDescription).toContain(`(docs/alarms.md#${name})`);
+      expect(alarmsPage, `${name} in docs/alarms.md`).toContain(`### ${name}\n`);
     }
     expect(alarms.map(({ MetricName }) => MetricName)).toEqual(
       expect.arrayContaining([
