@@ -323,7 +323,7 @@ function subjectFrom(argv: string[]): Subject {
   });
   const { url, server, model: models } = values;
   if (url === undefined || !URL.canParse(url)) {
-    throw new Error('--url: give the address of pg-backup-api, such as https://barman.example.com/pgbapi');
+    throw new Error('--url: give the URL of pg-backup-api, such as https://barman.example.com/pgbapi');
   }
   if (server === undefined)
     throw new Error('--server: give a Barman server whose active model may be switched');

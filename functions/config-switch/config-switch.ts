@@ -47,7 +47,7 @@ export async function runBarmanConfigSwitch(
   version: string,
 ): Promise<Result> {
   if (shouldSkipSwitch(args)) {
-    return skipped(`nothing to switch: role "${args.role}" does not match switch_when "${args.switchWhen}"`);
+    return skipped(`skipped: role "${args.role}" does not match switch_when "${args.switchWhen}"`);
   }
   const target = configTarget(args);
   if (args.dryRun) {

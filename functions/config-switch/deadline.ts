@@ -30,9 +30,7 @@ export function timeToDeadline(remaining: number, httpArrival: number | undefine
 export function deadline(ms: number): { signal: AbortSignal; clear: () => void } {
   const controller = new AbortController();
   const expire = () =>
-    controller.abort(
-      new DeadlineExceeded(`no result within the ${Math.round(ms)} ms that this invocation had`),
-    );
+    controller.abort(new DeadlineExceeded(`no result within the ${Math.round(ms)} ms of this invocation`));
   if (ms <= 0) expire();
   const timer = setTimeout(expire, ms);
   return { signal: controller.signal, clear: () => clearTimeout(timer) };

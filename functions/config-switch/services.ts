@@ -47,11 +47,11 @@ export function startServices(environment: Environment): Services {
   const seconds = wholeNumber('OPERATION_TIMEOUT', OPERATION_TIMEOUT, DEFAULT_OPERATION_TIMEOUT);
   if (path === undefined || !/^\/.+\/$/.test(path)) {
     throw new Error(
-      'environment variable PARAMETERS_PATH must be an SSM path such as /barman-config-switch/prod/',
+      'environment variable PARAMETERS_PATH must be an SSM path, such as /barman-config-switch/prod/',
     );
   }
   if (table === undefined || table === '') {
-    throw new Error('environment variable LEDGER_TABLE must name the table of the ledger in DynamoDB');
+    throw new Error('environment variable LEDGER_TABLE must be the name of a DynamoDB table, the ledger');
   }
   const credentials = new Credentials(path, (message, cause) =>
     logger.warn(message, cause instanceof Error ? { error: cause } : {}),
@@ -75,5 +75,5 @@ export function startServices(environment: Environment): Services {
 function wholeNumber(name: string, given: string | undefined, otherwise: number): number {
   const value = Number(given ?? otherwise);
   if (Number.isInteger(value) && value >= 1) return value;
-  throw new Error(`environment variable ${name} must be a whole number from 1, not "${given}"`);
+  throw new Error(`environment variable ${name} must be a whole number of 1 or more, not "${given}"`);
 }

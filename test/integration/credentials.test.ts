@@ -50,7 +50,7 @@ describe('parameters', () => {
       expect(run.log()).toContainEqual(
         expect.objectContaining({
           level: 'WARN',
-          message: expect.stringContaining('the values read before serve on'),
+          message: expect.stringContaining('the last good values stay in use'),
         }),
       );
       const before = run.ssm.requestsFor(run.host.path).length;

@@ -59,8 +59,8 @@ describe('the table', () => {
   });
 
   test.each([
-    ['is not there', 'nowhere', /there is no table nowhere; deploy/],
-    ['has no name that DynamoDB allows', 'x', /could not be used/],
+    ['is not there', 'nowhere', /table nowhere does not exist; deploy/],
+    ['has no name that DynamoDB allows', 'x', /is unavailable/],
   ])('that %s is told', async (_, tableName, words) => {
     await expect(new DynamoDbTable(tableName).get('main', signal())).rejects.toThrow(words);
   });

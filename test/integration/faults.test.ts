@@ -235,14 +235,14 @@ const MATRIX: Record<string, Row> = {
     [204, 302, 308, 400, 401, 403, 404, 405, 409, 422, 429, 451, 500, 501, 502, 503, 504, 599].flatMap(
       (status): [string, Row][] => {
         const fault = { kind: 'status', status, body: '{"error":"so it is"}' } as const;
-        const says = status === 204 ? /204, but not with JSON/ : new RegExp(`${status}: so it is`);
+        const says = status === 204 ? /204, but its body is not JSON/ : new RegExp(`${status}: so it is`);
         return [
           [`a creation is answered ${status}`, { ...kept, says, broken: api(fault, isPost) }],
           [
             `a poll is answered ${status}`,
             {
               ...kept,
-              says: new RegExp(`the end of operation .* is not known.*${status}`),
+              says: new RegExp(`the result of operation .* is unknown.*${status}`),
               broken: api(fault, isPoll),
             },
           ],
@@ -258,7 +258,7 @@ const MATRIX: Record<string, Row> = {
   },
   'a poll is not answered': {
     ...late,
-    says: /the end of operation/,
+    says: /the result of operation/,
     broken: api({ kind: 'stall' }, isPoll),
   },
   "a creation's response stops in its body": {
@@ -268,11 +268,11 @@ const MATRIX: Record<string, Row> = {
   },
   "a poll's response stops in its body": {
     ...late,
-    says: /the end of operation/,
+    says: /the result of operation/,
     broken: api({ kind: 'stall body' }, isPoll),
   },
   'a creation is reset': { ...kept, says: /may have begun/, broken: api({ kind: 'reset' }, isPost) },
-  'a poll is reset': { ...kept, says: /the end of operation/, broken: api({ kind: 'reset' }, isPoll) },
+  'a poll is reset': { ...kept, says: /the result of operation/, broken: api({ kind: 'reset' }, isPoll) },
   "a creation's response is lost": {
     ...kept,
     says: /may have begun/,
@@ -285,22 +285,22 @@ const MATRIX: Record<string, Row> = {
   },
   "a poll's response is cut short": {
     ...kept,
-    says: /the end of operation/,
+    says: /the result of operation/,
     broken: api({ kind: 'truncate' }, isPoll),
   },
   "a poll's response is too long": {
     ...kept,
-    says: /the end of operation/,
+    says: /the result of operation/,
     broken: api({ kind: 'oversize', bytes: 17 * 1024 * 1024 }, isPoll),
   },
   'the response is no HTTP': {
     ...kept,
-    says: /no usable response/,
+    says: /is not usable/,
     broken: http('220 smtp.example.com\r\n\r\n'),
   },
   'the headers are too long': {
     ...kept,
-    says: /no usable response/,
+    says: /is not usable/,
     broken: http(`HTTP/1.1 202 Accepted\r\nx: ${'x'.repeat(100_000)}\r\n\r\n`),
   },
   'the headers are cut short': { ...kept, says: /may have begun/, broken: http('HTTP/1.1 202 Acc') },
@@ -311,7 +311,7 @@ const MATRIX: Record<string, Row> = {
   },
   'the chunks are none': {
     ...kept,
-    says: /no usable response/,
+    says: /is not usable/,
     broken: http('HTTP/1.1 202 Accepted\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n'),
   },
   'there is an interim response, and no more': {
@@ -337,7 +337,7 @@ const MATRIX: Record<string, Row> = {
   ...Object.fromEntries(
     ['<html>', 'null', '{"status":1}', '{"status":"PAUSED"}'].map((body): [string, Row] => [
       `a poll is answered ${body}`,
-      { ...kept, says: /the end of operation/, broken: api({ kind: 'body', body }, isPoll) },
+      { ...kept, says: /the result of operation/, broken: api({ kind: 'body', body }, isPoll) },
     ]),
   ),
   // Operations.
@@ -350,12 +350,12 @@ const MATRIX: Record<string, Row> = {
   },
   'the operation is gone': {
     ...kept,
-    says: /the end of operation.*404/,
+    says: /the result of operation.*404/,
     broken: operation({ vanishes: true }),
   },
   'the operation does not end': {
     ...late,
-    says: /the end of operation/,
+    says: /the result of operation/,
     broken: operation({ time: always }),
   },
   'the operations of a lease that was left behind are not listed': {
@@ -373,18 +373,18 @@ const MATRIX: Record<string, Row> = {
   'SSM denies access': { ...silent, broken: ssm('access denied') },
   'SSM throttles': { ...silent, broken: ssm('throttling') },
   'SSM resets connections': { ...silent, broken: ssm('reset') },
-  'SSM does not response': { ...silent, broken: ssm('stall'), remaining: SHORT },
+  'SSM does not respond': { ...silent, broken: ssm('stall'), remaining: SHORT },
   ...Object.fromEntries(
     ['url', 'client-cert', 'client-key', 'ca-cert'].flatMap((name): [string, Row][] => [
       [
         `parameter ${name} is missing`,
-        { ...kept, says: new RegExp(`${name} is missing; write there`), broken: parameter(name, undefined) },
+        { ...kept, says: new RegExp(`${name} is missing; expected`), broken: parameter(name, undefined) },
       ],
       [
         `parameter ${name} is malformed`,
         {
           ...kept,
-          says: new RegExp(`${name} is (malformed|no https)`),
+          says: new RegExp(`${name} is (malformed|not an https)`),
           broken: parameter(name, 'a secret that nobody may see'.replaceAll(' ', '-')),
         },
       ],
@@ -405,13 +405,13 @@ const MATRIX: Record<string, Row> = {
   'DynamoDB fails': { ...notRecorded, says: /InternalServerError/, broken: ledger('internal') },
   'DynamoDB resets connections': {
     ...notRecorded,
-    says: /ECONNRESET.*a way to DynamoDB/,
+    says: /ECONNRESET.*a route to DynamoDB/,
     broken: ledger('reset'),
   },
-  'DynamoDB does not response': {
+  'DynamoDB does not respond': {
     ...notRecorded,
     status: 504,
-    says: /before the ledger answered/,
+    says: /before the ledger responded/,
     broken: ledger('stall'),
     remaining: SHORT,
   },
@@ -422,12 +422,12 @@ const MATRIX: Record<string, Row> = {
   },
   'DynamoDB fails after the operation': {
     ...kept,
-    says: /the ledger could not be used/,
+    says: /the ledger is unavailable/,
     broken: ledger('internal', 'UpdateItem', 2),
   },
-  'DynamoDB does not response after the operation': {
+  'DynamoDB does not respond after the operation': {
     ...late,
-    says: /before the ledger answered/,
+    says: /before the ledger responded/,
     broken: ledger('stall', 'UpdateItem', 2),
   },
   // Time.

@@ -100,7 +100,7 @@ describe('a role change that is to be skipped', () => {
       switch_when: 'promoted',
     });
     expect([statusCode, response.exit_code]).toEqual([200, 1]);
-    expect(response.message).toBe('nothing to switch: role "replica" does not match switch_when "promoted"');
+    expect(response.message).toBe('skipped: role "replica" does not match switch_when "promoted"');
     expect(run.ssm.requests.length).toBe(before);
     expect(run.host.api.requests).toEqual([]);
   });
@@ -326,7 +326,7 @@ describe('SSM', () => {
   test.each([
     ['url', undefined, 'is missing'],
     ['url', '  ', 'is missing'],
-    ['url', 'barman:7480', 'is no https:// address'],
+    ['url', 'barman:7480', 'is not an https:// URL'],
     ['url', 'http://127.0.0.1:7480', 'allow-plain-http'],
     ['url', 'https://user:hunter2-hunter2-hunter2@barman', 'has a user, a password'],
     ['client-cert', undefined, 'is missing'],
@@ -423,7 +423,7 @@ describe('a dry run', () => {
   test.each([
     ['pg:node2', 'a switch would apply model pg:node2 to main (now model pg:node1 is active)'],
     ['pg:node1', 'model pg:node1 is already active on main; a switch would change nothing'],
-    ['pg:node9', 'Barman knows no model pg:node9, so the switch would end as CONFIG_SWITCH_FAILED'],
+    ['pg:node9', 'Barman has no model pg:node9, so the switch would end as CONFIG_SWITCH_FAILED'],
     ['other:node1', 'model other:node1 belongs to cluster other and server main to main'],
   ])('with model %s says: %s', async (barman_model, words) => {
     await using run = await startFunction({
@@ -449,7 +449,7 @@ describe('a dry run', () => {
       message: expect.stringContaining('would drop the active model of main (now no model is active)'),
     });
     expect((await run.invoke({ ...PROMOTION, barman_server: 'nope', dry_run: true })).message).toContain(
-      'Barman knows no server nope',
+      'Barman has no server nope',
     );
   });
 

@@ -62,7 +62,7 @@ describe('npm run ledger', () => {
     const { status, stderr } = await ledger('barman-config-switch-nowhere');
     expect([status, stderr]).toEqual([
       1,
-      expect.stringContaining('there is no table barman-config-switch-nowhere'),
+      expect.stringContaining('table barman-config-switch-nowhere does not exist'),
     ]);
   });
 });

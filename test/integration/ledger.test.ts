@@ -272,7 +272,7 @@ describe('the operator', () => {
 });
 
 describe('without the ledger', () => {
-  test.each([['that is not there', { LEDGER_TABLE: 'no-such-table' }, /no table no-such-table/]])(
+  test.each([['that is not there', { LEDGER_TABLE: 'no-such-table' }, /table no-such-table does not exist/]])(
     '(a table %s) nothing is switched, and the response says why',
     async (_, settings, words) => {
       await using run = await startFunction({}, settings);

@@ -208,7 +208,7 @@ describe('creation', () => {
     run.standIn.plan({ time: Number.POSITIVE_INFINITY });
     run.standIn.fault({ kind: 'lose response' }, 1, isPost);
     const failure = run.client.createConfigSwitchOperation('main', { reset: true }, guard());
-    await expect(failure).rejects.toThrow(/did not response.*then the end of operation .* is not known/);
+    await expect(failure).rejects.toThrow(/did not respond.*then the result of operation .* is unknown/);
     expect(run.standIn.requests.filter(isPost)).toHaveLength(1);
   });
 });
@@ -340,7 +340,7 @@ describe('certificates', () => {
     expect(run.log()).toContainEqual(
       expect.objectContaining({
         level: 'WARN',
-        message: expect.stringContaining('the values read before serve on'),
+        message: expect.stringContaining('the last good values stay in use'),
       }),
     );
   });

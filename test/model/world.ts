@@ -453,7 +453,7 @@ class Instance implements Table, ConnectionSource {
 
   async #asked<T>(signal: AbortSignal, does: () => T): Promise<T> {
     if (this.#world.faulty() && this.#world.pick([true, false, false])) {
-      throw new HttpError('the ledger could not be used');
+      throw new HttpError('the ledger is unavailable');
     }
     try {
       return await this.step(

@@ -107,7 +107,7 @@ describe('runBarmanConfigSwitch', () => {
     const { result, item } = await run({ role: 'replica' });
     expect(result).toEqual({
       exitCode: 1,
-      message: 'nothing to switch: role "replica" does not match switch_when "promoted"',
+      message: 'skipped: role "replica" does not match switch_when "promoted"',
     });
     expect(item).toBeUndefined();
   });
@@ -137,12 +137,12 @@ describe('runBarmanConfigSwitch', () => {
 
   test.each<[string, object, Diagnosis]>([
     [
-      'Barman knows no server main, so the switch would end as HTTP_ERROR; it knows no servers',
+      'Barman has no server main, so the switch would end as HTTP_ERROR; it has no servers',
       { reset: true },
       nothing,
     ],
     [
-      'Barman knows no server main, so the switch would end as HTTP_ERROR; its servers are other',
+      'Barman has no server main, so the switch would end as HTTP_ERROR; its servers are other',
       { reset: true },
       { ...nothing, servers: new Map([['other', { activeModel: null, cluster: 'main' }]]) },
     ],
@@ -153,13 +153,13 @@ describe('runBarmanConfigSwitch', () => {
     ],
     ['a switch would drop the active model of main (now no model is active)', { reset: true }, barman([])],
     [
-      'Barman knows no model m, so the switch would end as CONFIG_SWITCH_FAILED; its models are ' +
+      'Barman has no model m, so the switch would end as CONFIG_SWITCH_FAILED; its models are ' +
         's0, s1, s2, s3, s4, s5, s6, s7, s8, s9',
       { barman_model: 'm' },
       barman(named(10)),
     ],
     [
-      'Barman knows no model m, so the switch would end as CONFIG_SWITCH_FAILED; its models are ' +
+      'Barman has no model m, so the switch would end as CONFIG_SWITCH_FAILED; its models are ' +
         's0, s1, s2, s3, s4, s5, s6, s7, s8, s9, …',
       { barman_model: 'm' },
       barman(named(11)),

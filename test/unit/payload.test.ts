@@ -49,9 +49,9 @@ describe('a role change', () => {
     ['action', 'on_start', 'action must be "on_role_change", not "on_start"'],
     ['role', 'PRIMARY', 'role must be "primary" or'],
     ['role', null, 'not null'],
-    ['cluster', '', "cluster must be the cluster's scope in Patroni, and is empty"],
+    ['cluster', '', 'cluster must be the scope of the Patroni cluster, not empty'],
     ['cluster', 7, 'cluster must be a string, not 7'],
-    ['barman_server', '', 'barman_server must begin with'],
+    ['barman_server', '', 'barman_server must start with'],
     ['barman_model', null, 'barman_model must be a string, not null'],
     ['barman_model', {}, 'barman_model must be a string, not an object'],
     ['reset', 'true', 'reset must be true or false, without quotes, not "true"'],
@@ -84,7 +84,7 @@ describe('a role change', () => {
   test('with an unknown key is told the known ones', () => {
     expect(() => parseRoleChange({ ...REQUIRED, swich_when: 'always' })).toThrow(
       new InvalidArgs(
-        '"swich_when" is not a known key; known keys are action, role, cluster, barman_server, barman_model, ' +
+        '"swich_when" is an unknown key; valid keys: action, role, cluster, barman_server, barman_model, ' +
           'reset, switch_when, age_ms, dry_run',
       ),
     );
@@ -96,14 +96,14 @@ describe('a role change', () => {
       const payload = JSON.parse(
         JSON.stringify(REQUIRED).replace('{', `{${JSON.stringify(key)}:1,`),
       ) as unknown;
-      expect(() => parseRoleChange(payload)).toThrow(`${JSON.stringify(key)} is not a known key`);
+      expect(() => parseRoleChange(payload)).toThrow(`${JSON.stringify(key)} is an unknown key`);
     },
   );
 
   test('with thousands of problems is told the first fifty, and how many more there are', () => {
     const payload = Object.fromEntries(Array.from({ length: 5_000 }, (_, index) => [`key${index}`, 1]));
     expect(() => parseRoleChange({ ...REQUIRED, ...payload })).toThrow(
-      /"key49" .*; and 4950 more problems; known keys/,
+      /"key49" .*; and 4950 more problems; valid keys/,
     );
   });
 
@@ -132,7 +132,7 @@ describe('a role change', () => {
         } catch (error) {
           message = (error as Error).message;
         }
-        for (const field of fields) expect(message).toMatch(new RegExp(`(^|; )"?${field}"? (must|is not)`));
+        for (const field of fields) expect(message).toMatch(new RegExp(`(^|; )"?${field}"? (must|is an unknown key)`));
       }),
     );
   });

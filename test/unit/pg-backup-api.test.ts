@@ -253,7 +253,7 @@ describe('a response', () => {
     );
     return ended instanceof Error ? ended.message : ended;
   };
-  const BEGUN = '; a switch may have begun all the same';
+  const BEGUN = '; a switch may have begun nevertheless';
 
   test('is one with any status of success', async () => {
     expect(await message([200, { operation_id: 'a' }])).toBe('a');
@@ -263,8 +263,10 @@ describe('a response', () => {
   });
 
   test('that is no JSON, or not the expected one, is told', async () => {
-    expect(await message([202, '<html>'])).toBe(`pg-backup-api answered 202, but not with JSON${BEGUN}`);
-    const unexpected = 'pg-backup-api answered 202, but its JSON is not the expected one: ';
+    expect(await message([202, '<html>'])).toBe(
+      `pg-backup-api answered 202, but its body is not JSON${BEGUN}`,
+    );
+    const unexpected = 'pg-backup-api answered 202, but its JSON is not as expected: ';
     expect(await message([202, 'null'])).toBe(`${unexpected}it is not Object${BEGUN}`);
     expect(await message([202, {}])).toBe(`${unexpected}operation_id is not "operation_id"${BEGUN}`);
     expect(await message([202, { operation_id: 7 }])).toBe(`${unexpected}operation_id is not string${BEGUN}`);
@@ -280,7 +282,7 @@ describe('a response', () => {
     const api = start({ maxRetries: 1 });
     expect(await end(create(api))).toMatchObject({
       name: 'HttpError',
-      message: `pg-backup-api did not response within 12 s${BEGUN}`,
+      message: `pg-backup-api did not respond within 12 s${BEGUN}`,
       cause: expect.any(RequestFailure),
     });
     expect(net.sent[0]?.signal.aborted).toBe(true);
@@ -304,7 +306,7 @@ describe('attempts', () => {
     expect(ended).toBeInstanceOf(HttpError);
     expect(ended).toMatchObject({
       reason: 'error',
-      message: 'pg-backup-api could not be reached: the connection was refused (ECONNREFUSED) (3 attempts)',
+      message: 'pg-backup-api is unreachable: the connection was refused (ECONNREFUSED) (3 attempts)',
       cause: expect.any(RequestFailure),
     });
     const error = expect.any(RequestFailure);
@@ -316,7 +318,7 @@ describe('attempts', () => {
   test('are one where nothing else is allowed, and are not counted then', async () => {
     net.reply = () => refused;
     expect(await end(create(start({ maxRetries: 1 })))).toMatchObject({
-      message: 'pg-backup-api could not be reached: the connection was refused (ECONNREFUSED)',
+      message: 'pg-backup-api is unreachable: the connection was refused (ECONNREFUSED)',
     });
     expect(times()).toEqual([0]);
   });
@@ -384,7 +386,7 @@ describe('attempts', () => {
     expect(ended).toBeInstanceOf(DeadlineExceeded);
     expect(ended).toMatchObject({
       message:
-        'time ran out before POST /servers/main/operations was answered; a switch may have begun all the same',
+        'time ran out before POST /servers/main/operations was answered; a switch may have begun nevertheless',
       cause: expect.any(DeadlineExceeded),
     });
     expect(guard.inDoubt).toBe(true);
@@ -405,8 +407,7 @@ describe('attempts', () => {
     const ended = await end(create(start()));
     expect(ended).toBeInstanceOf(DeadlineExceeded);
     expect(ended).toMatchObject({
-      message:
-        'pg-backup-api could not be reached: the connection was refused (ECONNREFUSED); then time is up',
+      message: 'pg-backup-api is unreachable: the connection was refused (ECONNREFUSED); then time is up',
     });
     expect(times()).toEqual([0, 250]);
   });
@@ -500,8 +501,8 @@ describe('a POST', () => {
     const api = start({ maxRetries: 2 });
     expect(await end(create(api))).toMatchObject({
       message:
-        'pg-backup-api did not response: the connection was reset (ECONNRESET) (2 attempts); ' +
-        'a switch may have begun all the same',
+        'pg-backup-api did not respond: the connection was reset (ECONNRESET) (2 attempts); ' +
+        'a switch may have begun nevertheless',
     });
     expect(guard.inDoubt).toBe(true);
   });
@@ -513,7 +514,7 @@ describe('a POST', () => {
     expect(ended).toMatchObject({
       reason: 'error',
       message:
-        'pg-backup-api did not response: the connection was reset (ECONNRESET); then pg-backup-api answered 400',
+        'pg-backup-api did not respond: the connection was reset (ECONNRESET); then pg-backup-api answered 400',
     });
     expect(guard.inDoubt).toBe(true);
   });
@@ -601,7 +602,7 @@ describe('what a POST may have begun is seen to its end:', () => {
     setTimeout(() => other.abort(new DeadlineExceeded('enough')), 500);
     const api = start();
     expect(await end(api.waitForRecentOperations('main', 0, other.signal))).toMatchObject({
-      message: expect.stringContaining('the end of operation a on main is not known: enough'),
+      message: expect.stringContaining('the result of operation a on main is unknown: enough'),
     });
     expect(Math.max(...times())).toBeLessThan(500);
   });
@@ -693,7 +694,7 @@ describe('an operation', () => {
       reason: 'error',
       operationId: 'a',
       message:
-        'the end of operation a on main is not known: pg-backup-api answered 200, but its JSON is not the expected one: ' +
+        'the result of operation a on main is unknown: pg-backup-api answered 200, but its JSON is not as expected: ' +
         'status is not ("IN_PROGRESS" | "DONE" | "FAILED") (2 attempts); ' +
         'it will be in <barman_home>/main/output/a.json on the Barman host',
     });
@@ -706,7 +707,7 @@ describe('an operation', () => {
     expect(ended).toBeInstanceOf(DeadlineExceeded);
     expect(ended).toMatchObject({
       operationId: 'a',
-      message: expect.stringContaining('the end of operation a on main is not known: time is up; it will'),
+      message: expect.stringContaining('the result of operation a on main is unknown: time is up; it will'),
     });
   });
 
@@ -746,7 +747,7 @@ describe('/status', () => {
   test('is a string', async () => {
     net.reply = () => [200, { status: 'OK' }];
     expect(await end(start({ maxRetries: 1 }).status())).toMatchObject({
-      message: 'pg-backup-api answered 200, but its JSON is not the expected one: it is not string',
+      message: 'pg-backup-api answered 200, but its JSON is not as expected: it is not string',
     });
   });
 });
@@ -790,7 +791,7 @@ describe('/diagnose', () => {
     expect(await end(start().diagnose())).toEqual({ servers: new Map(), models: new Map() });
     net.reply = () => 'nothing';
     expect(await end(start({ maxRetries: 1 }).diagnose())).toMatchObject({
-      message: 'pg-backup-api did not response within 60 s',
+      message: 'pg-backup-api did not respond within 60 s',
     });
   });
 
@@ -855,24 +856,24 @@ describe('credentials that are refused', () => {
     net.reply = () => networkError('ECONNRESET');
     expect(await end(start({ maxRetries: 1 }).diagnose())).toMatchObject({
       message:
-        'pg-backup-api did not response: the connection was reset (ECONNRESET); the Barman host may have refused client-cert',
+        'pg-backup-api did not respond: the connection was reset (ECONNRESET); the Barman host may have refused client-cert',
     });
     expect(source.signals).toHaveLength(2);
     replies([429, ''], networkError('ECONNRESET'));
     expect(await end(start({ maxRetries: 2 }).diagnose())).toMatchObject({
-      message: 'pg-backup-api did not response: the connection was reset (ECONNRESET) (2 attempts)',
+      message: 'pg-backup-api did not respond: the connection was reset (ECONNRESET) (2 attempts)',
     });
     source.connection = PLAIN;
     net.reply = () => networkError('ECONNRESET');
     expect(await end(start({ maxRetries: 1 }).diagnose())).toMatchObject({
-      message: 'pg-backup-api did not response: the connection was reset (ECONNRESET)',
+      message: 'pg-backup-api did not respond: the connection was reset (ECONNRESET)',
     });
     expect(source.signals).toHaveLength(4);
   });
 
   test('that cannot be read anew end it', async () => {
     net.reply = () => [403, ''];
-    const error = new HttpError('SSM does not response');
+    const error = new HttpError('SSM does not respond');
     const api = new PgBackupApi(
       { connection: async () => old, rereadConnection: () => Promise.reject(error) },
       { signal: controller.signal, maxRetries: 5, postDelay: 5_000, counts },

@@ -184,7 +184,7 @@ describe('a wish', () => {
   test('whose item is deleted meanwhile is told', async () => {
     table.item = anotherInvocation();
     const get = vi.spyOn(table, 'get').mockResolvedValue(undefined);
-    const words = "the ledger's item of main was deleted; send the event again";
+    const words = "the ledger's item of main was deleted meanwhile; send the event again";
     await expect(run(desired(0, 'a'))).rejects.toThrow(new LedgerError(words));
     expect(get).toHaveBeenCalled();
   });

@@ -14,9 +14,9 @@ function networkError(code: string, message = code): Error {
 const NOT_BEGUN = { transient: true, begun: 'no', doubtsCredentials: false } as const;
 const UNKNOWN = { transient: true, begun: 'unknown', doubtsCredentials: false } as const;
 const DOUBTED = { transient: false, begun: 'no', doubtsCredentials: true } as const;
-const UNREACHED = 'pg-backup-api could not be reached: ';
-const UNANSWERED = 'pg-backup-api did not response: ';
-const UNUSABLE = 'pg-backup-api gave no usable response: so it is';
+const UNREACHED = 'pg-backup-api is unreachable: ';
+const UNANSWERED = 'pg-backup-api did not respond: ';
+const UNUSABLE = 'the response of pg-backup-api is not usable: so it is';
 const UNTRUSTED = 'the certificate of the Barman host is not trusted: so it is';
 const CHECK_CA = '; check ca-cert and url';
 const CHECK_ALL = '; check client-cert, client-key and ca-cert';
@@ -24,8 +24,8 @@ const CHECK_ALL = '; check client-cert, client-key and ca-cert';
 describe('a request that had no response', () => {
   test.each([
     ['ECONNREFUSED', NOT_BEGUN, `${UNREACHED}the connection was refused (ECONNREFUSED)`],
-    ['ENOTFOUND', NOT_BEGUN, `${UNREACHED}its host name is not known (ENOTFOUND)`],
-    ['EAI_AGAIN', NOT_BEGUN, `${UNREACHED}its host name could not be looked up (EAI_AGAIN)`],
+    ['ENOTFOUND', NOT_BEGUN, `${UNREACHED}its host name does not exist (ENOTFOUND)`],
+    ['EAI_AGAIN', NOT_BEGUN, `${UNREACHED}its host name could not be resolved (EAI_AGAIN)`],
     ['EHOSTUNREACH', NOT_BEGUN, `${UNREACHED}there is no route to the host (EHOSTUNREACH)`],
     ['ENETUNREACH', NOT_BEGUN, `${UNREACHED}there is no route to its network (ENETUNREACH)`],
     ['ETIMEDOUT', NOT_BEGUN, `${UNREACHED}the connection timed out (ETIMEDOUT)`],
@@ -85,7 +85,7 @@ describe('a request that had no response', () => {
   test('in time says how long it was waited for', () => {
     expect(timedOut(12_000)).toMatchObject({
       ...UNKNOWN,
-      message: 'pg-backup-api did not response within 12 s',
+      message: 'pg-backup-api did not respond within 12 s',
     });
   });
 
@@ -124,8 +124,8 @@ describe('a failure', () => {
 
 describe('a success that is not the expected one', () => {
   test('has begun what was asked for', () => {
-    expect(unexpected(202, 'not with JSON')).toMatchObject({
-      message: 'pg-backup-api answered 202, but not with JSON',
+    expect(unexpected(202, 'its body is not JSON')).toMatchObject({
+      message: 'pg-backup-api answered 202, but its body is not JSON',
       transient: true,
       begun: 'yes',
       doubtsCredentials: false,
@@ -179,14 +179,8 @@ describe('a response without success', () => {
 
   test.each([
     [299, 'pg-backup-api answered 299: words'],
-    [
-      300,
-      'pg-backup-api answered 300: words (a redirect, which is not followed; make url the final address)',
-    ],
-    [
-      399,
-      'pg-backup-api answered 399: words (a redirect, which is not followed; make url the final address)',
-    ],
+    [300, 'pg-backup-api answered 300: words (redirects are not followed; set url to the final URL)'],
+    [399, 'pg-backup-api answered 399: words (redirects are not followed; set url to the final URL)'],
     [400, 'pg-backup-api answered 400: words'],
     [401, 'pg-backup-api answered 401: words (check client-cert and client-key)'],
     [403, 'pg-backup-api answered 403: words (check client-cert and client-key)'],

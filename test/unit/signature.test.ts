@@ -111,7 +111,7 @@ describe('a signed body', () => {
     for (const base64 of [false, true]) {
       await expect(read(signed(`${most}x`, base64))).rejects.toMatchObject({
         name: 'InvalidArgs',
-        message: 'the body has 65537 bytes, and may have 65536',
+        message: 'the body has 65537 bytes; the maximum is 65536',
       });
     }
   });
@@ -120,16 +120,18 @@ describe('a signed body', () => {
     const without = { ...signed('{}'), headers: {} };
     await expect(read(without)).rejects.toMatchObject({
       why: 'signature',
-      message: 'webhook without a signature: webhook-id, webhook-timestamp or webhook-signature is missing',
+      message:
+        'webhook without a valid signature header: webhook-id, webhook-timestamp or webhook-signature is missing',
     });
     await expect(read({ ...signed('{}'), body: '{ }' })).rejects.toMatchObject({
       why: 'signature',
-      message: 'webhook with a wrong signature: it was not signed with a secret in webhook-secret',
+      message: 'webhook with an invalid signature: it was not signed with a secret in webhook-secret',
     });
     const stale = { ...signed('{}'), headers: signedHeaders(secret, '{}', { at: NOW - 301_000 }) };
     await expect(read(stale)).rejects.toMatchObject({
       why: 'timestamp',
-      message: "webhook rightly signed, but dated more than 5 minutes off: check the node's clock",
+      message:
+        "webhook with a valid signature, but a timestamp more than 5 minutes off: check the node's clock",
     });
   });
 
@@ -148,7 +150,7 @@ describe('a signed body', () => {
     const cause = new HttpError('SSM is down');
     await expect(read(signed('{}'), failing(cause))).rejects.toMatchObject({
       why: 'secret unreadable',
-      message: 'webhook not looked at: SSM is down',
+      message: 'webhook not verified: SSM is down',
       cause,
     });
     const bug = new TypeError('a bug');

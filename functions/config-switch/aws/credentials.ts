@@ -132,7 +132,7 @@ export class Credentials implements ConnectionSource, WebhookSource {
         this.#warn(unreadable.message, unreadable.cause);
         throw unreadable;
       }
-      this.#warn(`${unreadable.message}; the values read before serve on`, unreadable.cause);
+      this.#warn(`${unreadable.message}; the last good values stay in use`, unreadable.cause);
       this.#staleAt = Date.now() + MIN_INTERVAL;
       return old;
     }
@@ -143,7 +143,7 @@ export class Credentials implements ConnectionSource, WebhookSource {
     const keep = <T>(renewed: Part<T>, before: Part<T> | undefined): Part<T> => {
       const kept = renewed instanceof MalformedParameter && before !== undefined;
       if (!kept || before instanceof HttpError) return renewed;
-      this.#warn(`${renewed.message}; the values read before serve on`);
+      this.#warn(`${renewed.message}; the last good values stay in use`);
       this.#staleAt = at + MIN_INTERVAL;
       return before;
     };
@@ -199,10 +199,10 @@ function connectionFrom(read: Reader, path: string): Connection {
     if (value === undefined || value === '') throw wrong(path, name, 'is missing', form);
     return value;
   };
-  const urlForm = 'the address of pg-backup-api, such as https://barman.example.com/pgbapi';
+  const urlForm = 'the URL of pg-backup-api, such as https://barman.example.com/pgbapi';
   const url = URL.parse(need('url', urlForm));
   if (url === null || (url.protocol !== 'https:' && url.protocol !== 'http:')) {
-    throw wrong(path, 'url', 'is no https:// address', urlForm, MalformedParameter);
+    throw wrong(path, 'url', 'is not an https:// URL', urlForm, MalformedParameter);
   }
   if (url.username !== '' || url.password !== '' || url.search !== '' || url.hash !== '') {
     throw wrong(path, 'url', 'has a user, a password, a query or a fragment', urlForm, MalformedParameter);
@@ -212,14 +212,14 @@ function connectionFrom(read: Reader, path: string): Connection {
     throw wrong(
       path,
       'url',
-      'is an http:// address, which nothing protects',
-      `${urlForm}, or allow-plain-http as true`,
+      'is an http:// URL, which is not protected',
+      `${urlForm}, or allow-plain-http set to true`,
     );
   }
 
-  const cert = need('client-cert', 'the client certificate, PEM');
-  const key = need('client-key', "the client certificate's key, PEM, without a pass phrase");
-  const ca = need('ca-cert', "the certificate of the CA that signed the Barman host's, PEM");
+  const cert = need('client-cert', 'the client certificate in PEM');
+  const key = need('client-key', 'the private key of client-cert in PEM, without a pass phrase');
+  const ca = need('ca-cert', "the certificate of the CA that signed the Barman host's certificate, in PEM");
   const certificate = orWrong(() => new X509Certificate(cert), path, 'client-cert', 'a certificate in PEM');
   const privateKey = orWrong(
     () => createPrivateKey(key),
@@ -232,7 +232,7 @@ function connectionFrom(read: Reader, path: string): Connection {
       path,
       'client-key',
       'does not belong to client-cert',
-      'the key that the certificate was made with',
+      'the private key of client-cert',
       MalformedParameter,
     );
   }
@@ -243,7 +243,7 @@ function connectionFrom(read: Reader, path: string): Connection {
 /** @throws HttpError naming the parameter and the remedy, never the value */
 function webhooksFrom(read: Reader, path: string): readonly Webhook[] {
   const form =
-    'whsec_ and 24 to 64 random bytes in base64; several of them, separated by spaces, while rotating';
+    'whsec_ followed by 24 to 64 random bytes in base64; during a rotation, several of them separated by spaces';
   const secrets = (read('webhook-secret') ?? '').split(/\s+/).filter((secret) => secret !== '');
   if (secrets.length === 0) throw wrong(path, 'webhook-secret', 'is missing', form);
   return secrets.map((secret) => {
@@ -262,7 +262,7 @@ function wrong(
   form: string,
   ErrorClass: typeof HttpError = HttpError,
 ): HttpError {
-  return new ErrorClass(`SSM parameter ${path}${name} ${what}; write there ${form}`);
+  return new ErrorClass(`SSM parameter ${path}${name} ${what}; expected ${form}`);
 }
 
 function orWrong<T>(make: () => T, path: string, name: string, form: string): T {
@@ -291,7 +291,7 @@ function usable<T>(value: Part<T>): T {
 /** Why SSM could not be read. @param error from `within`, or what middy made of the SDK's error */
 function explain(error: unknown, path: string, signal: AbortSignal): HttpError {
   if (signal.aborted)
-    return new DeadlineExceeded(`time ran out before SSM gave the parameters under ${path}`, {
+    return new DeadlineExceeded(`time ran out while reading the parameters under ${path} from SSM`, {
       cause: error,
     });
   const cause = error instanceof Error && typeof error.cause === 'object' ? error.cause : undefined;
@@ -304,9 +304,9 @@ function explain(error: unknown, path: string, signal: AbortSignal): HttpError {
   const name = code ?? (first instanceof Error ? first.name : 'unknown error');
   let remedy = '';
   if (name === 'AccessDeniedException') {
-    remedy = "; the function's role needs ssm:GetParametersByPath on it, and kms:Decrypt on its key";
+    remedy = "; the function's role needs ssm:GetParametersByPath on the path, and kms:Decrypt on its key";
   } else if (code !== undefined || name === 'TimeoutError') {
-    remedy = '; the function needs a way to SSM from its subnets, an interface endpoint or a NAT';
+    remedy = "; the function's subnets need a route to SSM: an interface endpoint or a NAT";
   }
   return new HttpError(`the parameters under ${path} could not be read from SSM: ${name}${remedy}`, {
     cause: first,

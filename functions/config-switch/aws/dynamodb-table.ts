@@ -80,14 +80,14 @@ export class DynamoDbTable implements Table {
 
   /** @throws LedgerError with the remedy; DeadlineExceeded once the signal has aborted */
   async #ask<T>(signal: AbortSignal, question: (client: DynamoDBClient) => Promise<T>): Promise<T> {
-    if (signal.aborted) throw new DeadlineExceeded('time ran out before the ledger was asked');
+    if (signal.aborted) throw new DeadlineExceeded('time ran out before the request to the ledger');
     try {
       this.#client ??= new DynamoDBClient(CLIENT);
       return await within(signal, question(this.#client));
     } catch (error) {
       const cause = { cause: error };
-      if (signal.aborted) throw new DeadlineExceeded('time ran out before the ledger answered', cause);
-      throw new LedgerError(`the ledger could not be used: ${explain(error, this.#name)}`, cause);
+      if (signal.aborted) throw new DeadlineExceeded('time ran out before the ledger responded', cause);
+      throw new LedgerError(`the ledger is unavailable: ${explain(error, this.#name)}`, cause);
     }
   }
 }
@@ -97,14 +97,14 @@ function explain(error: unknown, table: string): string {
   const name = error instanceof Error ? error.name : 'unknown error';
   switch (name) {
     case 'ResourceNotFoundException':
-      return `there is no table ${table}; deploy the stage again`;
+      return `table ${table} does not exist; deploy the stage again`;
     case 'AccessDeniedException':
       return `${name}; the function's role needs dynamodb:GetItem, UpdateItem and Scan on table ${table}`;
   }
   // The network's errors have a code; DynamoDB's own have none.
   const code = error instanceof Error && 'code' in error ? String(error.code) : undefined;
   if (code === undefined && name !== 'TimeoutError') return name;
-  return `${code ?? name}; the function needs a way to DynamoDB from its subnets, a gateway endpoint or a NAT`;
+  return `${code ?? name}; the function's subnets need a route to DynamoDB: a gateway endpoint or a NAT`;
 }
 
 /** DynamoDB's expressions; every name goes through `#…`, so that none can be one of its reserved words. */

@@ -12,7 +12,7 @@ import type { ConfigTarget } from './target.ts';
 export function rehearse({ servers, models }: Diagnosis, barmanServer: string, target: ConfigTarget): string {
   const server = servers.get(barmanServer);
   if (server === undefined) {
-    return `Barman knows no server ${barmanServer}, so the switch would end as HTTP_ERROR; ${known('servers', servers)}`;
+    return `Barman has no server ${barmanServer}, so the switch would end as HTTP_ERROR; ${known('servers', servers)}`;
   }
   const active = server.activeModel === null ? 'no model is active' : `model ${server.activeModel} is active`;
   if (!('model' in target)) {
@@ -20,7 +20,7 @@ export function rehearse({ servers, models }: Diagnosis, barmanServer: string, t
   }
   const model = models.get(target.model);
   if (model === undefined) {
-    return `Barman knows no model ${target.model}, so the switch would end as CONFIG_SWITCH_FAILED; ${known('models', models)}`;
+    return `Barman has no model ${target.model}, so the switch would end as CONFIG_SWITCH_FAILED; ${known('models', models)}`;
   }
   if (model.cluster !== server.cluster) {
     return (
@@ -35,5 +35,5 @@ export function rehearse({ servers, models }: Diagnosis, barmanServer: string, t
 
 function known(what: string, names: ReadonlyMap<string, unknown>): string {
   const shown = [...names.keys()].slice(0, 10).join(', ');
-  return names.size === 0 ? `it knows no ${what}` : `its ${what} are ${shown}${names.size > 10 ? ', …' : ''}`;
+  return names.size === 0 ? `it has no ${what}` : `its ${what} are ${shown}${names.size > 10 ? ', …' : ''}`;
 }

@@ -9,7 +9,7 @@ import { failureOf, RequestFailure, refusalOf, timedOut, unexpected } from './re
 
 /** Time for TCP and TLS, ms. */
 const CONNECT_TIMEOUT = 3_000;
-/** Time for one attempt, body included, ms: a host with a thousand servers takes 11 s to response. */
+/** Time for one attempt, body included, ms: a host with a thousand servers takes 11 s to respond. */
 const ATTEMPT_TIMEOUT = 12_000;
 /** Attempts at something that is not there, of all attempts: a 404 can be false, but seldom three times. */
 const NOT_FOUND_ATTEMPTS = 3;
@@ -110,7 +110,7 @@ export class HttpClient implements AsyncDisposable {
       try {
         return await this.#send(link, request, signal);
       } catch (error) {
-        const mayHaveBegun = request.method === 'POST' ? '; a switch may have begun all the same' : '';
+        const mayHaveBegun = request.method === 'POST' ? '; a switch may have begun nevertheless' : '';
         if (signal.aborted) {
           throw new DeadlineExceeded(`time ran out before ${name} was answered${mayHaveBegun}`, {
             cause: error,
@@ -197,14 +197,14 @@ export class HttpClient implements AsyncDisposable {
     try {
       json = JSON.parse(text);
     } catch {
-      throw unexpected(status, 'not with JSON');
+      throw unexpected(status, 'its body is not JSON');
     }
     const result = v.safeParse(schema, json);
     if (result.success) return result.output;
     const [issue] = result.issues;
     throw unexpected(
       status,
-      `its JSON is not the expected one: ${v.getDotPath(issue) ?? 'it'} is not ${issue.expected}`,
+      `its JSON is not as expected: ${v.getDotPath(issue) ?? 'it'} is not ${issue.expected}`,
     );
   }
 

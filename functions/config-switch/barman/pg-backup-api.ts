@@ -138,7 +138,7 @@ export class PgBackupApi implements AsyncDisposable {
       throw httpErrorFrom(
         error,
         (message) =>
-          `the end of operation ${operationId} on ${server} is not known: ${message}; ` +
+          `the result of operation ${operationId} on ${server} is unknown: ${message}; ` +
           `it will be in <barman_home>/${server}/output/${operationId}.json on the Barman host`,
         operationId,
       );

@@ -26,8 +26,8 @@ export class RequestFailure extends Error {
 
 const NOT_CONNECTED: Readonly<Record<string, string>> = {
   ECONNREFUSED: 'the connection was refused',
-  ENOTFOUND: 'its host name is not known',
-  EAI_AGAIN: 'its host name could not be looked up',
+  ENOTFOUND: 'its host name does not exist',
+  EAI_AGAIN: 'its host name could not be resolved',
   EHOSTUNREACH: 'there is no route to the host',
   ENETUNREACH: 'there is no route to its network',
   ETIMEDOUT: 'the connection timed out',
@@ -58,7 +58,7 @@ export function failureOf(error: unknown, freshTls: boolean): RequestFailure | u
   const notConnected = NOT_CONNECTED[code];
   if (notConnected !== undefined) {
     return new RequestFailure(
-      `pg-backup-api could not be reached: ${notConnected} (${code})`,
+      `pg-backup-api is unreachable: ${notConnected} (${code})`,
       { transient: true },
       cause,
     );
@@ -83,14 +83,14 @@ export function failureOf(error: unknown, freshTls: boolean): RequestFailure | u
   if (cutOff !== undefined) {
     const hint = freshTls ? '; the Barman host may have refused client-cert' : '';
     return new RequestFailure(
-      `pg-backup-api did not response: ${cutOff} (${code})${hint}`,
+      `pg-backup-api did not respond: ${cutOff} (${code})${hint}`,
       { transient: true, begun: 'unknown', doubtsCredentials: freshTls },
       cause,
     );
   }
   // A response that is no HTTP, too long or cut short; a socket's error that has no line above.
   return new RequestFailure(
-    `pg-backup-api gave no usable response: ${error.message} (${code})`,
+    `the response of pg-backup-api is not usable: ${error.message} (${code})`,
     { transient: true, begun: 'unknown' },
     cause,
   );
@@ -98,7 +98,7 @@ export function failureOf(error: unknown, freshTls: boolean): RequestFailure | u
 
 /** An attempt that took too long. @param ms how long it was waited for */
 export function timedOut(ms: number): RequestFailure {
-  return new RequestFailure(`pg-backup-api did not response within ${ms / 1000} s`, {
+  return new RequestFailure(`pg-backup-api did not respond within ${ms / 1000} s`, {
     transient: true,
     begun: 'unknown',
   });
@@ -123,7 +123,7 @@ export function refusalOf(status: number, body: string): RequestFailure {
   const words = wordsOf(body);
   const message = `pg-backup-api answered ${status}${words === '' ? '' : `: ${words}`}`;
   if (status >= 300 && status < 400) {
-    return new RequestFailure(`${message} (a redirect, which is not followed; make url the final address)`, {
+    return new RequestFailure(`${message} (redirects are not followed; set url to the final URL)`, {
       status,
     });
   }

@@ -20,7 +20,7 @@ const barmanName = v.pipe(
   v.string('must be a string'),
   v.regex(
     BARMAN_NAME,
-    'must begin with a letter, a digit or "_", and go on with these and ".", ":", "-", as Barman names it',
+    'must start with a letter, a digit or "_", followed by these or ".", ":", "-", as in the configuration of Barman',
   ),
   v.maxLength(MAX_NAME_LENGTH, `must have at most ${MAX_NAME_LENGTH} characters`),
 );
@@ -32,7 +32,7 @@ const Payload = v.object(
     role: oneOf(ROLES),
     cluster: v.pipe(
       v.string('must be a string'),
-      v.minLength(1, "must be the cluster's scope in Patroni, and is empty"),
+      v.minLength(1, 'must be the scope of the Patroni cluster, not empty'),
       v.maxLength(MAX_NAME_LENGTH, `must have at most ${MAX_NAME_LENGTH} characters`),
     ),
     barman_server: barmanName,
@@ -106,11 +106,11 @@ export function parseRoleChange(payload: unknown): RoleChange {
 
   const problems = [
     ...(result.issues ?? []).map((issue) => `${v.getDotPath(issue)} ${issue.message}${received(issue)}`),
-    ...unknownKeys.map((key) => `${excerpt(key)} is not a known key`),
+    ...unknownKeys.map((key) => `${excerpt(key)} is an unknown key`),
   ];
   const listed = problems.slice(0, MAX_PROBLEMS);
   if (problems.length > listed.length) listed.push(`and ${problems.length - listed.length} more problems`);
-  if (unknownKeys.length > 0) listed.push(`known keys are ${Object.keys(Payload.entries).join(', ')}`);
+  if (unknownKeys.length > 0) listed.push(`valid keys: ${Object.keys(Payload.entries).join(', ')}`);
   throw new InvalidArgs(listed.join('; '));
 }
 

@@ -62,12 +62,12 @@ export async function signedBody(
   if (!headers) {
     throw new Rejected(
       'signature',
-      'webhook without a signature: webhook-id, webhook-timestamp or webhook-signature is missing',
+      'webhook without a valid signature header: webhook-id, webhook-timestamp or webhook-signature is missing',
     );
   }
   const bytes = Buffer.from(event.body ?? '', event.isBase64Encoded ? 'base64' : undefined);
   if (bytes.length > MAX_BODY) {
-    throw new BodyTooLarge(`the body has ${bytes.length} bytes, and may have ${MAX_BODY}`);
+    throw new BodyTooLarge(`the body has ${bytes.length} bytes; the maximum is ${MAX_BODY}`);
   }
   const body = bytes.toString();
 
@@ -80,18 +80,18 @@ export async function signedBody(
     }
   } catch (error) {
     if (!(error instanceof HttpError)) throw error;
-    throw new Rejected('secret unreadable', `webhook not looked at: ${error.message}`, { cause: error });
+    throw new Rejected('secret unreadable', `webhook not verified: ${error.message}`, { cause: error });
   }
   if (verdict === 'wrong') {
     throw new Rejected(
       'signature',
-      'webhook with a wrong signature: it was not signed with a secret in webhook-secret',
+      'webhook with an invalid signature: it was not signed with a secret in webhook-secret',
     );
   }
   if (verdict === 'stale') {
     throw new Rejected(
       'timestamp',
-      "webhook rightly signed, but dated more than 5 minutes off: check the node's clock",
+      "webhook with a valid signature, but a timestamp more than 5 minutes off: check the node's clock",
     );
   }
   return body;

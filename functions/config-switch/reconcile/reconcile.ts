@@ -176,7 +176,8 @@ async function acquire(options: ReconcileOptions, server: string, version: strin
   const start = performance.now();
   for (;;) {
     const item = await ledger.get(server, signal);
-    if (!item) throw new LedgerError(`the ledger's item of ${server} was deleted; send the event again`);
+    if (!item)
+      throw new LedgerError(`the ledger's item of ${server} was deleted meanwhile; send the event again`);
     const { applied, applied_version = '', operation_id, lease_token, paused } = item;
     if (applied_version >= version) {
       const message = `Barman was set to ${applied}`;
