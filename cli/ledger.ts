@@ -13,7 +13,7 @@ import { isLeased, isPending, Ledger } from '../functions/config-switch/reconcil
 import type { Item } from '../functions/config-switch/reconcile/table.ts';
 
 const USAGE = `usage: npm run ledger -- [--stage STAGE] [--region REGION] [retry|pause|resume SERVER]`;
-/** For each request to AWS, ms. */
+/** For each request to AWS (ms). */
 const TIMEOUT = 30_000;
 
 try {

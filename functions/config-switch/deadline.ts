@@ -1,19 +1,19 @@
-/** One deadline per invocation, carried by one AbortSignal through everything that waits. */
+/** One deadline per invocation; one AbortSignal carries it to everything that waits. */
 
 import { DeadlineExceeded } from './errors.ts';
 
-/** API Gateway gives up after 30 s (quota "Integration timeout" of HTTP APIs), counted from the request's arrival. */
+/** Time-out of API Gateway, from the arrival of the request (ms; quota "Maximum integration timeout" of HTTP APIs). */
 const API_GATEWAY_TIMEOUT = 30_000;
-/** What the response itself may take: closing, logging, and the way back. */
+/** Time reserved for the response: closing, logging, and the way back (ms). */
 const ANSWER_TIME = 1_500;
 
 /**
- * The time that an invocation has.
+ * The time from now to the deadline of an invocation.
  *
- * @param remaining what Lambda leaves it, ms
- * @param httpArrival `requestContext.timeEpoch` of an HTTP request, ms since the epoch
+ * @param remaining Lambda's remaining time (ms)
+ * @param httpArrival `requestContext.timeEpoch` of an HTTP request (ms since the epoch)
  * @param now ms since the epoch
- * @returns ms from now, never negative
+ * @returns ms, never negative
  */
 export function timeToDeadline(remaining: number, httpArrival: number | undefined, now: number): number {
   const left =
@@ -25,7 +25,7 @@ export function timeToDeadline(remaining: number, httpArrival: number | undefine
  * A signal that aborts with DeadlineExceeded.
  *
  * @param ms from now
- * @returns the signal, and what ends its timer
+ * @returns the signal, and a function that stops its timer
  */
 export function deadline(ms: number): { signal: AbortSignal; clear: () => void } {
   const controller = new AbortController();
@@ -37,7 +37,7 @@ export function deadline(ms: number): { signal: AbortSignal; clear: () => void }
 }
 
 /**
- * Waits for a promise, but not beyond the signal; for what takes no signal of its own.
+ * Waits for a promise until the signal aborts; for calls that do not accept a signal.
  *
  * @throws what the promise throws, or the signal's reason
  */
@@ -56,8 +56,8 @@ export async function within<T>(signal: AbortSignal, promise: Promise<T>): Promi
 /**
  * Sleeps.
  *
- * @param ms how long; not at all if negative
- * @throws the signal's reason, as soon as it aborts
+ * @param ms how long; a negative time counts as 0
+ * @throws the reason of the signal, as soon as it aborts
  */
 export function sleep(ms: number, signal: AbortSignal): Promise<void> {
   const { promise, resolve } = Promise.withResolvers<void>();

@@ -1,6 +1,6 @@
 /**
- * The handler of role changes. From the outside in: report how the event ended; receive it; respond; verify the signature; parse
- * the payload; then skip, or record and reconcile. Each step adds to the event what it found.
+ * The handler of role changes. From the outside in: report how the event ended; receive it; respond; verify the signature;
+ * parse the payload; then skip, or record and reconcile. Each step adds to the event what it found.
  */
 
 import middy from '@middy/core';

@@ -1,4 +1,4 @@
-/** What the function works with as long as an instance of it lives: made at its start, from the environment. */
+/** What an instance of the function uses for its whole life, created at its start from the environment. */
 
 import { Credentials } from './aws/credentials.ts';
 import { DynamoDbTable } from './aws/dynamodb-table.ts';
@@ -6,29 +6,29 @@ import { PgBackupApi, type RequestCounts } from './barman/pg-backup-api.ts';
 import { Ledger, POST_DELAY } from './reconcile/ledger.ts';
 import { logger } from './telemetry.ts';
 
-/** As `--max-retries` of patroni_barman. */
+/** The default of `--max-retries` of patroni_barman. */
 const DEFAULT_MAX_RETRIES = 5;
-/** An operation takes a second, and up to half a minute on a host with many servers, s. */
+/** Default time limit for an operation (s): most take one second, on a host with many servers up to half a minute. */
 const DEFAULT_OPERATION_TIMEOUT = 60;
 
-/** What a deployment sets, as environment variables. */
+/** The environment variables that a deployment sets. */
 export interface Environment {
   /** SSM path of the parameters, `/barman-config-switch/<stage>/`. */
   readonly PARAMETERS_PATH?: string | undefined;
-  /** The ledger's table in DynamoDB. */
+  /** Name of the DynamoDB table of the ledger. */
   readonly LEDGER_TABLE?: string | undefined;
-  /** Attempts at one request to pg-backup-api. */
+  /** Maximum number of attempts per request to pg-backup-api. */
   readonly MAX_RETRIES?: string | undefined;
-  /** How long an operation without a known end is waited for before another is sent, s. */
+  /** How long to wait for an operation of unknown end before the next POST (s). */
   readonly OPERATION_TIMEOUT?: string | undefined;
 }
 
 export interface Services {
   readonly credentials: Credentials;
   readonly ledger: Ledger;
-  /** How long an operation without a known end is waited for before another is sent, ms. */
+  /** How long to wait for an operation of unknown end before the next POST (ms). */
   readonly operationTimeout: number;
-  /** One invocation's way to pg-backup-api; to be disposed of at its end. */
+  /** Creates the client of one invocation for pg-backup-api; the caller disposes of it. */
   readonly connect: (invocation: {
     readonly requestId: string;
     readonly signal: AbortSignal;
@@ -37,7 +37,7 @@ export interface Services {
 }
 
 /**
- * Begins to read the parameters, and makes the rest ready.
+ * Starts to read the parameters, and creates the rest.
  *
  * @throws Error naming the environment variable that is wrong
  */

@@ -51,7 +51,8 @@ function report(event: CompletedEvent, error?: Error | null): void {
 
   if (response) {
     const { message, ...body } = response;
-    // Neither an unauthenticated body nor a server that another invocation is switching is a failure: each has its own metric.
+    // Neither an unauthenticated body nor a server that another invocation is switching is a failure: each has its own
+    // metric.
     const harmless =
       error instanceof BodyTooLarge ? 'BodyTooLarge' : error instanceof Busy ? 'Busy' : undefined;
     const failed = response.exit_code > ExitCode.CONFIG_SWITCH_SKIPPED;

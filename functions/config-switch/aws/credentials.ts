@@ -1,6 +1,7 @@
 /**
- * The parameters under one SSM path: where pg-backup-api is, how it knows us, and the secrets that webhooks are signed
- * with. Read once at start, and anew when they are old or were refused; what was good serves on while SSM does not.
+ * The parameters under one SSM path: the URL of pg-backup-api, the certificates and key for it, and the secrets of
+ * webhooks. They are read at the start, and again when they are old or were refused. While SSM is unavailable, or a value
+ * is malformed, the last good values stay in use.
  */
 
 import { createPrivateKey, X509Certificate } from 'node:crypto';
@@ -12,15 +13,15 @@ import { within } from '../deadline.ts';
 import { DeadlineExceeded, HttpError } from '../errors.ts';
 import type { WebhookSource } from '../event/signature.ts';
 
-/** Values are read anew when they are older, ms. */
+/** Older values are read again (ms). */
 const MAX_AGE = 5 * 60_000;
-/** After a failed read, and for webhooks whose signature does not match, not sooner than this, ms. */
+/** Shortest interval between reads after a failed one, and for webhooks whose signature does not match (ms). */
 const MIN_INTERVAL = 60_000;
-/** The same where there is nothing to serve on: soon, but anybody can send a webhook, and each would read SSM. */
+/** The same while there is no good value (ms): short, but not zero, since anyone can send a webhook. */
 const REPAIR_INTERVAL = 5_000;
-/** For one read, all its attempts and pages, ms: most of the deadline is the switch's. */
+/** Time limit of one read with all its attempts and pages (ms): the switch needs most of the deadline. */
 const READ_TIMEOUT = 8_000;
-/** The SDK has no time-outs of its own unless given some, ms. */
+/** The SDK has no time-outs by default (ms). */
 const SSM_CLIENT = {
   maxAttempts: 3,
   requestHandler: { connectionTimeout: 1_000, requestTimeout: 2_500, throwOnRequestTimeout: true },
@@ -28,7 +29,7 @@ const SSM_CLIENT = {
 /** Standard Webhooks, "Signature scheme": a symmetric secret has 24 to 64 bytes. */
 const SECRET_BYTES = { min: 24, max: 64 };
 
-/** A part of what the parameters hold, or why it cannot be had. */
+/** A part of the parameters, or why it is unavailable. */
 type Part<T> = T | HttpError;
 
 interface Parts {
@@ -36,16 +37,16 @@ interface Parts {
   readonly webhooks: Part<readonly Webhook[]>;
 }
 
-/** Reads one parameter; its name as in SSM, without the path. */
+/** Returns one parameter, by its name without the path. */
 type Reader = (name: string) => string | undefined;
 
-/** What was read, and when that began, ms since the epoch. */
+/** What was read, and when the read began (ms since the epoch). */
 interface Reading {
   readonly read: Reader;
   readonly at: number;
 }
 
-/** A value is there, and no good: perhaps in the middle of a rotation, so that the one before may serve on. */
+/** A value exists but is malformed, perhaps in the middle of a rotation: the last good value stays in use. */
 class MalformedParameter extends HttpError {}
 
 export class Credentials implements ConnectionSource, WebhookSource {
@@ -53,20 +54,20 @@ export class Credentials implements ConnectionSource, WebhookSource {
   readonly #warn: (message: string, cause?: unknown) => void;
   readonly #read: () => Promise<Reading>;
   #parts: Parts | undefined;
-  /** Why the last read failed, where there was none before that did not. */
+  /** Why the last read failed, if no read has succeeded yet. */
   #unreadable: HttpError | undefined;
-  /** When they are to be read anew, ms since the epoch. */
+  /** When the values become old (ms since the epoch). */
   #staleAt = 0;
-  /** When a part that is no good may be read anew, ms since the epoch. */
+  /** When an unavailable part may be read again (ms since the epoch). */
   #repairAt = 0;
-  /** When a signature that does not match may have them read anew, ms since the epoch. */
+  /** When a signature that does not match may cause the next read (ms since the epoch). */
   #rereadAt = 0;
 
   /**
-   * Begins to read.
+   * Starts the first read.
    *
    * @param path `/barman-config-switch/<stage>/`
-   * @param warn told of each failed read with SSM's own error, and of values that cannot be renewed
+   * @param warn called after each failed read with SSM's error, and for each malformed value
    */
   constructor(path: string, warn: (message: string, cause?: unknown) => void) {
     this.#path = path;
@@ -75,7 +76,7 @@ export class Credentials implements ConnectionSource, WebhookSource {
   }
 
   /**
-   * The secrets that webhooks may be signed with, each in its verifier.
+   * The secrets that webhooks may be signed with, each as a verifier.
    *
    * @throws HttpError if SSM cannot be read, or `webhook-secret` is missing or malformed
    */
@@ -84,9 +85,9 @@ export class Credentials implements ConnectionSource, WebhookSource {
   }
 
   /**
-   * The same, read anew: none of them signed a webhook.
+   * Reads the secrets again, because none of them matched a signature.
    *
-   * @returns undefined if the last such read is less than a minute old; anybody can send a wrong signature
+   * @returns undefined if the last such read is less than a minute old: anyone can send an invalid signature
    */
   async rereadWebhooks(signal: AbortSignal): Promise<readonly Webhook[] | undefined> {
     if (Date.now() < this.#rereadAt) return undefined;
@@ -95,7 +96,7 @@ export class Credentials implements ConnectionSource, WebhookSource {
   }
 
   /**
-   * Where pg-backup-api is, and how it knows us.
+   * The URL of pg-backup-api, and the certificates and key for it.
    *
    * @throws HttpError if SSM cannot be read, or a parameter is missing or malformed
    */
@@ -107,7 +108,7 @@ export class Credentials implements ConnectionSource, WebhookSource {
     return usable((await this.#renew(signal)).connection);
   }
 
-  /** The parts at hand, or anew if they are old or the one that is needed is no good. */
+  /** The current parts; reads again if they are old or the needed one is unavailable. */
   async #fresh(needed: keyof Parts, signal: AbortSignal): Promise<Parts> {
     const now = Date.now();
     if (this.#unreadable !== undefined && now < this.#repairAt) throw this.#unreadable;
@@ -127,7 +128,7 @@ export class Credentials implements ConnectionSource, WebhookSource {
       const unreadable = explain(error, this.#path, signal);
       this.#repairAt = Date.now() + REPAIR_INTERVAL;
       if (old === undefined) {
-        // A deadline says how little time there was, not that SSM cannot be read.
+        // A deadline says that time was short, not that SSM is unavailable.
         if (!signal.aborted) this.#unreadable = unreadable;
         this.#warn(unreadable.message, unreadable.cause);
         throw unreadable;
@@ -156,10 +157,10 @@ export class Credentials implements ConnectionSource, WebhookSource {
 }
 
 /**
- * Reads the path with middy, which begins at once; each later call reads anew, and the first one too where that is long
- * ago: an instance of the function may be made long before it is used.
+ * Reads the path with @middy/ssm, which starts at once. Each later call reads again, and so does the first one if it comes
+ * late: an instance of the function may be created long before it is used.
  *
- * middy's cache never expires here: its own expiry would replace good values by a failed read.
+ * middy's cache never expires here, because its expiry would replace good values with a failed read.
  */
 function parameterReader(path: string): () => Promise<Reading> {
   const middleware = ssm({
@@ -183,7 +184,7 @@ function parameterReader(path: string): () => Promise<Reading> {
     const { parameters } = (await getInternal('parameters', request)) as {
       parameters: Record<string, unknown>;
     };
-    // middy writes names with "_" for whatever is no letter or digit, and parses what looks like JSON.
+    // middy replaces characters other than letters and digits by "_", and parses values that look like JSON.
     const read: Reader = (name) => {
       const value = parameters[name.replaceAll('-', '_')];
       return value === undefined ? undefined : typeof value === 'string' ? value : JSON.stringify(value);
@@ -269,7 +270,7 @@ function orWrong<T>(make: () => T, path: string, name: string, form: string): T 
   try {
     return make();
   } catch {
-    // The cause is left out: an error of a parser may quote what it could not parse.
+    // Without a cause: a parser's error may quote the secret.
     throw wrong(path, name, 'is malformed', form, MalformedParameter);
   }
 }

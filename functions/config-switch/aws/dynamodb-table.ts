@@ -1,6 +1,6 @@
 /**
- * The ledger's table in DynamoDB. Its client is loaded with the rest: bundled to be loaded later, the modules that it shares
- * with SSM's would be compiled one by one, which takes a cold start longer (npm run bench -- cold).
+ * The ledger's table in DynamoDB. Its client is loaded at the start: loaded later, the modules that it shares with SSM's
+ * client would be compiled one by one, which makes a cold start slower (npm run bench -- cold).
  */
 
 import {
@@ -15,7 +15,7 @@ import { within } from '../deadline.ts';
 import { DeadlineExceeded, LedgerError } from '../errors.ts';
 import type { Change, Comparison, Condition, Item, Table } from '../reconcile/table.ts';
 
-/** DynamoDB answers in some ms; what hangs is tried again while there is time, ms. */
+/** Time-outs (ms): DynamoDB responds within a few milliseconds, so a request that hangs is repeated early. */
 const CLIENT = {
   maxAttempts: 3,
   requestHandler: { connectionTimeout: 1_000, requestTimeout: 2_000, throwOnRequestTimeout: true },
@@ -25,7 +25,7 @@ export class DynamoDbTable implements Table {
   readonly #name: string;
   #client: DynamoDBClient | undefined;
 
-  /** @param name the table's; its partition key is `barman_server` */
+  /** @param name of the table, whose partition key is `barman_server` */
   constructor(name: string) {
     this.#name = name;
   }
@@ -92,7 +92,7 @@ export class DynamoDbTable implements Table {
   }
 }
 
-/** Why DynamoDB did not do it, and what to do about it. */
+/** The cause in DynamoDB's words, and the remedy. */
 function explain(error: unknown, table: string): string {
   const name = error instanceof Error ? error.name : 'unknown error';
   switch (name) {
@@ -101,13 +101,13 @@ function explain(error: unknown, table: string): string {
     case 'AccessDeniedException':
       return `${name}; the function's role needs dynamodb:GetItem, UpdateItem and Scan on table ${table}`;
   }
-  // The network's errors have a code; DynamoDB's own have none.
+  // Network errors have a code, DynamoDB's errors do not.
   const code = error instanceof Error && 'code' in error ? String(error.code) : undefined;
   if (code === undefined && name !== 'TimeoutError') return name;
   return `${code ?? name}; the function's subnets need a route to DynamoDB: a gateway endpoint or a NAT`;
 }
 
-/** DynamoDB's expressions; every name goes through `#…`, so that none can be one of its reserved words. */
+/** DynamoDB's expressions. Every name is an alias `#…`, since it could be a reserved word. */
 function expressions(change: Change, condition: Condition) {
   const names: Record<string, string> = {};
   const values: Record<string, AttributeValue> = {};
@@ -133,7 +133,7 @@ function expressions(change: Change, condition: Condition) {
     const known = `if_not_exists(${name('events')}, ${value([])})`;
     set.push(`${name('events')} = list_append(${value([events.prepend])}, ${known})`);
   } else if (events) {
-    // What is not there is removed without complaint; a dozen more than are kept are hardly ever there.
+    // Removing an index that does not exist is not an error; more than 12 surplus ids are unlikely.
     for (let index = events.keep + 11; index >= events.keep; index -= 1) {
       remove.push(`${name('events')}[${index}]`);
     }

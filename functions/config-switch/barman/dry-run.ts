@@ -1,13 +1,13 @@
-/** What Barman would do with a config switch, from what `/diagnose` says of its configuration. */
+/** What a config switch would do, judged by the configuration that `/diagnose` reports. */
 
 import type { Diagnosis } from './pg-backup-api.ts';
 import type { ConfigTarget } from './target.ts';
 
 /**
- * Says whether server and model exist and belong together. The rules are those of `barman config-switch` (barman.config,
+ * Checks whether server and model exist and belong together. The rules are those of `barman config-switch` (barman.config,
  * `ServerConfig.apply_model`).
  *
- * @returns a sentence for a person
+ * @returns a sentence for the operator
  */
 export function rehearse({ servers, models }: Diagnosis, barmanServer: string, target: ConfigTarget): string {
   const server = servers.get(barmanServer);

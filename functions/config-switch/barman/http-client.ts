@@ -1,4 +1,4 @@
-/** Requests to pg-backup-api: one connection, each request tried as often as it makes sense, until the deadline. */
+/** Requests to pg-backup-api over one connection, each with retries until the deadline. */
 
 import { createSecureContext, type SecureContext } from 'node:tls';
 import { isDeepStrictEqual } from 'node:util';
@@ -7,37 +7,37 @@ import { deadline, sleep, within } from '../deadline.ts';
 import { DeadlineExceeded, HttpError, httpErrorFrom } from '../errors.ts';
 import { failureOf, RequestFailure, refusalOf, timedOut, unexpected } from './request-failure.ts';
 
-/** Time for TCP and TLS, ms. */
+/** Time limit for TCP and TLS (ms). */
 const CONNECT_TIMEOUT = 3_000;
-/** Time for one attempt, body included, ms: a host with a thousand servers takes 11 s to respond. */
+/** Time limit of one attempt, body included (ms): a host with a thousand servers needs 11 s to respond. */
 const ATTEMPT_TIMEOUT = 12_000;
-/** Attempts at something that is not there, of all attempts: a 404 can be false, but seldom three times. */
+/** Maximum number of 404: one can be false, but three in a row hardly ever are. */
 const NOT_FOUND_ATTEMPTS = 3;
-/** Back-off between attempts, ms: a random part of the base doubled at each attempt, at most the cap ("full jitter"). */
+/** Back-off between attempts (ms): random up to the base, which doubles at each attempt up to the cap ("full jitter"). */
 const BACKOFF = { base: 250, cap: 4_000 };
-/** What is waited besides, ms. For the file of a false 404 to be written; for the second of an operation's id to pass. */
+/** Additional wait (ms): until the file behind a false 404 is written; until the second in an operation's id has passed. */
 const SPACING: Readonly<Record<string, number>> = { 'GET 404': 100, 'POST 404': 100, 'POST 500': 1_000 };
-/** Room for a `/diagnose` that lists every backup, bytes. */
+/** Maximum response size (bytes): `/diagnose` lists every backup. */
 const MAX_RESPONSE_SIZE = 16 * 1024 * 1024;
 
-/** Where pg-backup-api is, and how it knows us. */
+/** The URL of pg-backup-api, and the certificates and key for it. */
 export interface Connection {
   readonly url: URL;
   /** PEM; absent where plain HTTP is allowed. */
   readonly tls?: { readonly cert: string; readonly key: string; readonly ca: string };
 }
 
-/** Who knows where pg-backup-api is. Both throw HttpError where it cannot be known. */
+/** Provides the connection. Both methods throw HttpError if it is unavailable. */
 export interface ConnectionSource {
   connection(signal: AbortSignal): Promise<Connection>;
-  /** The same, read anew: the one at hand was refused. */
+  /** Reads the connection again, because its credentials were refused. */
   rereadConnection(signal: AbortSignal): Promise<Connection>;
 }
 
 export interface HttpClientOptions {
   /** Aborts everything at the deadline. */
   readonly signal: AbortSignal;
-  /** Attempts at one request, the first included (`--max-retries` of patroni_barman counts the same way). */
+  /** Maximum number of attempts per request, including the first, as `--max-retries` of patroni_barman. */
   readonly maxRetries: number;
   /** Called after each failed attempt. */
   readonly onFailure?: (failure: { request: string; attempt: number; error: RequestFailure }) => void;
@@ -48,18 +48,18 @@ export interface HttpClientOptions {
 export interface Request<T> {
   readonly method: 'GET' | 'POST';
   readonly path: readonly string[];
-  /** Of the JSON that a success brings. */
+  /** Of the JSON of a successful response. */
   readonly schema: v.GenericSchema<unknown, T>;
   readonly body?: object;
-  /** In place of the deadline's. */
+  /** Instead of the deadline's. */
   readonly signal?: AbortSignal;
-  /** One attempt's time, ms. */
+  /** Time limit of one attempt (ms). */
   readonly timeout?: number;
-  /** Called right before each attempt; what it throws keeps it from being sent. */
+  /** Called right before each attempt; if it throws, nothing is sent. */
   readonly beforeSend?: () => Promise<void>;
   /** Called after each failed attempt. */
   readonly onFailure?: (failure: RequestFailure) => void;
-  /** Called before another attempt. @param sentAt when the last one was sent, by `performance.now()` */
+  /** Called before each further attempt. @param sentAt when the last one was sent, by `performance.now()` */
   readonly beforeRetry?: (failure: RequestFailure, sentAt: number) => Promise<void>;
 }
 
@@ -72,7 +72,7 @@ interface Link {
   answered: boolean;
 }
 
-/** One invocation's connection to pg-backup-api, made at the first request; one request at a time. */
+/** The connection of one invocation, opened at the first request; one request at a time. */
 export class HttpClient implements AsyncDisposable {
   readonly #source: ConnectionSource;
   readonly #options: HttpClientOptions;
@@ -85,16 +85,16 @@ export class HttpClient implements AsyncDisposable {
     this.#options = options;
   }
 
-  /** When the last request was sent, by `performance.now()`, and how long it took, ms: what one costs the host. */
+  /** When the last request was sent (`performance.now()`), and how long it took (ms): its cost for the host. */
   get last(): { readonly start: number; readonly time: number } {
     return this.#last;
   }
 
   /**
-   * Tries a request as often as it makes sense, until the deadline.
+   * Sends a request, with retries until the deadline.
    *
-   * @returns its JSON
-   * @throws HttpError if it was refused, or failed at each attempt
+   * @returns the JSON of the response
+   * @throws HttpError if it was refused, or all attempts failed
    * @throws DeadlineExceeded once the signal has aborted
    */
   async request<T>(request: Request<T>): Promise<T> {
@@ -142,11 +142,11 @@ export class HttpClient implements AsyncDisposable {
     }
   }
 
-  /** Closes the connection: one kept over a frozen invocation dies silently, and costs a time-out just when it matters. */
+  /** Closes the connection: one that is kept while the function is frozen breaks silently, and would cost a time-out. */
   async [Symbol.asyncDispose](): Promise<void> {
     const link = this.#link;
     this.#link = undefined;
-    // While it connects it cannot be destroyed, and no response waits for that.
+    // It cannot be destroyed while it connects, and the response does not wait for that.
     link?.agent.destroy().catch(() => {});
   }
 
@@ -179,7 +179,7 @@ export class HttpClient implements AsyncDisposable {
         },
         body: body ? JSON.stringify(body) : null,
       });
-      // undici heeds the signal only once it is connected; what is connected later is not sent any more.
+      // undici observes the signal only once it is connected; after that it sends nothing any more.
       const response = await within(ended, sent);
       link.answered = true;
       status = response.statusCode;
@@ -208,7 +208,7 @@ export class HttpClient implements AsyncDisposable {
     );
   }
 
-  /** Loads undici and makes the agent. undici is loaded only here, for a real switch, while SSM answers. */
+  /** Loads undici, only for a real switch and while SSM responds, and creates the agent. */
   async #connect(source: Promise<Connection>): Promise<Link> {
     const [{ Agent, request }, connection] = await Promise.all([import('./undici.ts'), source]);
     const agent = new Agent({
@@ -216,7 +216,7 @@ export class HttpClient implements AsyncDisposable {
       pipelining: 1,
       allowH2: false,
       maxResponseSize: MAX_RESPONSE_SIZE,
-      // The attempt's signal covers headers and body together.
+      // The signal of the attempt covers headers and body.
       headersTimeout: 0,
       bodyTimeout: 0,
       connect: {
@@ -228,7 +228,7 @@ export class HttpClient implements AsyncDisposable {
     return { connection, agent, request, answered: false };
   }
 
-  /** @returns whether there are other credentials than the ones that were refused */
+  /** @returns whether the credentials differ from those that were refused */
   async #rereadCredentials(link: Link): Promise<boolean> {
     if (this.#rereadDone) return false;
     this.#rereadDone = true;
@@ -242,7 +242,7 @@ export class HttpClient implements AsyncDisposable {
 
 const secureContexts = new WeakMap<NonNullable<Connection['tls']>, SecureContext>();
 
-/** Made once for each set of credentials: it is large, beyond the sight of the garbage collector, and slow to make. */
+/** Created once per set of credentials: it is large, not visible to the garbage collector, and slow to create. */
 function secureContextOf(tls: NonNullable<Connection['tls']>): SecureContext {
   const context = secureContexts.get(tls) ?? createSecureContext(tls);
   secureContexts.set(tls, context);

@@ -1,8 +1,8 @@
 /**
- * pg-backup-api on the Barman host: its operations, and how long is waited for them.
+ * The operations of pg-backup-api on the Barman host, and how long to wait for them.
  *
- * An operation is created by a POST and runs on by itself. So a POST that had no response may have created one, and
- * Barman takes no lock: another POST is sent only after such an operation has ended.
+ * A POST creates an operation, which then runs by itself. So a POST without a response may have created one, and Barman
+ * takes no lock: another POST is sent only after such an operation has ended.
  */
 
 import * as v from 'valibot';
@@ -11,13 +11,13 @@ import { httpErrorFrom } from '../errors.ts';
 import { type ConnectionSource, HttpClient, type HttpClientOptions } from './http-client.ts';
 import { BARMAN_NAME, type ConfigTarget, requestBody } from './target.ts';
 
-/** For one attempt at `/diagnose`, which asks every PostgreSQL server, ms: more than any invocation has. */
+/** Time limit of one attempt at `/diagnose`, which queries every PostgreSQL server (ms): more than any invocation has. */
 const DIAGNOSE_TIMEOUT = 60_000;
-/** For all attempts at `/status`, ms: a host that hangs must not take the whole heartbeat. */
+/** Time limit of all attempts at `/status` (ms): a host that hangs must not use up the heartbeat. */
 const STATUS_TIMEOUT = 15_000;
 /**
- * First poll after the creation, and shortest time from the start of a poll to the start of the next, ms; or that part of the
- * time elapsed: at an operation of 1.2 s three polls more than with 100 ms and a tenth, and the response 25 ms sooner.
+ * First poll after the creation, and shortest interval between the starts of two polls (ms), or this share of the time
+ * elapsed. For an operation of 1.2 s that is three polls more than with 100 ms and a tenth, and a response 25 ms sooner.
  */
 const POLL = { first: 150, interval: 75, share: 1 / 16 };
 const HOUR = 3_600_000;
@@ -35,7 +35,7 @@ const DiagnoseOutput = v.object({
   models: v.optional(v.record(v.string(), v.object({ config: Clustered })), {}),
 });
 
-/** What `/diagnose` says that matters to a switch. */
+/** The part of `/diagnose` that matters to a switch. */
 export interface Diagnosis {
   readonly servers: ReadonlyMap<string, { readonly activeModel: string | null; readonly cluster: string }>;
   readonly models: ReadonlyMap<string, { readonly cluster: string }>;
@@ -43,28 +43,28 @@ export interface Diagnosis {
 
 /** What guards the POSTs of one config switch. */
 export interface PostGuard {
-  /** Called right before each POST; what it throws keeps it from being sent. */
+  /** Called right before each POST; if it throws, nothing is sent. */
   readonly beforePost: () => Promise<void>;
-  /** Whether an operation that was asked for, or may have been, may still be running. */
+  /** Whether an operation that was requested, or may have been, may still be running. */
   inDoubt: boolean;
 }
 
-/** How often pg-backup-api was asked. */
+/** The number of requests to pg-backup-api. */
 export interface RequestCounts {
-  /** Requests sent. */
+  /** All requests that were sent. */
   attempts: number;
-  /** Requests for an operation's status. */
+  /** Requests for the status of an operation. */
   polls: number;
 }
 
 export interface PgBackupApiOptions extends Omit<HttpClientOptions, 'onRequest'> {
-  /** Until when a POST without a response may still arrive, ms after it was sent. */
+  /** How long a POST without a response may still be on its way (ms). */
   readonly postDelay: number;
   /** Where its requests are counted. */
   readonly counts: RequestCounts;
 }
 
-/** One invocation's way to pg-backup-api. */
+/** The client of one invocation. */
 export class PgBackupApi implements AsyncDisposable {
   readonly #http: HttpClient;
   readonly #options: PgBackupApiOptions;
@@ -80,10 +80,11 @@ export class PgBackupApi implements AsyncDisposable {
   }
 
   /**
-   * Asks for a config switch.
+   * Requests a config switch.
    *
-   * @returns the operation's id; it is in doubt until its end is known
-   * @throws HttpError if it was refused or could not be asked for
+   * @param guard is in doubt afterwards, until the end of the operation is known
+   * @returns the id of the operation
+   * @throws HttpError if it was refused, or all attempts failed
    */
   async createConfigSwitchOperation(server: string, target: ConfigTarget, guard: PostGuard): Promise<string> {
     const { operation_id } = await this.#http.request({
@@ -111,12 +112,12 @@ export class PgBackupApi implements AsyncDisposable {
   }
 
   /**
-   * Waits for the end of an operation: polls soon and then less and less often, quick on a small host and gentle on
-   * one where each poll takes long.
+   * Waits for the end of an operation. Polls soon and then less and less often: fast for a small host, and gentle to one
+   * that needs long for each poll.
    *
-   * @param signal in place of the deadline's
+   * @param signal instead of the deadline's
    * @returns how it ended
-   * @throws HttpError, DeadlineExceeded with the operation's id: its end is not known
+   * @throws HttpError, DeadlineExceeded with the id of the operation, if its end is unknown
    */
   async waitForOperation(
     server: string,
@@ -127,7 +128,7 @@ export class PgBackupApi implements AsyncDisposable {
     try {
       for (let soonest = start + POLL.first; ; soonest = this.#http.last.start + POLL.interval) {
         const now = performance.now();
-        // A part of the time elapsed keeps the response prompt; twice the last request leaves half of the host's time.
+        // A share of the time elapsed keeps the reaction fast; twice the last request leaves the host half of its time.
         const pause = Math.max((now - start) * POLL.share, 2 * this.#http.last.time);
         const next = Math.max(soonest, this.#http.last.start + pause);
         await sleep(next - now, signal);
@@ -146,11 +147,11 @@ export class PgBackupApi implements AsyncDisposable {
   }
 
   /**
-   * Sees to their end the config switches that a POST without a known end may have created. Which of them is that
-   * POST's, if any, the list does not tell, so none is taken for it.
+   * Waits for the config switches that a POST of unknown outcome may have created. The list does not say which of them
+   * belongs to that POST, if any, so none is taken for it.
    *
-   * @param age how long ago that POST may have been sent, ms
-   * @param signal in place of the deadline's
+   * @param age how long ago that POST may have been sent (ms)
+   * @param signal instead of the deadline's
    * @throws HttpError
    */
   async waitForRecentOperations(server: string, age: number, signal = this.#options.signal): Promise<void> {
@@ -170,9 +171,9 @@ export class PgBackupApi implements AsyncDisposable {
   }
 
   /**
-   * Whether pg-backup-api answers, to our certificate too.
+   * Checks that pg-backup-api responds and accepts the client certificate.
    *
-   * @throws HttpError
+   * @throws HttpError if not
    */
   async status(): Promise<void> {
     const limit = deadline(STATUS_TIMEOUT);
@@ -185,7 +186,7 @@ export class PgBackupApi implements AsyncDisposable {
   }
 
   /**
-   * What servers and models Barman has. Slow and heavy for the host.
+   * The servers and models of Barman. Slow, and heavy for the host.
    *
    * @throws HttpError
    */
@@ -197,7 +198,7 @@ export class PgBackupApi implements AsyncDisposable {
       timeout: DIAGNOSE_TIMEOUT,
     });
     return {
-      // Without a cluster of its own, a server is its own cluster (barman.config, ServerConfig.DEFAULTS).
+      // The default of a server's cluster is its name (barman.config, ServerConfig.DEFAULTS).
       servers: new Map(
         Object.entries(servers).map(([name, { active_model, config }]) => [
           name,
@@ -226,9 +227,9 @@ export class PgBackupApi implements AsyncDisposable {
 }
 
 /**
- * The operations that may be a POST's of so many ms ago. Ids are times of the Barman host, in a zone that we do not know.
- * The POST's is no older than the POST, so no older than the newest id by more than the time since, and an hour where clocks
- * were set back; and no zone is 13 hours behind. What does not say its time is among them.
+ * The operations that a POST of so many ms ago may have created. Ids are local times of the Barman host, whose time zone is
+ * unknown. Such an operation is not older than the POST: compared with the newest id, not older than the time elapsed, plus
+ * an hour for a clock that was set back; and no time zone is 13 hours behind UTC. An id that is not a time is included.
  */
 function recent(ids: readonly string[], elapsed: number): string[] {
   const dated = ids.map((id) => ({ id, time: timeOf(id) }));
@@ -237,7 +238,7 @@ function recent(ids: readonly string[], elapsed: number): string[] {
   return dated.filter(({ time }) => time === undefined || time >= oldest).map(({ id }) => id);
 }
 
-/** The time in an operation's id (`%Y%m%dT%H%M%S`), ms; good for distances only. */
+/** The time in the id of an operation (`%Y%m%dT%H%M%S`), in ms; only differences are meaningful. */
 function timeOf(operationId: string): number | undefined {
   const time = Date.parse(operationId.replace(/(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)/, '-$1-$2T$3:$4:$5Z'));
   return Number.isNaN(time) ? undefined : time;

@@ -1,13 +1,13 @@
-/** What a request to pg-backup-api that failed tells: one table, from status or error code to what may be done about it. */
+/** Failed requests to pg-backup-api: one table from HTTP status or error code to what may be done about it. */
 
-/** A request that brought no usable response. The message says why, in words for the response and the log. */
+/** A request without a usable response. The message says why, for the response and the log. */
 export class RequestFailure extends Error {
   override readonly name = 'RequestFailure';
-  /** Another attempt may fare better. */
+  /** Another attempt may succeed. */
   readonly transient: boolean;
-  /** Whether a POST has begun its operation. "unknown": it may even be on its way still. */
+  /** Whether a POST has begun its operation. "unknown": it may not even have arrived yet. */
   readonly begun: 'no' | 'yes' | 'unknown';
-  /** It may be our certificate, key or CA that is wrong or has been replaced. */
+  /** The client certificate, key or CA may be wrong, or was replaced. */
   readonly doubtsCredentials: boolean;
   readonly status: number | undefined;
 
@@ -39,17 +39,17 @@ const CUT_OFF: Readonly<Record<string, string>> = {
   ECONNABORTED: 'the connection was closed',
   UND_ERR_SOCKET: 'the connection was closed',
 };
-/** OpenSSL's names for a certificate of the server that does not verify, and Node's for one of another host. */
+/** OpenSSL's codes for a server certificate that does not verify, and Node's for one of another host. */
 const UNTRUSTED =
   /^(CERT_|UNABLE_TO_|SELF_SIGNED_|DEPTH_ZERO_|INVALID_CA|INVALID_PURPOSE|PATH_LENGTH_|HOSTNAME_MISMATCH|ERR_TLS_CERT)/;
 
 /**
- * What it means that a request ended without a response.
+ * The failure of a request that ended without a response.
  *
  * @param error what undici threw
- * @param freshTls whether it was the first use of a new TLS session: with TLS 1.3 a server that refuses the client's
- *   certificate lets the handshake end and then closes, so that it shows as a cut connection
- * @returns the failure, or undefined for what is none of the network's doing
+ * @param freshTls whether this was the first request of a new TLS session: with TLS 1.3 a server that refuses the client
+ *   certificate completes the handshake and then closes the connection
+ * @returns the failure, or undefined for an error that did not come from the network
  */
 export function failureOf(error: unknown, freshTls: boolean): RequestFailure | undefined {
   const code = codeOf(error);
@@ -88,7 +88,7 @@ export function failureOf(error: unknown, freshTls: boolean): RequestFailure | u
       cause,
     );
   }
-  // A response that is no HTTP, too long or cut short; a socket's error that has no line above.
+  // A response that is not HTTP, too large or incomplete; a socket error that is not in the tables above.
   return new RequestFailure(
     `the response of pg-backup-api is not usable: ${error.message} (${code})`,
     { transient: true, begun: 'unknown' },
@@ -96,7 +96,7 @@ export function failureOf(error: unknown, freshTls: boolean): RequestFailure | u
   );
 }
 
-/** An attempt that took too long. @param ms how long it was waited for */
+/** An attempt that took too long. @param ms its time limit */
 export function timedOut(ms: number): RequestFailure {
   return new RequestFailure(`pg-backup-api did not respond within ${ms / 1000} s`, {
     transient: true,
@@ -104,7 +104,7 @@ export function timedOut(ms: number): RequestFailure {
   });
 }
 
-/** A response that is a success, but not the expected JSON. @param what what is wrong with it */
+/** A successful status, but not the expected JSON. @param what what is wrong with it */
 export function unexpected(status: number, what: string): RequestFailure {
   return new RequestFailure(`pg-backup-api answered ${status}, but ${what}`, {
     transient: true,
@@ -114,10 +114,10 @@ export function unexpected(status: number, what: string): RequestFailure {
 }
 
 /**
- * What a response without success means.
+ * The failure of a response with an unsuccessful status.
  *
  * @param status the HTTP status, not 2xx
- * @param body the body; what it says goes into the message
+ * @param body its text becomes part of the message
  */
 export function refusalOf(status: number, body: string): RequestFailure {
   const words = wordsOf(body);
@@ -127,19 +127,19 @@ export function refusalOf(status: number, body: string): RequestFailure {
       status,
     });
   }
-  // nginx's own answers 400 (or 495, 496) to a client certificate that is missing or does not verify.
+  // nginx responds 400 (or 495, 496) to a client certificate that is missing or does not verify.
   if (status === 401 || status === 403 || (status === 400 && /SSL certificate/i.test(words))) {
     return new RequestFailure(`${message} (check client-cert and client-key)`, {
       status,
       doubtsCredentials: true,
     });
   }
-  // It can be false: an output file that is opened, but not yet written, reads as an operation that does not exist.
+  // It can be false: while the output file of an operation is open but not yet written, the operation does not exist.
   if (status === 404) return new RequestFailure(message, { status, transient: true });
-  // RFC 6585, section 4: the request was turned away, not begun.
+  // RFC 6585, section 4: the request was rejected, not begun.
   if (status === 429) return new RequestFailure(message, { status, transient: true });
-  // 500 is pg-backup-api's own: another operation of the same second is there, or no process could be started. Another
-  // 5xx is a proxy's, who does not know: Apache says 503 also where the connection behind it broke.
+  // 500 comes from pg-backup-api: another operation was created in the same second, or no process could be started. Any
+  // other 5xx comes from a proxy, which does not know: Apache also responds 503 if its connection to the server broke.
   if (status >= 500) {
     return new RequestFailure(message, {
       status,
@@ -150,9 +150,9 @@ export function refusalOf(status: number, body: string): RequestFailure {
   return new RequestFailure(message, { status });
 }
 
-/** What an error's body says to a person: the `error` of a JSON object, or the text of an HTML page. */
+/** The text of an error's body: the `error` of a JSON object, or the text of an HTML page. */
 function wordsOf(whole: string): string {
-  // The patterns below take quadratic time on a body made for it.
+  // The patterns below take quadratic time on a crafted body.
   const body = whole.slice(0, 4096);
   let words = body;
   try {
@@ -161,15 +161,15 @@ function wordsOf(whole: string): string {
   } catch {
     words = body.replace(/<(script|style|title)[\s\S]*?<\/\1>/gi, ' ').replace(/<[^>]*>/g, ' ');
   }
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what must not get into a log line
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters must not reach the log
   words = words.replace(/[\s\u0000-\u001f\u007f]+/g, ' ').trim();
   return words.length > 300 ? `${words.slice(0, 300)}…` : words;
 }
 
-/** The code of an error or, where several addresses were tried, of one of its errors. */
+/** The code of an error or, if several addresses were tried, of one of its errors. */
 function codeOf(error: unknown): string | undefined {
   if (typeof error !== 'object' || error === null) return undefined;
-  // undici gives this one a code that is undefined.
+  // The code of undici's HTTPParserError is undefined.
   if (error instanceof Error && error.name === 'HTTPParserError') return error.name;
   if ('code' in error && typeof error.code === 'string') return error.code;
   if (error instanceof AggregateError) return error.errors.map(codeOf).find((code) => code !== undefined);

@@ -1,4 +1,4 @@
-/** One config switch, seen to its end: `switch_config` of `patroni.scripts.barman.config_switch`. */
+/** One config switch, from request to end: `switch_config` of `patroni.scripts.barman.config_switch`. */
 
 import { ConfigSwitchFailed } from '../errors.ts';
 import { ExitCode, type Result } from '../exit-code.ts';
@@ -6,15 +6,15 @@ import type { PgBackupApi, PostGuard } from './pg-backup-api.ts';
 import { type ConfigTarget, describe, nameOf } from './target.ts';
 
 /**
- * Brings a Barman server to a model, or to none, and sees the operation to its end.
+ * Sets a Barman server to a model, or to none, and waits for the operation to end.
  *
- * @param api pg-backup-api; its deadline is the deadline of this
+ * @param api pg-backup-api, which also has the deadline
  * @param barmanServer the server in Barman's configuration
  * @param target the model to apply, or `reset`
  * @param guard when a POST may be sent, and whether an operation may still be running
  * @returns the DONE result
  * @throws ConfigSwitchFailed if the operation ended FAILED
- * @throws HttpError if pg-backup-api could not be asked, refused, or the result is not known at the deadline
+ * @throws HttpError if pg-backup-api is unreachable or refuses, or the result is unknown at the deadline
  */
 export async function switchConfig(
   api: Pick<PgBackupApi, 'createConfigSwitchOperation' | 'waitForOperation'>,

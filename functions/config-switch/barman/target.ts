@@ -1,8 +1,8 @@
-/** What a Barman server is to be brought to: a model, or no model at all. The one place that turns it into text and back. */
+/** The target of a config switch: a model, or no model. The only place that turns it into text and back. */
 
 import { InvalidArgs } from '../errors.ts';
 
-/** Barman's names as pg-backup-api can take them: a path segment here, and never an option or a list of words over there. */
+/** Names that are safe as a path segment here and as an argument of `barman` on the host: not an option, not several words. */
 export const BARMAN_NAME = /^[A-Za-z0-9_][A-Za-z0-9_.:-]*$/;
 
 /** Never both. */
@@ -11,7 +11,7 @@ export type ConfigTarget = { readonly model: string } | { readonly reset: true }
 const MODEL = 'model ';
 
 /**
- * What a role change wants Barman to be brought to: one, and only one, of model and reset
+ * The target of a role change: one, and only one, of model and reset
  * (`patroni.scripts.barman.config_switch`, `run_barman_config_switch`).
  *
  * @throws InvalidArgs if it names both or neither
@@ -34,12 +34,12 @@ export function configTarget({
   );
 }
 
-/** As the ledger keeps it: `model <name>` or `reset`. */
+/** The text that the ledger stores: `model <name>` or `reset`. */
 export function targetText(target: ConfigTarget): string {
   return 'model' in target ? `${MODEL}${target.model}` : 'reset';
 }
 
-/** What `targetText` wrote. */
+/** Parses what `targetText` returned. */
 export function parseTarget(text: string): ConfigTarget {
   return text.startsWith(MODEL) ? { model: text.slice(MODEL.length) } : { reset: true };
 }
@@ -52,12 +52,12 @@ export function requestBody(target: ConfigTarget): object {
   };
 }
 
-/** What is done with it, as in "could not …". */
+/** A phrase, as in "could not …". */
 export function describe(target: ConfigTarget): string {
   return 'model' in target ? `apply model ${target.model}` : 'drop the active model';
 }
 
-/** What a server uses after that, as in "now uses …". */
+/** A name, as in "now uses …". */
 export function nameOf(target: ConfigTarget): string {
   return 'model' in target ? `model ${target.model}` : 'no model';
 }

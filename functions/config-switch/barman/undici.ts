@@ -1,18 +1,18 @@
 /**
- * undici's agent and request, and no more: its index loads fetch, WebSocket, caches and mocks too, which takes a cold start
- * as long again (npm run bench -- cold). These are paths of its own, so its version is pinned.
+ * Only undici's Agent and request: its index also loads fetch, WebSocket, caches and mocks, which would double its share of
+ * a cold start (npm run bench -- cold). These are internal paths, so the version is pinned.
  */
 
 import type { Dispatcher, Agent as UndiciAgent } from 'undici';
-// @ts-expect-error: undici has types for its index alone
+// @ts-expect-error: undici has types for its index only
 import apiRequest from 'undici/lib/api/api-request.js';
 // @ts-expect-error: the same
 import agent from 'undici/lib/dispatcher/agent.js';
 
-/** As undici's own. */
+/** undici's Agent. */
 export const Agent = agent as typeof UndiciAgent;
 
-/** As `Dispatcher.request` of undici, which its index adds to the dispatchers. */
+/** undici's `Dispatcher.request`, which its index adds to the dispatchers. */
 export function request(
   dispatcher: UndiciAgent,
   options: Dispatcher.RequestOptions,

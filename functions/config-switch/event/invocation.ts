@@ -1,4 +1,4 @@
-/** One invocation: what arrived, from which caller, when, and how much time there is. */
+/** One invocation: what arrived, from which caller, when, and how much time is left. */
 
 import type { MiddlewareObj } from '@middy/core';
 import type { APIGatewayProxyEventV2, Context, EventBridgeEvent } from 'aws-lambda';
@@ -6,39 +6,39 @@ import type { RequestCounts } from '../barman/pg-backup-api.ts';
 import { deadline, timeToDeadline } from '../deadline.ts';
 import { newProgress, type Progress } from '../reconcile/reconcile.ts';
 
-/** How it arrived: the webhook of a Patroni callback, an EventBridge rule, or an invocation with the payload itself. */
+/** How an event arrived: as the webhook of a Patroni callback, from an EventBridge rule, or as the payload itself. */
 export type Arrived =
   | { readonly caller: 'http'; readonly event: APIGatewayProxyEventV2 }
   | { readonly caller: 'eventbridge' | 'direct' };
 
-/** What every invocation has, a heartbeat too. */
+/** What every invocation has, including the heartbeat. */
 export interface Invocation {
   readonly requestId: string;
-  /** By `performance.now()`, ms. */
+  /** When it started, by `performance.now()` (ms). */
   readonly startedAt: number;
   /** Aborts at the deadline. */
   readonly signal: AbortSignal;
-  /** Time to the deadline, ms. */
+  /** Time left before the deadline (ms). */
   readonly remaining: () => number;
-  /** Ends the deadline's timer. */
+  /** Stops the timer of the deadline. */
   readonly clearDeadline: () => void;
-  /** How often pg-backup-api was asked so far. */
+  /** Requests to pg-backup-api so far. */
   readonly counts: RequestCounts;
 }
 
-/** An event, and what has come of it so far. */
+/** An event, and its progress. */
 export interface ReceivedEvent extends Invocation {
   readonly arrived: Arrived;
-  /** The caller's id of the event: the same for each delivery of it. */
+  /** The id that the caller gave the event: the same for each delivery. */
   readonly eventId: string;
-  /** By a clock of AWS, never of a database node, ms since the epoch. */
+  /** By a clock of AWS, never of a database node (ms since the epoch). */
   readonly arrivedAt: number;
   readonly progress: Progress;
-  /** Parsed from JSON; that of a webhook is looked at only once its signature is verified, and undefined until then. */
+  /** Parsed from JSON; undefined for a webhook until its signature is verified. */
   readonly payload: unknown;
 }
 
-/** Puts what arrived in the place of Lambda's event, and ends the deadline's timer at the end. */
+/** Replaces Lambda's event by the received one, and stops the timer of the deadline at the end. */
 export function invocation(): MiddlewareObj<ReceivedEvent> {
   const clear = ({ event }: { event: ReceivedEvent }) => event.clearDeadline();
   return {
@@ -51,10 +51,10 @@ export function invocation(): MiddlewareObj<ReceivedEvent> {
 }
 
 /**
- * Begins an invocation: from now on its time runs.
+ * Starts the deadline of an invocation.
  *
- * @param context Lambda's
- * @param httpArrival `requestContext.timeEpoch` of an HTTP request, ms since the epoch
+ * @param context from Lambda
+ * @param httpArrival `requestContext.timeEpoch` of an HTTP request (ms since the epoch)
  */
 export function startInvocation(context: Context, httpArrival?: number): Invocation {
   const startedAt = performance.now();
@@ -71,10 +71,10 @@ export function startInvocation(context: Context, httpArrival?: number): Invocat
 }
 
 /**
- * Reads what every event has, whatever its payload.
+ * Reads what every event has, independent of its payload.
  *
  * @param event an HTTP API event (payload format 2.0), an EventBridge event, or the payload itself
- * @param context Lambda's
+ * @param context from Lambda
  */
 export function receive(event: unknown, context: Context): ReceivedEvent {
   const now = Date.now();
@@ -98,8 +98,8 @@ export function receive(event: unknown, context: Context): ReceivedEvent {
     return {
       ...started,
       arrived: { caller: 'eventbridge' },
-      // Whoever puts an event may date it: one from the future would be the newest for ever. EventBridge cuts its time to
-      // the second, so that it was up to a second later than it says.
+      // The sender of an event may set its time: one in the future would stay the newest for ever. EventBridge truncates
+      // the time to the second, so the event may have been up to a second later.
       arrivedAt: Number.isNaN(time) ? now : Math.min(time % 1_000 === 0 ? time + 999 : time, now),
       eventId: typeof event.id === 'string' ? event.id : context.awsRequestId,
       payload: event.detail,
@@ -115,7 +115,7 @@ export function receive(event: unknown, context: Context): ReceivedEvent {
 }
 
 /**
- * When the role changed, ms since the epoch: the arrival by AWS's clock less the age by the sender's monotonic one, so
+ * When the role changed (ms since the epoch): the arrival by AWS's clock minus the age by the sender's monotonic clock, so
  * that the wrong clock of a node cannot reorder failovers.
  */
 export function eventTime({
@@ -125,7 +125,7 @@ export function eventTime({
   return Math.max(0, arrivedAt - (roleChange?.ageMs ?? 0));
 }
 
-// Only AWS can shape an event like these: of an HTTP request the sender fills no more than the body and headers.
+// Only AWS can create events of these shapes: the sender of an HTTP request controls the body and headers only.
 function isHttp(event: unknown): event is APIGatewayProxyEventV2 {
   return (
     isObject(event) &&
@@ -141,12 +141,12 @@ function isEventBridge(event: unknown): event is EventBridgeEvent<string, unknow
   return isObject(event) && typeof event['detail-type'] === 'string' && 'detail' in event;
 }
 
-/** What a Date can hold (ECMA-262, "Time Values"), ms since the epoch. */
+/** A value that a Date can have (ECMA-262, "Time Values"), in ms since the epoch. */
 function isTime(value: unknown): boolean {
   return typeof value === 'number' && Math.abs(value) <= 8.64e15;
 }
 
-/** Whether something has properties to look at. */
+/** Whether a value is an object, so that its properties can be read. */
 export function isObject(value: unknown): value is Record<string, unknown> {
   return typeof value === 'object' && value !== null;
 }

@@ -1,4 +1,4 @@
-/** The payload: what a caller says, in the words of `patroni_barman config-switch`. One schema, whichever way it arrives. */
+/** The payload of a role change, with the names of `patroni_barman config-switch`. One schema for all callers. */
 
 import type { MiddlewareObj } from '@middy/core';
 import * as v from 'valibot';
@@ -7,10 +7,10 @@ import { InvalidArgs } from '../errors.ts';
 import type { ReceivedEvent } from './invocation.ts';
 
 const MAX_NAME_LENGTH = 255;
-/** A body of 64 KB can hold thousands of unknown keys; nobody reads so many. */
+/** Problems named in one message: a body of 64 KB can have thousands of unknown keys. */
 const MAX_PROBLEMS = 50;
 
-// Patroni 4 says primary, replica, standby_leader, demoted; Patroni 3 promoted or master; older ones master.
+// Patroni 4 sends primary, replica, standby_leader, demoted; Patroni 3 promoted or master; older versions master.
 const ROLES = ['primary', 'promoted', 'master', 'standby_leader', 'replica', 'demoted'] as const;
 const SWITCH_WHEN = ['promoted', 'demoted', 'always', 'leader'] as const;
 
@@ -65,19 +65,19 @@ const RoleChangeSchema = v.pipe(
     dryRun: payload.dry_run,
   })),
   v.readonly(),
-  // Stryker disable next-line StringLiteral: a brand is for the compiler alone
+  // Stryker disable next-line StringLiteral: a brand exists for the compiler only
   v.brand('RoleChange'),
 );
 
-/** A role change whose shape is right; only `parseRoleChange` makes one. Whether it names a model, reset, both or neither is asked later. */
+/** A well-formed role change; only `parseRoleChange` creates one. The one-of check of model and reset comes later. */
 export type RoleChange = v.InferOutput<typeof RoleChangeSchema>;
 
-/** An event whose payload is read. */
+/** An event with a parsed payload. */
 export interface RoleChangeEvent extends ReceivedEvent {
   readonly roleChange: RoleChange;
 }
 
-/** Reads the role change. */
+/** Parses the payload, and adds the role change to the event. */
 export function payload(): MiddlewareObj<RoleChangeEvent> {
   return {
     before: (request) => {
@@ -87,9 +87,9 @@ export function payload(): MiddlewareObj<RoleChangeEvent> {
 }
 
 /**
- * Reads the payload of a role change.
+ * Parses the payload of a role change.
  *
- * @param payload what the caller sent, parsed from JSON
+ * @param payload the JSON value that the caller sent
  * @returns the role change
  * @throws InvalidArgs with every problem in one message, each with its field and the remedy
  */
@@ -100,7 +100,7 @@ export function parseRoleChange(payload: unknown): RoleChange {
     );
   }
   const result = v.safeParse(RoleChangeSchema, payload);
-  // Not valibot's own strict object: it stops at the first unknown key, and passes over "constructor".
+  // Instead of valibot's strict object, which stops at the first unknown key and ignores "constructor".
   const unknownKeys = Object.keys(payload).filter((key) => !Object.hasOwn(Payload.entries, key));
   if (result.success && unknownKeys.length === 0) return result.output;
 
@@ -115,7 +115,7 @@ export function parseRoleChange(payload: unknown): RoleChange {
 }
 
 /**
- * Reads the JSON of an HTTP body.
+ * Parses the JSON of an HTTP body.
  *
  * @param body the body, decoded
  * @throws InvalidArgs if it is empty or not JSON
@@ -133,7 +133,7 @@ function received(issue: v.BaseIssue<unknown>): string {
   return issue.message === 'is missing' ? '' : `, not ${excerpt(issue.input)}`;
 }
 
-/** A value, short enough for a message. As JSON, control characters and lone surrogates are harmless. */
+/** A value, cut for a message. JSON escapes control characters and lone surrogates. */
 function excerpt(value: unknown): string {
   if (typeof value === 'object' && value !== null) return Array.isArray(value) ? 'an array' : 'an object';
   const text = typeof value === 'string' ? JSON.stringify(value) : String(value);

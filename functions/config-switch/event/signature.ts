@@ -1,4 +1,4 @@
-/** Who sent a webhook: Standard Webhooks signatures (standardwebhooks.com, specification, "Verifying signatures"). */
+/** Signatures of webhooks, by Standard Webhooks (standardwebhooks.com, specification, "Verifying signatures"). */
 
 import { timingSafeEqual } from 'node:crypto';
 import type { MiddlewareObj } from '@middy/core';
@@ -8,28 +8,28 @@ import { BodyTooLarge, HttpError, Rejected } from '../errors.ts';
 import type { ReceivedEvent } from './invocation.ts';
 import { parseJson } from './payload.ts';
 
-/** A body may be as long, bytes; a longer one is refused before it is hashed. */
+/** Maximum body size (bytes); a larger body is rejected before it is hashed. */
 const MAX_BODY = 64 * 1024;
 
-/** How far from its arrival a webhook may be dated, s; the reference libraries' tolerance. */
+/** Maximum difference between timestamp and arrival (s), as in the reference libraries. */
 const TOLERANCE = 5 * 60;
 
-/** The three headers, as the sender gave them. */
+/** The three headers, as sent. */
 export interface SignatureHeaders {
   readonly id: string;
   readonly timestamp: string;
   readonly signature: string;
 }
 
-/** Who has the secrets that webhooks may be signed with. */
+/** Provides the secrets that webhooks may be signed with. */
 export interface WebhookSource {
-  /** @throws HttpError if they cannot be had */
+  /** @throws HttpError if they are unavailable */
   webhooks(signal: AbortSignal): Promise<readonly Webhook[]>;
-  /** The same, read anew, or undefined where that was done a moment ago. */
+  /** Reads them again; undefined if that was done less than a minute ago. */
   rereadWebhooks(signal: AbortSignal): Promise<readonly Webhook[] | undefined>;
 }
 
-/** Lets in only signed webhooks. @param source the secrets */
+/** Verifies the signature of a webhook, and adds its payload to the event. @param source of the secrets */
 export function signature(source: WebhookSource): MiddlewareObj<ReceivedEvent> {
   return {
     before: async (request) => {
@@ -42,15 +42,15 @@ export function signature(source: WebhookSource): MiddlewareObj<ReceivedEvent> {
 }
 
 /**
- * Lets in only what is signed with one of the secrets and was sent within five minutes.
+ * Verifies that a webhook is signed with one of the secrets, and was sent at most five minutes ago.
  *
  * @param event an HTTP API event, payload format 2.0
- * @param arrival when it arrived, ms since the epoch
- * @param source the secrets
+ * @param arrival when it arrived (ms since the epoch)
+ * @param source of the secrets
  * @param signal aborts at the deadline
  * @returns the raw body
- * @throws Rejected if it is not let in, or the secrets cannot be had
- * @throws BodyTooLarge if the body is too long to be looked at
+ * @throws Rejected if it is not, or the secrets are unavailable
+ * @throws BodyTooLarge if the body is too large to be hashed
  */
 export async function signedBody(
   event: Pick<APIGatewayProxyEventV2, 'headers' | 'body' | 'isBase64Encoded'>,
@@ -98,10 +98,10 @@ export async function signedBody(
 }
 
 /**
- * Takes the signature headers of a request.
+ * Reads the signature headers of a request.
  *
- * @param headers with names in lower case, as HTTP APIs give them
- * @returns undefined if one is missing or has no right form
+ * @param headers with names in lower case, as HTTP APIs pass them
+ * @returns undefined if one is missing or malformed
  */
 export function signatureHeaders(
   headers: Readonly<Record<string, string | undefined>>,
@@ -112,16 +112,16 @@ export function signatureHeaders(
 }
 
 /**
- * Whether one of the secrets signed this body.
+ * Checks a signature.
  *
- * The library signs, and we compare, because its `verify` rejects a stale timestamp before it looks at the signature:
- * a node whose clock is wrong would look like somebody unknown.
+ * The library signs, and the result is compared here, because its `verify` rejects a stale timestamp before it checks the
+ * signature: a node with a wrong clock would look like an unauthenticated sender.
  *
- * @param webhooks the secrets, more than one while they are rotated
+ * @param webhooks the secrets, several during a rotation
  * @param headers the signature headers
  * @param body the raw body
- * @param arrival when it arrived, ms since the epoch
- * @returns `stale` for a right signature whose timestamp is more than five minutes from the arrival
+ * @param arrival when it arrived (ms since the epoch)
+ * @returns `stale` for a valid signature with a timestamp more than five minutes from the arrival
  */
 export function verifySignature(
   webhooks: readonly Webhook[],

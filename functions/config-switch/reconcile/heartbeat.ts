@@ -1,6 +1,6 @@
 /**
- * The heartbeat, each minute: applies what is pending, and checks the path to pg-backup-api before a failover needs it. Several
- * heartbeats at once do no harm: each applies under a lease, as an event does.
+ * The heartbeat, each minute: applies what is pending, and checks the path to pg-backup-api before a failover needs it.
+ * Several heartbeats at once do no harm: each applies under a lease, as an event does.
  */
 
 import { X509Certificate } from 'node:crypto';
@@ -11,9 +11,9 @@ import { isLeased, isPending, type Ledger } from './ledger.ts';
 import { newProgress, type Progress, reconcile } from './reconcile.ts';
 import { type Item, type RecordedItem, timeOf } from './table.ts';
 
-/** How long a desired state may stay pending before it is parked, ms. */
+/** How long a desired state may stay pending before it is parked (ms). */
 const PARK_AFTER = 24 * 3_600_000;
-/** With less time than this before the deadline no more servers are reconciled, ms. */
+/** With less time than this before the deadline no more servers are reconciled (ms). */
 const SHORT = 8_000;
 
 export interface HeartbeatOptions {
@@ -22,9 +22,9 @@ export interface HeartbeatOptions {
   readonly credentials: ConnectionSource;
   /** Aborts at the deadline. */
   readonly signal: AbortSignal;
-  /** Time left before the deadline, ms. */
+  /** Time left before the deadline (ms). */
   readonly remaining: () => number;
-  /** How long to wait for an operation of unknown end after its lease has expired, ms. */
+  /** How long to wait for an operation of unknown end after its lease has expired (ms). */
   readonly operationTimeout: number;
   /** Called after each server that was reconciled, or failed. */
   readonly onReconciled: (server: string, result: { message: string } | Error, progress: Progress) => void;
@@ -38,7 +38,7 @@ export interface Heartbeat {
   readonly applied: number;
   /** Servers that are parked, since now or before. */
   readonly parked: number;
-  /** Age of the oldest pending desired state, s; 0 if nothing is pending. */
+  /** Age of the oldest pending desired state (s); 0 if nothing is pending. */
   readonly oldestPendingAge: number;
   /** Why pg-backup-api is unreachable, if it is. */
   readonly unreachable?: string;

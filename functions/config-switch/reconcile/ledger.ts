@@ -2,8 +2,8 @@
  * The ledger: what each Barman server should be set to (desired), what it was last set to (applied), and who may send a POST
  * for it (lease).
  *
- * Role changes arrive late, twice and out of order, and Barman takes no lock. So the desired state is recorded first, and then
- * whoever holds the server's lease applies the newest one. The states of an item:
+ * Role changes arrive late, twice and out of order, and Barman takes no lock. So the desired state is recorded first, and
+ * then whoever holds the server's lease applies the newest one. The states of an item:
  *
  *   pending    desired_version > applied_version, no lease
  *   switching  a lease that has not expired; POSTs are sent until 6 s before it expires
@@ -17,8 +17,8 @@
  *   complete  token is mine, and desired_version is what I applied         a newer desired state, or the lease was lost
  *   release   token is mine; only if every POST of mine has a known end    the lease was lost
  *
- * The token is new each time that a lease is acquired or renewed. Without any one of these conditions an event can be lost or
- * Barman left on an old primary (npm run model:mutants).
+ * The token is new each time that a lease is acquired or renewed. Without any one of these conditions an event can be lost
+ * or Barman left on an old primary (npm run model:mutants).
  */
 
 import { randomUUID } from 'node:crypto';
@@ -39,17 +39,17 @@ import {
   timeOf,
 } from './table.ts';
 
-/** How long a lease allows POSTs, from when it was acquired, ms. */
+/** How long a lease allows POSTs, from when it was acquired (ms). */
 export const POST_WINDOW = 8_000;
-/** The longest delay of a POST on its way, ms. */
+/** The longest delay of a POST on its way (ms). */
 export const POST_DELAY = 5_000;
-/** The largest difference between the clocks of two instances of the function, ms. */
+/** The largest difference between the clocks of two instances of the function (ms). */
 const CLOCK_SKEW = 1_000;
-/** How long a lease lasts, ms. */
+/** How long a lease lasts (ms). */
 export const LEASE = POST_WINDOW + POST_DELAY + CLOCK_SKEW;
 /** How many event ids are kept. */
 const EVENTS = 10;
-/** The heartbeat's back-off after a failure, ms: doubled each time, up to the cap. */
+/** The heartbeat's back-off after a failure (ms): doubled each time, up to the cap. */
 const BACKOFF = { base: 60_000, cap: 600_000 };
 
 /** What an event wants a Barman server to be set to. */
@@ -275,8 +275,8 @@ export class Ledger {
       lease_expires_at: new Date(Date.now() + LEASE).toISOString(),
     };
     const written = await this.#table.update(server, { ...change, ...lease }, condition, signal);
-    // The SDK repeats a write whose response was late or lost. The second one must change nothing, since a newer desired state
-    // may have been recorded in between; but the lease is ours if the item has our token.
+    // The SDK repeats a write whose response was late or lost. The second one must change nothing, since a newer desired
+    // state may have been recorded in between; but the lease is ours if the item has our token.
     const item = written ?? (await this.#table.get(server, signal));
     if (item?.lease_token !== lease.lease_token || !isRecorded(item)) return undefined;
     return { token: lease.lease_token, item, postUntil };

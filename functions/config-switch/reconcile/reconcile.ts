@@ -1,6 +1,6 @@
 /**
- * Records a desired state, and brings Barman up to the newest one. The protocol is the ledger's (ledger.ts); here is who waits
- * for whom, and which result an event gets.
+ * Records a desired state, and brings Barman up to the newest one. The protocol is the ledger's (ledger.ts); here is who
+ * waits for whom, and which result an event gets.
  */
 
 import type { PgBackupApi, PostGuard } from '../barman/pg-backup-api.ts';
@@ -12,9 +12,9 @@ import { ExitCode, type Result } from '../exit-code.ts';
 import { type DesiredState, eventIdOf, isLeased, LEASE, type Lease, type Ledger } from './ledger.ts';
 import { type Item, timeOf } from './table.ts';
 
-/** How long to wait for another invocation's lease, and how often to read the item meanwhile, ms. */
+/** How long to wait for another invocation's lease, and how often to read the item meanwhile (ms). */
 const WAIT = { most: 5_000, interval: 250 };
-/** With less time than this before the deadline, a newer desired state is left to its own event or the heartbeat, ms. */
+/** With less time than this before the deadline, a newer desired state is left to its own event or the heartbeat (ms). */
 const SHORT = 10_000;
 
 /** What happened on the way to the result, for the response and the metrics; updated in place. */
@@ -23,11 +23,11 @@ export interface Progress {
   recorded: boolean;
   /** The event had already been recorded. */
   duplicate: boolean;
-  /** A newer event had already been applied, or was applied in place of this one. */
+  /** A newer event had already been applied, or was applied instead of this one. */
   superseded: boolean;
   /** An operation did not end in time, and was passed over. */
   passedOver: boolean;
-  /** Time spent waiting for another invocation, ms. */
+  /** Time spent waiting for another invocation (ms). */
   waited: number;
 }
 
@@ -43,9 +43,9 @@ export interface ReconcileOptions {
   >;
   /** Aborts at the deadline. */
   readonly signal: AbortSignal;
-  /** Time left before the deadline, ms. */
+  /** Time left before the deadline (ms). */
   readonly remaining: () => number;
-  /** How long to wait for an operation of unknown end after its lease has expired, ms ("P"). */
+  /** How long to wait for an operation of unknown end after its lease has expired (ms; "P"). */
   readonly operationTimeout: number;
   readonly progress: Progress;
 }
@@ -85,25 +85,25 @@ export async function recordAndReconcile(options: ReconcileOptions, desired: Des
  * Applies the newest desired state of a server, unless it is already applied.
  *
  * @param version what is to be applied at least; the newest one is not older
- * @param held the lease, if it was already acquired
+ * @param acquired the lease, if it was already acquired
  * @throws as `recordAndReconcile` does
  */
 export async function reconcile(
   options: ReconcileOptions,
   server: string,
   version: string,
-  held?: Lease,
+  acquired?: Lease,
 ): Promise<Result> {
   const { ledger, signal, progress } = options;
-  let lease = held;
+  let lease = acquired;
   /** The event's result, once its desired state or a newer one is applied. */
   let result: Result | undefined;
   try {
     for (;;) {
       if (!lease) {
-        const acquired = await acquire(options, server, version);
-        if ('result' in acquired) return result ?? acquired.result;
-        lease = acquired.lease;
+        const next = await acquire(options, server, version);
+        if ('result' in next) return result ?? next.result;
+        lease = next.lease;
       }
       const { desired, desired_version } = lease.item;
       const applied: Applied = await apply(options, version, lease);
@@ -137,9 +137,9 @@ type Applied =
 async function apply(
   { ledger, api, signal }: ReconcileOptions,
   version: string,
-  held: Lease,
+  acquired: Lease,
 ): Promise<Applied> {
-  let lease = held;
+  let lease = acquired;
   const { barman_server, desired, desired_version } = lease.item;
   const guard: PostGuard = {
     inDoubt: false,
