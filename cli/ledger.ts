@@ -9,7 +9,7 @@ import { parseArgs } from 'node:util';
 import { InvokeCommand, LambdaClient } from '@aws-sdk/client-lambda';
 import { DynamoDbTable } from '../functions/config-switch/aws/dynamodb-table.ts';
 import { nameOf, parseTarget } from '../functions/config-switch/barman/target.ts';
-import { isLeased, isPending, Ledger } from '../functions/config-switch/reconcile/ledger.ts';
+import { isKnownSchema, isLeased, isPending, Ledger } from '../functions/config-switch/reconcile/ledger.ts';
 import type { Item } from '../functions/config-switch/reconcile/table.ts';
 
 const USAGE = `usage: npm run ledger -- [--stage STAGE] [--region REGION] [retry|pause|resume SERVER]`;
@@ -109,6 +109,7 @@ function show(items: readonly Item[]): void {
 }
 
 function state(item: Item): string {
+  if (!isKnownSchema(item)) return `schema ${item.schema}, of a newer version`;
   if (isLeased(item)) return `switching (lease until ${short(item.lease_expires_at)})`;
   if (item.paused) return isPending(item) ? 'paused, pending' : 'paused';
   if (!isPending(item)) return 'in sync';

@@ -101,10 +101,20 @@ export function reportHeartbeat(invocation: Invocation, heartbeat: Heartbeat | E
     logger.error(`heartbeat: ${heartbeat.message}`, { ...fields, error: heartbeat });
     if (heartbeat instanceof LedgerError) metrics.addMetric('LedgerUnreachable', MetricUnit.Count, 1);
   } else {
-    const { pending, applied, parked, oldestPendingAge, unreachable } = heartbeat;
+    const { pending, applied, parked, oldestPendingAge, unknownSchema, unreachable } = heartbeat;
     const level = unreachable === undefined ? 'info' : 'error';
     const probed = unreachable ?? 'pg-backup-api is reachable';
     logger[level](`heartbeat: ${pending} pending, ${applied} applied, ${parked} parked; ${probed}`, fields);
+    for (const barman_server of unknownSchema) {
+      logger.error(
+        'skipped: the ledger has this server in a format of a newer version; deploy that version',
+        {
+          ...fields,
+          barman_server,
+        },
+      );
+      metrics.addMetric('UnknownSchema', MetricUnit.Count, 1);
+    }
     metrics.addMetric('PgBackupApiUnreachable', MetricUnit.Count, unreachable === undefined ? 0 : 1);
     metrics.addMetric('Parked', MetricUnit.Count, parked);
     metrics.addMetric('OldestPendingAge', MetricUnit.Seconds, oldestPendingAge);

@@ -6,6 +6,7 @@ import { expect, vi } from 'vitest';
 import { DynamoDbTable } from '../../functions/config-switch/aws/dynamodb-table.ts';
 import type { ResponseBody } from '../../functions/config-switch/event/response.ts';
 import { Ledger } from '../../functions/config-switch/reconcile/ledger.ts';
+import type { Item } from '../../functions/config-switch/reconcile/table.ts';
 import { type BarmanHost, startBarmanHost } from '../stand-ins/barman-host.ts';
 import { type DynamoDb, startDynamoDb } from '../stand-ins/dynamodb.ts';
 import { loadFunction } from '../stand-ins/load-function.ts';
@@ -60,6 +61,8 @@ export interface FunctionUnderTest extends AsyncDisposable {
   readonly ledger: Ledger;
   /** Its name. */
   readonly table: string;
+  /** Writes attributes of an item. */
+  putItem(item: Item): Promise<void>;
   /** Lets time pass for the lease of a server. */
   expireLease(server?: string): Promise<void>;
   /** Lets time pass since the wish of `main` was recorded, ms. */
@@ -131,6 +134,9 @@ export async function startFunction(
         [],
         AbortSignal.timeout(5_000),
       );
+    },
+    putItem: async ({ barman_server, events: _, ...attributes }) => {
+      await items.update(barman_server, attributes, [], AbortSignal.timeout(5_000));
     },
     expireLease: async (server = 'main') => {
       const lease_expires_at = new Date(Date.now() - 1).toISOString();

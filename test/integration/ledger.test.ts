@@ -16,6 +16,7 @@ describe('an event', () => {
     expect(response).toMatchObject({ exit_code: 0, recorded: true });
     expect(await run.ledger.get('main', signal())).toEqual({
       barman_server: 'main',
+      schema: 1,
       desired: 'model pg:node2',
       desired_version: expect.stringMatching(/^\d{4}-\d\d-\d\dT[\d:.]{12}Z#msg_/),
       events: [response.event_id],
@@ -252,6 +253,33 @@ describe('the heartbeat', () => {
     await using run = await startFunction({}, { LEDGER_TABLE: 'no-such-table' });
     await run.send(heartbeat);
     expect(run.metrics()).toContainEqual(expect.objectContaining({ LedgerUnreachable: 1 }));
+  });
+});
+
+describe('an item of a newer version of the function', () => {
+  test('fails its own role changes with the remedy, and the heartbeat goes on with the other servers', async () => {
+    await using run = await startFunction(
+      { servers: { main: {}, other: { cluster: 'main' } } },
+      { MAX_RETRIES: '1' },
+    );
+    await run.host.api.refuse();
+    await run.webhook({ ...PROMOTION, barman_server: 'other' });
+    await run.host.api.listen();
+    await run.ledger.retry('other', signal());
+    await run.putItem({ barman_server: 'main', schema: 2 });
+    const { statusCode, response } = await run.webhook(PROMOTION);
+    expect([statusCode, response.exit_code, response.recorded]).toEqual([502, 3, false]);
+    expect(response.message).toContain('has schema 2');
+    expect(await run.send(heartbeat)).toMatchObject({ pending: 1, applied: 1, unknownSchema: ['main'] });
+    expect(run.log()).toContainEqual(
+      expect.objectContaining({
+        level: 'ERROR',
+        barman_server: 'main',
+        message: expect.stringContaining('newer'),
+      }),
+    );
+    expect(run.metrics()).toContainEqual(expect.objectContaining({ UnknownSchema: 1 }));
+    expect(run.host.api.activeModel('other')).toBe('pg:node2');
   });
 });
 

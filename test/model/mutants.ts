@@ -28,6 +28,16 @@ const edit = (file: string, from: string, to: string): Edit => ({ file, from, to
 
 export const MUTANTS: readonly Mutant[] = [
   {
+    condition: 'every write: the schema is known',
+    edits: [
+      edit(
+        LEDGER,
+        "either(absent('schema'), equals('schema', SCHEMA))",
+        "either(absent('schema'), absent('paused'))",
+      ),
+    ],
+  },
+  {
     condition: 'record: desired_version is older than mine',
     edits: [edit(LEDGER, "less('desired_version', version)", "less('desired_version', '~')")],
   },
@@ -140,8 +150,8 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       edit(
         LEDGER,
-        '{ ...change, ...lease }, condition, signal);',
-        '{ ...change, ...lease }, condition.map((row) => either(row, leasedBy(lease.lease_token))), signal);',
+        '{ ...change, ...lease }, guarded, signal);',
+        '{ ...change, ...lease }, guarded.map((row) => either(row, leasedBy(lease.lease_token))), signal);',
       ),
     ],
     rare: true,

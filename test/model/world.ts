@@ -65,6 +65,8 @@ export interface Scenario {
   /** Whether operations outlast a lease. */
   readonly slow: boolean;
   readonly faultsUntil: number;
+  /** Whether a newer version of the function has written the item, in another format. */
+  readonly newerSchema: boolean;
   /** The zone of the Barman host's clock, which operation ids are times of, h from UTC. */
   readonly zone: number;
 }
@@ -88,8 +90,8 @@ export function holds(item: Item | undefined, condition: Condition): boolean {
       if (operand === undefined || !['=', '<'].includes(operator)) {
         throw new Error(`DynamoDB knows no condition "${attribute} ${operator} ${operand}"`);
       }
-      if (typeof value !== 'string') return false;
-      return operator === '=' ? value === operand : value < operand;
+      if (operator === '=') return value === operand;
+      return typeof value === 'string' && value < String(operand);
     }),
   );
 }
@@ -128,6 +130,7 @@ export class World {
   constructor(scenario: Scenario) {
     this.#scenario = scenario;
     this.random = mulberry32(scenario.seed);
+    if (scenario.newerSchema) this.#item = { barman_server: SERVER, schema: 2 };
   }
 
   get item(): Item | undefined {
@@ -239,6 +242,7 @@ export class World {
 
   write(change: Change, condition: Condition, writer: string): Item | undefined {
     if (!holds(this.#item, condition)) return undefined;
+    if (this.#item?.schema === 2) this.violate(`SCHEMA: ${writer} writes an item of a newer version`);
     if (change.lease_token) this.#lease_token = writer;
     if (
       change.applied_version &&

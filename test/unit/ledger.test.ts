@@ -1,8 +1,10 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { parseTarget, targetText } from '../../functions/config-switch/barman/target.ts';
+import { LedgerError } from '../../functions/config-switch/errors.ts';
 import {
   type DesiredState,
   eventIdOf,
+  isKnownSchema,
   isLeased,
   isPending,
   Ledger,
@@ -87,6 +89,35 @@ describe('an item', () => {
   });
 });
 
+describe('an item of a newer version of the function', () => {
+  const newer: Item = { barman_server: 'main', schema: 2, desired: 'model x', desired_version: 'x#x' };
+  const error = new LedgerError(
+    "the ledger's item of main has schema 2, which this version does not know; deploy the version that wrote it, or a newer one",
+  );
+
+  test.each<[string, () => Promise<unknown>]>([
+    ['record', () => ledger.record(desired(0, 'a'), signal)],
+    ['record and acquire', () => ledger.recordAndAcquire(desired(0, 'a'), signal)],
+    ['acquire', () => ledger.acquire('main', 'a', undefined, signal)],
+    ['park', () => ledger.park({ barman_server: 'main', desired_version: 'x#x' }, signal)],
+    ['retry', () => ledger.retry('main', signal)],
+    ['pause', () => ledger.pause('main', signal)],
+    ['resume', () => ledger.resume('main', signal)],
+  ])('is not changed by %s', async (_, write) => {
+    table.item = newer;
+    const result = await write().catch((thrown: unknown) => thrown);
+    expect([false, undefined, error]).toContainEqual(result);
+    expect(table.item).toEqual(newer);
+  });
+
+  test('is an error where it is read, and listed among all', async () => {
+    table.item = newer;
+    await expect(ledger.get('main', signal)).rejects.toThrow(error);
+    expect(await ledger.all(signal)).toEqual([newer]);
+    expect([isKnownSchema(newer), isKnownSchema({ barman_server: 'main' })]).toEqual([false, true]);
+  });
+});
+
 describe('record', () => {
   test('writes the wish, and starts afresh', async () => {
     table.item = {
@@ -101,6 +132,7 @@ describe('record', () => {
     expect(await ledger.record(desired(0, 'a'), signal)).toBe(true);
     expect(table.item).toEqual({
       barman_server: 'main',
+      schema: 1,
       cluster: 'patroni',
       desired: 'model m-a',
       desired_version: versionOf(NOW, 'a'),
@@ -183,6 +215,7 @@ describe('the result', () => {
     expect(await ledger.complete(taken, 'op', true, signal)).toEqual({ lease: 'released' });
     expect(table.item).toEqual({
       barman_server: 'main',
+      schema: 1,
       cluster: 'patroni',
       desired: 'model m-a',
       desired_version: versionOf(NOW, 'a'),

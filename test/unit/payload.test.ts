@@ -132,7 +132,8 @@ describe('a role change', () => {
         } catch (error) {
           message = (error as Error).message;
         }
-        for (const field of fields) expect(message).toMatch(new RegExp(`(^|; )"?${field}"? (must|is an unknown key)`));
+        for (const field of fields)
+          expect(message).toMatch(new RegExp(`(^|; )"?${field}"? (must|is an unknown key)`));
       }),
     );
   });

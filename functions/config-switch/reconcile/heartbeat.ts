@@ -7,7 +7,7 @@ import { X509Certificate } from 'node:crypto';
 import type { ConnectionSource } from '../barman/http-client.ts';
 import type { PgBackupApi } from '../barman/pg-backup-api.ts';
 import { parseTarget } from '../barman/target.ts';
-import { isLeased, isPending, type Ledger } from './ledger.ts';
+import { isKnownSchema, isLeased, isPending, type Ledger } from './ledger.ts';
 import { newProgress, type Progress, reconcile } from './reconcile.ts';
 import { type Item, type RecordedItem, timeOf } from './table.ts';
 
@@ -40,6 +40,8 @@ export interface Heartbeat {
   readonly parked: number;
   /** Age of the oldest pending desired state (s); 0 if nothing is pending. */
   readonly oldestPendingAge: number;
+  /** Servers that were skipped, because a newer version of the function wrote their items in an unknown format. */
+  readonly unknownSchema: readonly string[];
   /** Why pg-backup-api is unreachable, if it is. */
   readonly unreachable?: string;
   /** Days until the certificates expire. */
@@ -54,7 +56,8 @@ export interface Heartbeat {
  */
 export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
   const { ledger, signal } = options;
-  const items = await ledger.all(signal);
+  const all = await ledger.all(signal);
+  const items = all.filter(isKnownSchema);
   const probed = await probe(options);
   const now = Date.now();
   const pending = items.filter(isPending).filter((item) => !item.paused);
@@ -80,6 +83,7 @@ export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
     pending: pending.length,
     applied,
     parked,
+    unknownSchema: all.filter((item) => !isKnownSchema(item)).map(({ barman_server }) => barman_server),
     oldestPendingAge: Math.round(Math.max(0, ...pending.map(age)) / 1_000),
     ...probed,
   };

@@ -17,12 +17,16 @@
  *   complete  token is mine, and desired_version is what I applied         a newer desired state, or the lease was lost
  *   release   token is mine; only if every POST of mine has a known end    the lease was lost
  *
+ * Every write also requires that the item's schema is known: a version of the function never touches what a newer one wrote in
+ * another format.
+ *
  * The token is new each time that a lease is acquired or renewed. Without any one of these conditions an event can be lost
  * or Barman left on an old primary (npm run model:mutants).
  */
 
 import { randomUUID } from 'node:crypto';
 import { type ConfigTarget, targetText } from '../barman/target.ts';
+import { LedgerError } from '../errors.ts';
 import {
   absent,
   type Change,
@@ -39,6 +43,8 @@ import {
   timeOf,
 } from './table.ts';
 
+/** The format of the items that this version reads and writes. */
+const SCHEMA = 1;
 /** How long a lease allows POSTs, from when it was acquired (ms). */
 export const POST_WINDOW = 8_000;
 /** The longest delay of a POST on its way (ms). */
@@ -91,6 +97,11 @@ export function eventIdOf(version: string): string {
   return version.slice(version.indexOf('#') + 1);
 }
 
+/** Whether this version of the function knows the format of an item. */
+export function isKnownSchema({ schema = SCHEMA }: Item): boolean {
+  return schema === SCHEMA;
+}
+
 /** Whether the newest desired state has not been applied. */
 export function isPending(item: Item): item is RecordedItem {
   return (
@@ -104,6 +115,7 @@ export function isLeased({ lease_token, lease_expires_at }: Item): boolean {
 }
 
 // The conditions of the writes.
+const knownSchema = either(absent('schema'), equals('schema', SCHEMA));
 const notPaused = absent('paused');
 const noLease = absent('lease_token');
 const leasedBy = (token: string) => equals('lease_token', token);
@@ -130,10 +142,17 @@ export class Ledger {
     this.#table = table;
   }
 
-  get(server: string, signal: AbortSignal): Promise<Item | undefined> {
-    return this.#table.get(server, signal);
+  /** @throws LedgerError also for an item of an unknown schema */
+  async get(server: string, signal: AbortSignal): Promise<Item | undefined> {
+    const item = await this.#table.get(server, signal);
+    if (item === undefined || isKnownSchema(item)) return item;
+    throw new LedgerError(
+      `the ledger's item of ${server} has schema ${item.schema}, which this version does not know; ` +
+        'deploy the version that wrote it, or a newer one',
+    );
   }
 
+  /** @returns the items of all servers, those of an unknown schema included */
   all(signal: AbortSignal): Promise<Item[]> {
     return this.#table.scan(signal);
   }
@@ -254,12 +273,12 @@ export class Ledger {
 
   /** @returns whether the condition was true, so that the change is written */
   async #write(server: string, change: Change, condition: Condition, signal: AbortSignal): Promise<boolean> {
-    return (await this.#table.update(server, change, condition, signal)) !== undefined;
+    return (await this.#table.update(server, change, [knownSchema, ...condition], signal)) !== undefined;
   }
 
   async #existing(server: string, change: Change, signal: AbortSignal): Promise<Item | undefined> {
-    const item = await this.#table.get(server, signal);
-    return item && this.#table.update(server, change, [], signal);
+    const item = await this.get(server, signal);
+    return item && this.#table.update(server, change, [knownSchema], signal);
   }
 
   async #lease(
@@ -274,7 +293,8 @@ export class Ledger {
       lease_token: randomUUID(),
       lease_expires_at: new Date(Date.now() + LEASE).toISOString(),
     };
-    const written = await this.#table.update(server, { ...change, ...lease }, condition, signal);
+    const guarded = [knownSchema, ...condition];
+    const written = await this.#table.update(server, { ...change, ...lease }, guarded, signal);
     // The SDK repeats a write whose response was late or lost. The second one must change nothing, since a newer desired
     // state may have been recorded in between; but the lease is ours if the item has our token.
     const item = written ?? (await this.#table.get(server, signal));
@@ -285,6 +305,7 @@ export class Ledger {
 
 function recorded({ target, cluster, version }: DesiredState): Change {
   return {
+    schema: SCHEMA,
     desired: targetText(target),
     desired_version: version,
     events: { prepend: eventIdOf(version) },

@@ -68,11 +68,12 @@ export async function recordAndReconcile(options: ReconcileOptions, desired: Des
   const { server, version } = desired;
   const lease = await ledger.recordAndAcquire(desired, signal);
   // Without a lease: another invocation holds it, or this event or a newer one is already recorded.
-  const isNew = lease !== undefined || (await ledger.record(desired, signal));
-  progress.recorded = true;
-  if (isNew) return reconcile(options, server, version, lease);
-
+  if (lease !== undefined || (await ledger.record(desired, signal))) {
+    progress.recorded = true;
+    return reconcile(options, server, version, lease);
+  }
   const { desired_version = version, events } = (await ledger.get(server, signal)) ?? {};
+  progress.recorded = true;
   if (!events?.includes(eventIdOf(version))) return reconcile(options, server, version);
   // A duplicate may carry another time; what counts is the version that was recorded.
   const result = await reconcile(options, server, desired_version);

@@ -3,6 +3,8 @@
 /** The item of one Barman server. Times are ISO 8601 in UTC with milliseconds, so that they compare as text. */
 export interface Item {
   readonly barman_server: string;
+  /** The format of the item, raised only by an incompatible change; absent before the first record. */
+  readonly schema?: number;
   /** The newest desired state: `model <name>` or `reset`. */
   readonly desired?: string;
   /** Its version, event time and event id: `2026-11-23T06:10:00.000Z#<event id>`. Greater is newer. */
@@ -45,14 +47,14 @@ export type Change = { readonly [A in Attribute]?: Exclude<Item[A], undefined> |
 export type Comparison =
   | readonly ['events', 'lacks', string]
   | readonly [Attribute, 'absent']
-  | readonly [Attribute, '=' | '<', string];
+  | readonly [Attribute, '=' | '<', string | number];
 /** True if one of the comparisons is. */
 export type Clause = readonly Comparison[];
 /** True if all of the clauses are. */
 export type Condition = readonly Clause[];
 
 export const absent = (attribute: Attribute): Clause => [[attribute, 'absent']];
-export const equals = (attribute: Attribute, value: string): Clause => [[attribute, '=', value]];
+export const equals = (attribute: Attribute, value: string | number): Clause => [[attribute, '=', value]];
 /** Compares as text; false for an attribute that is absent. */
 export const less = (attribute: Attribute, value: string): Clause => [[attribute, '<', value]];
 /** The event is not among the last ones recorded. */
