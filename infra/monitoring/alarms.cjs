@@ -197,7 +197,7 @@ const ALARMS = {
       Statistic: 'Maximum',
       description:
         'Role changes that could not be recorded are in the failure queue. Fix the cause, then redrive them.',
-      advice: 'How to redrive them: [The failure queue](../README.md#the-failure-queue).',
+      advice: 'How to redrive them: [The failure queue](operations.md#the-failure-queue).',
     },
     'failures-old': {
       ...QUEUE,

@@ -1,4 +1,4 @@
-/** The service as an operator has it: deployed with the README's commands, and asked in each of the ways that there are. */
+/** A stage as an operator has it: deployed with the documented commands, and called in every way. */
 
 import { randomUUID } from 'node:crypto';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -184,9 +184,9 @@ describe('over the other ways', () => {
     await expect.poll(() => api.activeModel(), { timeout: 30_000 }).toBe('pg:node2');
   });
 
-  test("the README's wrapper for Patroni puts an event", async () => {
+  test('the documented wrapper for Patroni puts an event', async () => {
     const script = /```sh\n(#!\/bin\/sh\n# \/etc\/patroni\/put_event\.sh[\s\S]*?)```/.exec(
-      readFileSync('README.md', 'utf8'),
+      readFileSync('docs/configuration.md', 'utf8'),
     );
     // On the bus of this stage.
     writeFileSync(
@@ -199,7 +199,7 @@ describe('over the other ways', () => {
     await expect.poll(() => api.activeModel(), { timeout: 30_000 }).toBe('pg:node2');
   });
 
-  test('an event of another source is left alone', async () => {
+  test('an event of another source is ignored', async () => {
     const requests = api.requests.length;
     const entry = { Source: 'other', DetailType: 'Patroni role change', Detail: JSON.stringify(PROMOTION) };
     await aws('events', 'put-events', '--entries', JSON.stringify([{ ...entry, EventBusName: 'patroni' }]));
@@ -269,9 +269,9 @@ describe('the ledger', () => {
     expect(api.requests.filter(({ method }) => method === 'POST')).toHaveLength(posts);
   });
 
-  test("the README's commands bring events back from the failure queue", async () => {
-    const commands = /```sh\n(queue=[\s\S]*?)```/.exec(readFileSync('README.md', 'utf8'))?.[1] ?? '';
-    // The first version of AWS's command has another idea of where SQS is, unless told.
+  test('the documented commands redrive the failure queue', async () => {
+    const commands = /```sh\n(queue=[\s\S]*?)```/.exec(readFileSync('docs/operations.md', 'utf8'))?.[1] ?? '';
+    // Version 1 of the AWS CLI uses another endpoint for SQS, unless it is given.
     const redrive = `aws() { command aws --endpoint-url "$AWS_ENDPOINT_URL" "$@"; }\n${commands}`;
     const queue = prod.outputs.FailureQueue ?? '';
     const put = (event: object) =>
@@ -312,7 +312,7 @@ describe('the ledger', () => {
     expect(api.activeModel('killed')).toBe('pg:node1');
   });
 
-  test('pg-backup-api is down for two minutes: the heartbeat makes up for it, with nobody calling again', async () => {
+  test('pg-backup-api is down for two minutes: the heartbeat applies the event afterwards', async () => {
     await api.refuse();
     const { status, response } = await webhook({ ...PROMOTION, barman_model: 'pg:node1' });
     expect([status, response.exit_code, response.recorded]).toEqual([502, 3, true]);
@@ -330,7 +330,7 @@ describe('a stage', () => {
     expect(await prod.resources()).toEqual(before);
   });
 
-  test('that is deployed again with another parameter changes that alone', async () => {
+  test('that is deployed again with another parameter changes only that', async () => {
     const before = await prod.resources();
     const changed = new Deployment('prod', {
       ...PARAMETERS,
@@ -347,7 +347,7 @@ describe('a stage', () => {
     expect((await webhook({ ...PROMOTION, role: 'replica' })).status).toBe(200);
   });
 
-  test('beside another has a life of its own; without parameters it turns webhooks away', async () => {
+  test('next to another one is independent of it; without function parameters it rejects webhooks', async () => {
     await bare.deploy();
     const body = JSON.stringify(PROMOTION);
     const { status, headers, response } = await bare.post(body, signedHeaders(secret, body));
@@ -377,7 +377,7 @@ describe('a stage', () => {
         ['events', 'list-rules'],
         ['cloudwatch', 'describe-alarms'],
         ['cloudwatch', 'list-dashboards'],
-        // The emulator makes a group anew for what a function logs after its end; on AWS the role may not.
+        // The emulator creates the log group again for what a function logs after its end; on AWS the role may not.
         ['logs', 'describe-log-groups', '--query', 'logGroups[?retentionInDays]'],
         ['s3api', 'list-buckets'],
       ].map(async (command) => [command.join(' '), JSON.stringify(await aws(...command))] as const),

@@ -1,6 +1,7 @@
 /**
  * The real `patroni_barman config-switch` and the function, with the same inputs and the same pg-backup-api: every role,
- * switch_when, wish and outcome. The README's table of where they differ is what this run found; UPDATE_README=1 writes it.
+ * switch_when, target and operation. The table of differences in docs/development.md comes from this run: UPDATE_DOCS=1
+ * writes it.
  */
 
 import { execFile } from 'node:child_process';
@@ -20,13 +21,14 @@ Object.assign(process.env, {
 const { startFunction } = await import('../integration/function.ts');
 
 const ROLES = ['primary', 'promoted', 'master', 'standby_leader', 'replica', 'demoted'];
-/** The ones that the command has. */
+/** Those of the command, each with the roles that match it. */
 const SWITCH_WHEN: Record<string, readonly string[]> = {
   promoted: ['primary', 'promoted', 'master'],
   demoted: ['replica', 'demoted'],
   always: ROLES,
 };
-const WISHES: Record<string, { words: readonly string[]; fields: object }> = {
+const PAGE = 'docs/development.md';
+const TARGETS: Record<string, { words: readonly string[]; fields: object }> = {
   model: { words: ['--barman-model', 'pg:node2'], fields: { barman_model: 'pg:node2' } },
   reset: { words: ['--reset'], fields: { reset: true } },
   both: {
@@ -35,48 +37,50 @@ const WISHES: Record<string, { words: readonly string[]; fields: object }> = {
   },
   neither: { words: [], fields: {} },
 };
-const OUTCOMES = ['DONE', 'FAILED', 'unknown server', 'down'] as const;
-type Result = (typeof OUTCOMES)[number];
-/** As long an operation takes with one server, ms. */
+/** How the operation ends, or why there is none. */
+const OPERATIONS = ['DONE', 'FAILED', 'unknown server', 'down'] as const;
+type Ending = (typeof OPERATIONS)[number];
+/** How long an operation takes on a host with one server (ms). */
 const OPERATION = 700;
+/** Cases run in parallel. */
 const AT_ONCE = 16;
 
 interface Case {
   readonly index: number;
   readonly role: string;
   readonly switchWhen: string;
-  readonly wish: string;
-  readonly outcome: Result;
+  readonly target: string;
+  readonly ending: Ending;
   /** What the command's documentation says (patroni.scripts.barman.config_switch, ExitCode and its order of checks). */
   readonly documented: ExitCode;
 }
 
 const cases: Case[] = ROLES.flatMap((role) =>
   Object.keys(SWITCH_WHEN).flatMap((switchWhen) =>
-    Object.keys(WISHES).flatMap((wish) =>
-      OUTCOMES.map((outcome) => ({
+    Object.keys(TARGETS).flatMap((target) =>
+      OPERATIONS.map((ending) => ({
         role,
         switchWhen,
-        wish,
-        outcome,
-        documented: documented(role, switchWhen, wish, outcome),
+        target,
+        ending,
+        documented: documented(role, switchWhen, target, ending),
       })),
     ),
   ),
 ).map((one, index) => ({ ...one, index }));
 
-function documented(role: string, switchWhen: string, wish: string, outcome: Result): ExitCode {
+function documented(role: string, switchWhen: string, target: string, ending: Ending): ExitCode {
   if (!SWITCH_WHEN[switchWhen]?.includes(role)) return ExitCode.CONFIG_SWITCH_SKIPPED;
-  if (wish === 'both' || wish === 'neither') return ExitCode.INVALID_ARGS;
-  if (outcome === 'DONE') return ExitCode.CONFIG_SWITCH_DONE;
-  return outcome === 'FAILED' ? ExitCode.CONFIG_SWITCH_FAILED : ExitCode.HTTP_ERROR;
+  if (target === 'both' || target === 'neither') return ExitCode.INVALID_ARGS;
+  if (ending === 'DONE') return ExitCode.CONFIG_SWITCH_DONE;
+  return ending === 'FAILED' ? ExitCode.CONFIG_SWITCH_FAILED : ExitCode.HTTP_ERROR;
 }
 
 /** Each case has Barman servers of its own: two operations of one server cannot begin in the same second. */
-const serverOf = (who: 'theirs' | 'ours', { index, outcome }: Case) =>
-  outcome === 'unknown server' ? 'unknown' : `${who}${index}`;
-const apis = new Map<Result, PgBackupApiStandIn>();
-const urlOf = (outcome: Result) => (apis.get(outcome) ?? apis.get('DONE'))?.url ?? '';
+const serverOf = (who: 'theirs' | 'ours', { index, ending }: Case) =>
+  ending === 'unknown server' ? 'unknown' : `${who}${index}`;
+const apis = new Map<Ending, PgBackupApiStandIn>();
+const urlOf = (ending: Ending) => (apis.get(ending) ?? apis.get('DONE'))?.url ?? '';
 
 beforeAll(async () => {
   const servers = Object.fromEntries(
@@ -107,8 +111,8 @@ interface Found {
 
 async function theirs(one: Case): Promise<Found> {
   const words = [
-    ...['--api-url', `${urlOf(one.outcome)}/`, '--retry-wait', '0', 'config-switch'],
-    ...['--barman-server', serverOf('theirs', one), ...(WISHES[one.wish]?.words ?? [])],
+    ...['--api-url', `${urlOf(one.ending)}/`, '--retry-wait', '0', 'config-switch'],
+    ...['--barman-server', serverOf('theirs', one), ...(TARGETS[one.target]?.words ?? [])],
     ...['--switch-when', one.switchWhen, 'on_role_change', one.role, 'main'],
   ];
   return new Promise((resolve) => {
@@ -131,7 +135,7 @@ async function forEach<T, R>(all: readonly T[], does: (one: T) => Promise<R>): P
   return results;
 }
 
-/** Lines that differ in one of the first three cells alone become one, cell after cell. */
+/** Joins lines that differ only in one of the first three cells. */
 function linesOf(all: readonly (readonly string[])[]): string[][] {
   let lines = all.map((cells) => [...cells]);
   for (const merged of [2, 1, 0]) {
@@ -158,21 +162,21 @@ function inWords(pairs: string): string {
         .map((switchWhen) => pairOf(role, switchWhen)),
     );
   const kinds: [string, string[]][] = [
-    ['every role that `switch_when` lets through', pairsOf(ROLES, true)],
-    ['every role but `master` that `switch_when` lets through', pairsOf(without('master'), true)],
-    ['every role that `switch_when` skips', pairsOf(ROLES, false)],
+    ['every role that matches `switch_when`', pairsOf(ROLES, true)],
+    ['every role except `master` that matches `switch_when`', pairsOf(without('master'), true)],
+    ['every role that does not match `switch_when`', pairsOf(ROLES, false)],
   ];
   return kinds.find(([, all]) => all.join(', ') === pairs)?.[0] ?? pairs;
 }
 
-test('the function ends as the documentation of patroni_barman says; where the command does not, the README tells', async () => {
+test('function › ends with the ExitCode that patroni_barman documents; the differences of the command are in docs/development.md', async () => {
   const found = await forEach(cases, theirs);
   const ours: (ExitCode | undefined)[] = [];
-  for (const outcome of OUTCOMES) {
+  for (const ending of OPERATIONS) {
     await using run = await startFunction();
-    run.host.put({ url: urlOf(outcome), 'allow-plain-http': 'true' });
+    run.host.put({ url: urlOf(ending), 'allow-plain-http': 'true' });
     await forEach(
-      cases.filter((one) => one.outcome === outcome),
+      cases.filter((one) => one.ending === ending),
       async (one) => {
         const { exit_code } = await run.invoke({
           action: 'on_role_change',
@@ -180,7 +184,7 @@ test('the function ends as the documentation of patroni_barman says; where the c
           cluster: 'main',
           barman_server: serverOf('ours', one),
           switch_when: one.switchWhen,
-          ...WISHES[one.wish]?.fields,
+          ...TARGETS[one.target]?.fields,
         });
         ours[one.index] = exit_code;
       },
@@ -195,19 +199,19 @@ test('the function ends as the documentation of patroni_barman says; where the c
     '| role and `switch_when` | model or reset | operation or API | documented | the function | `patroni_barman` |',
     '| --- | --- | --- | --- | --- | --- |',
     ...linesOf(
-      differing.map(({ index, role, switchWhen, wish, outcome, documented }) => {
+      differing.map(({ index, role, switchWhen, target, ending, documented }) => {
         const { code, how } = found[index] as Found;
         const exit = [String(documented), String(ours[index]), how ? `${code}, ${how}` : String(code)];
-        return [pairOf(role, switchWhen), wish, outcome, ...exit];
+        return [pairOf(role, switchWhen), target, ending, ...exit];
       }),
     ).map(([pairs = '', ...cells]) => `| ${inWords(pairs)} | ${cells.join(' | ')} |`),
   ].join('\n');
 
-  const readme = readFileSync('README.md', 'utf8');
-  const updated = readme.replace(
+  const page = readFileSync(PAGE, 'utf8');
+  const updated = page.replace(
     /(<!-- oracle -->\n)[\s\S]*?(\n<!-- \/oracle -->)/,
     (_, begin, end) => begin + table + end,
   );
-  if (process.env.UPDATE_README) writeFileSync('README.md', updated);
-  else expect(updated).toBe(readme);
+  if (process.env.UPDATE_DOCS) writeFileSync(PAGE, updated);
+  else expect(updated).toBe(page);
 }, 400_000);

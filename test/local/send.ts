@@ -1,14 +1,15 @@
 /**
- * Sends a role change to the function of `npm start`, or, with --url and --secret-file, to a deployed one.
- * `npm run webhook -- …`: signed, over HTTP, as a Patroni callback does.
- * `npm run invoke -- …`: the payload itself, as the console's test button does.
+ * Sends a role change to the function of `npm start`.
+ * `npm run webhook -- …`: signed, over HTTP, like a Patroni callback.
+ * `npm run invoke -- …`: the payload itself, like the console's test button.
+ * A deployed stage is tried with the callback's --dry-run (README, "Deploy it").
  */
 
 import { readFileSync } from 'node:fs';
 import { parseArgs, styleText } from 'node:util';
 import { signedHeaders } from '../stand-ins/webhook.ts';
 
-/** What a running `npm start` leaves for those who send. */
+/** Where a running `npm start` writes its addresses. */
 export const STATE_FILE = '.local/state.json';
 export const FUNCTION_NAME = 'barman-config-switch';
 
@@ -28,7 +29,7 @@ export interface Exchange {
   readonly time: number;
 }
 
-/** Sends a role change of cluster and server main, with what else is given. */
+/** Sends a role change of cluster main and Barman server main, with the given fields. */
 export async function send(to: Local, how: 'webhook' | 'invoke', fields: object): Promise<Exchange> {
   const body = JSON.stringify({
     action: 'on_role_change',
@@ -61,7 +62,7 @@ export function showExchange({ request, headers, body, status, response, time }:
   console.log(`  ${request}`);
   for (const [name, value] of Object.entries(headers)) console.log(styleText('dim', `  ${name}: ${value}`));
   console.log(`  ${body}`);
-  console.log(`\n${styleText('bold', `The function answers after ${time} ms`)}\n`);
+  console.log(`\n${styleText('bold', `Response after ${time} ms`)}\n`);
   console.log(`  HTTP ${status}`);
   try {
     const json = JSON.parse(response) as { exit_code?: number };
@@ -78,7 +79,8 @@ function readLocal(): Local {
     return JSON.parse(readFileSync(STATE_FILE, 'utf8')) as Local;
   } catch {
     throw new Error(
-      'nothing to send to: run `npm start` in another terminal, or give --url and --secret-file',
+      'the function is not running: run `npm start` in another terminal. A deployed stage is tried with ' +
+        'patroni/barman_config_switch.py --dry-run',
     );
   }
 }
@@ -96,21 +98,13 @@ async function main(): Promise<void> {
       'age-ms': { type: 'string' },
       reset: { type: 'boolean' },
       'dry-run': { type: 'boolean' },
-      url: { type: 'string' },
-      'secret-file': { type: 'string' },
     },
   });
   const [how] = positionals;
-  const { url, 'secret-file': secretFile, 'age-ms': age, ...given } = values;
+  const { 'age-ms': age, ...given } = values;
   if (how !== 'webhook' && how !== 'invoke')
-    throw new Error('say `npm run webhook -- …` or `npm run invoke -- …`');
-  if ((url === undefined) !== (secretFile === undefined))
-    throw new Error('--url and --secret-file go together');
-  if (url !== undefined && how === 'invoke') throw new Error('--url is for `npm run webhook`');
-  const to =
-    url !== undefined && secretFile !== undefined
-      ? { url, invokeUrl: '', secret: readFileSync(secretFile, 'utf8').trim() }
-      : readLocal();
+    throw new Error('usage: `npm run webhook -- …` or `npm run invoke -- …`');
+  const to = readLocal();
   const named = Object.entries(given).map(([name, value]) => [name.replaceAll('-', '_'), value]);
   const fields: object = Object.fromEntries(named);
   process.exitCode = showExchange(
