@@ -41,10 +41,10 @@ interface ResponseBody {
   readonly ms: number;
 }
 
-/** An operation takes a second, and up to half a minute on a host with many servers, ms. */
+/** Time limit for an operation (ms): most take one second, on a host with many servers up to half a minute. */
 const OPERATION_TIMEOUT = 120_000;
 const REQUEST_TIMEOUT = 60_000;
-/** Ids of operations are seconds: another one of the same server has to wait for the next, ms. */
+/** Ids of operations are times in seconds, so another one of the same server has to wait for the next second (ms). */
 const ID_GRAIN = 1_000;
 const TRIES = 5;
 
@@ -72,14 +72,14 @@ class Untried extends Error {}
  * Asks each expectation of a running pg-backup-api.
  *
  * @param subject where it is, and what may be switched there
- * @param tell told of each line as soon as it is known
+ * @param report called with each line
  * @returns whether each of them holds, and the active model was put back
  */
-export async function checkContract(subject: Subject, tell: (line: Line) => void): Promise<boolean> {
+export async function checkContract(subject: Subject, report: (line: Line) => void): Promise<boolean> {
   const { server, models } = subject;
   const { ask, close } = connect(subject);
   const operations = `servers/${encodeURIComponent(server)}/operations`;
-  const nobody = `contract-${randomUUID()}`;
+  const unknown = `contract-${randomUUID()}`;
   let good = true;
   let posted = Number.NEGATIVE_INFINITY;
   /** What we last switched to; undefined while nothing is. */
@@ -89,11 +89,11 @@ export async function checkContract(subject: Subject, tell: (line: Line) => void
     try {
       if (subject.signal?.aborted && find !== putBack) throw new Untried('interrupted');
       const found = await find();
-      tell({ expectation, holds: true, ...(found !== undefined && { found }) });
+      report({ expectation, holds: true, ...(found !== undefined && { found }) });
     } catch (error) {
       const holds = error instanceof Untried ? null : false;
       good &&= holds === null;
-      tell({ expectation, holds, found: reasonOf(error) });
+      report({ expectation, holds, found: reasonOf(error) });
     }
   };
   const expectations = async (): Promise<void> => {
@@ -101,7 +101,7 @@ export async function checkContract(subject: Subject, tell: (line: Line) => void
       took(json(await ask('GET', 'status'), 200, v.literal('OK'))),
     );
     if (subject.tls?.cert !== undefined) {
-      await line('who shows no client certificate is turned away', async () => {
+      await line('a client without a certificate is rejected', async () => {
         const { cert: _, key: __, ...tls } = subject.tls ?? {};
         const stranger = connect({ ...subject, tls });
         const response = await stranger.ask('GET', 'status').catch(() => undefined);
@@ -113,23 +113,23 @@ export async function checkContract(subject: Subject, tell: (line: Line) => void
       took(json(await ask('GET', operations), 200, Operations)),
     );
     for (const [method, path] of [
-      ['POST', `servers/${nobody}/operations`],
-      ['GET', `servers/${nobody}/operations`],
-      ['GET', `servers/${nobody}/operations/20000101T000000`],
+      ['POST', `servers/${unknown}/operations`],
+      ['GET', `servers/${unknown}/operations`],
+      ['GET', `servers/${unknown}/operations/20000101T000000`],
       ['GET', `${operations}/20000101T000000`],
     ] as const) {
       const what = path.startsWith(operations) ? 'operation' : 'server';
-      const shown = path.replace(operations, 'servers/S/operations').replace(nobody, 'unknown');
+      const shown = path.replace(operations, 'servers/S/operations').replace(unknown, 'unknown');
       await line(`${method} /${shown}: an unknown ${what} is 404, a JSON object with "error"`, async () => {
         const body = method === 'POST' ? { type: 'config_switch', reset: true } : undefined;
         return json(await ask(method, path, body), 404, Refusal).value.error;
       });
     }
     for (const { what, body, status } of [
-      { what: 'both model_name and reset', body: { model_name: nobody, reset: true }, status: 400 },
+      { what: 'both model_name and reset', body: { model_name: unknown, reset: true }, status: 400 },
       { what: 'reset false', body: { reset: false }, status: 400 },
       { what: 'neither model_name nor reset', body: {}, status: 400 },
-      { what: 'an unknown type', body: { type: nobody, reset: true }, status: 500 },
+      { what: 'an unknown type', body: { type: unknown, reset: true }, status: 500 },
     ]) {
       await line(`POST /servers/S/operations with ${what} is ${status}`, async () => {
         const { type } = is(await post({ type: 'config_switch', ...body }), status);
@@ -141,7 +141,7 @@ export async function checkContract(subject: Subject, tell: (line: Line) => void
       await switches(`"model_name":"${model}" once more, though it is active`, { model_name: model }, model);
     }
     await line('a model that Barman does not know: the operation is FAILED', async () => {
-      const id = json(await post({ type: 'config_switch', model_name: nobody }), 202, Created).value
+      const id = json(await post({ type: 'config_switch', model_name: unknown }), 202, Created).value
         .operation_id;
       return took(await ended(id, 'FAILED'));
     });
@@ -206,7 +206,7 @@ export async function checkContract(subject: Subject, tell: (line: Line) => void
       return `${id}, ${took(created)}`;
     });
     if (id === '') return;
-    await line('… GET /servers/S/operations/ID tells its status, and DONE in the end', async () =>
+    await line('… GET /servers/S/operations/ID returns its status, and finally DONE', async () =>
       took(await ended(id, 'DONE')),
     );
     await line('… the list has it, as config_switch', async () => {
@@ -224,14 +224,15 @@ export async function checkContract(subject: Subject, tell: (line: Line) => void
     const was = before ?? null;
     const now = await activeNow();
     if (now === was) return 'it was';
-    if (now !== ours) throw new Untried(`somebody has switched to ${now ?? 'none'} meanwhile; left alone`);
+    if (now !== ours)
+      throw new Untried(`another invocation has switched to ${now ?? 'none'} meanwhile; it was not changed`);
     const order = { type: 'config_switch', ...(was === null ? { reset: true } : { model_name: was }) };
     await ended(json(await post(order), 202, Created).value.operation_id, 'DONE');
     return active(was);
   };
 
   try {
-    await line('GET /diagnose tells active models, and the clusters of servers and models', async () => {
+    await line('GET /diagnose returns active models, and the clusters of servers and models', async () => {
       const response = json(await ask('GET', 'diagnose'), 200, Diagnosis);
       const { servers, models: known } = response.value;
       const found = servers[server];

@@ -1,4 +1,4 @@
-/** What is installed beside the project, where more than Node is needed. */
+/** Tools that are installed outside the project, for what needs more than Node. */
 
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';

@@ -111,7 +111,7 @@ async function start(ric: string, folder: string, path: string, table: string, n
   };
 }
 
-/** One start, ms. */
+/** One start (ms). */
 interface Start {
   /** From the start of the process. */
   readonly ready: number;

@@ -45,30 +45,30 @@ export async function benchStorm(): Promise<void> {
   const path = '/storm/';
   await using host = await startBarmanHost(STORM_HOST, ssm, path);
   const invoke = await createFunction(path);
-  const { events, answeredAfter, metAfter, wrong } = await storm(host, invoke);
+  const { events, respondedAfter, inSyncAfter, wrong } = await storm(host, invoke);
   const operations = Object.keys(STORM_HOST.servers).flatMap((server) => host.api.operations(server)).length;
   // At least a creation and one poll for each event, if each had its operation.
   const most = 1_000 / (2 * STORM_HOST.requestCost);
-  const rate = (1_000 * events) / answeredAfter;
+  const rate = (1_000 * events) / respondedAfter;
   table(
-    `A storm: ${events} events for ${Object.keys(STORM_HOST.servers).length} Barman servers, ${STORM_HOST.requestCost} ms a request, one worker`,
+    `A storm: ${events} events for ${Object.keys(STORM_HOST.servers).length} Barman servers, ${STORM_HOST.requestCost} ms per request, one worker`,
     [
-      'answered after',
-      'events a second',
-      'a switch for each, at most',
-      'of that',
+      'all responses after',
+      'events per second',
+      'switches per second, at most',
+      'ratio',
       'operations',
-      'all met after',
+      'all in sync after',
       'lost or wrong',
     ],
     [
       [
-        ms(answeredAfter),
+        ms(respondedAfter),
         rate.toFixed(0),
         most.toFixed(0),
         percent(rate / most),
         operations,
-        ms(metAfter),
+        ms(inSyncAfter),
         wrong.length,
       ],
     ],

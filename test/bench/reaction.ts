@@ -5,26 +5,26 @@ import type { ResponseBody } from '../../functions/config-switch/event/response.
 import { startBarmanHost } from '../stand-ins/barman-host.ts';
 import { PgBackupApiStandIn } from '../stand-ins/pg-backup-api.ts';
 import { httpEvent, signedHeaders } from '../stand-ins/webhook.ts';
-import { median, ms, percent, quantile, table, times } from './report.ts';
+import { median, ms, percent, quantile, speedUp, table } from './report.ts';
 import { createFunction, hasPatroniBarman, PAYLOAD, runPatroniBarman, ssm } from './world.ts';
 
-/** What a request costs the host: with one Barman server, and with a hundred, ms. */
+/** Cost of a request for the host (ms): with one Barman server, and with a hundred. */
 const HOSTS = [12, 900];
-/** Operation times, ms, and how often each is measured. */
+/** Operation times (ms), and how often each is measured. */
 const OPERATIONS = [
   { time: 200, runs: 40 },
   { time: 1_200, runs: 40 },
   { time: 5_000, runs: 20 },
   { time: 20_000, runs: 6 },
 ];
-const BESIDE = [700, 1_200];
-const BESIDE_RUNS = 15;
+const COMPARED = [700, 1_200];
+const COMPARED_RUNS = 15;
 const SKIPS = 2_000;
 
 interface Sample {
-  /** From the call to the response, ms. */
+  /** From the call to the response (ms). */
   readonly total: number;
-  /** From the operation's end to the response, ms. */
+  /** From the end of the operation to the response (ms). */
   readonly reaction: number;
   readonly polls: number;
   /** Part of the host's one worker, until the last request was sent. */
@@ -67,8 +67,8 @@ async function measure(
 }
 
 /** The function and the real command in turn, on the same host. */
-async function beside(time: number): Promise<{ ours: number[]; theirs: number[] }> {
-  const path = `/beside/${time}/`;
+async function compared(time: number): Promise<{ ours: number[]; theirs: number[] }> {
+  const path = `/compared/${time}/`;
   await using host = await startBarmanHost({}, ssm, path);
   await using api = await closing(
     PgBackupApiStandIn.start({
@@ -81,8 +81,8 @@ async function beside(time: number): Promise<{ ours: number[]; theirs: number[] 
   const invoke = await createFunction(path);
   const ours: number[] = [];
   const theirs: number[] = [];
-  for (let run = 0; run < BESIDE_RUNS; run += 1) {
-    const plan = () => api.plan({ time: spread(time, run, BESIDE_RUNS) });
+  for (let run = 0; run < COMPARED_RUNS; run += 1) {
+    const plan = () => api.plan({ time: spread(time, run, COMPARED_RUNS) });
     plan();
     const start = performance.now();
     const response = (await invoke(PAYLOAD)) as ResponseBody;
@@ -104,13 +104,13 @@ async function closing(starting: Promise<PgBackupApiStandIn>): Promise<PgBackupA
 export async function benchReaction(): Promise<void> {
   if (hasPatroniBarman) {
     const rows = await Promise.all(
-      BESIDE.map(async (time) => {
-        const { ours, theirs } = await beside(time);
-        return [ms(time), ms(median(ours)), ms(median(theirs)), times(median(theirs) / median(ours))];
+      COMPARED.map(async (time) => {
+        const { ours, theirs } = await compared(time);
+        return [ms(time), ms(median(ours)), ms(median(theirs)), speedUp(median(theirs) / median(ours))];
       }),
     );
-    const head = ['operation ±10 %', 'the function, warm', '`patroni_barman`', 'as fast'];
-    table(`From the call to the response, ${BESIDE_RUNS} runs of each in turn`, head, rows);
+    const head = ['operation ±10 %', 'the function, warm', '`patroni_barman`', 'speed-up'];
+    table(`From the call to the response, ${COMPARED_RUNS} runs of each in turn`, head, rows);
   }
   const cells = await Promise.all(
     HOSTS.flatMap((cost) =>
@@ -174,7 +174,8 @@ export async function benchSkips(): Promise<void> {
   if (hasPatroniBarman) {
     await using api = await closing(PgBackupApiStandIn.start({ requestCost: 12 }));
     const taken: number[] = [];
-    for (let run = 0; run < BESIDE_RUNS; run += 1) taken.push(await runPatroniBarman(api.url, 'replica', 1));
+    for (let run = 0; run < COMPARED_RUNS; run += 1)
+      taken.push(await runPatroniBarman(api.url, 'replica', 1));
     rows.push(['`patroni_barman`, its process', `${median(taken).toFixed(0)} ms`, '1']);
   }
   table('A warm skip, inside the handler', ['caller', 'median', 'network calls'], rows);

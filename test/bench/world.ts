@@ -54,7 +54,7 @@ try {
 /** Whether the real command is there. */
 export const hasPatroniBarman = patroniBarman !== undefined;
 
-/** Runs `patroni_barman config-switch`. @returns how long it took, ms */
+/** Runs `patroni_barman config-switch`. @returns how long it took (ms) */
 export async function runPatroniBarman(url: string, role = 'primary', expected = 0): Promise<number> {
   const switching = ['--barman-server', 'main', '--barman-model', 'pg:node2', '--switch-when', 'promoted'];
   const words = ['--api-url', `${url}/`, 'config-switch', ...switching, 'on_role_change', role, 'main'];

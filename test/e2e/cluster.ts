@@ -25,7 +25,7 @@ import { inject } from 'vitest';
 import { POSTGRESQL } from './setup.ts';
 
 const asRoot = process.getuid?.() === 0;
-/** How often Barman's cron runs; once a minute in real life, ms. */
+/** Interval of Barman's cron (ms); in production one minute. */
 const CRON = 2_000;
 
 /** What user postgres runs. */
@@ -48,7 +48,7 @@ export interface ClusterOptions {
   /** The callback's connection options. */
   readonly callback: readonly string[];
   readonly secret: string;
-  /** How far a node's clock is ahead of the others, s; for its callback alone. */
+  /** How far a node's clock is ahead of the others (s), for its callback only. */
   readonly clocks?: Partial<Record<NodeName, number>>;
 }
 
@@ -124,7 +124,7 @@ export class Cluster {
       watch,
     });
     await cluster.startNode('node1');
-    await cluster.#until(async () => (await cluster.leader()) === 'node1', 60_000, 'node1 is no leader');
+    await cluster.#until(async () => (await cluster.leader()) === 'node1', 60_000, 'node1 is not the leader');
     await cluster.startNode('node2');
     await cluster.whole();
     return cluster;

@@ -35,7 +35,7 @@ export async function shell(commands: string, cwd = '.', input = ''): Promise<st
 
 /** AWS's own command. @returns what it answered */
 export async function aws<T>(...words: string[]): Promise<T> {
-  // Its first version has another idea of where SQS is, unless told here.
+  // Version 1 of the AWS CLI uses another endpoint for SQS, unless it is given here.
   const { stdout } = await run('aws', ['--endpoint-url', endpoint, '--output', 'json', ...words], {
     env: ENVIRONMENT,
   });

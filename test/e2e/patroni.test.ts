@@ -1,5 +1,5 @@
 /**
- * A role change from end to end: Patroni promotes a node, its callback tells the deployed function, and a real Barman follows.
+ * A role change from end to end: Patroni promotes a node, its callback calls the deployed function, and a real Barman follows.
  * Nothing is played but pg-backup-api's HTTP face.
  */
 
@@ -185,7 +185,7 @@ test('three switchovers in a row, as fast as Patroni allows', async () => {
   await barmanFollows(await cluster.switchover(), 'three switchovers', 120_000);
 }, 400_000);
 
-test('a wrong secret on a node: exit 3, the log names the cause, and Barman is left alone', async () => {
+test('a wrong secret on a node: exit 3, the log names the cause, and Barman is not changed', async () => {
   const before = {
     model: cluster.active.model,
     requests: api.requests.filter(({ method }) => method === 'POST').length,

@@ -14,7 +14,7 @@ const FOLDER = toolFolder('e2e');
 const REQUIREMENTS = 'test/e2e/requirements.txt';
 /** Where Debian has PostgreSQL's programs. */
 export const POSTGRESQL = '/usr/lib/postgresql/15/bin';
-/** As long the emulator may take to listen, ms. */
+/** Time limit for the emulator to listen (ms). */
 const START_TIMEOUT = 60_000;
 
 declare module 'vitest' {

@@ -22,7 +22,7 @@ async function check(api: PgBackupApiStandIn, subject: Partial<Subject> = {}) {
   };
 }
 
-test('the stand-in that the tests rely on passes the contract suite, and keeps its active model', async () => {
+test('the contract suite › passes for the stand-in, and restores its active model', async () => {
   await using host = await startBarmanHost({ prefix: '/pgbapi', operationTime: 200 });
   host.api.setActiveModel('pg:node1');
   const folder = mkdtempSync(join(tmpdir(), 'barman-config-switch-contract-'));
@@ -39,7 +39,7 @@ test('the stand-in that the tests rely on passes the contract suite, and keeps i
   expect(host.api.activeModel()).toBe('pg:node1');
 });
 
-test('it says which expectation does not hold, and puts the active model back all the same', async () => {
+test('the contract suite › names the expectation that fails, and restores the active model', async () => {
   const api = await PgBackupApiStandIn.start({ models: MODELS });
   api.setActiveModel('pg:node1');
   api.fault({ kind: 'body', body: '{"operations":{}}' }, Number.POSITIVE_INFINITY, ({ method, path }) => {
@@ -63,7 +63,7 @@ test('it says which expectation does not hold, and puts the active model back al
   await api.close();
 });
 
-test('nothing is switched on a server that is not there, or with a model that is not its own', async () => {
+test('the contract suite › switches nothing on an unknown server, or with a model of another one', async () => {
   const api = await PgBackupApiStandIn.start({ models: { ...MODELS, foreign: { cluster: 'other' } } });
   for (const subject of [{ server: 'other' }, { models: ['pg:node9'] }, { models: ['foreign'] }]) {
     const { good, lines } = await check(api, subject);
@@ -73,19 +73,19 @@ test('nothing is switched on a server that is not there, or with a model that is
   await api.close();
 });
 
-test('a model that somebody else has made active meanwhile is left alone', async () => {
+test('the contract suite › does not touch a model that was activated meanwhile', async () => {
   const api = await PgBackupApiStandIn.start({ models: MODELS });
   const lines: Line[] = [];
   await checkContract({ url: api.url, server: 'main', models: ['pg:node2'] }, (line) => {
     lines.push(line);
     if (line.expectation.startsWith('another operation')) api.setActiveModel('pg:node1');
   });
-  expect(lines.at(-1)).toMatchObject({ holds: null, found: expect.stringContaining('left alone') });
+  expect(lines.at(-1)).toMatchObject({ holds: null, found: expect.stringContaining('not changed') });
   expect(api.activeModel()).toBe('pg:node1');
   await api.close();
 });
 
-test('an interruption puts the active model back', async () => {
+test('the contract suite › restores the active model after an interruption', async () => {
   const api = await PgBackupApiStandIn.start({ models: MODELS });
   api.setActiveModel('pg:node1');
   const interrupted = new AbortController();
@@ -101,7 +101,7 @@ test('an interruption puts the active model back', async () => {
   await api.close();
 });
 
-test('pg-backup-api that is down is one line', async () => {
+test('the contract suite › reports in one line that pg-backup-api is down', async () => {
   const api = await PgBackupApiStandIn.start();
   await api.refuse();
   const { good, lines } = await check(api);
@@ -114,7 +114,7 @@ test.each([
   [['--url', 'http://127.0.0.1:1', '--model', 'm'], '--server'],
   [['--url', 'http://127.0.0.1:1', '--server', 'main'], '--model'],
   [['--url', 'https://127.0.0.1:1', '--server', 'main', '--model', 'm', '--ca', '/nowhere'], '--ca'],
-])('wrong arguments (%j) are told, with exit status 4', async (args, named) => {
+])('the contract suite › rejects wrong arguments (%j) with exit status 4', async (args, named) => {
   const run = promisify(execFile)(process.execPath, ['cli/contract.ts', ...args]);
   await expect(run).rejects.toMatchObject({ code: 4, stderr: expect.stringContaining(named) });
 });

@@ -16,7 +16,7 @@ afterEach(() => {
 const pass = (ms: number) => vi.setSystemTime(Date.now() + ms);
 
 describe('parameters', () => {
-  test('are read once, by one path, however many pages and invocations', async () => {
+  test('are read once, by path, for any number of pages and invocations', async () => {
     await using run = await startFunction();
     for (let time = 0; time < 5; time += 1) await run.webhook(SKIPPED);
     const requests = run.ssm.requestsFor(run.host.path);
@@ -26,7 +26,7 @@ describe('parameters', () => {
     ]);
   });
 
-  test('older than five minutes are read anew', async () => {
+  test('older than five minutes are read again', async () => {
     await using run = await startFunction();
     await run.webhook(SKIPPED);
     const next = createSecret();
@@ -40,7 +40,7 @@ describe('parameters', () => {
   });
 
   test.each(['access denied', 'throttling', 'reset'] as const)(
-    'serve on while SSM cannot be read (%s)',
+    'stay in use while SSM is unavailable (%s)',
     async (fault) => {
       await using run = await startFunction();
       await run.webhook(SKIPPED);
@@ -63,7 +63,7 @@ describe('parameters', () => {
     },
   );
 
-  test('serve on in the middle of a rotation: the certificate is written, its key is not yet', async () => {
+  test('stay in use in the middle of a rotation: the certificate is written, its key not yet', async () => {
     await using run = await startFunction();
     await run.webhook(PROMOTION);
     const next = await run.host.ca.client('next');
@@ -86,7 +86,7 @@ describe('parameters', () => {
     ['url', { url: undefined }],
     ['client-key', { 'client-key': 'no key' }],
     ['webhook-secret', { 'webhook-secret': undefined }],
-  ])('that are wrong at start (%s) are read anew after some seconds', async (name, wrong) => {
+  ])('that are malformed at the start (%s) are read again after some seconds', async (name, wrong) => {
     await using run = await startFunction();
     const right = { [name]: run.ssm.parameters.get(`${run.host.path}${name}`) };
     run.host.put(wrong);
@@ -100,7 +100,7 @@ describe('parameters', () => {
     expect(await status()).toBe(200);
   });
 
-  test.each(['webhook-secret', 'client-cert'])('that are deleted (%s) serve on no more', async (name) => {
+  test.each(['webhook-secret', 'client-cert'])('that are deleted (%s) are no longer used', async (name) => {
     await using run = await startFunction();
     expect((await run.webhook(PROMOTION)).statusCode).toBe(200);
     run.host.put({ [name]: undefined });
@@ -108,7 +108,7 @@ describe('parameters', () => {
     expect((await run.webhook({ ...PROMOTION, barman_model: 'pg:node1' })).statusCode).not.toBe(200);
   });
 
-  test('read long before the first use are read anew', async () => {
+  test('read long before the first use are read again', async () => {
     await using run = await startFunction();
     await run.invoke(SKIPPED);
     await expect.poll(() => run.ssm.requestsFor(run.host.path).length).toBe(2);
@@ -119,7 +119,7 @@ describe('parameters', () => {
     expect((await run.webhook(SKIPPED)).statusCode).toBe(401);
   });
 
-  test('that cannot be read are not asked for by every webhook', async () => {
+  test('that are unavailable are not read for every webhook', async () => {
     await using run = await startFunction();
     run.ssm.faults.set(run.host.path, 'access denied');
     expect((await run.webhook(SKIPPED)).statusCode).toBe(503);
@@ -131,7 +131,7 @@ describe('parameters', () => {
     expect((await run.webhook(SKIPPED)).statusCode).toBe(200);
   });
 
-  test('that could not be read at start are read at first use', async () => {
+  test('that were unavailable at the start are read at the first use', async () => {
     await using run = await startFunction();
     run.ssm.faults.set(run.host.path, 'access denied');
     await run.invoke(SKIPPED);
@@ -141,7 +141,7 @@ describe('parameters', () => {
   });
 });
 
-describe('a setting that is wrong', () => {
+describe('a wrong environment variable', () => {
   test.each([
     [{ PARAMETERS_PATH: undefined }, /PARAMETERS_PATH/],
     [{ PARAMETERS_PATH: '/barman-config-switch/prod' }, /PARAMETERS_PATH/],

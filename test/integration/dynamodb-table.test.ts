@@ -32,7 +32,7 @@ const condition: fc.Arbitrary<Condition> = fc.array(fc.array(comparison, { minLe
 });
 
 describe('the table', () => {
-  test('means by a condition and a change what the model of the protocol means', async () => {
+  test('evaluates conditions and changes as the model of the protocol does', async () => {
     await dynamoDb.createLedger('same');
     const table = new DynamoDbTable('same');
     let server = 0;
@@ -61,11 +61,11 @@ describe('the table', () => {
   test.each([
     ['is not there', 'nowhere', /table nowhere does not exist; deploy/],
     ['has no name that DynamoDB allows', 'x', /is unavailable/],
-  ])('that %s is told', async (_, tableName, words) => {
+  ])('that %s is reported', async (_, tableName, words) => {
     await expect(new DynamoDbTable(tableName).get('main', signal())).rejects.toThrow(words);
   });
 
-  test('that nobody answers for is told with the remedy, and in time', async () => {
+  test('that does not respond is reported with the remedy, and in time', async () => {
     const url = dynamoDb.url;
     process.env.AWS_ENDPOINT_URL_DYNAMODB = 'http://127.0.0.1:9';
     const table = new DynamoDbTable('same');

@@ -17,16 +17,16 @@ import { type FunctionUnderTest, PROMOTION, startFunction } from './function.ts'
 
 const { CONFIG_SWITCH_DONE: DONE, CONFIG_SWITCH_FAILED: FAILED, HTTP_ERROR, INVALID_ARGS } = ExitCode;
 const MINUTE = 60_000;
-/** Time for a row in which something hangs, ms, as Lambda tells it; for the others what a deployment has. */
+/** Lambda's remaining time for a row in which something hangs (ms); the other rows have that of a deployment. */
 const SHORT = 3_000;
 const LONG = 29_000;
 
-/** Breaks something. @returns what mends it, if it does not mend by itself */
-type Break = (run: FunctionUnderTest) => Promise<Mend> | Mend;
-type Mend = (() => Promise<void> | void) | void;
+/** Breaks something. @returns what repairs it, unless it recovers by itself */
+type Break = (run: FunctionUnderTest) => Promise<Repair> | Repair;
+type Repair = (() => Promise<void> | void) | void;
 
 interface Row {
-  /** undefined where the caller is told nothing but an HTTP status. */
+  /** undefined if the caller gets only an HTTP status. */
   readonly exitCode: ExitCode | undefined;
   readonly status: number;
   readonly recorded: boolean;
@@ -52,7 +52,7 @@ const operation =
   (plan: OperationPlan): Break =>
   ({ host }) =>
     host.api.plan(plan);
-/** Somebody else listens where pg-backup-api should. */
+/** Another server listens in place of pg-backup-api. */
 const instead =
   (start: (run: FunctionUnderTest) => Promise<Server> | Server): Break =>
   async (run) => {
@@ -64,14 +64,14 @@ const instead =
     };
   };
 const tcp = (serve: (socket: Socket) => void) => instead(() => createTcpServer(serve));
-/** A TLS server with the right certificate, unless another is given; it never answers, unless `serve` does. */
+/** A TLS server with the expected certificate, unless another is given; it never responds, unless `serve` does. */
 const tls = (options: TlsOptions, serve: (socket: Socket) => void = () => {}) =>
   instead(async ({ host }) =>
     createTlsServer({ ...(await host.ca.server()), ...options }, (socket) =>
       serve(socket.on('error', () => {})),
     ),
   );
-/** Answers whatever is asked with these bytes. */
+/** Responds to every request with these bytes. */
 const http = (response: string, end = true) =>
   tls({}, (socket) => {
     socket.once('data', () => (end ? socket.end(response) : socket.write(response)));
@@ -142,7 +142,7 @@ const jump =
     };
   };
 
-/** What pg-backup-api did is not known, or that it did not do it; the wish is kept. */
+/** What pg-backup-api did is unknown, or it did nothing; the desired state is kept. */
 const kept = { exitCode: HTTP_ERROR, status: 502, recorded: true } as const;
 const late = { exitCode: HTTP_ERROR, status: 504, recorded: true, remaining: SHORT } as const;
 const notRecorded = { exitCode: HTTP_ERROR, status: 502, recorded: false } as const;
@@ -151,9 +151,9 @@ const done = { exitCode: DONE, status: 200, recorded: true, says: /now uses mode
 
 const MATRIX: Record<string, Row> = {
   // The way to the Barman host.
-  'its name is not known': { ...kept, says: /ENOTFOUND/, broken: lookup('ENOTFOUND') },
-  'its name cannot be looked up': { ...kept, says: /EAI_AGAIN/, broken: lookup('EAI_AGAIN') },
-  'the look-up hangs': { ...late, says: /time ran out/, broken: lookup(undefined) },
+  'its host name does not exist': { ...kept, says: /ENOTFOUND/, broken: lookup('ENOTFOUND') },
+  'its host name cannot be resolved': { ...kept, says: /EAI_AGAIN/, broken: lookup('EAI_AGAIN') },
+  'name resolution hangs': { ...late, says: /time ran out/, broken: lookup(undefined) },
   'connections are refused': {
     ...kept,
     says: /ECONNREFUSED/,
@@ -172,7 +172,7 @@ const MATRIX: Record<string, Row> = {
     says: /ECONNRESET/,
     broken: tcp((socket) => socket.resetAndDestroy()),
   },
-  'connections are accepted, and nothing comes': { ...late, says: /time ran out/, broken: tcp(() => {}) },
+  'connections are accepted, and nothing follows': { ...late, says: /time ran out/, broken: tcp(() => {}) },
   // TLS.
   'it is reset in the middle of the TLS handshake': {
     ...kept,
@@ -200,12 +200,12 @@ const MATRIX: Record<string, Row> = {
     broken: tls({ minVersion: 'TLSv1', maxVersion: 'TLSv1.1', ciphers: 'ALL:@SECLEVEL=0' }),
   },
   'its certificate has expired': { ...kept, says: /expired/, broken: certificate(['127.0.0.1'], -1) },
-  "its certificate is another host's": {
+  'its certificate is for another host': {
     ...kept,
     says: /ERR_TLS_CERT_ALTNAME_INVALID/,
     broken: certificate(['other.example.com'], 90),
   },
-  "its certificate is another CA's": {
+  'its certificate is from another CA': {
     ...kept,
     says: /not trusted.*check ca-cert/,
     broken: async ({ host }) => {
@@ -250,7 +250,7 @@ const MATRIX: Record<string, Row> = {
       },
     ),
   ),
-  // Answers that are none.
+  // Invalid responses.
   'a creation is not answered': {
     ...late,
     says: /a switch may have begun/,
@@ -293,7 +293,7 @@ const MATRIX: Record<string, Row> = {
     says: /the result of operation/,
     broken: api({ kind: 'oversize', bytes: 17 * 1024 * 1024 }, isPoll),
   },
-  'the response is no HTTP': {
+  'the response is not HTTP': {
     ...kept,
     says: /is not usable/,
     broken: http('220 smtp.example.com\r\n\r\n'),
@@ -309,12 +309,12 @@ const MATRIX: Record<string, Row> = {
     says: /may have begun/,
     broken: http('HTTP/1.1 202 Acc', false),
   },
-  'the chunks are none': {
+  'the chunks are malformed': {
     ...kept,
     says: /is not usable/,
     broken: http('HTTP/1.1 202 Accepted\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n'),
   },
-  'there is an interim response, and no more': {
+  'there is only an interim response': {
     ...late,
     says: /may have begun/,
     broken: http('HTTP/1.1 103 Early Hints\r\n\r\n', false),
@@ -358,7 +358,7 @@ const MATRIX: Record<string, Row> = {
     says: /the result of operation/,
     broken: operation({ time: always }),
   },
-  'the operations of a lease that was left behind are not listed': {
+  'the operations of an expired lease are not listed': {
     ...late,
     says: /GET .main.operations|before GET|time ran out/,
     broken: async (run) => {
@@ -385,7 +385,7 @@ const MATRIX: Record<string, Row> = {
         {
           ...kept,
           says: new RegExp(`${name} is (malformed|not an https)`),
-          broken: parameter(name, 'a secret that nobody may see'.replaceAll(' ', '-')),
+          broken: parameter(name, 'a secret that must not appear'.replaceAll(' ', '-')),
         },
       ],
     ]),
@@ -431,8 +431,8 @@ const MATRIX: Record<string, Row> = {
     broken: ledger('stall', 'UpdateItem', 2),
   },
   // Time.
-  'there is no time at all': { ...silent, broken: () => {}, remaining: 0 },
-  'there is hardly any time': { ...silent, broken: () => {}, remaining: 1_501 },
+  'no time is left': { ...silent, broken: () => {}, remaining: 0 },
+  'hardly any time is left': { ...silent, broken: () => {}, remaining: 1_501 },
   'the clock jumps an hour ahead while the operation runs': {
     ...done,
     options: { operationTime: 400 },
@@ -444,7 +444,7 @@ const MATRIX: Record<string, Row> = {
     broken: jump(-60 * MINUTE),
   },
   // Callers.
-  'the body is no JSON': {
+  'the body is not JSON': {
     exitCode: INVALID_ARGS,
     status: 400,
     recorded: false,
@@ -471,8 +471,8 @@ test.each(Object.entries(MATRIX))('%s', async (_, row) => {
   after.defer(() => void process.off('unhandledRejection', onUnhandled));
   await using run = await startFunction(options, { MAX_RETRIES: '1' });
   const breakage = after.use(new AsyncDisposableStack());
-  const mend = await broken(run);
-  if (mend) breakage.defer(mend);
+  const repair = await broken(run);
+  if (repair) breakage.defer(repair);
 
   const start = performance.now();
   const { statusCode, response } = await run.webhook(payload, { remaining });
@@ -492,7 +492,7 @@ test.each(Object.entries(MATRIX))('%s', async (_, row) => {
   }
 
   await breakage.disposeAsync();
-  // What was left behind has run out, and what could not be read may be read anew.
+  // Leases have expired, and unavailable parameters may be read again.
   vi.setSystemTime(Date.now() + 6 * MINUTE);
   const next = await run.webhook({ ...PROMOTION, barman_model: 'pg:node1' });
   expect(next.response).toMatchObject({ exit_code: DONE });

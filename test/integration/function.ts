@@ -39,7 +39,7 @@ export interface HttpResponse {
 }
 
 export interface WebhookOptions {
-  /** What Lambda leaves, ms. */
+  /** Lambda's remaining time (ms). */
   readonly remaining?: number;
   /** Signature headers in place of the right ones. */
   readonly headers?: Record<string, string>;
@@ -65,7 +65,7 @@ export interface FunctionUnderTest extends AsyncDisposable {
   putItem(item: Item): Promise<void>;
   /** Lets time pass for the lease of a server. */
   expireLease(server?: string): Promise<void>;
-  /** Lets time pass since the wish of `main` was recorded, ms. */
+  /** Lets time pass since the desired state of `main` was recorded (ms). */
   ageDesired(ms: number): Promise<void>;
   /** The payload itself, as JSON brings it. */
   invoke(payload: unknown, remaining?: number): Promise<ResponseBody>;
@@ -80,7 +80,7 @@ export interface FunctionUnderTest extends AsyncDisposable {
   metrics(): LogLine[];
 }
 
-/** The function is made, and begins to read SSM, at the first call; until then SSM can be changed. */
+/** The function starts, and reads SSM, at the first call; until then SSM can be changed. */
 export async function startFunction(
   options: Omit<PgBackupApiOptions, 'tls'> = {},
   settings: { MAX_RETRIES?: string; LEDGER_TABLE?: string; OPERATION_TIMEOUT?: string } = {},

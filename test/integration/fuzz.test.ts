@@ -25,7 +25,7 @@ const FOLLOWED: Record<string, readonly string[]> = {
   always: ['primary', 'promoted', 'master', 'standby_leader', 'replica', 'demoted'],
 };
 
-/** A value and whether it is right; now and then it is none at all. */
+/** A value and whether it is valid; sometimes it is missing. */
 const field = <T>(right: fc.Arbitrary<T>, wrong: fc.Arbitrary<unknown>, optional: boolean) =>
   fc.oneof(
     { weight: 12, arbitrary: right.map((value) => ({ value: value as unknown, valid: true, given: true })) },
@@ -85,7 +85,7 @@ async function start(): Promise<FunctionUnderTest> {
 const TIMEOUT = 30_000 + 20 * EVENTS;
 
 test(
-  'any payload, over any caller, has the right response, and pg-backup-api is asked for a right one alone',
+  'any payload, from any caller, gets the expected response; only a valid one reaches pg-backup-api',
   async () => {
     await using run = await start();
     const callers = fc.constantFrom('http', 'base64', 'direct', 'eventbridge');
@@ -137,7 +137,7 @@ test(
   TIMEOUT,
 );
 
-/** What was sent is no JSON, or hardly. */
+/** Bodies that are not JSON, or almost. */
 const raw = fc.oneof(
   fc.string({ unit: 'binary' }),
   fc.string(),
@@ -146,7 +146,7 @@ const raw = fc.oneof(
 );
 
 test(
-  'any body, rightly signed, is INVALID_ARGS; wrongly signed, it is nobody known',
+  'any body with a valid signature is INVALID_ARGS; with an invalid one it is rejected',
   async () => {
     await using run = await start();
     const header = fc.option(fc.oneof(fc.string(), fc.constantFrom('v1,', 'v1,AAAA v1a,AAAA', '1e3', ' ')));
@@ -218,12 +218,12 @@ test(
         const { statusCode } = response as HttpResponse;
         // Not signed; or arrived so long ago that there is no time left to read the secret.
         if (statusCode === 401 || statusCode === 503) return;
-        const told = (
+        const body = (
           statusCode === undefined ? response : JSON.parse((response as { body: string }).body)
         ) as ResponseBody;
         expectAnswer(
-          told,
-          told.exit_code === ExitCode.CONFIG_SWITCH_SKIPPED ? told.exit_code : ExitCode.INVALID_ARGS,
+          body,
+          body.exit_code === ExitCode.CONFIG_SWITCH_SKIPPED ? body.exit_code : ExitCode.INVALID_ARGS,
         );
       }),
       runs(0.2),

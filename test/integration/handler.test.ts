@@ -8,8 +8,8 @@ import { PROMOTION, startFunction } from './function.ts';
 const { key: foreignKey } = await (await CertificateAuthority.create('Foreign CA')).client();
 const RESET = { ...PROMOTION, barman_model: undefined, reset: true };
 
-describe('a role change that is to be followed', () => {
-  test('a signed webhook with a model makes it the active one', async () => {
+describe('a role change that matches', () => {
+  test('activates the model of a signed webhook', async () => {
     await using run = await startFunction();
     const { statusCode, headers, response } = await run.webhook(PROMOTION);
     expect(statusCode).toBe(200);
@@ -29,7 +29,7 @@ describe('a role change that is to be followed', () => {
     expect(run.host.api.activeModel()).toBe('pg:node2');
   });
 
-  test('reset drops the active model', async () => {
+  test('drops the active model for a reset', async () => {
     await using run = await startFunction();
     run.host.api.setActiveModel('pg:node1');
     const { statusCode, response } = await run.webhook(RESET);
@@ -38,13 +38,13 @@ describe('a role change that is to be followed', () => {
     expect(JSON.parse(run.host.api.requests[0]?.body ?? '')).toEqual({ type: 'config_switch', reset: true });
   });
 
-  test('the body may come in base64', async () => {
+  test('may have its body in base64', async () => {
     await using run = await startFunction();
     const { response } = await run.webhook(PROMOTION, { base64: true });
     expect(response.exit_code).toBe(0);
   });
 
-  test('a direct invocation gets the response itself', async () => {
+  test('gets the response itself by direct invocation', async () => {
     await using run = await startFunction();
     expect(await run.invoke(PROMOTION)).toMatchObject({
       exit_code: 0,
@@ -55,7 +55,7 @@ describe('a role change that is to be followed', () => {
     expect(run.host.api.activeModel()).toBeNull();
   });
 
-  test("an EventBridge event is known by EventBridge's id and time", async () => {
+  test("has EventBridge's id and time by EventBridge", async () => {
     await using run = await startFunction();
     const response = await run.eventBridge({ ...PROMOTION, age_ms: 1_500 }, '2026-11-23T06:10:00Z');
     expect(response).toMatchObject({ exit_code: 0, event_id: 'event-1' });
@@ -70,7 +70,7 @@ describe('a role change that is to be followed', () => {
     ['standby_leader', 'demoted', 1],
     ['standby_leader', 'always', 0],
     ['standby_leader', 'leader', 0],
-  ])('role %s with switch_when %s ends with %i', async (role, switch_when, exitCode) => {
+  ])('with role %s and switch_when %s ends with %i', async (role, switch_when, exitCode) => {
     await using run = await startFunction();
     expect((await run.webhook({ ...PROMOTION, role, switch_when })).response.exit_code).toBe(exitCode);
     expect((await run.invoke({ ...PROMOTION, role, switch_when })).exit_code).toBe(exitCode);
@@ -81,7 +81,7 @@ describe('a role change that is to be followed', () => {
     ['/pgbapi', ''],
     ['/pgbapi', '/'],
     ['/a/b', '//'],
-  ])('the path "%s" of the base URL is kept, with "%s" behind it', async (prefix, slashes) => {
+  ])('keeps the path "%s" of the base URL, followed by "%s"', async (prefix, slashes) => {
     await using run = await startFunction({ prefix });
     run.host.put({ url: `${run.host.api.url}${slashes}` });
     expect((await run.invoke(PROMOTION)).exit_code).toBe(0);
@@ -89,8 +89,8 @@ describe('a role change that is to be followed', () => {
   });
 });
 
-describe('a role change that is to be skipped', () => {
-  test('asks neither pg-backup-api nor, once started, SSM', async () => {
+describe('a role change that does not match', () => {
+  test('sends nothing to pg-backup-api, nor to SSM after the start', async () => {
     await using run = await startFunction();
     await run.webhook({ ...PROMOTION, role: 'replica' });
     const before = run.ssm.requests.length;
@@ -116,7 +116,7 @@ describe('a role change that is to be skipped', () => {
     },
   );
 
-  test('is decided before model and reset are looked at', async () => {
+  test('is skipped before the one-of check', async () => {
     await using run = await startFunction();
     const both = { ...PROMOTION, reset: true, role: 'replica' };
     expect((await run.webhook(both)).response.exit_code).toBe(1);
@@ -124,11 +124,11 @@ describe('a role change that is to be skipped', () => {
   });
 });
 
-describe('a payload that is wrong', () => {
+describe('a wrong payload', () => {
   test.each([
     ['both', { reset: true }, 'barman_model is "pg:node2" and reset is true'],
     ['neither', { barman_model: undefined }, 'barman_model is missing and reset is false'],
-  ])('%s of model and reset are refused, and both named', async (_, change, words) => {
+  ])('with %s of model and reset is rejected with both names', async (_, change, words) => {
     await using run = await startFunction();
     const { statusCode, response } = await run.webhook({ ...PROMOTION, ...change });
     expect([statusCode, response.exit_code]).toEqual([400, 4]);
@@ -137,7 +137,7 @@ describe('a payload that is wrong', () => {
     expect(run.host.api.requests).toEqual([]);
   });
 
-  test('every problem is named in one message', async () => {
+  test('is rejected with every problem in one message', async () => {
     await using run = await startFunction();
     const { statusCode, response } = await run.webhook({
       ...PROMOTION,
@@ -188,13 +188,13 @@ describe('a payload that is wrong', () => {
       'one byte over 64 KB',
       JSON.stringify({ ...PROMOTION, cluster: 'c'.repeat(65_536 - JSON.stringify(PROMOTION).length + 5) }),
     ],
-  ])('a body that is %s is refused', async (_, body) => {
+  ])('that is %s is rejected', async (_, body) => {
     await using run = await startFunction();
     const { statusCode, response } = await run.webhook(body);
     expect([statusCode, response.exit_code, response.exit_status]).toEqual([400, 4, 'INVALID_ARGS']);
   });
 
-  test('nested arrays, null and nothing at all are refused by direct invocation', async () => {
+  test('of nested arrays, null or nothing is rejected by direct invocation', async () => {
     await using run = await startFunction();
     let nested: unknown = [];
     for (let depth = 0; depth < 100_000; depth += 1) nested = [nested];
@@ -203,13 +203,13 @@ describe('a payload that is wrong', () => {
     }
   });
 
-  test('as an EventBridge event it is thrown, so that the failure queue keeps it', async () => {
+  test('is thrown as an EventBridge event, so that the failure queue keeps it', async () => {
     await using run = await startFunction();
     await expect(run.eventBridge({ ...PROMOTION, role: 'boss' })).rejects.toThrow(/role must be/);
   });
 });
 
-describe('somebody unknown', () => {
+describe('an unauthenticated caller', () => {
   test.each([
     ['no signature', {}],
     ['no id', { 'webhook-id': '' }],
@@ -229,7 +229,7 @@ describe('somebody unknown', () => {
     expect(run.metrics()).toContainEqual(expect.objectContaining({ SignatureRejected: 1 }));
   });
 
-  test('without a signature is turned away before the body is looked at', async () => {
+  test('without a signature is rejected before the body is hashed', async () => {
     await using run = await startFunction();
     expect((await run.webhook('['.repeat(1_000_000), { headers: {} })).statusCode).toBe(401);
   });
@@ -239,7 +239,7 @@ describe('somebody unknown', () => {
     ['five minutes and a second ahead', 301, 401],
     ['five minutes old', -300, 200],
     ['five minutes ahead', 300, 200],
-  ])('a right signature %s gets %i', async (_, seconds, status) => {
+  ])('with a valid signature %s gets %i', async (_, seconds, status) => {
     await using run = await startFunction();
     const now = Date.now();
     const { statusCode, response } = await run.webhook(
@@ -256,7 +256,7 @@ describe('somebody unknown', () => {
 });
 
 describe('the webhook secret', () => {
-  test('may be one of several while it is rotated', async () => {
+  test('may be one of several during a rotation', async () => {
     await using run = await startFunction();
     const next = createSecret();
     run.host.put({ 'webhook-secret': `${next} ${run.host.webhookSecret}` });
@@ -264,7 +264,7 @@ describe('the webhook secret', () => {
     expect((await run.webhook(PROMOTION, { secret: next })).statusCode).toBe(200);
   });
 
-  test('is read anew when none of the known ones signed, but at most once a minute', async () => {
+  test('is read again if none matches, at most once a minute', async () => {
     await using run = await startFunction();
     await run.webhook({ ...PROMOTION, role: 'replica' });
     const next = createSecret();
@@ -315,7 +315,7 @@ describe('SSM', () => {
     expect(performance.now() - start).toBeLessThan(2_500);
   });
 
-  test('that refuses is told with what the role needs', async () => {
+  test('that denies access is reported with what the role needs', async () => {
     await using run = await startFunction();
     run.ssm.faults.set(run.host.path, 'access denied');
     const response = await run.invoke(PROMOTION);
@@ -350,7 +350,7 @@ describe('SSM', () => {
 });
 
 describe('plain HTTP', () => {
-  test('is used where a parameter allows it in so many words', async () => {
+  test('is used only if a parameter allows it explicitly', async () => {
     await using run = await startFunction();
     const seen: string[] = [];
     const plain = await listen(
@@ -371,7 +371,7 @@ describe('plain HTTP', () => {
 });
 
 describe('an operation', () => {
-  test('that fails tells where the reason is', async () => {
+  test('that fails is reported with the file that has the reason', async () => {
     await using run = await startFunction();
     run.host.api.plan({ failed: 'untouched' });
     const { statusCode, response } = await run.webhook(PROMOTION);
@@ -379,14 +379,14 @@ describe('an operation', () => {
     expect(response.message).toContain(`<barman_home>/main/output/${response.operation_id}.json`);
   });
 
-  test('that fails is no reason to throw an EventBridge event: it is recorded', async () => {
+  test('that fails does not throw an EventBridge event: it is recorded', async () => {
     await using run = await startFunction();
     run.host.api.plan({ failed: 'untouched' });
     expect(await run.eventBridge(PROMOTION)).toMatchObject({ exit_code: 2, recorded: true });
     expect(run.metrics()).toContainEqual(expect.objectContaining({ CONFIG_SWITCH_FAILED: 1 }));
   });
 
-  test('that is stuck is told with its id before the deadline', async () => {
+  test('that is stuck is reported with its id before the deadline', async () => {
     await using run = await startFunction();
     run.host.api.plan({ time: Number.POSITIVE_INFINITY });
     const start = performance.now();
@@ -409,7 +409,7 @@ describe('an operation', () => {
     expect(performance.now() - start).toBeLessThan(2_000);
   });
 
-  test('that vanishes is told with its id', async () => {
+  test('that vanishes is reported with its id', async () => {
     await using run = await startFunction();
     run.host.api.plan({ vanishes: true });
     const { statusCode, response } = await run.webhook(PROMOTION);
@@ -453,7 +453,7 @@ describe('a dry run', () => {
     );
   });
 
-  test('tells the truth when pg-backup-api is down', async () => {
+  test('reports that pg-backup-api is down', async () => {
     await using run = await startFunction({}, { MAX_RETRIES: '1' });
     await run.host.api.refuse();
     expect(await run.invoke({ ...PROMOTION, dry_run: true })).toMatchObject({ exit_code: 3, dry_run: true });
@@ -461,7 +461,7 @@ describe('a dry run', () => {
 });
 
 describe('telemetry', () => {
-  test('has one line a decision, with all that is known of it', async () => {
+  test('has one log line per event, with all fields', async () => {
     await using run = await startFunction({ operationTime: 300 });
     await run.webhook(PROMOTION);
     expect(run.log()).toEqual([
@@ -509,7 +509,7 @@ describe('telemetry', () => {
     expect(run.log()).toHaveLength(4);
   });
 
-  test('has a line for each failed attempt', async () => {
+  test('has a log line for each failed attempt', async () => {
     await using run = await startFunction();
     run.host.api.fault({ kind: 'status', status: 503 }, 1);
     await run.invoke(PROMOTION);
@@ -523,8 +523,8 @@ describe('telemetry', () => {
   });
 });
 
-describe('an error that nobody foresaw', () => {
-  test('is HTTP_ERROR with the way to the log, and not its message', async () => {
+describe('an internal error', () => {
+  test('is HTTP_ERROR with a pointer to the log, and without its message', async () => {
     await using run = await startFunction();
     const payload = {
       ...PROMOTION,

@@ -48,7 +48,7 @@ describe('npm run ledger', () => {
     [['pause'], /usage:/],
     [['drop', 'main'], /usage:/],
     [['--all'], /--all.*usage:/s],
-  ])('%j is told what is wrong', async (words, message) => {
+  ])('%j is rejected with the reason', async (words, message) => {
     await using run = await startFunction();
     await run.invoke(PROMOTION);
     const { status, stderr } = await ledger(run.table, ...words);
@@ -57,7 +57,7 @@ describe('npm run ledger', () => {
     expect(stderr).not.toContain('    at ');
   });
 
-  test('of a stage that is not there says so', async () => {
+  test('reports a stage that does not exist', async () => {
     await using _ = await startFunction();
     const { status, stderr } = await ledger('barman-config-switch-nowhere');
     expect([status, stderr]).toEqual([

@@ -10,7 +10,7 @@ const at = (ms: number) => new Date(Date.now() + ms).toISOString();
 const heartbeat = { heartbeat: true };
 
 describe('an event', () => {
-  test('is recorded before Barman is asked, and readable for an operator', async () => {
+  test('is recorded before the POST, in a form that an operator can read', async () => {
     await using run = await startFunction();
     const { response } = await run.webhook(PROMOTION);
     expect(response).toMatchObject({ exit_code: 0, recorded: true });
@@ -29,7 +29,7 @@ describe('an event', () => {
     });
   });
 
-  test('that comes twice is answered from the record, without a second operation', async () => {
+  test('that arrives twice gets the recorded result, without a second operation', async () => {
     await using run = await startFunction();
     const time = at(-1_000);
     const first = await run.eventBridge(PROMOTION, time);
@@ -39,7 +39,7 @@ describe('an event', () => {
     expect(run.metrics()).toContainEqual(expect.objectContaining({ Duplicate: 1 }));
   });
 
-  test('that a sender repeats is known by its id, though it arrives later', async () => {
+  test('that a sender repeats later is recognised by its id', async () => {
     await using run = await startFunction();
     const body = JSON.stringify(NODE1);
     const headers = signedHeaders(run.host.webhookSecret, body);
@@ -55,13 +55,13 @@ describe('an event', () => {
     expect(run.host.api.operations()).toHaveLength(2);
   });
 
-  test('is known among the last ten', async () => {
+  test('is recognised among the last ten', async () => {
     await using run = await startFunction();
     for (let event = 0; event < 14; event += 1) await run.webhook({ ...PROMOTION, barman_model: 'pg:node1' });
     expect((await run.ledger.get('main', signal()))?.events).toHaveLength(10);
   });
 
-  test('that comes after a newer one is superseded', async () => {
+  test('that arrives after a newer one is superseded', async () => {
     await using run = await startFunction();
     await run.webhook(PROMOTION);
     const late = await run.eventBridge(NODE1, at(-60_000));
@@ -71,7 +71,7 @@ describe('an event', () => {
     expect(run.metrics()).toContainEqual(expect.objectContaining({ Superseded: 1 }));
   });
 
-  test('is dated by its age, not by when it arrived', async () => {
+  test('is dated by its age, not by its arrival', async () => {
     await using run = await startFunction();
     await run.webhook(PROMOTION);
     const { response } = await run.webhook({ ...NODE1, age_ms: 30_000 });
@@ -79,14 +79,14 @@ describe('an event', () => {
     expect(run.host.api.activeModel()).toBe('pg:node2');
   });
 
-  test('from the future is taken for one of now', async () => {
+  test('from the future counts as one of now', async () => {
     await using run = await startFunction();
     expect(await run.eventBridge(PROMOTION, '2099-01-01T00:00:00Z')).toMatchObject({ exit_code: 0 });
     expect((await run.webhook(NODE1)).response.exit_code).toBe(0);
     expect(run.host.api.activeModel()).toBe('pg:node1');
   });
 
-  test('at the same time as another: one drives, the other waits, and Barman is at the newer', async () => {
+  test('at the same time as another: one switches, the other waits, and Barman has the newer', async () => {
     await using run = await startFunction({ operationTime: 500 });
     const [older, newer] = await Promise.all([
       run.webhook({ ...NODE1, age_ms: 1_000 }),
@@ -99,21 +99,21 @@ describe('an event', () => {
     if (second) expect(second.createdAt).toBeGreaterThan(first?.endedAt ?? Number.POSITIVE_INFINITY);
   });
 
-  test('of another server waits for nobody', async () => {
+  test('of another server does not wait', async () => {
     await using run = await startFunction({
       servers: { main: { cluster: 'main' }, other: { cluster: 'main' } },
       operationTime: 300,
     });
-    const answers = await Promise.all([
+    const responses = await Promise.all([
       run.webhook(PROMOTION),
       run.webhook({ ...PROMOTION, barman_server: 'other' }),
     ]);
-    expect(answers.map(({ response }) => response.exit_code)).toEqual([0, 0]);
+    expect(responses.map(({ response }) => response.exit_code)).toEqual([0, 0]);
     expect(run.metrics()).not.toContainEqual(expect.objectContaining({ Waited: 1 }));
   });
 });
 
-describe('somebody else', () => {
+describe('another invocation', () => {
   async function leased(run: Awaited<ReturnType<typeof startFunction>>) {
     const desired: DesiredState = {
       server: 'main',
@@ -126,7 +126,7 @@ describe('somebody else', () => {
     return lease;
   }
 
-  test('who holds the lease is waited for, but not for long: 503, and recorded', async () => {
+  test('that has the lease is waited for, but not for long: 503, and recorded', async () => {
     await using run = await startFunction();
     await leased(run);
     const { statusCode, headers, response } = await run.webhook(PROMOTION);
@@ -141,7 +141,7 @@ describe('somebody else', () => {
     expect(run.log()).toContainEqual(expect.objectContaining({ level: 'WARN', exit_code: 3 }));
   });
 
-  test('who ends in time lets the waiting one drive on', async () => {
+  test('that ends in time lets the waiting one continue', async () => {
     await using run = await startFunction();
     const lease = await leased(run);
     const response = run.webhook(PROMOTION);
@@ -150,7 +150,7 @@ describe('somebody else', () => {
     expect((await response).response.exit_code).toBe(0);
   });
 
-  test('who left a lease behind has its operation seen to its end first', async () => {
+  test('that crashed has its operation waited for first', async () => {
     await using run = await startFunction();
     await leased(run);
     run.host.api.addOperation({ id: idOfNow(), type: 'config_switch', status: 'IN_PROGRESS' });
@@ -160,7 +160,7 @@ describe('somebody else', () => {
     expect(run.host.api.requests.filter(posts)).toEqual([]);
   });
 
-  test('whose operation is stuck is passed over after a while, and it is told', async () => {
+  test('whose operation is stuck has it passed over, and counted', async () => {
     await using run = await startFunction({}, { OPERATION_TIMEOUT: '1' });
     await leased(run);
     run.host.api.addOperation({ id: idOfNow(), type: 'config_switch', status: 'IN_PROGRESS' });
@@ -168,7 +168,7 @@ describe('somebody else', () => {
     expect((await run.webhook(PROMOTION)).response.exit_code).toBe(0);
     expect(run.metrics()).toContainEqual(expect.objectContaining({ StuckOperation: 1 }));
 
-    // It ends after all, and Barman is at what it wished: the heartbeat sees it, and the next one mends it.
+    // It ends after all, and Barman has its model: the heartbeat notices, and the next one applies the desired state again.
     expect(await run.ledger.get('main', signal())).toMatchObject({ passed_over: true });
     run.host.api.setActiveModel('pg:node1');
     await run.send(heartbeat);
@@ -179,7 +179,7 @@ describe('somebody else', () => {
 });
 
 describe('the heartbeat', () => {
-  test('drives what was left behind, with nobody calling again', async () => {
+  test('applies what is pending, without another event', async () => {
     await using run = await startFunction({}, { MAX_RETRIES: '1' });
     await run.host.api.refuse();
     expect((await run.webhook(PROMOTION)).response).toMatchObject({ exit_code: 3, recorded: true });
@@ -208,7 +208,7 @@ describe('the heartbeat', () => {
     );
   });
 
-  test('tells of a path to Barman that hangs, and leaves what is behind for later', async () => {
+  test('reports that pg-backup-api hangs, and leaves what is pending for later', async () => {
     await using run = await startFunction();
     run.host.api.fault({ kind: 'stall' }, Number.POSITIVE_INFINITY);
     await run.send(heartbeat);
@@ -220,7 +220,7 @@ describe('the heartbeat', () => {
     );
   });
 
-  test('leaves alone whose next attempt is not due', async () => {
+  test('skips a server whose next attempt is not due', async () => {
     await using run = await startFunction();
     run.host.api.plan({ failed: 'untouched' });
     await run.webhook(PROMOTION);
@@ -228,7 +228,7 @@ describe('the heartbeat', () => {
     expect(run.host.api.requests.filter(posts)).toHaveLength(1);
   });
 
-  test('several at once do no harm', async () => {
+  test('may run several times at once', async () => {
     await using run = await startFunction({ operationTime: 200 });
     run.host.api.plan({ failed: 'untouched' });
     await run.webhook(PROMOTION);
@@ -238,7 +238,7 @@ describe('the heartbeat', () => {
     expect(run.host.api.operations()).toHaveLength(2);
   });
 
-  test('gives a wish up after a day, and tells', async () => {
+  test('parks a desired state after a day, and counts it', async () => {
     await using run = await startFunction();
     run.host.api.plan({ failed: 'untouched' });
     await run.webhook(PROMOTION);
@@ -249,7 +249,7 @@ describe('the heartbeat', () => {
     expect((await run.webhook(PROMOTION)).response.exit_code, 'a newer event starts afresh').toBe(0);
   });
 
-  test('tells when the ledger cannot be used, and throws nothing', async () => {
+  test('reports that the ledger is unavailable, and throws nothing', async () => {
     await using run = await startFunction({}, { LEDGER_TABLE: 'no-such-table' });
     await run.send(heartbeat);
     expect(run.metrics()).toContainEqual(expect.objectContaining({ LedgerUnreachable: 1 }));
@@ -284,7 +284,7 @@ describe('an item of a newer version of the function', () => {
 });
 
 describe('the operator', () => {
-  test('holds a server: wishes are recorded, and driven once it is released', async () => {
+  test('pauses a server: events are recorded, and applied after resume', async () => {
     await using run = await startFunction();
     await run.webhook(NODE1);
     await run.ledger.pause('main', signal());

@@ -2,10 +2,10 @@ import { expect, test } from 'vitest';
 import { STORM_HOST, storm } from '../stand-ins/storm.ts';
 import { startFunction } from './function.ts';
 
-test('a storm of 500 events ends with each server at its newest, and with nothing lost', async () => {
+test('a storm of 500 events › leaves each server at its newest event, and loses nothing', async () => {
   await using run = await startFunction(STORM_HOST);
   const { events, wrong } = await storm(run.host, (event) => run.send(event));
   expect([events, wrong]).toEqual([500, []]);
-  // Each server is driven by one at a time, who has one request at a time.
+  // One invocation at a time switches a server, with one request at a time.
   expect(run.host.api.longestQueue).toBeLessThanOrEqual(Object.keys(STORM_HOST.servers).length + 1);
 }, 240_000);

@@ -18,7 +18,7 @@ import { FUNCTION_NAME, type Local, STATE_FILE, send, showExchange } from './sen
 
 const STAGE = 'local';
 const LEDGER = `barman-config-switch-${STAGE}`;
-/** As long serverless-offline may take to build and listen, ms. */
+/** Time limit for serverless-offline to build and listen (ms). */
 const START_TIMEOUT = 60_000;
 
 const { values: options } = parseArgs({
@@ -133,7 +133,7 @@ async function startOffline(local: Local, { ssm, path }: BarmanHost, { url }: Dy
   await ready.promise.finally(() => clearTimeout(timer));
 }
 
-/** Of what serverless-offline prints, the function's log alone. */
+/** Prints only the function's log from the output of serverless-offline. */
 function showLog(line: string): void {
   if (!options.once && line.startsWith('{"level"')) console.log(`  ${styleText('dim', line)}`);
 }
@@ -150,7 +150,7 @@ function showRequests(requests: readonly SeenRequest[]): void {
   }
 }
 
-/** @param preferred the port to take if nobody has it; 0 for any */
+/** @param preferred the port to use if it is free; 0 for any */
 async function freePort(preferred: number): Promise<number> {
   const server = createServer();
   try {

@@ -58,7 +58,7 @@ async function live({ deliveries, heartbeats, ...rest }: Scenario): Promise<Worl
   let minute = 0;
   const beats = setInterval_(60_000, () => void world.beat(`M${++minute}`));
   await vi.advanceTimersByTimeAsync(rest.faultsUntil);
-  // Lease, P and the longest back-off; a wish that was passed over by a stuck operation takes some more heartbeats.
+  // Lease, P and the longest back-off; after a stuck operation was passed over it takes some more heartbeats.
   for (let minutes = 0; minutes < 40 && !atRest(world); minutes += 1)
     await vi.advanceTimersByTimeAsync(60_000);
   beats.stop();
@@ -82,7 +82,7 @@ function setInterval_(ms: number, does: () => void): { stop: () => void } {
   return { stop: () => clearTimeout(timer) };
 }
 
-test(`Barman is at the newest wish in the end, and no promise is broken on the way (${runs} interleavings)`, async () => {
+test(`Barman ends at the newest event, and no promise is broken on the way (${runs} interleavings)`, async () => {
   await fc.assert(
     fc.asyncProperty(scenario, async (given) => {
       const world = await live(given);

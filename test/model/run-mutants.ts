@@ -17,7 +17,7 @@ interface Result {
   readonly says: string;
 }
 
-/** Runs the model test against a mutant; against the code as it is, where there is none of that number. */
+/** Runs the model test against a mutant, or against the unchanged code if there is no mutant of that number. */
 function run(mutant: number): Promise<Result> {
   const vitest = ['node_modules/vitest/vitest.mjs', 'run', '--config', 'test/model/vitest.config.ts'];
   const env = { ...process.env, NO_COLOR: '1', RUNS, SEED, MUTANT: String(mutant) };
@@ -48,11 +48,11 @@ async function work(): Promise<void> {
 }
 
 await Promise.all(Array.from({ length: availableParallelism() }, work));
-// In the short form `npm test` has just run the code as it is.
+// In the short form `npm test` has just run the unchanged code.
 if (!short) {
   const { noticed, says } = await run(-1);
   if (noticed) failures += 1;
-  console.log(`${'the code as it is'.padEnd(68)} ${says}`);
+  console.log(`${'the unchanged code'.padEnd(68)} ${says}`);
 }
 console.log(`${MUTANTS.length - failures} passed, ${failures} failed`);
 process.exitCode = failures === 0 ? 0 : 1;

@@ -27,18 +27,11 @@ import type { Change, Condition, Item, Table } from '../../functions/config-swit
 import { connect, type Request, type Response } from './network.ts';
 
 const SERVER = 'main';
-/** P, and longer than any operation that ends takes here, ms. */
+/** P: longer than any operation that ends (ms). */
 const OPERATION_TIMEOUT = 60_000;
 const NEVER = new Promise<never>(() => {});
 /** What may become of a request. A POST that is lost, or late, looks to its sender as one whose response is lost. */
-const POST_FAULTS = [
-  'not connected',
-  'lost',
-  'response lost',
-  'late',
-  'refused for good',
-  'unavailable',
-] as const;
+const POST_FAULTS = ['not connected', 'lost', 'response lost', 'late', 'refused', 'unavailable'] as const;
 const GET_FAULTS = ['not connected', 'response lost', 'slow', 'not found', 'unavailable'] as const;
 
 /** One delivery of an event. */
@@ -47,9 +40,9 @@ export interface Delivery {
   readonly event: number;
   /** Whether it has been there before, and comes again with a later time. */
   readonly repeats: boolean;
-  /** When it arrives, ms. */
+  /** When it arrives (ms). */
   readonly at: number;
-  /** What time the function has, ms. */
+  /** The time that the function has (ms). */
   readonly time: number;
   /** At which of its steps the function dies, if at all. */
   readonly crashAt: number | undefined;
@@ -58,9 +51,9 @@ export interface Delivery {
 export interface Scenario {
   readonly seed: number;
   readonly deliveries: readonly Delivery[];
-  /** When additional heartbeats begin, ms. */
+  /** When additional heartbeats begin (ms). */
   readonly heartbeats: readonly number[];
-  /** How often a step goes wrong, 0 to 1, and until when, ms. */
+  /** How often a step fails, 0 to 1; until `faultsUntil` (ms). */
   readonly faults: number;
   /** Whether operations outlast a lease. */
   readonly slow: boolean;
@@ -120,7 +113,7 @@ export class World {
   #active = 0;
   /** The newest event that was answered DONE. */
   #answered = 0;
-  /** The newest event that somebody was told is recorded, or wrote. */
+  /** The newest event that was recorded, or reported as recorded. */
   #recorded = 0;
   readonly violations: string[] = [];
   /** What happened, for a person. */
@@ -186,7 +179,7 @@ export class World {
 
   #response(name: string, event: number, result: Result | Error, progress: Progress): void {
     if (progress.recorded) this.#recorded = Math.max(this.#recorded, event);
-    this.tell(
+    this.log(
       `${name} answers ${result instanceof Error ? `${result.name}: ${result.message}` : result.message}`,
     );
     if (result instanceof Error) {
@@ -218,7 +211,7 @@ export class World {
       signal,
       remaining: () => start + time - Date.now(),
       operationTimeout: OPERATION_TIMEOUT,
-      onReconciled: (_, ended) => this.tell(`${name}: ${ended.message}`),
+      onReconciled: (_, ended) => this.log(`${name}: ${ended.message}`),
     };
     this.running += 1;
     try {
@@ -249,7 +242,7 @@ export class World {
       eventOf(this.#item?.desired_version) > eventOf(change.applied_version) &&
       change.attempts === null
     ) {
-      this.violate(`ABANDONED: ${writer} has done with a newer wish there`);
+      this.violate(`ABANDONED: ${writer} completes although a newer desired state is recorded`);
     }
     this.#item = changed(this.#item, SERVER, change);
     this.#recorded = Math.max(this.#recorded, eventOf(this.#item.desired_version));
@@ -292,7 +285,7 @@ export class World {
     if (event <= applied) this.violate(`OLD-POST: ${sender} begins ${event}, and ${applied} is applied`);
     const operation: Operation = { event, state: 'IN_PROGRESS' };
     this.#operations.set(id, operation);
-    this.tell(`${id} begins: ${event}, by ${sender}`);
+    this.log(`${id} begins: ${event}, by ${sender}`);
     const fate = this.faulty()
       ? this.pick(['stuck', 'stuck, applied', 'failed', 'failed, applied', 'slow'])
       : 'done';
@@ -311,7 +304,7 @@ export class World {
           if (fate !== 'failed') write();
           operation.state = fate.startsWith('failed') ? 'FAILED' : 'DONE';
         }
-        this.tell(`${id} ends: ${fate}`);
+        this.log(`${id} ends: ${fate}`);
       },
       fate === 'slow' || this.#scenario.slow ? this.between(5_000, 40_000) : this.between(300, 2_000),
     );
@@ -333,13 +326,13 @@ export class World {
     return from[this.between(0, from.length)] as T;
   }
 
-  tell(what: string): void {
+  log(what: string): void {
     this.trace.push(`${String(Date.now()).padStart(7)} ${what}`);
   }
 
   violate(what: string): void {
     this.violations.push(what);
-    this.tell(`<== ${what}`);
+    this.log(`<== ${what}`);
   }
 }
 
@@ -367,7 +360,7 @@ class Instance implements Table, ConnectionSource {
     this.#steps += 1;
     if (this.#steps === this.#crashAt) {
       const then = this.#world.pick(['at once', 'done', 'late']);
-      this.#world.tell(`${this.name} dies, its step ${then}`);
+      this.#world.log(`${this.name} dies, its step ${then}`);
       this.dead = true;
       if (then !== 'at once') setTimeout(does, then === 'late' ? this.#world.between(1_000, POST_DELAY) : 0);
       this.#death.reject(new Error('died'));
@@ -431,13 +424,13 @@ class Instance implements Table, ConnectionSource {
     const serve = () => world.serve(request, this.name);
     const post = request.method === 'POST';
     const fate = world.faulty() ? world.pick(post ? POST_FAULTS : GET_FAULTS) : 'answered';
-    if (fate !== 'answered') world.tell(`${this.name} ${request.method} ${request.path}: ${fate}`);
+    if (fate !== 'answered') world.log(`${this.name} ${request.method} ${request.path}: ${fate}`);
     switch (fate) {
       case 'answered':
         return this.step(signal, serve);
       case 'slow':
         return this.step(signal, serve, world.between(500, 11_000));
-      case 'refused for good':
+      case 'refused':
         return this.step(signal, () => ({ status: 400, json: { error: fate } }));
       case 'unavailable':
         return this.step(signal, () => ({ status: 502, json: { error: fate } }));

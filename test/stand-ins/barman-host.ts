@@ -12,7 +12,7 @@ export interface BarmanHost extends AsyncDisposable {
   readonly webhookSecret: string;
   /** Where the parameters are, with a trailing slash. */
   readonly path: string;
-  /** Writes the parameters anew; undefined deletes one. */
+  /** Writes parameters; undefined deletes one. */
   put(values: Readonly<Record<string, string | undefined>>): void;
 }
 

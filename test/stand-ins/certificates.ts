@@ -59,7 +59,7 @@ export class CertificateAuthority {
     return this.#certificate.toString('pem');
   }
 
-  /** @param hosts names and addresses that the server answers to */
+  /** @param hosts names and addresses of the server */
   server(hosts: readonly string[] = ['127.0.0.1', 'localhost'], days = 90): Promise<KeyPair> {
     const names: JsonGeneralName[] = hosts.map((value) => ({
       type: /^[\d.]+$/.test(value) ? 'ip' : 'dns',

@@ -1,5 +1,5 @@
 /**
- * pg-backup-api 2.2.0 behind a TLS proxy, on a real socket: its routes, answers and error pages, its operation ids of
+ * pg-backup-api 2.2.0 behind a TLS proxy, on a real socket: its routes, responses and error pages, its operation ids of
  * one second's grain, its one worker; and faults on demand.
  */
 
@@ -63,11 +63,11 @@ export interface PgBackupApiOptions {
   readonly onBadCertificate?: 'close' | 'page';
   /** Path prefix of the proxy, such as `/pgbapi`. */
   readonly prefix?: string;
-  /** What the one worker takes for a request, ms. */
+  /** How long the only worker needs for a request (ms). */
   readonly requestCost?: number;
   /** Runs an operation on a real Barman; true if it succeeded. Without: the stand-in plays Barman. */
   readonly barman?: (server: string, model: string | null) => Promise<boolean>;
-  /** How long an operation takes, ms. */
+  /** How long an operation takes (ms). */
   readonly operationTime?: number;
   /** 0 for a free one. */
   readonly port?: number;

@@ -9,14 +9,14 @@ export interface RuntimeApi {
   readonly address: string;
   /** Resolves once the function asks for its first event, and is ready. */
   ready(): Promise<void>;
-  /** @param event what the function is invoked with. @returns what it answers; throws what it could not do */
+  /** @param event what the function is invoked with. @returns its response; throws its error */
   invoke(event: object): Promise<unknown>;
-  /** Whoever waits is told: the function's process has ended. */
+  /** Rejects what is waited for: the process of the function has ended. */
   fail(error: Error): void;
   close(): Promise<void>;
 }
 
-/** What an invocation may take, as the function is told, ms. */
+/** The time-out of an invocation (ms). */
 const TIMEOUT = 29_000;
 
 export async function startRuntimeApi(): Promise<RuntimeApi> {

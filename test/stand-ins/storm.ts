@@ -29,9 +29,9 @@ interface Event {
 /** What came of a storm. */
 export interface Storm {
   readonly events: number;
-  /** Until all were answered for good, and until each server was at its newest, ms. */
-  readonly answeredAfter: number;
-  readonly metAfter: number;
+  /** Time until all events had their final response, and until each server was in sync (ms). */
+  readonly respondedAfter: number;
+  readonly inSyncAfter: number;
   /** Servers that are not at their newest event. */
   readonly wrong: readonly string[];
 }
@@ -96,10 +96,10 @@ export async function storm(host: BarmanHost, send: (event: object) => Promise<u
       for (let event = waiting.pop(); event; event = waiting.pop()) await deliver(event);
     }),
   );
-  const answeredAfter = performance.now() - start;
+  const respondedAfter = performance.now() - start;
   while (((await send({ heartbeat: true })) as { behind: number }).behind > 0) await sleep(1_000);
   const wrong = SERVERS.filter(
     (server, index) => host.api.activeModel(server) !== (index % 2 === 0 ? 'pg:node2' : 'pg:node1'),
   );
-  return { events: events.length, answeredAfter, metAfter: performance.now() - start, wrong };
+  return { events: events.length, respondedAfter, inSyncAfter: performance.now() - start, wrong };
 }

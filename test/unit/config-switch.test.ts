@@ -41,7 +41,7 @@ describe('switchConfig', () => {
       'Barman server main now uses no model',
       'Barman could not drop the active model on main',
     ],
-  ])('to %j tells what was done, or where the reason is', async (target, done, failed) => {
+  ])('to %j says what was done, or where the reason is', async (target, done, failed) => {
     const guard = { inDoubt: true, beforePost: async () => {} };
     expect(await switchConfig(ends('DONE'), 'main', target, guard)).toEqual({
       exitCode: 0,
@@ -60,7 +60,7 @@ describe('switchConfig', () => {
   });
 });
 
-describe('switchConfig of an operation whose end is not known', () => {
+describe('switchConfig with an operation of unknown end', () => {
   test('leaves it in doubt', async () => {
     const guard = { inDoubt: true, beforePost: async () => {} };
     const api = {
@@ -81,7 +81,7 @@ describe('runBarmanConfigSwitch', () => {
     const api = {
       diagnose: async () => {
         if (diagnosis) return diagnosis;
-        throw new Error('nobody was to be asked');
+        throw new Error('unexpected request');
       },
       createConfigSwitchOperation: async (_: string, target: ConfigTarget) => {
         targets.push(target);
@@ -103,7 +103,7 @@ describe('runBarmanConfigSwitch', () => {
     return { result, targets, item: table.item };
   };
 
-  test('skips before it looks at model and reset', async () => {
+  test('skips before the one-of check', async () => {
     const { result, item } = await run({ role: 'replica' });
     expect(result).toEqual({
       exitCode: 1,
@@ -180,7 +180,7 @@ describe('runBarmanConfigSwitch', () => {
       { barman_model: 's0' },
       barman(named(1)),
     ],
-  ])('rehearses: %s', async (words, change, diagnosis) => {
+  ])('dry run › %s', async (words, change, diagnosis) => {
     const { result, item } = await run({ ...change, dry_run: true }, diagnosis);
     expect(item).toBeUndefined();
     expect(result).toEqual({

@@ -15,7 +15,7 @@ describe('the time to the deadline', () => {
     expect(timeToDeadline(remaining, age === undefined ? undefined : now + age, now)).toBe(expected);
   });
 
-  test('is never negative and never beyond what Lambda leaves', () => {
+  test("is never negative, and never after Lambda's remaining time", () => {
     fc.assert(
       fc.property(
         fc.integer(),
@@ -36,14 +36,14 @@ describe('a deadline', () => {
     await expect(sleep(60_000, deadline(10).signal)).rejects.toThrow(DeadlineExceeded);
   });
 
-  test('that has passed ends everything at once', async () => {
+  test('that has passed ends everything immediately', async () => {
     const { signal } = deadline(0);
     expect(signal.aborted).toBe(true);
     await expect(within(signal, new Promise(() => {}))).rejects.toThrow(DeadlineExceeded);
     await expect(sleep(0, signal)).rejects.toThrow(DeadlineExceeded);
   });
 
-  test('leaves alone what is done in time', async () => {
+  test('does not affect what is done in time', async () => {
     const { signal, clear } = deadline(60_000);
     await sleep(1, signal);
     await sleep(-5, signal);

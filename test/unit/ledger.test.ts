@@ -38,20 +38,20 @@ const desired = (
   target,
   version: versionOf(NOW + ms, id),
 });
-/** Takes the lease with a new wish. */
+/** Acquires the lease with a new desired state. */
 async function lease(ms: number, id: string) {
   const taken = await ledger.recordAndAcquire(desired(ms, id), signal);
   if (!taken) throw new Error('not taken');
   return taken;
 }
 
-describe('a version', () => {
-  test('is the time of the event in UTC, to the ms, and its id', () => {
+describe('versionOf', () => {
+  test('is the event time in UTC with milliseconds, and the event id', () => {
     expect(versionOf(NOW, 'msg#1')).toBe('2026-11-23T06:10:00.000Z#msg#1');
     expect(eventIdOf(versionOf(NOW, 'msg#1'))).toBe('msg#1');
   });
 
-  test('says what is newer', () => {
+  test('orders events', () => {
     expect(versionOf(NOW + 1, 'a') > versionOf(NOW, 'b')).toBe(true);
   });
 });
@@ -74,8 +74,8 @@ describe('an item', () => {
     [{ desired: 'model m', desired_version: 'b', applied_version: 'a' }, true],
     [{ desired: 'model m', desired_version: 'b', applied_version: 'b' }, false],
     [{ desired: 'model m', desired_version: 'b', applied_version: 'c' }, false],
-  ])('%j is behind: %s', (item, behind) => {
-    expect(isPending({ barman_server: 'main', ...item })).toBe(behind);
+  ])('%j is pending: %s', (item, pending) => {
+    expect(isPending({ barman_server: 'main', ...item })).toBe(pending);
   });
 
   test.each([
@@ -110,7 +110,7 @@ describe('an item of a newer version of the function', () => {
     expect(table.item).toEqual(newer);
   });
 
-  test('is an error where it is read, and listed among all', async () => {
+  test('is an error when it is read, and listed among all', async () => {
     table.item = newer;
     await expect(ledger.get('main', signal)).rejects.toThrow(error);
     expect(await ledger.all(signal)).toEqual([newer]);
@@ -119,7 +119,7 @@ describe('an item of a newer version of the function', () => {
 });
 
 describe('record', () => {
-  test('writes the wish, and starts afresh', async () => {
+  test('writes the desired state, and clears earlier failures', async () => {
     table.item = {
       barman_server: 'main',
       desired_version: versionOf(NOW - 9, 'old'),
@@ -141,7 +141,7 @@ describe('record', () => {
     });
   });
 
-  test('leaves a newer wish alone, and one that it knows', async () => {
+  test('does not overwrite a newer desired state, nor accept a duplicate', async () => {
     await ledger.record(desired(5, 'b'), signal);
     for (const known of [desired(5, 'b'), desired(4, 'a'), desired(9, 'b')]) {
       expect(await ledger.record(known, signal)).toBe(false);
@@ -151,7 +151,7 @@ describe('record', () => {
 });
 
 describe('the lease', () => {
-  test('is taken with the wish in one write, where nobody has it', async () => {
+  test('is acquired in the same write as the record if it is free', async () => {
     const { token, item, postUntil } = await lease(0, 'a');
     expect(item).toEqual(table.item);
     expect(item).toMatchObject({ lease_token: token, lease_expires_at: at(14_000), desired: 'model m-a' });
@@ -161,20 +161,20 @@ describe('the lease', () => {
     expect(table.item?.desired, 'nothing is written then').toBe('model m-a');
   });
 
-  test('is not taken from the operator', async () => {
+  test('is refused while the server is paused', async () => {
     table.item = { barman_server: 'main', paused: true };
     expect(await ledger.recordAndAcquire(desired(0, 'a'), signal)).toBeUndefined();
     expect(await ledger.acquire('main', desired(0, 'a').version, undefined, signal)).toBeUndefined();
   });
 
-  test('is ours where the response to the write was lost', async () => {
+  test('is ours if the response to the write was lost', async () => {
     table.loseResponse = true;
     const { token, item, postUntil } = await lease(0, 'a');
     expect(item).toMatchObject({ lease_token: token, desired: 'model m-a' });
     expect(postUntil).toBe(performance.now() + 8_000);
   });
 
-  test('is renewed, taken over from who was waitedFor, and from nobody else', async () => {
+  test('is renewed by its holder, and acquired only with the token that was waited out', async () => {
     const { token } = await lease(0, 'a');
     const { version } = desired(0, 'a');
     expect(await ledger.acquire('main', version, undefined, signal)).toBeUndefined();
@@ -184,7 +184,7 @@ describe('the lease', () => {
     expect(table.item).toMatchObject({ lease_token: renewed?.token, passed_over: true });
   });
 
-  test('is not taken for what is applied, or older than that', async () => {
+  test('is refused for a version that is applied, or older', async () => {
     await ledger.record(desired(6, 'c'), signal);
     table.item = { ...(table.item as Item), applied_version: desired(5, 'b').version };
     for (const old of [desired(5, 'b'), desired(4, 'a')]) {
@@ -194,7 +194,7 @@ describe('the lease', () => {
   });
 });
 
-describe('the result', () => {
+describe('complete', () => {
   const applied = {
     applied: 'model m-a',
     applied_version: versionOf(NOW, 'a'),
@@ -202,7 +202,7 @@ describe('the result', () => {
     applied_at: at(0),
   };
 
-  test('is written, and the lease given back, with what failed before forgotten', async () => {
+  test('records the application, drops the lease, and clears failures', async () => {
     const taken = await lease(0, 'a');
     table.item = {
       ...(table.item as Item),
@@ -225,7 +225,7 @@ describe('the result', () => {
     });
   });
 
-  test('keeps the lease, renewed, for a newer wish; or leaves that to others', async () => {
+  test('renews the lease for a newer desired state, or leaves that to others', async () => {
     const taken = await lease(0, 'a');
     await ledger.record(desired(1, 'b'), signal);
     const next = await ledger.complete(taken, 'op', true, signal);
@@ -256,7 +256,7 @@ describe('the result', () => {
     expect(table.item).not.toHaveProperty('lease_expires_at');
   });
 
-  test.each([true, false])('is not written once the lease is lost (going on: %s)', async (goOn) => {
+  test.each([true, false])('writes nothing once the lease is lost (renew: %s)', async (goOn) => {
     const taken = await lease(0, 'a');
     table.item = { ...(table.item as Item), lease_token: 'another' };
     expect(await ledger.complete(taken, 'op', goOn, signal)).toEqual({ lease: 'lost' });
@@ -265,14 +265,14 @@ describe('the result', () => {
   });
 });
 
-describe('a failure', () => {
+describe('release', () => {
   test.each([
     [undefined, 60_000],
     [1, 120_000],
     [3, 480_000],
     [4, 600_000],
     [9, 600_000],
-  ])('after %s others is tried again later', async (attempts, pause) => {
+  ])('after %s failures schedules the next attempt later', async (attempts, pause) => {
     const taken = await lease(0, 'a');
     const item = { ...taken.item, ...(attempts !== undefined && { attempts }) };
     await ledger.release({ ...taken, item }, 'x'.repeat(2_000), signal);
@@ -286,7 +286,7 @@ describe('a failure', () => {
     expect(table.item).not.toHaveProperty('lease_expires_at');
   });
 
-  test('is none of a newer wish', async () => {
+  test('records no failure for a newer desired state', async () => {
     const taken = await lease(0, 'a');
     await ledger.record(desired(1, 'b'), signal);
     await ledger.release(taken, 'no', signal);
@@ -295,7 +295,7 @@ describe('a failure', () => {
     }
   });
 
-  test('of who lost the lease changes nothing', async () => {
+  test('changes nothing once the lease is lost', async () => {
     const taken = await lease(0, 'a');
     const before = { ...(table.item as Item), lease_token: 'another' };
     table.item = before;
@@ -305,7 +305,7 @@ describe('a failure', () => {
 });
 
 describe('the operator', () => {
-  test('is not told of a server that is not there', async () => {
+  test('gets undefined for an unknown server', async () => {
     expect(await ledger.pause('main', signal)).toBeUndefined();
     expect(await ledger.retry('main', signal)).toBeUndefined();
     expect(table.item).toBeUndefined();
@@ -313,13 +313,13 @@ describe('the operator', () => {
     expect(await ledger.get('main', signal)).toBeUndefined();
   });
 
-  test('holds and releases a server, which is tried at once then', async () => {
+  test('pauses and resumes a server, which is then tried at once', async () => {
     table.item = { barman_server: 'main', next_attempt_at: at(9) };
     expect(await ledger.pause('main', signal)).toEqual({ barman_server: 'main', paused: true });
     expect(await ledger.resume('main', signal)).toEqual({ barman_server: 'main' });
   });
 
-  test('has a wish tried again, also a parked one', async () => {
+  test('retries a desired state, even a parked one', async () => {
     table.item = {
       barman_server: 'main',
       desired_version: 'k',
@@ -338,20 +338,20 @@ describe('the operator', () => {
   });
 });
 
-describe('a comparison with what is active', () => {
+describe('compared', () => {
   const item: Item = { barman_server: 'main', applied: 'reset', applied_version: 'k', passed_over: true };
 
   test.each([
     [true, { barman_server: 'main', applied: 'reset' }],
     [false, { barman_server: 'main', applied: 'reset', applied_version: 'k' }],
-  ])('has it applied again (%s)', async (again, after) => {
+  ])('makes the server pending again if the model differs (%s)', async (again, after) => {
     table.item = item;
     await ledger.compared('main', 'k', again, signal);
     expect(table.item).toEqual(after);
   });
 
   test.each([{ lease_token: 'another' }, { applied_version: 'l' }])(
-    'is void once there is %j',
+    'changes nothing once there is %j',
     async (change) => {
       table.item = { ...item, ...change };
       await ledger.compared('main', 'k', true, signal);

@@ -7,7 +7,7 @@ import { parseJson, parseRoleChange } from '../../functions/config-switch/event/
 const REQUIRED = { action: 'on_role_change', role: 'primary', cluster: 'main', barman_server: 'main' };
 
 describe('a role change', () => {
-  test('has defaults for what may be left out', () => {
+  test('has defaults for optional fields', () => {
     expect(parseRoleChange(REQUIRED)).toStrictEqual({
       role: 'primary',
       cluster: 'main',
@@ -19,7 +19,7 @@ describe('a role change', () => {
     });
   });
 
-  test('is read whole', () => {
+  test('has all fields', () => {
     const payload = {
       ...REQUIRED,
       barman_model: 'pg:node2',
@@ -40,7 +40,7 @@ describe('a role change', () => {
     });
   });
 
-  test.each(Object.keys(REQUIRED))('without %s is refused, and the field is named', (field) => {
+  test.each(Object.keys(REQUIRED))('without %s is rejected, and the message names the field', (field) => {
     const { [field]: _, ...rest } = REQUIRED as Record<string, string>;
     expect(() => parseRoleChange(rest)).toThrow(new InvalidArgs(`${field} is missing`));
   });
@@ -61,7 +61,7 @@ describe('a role change', () => {
     ['age_ms', 0.5, 'age_ms must be a whole number'],
     ['age_ms', 1e300, 'age_ms must be a whole number'],
     ['dry_run', 1, 'dry_run must be true or false'],
-  ])('with %s as %j is refused with the remedy', (field, value, words) => {
+  ])('with %s as %j is rejected with the remedy', (field, value, words) => {
     expect(() => parseRoleChange({ ...REQUIRED, [field]: value })).toThrow(words);
   });
 
@@ -72,16 +72,20 @@ describe('a role change', () => {
     [{ switch_when: 'x'.repeat(79) }, `, not "${'x'.repeat(79)}…`],
     [{ cluster: 'x'.repeat(256) }, 'cluster must have at most 255 characters, not "xxx'],
     [{ barman_server: 'x'.repeat(256) }, 'barman_server must have at most 255 characters, not "xxx'],
-  ])('has what was given in the message, short enough (%#)', (change, words) => {
+  ])('is rejected with the value, cut (%#)', (change, words) => {
     expect(() => parseRoleChange({ ...REQUIRED, ...change })).toThrow(words);
   });
 
-  test.each([undefined, null, 7, 'text', [], [REQUIRED]])('that is no object (%j) is refused', (payload) => {
-    const words = 'the payload must be a JSON object such as {"action":"on_role_change","role":"primary",…}';
-    expect(() => parseRoleChange(payload)).toThrow(new InvalidArgs(words));
-  });
+  test.each([undefined, null, 7, 'text', [], [REQUIRED]])(
+    'that is not an object (%j) is rejected',
+    (payload) => {
+      const words =
+        'the payload must be a JSON object such as {"action":"on_role_change","role":"primary",…}';
+      expect(() => parseRoleChange(payload)).toThrow(new InvalidArgs(words));
+    },
+  );
 
-  test('with an unknown key is told the known ones', () => {
+  test('with an unknown key is rejected with the valid keys', () => {
     expect(() => parseRoleChange({ ...REQUIRED, swich_when: 'always' })).toThrow(
       new InvalidArgs(
         '"swich_when" is an unknown key; valid keys: action, role, cluster, barman_server, barman_model, ' +
@@ -91,7 +95,7 @@ describe('a role change', () => {
   });
 
   test.each(['swich_when', 'constructor', '__proto__', 'prototype', 'toString', '', 'Role'])(
-    'with the unknown key %j is refused',
+    'with the unknown key %j is rejected',
     (key) => {
       const payload = JSON.parse(
         JSON.stringify(REQUIRED).replace('{', `{${JSON.stringify(key)}:1,`),
@@ -100,14 +104,14 @@ describe('a role change', () => {
     },
   );
 
-  test('with thousands of problems is told the first fifty, and how many more there are', () => {
+  test('with thousands of problems is rejected with the first fifty and the number of the others', () => {
     const payload = Object.fromEntries(Array.from({ length: 5_000 }, (_, index) => [`key${index}`, 1]));
     expect(() => parseRoleChange({ ...REQUIRED, ...payload })).toThrow(
       /"key49" .*; and 4950 more problems; valid keys/,
     );
   });
 
-  test('names each of its problems, whichever they are', () => {
+  test('is rejected with all problems', () => {
     const wrong = {
       action: 'x',
       role: 'x',
@@ -138,7 +142,7 @@ describe('a role change', () => {
     );
   });
 
-  test('takes any JSON without another error than InvalidArgs', () => {
+  test('throws only InvalidArgs, whatever the JSON', () => {
     fc.assert(
       fc.property(fc.jsonValue(), (value) => {
         expect(() => parseRoleChange(value)).toThrow(InvalidArgs);
@@ -147,8 +151,8 @@ describe('a role change', () => {
   });
 });
 
-describe("a name of Barman's", () => {
-  test('can be nothing but one segment of a path and one word of a command, and no option', () => {
+describe('a Barman name', () => {
+  test('is one path segment and one word of a command, and not an option', () => {
     fc.assert(
       fc.property(
         fc.oneof(fc.string({ unit: 'binary' }), fc.stringMatching(/^[A-Za-z0-9_.:-]{1,20}$/)),
@@ -179,7 +183,7 @@ describe('the target', () => {
     expect(() => target(change)).toThrow(/one, and only one, of barman_model and reset/);
   });
 
-  test('is told as it was given', () => {
+  test('is rejected if both or neither are given, with what was given', () => {
     const words = 'one, and only one, of barman_model and reset must be given: barman_model is';
     expect(() => target({})).toThrow(new InvalidArgs(`${words} missing and reset is false`));
     expect(() => target({ barman_model: 'm', reset: true })).toThrow(
@@ -194,11 +198,11 @@ describe('a body', () => {
     ['  \n', 'the body is empty; send the payload as a JSON object'],
     ['{', 'the body is not JSON; send the payload as a JSON object'],
     ['on_role_change', 'the body is not JSON; send the payload as a JSON object'],
-  ])('%j is refused: %s', (body, words) => {
+  ])('%j is rejected: %s', (body, words) => {
     expect(() => parseJson(body)).toThrow(new InvalidArgs(words));
   });
 
-  test('is read as JSON', () => {
+  test('is parsed as JSON', () => {
     expect(parseJson(' {"a":[1]} ')).toEqual({ a: [1] });
   });
 });

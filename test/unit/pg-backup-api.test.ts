@@ -59,7 +59,7 @@ vi.mock('../../functions/config-switch/barman/undici.ts', () => ({
 }));
 
 const NOW = Date.parse('2026-11-23T06:10:00.000Z');
-/** What `performance.now()` says at the start of a test, ms. */
+/** `performance.now()` at the start of a test (ms). */
 const START = 100_000;
 const CREATED: Reply = [202, { operation_id: '20261123T061000' }];
 const PLAIN: Connection = { url: new URL('http://barman:7480') };
@@ -132,7 +132,7 @@ async function end<T>(call: Promise<T>): Promise<T | Error> {
   expect(timers).toBe(0);
   return ended;
 }
-/** Aborts, with a reason, in so many ms. */
+/** Aborts after a time (ms). */
 const abortIn = (ms: number) => setTimeout(() => controller.abort(new DeadlineExceeded('time is up')), ms);
 
 describe('a request', () => {
@@ -208,7 +208,7 @@ describe('a request', () => {
     expect(net.through).toEqual([net.agents[0], net.agents[0]]);
   });
 
-  test('has its TLS context made once for the same credentials', async () => {
+  test('creates its TLS context once per set of credentials', async () => {
     const authority = await CertificateAuthority.create();
     const first = { ...(await authority.client()), ca: authority.cert };
     net.reply = () => CREATED;
@@ -224,7 +224,7 @@ describe('a request', () => {
     expect(contexts[2]).not.toBe(contexts[0]);
   });
 
-  test('after the connection was closed makes another', async () => {
+  test('opens a new connection after the last one was closed', async () => {
     net.reply = () => CREATED;
     const api = start();
     await api[Symbol.asyncDispose]();
@@ -235,7 +235,7 @@ describe('a request', () => {
     expect(net.agents.map(({ destroyed }) => destroyed)).toEqual([1, 0]);
   });
 
-  test('that nobody knows where to send is not sent', async () => {
+  test('without a known connection is not sent', async () => {
     const api = new PgBackupApi(
       { connection: () => Promise.reject(new HttpError('not known')), rereadConnection: Promise.reject },
       { signal: controller.signal, maxRetries: 5, postDelay: 5_000, counts },
@@ -255,14 +255,14 @@ describe('a response', () => {
   };
   const BEGUN = '; a switch may have begun nevertheless';
 
-  test('is one with any status of success', async () => {
+  test('may have any successful status', async () => {
     expect(await message([200, { operation_id: 'a' }])).toBe('a');
     expect(await message([299, { operation_id: 'a' }])).toBe('a');
     expect(await message([199, { operation_id: 'a' }])).toContain('answered 199');
     expect(await message([300, { operation_id: 'a' }])).toContain('answered 300');
   });
 
-  test('that is no JSON, or not the expected one, is told', async () => {
+  test('that is not the expected JSON is reported', async () => {
     expect(await message([202, '<html>'])).toBe(
       `pg-backup-api answered 202, but its body is not JSON${BEGUN}`,
     );
@@ -277,7 +277,7 @@ describe('a response', () => {
     );
   });
 
-  test('that comes too late is none', async () => {
+  test('that arrives too late is a time-out', async () => {
     net.reply = () => 'nothing';
     const api = start({ maxRetries: 1 });
     expect(await end(create(api))).toMatchObject({
@@ -288,7 +288,7 @@ describe('a response', () => {
     expect(net.sent[0]?.signal.aborted).toBe(true);
   });
 
-  test('that is no network matter is thrown on as it is', async () => {
+  test('that is not a network error is thrown unchanged', async () => {
     const bug = new TypeError('a bug');
     net.reply = () => bug;
     expect(await end(create(start()))).toBe(bug);
@@ -299,7 +299,7 @@ describe('a response', () => {
 describe('attempts', () => {
   const refused = networkError('ECONNREFUSED');
 
-  test('are told, and end', async () => {
+  test('are reported, and end', async () => {
     net.reply = () => refused;
     const failures: object[] = [];
     const ended = await end(create(start({ maxRetries: 3, onFailure: (failure) => failures.push(failure) })));
@@ -315,7 +315,7 @@ describe('attempts', () => {
     );
   });
 
-  test('are one where nothing else is allowed, and are not counted then', async () => {
+  test('are one if max_retries is 1, without a count in the message', async () => {
     net.reply = () => refused;
     expect(await end(create(start({ maxRetries: 1 })))).toMatchObject({
       message: 'pg-backup-api is unreachable: the connection was refused (ECONNREFUSED)',
@@ -323,7 +323,7 @@ describe('attempts', () => {
     expect(times()).toEqual([0]);
   });
 
-  test('have pauses that double, up to four seconds, of which a random part is waited', async () => {
+  test('have a random back-off, whose range doubles up to four seconds', async () => {
     net.reply = () => refused;
     random = 1;
     await end(create(start({ maxRetries: 8 })));
@@ -341,7 +341,7 @@ describe('attempts', () => {
     ['a 500, when the second of its id is over', 500, [0, 1_000, 2_000, 3_000, 4_000]],
     ['no 400', 400, [0]],
     ['no 302', 302, [0]],
-  ])('are made again after %s', async (_, status, expected) => {
+  ])('are repeated after %s', async (_, status, expected) => {
     net.reply = () => [status, ''];
     const api = start();
     expect(await end(create(api))).toBeInstanceOf(HttpError);
@@ -353,7 +353,7 @@ describe('attempts', () => {
     [404, [0, 100, 200]],
     [500, [0, 0, 0, 0, 0]],
     [503, [0, 0, 0, 0, 0]],
-  ])('of a GET are made again after a %i', async (status, expected) => {
+  ])('of a GET are repeated after a %i', async (status, expected) => {
     net.reply = () => [status, ''];
     const ended = await end(start().diagnose());
     expect(ended).toMatchObject({
@@ -362,7 +362,7 @@ describe('attempts', () => {
     expect(times()).toEqual(expected);
   });
 
-  test('that were something else than 404 do not count as one', async () => {
+  test('with other failures do not count as 404', async () => {
     replies([404, ''], [429, ''], [404, ''], [429, ''], [429, ''], [404, ''], CREATED);
     expect(await end(create(start({ maxRetries: 9 })))).toMatchObject({
       message: 'pg-backup-api answered 404 (6 attempts)',
@@ -370,7 +370,7 @@ describe('attempts', () => {
     expect(times()).toEqual([0, 100, 100, 200, 200, 200]);
   });
 
-  test('are no more after the deadline', async () => {
+  test('end at the deadline', async () => {
     controller.abort();
     const ended = await end(create(start()));
     expect(ended).toBeInstanceOf(DeadlineExceeded);
@@ -392,7 +392,7 @@ describe('attempts', () => {
     expect(guard.inDoubt).toBe(true);
   });
 
-  test('end at the deadline: a GET changes nothing', async () => {
+  test('end at the deadline: a GET has begun nothing', async () => {
     net.reply = () => 'nothing';
     abortIn(700);
     expect(await end(start().diagnose())).toMatchObject({
@@ -400,7 +400,7 @@ describe('attempts', () => {
     });
   });
 
-  test('end at the deadline while they pause', async () => {
+  test('end at the deadline during the back-off', async () => {
     net.reply = () => refused;
     random = 1;
     abortIn(700);
@@ -421,7 +421,7 @@ describe('a POST', () => {
     { operations: ids.map((id) => ({ id, type: 'config_switch' })) },
   ];
 
-  test('is announced, each time, and a GET is not', async () => {
+  test('calls its guard before each attempt, and a GET does not', async () => {
     replies([429, ''], [429, ''], CREATED, [200, '"OK"']);
     const api = start();
     const announced: number[] = [];
@@ -431,7 +431,7 @@ describe('a POST', () => {
     expect(announced).toEqual([0, 1, 2]);
   });
 
-  test('is not sent where the announcement fails', async () => {
+  test('is not sent if its guard throws', async () => {
     const api = start();
     const error = new LedgerError('the lease is lost');
     guard.beforePost = () => Promise.reject(error);
@@ -439,7 +439,7 @@ describe('a POST', () => {
     expect([net.sent, guard.inDoubt]).toEqual([[], false]);
   });
 
-  test('that was cut is sent again once it has arrived and what it began has ended', async () => {
+  test('that was cut off is repeated once it can no longer arrive and the recent operations have ended', async () => {
     random = 1;
     replies(
       cut,
@@ -462,7 +462,7 @@ describe('a POST', () => {
     expect([counts, guard.inDoubt]).toEqual([{ attempts: 6, polls: 3 }, true]);
   });
 
-  test('that was cut did not begin what is older', async () => {
+  test('that was cut off did not create older operations', async () => {
     replies(cut, list('20261123T061000', '20261123T050954', '20261123T050953'), [200, { status: 'DONE' }]);
     await end(create(start({ maxRetries: 2 })));
     expect(requests().slice(2, -1)).toEqual([
@@ -471,32 +471,32 @@ describe('a POST', () => {
     ]);
   });
 
-  test('that timed out has been waited for long enough', async () => {
+  test('that timed out needs no further wait', async () => {
     replies('nothing', list(), CREATED);
     await end(create(start()));
     expect(times()).toEqual([0, 12_000, 12_000]);
   });
 
-  test('that was answered in an unknown way has arrived', async () => {
+  test('with an unexpected response has arrived', async () => {
     replies([202, '{}'], list(), CREATED);
     await end(create(start()));
     expect(requests()).toEqual([`0 POST ${LIST}`, `0 GET ${LIST}`, `0 POST ${LIST}`]);
   });
 
-  test('that a proxy answered for is of unknown fate', async () => {
+  test("with a proxy's error has an unknown outcome", async () => {
     replies([502, ''], list(), CREATED);
     await end(create(start({ postDelay: 75 })));
     expect(times()).toEqual([0, 75, 75]);
   });
 
-  test('of unknown fate is no more in doubt once all has ended, though another is refused', async () => {
+  test('of unknown outcome is no longer in doubt once all operations have ended, even if the next one is refused', async () => {
     replies(cut, list(), [400, '']);
     const api = start();
     await end(create(api));
     expect(guard.inDoubt).toBe(false);
   });
 
-  test('of unknown fate at the last attempt is told', async () => {
+  test('of unknown outcome at the last attempt is reported', async () => {
     replies([429, ''], cut);
     const api = start({ maxRetries: 2 });
     expect(await end(create(api))).toMatchObject({
@@ -507,7 +507,7 @@ describe('a POST', () => {
     expect(guard.inDoubt).toBe(true);
   });
 
-  test('of unknown fate stays so where the operations cannot be listed', async () => {
+  test('of unknown outcome stays in doubt if the operations cannot be listed', async () => {
     net.reply = ({ method }) => (method === 'POST' ? cut : [400, '']);
     const api = start();
     const ended = await end(create(api));
@@ -519,7 +519,7 @@ describe('a POST', () => {
     expect(guard.inDoubt).toBe(true);
   });
 
-  test('of unknown fate stays so where time runs out', async () => {
+  test('of unknown outcome stays in doubt if time runs out', async () => {
     net.reply = () => cut;
     abortIn(1_000);
     const ended = await end(create(start()));
@@ -528,7 +528,7 @@ describe('a POST', () => {
   });
 });
 
-describe('what a POST may have begun is seen to its end:', () => {
+describe('waitForRecentOperations', () => {
   /** Ids that are asked for, of those that are listed. */
   async function asked(ids: readonly string[], age: number, listed = 0): Promise<string[]> {
     net.reply = ({ path }) =>
@@ -548,15 +548,15 @@ describe('what a POST may have begun is seen to its end:', () => {
     return net.sent.slice(1).map(({ path }) => path.replace('/servers/main/operations/', ''));
   }
 
-  test('nothing where there is nothing', async () => {
+  test('waits for nothing if there are no operations', async () => {
     expect(await asked([], 0)).toEqual([]);
   });
 
-  test('what has an id without a time, the oldest first', async () => {
+  test('includes ids without a time, the oldest first', async () => {
     expect(await asked(['b', 'a', '20261123T06100'], 0)).toEqual(['20261123T06100', 'a', 'b']);
   });
 
-  test('what is no older than the newest by the time since, an hour and a second', async () => {
+  test('includes operations that are at most the time elapsed, an hour and a second older than the newest', async () => {
     // The host's clock is two hours behind.
     const ids = [
       '20261123T031000',
@@ -573,17 +573,17 @@ describe('what a POST may have begun is seen to its end:', () => {
     ]);
   });
 
-  test('the time since counts from the POST, not from the list', async () => {
+  test('measures the time elapsed from the POST, not from the list', async () => {
     const ids = ['20261123T041000', '20261123T030956', '20261123T030955'];
     expect(await asked(ids, 1_000, 2_000)).toEqual(['20261123T030956', '20261123T041000']);
   });
 
-  test('what no zone of the world puts before it', async () => {
+  test('excludes what no time zone can place after the POST', async () => {
     const ids = ['20261122T170955', '20261122T170956', '20261122T100000'];
     expect(await asked(ids, 3_000)).toEqual(['20261122T170956']);
   });
 
-  test('of another signal than the deadline, no more is asked', async () => {
+  test('sends nothing more once its own signal aborts', async () => {
     net.reply = () => 'nothing';
     const other = new AbortController();
     setTimeout(() => other.abort(), 500);
@@ -593,7 +593,7 @@ describe('what a POST may have begun is seen to its end:', () => {
     expect(source.signals).toEqual([other.signal]);
   });
 
-  test('an operation too is waited for no longer than that signal says', async () => {
+  test('waits for an operation until that signal aborts', async () => {
     net.reply = ({ path }) =>
       path.endsWith('/operations')
         ? [200, { operations: [{ id: 'a', type: 'config_switch' }] }]
@@ -607,7 +607,7 @@ describe('what a POST may have begun is seen to its end:', () => {
     expect(Math.max(...times())).toBeLessThan(500);
   });
 
-  test('what cannot be asked for leaves the doubt', async () => {
+  test('throws if the operations cannot be listed', async () => {
     net.reply = () => [400, ''];
     const api = start();
     expect(await end(api.waitForRecentOperations('main', 0))).toBeInstanceOf(HttpError);
@@ -618,7 +618,7 @@ describe('what a POST may have begun is seen to its end:', () => {
     ['operations', { operations: 7 }],
     ['operations.0.id', { operations: [{ type: 'config_switch' }] }],
     ['operations.0.type', { operations: [{ id: 'a' }] }],
-  ])('a list is not believed without %s', async (path, body) => {
+  ])('rejects a list without %s', async (path, body) => {
     net.reply = () => [200, body];
     expect(await end(start({ maxRetries: 1 }).waitForRecentOperations('main', 0))).toMatchObject({
       message: expect.stringContaining(`: ${path} is not `),
@@ -643,12 +643,12 @@ describe('an operation', () => {
     expect(counts).toEqual({ attempts: 6, polls: 6 });
   });
 
-  test('that failed has ended too', async () => {
+  test('that failed has ended as well', async () => {
     operation(0, 'FAILED');
     expect(await end(start().waitForOperation('main', 'a'))).toBe('FAILED');
   });
 
-  test('that takes long is polled each sixteenth of its time', async () => {
+  test('that takes long is polled after each sixteenth of its time', async () => {
     operation(20_000);
     await end(start().waitForOperation('main', 'a'));
     const late = net.sent.map(({ at }) => at).filter((at) => at > 1_300);
@@ -659,13 +659,13 @@ describe('an operation', () => {
     expect(times().at(-1)).toBeLessThan(21_250);
   });
 
-  test('on a slow host is polled for half of the time at most', async () => {
+  test('on a slow host is polled for at most half of the time', async () => {
     operation(6_000, 'DONE', 900);
     await end(start().waitForOperation('main', 'a'));
     expect(times()).toEqual([150, 1_950, 3_750, 5_550]);
   });
 
-  test('whose creation took long is not polled at once', async () => {
+  test('whose creation took long is not polled immediately', async () => {
     net.reply = () => slowly(400, CREATED);
     const api = start();
     await end(
@@ -686,7 +686,7 @@ describe('an operation', () => {
     expect(times()).toEqual([150, 225]);
   });
 
-  test('whose status is another word is not known', async () => {
+  test('with an unknown status has an unknown result', async () => {
     net.reply = () => [200, { status: 'RUNNING' }];
     const api = start({ maxRetries: 2 });
     expect(await end(api.waitForOperation('main', 'a'))).toMatchObject({
@@ -700,7 +700,7 @@ describe('an operation', () => {
     });
   });
 
-  test('that does not end before the deadline is not known', async () => {
+  test('that does not end before the deadline has an unknown result', async () => {
     net.reply = () => [200, { status: 'IN_PROGRESS' }];
     abortIn(1_000);
     const ended = await end(start().waitForOperation('main', 'a'));
@@ -711,7 +711,7 @@ describe('an operation', () => {
     });
   });
 
-  test('is waited for no longer than another signal says', async () => {
+  test('is waited for until its own signal aborts', async () => {
     net.reply = () => 'nothing';
     const other = new AbortController();
     setTimeout(() => other.abort(), 500);
@@ -724,20 +724,20 @@ describe('an operation', () => {
 });
 
 describe('/status', () => {
-  test('is not tried for longer than fifteen seconds', async () => {
+  test('is tried for at most fifteen seconds', async () => {
     net.reply = () => 'nothing';
     const ended = start().status();
     let endedAt = 0;
-    const told = ended.catch((error: unknown) => {
+    const thrown = ended.catch((error: unknown) => {
       endedAt = performance.now() - START;
       return error;
     });
     await vi.advanceTimersByTimeAsync(60_000);
-    expect(await told).toBeInstanceOf(DeadlineExceeded);
+    expect(await thrown).toBeInstanceOf(DeadlineExceeded);
     expect([times(), endedAt]).toEqual([[0, 12_000], 15_000]);
   });
 
-  test('is not tried beyond the deadline either', async () => {
+  test('is not tried after the deadline', async () => {
     net.reply = () => 'nothing';
     abortIn(700);
     const ended = await end(start().status());
@@ -753,7 +753,7 @@ describe('/status', () => {
 });
 
 describe('/diagnose', () => {
-  test('tells servers and models', async () => {
+  test('returns servers and models', async () => {
     net.reply = () => [
       200,
       {
@@ -781,7 +781,7 @@ describe('/diagnose', () => {
     expect(requests()).toEqual(['0 GET /diagnose']);
   });
 
-  test('of a Barman without models has none', async () => {
+  test('of a Barman without models is accepted', async () => {
     net.reply = () => [200, { servers: {} }];
     expect(await end(start().diagnose())).toEqual({ servers: new Map(), models: new Map() });
   });
@@ -802,7 +802,7 @@ describe('/diagnose', () => {
     ['servers.main.config.cluster', { servers: { main: { config: { cluster: 7 } } } }],
     ['models', { servers: {}, models: 7 }],
     ['models.a.config', { servers: {}, models: { a: {} } }],
-  ])('is not believed with a wrong %s', async (path, body) => {
+  ])('is rejected with a wrong %s', async (path, body) => {
     net.reply = () => [200, body];
     expect(await end(start({ maxRetries: 1 }).diagnose())).toMatchObject({
       message: expect.stringContaining(`: ${path} is not `),
@@ -819,7 +819,7 @@ describe('credentials that are refused', () => {
     source.reread = { url: new URL(PLAIN.url), tls: { ...tls } };
   });
 
-  test('are read anew, and where they are the same that is the end', async () => {
+  test('are read again, and if they are unchanged the request fails', async () => {
     net.reply = () => [403, ''];
     expect(await end(create(start()))).toMatchObject({
       message: 'pg-backup-api answered 403 (check client-cert and client-key)',
@@ -829,7 +829,7 @@ describe('credentials that are refused', () => {
     expect(net.agents).toMatchObject([{ destroyed: 0 }]);
   });
 
-  test('are read anew, and where they are others tried at once, whatever is allowed', async () => {
+  test('are read again, and if they changed the request is repeated at once, in addition to max_retries', async () => {
     random = 1;
     source.reread = renewed;
     replies([403, ''], CREATED);
@@ -843,7 +843,7 @@ describe('credentials that are refused', () => {
     expect(net.through).toEqual(net.agents);
   });
 
-  test('are read anew once', async () => {
+  test('are read again only once', async () => {
     source.reread = renewed;
     net.reply = () => [401, ''];
     expect(await end(create(start()))).toMatchObject({
@@ -852,7 +852,7 @@ describe('credentials that are refused', () => {
     expect(source.signals).toHaveLength(2);
   });
 
-  test('may show as a connection cut before its first response, where there is TLS', async () => {
+  test('may show as a connection that TLS cut before its first response', async () => {
     net.reply = () => networkError('ECONNRESET');
     expect(await end(start({ maxRetries: 1 }).diagnose())).toMatchObject({
       message:
@@ -871,7 +871,7 @@ describe('credentials that are refused', () => {
     expect(source.signals).toHaveLength(4);
   });
 
-  test('that cannot be read anew end it', async () => {
+  test('that cannot be read again end the request', async () => {
     net.reply = () => [403, ''];
     const error = new HttpError('SSM does not respond');
     const api = new PgBackupApi(

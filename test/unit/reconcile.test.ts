@@ -13,7 +13,7 @@ import { MemoryTable } from '../stand-ins/memory-table.ts';
 const NOW = Date.parse('2026-11-23T06:10:00.000Z');
 const P = 60_000;
 
-/** pg-backup-api as it is driven: each operation takes a second, unless a test has other plans. */
+/** A fake of pg-backup-api: each operation ends at once, unless a test changes that. */
 class Api {
   guard: PostGuard | undefined;
   readonly targets: object[] = [];
@@ -90,7 +90,7 @@ const anotherInvocation = (change: Partial<Item> = {}): Item => ({
   ...change,
 });
 
-test('a progress has nothing in it at first', () => {
+test('newProgress › has nothing in it at first', () => {
   expect(newProgress()).toEqual({
     recorded: false,
     duplicate: false,
@@ -100,8 +100,8 @@ test('a progress has nothing in it at first', () => {
   });
 });
 
-describe('a wish', () => {
-  test('is recorded and met', async () => {
+describe('recordAndReconcile', () => {
+  test('records and applies a desired state', async () => {
     expect(await run(desired(0, 'a'))).toEqual({
       exitCode: 0,
       message: 'Barman server main now uses model a',
@@ -116,7 +116,7 @@ describe('a wish', () => {
     expect(options.progress).toEqual({ ...newProgress(), recorded: true });
   });
 
-  test('that was met is answered from the record', async () => {
+  test('returns the recorded result for an event that was already applied', async () => {
     await run(desired(0, 'a'));
     expect(await run(desired(0, 'a'))).toEqual({
       exitCode: 0,
@@ -130,7 +130,7 @@ describe('a wish', () => {
     ]);
   });
 
-  test('that was met by an operation that nobody remembers is answered too', async () => {
+  test('returns the recorded result without an operation id if the ledger has none', async () => {
     table.item = {
       barman_server: 'main',
       applied: 'reset',
@@ -142,7 +142,7 @@ describe('a wish', () => {
     expect(result.message).toBe('this event was already applied: Barman was set to reset');
   });
 
-  test('that is older than what was met is superseded', async () => {
+  test('skips an event that is older than the applied one', async () => {
     await run(desired(5, 'b'));
     expect(await run(desired(0, 'a'))).toEqual({
       exitCode: 1,
@@ -155,7 +155,7 @@ describe('a wish', () => {
     ]);
   });
 
-  test('that comes again with another time is the one that was recorded', async () => {
+  test('uses the recorded version of a duplicate with another time', async () => {
     await run(desired(0, 'a'));
     expect(await run(desired(9, 'a'))).toMatchObject({ exitCode: 0, operationId: 'op1' });
     expect([options.progress.duplicate, options.progress.superseded]).toEqual([true, false]);
@@ -172,7 +172,7 @@ describe('a wish', () => {
     ]);
   });
 
-  test('of a server that the operator holds is recorded, and busy', async () => {
+  test('records an event of a paused server, and is busy', async () => {
     table.item = { barman_server: 'main', paused: true };
     const words =
       'Barman server main is paused: the desired state is recorded, and will be applied after resume';
@@ -181,7 +181,7 @@ describe('a wish', () => {
     expect([options.progress.recorded, api.targets.length]).toEqual([true, 0]);
   });
 
-  test('whose item is deleted meanwhile is told', async () => {
+  test('reports an item that was deleted meanwhile', async () => {
     table.item = anotherInvocation();
     const get = vi.spyOn(table, 'get').mockResolvedValue(undefined);
     const words = "the ledger's item of main was deleted meanwhile; send the event again";
@@ -190,8 +190,8 @@ describe('a wish', () => {
   });
 });
 
-describe('a newer wish', () => {
-  const comesMeanwhile = () => {
+describe('a newer desired state', () => {
+  const arrivesMeanwhile = () => {
     let come = false;
     api.onWait = async () => {
       if (come) return;
@@ -200,23 +200,23 @@ describe('a newer wish', () => {
     };
   };
 
-  test('that comes meanwhile is driven too, and the own one answered', async () => {
-    comesMeanwhile();
+  test('is applied too if it arrives during the switch, and the event gets its own result', async () => {
+    arrivesMeanwhile();
     expect(await run(desired(0, 'a'))).toMatchObject({ exitCode: 0, operationId: 'op1' });
     expect(api.targets).toEqual([{ model: 'a' }, { model: 'b' }]);
     expect(table.item).toMatchObject({ applied_version: version(5, 'b'), operation_id: 'op2' });
   });
 
-  test('is left to others where time is short', async () => {
-    comesMeanwhile();
+  test('is left to others if time is short', async () => {
+    arrivesMeanwhile();
     remaining = 10_000;
     expect(await run(desired(0, 'a'))).toMatchObject({ exitCode: 0, operationId: 'op1' });
     expect(api.targets).toEqual([{ model: 'a' }]);
     expect(table.item).toMatchObject({ applied_version: version(0, 'a'), desired_version: version(5, 'b') });
   });
 
-  test('that fails leaves the own one as it was: met', async () => {
-    comesMeanwhile();
+  test("does not change the event's own result if it fails", async () => {
+    arrivesMeanwhile();
     api.onCreate = () => {
       if (api.targets.length > 1) throw new HttpError('no');
     };
@@ -224,7 +224,7 @@ describe('a newer wish', () => {
     expect(table.item).toMatchObject({ applied_version: version(0, 'a'), last_error: 'no' });
   });
 
-  test('that is there already is driven in place of the own one', async () => {
+  test("is applied instead of the event's own one if it was recorded before", async () => {
     table.item = { barman_server: 'main', desired: 'model b', desired_version: version(5, 'b') };
     expect(await run(desired(0, 'a'))).toEqual({
       exitCode: 1,
@@ -235,7 +235,7 @@ describe('a newer wish', () => {
 });
 
 describe('a failure', () => {
-  test('with a known end gives the lease back, with its words', async () => {
+  test('with a known end releases the lease, and records the error', async () => {
     api.onWait = () => {
       throw new ConfigSwitchFailed('so it is');
     };
@@ -244,7 +244,7 @@ describe('a failure', () => {
     expect(table.item).not.toHaveProperty('lease_token');
   });
 
-  test('that is no error is told as it is', async () => {
+  test('that is not an Error is thrown unchanged', async () => {
     api.onWait = () => Promise.reject('words');
     await expect(run(desired(0, 'a'))).rejects.toBe('words');
     expect(table.item).toMatchObject({ last_error: 'words' });
@@ -253,7 +253,7 @@ describe('a failure', () => {
   test.each([
     ['an unknown end', () => Object.assign(api.guard ?? {}, { inDoubt: true })],
     ['the deadline', () => controller.abort()],
-  ])('with %s leaves the lease', async (_, happens) => {
+  ])('with %s keeps the lease', async (_, happens) => {
     api.onWait = () => {
       happens();
       throw new HttpError('so it is');
@@ -263,7 +263,7 @@ describe('a failure', () => {
     expect(table.item).not.toHaveProperty('last_error');
   });
 
-  test('to give the lease back is passed over: it runs out', async () => {
+  test('to release the lease is ignored: the lease expires', async () => {
     api.onWait = () => {
       vi.spyOn(table, 'update').mockRejectedValue(new LedgerError('down'));
       throw new HttpError('so it is');
@@ -272,8 +272,8 @@ describe('a failure', () => {
   });
 });
 
-describe("somebody else's lease", () => {
-  test('is waited for, 5 s and no longer', async () => {
+describe('the lease of another invocation', () => {
+  test('is waited for, at most 5 s', async () => {
     table.item = anotherInvocation();
     const get = vi.spyOn(table, 'get');
     const words =
@@ -290,7 +290,7 @@ describe("somebody else's lease", () => {
     expect(api.targets).toEqual([]);
   });
 
-  test('that is taken while ours is being taken is waited for', async () => {
+  test('that was acquired just before ours is waited for', async () => {
     table.item = anotherInvocation({ lease_expires_at: new Date(NOW - 1_000).toISOString() });
     api.onWaitForRecent = () => {
       api.onWaitForRecent = () => {};
@@ -301,7 +301,7 @@ describe("somebody else's lease", () => {
     expect([options.progress.waited, api.waitedFor.length]).toEqual([1_000, 2]);
   });
 
-  test('that is taken during our switch makes its result theirs', async () => {
+  test('that was acquired during our switch decides the result', async () => {
     api.onWait = () => {
       table.item = anotherInvocation({
         desired: 'model b',
@@ -317,7 +317,7 @@ describe("somebody else's lease", () => {
     expect(table.item).toMatchObject({ lease_token: 'another', applied: 'model b' });
   });
 
-  test('that ends in time lets us drive', async () => {
+  test('that is completed in time lets us acquire it', async () => {
     table.item = anotherInvocation();
     setTimeout(() => {
       const { lease_token: _, lease_expires_at: __, ...item } = table.item as Item;
@@ -329,21 +329,21 @@ describe("somebody else's lease", () => {
   });
 });
 
-describe('a lease that was left behind', () => {
-  const ranOut = (ms: number) => anotherInvocation({ lease_expires_at: new Date(NOW - ms).toISOString() });
+describe('an expired lease', () => {
+  const expired = (ms: number) => anotherInvocation({ lease_expires_at: new Date(NOW - ms).toISOString() });
 
-  test('is taken over once its operations have ended', async () => {
-    table.item = ranOut(1_000);
+  test('is acquired once its operations have ended', async () => {
+    table.item = expired(1_000);
     expect(await run(desired(0, 'a'))).toMatchObject({ exitCode: 0, operationId: 'op1' });
     expect(api.waitedFor, 'as old as the lease').toEqual([15_000]);
     expect(options.progress.passedOver).toBe(false);
     expect(table.item).not.toHaveProperty('passed_over');
   });
 
-  test('has its operations looked at until they could have ended, or the deadline', async () => {
+  test('has its operations polled until the operation time-out or the deadline', async () => {
     const aborted: unknown[] = [];
     for (const end of [() => vi.advanceTimersByTime(10_000), () => controller.abort()]) {
-      table.item = ranOut(P - 10_000);
+      table.item = expired(P - 10_000);
       api.onWaitForRecent = () => {
         aborted.push(api.waitSignal?.aborted);
         end();
@@ -356,15 +356,15 @@ describe('a lease that was left behind', () => {
     expect(aborted).toEqual([false, true, false, true]);
   });
 
-  test('without an end has run out long ago', async () => {
+  test('without an expiry counts as expired long ago', async () => {
     const { lease_expires_at: _, ...item } = anotherInvocation();
     table.item = item;
     expect(await run(desired(0, 'a'))).toMatchObject({ exitCode: 0 });
     expect([api.waitedFor.length, options.progress.passedOver]).toEqual([0, true]);
   });
 
-  test.each([P, P + 1])('%i ms ago is not waited for, and it is told', async (ms) => {
-    table.item = ranOut(ms);
+  test.each([P, P + 1])('%i ms ago is not waited for: its operations are passed over', async (ms) => {
+    table.item = expired(ms);
     expect(await run(desired(0, 'a'))).toMatchObject({ exitCode: 0 });
     expect([api.waitedFor.length, options.progress.passedOver, table.item?.passed_over]).toEqual([
       0,
@@ -373,8 +373,8 @@ describe('a lease that was left behind', () => {
     ]);
   });
 
-  test('is passed over where its operations cannot be seen, after they could have ended', async () => {
-    table.item = ranOut(P - 10_000);
+  test('has its operations passed over after the time-out if they cannot be polled', async () => {
+    table.item = expired(P - 10_000);
     api.onWaitForRecent = () => {
       throw new HttpError('no list');
     };
@@ -385,16 +385,16 @@ describe('a lease that was left behind', () => {
     ]);
   });
 
-  test('is passed over where there is just time to wait', async () => {
-    table.item = ranOut(P - 28_500);
+  test('has its operations passed over if there is just enough time to wait', async () => {
+    table.item = expired(P - 28_500);
     api.onWaitForRecent = () => {
       throw new HttpError('no list');
     };
     expect(await runThrough(desired(0, 'a'))).toMatchObject({ exitCode: 0 });
   });
 
-  test('is not passed over where there is no time to wait', async () => {
-    table.item = ranOut(1_000);
+  test('is not acquired if there is no time to wait', async () => {
+    table.item = expired(1_000);
     api.onWaitForRecent = () => {
       throw new HttpError('no list');
     };
@@ -406,8 +406,8 @@ describe('a lease that was left behind', () => {
     ]);
   });
 
-  test('is not passed over at the deadline', async () => {
-    table.item = ranOut(P - 10_000);
+  test('is not acquired at the deadline', async () => {
+    table.item = expired(P - 10_000);
     api.onWaitForRecent = () => {
       controller.abort();
       throw new HttpError('no time');
@@ -417,7 +417,7 @@ describe('a lease that was left behind', () => {
 });
 
 describe('a POST', () => {
-  test('beyond the window of the lease renews it first', async () => {
+  test('after the window of the lease renews it first', async () => {
     const { ledger } = options;
     const take = vi.spyOn(ledger, 'acquire');
     const create = api.createConfigSwitchOperation.bind(api);
@@ -448,7 +448,7 @@ describe('a POST', () => {
     expect([times, api.targets.length]).toEqual([1, 0]);
   });
 
-  test('for a wish that is not the newest any more gives way to that one', async () => {
+  test('for a desired state that is no longer the newest is not sent, and the newest one is applied', async () => {
     const create = api.createConfigSwitchOperation.bind(api);
     let times = 0;
     api.createConfigSwitchOperation = async (server, target, guard) => {

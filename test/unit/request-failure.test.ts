@@ -60,19 +60,19 @@ describe('a request that had no response', () => {
     expect(failureOf(cause, false)).toMatchObject({ ...traits, message, cause, status: undefined });
   });
 
-  test('for a reason that OpenSSL knows is told it', () => {
+  test("has OpenSSL's reason", () => {
     const reason = (given: unknown) =>
       failureOf(Object.assign(networkError('ERR_SSL_X'), { reason: given }), false)?.message;
     expect(reason('tlsv1 alert unknown ca')).toContain('failed: tlsv1 alert unknown ca (ERR_SSL_X)');
     expect(reason(7)).toContain('failed: no common protocol (ERR_SSL_X)');
   });
 
-  test("for one that is no HTTP is told so, though undici's error has no code", () => {
+  test("for a response that is not HTTP says so, although undici's error has no code", () => {
     const error = Object.assign(new Error('so it is'), { name: 'HTTPParserError', code: undefined });
     expect(failureOf(error, false)).toMatchObject({ ...UNKNOWN, message: `${UNUSABLE} (HTTPParserError)` });
   });
 
-  test('because its first TLS session was cut may have had its certificate refused', () => {
+  test('on a fresh TLS session may have had its certificate refused', () => {
     expect(failureOf(networkError('ECONNRESET'), true)).toMatchObject({
       transient: true,
       begun: 'unknown',
@@ -82,14 +82,14 @@ describe('a request that had no response', () => {
     expect(failureOf(networkError('ECONNREFUSED'), true)).toMatchObject({ doubtsCredentials: false });
   });
 
-  test('in time says how long it was waited for', () => {
+  test('in time has the time limit', () => {
     expect(timedOut(12_000)).toMatchObject({
       ...UNKNOWN,
       message: 'pg-backup-api did not respond within 12 s',
     });
   });
 
-  test('at any of several addresses is told by the first', () => {
+  test('at any of several addresses has the first error', () => {
     const error = new AggregateError([networkError('ECONNREFUSED'), networkError('EHOSTUNREACH')]);
     expect(failureOf(error, false)?.message).toContain('ECONNREFUSED');
     const second = new AggregateError([new TypeError('a bug'), networkError('EHOSTUNREACH')]);
@@ -104,13 +104,13 @@ describe('a request that had no response', () => {
     undefined,
     null,
     { code: 'ECONNRESET' },
-  ])('is none of ours to explain for %s', (error) => {
+  ])('is not a network failure for %s', (error) => {
     expect(failureOf(error, false)).toBeUndefined();
   });
 });
 
 describe('a failure', () => {
-  test('of which nothing is known is final, has begun nothing, and blames nobody', () => {
+  test('without traits is final, has begun nothing, and does not doubt the credentials', () => {
     expect(new RequestFailure('words', {})).toMatchObject({
       name: 'RequestFailure',
       message: 'words',
@@ -123,7 +123,7 @@ describe('a failure', () => {
 });
 
 describe('a success that is not the expected one', () => {
-  test('has begun what was asked for', () => {
+  test('has begun its operation', () => {
     expect(unexpected(202, 'its body is not JSON')).toMatchObject({
       message: 'pg-backup-api answered 202, but its body is not JSON',
       transient: true,
@@ -173,7 +173,7 @@ describe('a response without success', () => {
     ['', 'pg-backup-api answered 404'],
     ['<'.repeat(5_000_000), `pg-backup-api answered 404: ${'<'.repeat(300)}…`],
     ['x'.repeat(400), `pg-backup-api answered 404: ${'x'.repeat(300)}…`],
-  ])('is told in its own words (%#)', (body, message) => {
+  ])('has the words of the body (%#)', (body, message) => {
     expect(refusalOf(404, body).message).toBe(message);
   });
 
@@ -202,11 +202,11 @@ describe('a response without success', () => {
     ['x'.repeat(300), 'x'.repeat(300)],
     ['x'.repeat(301), `${'x'.repeat(300)}…`],
     ['\u0000a\u007f\u0000b\u007f', 'a b'],
-  ])('is told in its own words, cut and cleaned (%#)', (body, words) => {
+  ])('has the words of the body, cut and cleaned (%#)', (body, words) => {
     expect(refusalOf(404, body).message).toBe(`pg-backup-api answered 404: ${words}`);
   });
 
-  test('400 doubts the certificate for nginx alone', () => {
+  test('400 doubts the credentials for nginx only', () => {
     expect(refusalOf(400, 'no ssl certificate')).toMatchObject({ doubtsCredentials: true, transient: false });
     expect(refusalOf(400, 'no certificate')).toMatchObject({ doubtsCredentials: false });
     expect(refusalOf(405, 'no SSL certificate')).toMatchObject({ doubtsCredentials: false });

@@ -19,7 +19,7 @@ function verify(headers: Record<string, string>, body: string, arrival = NOW) {
 }
 
 describe('a signature', () => {
-  test('is right for any body and id that any of the secrets signed', () => {
+  test('is valid for any body and id signed with any of the secrets', () => {
     fc.assert(
       fc.property(fc.string({ unit: 'binary' }), fc.stringMatching(/^[!-~]{1,64}$/), (body, id) => {
         expect(verify(signedHeaders(secret, body, { id, at: NOW }), body)).toBe('right');
@@ -27,7 +27,7 @@ describe('a signature', () => {
     );
   });
 
-  test('is wrong for any other body, id, time or secret', () => {
+  test('is invalid for any other body, id, time or secret', () => {
     fc.assert(
       fc.property(
         fc.string(),
@@ -45,7 +45,7 @@ describe('a signature', () => {
     );
   });
 
-  test('may stand among others', () => {
+  test('may be one of several', () => {
     const headers = signedHeaders(secret, '{}', { at: NOW });
     const signature = `v1a,AAAA v1,AAAA v1 ${headers['webhook-signature']}`;
     expect(verify({ ...headers, 'webhook-signature': signature }, '{}')).toBe('right');
@@ -57,11 +57,11 @@ describe('a signature', () => {
     [300, 'right'],
     [301, 'stale'],
     [-86_400, 'stale'],
-  ])('dated %i s from its arrival is %s', (seconds, verdict) => {
+  ])('with a timestamp %i s from the arrival is %s', (seconds, verdict) => {
     expect(verify(signedHeaders(secret, '{}', { at: NOW + seconds * 1_000 }), '{}')).toBe(verdict);
   });
 
-  test('that is wrong is wrong, however stale', () => {
+  test('that is invalid is wrong, however stale', () => {
     expect(verify(signedHeaders(createSecret(), '{}', { at: 0 }), '{}')).toBe('wrong');
   });
 
@@ -73,7 +73,7 @@ describe('a signature', () => {
     ['webhook-timestamp', '1795000000.5'],
     ['webhook-timestamp', '999999999999'],
     ['webhook-timestamp', 'now'],
-  ])('with %s as "%s" is none', (name, value) => {
+  ])('with %s as "%s" is malformed', (name, value) => {
     expect(verify({ ...signedHeaders(secret, '{}', { at: NOW }), [name]: value }, '{}')).toBe('missing');
   });
 });
@@ -92,13 +92,13 @@ describe('a signed body', () => {
     isBase64Encoded: base64,
   });
 
-  test('that is right has no secret read anew', async () => {
+  test('with a valid signature does not read the secrets again', async () => {
     const reread = vi.fn();
     await read(signed('{}'), { ...source(ours), rereadWebhooks: reread });
     expect(reread).not.toHaveBeenCalled();
   });
 
-  test('is given as it was sent, be it in base64 or not', async () => {
+  test('is returned as sent, in base64 or not', async () => {
     expect(await read(signed('{"ä":"✓"}'))).toBe('{"ä":"✓"}');
     expect(await read(signed('{"ä":"✓"}', true))).toBe('{"ä":"✓"}');
     const { headers } = signed('');
@@ -116,7 +116,7 @@ describe('a signed body', () => {
     }
   });
 
-  test('is turned away, with the reason for the log', async () => {
+  test('is rejected with the reason for the log', async () => {
     const without = { ...signed('{}'), headers: {} };
     await expect(read(without)).rejects.toMatchObject({
       why: 'signature',
@@ -135,14 +135,14 @@ describe('a signed body', () => {
     });
   });
 
-  test('may be signed with a secret that is read anew', async () => {
+  test('may be signed with a secret that is read again', async () => {
     const other = [new Webhook(createSecret())];
     expect(await read(signed('{}'), source(other, ours))).toBe('{}');
     await expect(read(signed('{}'), source(other, other))).rejects.toMatchObject({ why: 'signature' });
     await expect(read(signed('{}'), source(other, undefined))).rejects.toMatchObject({ why: 'signature' });
   });
 
-  test('is not looked at while the secrets cannot be read; a bug is thrown as it is', async () => {
+  test('is not verified while the secrets are unavailable; any other error is thrown unchanged', async () => {
     const failing = (cause: Error) => ({
       webhooks: () => Promise.reject(cause),
       rereadWebhooks: () => Promise.reject(cause),
@@ -159,7 +159,7 @@ describe('a signed body', () => {
 });
 
 describe('the reference library', () => {
-  test('agrees with us on what is fresh', () => {
+  test('accepts the same timestamps', () => {
     fc.assert(
       fc.property(fc.json(), fc.boolean(), (body, known) => {
         const at = Date.now();
