@@ -1,6 +1,6 @@
 /**
  * A world for the ledger's protocol in virtual time: a table, a Barman host, and the faults that both can have. What is
- * tested is the real ledger.ts, recordAndReconcile.ts, heartbeat.ts and pg-backup-api.ts; what is asked of them is checked here at
+ * tested is the real ledger.ts, reconcile.ts, heartbeat.ts and pg-backup-api.ts; what is expected of them is checked here at
  * each step.
  */
 
@@ -107,7 +107,7 @@ export class World {
   readonly random: () => number;
   #item: Item | undefined;
   readonly #operations = new Map<string, Operation>();
-  /** Who wrote the lease_token that is there. */
+  /** Who wrote the current lease token. */
   #lease_token = '';
   /** The event that Barman is at; 0 before all. */
   #active = 0;

@@ -1,11 +1,11 @@
-/** DynamoDB as dynalite has it, in memory, on a noLease port of loopback. */
+/** DynamoDB in memory (dynalite), on a free port of loopback. */
 
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import { CreateTableCommand, DynamoDBClient, waitUntilTableExists } from '@aws-sdk/client-dynamodb';
 import dynalite from 'dynalite';
 import { listen } from './server.ts';
 
-/** What DynamoDB does instead of answering; or, for "lose response", after it did what it was asked. */
+/** What DynamoDB does instead of responding; with "lose response", it executes the request first. */
 export type DynamoDbFault = 'access denied' | 'throttling' | 'internal' | 'stall' | 'reset' | 'lose response';
 
 const ERRORS: Partial<Record<DynamoDbFault, { status: number; type: string }>> = {
@@ -15,11 +15,11 @@ const ERRORS: Partial<Record<DynamoDbFault, { status: number; type: string }>> =
 };
 
 export interface DynamoDb {
-  /** Asked before each request, with `UpdateItem` or the like. */
+  /** Called before each request with the operation, such as `UpdateItem`. */
   fault: ((operation: string) => DynamoDbFault | undefined) | undefined;
   /** For AWS_ENDPOINT_URL_DYNAMODB. */
   readonly url: string;
-  /** Makes a ledger's table, as the infrastructure does. */
+  /** Creates the table of a ledger, as infra/ledger.yml does. */
   createLedger(name: string): Promise<void>;
   close(): Promise<void>;
 }
@@ -61,7 +61,7 @@ export async function startDynamoDb(): Promise<DynamoDb> {
           BillingMode: 'PAY_PER_REQUEST',
         }),
       );
-      // Even at once it is made in the background.
+      // Creation continues in the background.
       await waitUntilTableExists(
         { client, maxWaitTime: 10, minDelay: 0.02, maxDelay: 0.1 },
         { TableName: name },

@@ -1,4 +1,4 @@
-/** What the stand-ins share: a server on a noLease port of loopback that ends at once. */
+/** What the stand-ins share: a server on a free port of loopback that ends at once. */
 
 import type { IncomingMessage } from 'node:http';
 import type { AddressInfo, Server, Socket } from 'node:net';
@@ -9,7 +9,7 @@ export interface StandInServer {
   close(): Promise<void>;
 }
 
-/** @param port 0 for a noLease one */
+/** @param port 0 for a free one */
 export async function listen(server: Server, port = 0): Promise<StandInServer> {
   const sockets = new Set<Socket>();
   server.on('connection', (socket: Socket) => {
