@@ -1,4 +1,4 @@
-/** `npm run docs`: writes the parameters of a stage and the alarms into docs/, between their markers. */
+/** `npm run docs`: writes the stage parameters, the callback's options and the alarms into docs/, between their markers. */
 
 const { readFileSync, writeFileSync } = require('node:fs');
 const { join } = require('node:path');
@@ -7,7 +7,7 @@ const { PARAMETERS } = require('./parameters.cjs');
 
 /** Page → marker (`<!-- name -->` … `<!-- /name -->`) → what stands between them. */
 const GENERATED = {
-  'docs/configuration.md': { parameters: parametersTable },
+  'docs/configuration.md': { parameters: parametersTable, callback: callbackTable },
   'docs/alarms.md': { alarms: alarmSections },
 };
 
@@ -24,6 +24,26 @@ function parametersTable() {
     return `| \`${name}\` | ${defaultInWords ?? ('default' in rest ? value : 'required')} | ${description} |`;
   });
   return ['| parameter | default | meaning |', '| --- | --- | --- |', ...rows].join('\n');
+}
+
+/** From the calls of argparse in the callback's source. */
+function callbackTable() {
+  const source = readFileSync(join(__dirname, '../patroni/barman_config_switch.py'), 'utf8');
+  const [, secretVariable] = /^SECRET_VARIABLE = "(.*)"$/m.exec(source);
+  // Each call ends with a parenthesis at the end of a line.
+  const calls = source.matchAll(/(\w+)\.add_argument\(\s*"(--[\w-]+)"(.*?)\)\n/gs);
+  const rows = [...calls].map(([, parser, name, args]) => {
+    const choices = /\bchoices=\[(.*?)\]/.exec(args)?.[1].replaceAll('"', '`');
+    const help = /\bhelp=f?"(.*?)"/.exec(args)?.[1] ?? `one of ${choices}`;
+    const meaning = help
+      .replace('%(default)s', /\bdefault=([^,]*)/.exec(args)?.[1])
+      .replace('{SECRET_VARIABLE}', secretVariable);
+    const required = args.includes('required=True') ? 'required; ' : '';
+    return `| \`${name}\` | ${parser === 'parser' ? 'before' : 'after'} | ${required}${meaning} |`;
+  });
+  return ['| option | before or after `config-switch` | meaning |', '| --- | --- | --- |', ...rows].join(
+    '\n',
+  );
 }
 
 function alarmSections() {
