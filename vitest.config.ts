@@ -4,7 +4,7 @@ export default defineConfig({
   test: {
     include: ['test/**/*.test.ts'],
     exclude: ['test/e2e/**'],
-    // AWS is never asked: each test names the stand-in that it asks instead.
+    // No test calls AWS: each one sets the endpoints of its stand-ins.
     env: {
       AWS_REGION: 'eu-central-1',
       AWS_ACCESS_KEY_ID: 'test',
@@ -14,7 +14,7 @@ export default defineConfig({
       POWERTOOLS_METRICS_NAMESPACE: 'BarmanConfigSwitch',
     },
     testTimeout: 40_000,
-    // They wait more than they compute: for attempts, deadlines and leases.
+    // The tests mostly wait: for attempts, deadlines and leases.
     maxWorkers: 4,
   },
 });

@@ -1,7 +1,7 @@
 /**
- * `npm run bench`: the tables of docs/performance.md. Ratios are measured side by side in one run. `-- cold` runs one part.
- * The Barman host is the stand-in, whose one worker takes a given time for each request; the real `patroni_barman` and AWS's
- * runtime interface client are installed from PyPI and npm into the temporary folder.
+ * `npm run bench`: measures the tables of docs/performance.md; `npm run bench -- cold` measures one part. What is compared is
+ * measured in the same run. The Barman host is a stand-in with one worker, which takes a given time for each request; the real
+ * `patroni_barman` comes from PyPI, and AWS's runtime interface client from npm.
  */
 
 import { benchCold } from './cold.ts';
@@ -16,10 +16,11 @@ const PARTS: Record<string, () => Promise<void>> = {
   storm: benchStorm,
   reaction: benchReaction,
 };
-const wanted = process.argv.slice(2);
-const unknown = wanted.filter((name) => !Object.hasOwn(PARTS, name));
-if (unknown.length > 0) throw new Error(`unknown part ${unknown}; valid: ${Object.keys(PARTS).join(', ')}`);
+const selected = process.argv.slice(2);
+const unknown = selected.filter((name) => !Object.hasOwn(PARTS, name));
+if (unknown.length > 0)
+  throw new Error(`unknown part ${unknown.join(', ')}; valid: ${Object.keys(PARTS).join(', ')}`);
 for (const [name, bench] of Object.entries(PARTS)) {
-  if (wanted.length === 0 || wanted.includes(name)) await bench();
+  if (selected.length === 0 || selected.includes(name)) await bench();
 }
 await Promise.all([ssm.close(), dynamoDb.close()]);

@@ -1,6 +1,6 @@
 /**
- * A cold start, under AWS's own runtime interface client: from the start of the process to the response of a real switch. And
- * the memory of such a process.
+ * Cold starts under AWS's own runtime interface client: the time from the start of the process to the response of a switch, and
+ * the memory of the process.
  */
 
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
@@ -20,7 +20,7 @@ const RIC = 'aws-lambda-ric@4.0.2';
 const STARTS = 40;
 const SWITCHES = 1_000;
 
-/** Installs AWS's runtime interface client, which is built from source. @returns its program */
+/** Installs AWS's runtime interface client, which is built from source. @returns the path of its program */
 function installRic(): string {
   const folder = join(FOLDER, 'ric');
   mkdirSync(folder, { recursive: true });
@@ -35,8 +35,15 @@ function installRic(): string {
   return join(folder, 'node_modules/aws-lambda-ric/index.mjs');
 }
 
-/** A handler that does nothing, the function as it is deployed, and all of it at once with esbuild's defaults. */
-async function bundles(): Promise<Record<'empty' | 'ours' | 'naive', string>> {
+type Bundle = 'empty' | 'deployed' | 'naive';
+
+/**
+ * Builds the bundles: a handler that does nothing, the function as it is deployed, and the function with esbuild's defaults and
+ * all clients loaded at the start.
+ *
+ * @returns their folders
+ */
+async function bundles(): Promise<Record<Bundle, string>> {
   const {
     outputWorkFolder: _,
     exclude,
@@ -46,16 +53,16 @@ async function bundles(): Promise<Record<'empty' | 'ours' | 'naive', string>> {
     outputWorkFolder: string;
   };
   const { bundle, platform, target, format } = options;
-  const naive = { bundle, platform, target, format };
-  const deployed = { ...options, external: exclude };
+  const naiveOptions = { bundle, platform, target, format };
+  const deployedOptions = { ...options, external: exclude };
   const entry = resolve('functions/config-switch/index.ts');
-  const everything = ['undici', '@aws-sdk/client-dynamodb', '@aws-sdk/client-ssm'];
+  const clients = ['undici', '@aws-sdk/client-dynamodb', '@aws-sdk/client-ssm'];
   const sources = {
-    empty: { options: deployed, contents: 'export const handler = async () => ({ exit_code: 0 });' },
-    ours: { options: deployed, contents: `export { handler } from ${JSON.stringify(entry)};` },
+    empty: { options: deployedOptions, contents: 'export const handler = async () => ({ exit_code: 0 });' },
+    deployed: { options: deployedOptions, contents: `export { handler } from ${JSON.stringify(entry)};` },
     naive: {
-      options: naive,
-      contents: `${everything
+      options: naiveOptions,
+      contents: `${clients
         .map(
           (name) => `import * as _${name.replace(/\W/g, '')} from '${name}';
 globalThis[${JSON.stringify(name)}] = _${name.replace(/\W/g, '')};`,
@@ -69,13 +76,13 @@ export { handler } from ${JSON.stringify(entry)};`,
     await build({ ...options, stdin: { contents, resolveDir: resolve(), loader: 'ts' }, outfile });
     return [name, join(FOLDER, name)];
   });
-  return Object.fromEntries(await Promise.all(folders)) as Record<'empty' | 'ours' | 'naive', string>;
+  return Object.fromEntries(await Promise.all(folders)) as Record<Bundle, string>;
 }
 
-/** A process of the function, as Lambda starts one. */
+/** Starts a process of the function as Lambda does. */
 async function start(ric: string, folder: string, path: string, table: string, nodeOptions = '') {
   const api = await startRuntimeApi();
-  const begun = performance.now();
+  const startedAt = performance.now();
   const child: ChildProcess = spawn(process.execPath, [ric], {
     cwd: folder,
     stdio: ['ignore', 'ignore', 'inherit'],
@@ -97,7 +104,7 @@ async function start(ric: string, folder: string, path: string, table: string, n
   });
   child.once('exit', (code) => api.fail(new Error(`the process ended with ${code}`)));
   return {
-    begun,
+    startedAt,
     api,
     pid: child.pid,
     [Symbol.asyncDispose]: async () => {
@@ -111,13 +118,14 @@ async function start(ric: string, folder: string, path: string, table: string, n
   };
 }
 
-/** One start (ms). */
+/** One cold start (ms). */
 interface Start {
-  /** From the start of the process. */
+  /** From the start of the process until it asks for its first event. */
   readonly ready: number;
+  /** The first switch, and the second. */
   readonly first: number;
   readonly second: number;
-  /** From the start of the process to the first response, without what a switch takes once all is loaded. */
+  /** From the start of the process to the response of the first switch, minus the time of the second. */
   readonly loading: number;
 }
 
@@ -137,34 +145,41 @@ async function coldStarts(ric: string): Promise<void> {
     for (const name of names) {
       await using one = await start(ric, folders[name], path, 'bench-cold');
       await one.api.ready();
-      const ready = performance.now() - one.begun;
-      const switched: number[] = [];
+      const ready = performance.now() - one.startedAt;
+      const switches: number[] = [];
       for (let count = 0; count < 2; count += 1) {
-        const begun = performance.now();
+        const before = performance.now();
         const response = (await one.api.invoke({
           ...PAYLOAD,
           barman_server: `s${server++}`,
         })) as ResponseBody;
         if (response.exit_code !== 0) throw new Error(response.message);
-        switched.push(performance.now() - begun);
+        switches.push(performance.now() - before);
       }
-      const [first = 0, second = 0] = switched;
+      const [first = 0, second = 0] = switches;
       samples.get(name)?.push({ ready, first, second, loading: ready + first - second });
     }
   }
-  const all = (name: keyof typeof folders, of: keyof Start) =>
-    (samples.get(name) ?? []).map((one) => one[of]);
-  const cell = (name: keyof typeof folders, of: keyof Start) => ms(median(all(name, of)));
-  /** More than the empty handler that was started in the same turn. */
-  const added = (name: keyof typeof folders) => {
-    const empty = all('empty', 'loading');
-    return all(name, 'loading').map((one, run) => one - (empty[run] ?? 0));
+  const valuesOf = (name: Bundle, column: keyof Start) => (samples.get(name) ?? []).map((one) => one[column]);
+  const cell = (name: Bundle, column: keyof Start) => ms(median(valuesOf(name, column)));
+  /** Loading times, minus that of the empty handler that was started in the same round (ms). */
+  const added = (name: Bundle) => {
+    const empty = valuesOf('empty', 'loading');
+    return valuesOf(name, 'loading').map((one, run) => one - (empty[run] ?? 0));
   };
   table(
-    `A cold start under ${RIC}, ${STARTS} of each in turn`,
-    ['handler', 'bundle', 'start to ready', 'a switch', 'the next one', 'start and load', 'more than empty'],
+    `Cold starts under ${RIC}, ${STARTS} of each in turn`,
+    [
+      'handler',
+      'bundle',
+      'start to ready',
+      'first switch',
+      'second switch',
+      'start and load',
+      'added to empty',
+    ],
     names.map((name) => [
-      { empty: 'empty', ours: 'the function', naive: "all at once, esbuild's defaults" }[name],
+      { empty: 'empty', deployed: 'the function', naive: "naive bundle, esbuild's defaults" }[name],
       `${Math.round(statSync(join(folders[name], 'index.js')).size / 1024)} KB`,
       cell(name, 'ready'),
       name === 'empty' ? '–' : cell(name, 'first'),
@@ -174,22 +189,24 @@ async function coldStarts(ric: string): Promise<void> {
     ]),
   );
   const naive = added('naive');
-  const share = median(added('ours').map((one, run) => one / (naive[run] ?? one)));
-  console.log(`\nOf what the naive bundle adds to an empty handler, the function adds ${percent(share)}.`);
+  const share = median(added('deployed').map((one, run) => one / (naive[run] ?? one)));
+  console.log(
+    `\nThe function adds ${percent(share)} of the time that the naive bundle adds to the empty handler.`,
+  );
 }
 
 /**
- * Peak resident size through many switches. V8 gives garbage more and more room while there is memory, which hides what is
- * kept; so its generations are held to a size.
+ * Peak memory of a process over many switches. V8's generations are limited, because they otherwise grow while there is room,
+ * which would hide a leak.
  */
 async function memory(ric: string): Promise<void> {
-  const { ours } = await bundles();
+  const { deployed } = await bundles();
   const path = '/memory/';
   await using host = await startBarmanHost({ servers: serversOf(SWITCHES) }, ssm, path);
   await dynamoDb.createLedger('bench-memory');
   await using one = await start(
     ric,
-    ours,
+    deployed,
     path,
     'bench-memory',
     '--max-semi-space-size=4 --max-old-space-size=48',
@@ -204,8 +221,8 @@ async function memory(ric: string): Promise<void> {
       `${Math.round(Number(new RegExp(`${name}:\\s+(\\d+)`).exec(status)?.[1]) / 1024)} MB`;
     rows.push([String(count), mb('VmRSS'), mb('VmHWM')]);
   }
-  table('Memory of one process, switch after switch', ['switches', 'resident', 'peak'], rows);
-  if (host.api.operations('s0').length !== 1) throw new Error('there was no switch');
+  table('Memory of one process', ['switches', 'resident', 'peak'], rows);
+  if (host.api.operations('s0').length !== 1) throw new Error('no operation was created');
 }
 
 const serversOf = (count: number) =>

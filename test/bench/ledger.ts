@@ -1,4 +1,4 @@
-/** What the ledger adds to a switch, and how it stands a storm. */
+/** What the ledger adds to a switch, and how the function copes with many events at once. */
 
 import { randomUUID } from 'node:crypto';
 import { DynamoDbTable } from '../../functions/config-switch/aws/dynamodb-table.ts';
@@ -10,12 +10,12 @@ import { createFunction, dynamoDb, ssm } from './world.ts';
 
 const SWITCHES = 500;
 
-/** The two writes that a switch costs. */
+/** Measures the two writes of a switch. */
 export async function benchLedger(): Promise<void> {
   await dynamoDb.createLedger('bench-ledger');
   const ledger = new Ledger(new DynamoDbTable('bench-ledger'));
   const signal = AbortSignal.timeout(60_000);
-  const taken: number[] = [];
+  const samples: number[] = [];
   for (let run = 0; run < SWITCHES; run += 1) {
     const start = performance.now();
     const desired = { server: 'main', cluster: 'main', target: { model: 'pg:node1' } };
@@ -25,29 +25,30 @@ export async function benchLedger(): Promise<void> {
     );
     if (!lease) throw new Error('no lease');
     await ledger.complete(lease, 'operation', true, signal);
-    taken.push(performance.now() - start);
+    samples.push(performance.now() - start);
   }
   table(
     'What the ledger adds to a switch, with dynalite on the same machine',
-    ['writes', 'median', 'p95', 'of an operation of 1.2 s'],
+    ['writes', 'median', 'p95', 'share of a 1.2 s operation'],
     [
       [
         2,
-        `${median(taken).toFixed(1)} ms`,
-        `${quantile(taken, 0.95).toFixed(1)} ms`,
-        percent(median(taken) / 1_200),
+        `${median(samples).toFixed(1)} ms`,
+        `${quantile(samples, 0.95).toFixed(1)} ms`,
+        percent(median(samples) / 1_200),
       ],
     ],
   );
 }
 
+/** Measures a storm of events; see test/stand-ins/storm.ts. */
 export async function benchStorm(): Promise<void> {
   const path = '/storm/';
   await using host = await startBarmanHost(STORM_HOST, ssm, path);
   const invoke = await createFunction(path);
   const { events, respondedAfter, inSyncAfter, wrong } = await storm(host, invoke);
   const operations = Object.keys(STORM_HOST.servers).flatMap((server) => host.api.operations(server)).length;
-  // At least a creation and one poll for each event, if each had its operation.
+  // If each event had its own operation, it would take at least two requests: the creation and one poll.
   const most = 1_000 / (2 * STORM_HOST.requestCost);
   const rate = (1_000 * events) / respondedAfter;
   table(

@@ -1,4 +1,4 @@
-/** How long the response comes after the operation's end, how often it was asked for, and what a skip costs. */
+/** The time from the end of an operation to the response, the number of polls, and the time of a skip. */
 
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { ResponseBody } from '../../functions/config-switch/event/response.ts';
@@ -27,21 +27,21 @@ interface Sample {
   /** From the end of the operation to the response (ms). */
   readonly reaction: number;
   readonly polls: number;
-  /** Part of the host's one worker, until the last request was sent. */
+  /** Share of the host's one worker that the requests before the last one took, 0 to 1. */
   readonly share: number;
 }
 
-/** Times evenly over ±10 %: not always the same moment between two polls, and no luck in the middle of them. */
+/** Spreads an operation time evenly over ±10 %, so that operations end at different moments between two polls. */
 const spread = (time: number, run: number, runs: number) => time * (0.9 + (0.2 * (run + 0.5)) / runs);
 
-/** The next operation of a server needs the next second for its id. */
+/** Waits for the next second: operation ids are times in seconds. */
 const nextSecond = () => sleep(1_000 - (Date.now() % 1_000) + Math.random() * 200);
 
 async function measure(
   cost: number,
   time: number,
   runs: number,
-): Promise<{ samples: Sample[]; atOnce: number }> {
+): Promise<{ samples: Sample[]; concurrent: number }> {
   const path = `/reaction/${cost}-${time}/`;
   await using host = await startBarmanHost({ requestCost: cost }, ssm, path);
   const invoke = await createFunction(path);
@@ -63,11 +63,16 @@ async function measure(
     });
     await nextSecond();
   }
-  return { samples, atOnce: host.api.longestQueue };
+  return { samples, concurrent: host.api.longestQueue };
 }
 
-/** The function and the real command in turn, on the same host. */
-async function compared(time: number): Promise<{ ours: number[]; theirs: number[] }> {
+/**
+ * Runs the function and the real command in turn, on the same host.
+ *
+ * @param time of the operation (ms)
+ * @returns the times from the call to the response (ms)
+ */
+async function compare(time: number): Promise<{ functionTimes: number[]; commandTimes: number[] }> {
   const path = `/compared/${time}/`;
   await using host = await startBarmanHost({}, ssm, path);
   await using api = await closing(
@@ -79,21 +84,21 @@ async function compared(time: number): Promise<{ ours: number[]; theirs: number[
   );
   host.put({ url: api.url, 'allow-plain-http': 'true' });
   const invoke = await createFunction(path);
-  const ours: number[] = [];
-  const theirs: number[] = [];
+  const functionTimes: number[] = [];
+  const commandTimes: number[] = [];
   for (let run = 0; run < COMPARED_RUNS; run += 1) {
     const plan = () => api.plan({ time: spread(time, run, COMPARED_RUNS) });
     plan();
     const start = performance.now();
     const response = (await invoke(PAYLOAD)) as ResponseBody;
-    ours.push(performance.now() - start);
+    functionTimes.push(performance.now() - start);
     if (response.exit_code !== 0) throw new Error(response.message);
     await nextSecond();
     plan();
-    theirs.push(await runPatroniBarman(api.url));
+    commandTimes.push(await runPatroniBarman(api.url));
     await nextSecond();
   }
-  return { ours, theirs };
+  return { functionTimes, commandTimes };
 }
 
 async function closing(starting: Promise<PgBackupApiStandIn>): Promise<PgBackupApiStandIn & AsyncDisposable> {
@@ -105,8 +110,13 @@ export async function benchReaction(): Promise<void> {
   if (hasPatroniBarman) {
     const rows = await Promise.all(
       COMPARED.map(async (time) => {
-        const { ours, theirs } = await compared(time);
-        return [ms(time), ms(median(ours)), ms(median(theirs)), speedUp(median(theirs) / median(ours))];
+        const { functionTimes, commandTimes } = await compare(time);
+        return [
+          ms(time),
+          ms(median(functionTimes)),
+          ms(median(commandTimes)),
+          speedUp(median(commandTimes) / median(functionTimes)),
+        ];
       }),
     );
     const head = ['operation ±10 %', 'the function, warm', '`patroni_barman`', 'speed-up'];
@@ -120,29 +130,29 @@ export async function benchReaction(): Promise<void> {
   table(
     'From the end of the operation to the response',
     [
-      'a request costs the host',
+      'cost per request',
       'operation ±10 %',
       'runs',
       'median',
       'p95',
-      'allowed',
+      'limits (median, p95)',
       'polls',
-      "of the host's time",
-      'requests at once',
+      "share of the host's time",
+      'concurrent requests',
     ],
-    cells.map(({ cost, time, runs, samples, atOnce }) => {
+    cells.map(({ cost, time, runs, samples, concurrent }) => {
       const reactions = samples.map(({ reaction }) => reaction);
-      const allowed = Math.max(100, time / 10);
+      const limit = Math.max(100, time / 10);
       return [
         ms(cost),
         ms(time),
         runs,
         ms(median(reactions)),
         ms(quantile(reactions, 0.95)),
-        cost === HOSTS[0] ? `${allowed}, ${1.5 * allowed} ms` : '–',
+        cost === HOSTS[0] ? `${limit}, ${1.5 * limit} ms` : '–',
         median(samples.map(({ polls }) => polls)),
         percent(Math.max(...samples.map(({ share }) => share))),
-        atOnce,
+        concurrent,
       ];
     }),
   );
@@ -161,22 +171,22 @@ export async function benchSkips(): Promise<void> {
   ]) {
     for (let warm = 0; warm < 100; warm += 1) await invoke(event());
     const before = ssm.requests.length + host.api.requests.length;
-    const taken: number[] = [];
+    const samples: number[] = [];
     for (let run = 0; run < SKIPS; run += 1) {
-      const given = event();
+      const input = event();
       const start = performance.now();
-      await invoke(given);
-      taken.push(performance.now() - start);
+      await invoke(input);
+      samples.push(performance.now() - start);
     }
     const calls = ssm.requests.length + host.api.requests.length - before;
-    rows.push([name, `${median(taken).toFixed(3)} ms`, String(calls)]);
+    rows.push([name, `${median(samples).toFixed(3)} ms`, String(calls)]);
   }
   if (hasPatroniBarman) {
     await using api = await closing(PgBackupApiStandIn.start({ requestCost: 12 }));
-    const taken: number[] = [];
+    const samples: number[] = [];
     for (let run = 0; run < COMPARED_RUNS; run += 1)
-      taken.push(await runPatroniBarman(api.url, 'replica', 1));
-    rows.push(['`patroni_barman`, its process', `${median(taken).toFixed(0)} ms`, '1']);
+      samples.push(await runPatroniBarman(api.url, 'replica', 1));
+    rows.push(['`patroni_barman`, its process', `${median(samples).toFixed(0)} ms`, '1']);
   }
   table('A warm skip, inside the handler', ['caller', 'median', 'network calls'], rows);
 }

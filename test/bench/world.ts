@@ -1,4 +1,4 @@
-/** Where the benchmarks run: SSM and DynamoDB as stand-ins, and the command that the function is measured against. */
+/** The environment of the benchmarks: SSM and DynamoDB as stand-ins, and the command that the function is compared with. */
 
 import { execFile } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
@@ -14,7 +14,7 @@ import { installFromPyPI, toolFolder } from '../tools.ts';
 export const FOLDER = toolFolder('bench');
 export const ssm = await SsmStandIn.start();
 export const dynamoDb = await startDynamoDb();
-/** What the function finds on Lambda, but for its settings. */
+/** The environment variables of every function. */
 export const ENVIRONMENT = {
   AWS_ENDPOINT_URL_SSM: ssm.url,
   AWS_ENDPOINT_URL_DYNAMODB: dynamoDb.url,
@@ -36,7 +36,12 @@ export const PAYLOAD = {
 export const context = () =>
   ({ awsRequestId: randomUUID(), getRemainingTimeInMillis: () => 60_000 }) as Context;
 
-/** A handler of the function, with a ledger of its own; its parameters are those under the path. */
+/**
+ * Loads the function with a new ledger.
+ *
+ * @param path where its parameters are
+ * @returns its handler
+ */
 export async function createFunction(path: string): Promise<(event: unknown) => Promise<unknown>> {
   const table = `bench${path.replaceAll('/', '-')}ledger`;
   await dynamoDb.createLedger(table);
@@ -49,12 +54,18 @@ try {
   const version = /^patroni.*?(==\S+)/m.exec(readFileSync('test/e2e/requirements.txt', 'utf8'))?.[1];
   patroniBarman = join(installFromPyPI(FOLDER, `patroni${version}\n`), 'patroni_barman');
 } catch (error) {
-  console.log(`patroni_barman is not measured, since Python could not install it: ${error}`);
+  console.log(`patroni_barman is not measured: it could not be installed: ${error}`);
 }
-/** Whether the real command is there. */
+/** Whether the real command is installed. */
 export const hasPatroniBarman = patroniBarman !== undefined;
 
-/** Runs `patroni_barman config-switch`. @returns how long it took (ms) */
+/**
+ * Runs `patroni_barman config-switch`.
+ *
+ * @param expected its ExitCode
+ * @returns how long it took (ms)
+ * @throws Error if it ends with another ExitCode
+ */
 export async function runPatroniBarman(url: string, role = 'primary', expected = 0): Promise<number> {
   const switching = ['--barman-server', 'main', '--barman-model', 'pg:node2', '--switch-when', 'promoted'];
   const words = ['--api-url', `${url}/`, 'config-switch', ...switching, 'on_role_change', role, 'main'];

@@ -1,6 +1,6 @@
 /**
- * A PostgreSQL cluster of two nodes under Patroni over etcd, and a Barman that streams from its leader: the real software,
- * on loopback. As root, everything runs as user postgres, since PostgreSQL refuses root.
+ * A PostgreSQL cluster of two nodes with Patroni and etcd, and a Barman that streams from its leader: the real software on
+ * loopback. If the tests run as root, it runs as user postgres, because PostgreSQL refuses to run as root.
  */
 
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
@@ -28,8 +28,8 @@ const asRoot = process.getuid?.() === 0;
 /** Interval of Barman's cron (ms); in production one minute. */
 const CRON = 2_000;
 
-/** What user postgres runs. */
-function as(command: string, words: readonly string[]): [string, string[]] {
+/** @returns the command line that runs a command as user postgres */
+function asPostgres(command: string, words: readonly string[]): [string, string[]] {
   return asRoot ? ['runuser', ['-u', 'postgres', '--', command, ...words]] : [command, [...words]];
 }
 
@@ -57,7 +57,7 @@ export class Cluster {
   readonly #nodes: Readonly<Record<NodeName, Node>>;
   readonly #etcd: ChildProcess;
   readonly #cron: { stop: () => Promise<void> };
-  /** When Barman came to its active model, ms since the epoch. */
+  /** Barman's active model, and since when (ms since the epoch). */
   readonly #watch: { stop: () => void; since: () => { model: string; at: number } };
 
   private constructor(
@@ -126,17 +126,17 @@ export class Cluster {
     await cluster.startNode('node1');
     await cluster.#until(async () => (await cluster.leader()) === 'node1', 60_000, 'node1 is not the leader');
     await cluster.startNode('node2');
-    await cluster.whole();
+    await cluster.healthy();
     return cluster;
   }
 
-  /** Starts a node's Patroni. */
+  /** Starts Patroni on a node. */
   async startNode(name: NodeName): Promise<void> {
     const node = this.#nodes[name];
     node.process = start(join(inject('tools'), 'patroni'), node.log, [node.config]);
   }
 
-  /** The node's PostgreSQL and Patroni end at once, as in a crash. */
+  /** Kills Patroni and PostgreSQL of a node, as in a crash. */
   async kill(name: NodeName): Promise<void> {
     const { process: patroni } = this.#nodes[name];
     if (!patroni?.pid || patroni.exitCode !== null || patroni.signalCode !== null) return;
@@ -149,7 +149,7 @@ export class Cluster {
     await ended;
   }
 
-  /** Which node Patroni has for the leader, and knows to be it. */
+  /** @returns the node whose Patroni says that it is the primary, if there is one */
   async leader(): Promise<NodeName | undefined> {
     for (const name of NODES) {
       const { restPort } = this.#nodes[name];
@@ -162,8 +162,8 @@ export class Cluster {
     return undefined;
   }
 
-  /** Waits until one node leads and the other streams from it. */
-  async whole(): Promise<NodeName> {
+  /** Waits until one node is the leader and the other streams from it. @returns the leader */
+  async healthy(): Promise<NodeName> {
     await this.#until(
       async () => {
         const leader = await this.leader();
@@ -176,29 +176,29 @@ export class Cluster {
         return response?.replication_state === 'streaming';
       },
       90_000,
-      'the cluster is not whole',
+      'the cluster is not healthy',
     );
     return (await this.leader()) as NodeName;
   }
 
   /**
-   * Waits until the replica has all that the leader wrote, so that no WAL that Barman has is lost with the leader. And lets
-   * the leader write something: pg_receivewal cannot go on where a timeline ends with a segment.
+   * Waits until the replica has replayed all WAL of the leader, so that Barman is not ahead of it after a failover. The
+   * checkpoint writes some WAL: pg_receivewal cannot continue if a timeline ends at the end of a segment.
    */
   async caughtUp(): Promise<void> {
-    const leader = await this.whole();
+    const leader = await this.healthy();
     await this.#psql(leader, 'CHECKPOINT');
     const sql =
       'SELECT count(*) FROM pg_stat_replication WHERE replay_lsn = pg_current_wal_lsn() AND application_name';
-    const is = async () => (await this.#psql(leader, `${sql} = '${other(leader)}'`)).trim() === '1';
-    await this.#until(is, 60_000, 'the replica lags');
+    const replayed = async () => (await this.#psql(leader, `${sql} = '${other(leader)}'`)).trim() === '1';
+    await this.#until(replayed, 60_000, 'the replica lags');
   }
 
-  /** `patronictl switchover`. @returns the new leader */
+  /** Runs `patronictl switchover`. @returns the new leader */
   async switchover(): Promise<NodeName> {
-    const leader = await this.whole();
+    const leader = await this.healthy();
     await promisify(execFile)(
-      ...as(join(inject('tools'), 'patronictl'), [
+      ...asPostgres(join(inject('tools'), 'patronictl'), [
         ...['-c', this.#nodes[leader].config, 'switchover', 'main', '--force'],
         ...['--leader', leader, '--candidate', other(leader)],
       ]),
@@ -206,48 +206,48 @@ export class Cluster {
     return other(leader);
   }
 
-  /** When Patroni last promoted a node, ms since the epoch. */
+  /** When Patroni last promoted a node (ms since the epoch). @throws Error if it never did */
   promotedAt(name: NodeName): number {
     const lines = readFileSync(this.#nodes[name].log, 'utf8').split('\n');
     const line = lines.findLast((line) => line.includes('promoted self to leader'));
-    if (!line) throw new Error(`${name} was never promoted`);
+    if (!line) throw new Error(`Patroni never promoted ${name}`);
     return new Date(line.slice(0, 23).replace(',', '.')).getTime();
   }
 
-  /** The model that Barman has active, and since when. */
+  /** Barman's active model, and since when (ms since the epoch). */
   get active(): { readonly model: string; readonly at: number } {
     return this.#watch.since();
   }
 
-  /** What a node's callback logged. */
+  /** The log of a node's callback. */
   callbackLog(name: NodeName): string {
     const log = join(this.folder, `${name}-callback.log`);
     return existsSync(log) ? readFileSync(log, 'utf8') : '';
   }
 
-  /** The node that Barman says it follows. */
-  async followed(): Promise<NodeName | undefined> {
+  /** The node that Barman follows, according to `barman show-servers`. */
+  async followedNode(): Promise<NodeName | undefined> {
     const output = await runBarman(this.folder, 'show-servers', 'main');
     const port = /^\s*conninfo: .*port=(\d+)/m.exec(output)?.[1];
     return NODES.find((name) => String(this.#nodes[name].postgresPort) === port);
   }
 
-  /** Writes WAL on a node, and waits until that very file is at Barman. */
+  /** Writes WAL on a node, and waits until Barman has that file. */
   async walArrives(name: NodeName): Promise<void> {
     const sql = 'SELECT pg_walfile_name(pg_current_wal_lsn()) FROM (SELECT txid_current()) AS written';
     const file = (await this.#psql(name, sql)).trim();
     await this.#psql(name, 'SELECT pg_switch_wal()');
-    const there = async () =>
+    const received = async () =>
       ['streaming', 'wals'].some((folder) => {
         const path = join(this.folder, 'barman', 'main', folder);
         return (
           existsSync(path) && readdirSync(path, { recursive: true }).some((one) => String(one).endsWith(file))
         );
       });
-    await this.#until(there, 90_000, `${file} of ${name} is not at Barman`);
+    await this.#until(received, 90_000, `Barman has not received ${file} of ${name}`);
   }
 
-  /** Applies a model by `barman config-switch`, as pg-backup-api's helper does. */
+  /** Runs `barman config-switch`, as pg-backup-api's helper does. @returns whether it succeeded */
   async configSwitch(server: string, model: string | null): Promise<boolean> {
     return runBarman(this.folder, 'config-switch', server, model ?? '--reset').then(
       () => true,
@@ -272,15 +272,16 @@ export class Cluster {
     return (await promisify(execFile)(join(POSTGRESQL, 'psql'), [connection, '-AtXc', sql])).stdout;
   }
 
-  async #until(is: () => Promise<boolean>, timeout: number, otherwise: string): Promise<void> {
+  /** Polls a condition. @throws Error with the message and the logs, after the time-out (ms) */
+  async #until(condition: () => Promise<boolean>, timeout: number, message: string): Promise<void> {
     const end = performance.now() + timeout;
-    while (!(await is())) {
-      if (performance.now() > end) throw new Error(`${otherwise}\n${this.logs()}`);
+    while (!(await condition())) {
+      if (performance.now() > end) throw new Error(`${message}\n${this.logs()}`);
       await sleep(100);
     }
   }
 
-  /** The ends of all logs. */
+  /** The last lines of all logs. */
   logs(): string {
     return readdirSync(this.folder)
       .filter((file) => file.endsWith('.log'))
@@ -289,16 +290,21 @@ export class Cluster {
   }
 }
 
+/** @returns the other node */
 export function other(name: NodeName): NodeName {
   return name === 'node1' ? 'node2' : 'node1';
 }
 
 async function runBarman(folder: string, ...words: string[]): Promise<string> {
-  const [command, args] = as(join(inject('tools'), 'barman'), ['-c', join(folder, 'barman.conf'), ...words]);
+  const [command, args] = asPostgres(join(inject('tools'), 'barman'), [
+    '-c',
+    join(folder, 'barman.conf'),
+    ...words,
+  ]);
   return (await promisify(execFile)(command, args)).stdout;
 }
 
-/** Patroni's configuration, which may be JSON as YAML is. */
+/** Patroni's configuration file: YAML, of which JSON is a subset. */
 function patroni(
   name: NodeName,
   folder: string,
@@ -338,6 +344,7 @@ function patroni(
   });
 }
 
+/** Barman's configuration file, with one model per node. */
 function barman(folder: string, nodes: Readonly<Record<NodeName, Node>>): string {
   const at = (name: NodeName) =>
     `host=127.0.0.1 port=${nodes[name].postgresPort} user=postgres dbname=postgres`;
@@ -366,7 +373,7 @@ slot_name = barman
 ${NODES.map(model).join('')}`;
 }
 
-/** The callback as it is, on a node whose clock is wrong. */
+/** A script that runs the unchanged callback with a wrong clock; `ahead` in seconds. */
 function callbackWithClock(callback: string, ahead: number): string {
   return `import runpy, sys, time
 real = time.time
@@ -378,7 +385,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 function start(command: string, log: string, words: readonly string[]): ChildProcess {
   const output = openSync(log, 'a');
-  return spawn(...as(command, words), { stdio: ['ignore', output, output] });
+  return spawn(...asPostgres(command, words), { stdio: ['ignore', output, output] });
 }
 
 function write(file: string, text: string, mode: number): void {
@@ -386,6 +393,7 @@ function write(file: string, text: string, mode: number): void {
   own(file, mode);
 }
 
+/** Sets the mode, and makes postgres the owner. */
 function own(file: string, mode: number): void {
   chmodSync(file, mode);
   if (!asRoot) return;
@@ -403,36 +411,36 @@ function kill(pid: number): void {
   try {
     if (pid > 0) process.kill(pid, 'SIGKILL');
   } catch {
-    // It has ended by itself.
+    // The process has already ended.
   }
 }
 
-/** Runs something again and again. */
-function repeat(ms: number, does: () => Promise<unknown>): { stop: () => Promise<void> } {
-  let going = true;
+/** Runs an action again and again, with a pause after each (ms). */
+function repeat(ms: number, action: () => Promise<unknown>): { stop: () => Promise<void> } {
+  let running = true;
   const done = (async () => {
-    while (going) {
-      // Barman's cron complains while no node is up.
-      await does().catch(() => {});
+    while (running) {
+      // Barman's cron fails while no node is up.
+      await action().catch(() => {});
       await sleep(ms);
     }
   })();
   return {
     stop: async () => {
-      going = false;
+      running = false;
       await done;
     },
   };
 }
 
-/** Looks at Barman's own record of the active model, often. */
+/** Reads the file in which Barman keeps the active model, every 10 ms. */
 function watchModel(file: string) {
   let since = { model: '', at: 0 };
-  const look = () => {
+  const read = () => {
     const model = existsSync(file) ? readFileSync(file, 'utf8').trim() : '';
     if (model !== since.model) since = { model, at: Date.now() };
   };
-  const timer = setInterval(look, 10);
+  const timer = setInterval(read, 10);
   return { stop: () => clearInterval(timer), since: () => since };
 }
 

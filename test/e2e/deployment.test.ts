@@ -1,4 +1,4 @@
-/** A stage as an operator has it: deployed with the documented commands, and called in every way. */
+/** A stage, deployed with the documented commands, and called in every way that it offers. */
 
 import { randomUUID } from 'node:crypto';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -19,7 +19,7 @@ const PARAMETERS = {
   // The emulator's interface endpoints have no DNS names.
   'ssm-access': 'nat',
   'ledger-access': 'nat',
-  // Or it could not be removed at the end.
+  // The test removes the stage at the end.
   'deletion-protection': 'false',
 };
 const PROMOTION = {
@@ -51,7 +51,7 @@ const webhook = (payload: unknown, at = Date.now(), signedWith = secret) => {
   return prod.post(body, signedHeaders(signedWith, body, { at }));
 };
 
-/** Invokes the function as the console and `aws lambda invoke` do. */
+/** Invokes the function with `aws lambda invoke`. @returns its response; empty for an asynchronous invocation */
 async function invoke(event: unknown, type = 'RequestResponse'): Promise<Record<string, unknown>> {
   writeFileSync(join(folder, 'event.json'), JSON.stringify(event));
   await shell(
@@ -61,7 +61,7 @@ async function invoke(event: unknown, type = 'RequestResponse'): Promise<Record<
   return JSON.parse(readFileSync(join(folder, 'response.json'), 'utf8') || '{}') as Record<string, unknown>;
 }
 
-/** Messages of the failure queue; they stay there. */
+/** Reads the messages of the failure queue, and leaves them there. */
 async function failures(): Promise<Record<string, unknown>[]> {
   const { Messages = [] } =
     (await aws<{ Messages?: { Body: string }[] } | null>(
@@ -100,8 +100,8 @@ afterAll(async () => {
   rmSync(folder, { recursive: true });
 });
 
-describe('over the deployed HTTP API', () => {
-  test('the function runs on Node 24', async () => {
+describe('the HTTP API', () => {
+  test('is served by a function on Node.js 24', async () => {
     expect(await shell('node --version')).toMatch(/^v24\./);
     const { Configuration } = await aws<{ Configuration: { Runtime: string } }>(
       ...['lambda', 'get-function', '--function-name', prod.name],
@@ -109,42 +109,42 @@ describe('over the deployed HTTP API', () => {
     expect(Configuration.Runtime).toBe('nodejs24.x');
   });
 
-  test('a primary with a model: 200, 0, and the model is active', async () => {
+  test('returns 200 and ExitCode 0 for a primary with a model, which is active then', async () => {
     const { status, response } = await webhook(PROMOTION);
     expect([status, response.exit_code, response.exit_status]).toEqual([200, 0, 'CONFIG_SWITCH_DONE']);
     expect(api.activeModel()).toBe('pg:node2');
   });
 
-  test('reset: 200, 0, and no model is active', async () => {
+  test('returns 200 and ExitCode 0 for a reset, and no model is active then', async () => {
     const { status, response } = await webhook({ ...PROMOTION, barman_model: undefined, reset: true });
     expect([status, response.exit_code]).toEqual([200, 0]);
     expect(api.activeModel()).toBeNull();
   });
 
-  test('a replica: 200, 1', async () => {
+  test('returns 200 and ExitCode 1 for a replica', async () => {
     const { status, response } = await webhook({ ...PROMOTION, role: 'replica' });
     expect([status, response.exit_code]).toEqual([200, 1]);
   });
 
-  test('a dry run: 200, 1, and what would happen', async () => {
+  test('returns 200, ExitCode 1 and what would happen for a dry run', async () => {
     const { status, response } = await webhook({ ...PROMOTION, dry_run: true });
     expect([status, response.exit_code, response.dry_run]).toEqual([200, 1, true]);
     expect(response.message).toContain('a switch would apply model pg:node2');
     expect(api.activeModel()).toBeNull();
   });
 
-  test('a model of another cluster: 502, 2', async () => {
+  test('returns 502 and ExitCode 2 for a model of another cluster', async () => {
     const { status, response } = await webhook({ ...PROMOTION, barman_model: 'pg:node9' });
     expect([status, response.exit_code]).toEqual([502, 2]);
   });
 
-  test('an unknown server: 502, 3, in the words of pg-backup-api', async () => {
+  test('returns 502, ExitCode 3 and the error of pg-backup-api for an unknown server', async () => {
     const { status, response } = await webhook({ ...PROMOTION, barman_server: 'nope' });
     expect([status, response.exit_code]).toEqual([502, 3]);
     expect(response.message).toContain("Server 'nope' does not exist");
   });
 
-  test('a stuck operation: 504, 3, in time for API Gateway', async () => {
+  test('returns 504 and ExitCode 3 for a stuck operation, before API Gateway times out', async () => {
     api.plan({ time: Number.POSITIVE_INFINITY });
     const start = performance.now();
     const { status, response } = await webhook({ ...PROMOTION, barman_server: 'stuck' });
@@ -152,13 +152,13 @@ describe('over the deployed HTTP API', () => {
     expect(performance.now() - start).toBeLessThan(30_000);
   });
 
-  test('a wrong payload: 400, 4, with each field', async () => {
+  test('returns 400 and ExitCode 4 for an invalid payload, and names each invalid field', async () => {
     const { status, response } = await webhook({ ...PROMOTION, role: 'leader', swich_when: 'always' });
     expect([status, response.exit_code]).toEqual([400, 4]);
     expect(response.message).toMatch(/role.*swich_when/s);
   });
 
-  test('a wrong signature, and a stale one: 401, and no word more', async () => {
+  test('returns 401 and no details for a wrong signature or a stale timestamp', async () => {
     const wrong = await webhook(PROMOTION, Date.now(), `whsec_${Buffer.alloc(32, 7).toString('base64')}`);
     const stale = await webhook(PROMOTION, Date.now() - 6 * 60_000);
     for (const { status, response } of [wrong, stale]) {
@@ -167,13 +167,13 @@ describe('over the deployed HTTP API', () => {
   });
 });
 
-describe('over the other ways', () => {
-  test('Invoke gives the response itself', async () => {
+describe('the other callers', () => {
+  test('a direct invocation returns the response body', async () => {
     expect(await invoke({ ...PROMOTION, barman_model: 'pg:node1' })).toMatchObject({ exit_code: 0 });
     expect(api.activeModel()).toBe('pg:node1');
   });
 
-  test('PutEvents switches', async () => {
+  test('an event on the bus is applied', async () => {
     const entry = {
       Source: 'patroni',
       DetailType: 'Patroni role change',
@@ -184,7 +184,7 @@ describe('over the other ways', () => {
     await expect.poll(() => api.activeModel(), { timeout: 30_000 }).toBe('pg:node2');
   });
 
-  test('the documented wrapper for Patroni puts an event', async () => {
+  test('the documented wrapper for Patroni puts an event, which is applied', async () => {
     const script = /```sh\n(#!\/bin\/sh\n# \/etc\/patroni\/put_event\.sh[\s\S]*?)```/.exec(
       readFileSync('docs/configuration.md', 'utf8'),
     );
@@ -203,19 +203,19 @@ describe('over the other ways', () => {
     const requests = api.requests.length;
     const entry = { Source: 'other', DetailType: 'Patroni role change', Detail: JSON.stringify(PROMOTION) };
     await aws('events', 'put-events', '--entries', JSON.stringify([{ ...entry, EventBusName: 'patroni' }]));
-    // The same way, a moment later: by then the other one would have been seen.
-    const seen = { ...PROMOTION, barman_model: 'pg:node1' };
+    // An event that matches follows: once it is applied, the other one would have arrived.
+    const matching = { ...PROMOTION, barman_model: 'pg:node1' };
     await aws(
       ...['events', 'put-events', '--entries'],
       JSON.stringify([
-        { ...entry, Source: 'patroni', Detail: JSON.stringify(seen), EventBusName: 'patroni' },
+        { ...entry, Source: 'patroni', Detail: JSON.stringify(matching), EventBusName: 'patroni' },
       ]),
     );
     await expect.poll(() => api.activeModel(), { timeout: 30_000 }).toBe('pg:node1');
     expect(api.requests.slice(requests).filter(({ method }) => method === 'POST')).toHaveLength(1);
   });
 
-  test('an event that cannot be recorded ends in the failure queue, with its payload intact', async () => {
+  test('an event that cannot be recorded goes to the failure queue with its payload unchanged', async () => {
     expect(await failures()).toEqual([]);
     const event = {
       version: '0',
@@ -237,7 +237,7 @@ describe('over the other ways', () => {
 });
 
 describe('the ledger', () => {
-  test('a webhook that comes twice is answered from the record', async () => {
+  test('returns the recorded result for a duplicate webhook, without another POST', async () => {
     const body = JSON.stringify(PROMOTION);
     const headers = signedHeaders(secret, body);
     const first = await prod.post(body, headers);
@@ -249,8 +249,8 @@ describe('the ledger', () => {
     expect(posts()).toBe(before);
   });
 
-  test('an event of EventBridge that is older than a webhook is superseded', async () => {
-    // The emulator dates events itself.
+  test('skips an EventBridge event that is older than the applied webhook', async () => {
+    // The emulator sets the time of an event, so only `age_ms` makes it older.
     const detail = { ...PROMOTION, barman_model: 'pg:node1', age_ms: 60_000 };
     const entry = { Source: 'patroni', DetailType: 'Patroni role change', EventBusName: 'patroni' };
     const posts = api.requests.filter(({ method }) => method === 'POST').length;
@@ -269,7 +269,7 @@ describe('the ledger', () => {
     expect(api.requests.filter(({ method }) => method === 'POST')).toHaveLength(posts);
   });
 
-  test('the documented commands redrive the failure queue', async () => {
+  test('applies the events of the failure queue after the documented redrive', async () => {
     const commands = /```sh\n(queue=[\s\S]*?)```/.exec(readFileSync('docs/operations.md', 'utf8'))?.[1] ?? '';
     // Version 1 of the AWS CLI uses another endpoint for SQS, unless it is given.
     const redrive = `aws() { command aws --endpoint-url "$AWS_ENDPOINT_URL" "$@"; }\n${commands}`;
@@ -277,7 +277,7 @@ describe('the ledger', () => {
     const put = (event: object) =>
       aws('sqs', 'send-message', '--queue-url', queue, '--message-body', JSON.stringify(event));
 
-    // What is there already cannot be recorded, and stays.
+    // The message of the test above cannot be recorded, and stays in the queue.
     await shell(redrive, folder);
     await expect.poll(failures, { timeout: 60_000, interval: 1_000 }).toHaveLength(1);
     await shell(`command aws --endpoint-url "$AWS_ENDPOINT_URL" sqs purge-queue --queue-url ${queue}`);
@@ -297,22 +297,22 @@ describe('the ledger', () => {
     expect(await failures()).toEqual([]);
   });
 
-  test('a function that is killed in the middle of a switch does not block beyond its lease', async () => {
+  test('blocks a server only until the lease expires if the function is killed during a switch', async () => {
     api.plan({ time: 6_000 });
     const killed = { ...PROMOTION, barman_server: 'killed' };
     const response = webhook(killed).catch(() => undefined);
     await expect.poll(() => api.operations('killed').length).toBe(1);
-    // The emulator runs each instance of the function in a process of its own.
+    // The emulator runs each instance of the function in its own process.
     for (const pid of (await shell(`pgrep -f ministack-lambda-${prod.name}-`)).trim().split('\n')) {
       process.kill(Number(pid), 'SIGKILL');
     }
     expect((await response)?.response).not.toHaveProperty('exit_code');
-    const again = async () => (await webhook({ ...killed, barman_model: 'pg:node1' })).status;
-    await expect.poll(again, { timeout: 40_000, interval: 500 }).toBe(200);
+    const resend = async () => (await webhook({ ...killed, barman_model: 'pg:node1' })).status;
+    await expect.poll(resend, { timeout: 40_000, interval: 500 }).toBe(200);
     expect(api.activeModel('killed')).toBe('pg:node1');
   });
 
-  test('pg-backup-api is down for two minutes: the heartbeat applies the event afterwards', async () => {
+  test('keeps an event while pg-backup-api is down for two minutes, and the heartbeat applies it afterwards', async () => {
     await api.refuse();
     const { status, response } = await webhook({ ...PROMOTION, barman_model: 'pg:node1' });
     expect([status, response.exit_code, response.recorded]).toEqual([502, 3, true]);
@@ -324,13 +324,13 @@ describe('the ledger', () => {
 });
 
 describe('a stage', () => {
-  test('that is deployed again unchanged changes nothing', async () => {
+  test('has no changes if it is deployed again unchanged', async () => {
     const before = await prod.resources();
     expect(await prod.deploy()).toContain('No changes to deploy');
     expect(await prod.resources()).toEqual(before);
   });
 
-  test('that is deployed again with another parameter changes only that', async () => {
+  test('changes only the log retention if it is deployed again with another one', async () => {
     const before = await prod.resources();
     const changed = new Deployment('prod', {
       ...PARAMETERS,
@@ -347,7 +347,7 @@ describe('a stage', () => {
     expect((await webhook({ ...PROMOTION, role: 'replica' })).status).toBe(200);
   });
 
-  test('next to another one is independent of it; without function parameters it rejects webhooks', async () => {
+  test('is independent of another stage, and rejects webhooks without function parameters', async () => {
     await bare.deploy();
     const body = JSON.stringify(PROMOTION);
     const { status, headers, response } = await bare.post(body, signedHeaders(secret, body));
@@ -361,9 +361,9 @@ describe('a stage', () => {
     expect((await webhook({ ...PROMOTION, role: 'replica' })).status).toBe(200);
   });
 
-  test('that is removed leaves nothing behind, but the parameters', async () => {
+  test('leaves only the function parameters when it is removed', async () => {
     await prod.remove();
-    const left = await Promise.all(
+    const remaining = await Promise.all(
       [
         ['cloudformation', 'describe-stacks'],
         ['lambda', 'list-functions'],
@@ -377,12 +377,12 @@ describe('a stage', () => {
         ['events', 'list-rules'],
         ['cloudwatch', 'describe-alarms'],
         ['cloudwatch', 'list-dashboards'],
-        // The emulator creates the log group again for what a function logs after its end; on AWS the role may not.
+        // In the emulator a function that still logs creates its log group again; on AWS its role may not.
         ['logs', 'describe-log-groups', '--query', 'logGroups[?retentionInDays]'],
         ['s3api', 'list-buckets'],
       ].map(async (command) => [command.join(' '), JSON.stringify(await aws(...command))] as const),
     );
-    expect(left.filter(([, response]) => response.includes('barman-config-switch'))).toEqual([]);
+    expect(remaining.filter(([, response]) => response.includes('barman-config-switch'))).toEqual([]);
     const { Parameters } = await aws<{ Parameters: unknown[] }>(
       ...['ssm', 'get-parameters-by-path', '--path', '/barman-config-switch/prod'],
     );

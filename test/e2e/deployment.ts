@@ -1,4 +1,4 @@
-/** A stage, deployed with the README's commands into the emulator, and AWS's own command to look at it. */
+/** A stage, deployed into the emulator with `npm run deploy`, and the AWS CLI to inspect it. */
 
 import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';
@@ -19,7 +19,7 @@ const ENVIRONMENT = {
   SLS_NOTIFICATIONS_MODE: 'off',
 };
 
-/** Runs a shell's commands, as an operator would. @returns what they printed @throws Error with it */
+/** Runs shell commands, as an operator would. @returns their output @throws Error with their output if one fails */
 export async function shell(commands: string, cwd = '.', input = ''): Promise<string> {
   const child = run('bash', ['-euo', 'pipefail', '-c', commands], {
     cwd,
@@ -33,7 +33,7 @@ export async function shell(commands: string, cwd = '.', input = ''): Promise<st
   return stdout + stderr;
 }
 
-/** AWS's own command. @returns what it answered */
+/** Runs the AWS CLI. @returns its parsed output; null without output */
 export async function aws<T>(...words: string[]): Promise<T> {
   // Version 1 of the AWS CLI uses another endpoint for SQS, unless it is given here.
   const { stdout } = await run('aws', ['--endpoint-url', endpoint, '--output', 'json', ...words], {
@@ -48,11 +48,10 @@ export interface HttpResponse {
   readonly response: Record<string, unknown>;
 }
 
-/** One stage. */
 export class Deployment {
   readonly stage: string;
   readonly #parameters: Readonly<Record<string, string>>;
-  /** The outputs of its stack. */
+  /** The outputs of its stack, once it is deployed. */
   outputs: Readonly<Record<string, string>> = {};
 
   constructor(stage: string, parameters: Readonly<Record<string, string>>) {
@@ -60,11 +59,12 @@ export class Deployment {
     this.#parameters = parameters;
   }
 
-  /** The function's name, and the stack's. */
+  /** The name of the function, and of the stack. */
   get name(): string {
     return `barman-config-switch-${this.stage}`;
   }
 
+  /** @returns the output of the deployment */
   async deploy(): Promise<string> {
     const parameters = Object.entries(this.#parameters).map(([name, value]) => `--param=${name}=${value}`);
     const output = await shell(`npm run deploy -- --stage ${this.stage} ${parameters.join(' ')}`);
@@ -82,7 +82,7 @@ export class Deployment {
     await shell(`npm run remove -- --stage ${this.stage} ${parameters.join(' ')}`);
   }
 
-  /** What AWS made for each resource of the stack. */
+  /** The physical id of each resource of the stack. */
   async resources(): Promise<Record<string, string>> {
     const { StackResources } = await aws<{
       StackResources: { LogicalResourceId: string; PhysicalResourceId: string }[];
@@ -95,7 +95,7 @@ export class Deployment {
     );
   }
 
-  /** Sends a request to the deployed HTTP API, which the emulator knows by its host name. */
+  /** Sends a POST to the deployed HTTP API, which the emulator finds by the host name. */
   async post(body: string, headers: Readonly<Record<string, string>>): Promise<HttpResponse> {
     const { HttpApiId } = this.outputs;
     const url = new URL(endpoint);

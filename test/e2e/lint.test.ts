@@ -1,4 +1,4 @@
-/** What cfn-lint and checkov find in the packaged template: nothing, but what is suppressed with a reason. */
+/** The packaged template has no findings of cfn-lint and checkov, except those that are suppressed with a reason. */
 
 import { execFile } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
@@ -12,20 +12,20 @@ const run = promisify(execFile);
 const tools = inject('tools');
 
 describe.each<[string, Record<string, string>]>([
-  ['the parameters that are required', REQUIRED],
+  ['the required parameters', REQUIRED],
   ['a NAT', { ...REQUIRED, 'ssm-access': 'nat', 'ledger-access': 'nat' }],
   ['every parameter', { ...REQUIRED, ...OPTIONAL, 'ssm-access': 'sg-0123456789abcdef0' }],
-])('with %s', (_, parameters) => {
+])('the template with %s', (_, parameters) => {
   const folder = mkdtempSync(join(tmpdir(), 'barman-config-switch-lint-'));
   const file = join(folder, 'template.json');
   beforeAll(async () => writeFileSync(file, (await packageStage(parameters)).text));
   afterAll(() => rmSync(folder, { recursive: true }));
 
-  test('cfn-lint finds nothing', async () => {
+  test('has no findings of cfn-lint', async () => {
     await run(join(tools, 'cfn-lint'), ['--format', 'parseable', file]);
   });
 
-  test('checkov finds nothing', async () => {
+  test('has no findings of checkov', async () => {
     const { stdout } = await run(join(tools, 'checkov'), [
       ...['--framework', 'cloudformation', '--file', file, '--output', 'json', '--skip-download'],
     ]);

@@ -1,7 +1,7 @@
 /**
- * The real `patroni_barman config-switch` and the function, with the same inputs and the same pg-backup-api: every role,
- * switch_when, target and operation. The table of differences in docs/development.md comes from this run: UPDATE_DOCS=1
- * writes it.
+ * Compares the function with the real `patroni_barman config-switch`, with the same inputs and the same pg-backup-api: every role,
+ * switch_when, target and ending of the operation. The table of differences in docs/development.md comes from this test:
+ * UPDATE_DOCS=1 writes it.
  */
 
 import { execFile } from 'node:child_process';
@@ -21,7 +21,7 @@ Object.assign(process.env, {
 const { startFunction } = await import('../integration/function.ts');
 
 const ROLES = ['primary', 'promoted', 'master', 'standby_leader', 'replica', 'demoted'];
-/** Those of the command, each with the roles that match it. */
+/** The values that the command has, each with the roles that match it. */
 const SWITCH_WHEN: Record<string, readonly string[]> = {
   promoted: ['primary', 'promoted', 'master'],
   demoted: ['replica', 'demoted'],
@@ -38,12 +38,12 @@ const TARGETS: Record<string, { words: readonly string[]; fields: object }> = {
   neither: { words: [], fields: {} },
 };
 /** How the operation ends, or why there is none. */
-const OPERATIONS = ['DONE', 'FAILED', 'unknown server', 'down'] as const;
-type Ending = (typeof OPERATIONS)[number];
+const ENDINGS = ['DONE', 'FAILED', 'unknown server', 'down'] as const;
+type Ending = (typeof ENDINGS)[number];
 /** How long an operation takes on a host with one server (ms). */
-const OPERATION = 700;
-/** Cases run in parallel. */
-const AT_ONCE = 16;
+const OPERATION_TIME = 700;
+/** Cases that run at the same time. */
+const CONCURRENCY = 16;
 
 interface Case {
   readonly index: number;
@@ -58,7 +58,7 @@ interface Case {
 const cases: Case[] = ROLES.flatMap((role) =>
   Object.keys(SWITCH_WHEN).flatMap((switchWhen) =>
     Object.keys(TARGETS).flatMap((target) =>
-      OPERATIONS.map((ending) => ({
+      ENDINGS.map((ending) => ({
         role,
         switchWhen,
         target,
@@ -76,26 +76,26 @@ function documented(role: string, switchWhen: string, target: string, ending: En
   return ending === 'FAILED' ? ExitCode.CONFIG_SWITCH_FAILED : ExitCode.HTTP_ERROR;
 }
 
-/** Each case has Barman servers of its own: two operations of one server cannot begin in the same second. */
-const serverOf = (who: 'theirs' | 'ours', { index, ending }: Case) =>
-  ending === 'unknown server' ? 'unknown' : `${who}${index}`;
+/** Each run of a case has its own Barman server, because two operations of one server cannot begin in the same second. */
+const serverOf = (subject: 'command' | 'function', { index, ending }: Case) =>
+  ending === 'unknown server' ? 'unknown' : `${subject}${index}`;
 const apis = new Map<Ending, PgBackupApiStandIn>();
 const urlOf = (ending: Ending) => (apis.get(ending) ?? apis.get('DONE'))?.url ?? '';
 
 beforeAll(async () => {
   const servers = Object.fromEntries(
     cases.flatMap((one) =>
-      (['theirs', 'ours'] as const).map((who) => [serverOf(who, one), { cluster: 'main' }]),
+      (['command', 'function'] as const).map((subject) => [serverOf(subject, one), { cluster: 'main' }]),
     ),
   );
   delete servers.unknown;
-  const options = { servers, models: MODELS, operationTime: OPERATION };
+  const options = { servers, models: MODELS, operationTime: OPERATION_TIME };
   apis.set('DONE', await PgBackupApiStandIn.start(options));
-  const fails = async () => {
-    await sleep(OPERATION);
+  const failing = async () => {
+    await sleep(OPERATION_TIME);
     return false;
   };
-  apis.set('FAILED', await PgBackupApiStandIn.start({ ...options, barman: fails }));
+  apis.set('FAILED', await PgBackupApiStandIn.start({ ...options, barman: failing }));
   const down = await PgBackupApiStandIn.start();
   await down.refuse();
   apis.set('down', down);
@@ -104,32 +104,38 @@ afterAll(async () => {
   for (const api of apis.values()) await api.close();
 });
 
-interface Found {
+interface Exit {
   readonly code: number;
-  readonly how: string;
+  /** What ended the command, if it was not the switch. */
+  readonly cause: string;
 }
 
-async function theirs(one: Case): Promise<Found> {
+/** Runs the real command. */
+async function runCommand(one: Case): Promise<Exit> {
   const words = [
     ...['--api-url', `${urlOf(one.ending)}/`, '--retry-wait', '0', 'config-switch'],
-    ...['--barman-server', serverOf('theirs', one), ...(TARGETS[one.target]?.words ?? [])],
+    ...['--barman-server', serverOf('command', one), ...(TARGETS[one.target]?.words ?? [])],
     ...['--switch-when', one.switchWhen, 'on_role_change', one.role, 'main'],
   ];
   return new Promise((resolve) => {
     execFile(join(inject('tools'), 'patroni_barman'), words, (error, _, stderr) => {
-      const how = stderr.includes('Traceback') ? 'a traceback' : stderr.includes('usage:') ? 'argparse' : '';
-      resolve({ code: error ? Number(error.code) : 0, how });
+      const cause = stderr.includes('Traceback')
+        ? 'a traceback'
+        : stderr.includes('usage:')
+          ? 'argparse'
+          : '';
+      resolve({ code: error ? Number(error.code) : 0, cause });
     });
   });
 }
 
-/** Does something for each, some at once; the results are in order. */
-async function forEach<T, R>(all: readonly T[], does: (one: T) => Promise<R>): Promise<R[]> {
+/** Runs an action for each item, CONCURRENCY at a time. @returns the results in the order of the items */
+async function forEach<T, R>(all: readonly T[], action: (one: T) => Promise<R>): Promise<R[]> {
   const results: R[] = [];
   const next = all.entries();
   await Promise.all(
-    Array.from({ length: AT_ONCE }, async () => {
-      for (const [index, one] of next) results[index] = await does(one);
+    Array.from({ length: CONCURRENCY }, async () => {
+      for (const [index, one] of next) results[index] = await action(one);
     }),
   );
   return results;
@@ -152,7 +158,7 @@ function linesOf(all: readonly (readonly string[])[]): string[][] {
 const pairOf = (role: string, switchWhen: string) => `\`${role}\` with ${switchWhen}`;
 const matches = (role: string, switchWhen: string) => SWITCH_WHEN[switchWhen]?.includes(role);
 
-/** The pairs of role and switch_when that are all of a kind, in a few words. */
+/** @returns words for pairs of role and switch_when that are all of one kind, or the pairs themselves */
 function inWords(pairs: string): string {
   const without = (one?: string) => ROLES.filter((role) => role !== one);
   const pairsOf = (roles: readonly string[], matching: boolean) =>
@@ -169,10 +175,10 @@ function inWords(pairs: string): string {
   return kinds.find(([, all]) => all.join(', ') === pairs)?.[0] ?? pairs;
 }
 
-test('function › ends with the ExitCode that patroni_barman documents; the differences of the command are in docs/development.md', async () => {
-  const found = await forEach(cases, theirs);
-  const ours: (ExitCode | undefined)[] = [];
-  for (const ending of OPERATIONS) {
+test('the function › ends with the ExitCode that patroni_barman documents, and the docs list where the command does not', async () => {
+  const exits = await forEach(cases, runCommand);
+  const exitCodes: (ExitCode | undefined)[] = [];
+  for (const ending of ENDINGS) {
     await using run = await startFunction();
     run.host.put({ url: urlOf(ending), 'allow-plain-http': 'true' });
     await forEach(
@@ -182,17 +188,17 @@ test('function › ends with the ExitCode that patroni_barman documents; the dif
           action: 'on_role_change',
           role: one.role,
           cluster: 'main',
-          barman_server: serverOf('ours', one),
+          barman_server: serverOf('function', one),
           switch_when: one.switchWhen,
           ...TARGETS[one.target]?.fields,
         });
-        ours[one.index] = exit_code;
+        exitCodes[one.index] = exit_code;
       },
     );
   }
-  expect(cases.filter(({ index, documented }) => ours[index] !== documented)).toEqual([]);
+  expect(cases.filter(({ index, documented }) => exitCodes[index] !== documented)).toEqual([]);
 
-  const differing = cases.filter(({ index, documented }) => found[index]?.code !== documented);
+  const differing = cases.filter(({ index, documented }) => exits[index]?.code !== documented);
   const table = [
     `Of ${cases.length} cases the function ends with the documented ExitCode in ${cases.length}, \`patroni_barman\` in ${cases.length - differing.length}:`,
     '',
@@ -200,9 +206,13 @@ test('function › ends with the ExitCode that patroni_barman documents; the dif
     '| --- | --- | --- | --- | --- | --- |',
     ...linesOf(
       differing.map(({ index, role, switchWhen, target, ending, documented }) => {
-        const { code, how } = found[index] as Found;
-        const exit = [String(documented), String(ours[index]), how ? `${code}, ${how}` : String(code)];
-        return [pairOf(role, switchWhen), target, ending, ...exit];
+        const { code, cause } = exits[index] as Exit;
+        const codes = [
+          String(documented),
+          String(exitCodes[index]),
+          cause ? `${code}, ${cause}` : String(code),
+        ];
+        return [pairOf(role, switchWhen), target, ending, ...codes];
       }),
     ).map(([pairs = '', ...cells]) => `| ${inWords(pairs)} | ${cells.join(' | ')} |`),
   ].join('\n');

@@ -1,6 +1,6 @@
 /**
  * A role change from end to end: Patroni promotes a node, its callback calls the deployed function, and a real Barman follows.
- * Nothing is played but pg-backup-api's HTTP face.
+ * Only the HTTP interface of pg-backup-api is a stand-in.
  */
 
 import { execFile } from 'node:child_process';
@@ -31,11 +31,11 @@ const stage = new Deployment('patroni', {
 const secret = createSecret();
 let ca: CertificateAuthority;
 let api: PgBackupApiStandIn;
-let front: Front;
+let proxy: TlsProxy;
 let cluster: Cluster;
 
-/** The API's face to the nodes: TLS, and the host name that the emulator knows the API by. It can be unreachable. */
-class Front {
+/** A TLS proxy between the nodes and the emulator's HTTP API, which can be made unreachable. */
+class TlsProxy {
   readonly #server: () => Server;
   #listening: StandInServer;
 
@@ -44,7 +44,7 @@ class Front {
     this.#listening = listening;
   }
 
-  static async start(authority: CertificateAuthority): Promise<Front> {
+  static async start(authority: CertificateAuthority): Promise<TlsProxy> {
     const certificate = await authority.server();
     const server = () =>
       createServer({ cert: certificate.cert, key: certificate.key }, async (request, reply) => {
@@ -53,14 +53,15 @@ class Front {
         const { status, response } = await stage.post(await readBody(request), headers);
         reply.writeHead(status, { 'content-type': 'application/json' }).end(JSON.stringify(response));
       });
-    return new Front(server, await listen(server()));
+    return new TlsProxy(server, await listen(server()));
   }
 
   get url(): string {
     return `https://127.0.0.1:${this.#listening.port}/config-switch`;
   }
 
-  async unreachable(): Promise<() => Promise<void>> {
+  /** Stops listening. @returns a function that listens again on the same port */
+  async refuse(): Promise<() => Promise<void>> {
     const { port } = this.#listening;
     await this.#listening.close();
     return async () => {
@@ -95,10 +96,10 @@ beforeAll(async () => {
       folder,
     );
   }
-  front = await Front.start(ca);
+  proxy = await TlsProxy.start(ca);
   writeFileSync(caFile, ca.cert);
   cluster = await Cluster.start({
-    callback: ['--url', front.url, '--ca-file', caFile],
+    callback: ['--url', proxy.url, '--ca-file', caFile],
     secret,
     clocks: { node2: 240 },
   });
@@ -106,28 +107,33 @@ beforeAll(async () => {
 
 afterAll(async () => {
   await cluster?.stop();
-  await front?.close();
+  await proxy?.close();
   await api?.close();
   await stage.remove();
   rmSync(folder, { recursive: true });
 }, 120_000);
 
-/** Waits until Barman follows a node, in every respect, and prints how long it took from the promotion. */
-async function barmanFollows(name: NodeName, what: string, timeout = 60_000): Promise<void> {
+/**
+ * Waits until Barman follows a node: active model, connection and WAL. Prints how long the model took from the promotion.
+ *
+ * @param title of the line that is printed
+ * @param timeout for the active model (ms)
+ */
+async function barmanFollows(name: NodeName, title: string, timeout = 60_000): Promise<void> {
   await expect
-    .poll(() => cluster.active.model, { timeout, interval: 20, message: `${what}\n${cluster.logs()}` })
+    .poll(() => cluster.active.model, { timeout, interval: 20, message: `${title}\n${cluster.logs()}` })
     .toBe(`pg:${name}`);
   const took = cluster.active.at - cluster.promotedAt(name);
-  console.log(`${what}: ${(took / 1_000).toFixed(1)} s from Patroni's promotion to Barman's active model`);
-  expect(await cluster.followed()).toBe(name);
+  console.log(`${title}: ${(took / 1_000).toFixed(1)} s from Patroni's promotion to Barman's active model`);
+  expect(await cluster.followedNode()).toBe(name);
   await cluster.walArrives(name);
-  // And it stays so: nothing late brings it back.
+  // Nothing that arrived late has set Barman back meanwhile.
   expect(cluster.active.model).toBe(`pg:${name}`);
 }
 
-/** Runs the callback by hand, as on node1. */
+/** Runs the callback by hand, as on node1. @returns its exit status and output */
 async function callback(...options: string[]): Promise<{ code: number; output: string }> {
-  const command = [join(cluster.folder, 'barman_config_switch.py'), '--url', front.url, '--ca-file', caFile];
+  const command = [join(cluster.folder, 'barman_config_switch.py'), '--url', proxy.url, '--ca-file', caFile];
   const words = [
     'config-switch',
     '--barman-server',
@@ -146,31 +152,31 @@ async function callback(...options: string[]): Promise<{ code: number; output: s
   );
 }
 
-test('a switchover, and back (the clock of node2 is four minutes fast)', async () => {
+test('Barman › follows a switchover and the switchover back, with the clock of node2 four minutes fast', async () => {
   await barmanFollows(await cluster.switchover(), 'switchover');
   await barmanFollows(await cluster.switchover(), 'switchover back');
 }, 300_000);
 
-test('the leader is killed, and the other node takes over by itself', async () => {
-  const leader = await cluster.whole();
+test('Barman › follows a failover after the leader was killed', async () => {
+  const leader = await cluster.healthy();
   await cluster.caughtUp();
   await cluster.kill(leader);
   await barmanFollows(other(leader), 'failover', 120_000);
   await cluster.startNode(leader);
-  await cluster.whole();
+  await cluster.healthy();
 }, 400_000);
 
-test('the function is unreachable for the first 15 s of a promotion', async () => {
-  await cluster.whole();
-  const reachable = await front.unreachable();
+test('Barman › follows a switchover although the function is unreachable for the first 15 s', async () => {
+  await cluster.healthy();
+  const listenAgain = await proxy.refuse();
   const leader = await cluster.switchover();
   await sleep(15_000);
-  await reachable();
+  await listenAgain();
   await barmanFollows(leader, 'function unreachable for 15 s', 120_000);
 }, 400_000);
 
-test('pg-backup-api is unreachable for the first 90 s: the heartbeat makes up for it', async () => {
-  await cluster.whole();
+test('Barman › follows a switchover by the heartbeat after pg-backup-api was unreachable for 90 s', async () => {
+  await cluster.healthy();
   await api.refuse();
   const leader = await cluster.switchover();
   await sleep(90_000);
@@ -179,13 +185,13 @@ test('pg-backup-api is unreachable for the first 90 s: the heartbeat makes up fo
   await barmanFollows(leader, 'pg-backup-api unreachable for 90 s', 300_000);
 }, 600_000);
 
-test('three switchovers in a row, as fast as Patroni allows', async () => {
+test('Barman › follows the last of three switchovers in a row, as fast as Patroni allows', async () => {
   await cluster.switchover();
   await cluster.switchover();
   await barmanFollows(await cluster.switchover(), 'three switchovers', 120_000);
 }, 400_000);
 
-test('a wrong secret on a node: exit 3, the log names the cause, and Barman is not changed', async () => {
+test('the callback › exits with 3 for a wrong secret and names the cause, and Barman is not changed', async () => {
   const before = {
     model: cluster.active.model,
     requests: api.requests.filter(({ method }) => method === 'POST').length,
@@ -203,7 +209,7 @@ test('a wrong secret on a node: exit 3, the log names the cause, and Barman is n
     .toBe(true);
 });
 
-test('--dry-run changes nothing, and says what would happen', async () => {
+test('the callback › changes nothing with --dry-run, and prints what would happen', async () => {
   const { model } = cluster.active;
   const { code, output } = await callback('--secret-file', join(folder, 'webhook-secret'), '--dry-run');
   expect(code).toBe(1);
@@ -211,7 +217,7 @@ test('--dry-run changes nothing, and says what would happen', async () => {
   expect(cluster.active.model).toBe(model);
 });
 
-test('no secret is in any log of a node', () => {
+test('the callback › writes no secret to a log', () => {
   expect(cluster.logs()).not.toContain(secret.slice(6));
   expect(readFileSync(join(cluster.folder, 'webhook-secret'), 'utf8')).toBe(secret);
 });

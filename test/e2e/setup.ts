@@ -1,4 +1,4 @@
-/** Before the end-to-end tests: the tools from PyPI, and AWS's emulator on a free port of loopback. */
+/** Setup of the end-to-end tests: the tools from Debian and PyPI, and an emulator of AWS on a free port of loopback. */
 
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -9,27 +9,28 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { TestProject } from 'vitest/node';
 import { installFromPyPI, toolFolder } from '../tools.ts';
 
-/** Where user postgres can read. */
+/** Readable by user postgres. */
 const FOLDER = toolFolder('e2e');
 const REQUIREMENTS = 'test/e2e/requirements.txt';
-/** Where Debian has PostgreSQL's programs. */
+/** Debian's folder of PostgreSQL's programs. */
 export const POSTGRESQL = '/usr/lib/postgresql/15/bin';
 /** Time limit for the emulator to listen (ms). */
 const START_TIMEOUT = 60_000;
 
 declare module 'vitest' {
   export interface ProvidedContext {
-    /** Where the emulator is. */
+    /** URL of the emulator. */
     endpoint: string;
-    /** Where the tools are, and where there is room. */
+    /** Folder of the tools' programs. */
     tools: string;
+    /** Folder for temporary files. */
     folder: string;
   }
 }
 
 export default async function setup(project: TestProject): Promise<() => Promise<void>> {
   installPackages();
-  console.log(`Tools of ${REQUIREMENTS} from PyPI are in ${FOLDER}`);
+  console.log(`The tools of ${REQUIREMENTS} are installed from PyPI into ${FOLDER}`);
   const tools = installFromPyPI(FOLDER, readFileSync(REQUIREMENTS, 'utf8'));
   const { endpoint, child } = await startMinistack(tools);
   project.provide('endpoint', endpoint);
@@ -42,7 +43,7 @@ export default async function setup(project: TestProject): Promise<() => Promise
   };
 }
 
-/** What is there only after a package of Debian's was installed. */
+/** Files that show whether a Debian package is installed. */
 const PACKAGES: Readonly<Record<string, string>> = {
   '/usr/bin/etcd': 'etcd-server',
   '/usr/bin/jq': 'jq',
@@ -61,7 +62,7 @@ function installPackages(): void {
   const apt = (...words: string[]) => {
     const command = ['apt-get', '-qq', ...words];
     if (process.getuid?.() !== 0) command.unshift('sudo', '--preserve-env=DEBIAN_FRONTEND,RUNLEVEL');
-    // Runlevel 1: nothing that is installed is started.
+    // In runlevel 1 the installed services are not started.
     const env = { ...process.env, DEBIAN_FRONTEND: 'noninteractive', RUNLEVEL: '1' };
     execFileSync(command[0] as string, command.slice(1), { stdio: ['ignore', 'ignore', 'inherit'], env });
   };
@@ -78,11 +79,11 @@ async function startMinistack(tools: string): Promise<{ endpoint: string; child:
     stdio: ['ignore', output, output],
     env: {
       ...process.env,
-      // It runs functions with the first node on its path: this one, Node 24.
+      // It runs functions with the first `node` in PATH: the project's Node.js 24.
       PATH: `${resolve('node_modules/.bin')}:${process.env.PATH}`,
       GATEWAY_PORT: String(port),
       BIND_HOST: '127.0.0.1',
-      // Real Lambda waits a minute before it tries an asynchronous invocation again.
+      // Lambda itself waits one minute before it retries an asynchronous invocation.
       LAMBDA_ASYNC_RETRY_BASE_SECONDS: '1',
     },
   });
@@ -109,6 +110,6 @@ async function freePort(): Promise<number> {
   const address = server.address();
   server.close();
   await once(server, 'close');
-  if (typeof address !== 'object' || address === null) throw new Error('no port');
+  if (typeof address !== 'object' || address === null) throw new Error('no free port');
   return address.port;
 }

@@ -1,6 +1,6 @@
 import { defineConfig } from 'vitest/config';
 
-/** `npm run e2e`: what needs more than Node. One file after the other, since all share one emulator. */
+/** `npm run e2e`. The files run one after the other, because they share the emulator. */
 export default defineConfig({
   test: {
     include: ['test/e2e/**/*.test.ts'],

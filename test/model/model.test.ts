@@ -1,6 +1,6 @@
 /**
- * The protocol of the ledger under everything that can go wrong: `npm run model` for many interleavings (RUNS), some
- * hundreds in `npm test`. A failure prints its seed and path; SEED and PATH_ run it again.
+ * The ledger's protocol under crashes, lost and late requests, and failed operations: RUNS random interleavings, many in
+ * `npm run model`, some hundreds in `npm test`. A failure prints its seed and path; SEED and PATH_ repeat it.
  */
 
 import fc from 'fast-check';
@@ -43,8 +43,8 @@ const scenario: fc.Arbitrary<Scenario> = fc.record({
   newerSchema: fc.integer({ min: 0, max: 19 }).map((one) => one === 19),
 });
 
-/** Lets a scenario happen, and then heal. */
-async function live({ deliveries, heartbeats, ...rest }: Scenario): Promise<World> {
+/** Runs a scenario, and then waits without faults until the server is in sync. */
+async function runScenario({ deliveries, heartbeats, ...rest }: Scenario): Promise<World> {
   vi.setSystemTime(0);
   const world = new World({ deliveries, heartbeats, ...rest });
   // The back-off of pg-backup-api.ts is random too.
@@ -56,17 +56,18 @@ async function live({ deliveries, heartbeats, ...rest }: Scenario): Promise<Worl
     setTimeout(() => void world.beat(`B${index + 1}`, 27_500, index === 0 ? 4 : undefined), at);
   });
   let minute = 0;
-  const beats = setInterval_(60_000, () => void world.beat(`M${++minute}`));
+  const schedule = every(60_000, () => void world.beat(`M${++minute}`));
   await vi.advanceTimersByTimeAsync(rest.faultsUntil);
-  // Lease, P and the longest back-off; after a stuck operation was passed over it takes some more heartbeats.
-  for (let minutes = 0; minutes < 40 && !atRest(world); minutes += 1)
+  // Enough for the lease, P and the longest back-off, and some more heartbeats after a stuck operation was passed over.
+  for (let minutes = 0; minutes < 40 && !isAtRest(world); minutes += 1)
     await vi.advanceTimersByTimeAsync(60_000);
-  beats.stop();
+  schedule.stop();
   await vi.advanceTimersByTimeAsync(60_000);
   return world;
 }
 
-function atRest({ item, running, recorded, active }: World): boolean {
+/** Whether nothing is running, pending or passed over. */
+function isAtRest({ item, running, recorded, active }: World): boolean {
   if (running > 0) return false;
   if (item?.schema === 2) return true;
   return item === undefined
@@ -74,24 +75,24 @@ function atRest({ item, running, recorded, active }: World): boolean {
     : item.applied_version === item.desired_version && !item.passed_over && active === recorded;
 }
 
-function setInterval_(ms: number, does: () => void): { stop: () => void } {
+function every(ms: number, action: () => void): { stop: () => void } {
   let timer = setTimeout(function again() {
-    does();
+    action();
     timer = setTimeout(again, ms);
   }, ms);
   return { stop: () => clearTimeout(timer) };
 }
 
-test(`Barman ends at the newest event, and no promise is broken on the way (${runs} interleavings)`, async () => {
+test(`the protocol › ends with Barman set to the newest event, and violates no invariant (${runs} interleavings)`, async () => {
   await fc.assert(
     fc.asyncProperty(scenario, async (given) => {
-      const world = await live(given);
+      const world = await runScenario(given);
       expect(world.violations, world.trace.join('\n')).toEqual([]);
       expect(world.active, world.trace.join('\n')).toBe(world.recorded);
     }),
     {
       numRuns: runs,
-      // What a mutant breaks is not looked at.
+      // The counterexample of a mutant is not shrunk, because only the fact that there is one matters.
       endOnFailure: process.env.MUTANT !== undefined,
       ...(process.env.SEED ? { seed: Number(process.env.SEED), path: process.env.PATH_ ?? '' } : {}),
     },

@@ -1,6 +1,6 @@
 /**
- * The conditions of the ledger's protocol, each with the edit that takes it out. `npm run model:mutants` sees that the model
- * test notices each edit (run-mutants.ts); vitest.config.ts makes the edit.
+ * The conditions of the ledger's protocol, each with the edits that remove it. `npm run model:mutants` checks that the model test
+ * notices each removal (run-mutants.ts); vitest.config.ts applies the edits.
  */
 
 const FUNCTION = 'functions/config-switch';
@@ -17,10 +17,10 @@ export interface Edit {
 }
 
 export interface Mutant {
-  /** The condition that is taken out. */
+  /** The condition that is removed. */
   readonly condition: string;
   readonly edits: readonly Edit[];
-  /** It takes more interleavings to notice than the short form has. */
+  /** The short form has too few interleavings to notice it. */
   readonly rare?: true;
 }
 
@@ -42,20 +42,20 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [edit(LEDGER, "less('desired_version', version)", "less('desired_version', '~')")],
   },
   {
-    condition: 'record: a duplicate is not a new event',
+    condition: 'record: a duplicate is not recorded again',
     edits: [
       edit(LEDGER, 'newerThanDesired(version), lacks(eventIdOf(version))', 'newerThanDesired(version)'),
     ],
   },
   {
-    condition: 'acquire: what is applied is not applied again',
+    condition: 'acquire: an applied version is not applied again',
     edits: [
       edit(RECONCILE, 'if (applied_version >= version) {', 'if (applied_version > version) {'),
       edit(LEDGER, "less('applied_version', version)", "less('applied_version', '~')"),
     ],
   },
   {
-    condition: 'acquire: no other invocation holds the lease',
+    condition: 'acquire: no other invocation has the lease',
     edits: [edit(LEDGER, 'return lease_token !== undefined && Date.now()', 'return false && Date.now()')],
   },
   {
@@ -67,7 +67,7 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [edit(LEDGER, 'either(noLease, leasedBy(seen))', "either(noLease, less('lease_token', '~'))")],
   },
   {
-    condition: 'acquire: wait out an expired lease first',
+    condition: 'acquire: an expired lease is waited out first',
     edits: [edit(RECONCILE, "(await waitOut(options, item)) === 'passed over'", 'false')],
   },
   {
@@ -81,7 +81,7 @@ export const MUTANTS: readonly Mutant[] = [
     ],
   },
   {
-    condition: 'recent operations: wait for each one that is running',
+    condition: 'recent operations: each one that is running is waited for',
     edits: [
       edit(
         PG_BACKUP_API,
@@ -91,7 +91,7 @@ export const MUTANTS: readonly Mutant[] = [
     ],
   },
   {
-    condition: 'recent operations: as old as the POST',
+    condition: 'recent operations: all since the POST count',
     edits: [edit(PG_BACKUP_API, '- elapsed - 1_000;', '+ HOUR;')],
   },
   {
@@ -100,7 +100,7 @@ export const MUTANTS: readonly Mutant[] = [
     rare: true,
   },
   {
-    condition: 'release: only with a known end',
+    condition: 'release: only if every POST has a known end',
     edits: [edit(RECONCILE, 'if (!guard.inDoubt && !signal.aborted) {', 'if (!signal.aborted) {')],
     rare: true,
   },
@@ -130,13 +130,13 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [edit(LEDGER, 'done, [leasedBy(token), desiredIs(desired_version)]', 'done, [leasedBy(token)]')],
   },
   {
-    condition: 'SKIPPED: not because of a pending desired state',
+    condition: 'superseded: only by an applied version, not by a pending one',
     edits: [
       edit(RECONCILE, "applied, applied_version = '',", "applied, desired_version: applied_version = '',"),
     ],
   },
   {
-    condition: 'acquire: a write that the SDK repeated is mine',
+    condition: 'acquire: a write that the SDK repeated counts as mine',
     edits: [
       edit(
         LEDGER,
@@ -167,7 +167,7 @@ export const MUTANTS: readonly Mutant[] = [
     ],
   },
   {
-    condition: 'POST only inside the window',
+    condition: 'a POST is sent only inside the POST window',
     edits: [edit(RECONCILE, 'performance.now() < lease.postUntil', 'lease.postUntil > 0')],
   },
   {
@@ -176,11 +176,11 @@ export const MUTANTS: readonly Mutant[] = [
     rare: true,
   },
   {
-    condition: 'P is longer than an operation',
+    condition: 'P is longer than any operation that ends',
     edits: [edit(WORLD, 'const OPERATION_TIMEOUT = 60_000;', 'const OPERATION_TIMEOUT = 3_000;')],
   },
   {
-    condition: 'FAILED leaves the desired state in place',
+    condition: 'FAILED: the desired state stays pending',
     edits: [
       edit(
         LEDGER,
@@ -191,8 +191,13 @@ export const MUTANTS: readonly Mutant[] = [
   },
 ];
 
-/** @throws Error if the text to replace is not there: the mutant has to follow the code */
+/**
+ * Applies an edit.
+ *
+ * @returns the edited source
+ * @throws Error if the source does not contain `from`: the mutant must be adapted to the code
+ */
 export function mutate(source: string, { file, from, to }: Edit): string {
-  if (!source.includes(from)) throw new Error(`mutants.ts: ${file} has no "${from}"`);
+  if (!source.includes(from)) throw new Error(`mutants.ts: ${file} does not contain "${from}"`);
   return source.replaceAll(from, () => to);
 }

@@ -1,6 +1,6 @@
 /**
- * What pg-backup-api.ts talks to in the model: undici's two names, over a network in virtual time. Each sender has a host
- * name of its own to connect to.
+ * Replaces undici in the model: `Agent` and `request`, over a network in virtual time. Each instance of the function connects to
+ * its own host name, so that the network knows the sender.
  */
 
 export interface Request {
@@ -15,12 +15,12 @@ export interface Response {
   readonly json: unknown;
 }
 
-/** Sends a request of one instance: the response, or an error with a code, as undici has it. */
+/** Sends a request of one instance. @returns the response @throws Error with a `code`, as undici does */
 export type Send = (request: Request) => Promise<Response>;
 
 const senders = new Map<string, Send>();
 
-/** @returns a new URL, requests to which are sent by `send` */
+/** @returns a new URL; requests to it go to `send` */
 export function connect(send: Send): URL {
   const url = new URL(`http://sender-${senders.size + 1}.test`);
   senders.set(url.origin, send);

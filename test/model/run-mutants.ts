@@ -1,6 +1,6 @@
 /**
- * `npm run model:mutants`: takes the protocol's conditions out, one at a time, and checks that the model test notices. With
- * `-- --short`, as in CI, always the same 1,500 interleavings at most; of the rare ones only that the edit still applies.
+ * `npm run model:mutants`: removes the protocol's conditions, one at a time, and checks that the model test notices. With
+ * `-- --short`, as in CI, it runs at most 1,500 interleavings, always the same ones; rare mutants are not run, only applied.
  */
 
 import { execFile } from 'node:child_process';
@@ -13,8 +13,8 @@ const { RUNS = short ? '1500' : '30000', SEED = short ? '1' : '' } = process.env
 
 interface Result {
   readonly noticed: boolean;
-  /** How it ended, for a person. */
-  readonly says: string;
+  /** The result in words. */
+  readonly summary: string;
 }
 
 /** Runs the model test against a mutant, or against the unchanged code if there is no mutant of that number. */
@@ -25,11 +25,14 @@ function run(mutant: number): Promise<Result> {
     execFile(process.execPath, vitest, { env, maxBuffer: 2 ** 28 }, (error, stdout, stderr) => {
       const output = stdout + stderr;
       const runs = /failed after (\d+) tests?/.exec(output)?.[1];
-      if (!error) return resolve({ noticed: false, says: `not noticed in ${RUNS} interleavings` });
-      // Anything but a property that failed says nothing about the protocol.
+      if (!error) return resolve({ noticed: false, summary: `not noticed in ${RUNS} interleavings` });
+      // Any other error than a failed property is a fault of the run itself.
       if (runs === undefined) return reject(new Error(output));
       const kinds = [...new Set(output.match(/<== [A-Z-]+/g))].map((kind) => kind.slice(4)).join(', ');
-      resolve({ noticed: true, says: `noticed after ${runs}: ${kinds || 'not at the newest event'}` });
+      resolve({
+        noticed: true,
+        summary: `noticed after ${runs}: ${kinds || 'Barman is not set to the newest event'}`,
+      });
     });
   });
 }
@@ -41,18 +44,18 @@ async function work(): Promise<void> {
     const [number, { condition, edits, rare }] = next;
     for (const edit of edits) mutate(readFileSync(edit.file, 'utf8'), edit);
     const skipped = short && rare;
-    const { noticed, says } = skipped ? { noticed: true, says: 'rare: not run' } : await run(number);
+    const { noticed, summary } = skipped ? { noticed: true, summary: 'rare, not run' } : await run(number);
     if (!noticed) failures += 1;
-    console.log(`${condition.padEnd(68)} ${says}`);
+    console.log(`${condition.padEnd(68)} ${summary}`);
   }
 }
 
 await Promise.all(Array.from({ length: availableParallelism() }, work));
 // In the short form `npm test` has just run the unchanged code.
 if (!short) {
-  const { noticed, says } = await run(-1);
+  const { noticed, summary } = await run(-1);
   if (noticed) failures += 1;
-  console.log(`${'the unchanged code'.padEnd(68)} ${says}`);
+  console.log(`${'the unchanged code'.padEnd(68)} ${summary}`);
 }
 console.log(`${MUTANTS.length - failures} passed, ${failures} failed`);
 process.exitCode = failures === 0 ? 0 : 1;

@@ -5,17 +5,17 @@ import { MUTANTS, mutate } from './mutants.ts';
 
 const edits = MUTANTS[Number(process.env.MUTANT ?? -1)]?.edits ?? [];
 
-/** The model test against one mutant, whose number is MUTANT; against the code as it is without. */
+/** The model test against the mutant with the number MUTANT, or against the unchanged code. */
 export default defineConfig({
-  // No cache on disk: it would serve the module of another mutant.
+  // A cache on disk would return the module of another mutant.
   test: { include: ['test/model/*.test.ts'], fsModuleCache: false },
   plugins: [
     {
       name: 'mutant',
       enforce: 'pre',
       transform(_, id) {
-        const here = edits.filter(({ file }) => resolve(file) === id);
-        return here.length > 0 ? here.reduce(mutate, readFileSync(id, 'utf8')) : null;
+        const applicable = edits.filter(({ file }) => resolve(file) === id);
+        return applicable.length > 0 ? applicable.reduce(mutate, readFileSync(id, 'utf8')) : null;
       },
     },
   ],

@@ -1,7 +1,6 @@
 /**
- * A world for the ledger's protocol in virtual time: a table, a Barman host, and the faults that both can have. What is
- * tested is the real ledger.ts, reconcile.ts, heartbeat.ts and pg-backup-api.ts; what is expected of them is checked here at
- * each step.
+ * The environment of the ledger's protocol in virtual time: a table, a Barman host, and the faults of both. The code under test
+ * is the real ledger.ts, reconcile.ts, heartbeat.ts and pg-backup-api.ts; the invariants are checked here at each step.
  */
 
 import type { Connection, ConnectionSource } from '../../functions/config-switch/barman/http-client.ts';
@@ -30,21 +29,21 @@ const SERVER = 'main';
 /** P: longer than any operation that ends (ms). */
 const OPERATION_TIMEOUT = 60_000;
 const NEVER = new Promise<never>(() => {});
-/** What may become of a request. A POST that is lost, or late, looks to its sender as one whose response is lost. */
+/** What may happen to a request. To its sender a lost or late POST looks the same as a lost response. */
 const POST_FAULTS = ['not connected', 'lost', 'response lost', 'late', 'refused', 'unavailable'] as const;
 const GET_FAULTS = ['not connected', 'response lost', 'slow', 'not found', 'unavailable'] as const;
 
 /** One delivery of an event. */
 export interface Delivery {
-  /** Which one: greater ones are newer. */
+  /** Its number; greater is newer. */
   readonly event: number;
-  /** Whether it has been there before, and comes again with a later time. */
+  /** Whether it is sent again with a later time, if it was already recorded. */
   readonly repeats: boolean;
   /** When it arrives (ms). */
   readonly at: number;
-  /** The time that the function has (ms). */
+  /** Time to the deadline (ms). */
   readonly time: number;
-  /** At which of its steps the function dies, if at all. */
+  /** The step at which the instance crashes, if it does. */
   readonly crashAt: number | undefined;
 }
 
@@ -53,27 +52,24 @@ export interface Scenario {
   readonly deliveries: readonly Delivery[];
   /** When additional heartbeats begin (ms). */
   readonly heartbeats: readonly number[];
-  /** How often a step fails, 0 to 1; until `faultsUntil` (ms). */
+  /** The probability that a step fails, 0 to 1, until `faultsUntil` (ms). */
   readonly faults: number;
   /** Whether operations outlast a lease. */
   readonly slow: boolean;
   readonly faultsUntil: number;
   /** Whether a newer version of the function has written the item, in another format. */
   readonly newerSchema: boolean;
-  /** The zone of the Barman host's clock, which operation ids are times of, h from UTC. */
+  /** Offset from UTC of the Barman host's clock, which makes the operation ids (h). */
   readonly zone: number;
 }
 
 interface Operation {
   readonly event: number;
-  /** One that is stuck says that it is in progress, for ever. */
+  /** STUCK: pg-backup-api reports IN_PROGRESS for ever. */
   state: 'IN_PROGRESS' | 'STUCK' | 'DONE' | 'FAILED';
 }
 
-/** What must never happen did. */
-export class Violation extends Error {}
-
-/** Evaluates a condition as DynamoDB does. */
+/** Evaluates a condition as DynamoDB does. @throws Error for a comparison that DynamoDB does not have */
 export function holds(item: Item | undefined, condition: Condition): boolean {
   return condition.every((row) =>
     row.some(([attribute, operator, operand]) => {
@@ -81,7 +77,7 @@ export function holds(item: Item | undefined, condition: Condition): boolean {
       if (operator === 'lacks') return !(Array.isArray(value) && value.includes(operand));
       if (operator === 'absent') return value === undefined;
       if (operand === undefined || !['=', '<'].includes(operator)) {
-        throw new Error(`DynamoDB knows no condition "${attribute} ${operator} ${operand}"`);
+        throw new Error(`DynamoDB has no comparison "${attribute} ${operator} ${operand}"`);
       }
       if (operator === '=') return value === operand;
       return typeof value === 'string' && value < String(operand);
@@ -89,6 +85,7 @@ export function holds(item: Item | undefined, condition: Condition): boolean {
   );
 }
 
+/** @returns the item of a server after a change */
 export function changed(item: Item | undefined, server: string, change: Change): Item {
   const next: Record<string, unknown> = { ...item, barman_server: server };
   const { events, ...attributes } = change;
@@ -103,21 +100,22 @@ export function changed(item: Item | undefined, server: string, change: Change):
 
 export class World {
   readonly #scenario: Scenario;
-  /** From 0 to 1, the same for the same scenario. */
+  /** The next pseudo-random number, 0 to 1; the same sequence for the same seed. */
   readonly random: () => number;
   #item: Item | undefined;
   readonly #operations = new Map<string, Operation>();
-  /** Who wrote the current lease token. */
-  #lease_token = '';
-  /** The event that Barman is at; 0 before all. */
+  /** The name of the instance that wrote the current lease_token. */
+  #leasedBy = '';
+  /** The event that Barman is set to; 0 at the start. */
   #active = 0;
-  /** The newest event that was answered DONE. */
-  #answered = 0;
+  /** The newest event with the result DONE. */
+  #done = 0;
   /** The newest event that was recorded, or reported as recorded. */
   #recorded = 0;
   readonly violations: string[] = [];
-  /** What happened, for a person. */
+  /** What happened, for the reader of a failure. */
   readonly trace: string[] = [];
+  /** Invocations and heartbeats in progress. */
   running = 0;
 
   constructor(scenario: Scenario) {
@@ -138,7 +136,7 @@ export class World {
     return this.#recorded;
   }
 
-  /** One delivery: an invocation of the function, from the event to its response. */
+  /** Runs one invocation of the function, from the event to its result. */
   async deliver(delivery: Delivery, name: string): Promise<void> {
     const instance = new Instance(this, name, delivery.crashAt);
     const start = Date.now();
@@ -153,18 +151,18 @@ export class World {
       progress,
     };
     const target = { model: String(delivery.event) };
-    // A sender that repeats itself, and does not say how long ago it was, has another time.
-    const known = this.#item?.events?.includes(`event-${delivery.event}`);
+    // A sender that repeats an event without `age_ms` dates it differently.
+    const isRecorded = this.#item?.events?.includes(`event-${delivery.event}`);
     const version =
-      delivery.repeats && known
+      delivery.repeats && isRecorded
         ? versionOf(100_000 + Date.now(), `event-${delivery.event}`)
-        : keyOf(delivery.event);
+        : versionOfEvent(delivery.event);
     this.running += 1;
     let result: Result | Error;
     try {
       result = await Promise.race([
         recordAndReconcile(options, { server: SERVER, cluster: 'c', target, version }),
-        instance.died,
+        instance.crash,
       ]);
     } catch (error) {
       result = error as Error;
@@ -172,34 +170,35 @@ export class World {
       clear();
       this.running -= 1;
     }
-    if (instance.dead) return;
-    if (Date.now() > start + delivery.time + 1) this.violate(`LATE: ${name} answered after its deadline`);
-    this.#response(name, delivery.event, result, progress);
+    if (instance.crashed) return;
+    if (Date.now() > start + delivery.time + 1) this.violate(`LATE: ${name} returned after its deadline`);
+    this.#check(name, delivery.event, result, progress);
   }
 
-  #response(name: string, event: number, result: Result | Error, progress: Progress): void {
+  /** Checks the result of an invocation. */
+  #check(name: string, event: number, result: Result | Error, progress: Progress): void {
     if (progress.recorded) this.#recorded = Math.max(this.#recorded, event);
     this.log(
-      `${name} answers ${result instanceof Error ? `${result.name}: ${result.message}` : result.message}`,
+      `${name} returns ${result instanceof Error ? `${result.name}: ${result.message}` : result.message}`,
     );
     if (result instanceof Error) {
       if (!(result instanceof HttpError || result instanceof ConfigSwitchFailed)) {
         this.violate(`UNFORESEEN: ${name}: ${result.stack}`);
       }
-      if (result instanceof Busy && this.#lease_token === name)
+      if (result instanceof Busy && this.#leasedBy === name)
         this.violate(`SELF-BLOCK: ${name} waits for itself`);
       return;
     }
     if (result.exitCode === ExitCode.CONFIG_SWITCH_DONE) {
       if (this.#active < event)
-        this.violate(`FALSE-DONE: ${name} for event ${event}, Barman is at ${this.#active}`);
-      this.#answered = Math.max(this.#answered, event);
+        this.violate(`FALSE-DONE: ${name} for event ${event}, Barman is set to ${this.#active}`);
+      this.#done = Math.max(this.#done, event);
     } else if (eventOf(this.#item?.applied_version) <= event) {
       this.violate(`SKIP-UNDONE: ${name} for event ${event}`);
     }
   }
 
-  /** A heartbeat, which may die too. */
+  /** Runs a heartbeat, which may crash too. */
   async beat(name: string, time = 27_500, crashAt?: number): Promise<void> {
     const instance = new Instance(this, name, crashAt);
     const start = Date.now();
@@ -211,23 +210,23 @@ export class World {
       signal,
       remaining: () => start + time - Date.now(),
       operationTimeout: OPERATION_TIMEOUT,
-      onReconciled: (_, ended) => this.log(`${name}: ${ended.message}`),
+      onReconciled: (_, result) => this.log(`${name}: ${result.message}`),
     };
     this.running += 1;
     try {
-      await Promise.race([beat(options), instance.died]);
+      await Promise.race([beat(options), instance.crash]);
     } catch (error) {
-      if (!instance.dead && !(error instanceof HttpError)) {
+      if (!instance.crashed && !(error instanceof HttpError)) {
         this.violate(`UNFORESEEN: ${name}: ${(error as Error).stack}`);
       }
     } finally {
       clear();
       this.running -= 1;
     }
-    if (!instance.dead && Date.now() > start + time + 1) this.violate(`LATE: ${name}`);
+    if (!instance.crashed && Date.now() > start + time + 1) this.violate(`LATE: ${name}`);
   }
 
-  // The table.
+  // The table
 
   read(): Item | undefined {
     return this.#item;
@@ -236,7 +235,7 @@ export class World {
   write(change: Change, condition: Condition, writer: string): Item | undefined {
     if (!holds(this.#item, condition)) return undefined;
     if (this.#item?.schema === 2) this.violate(`SCHEMA: ${writer} writes an item of a newer version`);
-    if (change.lease_token) this.#lease_token = writer;
+    if (change.lease_token) this.#leasedBy = writer;
     if (
       change.applied_version &&
       eventOf(this.#item?.desired_version) > eventOf(change.applied_version) &&
@@ -247,14 +246,14 @@ export class World {
     this.#item = changed(this.#item, SERVER, change);
     this.#recorded = Math.max(this.#recorded, eventOf(this.#item.desired_version));
     if (this.#item.applied_version !== undefined && eventOf(this.#item.applied_version) > this.#active) {
-      this.violate(`LEDGER-LIES: it says ${this.#item.applied}, Barman is at ${this.#active}`);
+      this.violate(`LEDGER-LIES: applied is ${this.#item.applied}, Barman is set to ${this.#active}`);
     }
     return this.#item;
   }
 
-  // Barman, behind pg-backup-api: what its documentation says of each request.
+  // pg-backup-api and Barman, as pg-backup-api's documentation describes them
 
-  /** A request arrives. */
+  /** Serves a request. */
   serve({ method, path, body }: Request, sender: string): Response {
     const [, first, server, , id] = path.split('/');
     if (first === 'status') return { status: 200, json: 'OK' };
@@ -273,11 +272,11 @@ export class World {
     return { status: 200, json: { operation_id: id, status: state === 'STUCK' ? 'IN_PROGRESS' : state } };
   }
 
-  /** A POST arrives: an operation begins. */
+  /** Creates an operation, and begins it. */
   #create(event: number, sender: string): Response {
     const now = new Date(Date.now() + this.#scenario.zone * 3_600_000);
     const id = now.toISOString().replace(/\.\d+Z$|[-:]/g, '');
-    // Ids are times, so another operation in the same second is refused.
+    // Ids are times in seconds, so a second operation in the same second fails.
     if (this.#operations.has(id)) return { status: 500, json: { error: 'Internal Server Error' } };
     const running = [...this.#operations.values()].find(({ state }) => state === 'IN_PROGRESS');
     if (running) this.violate(`OVERLAP: ${sender} begins ${event} while ${running.event} is running`);
@@ -290,11 +289,10 @@ export class World {
       ? this.pick(['stuck', 'stuck, applied', 'failed', 'failed, applied', 'slow'])
       : 'done';
     const write = () => {
-      if (event < this.#answered)
-        this.violate(`REGRESS: ${id} writes ${event}, ${this.#answered} was answered DONE`);
+      if (event < this.#done)
+        this.violate(`REGRESS: ${id} writes ${event}, the result of ${this.#done} was DONE`);
       this.#active = event;
     };
-    // It reads what is active first; what is active already is not written again.
     setTimeout(
       () => {
         if (fate.startsWith('stuck')) {
@@ -311,9 +309,9 @@ export class World {
     return { status: 202, json: { operation_id: id } };
   }
 
-  // Chance.
+  // Random choices
 
-  /** Whether the next thing goes wrong. */
+  /** Whether the next step fails. */
   faulty(): boolean {
     return Date.now() < this.#scenario.faultsUntil && this.random() < this.#scenario.faults;
   }
@@ -336,45 +334,46 @@ export class World {
   }
 }
 
-/** A running instance of the function: it may die at any of its steps, with its write or request on the way. */
+/** A running instance of the function. It may crash at any step, while its write or request is on the way. */
 class Instance implements Table, ConnectionSource {
   readonly #world: World;
   readonly name: string;
   readonly #crashAt: number | undefined;
   #steps = 0;
-  dead = false;
-  readonly #death = Promise.withResolvers<never>();
-  /** Never resolves; rejects when it dies. */
-  readonly died = this.#death.promise;
+  crashed = false;
+  readonly #crash = Promise.withResolvers<never>();
+  /** Never resolves; rejects when the instance crashes. */
+  readonly crash = this.#crash.promise;
 
   constructor(world: World, name: string, crashAt: number | undefined) {
     this.#world = world;
     this.name = name;
     this.#crashAt = crashAt;
-    this.died.catch(() => {});
+    this.crash.catch(() => {});
   }
 
-  /** One step that takes some time; what it does may still be done after the death of who asked for it. */
-  async step<T>(signal: AbortSignal, does: () => T, latency = this.#world.between(1, 60)): Promise<T> {
-    if (this.dead) return NEVER;
+  /** Runs an action that takes some time. If the instance crashes meanwhile, the action may still happen. */
+  async step<T>(signal: AbortSignal, action: () => T, latency = this.#world.between(1, 60)): Promise<T> {
+    if (this.crashed) return NEVER;
     this.#steps += 1;
     if (this.#steps === this.#crashAt) {
-      const then = this.#world.pick(['at once', 'done', 'late']);
-      this.#world.log(`${this.name} dies, its step ${then}`);
-      this.dead = true;
-      if (then !== 'at once') setTimeout(does, then === 'late' ? this.#world.between(1_000, POST_DELAY) : 0);
-      this.#death.reject(new Error('died'));
+      const fate = this.#world.pick(['not done', 'done', 'done late']);
+      this.#world.log(`${this.name} crashes, its step is ${fate}`);
+      this.crashed = true;
+      if (fate !== 'not done')
+        setTimeout(action, fate === 'done late' ? this.#world.between(1_000, POST_DELAY) : 0);
+      this.#crash.reject(new Error('crashed'));
       return NEVER;
     }
     await within(signal, after(latency));
-    if (this.dead) return NEVER;
-    const result = does();
+    if (this.crashed) return NEVER;
+    const result = action();
     await within(signal, after(this.#world.between(1, 60)));
-    return this.dead ? NEVER : result;
+    return this.crashed ? NEVER : result;
   }
 
   async get(_: string, signal: AbortSignal): Promise<Item | undefined> {
-    return this.#asked(signal, () => this.#world.read());
+    return this.#access(signal, () => this.#world.read());
   }
 
   async scan(signal: AbortSignal): Promise<Item[]> {
@@ -388,14 +387,14 @@ class Instance implements Table, ConnectionSource {
     condition: Condition,
     signal: AbortSignal,
   ): Promise<Item | undefined> {
-    // A response that was late or lost: the SDK sends the write again, and meanwhile others write.
-    const twice = this.#world.faulty() && this.#world.pick([true, false]);
+    // After a late or lost response the SDK sends the write again; others may write in between.
+    const sentTwice = this.#world.faulty() && this.#world.pick([true, false]);
     const write = () => this.#world.write(change, condition, this.name);
-    if (twice) await this.step(signal, write, this.#world.between(1, 2_500));
-    return this.#asked(signal, write);
+    if (sentTwice) await this.step(signal, write, this.#world.between(1, 2_500));
+    return this.#access(signal, write);
   }
 
-  /** The real one, over the model's network. */
+  /** The real client, over the model's network. */
   pgBackupApi(signal: AbortSignal): PgBackupApi {
     return new PgBackupApi(this, {
       signal,
@@ -406,10 +405,12 @@ class Instance implements Table, ConnectionSource {
   }
 
   async connection(signal: AbortSignal): Promise<Connection> {
-    const slow = this.#world.faulty();
-    if (slow) {
-      const takes = this.#world.pick([this.#world.between(1_000, 8_000), this.#world.between(8_000, 25_000)]);
-      await this.step(signal, () => {}, takes);
+    if (this.#world.faulty()) {
+      const duration = this.#world.pick([
+        this.#world.between(1_000, 8_000),
+        this.#world.between(8_000, 25_000),
+      ]);
+      await this.step(signal, () => {}, duration);
     }
     return { url: connect((request) => this.#send(request)) };
   }
@@ -423,10 +424,10 @@ class Instance implements Table, ConnectionSource {
     const world = this.#world;
     const serve = () => world.serve(request, this.name);
     const post = request.method === 'POST';
-    const fate = world.faulty() ? world.pick(post ? POST_FAULTS : GET_FAULTS) : 'answered';
-    if (fate !== 'answered') world.log(`${this.name} ${request.method} ${request.path}: ${fate}`);
+    const fate = world.faulty() ? world.pick(post ? POST_FAULTS : GET_FAULTS) : 'served';
+    if (fate !== 'served') world.log(`${this.name} ${request.method} ${request.path}: ${fate}`);
     switch (fate) {
-      case 'answered':
+      case 'served':
         return this.step(signal, serve);
       case 'slow':
         return this.step(signal, serve, world.between(500, 11_000));
@@ -448,14 +449,15 @@ class Instance implements Table, ConnectionSource {
     }
   }
 
-  async #asked<T>(signal: AbortSignal, does: () => T): Promise<T> {
+  /** Reads or writes the table. */
+  async #access<T>(signal: AbortSignal, action: () => T): Promise<T> {
     if (this.#world.faulty() && this.#world.pick([true, false, false])) {
       throw new HttpError('the ledger is unavailable');
     }
     try {
       return await this.step(
         signal,
-        does,
+        action,
         this.#world.faulty() ? this.#world.between(500, 3_000) : undefined,
       );
     } catch (error) {
@@ -464,16 +466,17 @@ class Instance implements Table, ConnectionSource {
   }
 }
 
-/** As undici throws it. */
+/** A network error as undici throws it. */
 function networkError(code: string): Error {
   return Object.assign(new Error(code), { code });
 }
 
-/** The keys sort as the events. */
-function keyOf(event: number): string {
+/** The version of an event; versions sort like the numbers of the events. */
+function versionOfEvent(event: number): string {
   return versionOf(event * 1_000, `event-${event}`);
 }
 
+/** @returns the number of the event that a version came from; 0 without one */
 function eventOf(version: string | undefined): number {
   return version === undefined ? 0 : Number(version.split('#event-')[1]);
 }
@@ -482,7 +485,7 @@ function after(ms: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, ms));
 }
 
-/** A small generator of pseudo-random numbers, 0 to 1. */
+/** A small pseudo-random generator (Mulberry32). @returns a function that gives the next number, 0 to 1 */
 function mulberry32(seed: number): () => number {
   let state = seed;
   return () => {
