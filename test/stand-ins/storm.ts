@@ -3,6 +3,7 @@
 import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { ResponseBody } from '../../functions/config-switch/event/response.ts';
+import type { Heartbeat } from '../../functions/config-switch/reconcile/heartbeat.ts';
 import type { BarmanHost } from './barman-host.ts';
 import type { PgBackupApiOptions } from './pg-backup-api.ts';
 import { httpEvent, signedHeaders } from './webhook.ts';
@@ -61,7 +62,7 @@ function eventsOf(server: string, index: number): Event[] {
 }
 
 /**
- * Lets one break loose, and waits until the heartbeat finds nothing behind.
+ * Sends one, and waits until the heartbeat finds nothing pending.
  *
  * @param host made with STORM_HOST
  * @param send invokes the function
@@ -97,7 +98,7 @@ export async function storm(host: BarmanHost, send: (event: object) => Promise<u
     }),
   );
   const respondedAfter = performance.now() - start;
-  while (((await send({ heartbeat: true })) as { behind: number }).behind > 0) await sleep(1_000);
+  while (((await send({ heartbeat: true })) as Heartbeat).pending > 0) await sleep(1_000);
   const wrong = SERVERS.filter(
     (server, index) => host.api.activeModel(server) !== (index % 2 === 0 ? 'pg:node2' : 'pg:node1'),
   );
