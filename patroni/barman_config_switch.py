@@ -11,8 +11,9 @@ Copy this file to each database node. It requires Python 3.6 or newer and no oth
 
 Patroni appends "on_role_change ROLE SCOPE". The command and its options have the same names as in patroni_barman.
 
-If a request fails in a way that may be temporary (no connection, 429, 5xx), it is sent again for up to ten minutes
-(--max-time). A role change that the response reports as recorded is not sent again: the function applies it.
+If a request fails in a way that may be temporary (no connection, 401, 403, 404, 429, 5xx), it is sent again for up to
+ten minutes (--max-time). A role change that the response reports as recorded is not sent again: the function applies
+it.
 
 The exit code is the ExitCode in the response; with several URLs, the greatest one: 0 done, 1 skipped, 2 failed,
 3 no valid response or HTTP error, 4 invalid arguments or invalid payload.
@@ -37,6 +38,7 @@ import signal
 import socket
 import ssl
 import stat
+import struct
 import sys
 import threading
 import time
@@ -44,8 +46,23 @@ import uuid
 from typing import Any, Callable, Dict, List, NoReturn, Optional
 from urllib.parse import SplitResult, urlsplit
 
-#: Start of this process (s, monotonic clock). Patroni starts it right after the role change.
-STARTED = time.monotonic()
+
+def boot_time() -> float:
+    """Returns a time (s) by a clock that neither jumps nor stops.
+
+    CLOCK_MONOTONIC stands still while the machine is suspended, so Linux's CLOCK_BOOTTIME is used; Python 3.6 has no
+    name for it.
+    """
+    if sys.platform.startswith("linux"):
+        try:
+            return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", 7))
+        except OSError:
+            pass
+    return time.monotonic()
+
+
+#: Start of this process (s, see boot_time). Patroni starts it right after the role change.
+STARTED = boot_time()
 
 EXIT_CODES = {
     "CONFIG_SWITCH_DONE": 0,
@@ -67,12 +84,22 @@ MAX_RANDOM_DELAY = 10.0
 MAX_RETRY_AFTER = 60.0
 #: Maximum difference between webhook-timestamp and the server's clock (s); Standard Webhooks, "Verifying signatures".
 TIMESTAMP_TOLERANCE = 300
+#: Difference between the clocks (s) that may make a timestamp stale: an attempt may be on its way for ATTEMPT_TIMEOUT.
+MAX_CLOCK_ERROR = TIMESTAMP_TOLERANCE - ATTEMPT_TIMEOUT
+#: How long sent data may stay unacknowledged before the kernel closes the connection (ms).
+TCP_USER_TIMEOUT = 5000
 #: Maximum response size (bytes); the rest is not read.
 MAX_RESPONSE_SIZE = 64 * 1024
 #: Valid sizes of a decoded secret (bytes); Standard Webhooks, "Signature scheme".
 SECRET_SIZES = range(24, 65)
 #: Environment variable that holds the secret if --secret-file is not given.
 SECRET_VARIABLE = "BARMAN_CONFIG_SWITCH_SECRET"
+
+#: Statuses that are retried although they are refusals: right after a rotation the function may know only the old
+#: secret, and a deployment may be in progress.
+RETRIED_REFUSALS = (401, 403, 404)
+#: A minimum delay of zero (s).
+NO_DELAY = 0.0
 
 logger = logging.getLogger("barman_config_switch")
 STDERR = logging.StreamHandler()
@@ -105,6 +132,9 @@ class Endpoint:
     """
 
     def __init__(self, url: str, tls: ssl.SSLContext, allow_plain_http: bool) -> None:
+        authority = re.split("[/?#]", url.split("://", 1)[-1])[0]
+        if "@" in authority:  # First, and without the URL: no message may show the password.
+            raise InvalidArgs("--url: a user name or password is not allowed in the URL")
         try:
             parts = urlsplit(url)
             port = parts.port
@@ -115,8 +145,8 @@ class Endpoint:
             raise InvalidArgs(f"--url {url}: not an https:// URL; for example: https://example.com/config-switch")
         if not re.fullmatch("[!-~]+", url):
             raise InvalidArgs(f"--url {url}: spaces and non-ASCII characters must be percent-encoded (%XX)")
-        if parts.username is not None or parts.fragment:
-            raise InvalidArgs("--url: a user name, password or fragment is not allowed in the URL")
+        if parts.fragment:
+            raise InvalidArgs(f"--url {url}: a fragment is not allowed")
         if parts.scheme == "http" and not (allow_plain_http or is_loopback(host)):
             raise InvalidArgs(f"--url {url}: http:// is not encrypted; use https://, or pass --allow-plain-http")
         self.url = url
@@ -124,6 +154,16 @@ class Endpoint:
         self.port = port
         self.path = request_target(parts)
         self.tls = tls if parts.scheme == "https" else None
+        #: Added to this node's clock for signing (s); see correct_clock.
+        self.clock_correction = 0.0
+
+    def correct_clock(self, server_time: Optional[float]) -> None:
+        """Makes the next attempt sign with the server's time if this node's clock is wrong.
+
+        Only for a server that TLS has verified: anyone else could make this node sign a timestamp of the future.
+        """
+        error = 0.0 if server_time is None else server_time - time.time()
+        self.clock_correction = error if self.tls is not None and abs(error) > MAX_CLOCK_ERROR else 0.0
 
     def connection(self) -> http.client.HTTPConnection:
         """Returns a new connection that is not connected yet."""
@@ -179,15 +219,50 @@ def run(argv: List[str]) -> int:
     def send_to(index: int) -> None:
         try:
             codes[index] = send(endpoints[index], secrets, webhook_id, args)
-        except Exception as error:  # For example, no thread could be started. The other URLs are not affected.
+        except Exception as error:  # The other URLs are not affected.
             logger.error("%s: %s: %s", endpoints[index].url, type(error).__name__, error)
 
-    threads = [threading.Thread(target=send_to, args=(index,), daemon=True) for index in range(len(endpoints))]
-    for thread in threads:
-        thread.start()
+    # The last URL is served by the main thread, so that a single one needs no other.
+    others = range(len(endpoints) - 1)
+    threads = [
+        thread for thread in (start_thread(send_to, index, endpoints[index], args) for index in others) if thread
+    ]
+    send_to(len(endpoints) - 1)
     for thread in threads:
         thread.join()
     return max(codes)
+
+
+def start_thread(
+    target: Callable[[int], None], index: int, endpoint: Endpoint, args: argparse.Namespace
+) -> Optional[threading.Thread]:
+    """Starts the thread of one URL. If none can be started (RLIMIT_NPROC, memory), this counts as a failed attempt.
+
+    Returns None after the last attempt.
+    """
+    attempts = 0
+    while True:
+        attempts += 1
+        thread = threading.Thread(target=target, args=(index,), daemon=True)
+        try:
+            thread.start()
+            return thread
+        except (RuntimeError, MemoryError) as error:
+            delay = next_delay(attempts, NO_DELAY, args)
+            logger.warning("%s, attempt %d: no thread could be started: %s", endpoint.url, attempts, error)
+            if delay is None:
+                return None
+            time.sleep(delay)
+
+
+def next_delay(attempts: int, minimum: float, args: argparse.Namespace) -> Optional[float]:
+    """Returns the delay before the next attempt (s), None if there is none.
+
+    The range of its random part doubles with each attempt. All nodes start at the same moment: spread them.
+    """
+    random_delay = random.uniform(0, min(MAX_RANDOM_DELAY, args.retry_wait * 2 ** min(attempts, 20)))
+    delay = max(minimum, args.retry_wait) + random_delay
+    return None if attempts == args.max_retries or elapsed() + delay >= args.max_time else delay
 
 
 def send(endpoint: Endpoint, secrets: List[bytes], webhook_id: str, args: argparse.Namespace) -> int:
@@ -198,12 +273,9 @@ def send(endpoint: Endpoint, secrets: List[bytes], webhook_id: str, args: argpar
         limit = max(0.0, min(ATTEMPT_TIMEOUT, args.max_time - elapsed()))
         attempt = functools.partial(try_once, endpoint, secrets, webhook_id, args, elapsed() + limit)
         result = run_with_timeout(limit, attempt)
-        # The range of the random part doubles with each attempt. All nodes start at the same moment: spread them.
-        random_delay = random.uniform(0, min(MAX_RANDOM_DELAY, args.retry_wait * 2 ** min(attempts, 20)))
-        delay = max(result.retry_after, args.retry_wait) + random_delay
-        out_of_attempts = attempts == args.max_retries or elapsed() + delay >= args.max_time
+        delay = next_delay(attempts, result.retry_after, args) if result.retry else None
         message = f"{endpoint.url}, attempt {attempts}: {result.message}"
-        if result.retry and not out_of_attempts:
+        if delay is not None:
             logger.warning("%s; retrying in %.1f s", message, delay)
             time.sleep(delay)
             continue
@@ -219,7 +291,10 @@ def run_with_timeout(limit: float, attempt: Callable[[], Attempt]) -> Attempt:
     """
     results = []  # type: List[Attempt]
     thread = threading.Thread(target=lambda: results.append(attempt()), daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except (RuntimeError, MemoryError) as error:  # RLIMIT_NPROC, or memory: later there may be room.
+        return Attempt(HTTP_ERROR, f"no thread could be started: {error}", retry=True)
     thread.join(limit)
     return results[0] if results else Attempt(HTTP_ERROR, f"no response within {limit:.1f} s", retry=True)
 
@@ -236,13 +311,22 @@ def try_once(
         try:
             connection.connect()
             connection.sock.settimeout(ATTEMPT_TIMEOUT)
+            discard_when_killed(connection.sock)
             if elapsed() >= deadline:  # run_with_timeout has returned, and the next attempt may be running.
                 raise socket.timeout("timed out while connecting")
             # Built after connecting: age_ms must include that time, or an old role change would look newer than it is.
             body = json.dumps(payload(args)).encode()
-            connection.request("POST", endpoint.path, body, headers(secrets, webhook_id, body))
+            timestamp = int(time.time() + endpoint.clock_correction)
+            connection.request("POST", endpoint.path, body, headers(secrets, webhook_id, timestamp, body))
             response = connection.getresponse()
-            return evaluate(response.status, response.headers, response.read(MAX_RESPONSE_SIZE))
+            content = response.read(MAX_RESPONSE_SIZE)
+            close_normally(connection.sock)
+            result = evaluate(response.status, response.headers, content)
+            if response.status == 401:
+                endpoint.correct_clock(parse_http_date(response.headers.get("date", "")))
+                if endpoint.clock_correction:
+                    result.message += "; signing with the server's time"
+            return result
         finally:
             connection.close()
     except (ssl.SSLError, ssl.CertificateError) as error:
@@ -252,13 +336,28 @@ def try_once(
     return Attempt(HTTP_ERROR, message, retry=True)
 
 
+def discard_when_killed(sock: socket.socket) -> None:
+    """Makes the kernel discard unsent data when this process is killed, or the network does not acknowledge it for 5 s.
+
+    Otherwise TCP keeps sending for a dead process: the request of an old role change could arrive after that of a newer
+    one, with an age_ms that was computed long ago (tcp(7), socket(7)).
+    """
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    if sys.platform.startswith("linux"):
+        sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, "TCP_USER_TIMEOUT", 18), TCP_USER_TIMEOUT)
+
+
+def close_normally(sock: Optional[socket.socket]) -> None:
+    """Ends discard_when_killed after the response: closing resets the connection otherwise."""
+    if sock is not None:  # http.client has closed it already if the response ended the connection.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 0, 0))
+
+
 def evaluate(status: int, header: email.message.Message, body: bytes) -> Attempt:
     """Returns the exit code that a response means, and whether to retry."""
     if 300 <= status < 400:
         return Attempt(HTTP_ERROR, f"{status}: redirects are not followed; correct --url")
     server_time = parse_http_date(header.get("date", ""))
-    if status == 401:
-        return Attempt(HTTP_ERROR, f"401: {explain_unauthorized(server_time)}")
     retry_after = parse_retry_after(header.get("retry-after", ""), server_time or time.time())
     try:
         response = json.loads(body.decode())
@@ -269,9 +368,11 @@ def evaluate(status: int, header: email.message.Message, body: bytes) -> Attempt
         recorded = response.get("recorded") is True
         suffix = " (recorded)" if recorded else ""
         message = "{} {}{}".format(response.get("exit_status"), response.get("message"), suffix)
-        return Attempt(exit_code, message, exit_code == HTTP_ERROR and not recorded, retry_after)
-    retry = status in (408, 429) or status >= 500 or status < 300
-    return Attempt(HTTP_ERROR, f"{status}: {body.decode(errors='replace')}", retry, retry_after)
+        retry = status in RETRIED_REFUSALS or exit_code == HTTP_ERROR and not recorded
+        return Attempt(exit_code, message, retry, retry_after)
+    retry = status in (408, 429) or status in RETRIED_REFUSALS or status >= 500 or status < 300
+    text = explain_unauthorized(server_time) if status == 401 else body.decode(errors="replace")
+    return Attempt(HTTP_ERROR, f"{status}: {text}", retry, retry_after)
 
 
 def explain_unauthorized(server_time: Optional[float]) -> str:
@@ -283,7 +384,7 @@ def explain_unauthorized(server_time: Optional[float]) -> str:
     if server_time is None:
         return f"{wrong_secret}, or this node's clock is wrong"
     ahead = time.time() - server_time
-    if abs(ahead) <= TIMESTAMP_TOLERANCE:
+    if abs(ahead) <= MAX_CLOCK_ERROR:
         return f"{wrong_secret} (this node's clock is correct)"
     error = f"{abs(ahead):.0f} s {'fast' if ahead > 0 else 'slow'}"
     return f"this node's clock is {error}; correct it (the secret may be valid)"
@@ -307,9 +408,8 @@ def parse_http_date(date: str) -> Optional[float]:
         return None
 
 
-def headers(secrets: List[bytes], webhook_id: str, body: bytes) -> Dict[str, str]:
+def headers(secrets: List[bytes], webhook_id: str, timestamp: int, body: bytes) -> Dict[str, str]:
     """Returns the request headers, signed with the current time."""
-    timestamp = int(time.time())
     return {
         "content-type": "application/json",
         "user-agent": "barman_config_switch",
@@ -505,7 +605,7 @@ def one_line(text: str, max_length: int) -> str:
 
 def elapsed() -> float:
     """Returns the time since the role change (s)."""
-    return time.monotonic() - STARTED
+    return boot_time() - STARTED
 
 
 if __name__ == "__main__":

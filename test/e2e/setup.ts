@@ -47,6 +47,7 @@ export default async function setup(project: TestProject): Promise<() => Promise
 const PACKAGES: Readonly<Record<string, string>> = {
   '/usr/bin/etcd': 'etcd-server',
   '/usr/bin/jq': 'jq',
+  '/usr/sbin/ip': 'iproute2',
   '/usr/bin/openssl': 'openssl',
   '/usr/bin/pgrep': 'procps',
   [`${POSTGRESQL}/postgres`]: 'postgresql-15',

@@ -16,6 +16,7 @@ import signal
 import socket
 import socketserver
 import ssl
+import struct
 import subprocess
 import sys
 import tempfile
@@ -265,6 +266,11 @@ class CallbackTest(unittest.TestCase):
             (200, b"\xff\xfe", {}),
             (200, b"[" * 60000, {}),
             (408, b"", {}),
+            (401, b'{"message":"Unauthorized"}', {}),
+            (403, b'{"message":"Forbidden"}', {}),
+            (404, b'{"message":"Not Found"}', {}),
+            response(4, 403, recorded=False),
+            response(4, 404, recorded=False),
             (503, b"", {"retry-after": "\xb2", "date": "yesterday"}),
             (200, b"", {"content-length": "many"}),
             (200, b"zz\r\n", {"transfer-encoding": "chunked"}),
@@ -283,8 +289,8 @@ class CallbackTest(unittest.TestCase):
         for status, message in [
             (301, "redirect"),
             (308, "redirect"),
-            (403, "403"),
-            (404, "404"),
+            (400, "400"),
+            (413, "413"),
         ]:
             with self.subTest(status=status):
                 location = self.function(response(0))
@@ -294,6 +300,19 @@ class CallbackTest(unittest.TestCase):
                 code, output = self.run_callback("--url", function.url, *QUICK)
                 self.assertEqual((code, len(function.requests), len(location.requests)), (3, 1, 0))
                 self.assertIn(message, output)
+
+    def test_refusals_end_with_their_own_exit_code(self):
+        for refusal, expected in [
+            ((401, b"", {}), 3),
+            ((403, b"no", {}), 3),
+            (response(4, 403, recorded=False), 4),
+            (response(4, 404, recorded=False), 4),
+        ]:
+            with self.subTest(refusal=refusal):
+                function = self.function(refusal)
+                code, output = self.run_callback("--url", function.url, *QUICK, "--max-retries", "3")
+                self.assertEqual((code, len(function.requests)), (expected, 3), output)
+                self.assertIn("giving up", output.splitlines()[-1])
 
     def test_401_names_the_secret_or_the_clock_as_the_cause(self):
         def unauthorized(ahead):
@@ -309,9 +328,56 @@ class CallbackTest(unittest.TestCase):
         ]:
             with self.subTest(ahead=ahead):
                 function = self.function(unauthorized(ahead))
-                code, output = self.run_callback("--url", function.url)
+                code, output = self.run_callback("--url", function.url, "--max-retries", "1")
                 self.assertEqual((code, len(output.splitlines())), (3, 1))
                 self.assertRegex(output, message)
+
+    def test_wrong_clock_signs_with_the_time_of_a_verified_server(self):
+        """A node whose clock is wrong would otherwise lose its role change."""
+
+        def check_timestamp(ahead):
+            def handle(handler):
+                now = time.time() - ahead
+                fresh = abs(int(handler.headers["webhook-timestamp"]) - now) <= 300
+                status, body, _ = response(0) if fresh else (401, b"", {})
+                date = email.utils.formatdate(now, usegmt=True)
+                head = "HTTP/1.1 {} x\r\ndate: {}\r\ncontent-length: {}\r\n\r\n".format(status, date, len(body))
+                handler.wfile.write(head.encode() + body)
+
+            return handle
+
+        context = self.certificates()
+        ca_file = ["--ca-file", str(self.folder / "ca.pem")]
+        for ahead, message in [(360, r"36\d s fast"), (-100000, r"(99999|100000) s slow")]:
+            with self.subTest(ahead=ahead):
+                function = self.function(check_timestamp(ahead), context=context)
+                code, output = self.run_callback("--url", function.url, *ca_file, *QUICK)
+                self.assertEqual((code, len(function.requests)), (0, 2), output)
+                self.assertRegex(output, message + ".*signing with the server's time")
+        # Without TLS anyone could answer with a time of the future, and use the signature then.
+        function = self.function(check_timestamp(360))
+        code, output = self.run_callback("--url", function.url, *QUICK, "--max-retries", "2")
+        self.assertEqual((code, len(function.requests)), (3, 2), output)
+        self.assertNotIn("signing with", output)
+
+    def test_clock_does_not_stop_while_the_node_is_suspended(self):
+        clock = getattr(time, "CLOCK_BOOTTIME", 7)
+        with mock.patch.object(callback.time, "clock_gettime", lambda given: {clock: callback.STARTED + 3600}[given]):
+            self.assertAlmostEqual(callback.elapsed(), 3600, 3)
+        with mock.patch.object(callback.time, "clock_gettime", side_effect=OSError):
+            self.assertEqual(int(callback.boot_time()), int(time.monotonic()))
+
+    def test_connection_discards_unsent_data_when_the_process_is_killed(self):
+        with socket.socket() as sock:
+            callback.discard_when_killed(sock)
+            linger = struct.unpack("ii", sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8))
+            self.assertEqual(linger, (1, 0))
+            timeout = getattr(socket, "TCP_USER_TIMEOUT", 18)
+            self.assertEqual(sock.getsockopt(socket.IPPROTO_TCP, timeout), 5000)
+            callback.close_normally(sock)
+            linger = struct.unpack("ii", sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8))
+            self.assertEqual(linger, (0, 0))
+        callback.close_normally(None)
 
     def test_retry_after_is_the_minimum_delay(self):
         function = self.function(response(3, 503, recorded=False, headers={"retry-after": "1"}), response(0))
@@ -643,6 +709,15 @@ class CallbackTest(unittest.TestCase):
                 self.assertEqual(code, 4, output)
                 self.assertIn(message, output)
 
+    def test_password_in_the_url_is_not_shown(self):
+        for url in ("https://user:pass-word@x/", "ftp://user:pass-word@x/", "https://user:pass-word@x y/", "user:pass-word@x"):
+            with self.subTest(url=url):
+                code, output = self.run_callback("--url", url)
+                self.assertEqual(code, 4)
+                self.assertIn("--url", output)
+                self.assertNotIn("pass-word", output)
+        self.assertEqual(callback.Endpoint("https://x/a@b", None, False).path, "/a@b")
+
     def test_invalid_secret_file_is_rejected(self):
         for text, mode, message in [
             (SECRET, 0o640, "chmod 600"),
@@ -804,6 +879,33 @@ class RetryTest(unittest.TestCase):
         with mock.patch.object(callback.random, "uniform", lambda low, high: low):
             code, _ = self.send(self.evaluate(503), retry_wait=0.01, max_retries=5000)
         self.assertEqual((code, len(self.started_at)), (3, 5000))
+
+    def test_attempt_without_a_thread_is_a_failed_attempt(self):
+        mock.patch.stopall()
+        args = argparse.Namespace(retry_wait=0.01, max_retries=3, max_time=600.0)
+        with mock.patch.object(callback.threading.Thread, "start", side_effect=RuntimeError("can't start new thread")):
+            result = callback.run_with_timeout(1, lambda: callback.Attempt(0, "done"))
+            self.assertEqual((result.exit_code, result.retry), (3, True))
+            self.assertIn("no thread could be started", result.message)
+            endpoint = argparse.Namespace(url="https://x/")
+            self.assertIsNone(callback.start_thread(lambda _: None, 0, endpoint, args))
+
+    def test_url_without_a_thread_does_not_affect_the_others(self):
+        start, failures = threading.Thread.start, [RuntimeError("can't start new thread")] * 2
+        started = []
+
+        def fail_first(thread):
+            if failures:
+                raise failures.pop()
+            started.append(thread)
+            start(thread)
+
+        ran = threading.Event()
+        args = argparse.Namespace(retry_wait=0.01, max_retries=None, max_time=600.0)
+        with mock.patch.object(callback.threading.Thread, "start", fail_first):
+            thread = callback.start_thread(lambda _: ran.set(), 0, argparse.Namespace(url="https://x/"), args)
+        self.assertEqual(started, [thread])
+        self.assertTrue(ran.wait(10))
 
     def test_retry_after_is_seconds_or_a_date_and_at_most_one_minute(self):
         date = email.utils.formatdate(1e9, usegmt=True)
