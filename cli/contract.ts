@@ -127,6 +127,13 @@ export async function checkContract(subject: Subject, report: (line: Line) => vo
         return expectJson(await send(method, path, body), 404, Refusal).value.error;
       });
     }
+    await line(
+      'GET /servers/S/operations takes a name with any of . : @ + ~ = , -: 404, a JSON object with "error"',
+      async () => {
+        const path = `servers/${encodeURIComponent(`${unknown}.a:b@c+d~e=f,g-h`)}/operations`;
+        return expectJson(await send('GET', path), 404, Refusal).value.error;
+      },
+    );
     for (const { what, body, status } of [
       { what: 'both model_name and reset', body: { model_name: unknown, reset: true }, status: 400 },
       { what: 'reset false', body: { reset: false }, status: 400 },

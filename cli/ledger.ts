@@ -7,6 +7,7 @@
 
 import { parseArgs } from 'node:util';
 import { InvokeCommand, LambdaClient } from '@aws-sdk/client-lambda';
+import { LedgerClient } from '../functions/config-switch/aws/dynamodb.ts';
 import { DynamoDbTable } from '../functions/config-switch/aws/dynamodb-table.ts';
 import { nameOf, parseTarget } from '../functions/config-switch/barman/target.ts';
 import { isKnownSchema, isLeased, isPending, Ledger } from '../functions/config-switch/reconcile/ledger.ts';
@@ -28,7 +29,7 @@ async function main(): Promise<number> {
   const { stage } = values;
   process.env.AWS_REGION = values.region ?? process.env.AWS_REGION ?? 'eu-central-1';
   const name = `barman-config-switch-${stage}`;
-  const ledger = new Ledger(new DynamoDbTable(name));
+  const ledger = new Ledger(new DynamoDbTable(new LedgerClient(), name));
   const [command, server, ...rest] = positionals;
   if (command === undefined) {
     show(await ledger.all(signal()));

@@ -8,7 +8,7 @@ import type { PgBackupApi } from './barman/pg-backup-api.ts';
 import { configTarget } from './barman/target.ts';
 import type { RoleChange } from './event/payload.ts';
 import { ExitCode, type Result } from './exit-code.ts';
-import { type ReconcileOptions, recordAndReconcile } from './reconcile/reconcile.ts';
+import { recordAndReconcile } from './reconcile/reconcile.ts';
 
 export { switchConfig } from './barman/switch-config.ts';
 export { ExitCode } from './exit-code.ts';
@@ -42,7 +42,7 @@ export function shouldSkipSwitch({ role, switchWhen }: Pick<RoleChange, 'role' |
  * @throws LedgerError, Busy, ConfigSwitchFailed, HttpError as `recordAndReconcile` does
  */
 export async function runBarmanConfigSwitch(
-  options: ReconcileOptions & { readonly api: Pick<PgBackupApi, 'diagnose'> },
+  options: Parameters<typeof recordAndReconcile>[0] & { readonly api: Pick<PgBackupApi, 'diagnose'> },
   args: RoleChange,
   version: string,
 ): Promise<Result> {

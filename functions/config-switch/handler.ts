@@ -20,13 +20,18 @@ import { telemetry } from './telemetry.ts';
 export function createRoleChangeHandler({
   credentials,
   ledger,
+  events,
   operationTimeout,
   connect,
 }: Services): middy.MiddyfiedHandler {
   const configSwitch = async (event: RoleChangeEvent) => {
     await using api = connect(event);
     const version = versionOf(eventTime(event), event.eventId);
-    return runBarmanConfigSwitch({ ...event, ledger, api, operationTimeout }, event.roleChange, version);
+    return runBarmanConfigSwitch(
+      { ...event, ledger, events, api, operationTimeout },
+      event.roleChange,
+      version,
+    );
   };
 
   // Without middy's early time-out: it covers the handler only, and the deadline covers everything.

@@ -1,8 +1,11 @@
 /** What an instance of the function uses for its whole life, created at its start from the environment. */
 
 import { Credentials } from './aws/credentials.ts';
+import { LedgerClient } from './aws/dynamodb.ts';
+import { DynamoDbEvents } from './aws/dynamodb-events.ts';
 import { DynamoDbTable } from './aws/dynamodb-table.ts';
 import { PgBackupApi, type RequestCounts } from './barman/pg-backup-api.ts';
+import type { EventTable } from './reconcile/events.ts';
 import { Ledger, POST_DELAY } from './reconcile/ledger.ts';
 import { logger } from './telemetry.ts';
 
@@ -15,7 +18,7 @@ const DEFAULT_OPERATION_TIMEOUT = 60;
 export interface Environment {
   /** SSM path of the parameters, `/barman-config-switch/<stage>/`. */
   readonly PARAMETERS_PATH?: string | undefined;
-  /** Name of the DynamoDB table of the ledger. */
+  /** Name of the ledger's DynamoDB table of servers; that of events has `-events` appended. */
   readonly LEDGER_TABLE?: string | undefined;
   /** Maximum number of attempts per request to pg-backup-api. */
   readonly MAX_RETRIES?: string | undefined;
@@ -26,6 +29,7 @@ export interface Environment {
 export interface Services {
   readonly credentials: Credentials;
   readonly ledger: Ledger;
+  readonly events: EventTable;
   /** How long to wait for an operation of unknown end before the next POST (ms). */
   readonly operationTimeout: number;
   /** Creates the client of one invocation for pg-backup-api; the caller disposes of it. */
@@ -56,9 +60,11 @@ export function startServices(environment: Environment): Services {
   const credentials = new Credentials(path, (message, cause) =>
     logger.warn(message, cause instanceof Error ? { error: cause } : {}),
   );
+  const client = new LedgerClient();
   return {
     credentials,
-    ledger: new Ledger(new DynamoDbTable(table)),
+    ledger: new Ledger(new DynamoDbTable(client, table)),
+    events: new DynamoDbEvents(client, `${table}-events`),
     operationTimeout: seconds * 1_000,
     connect: ({ requestId, signal, counts }) =>
       new PgBackupApi(credentials, {

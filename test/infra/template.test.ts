@@ -181,15 +181,25 @@ describe.each(templates)('template with %s', (_, template) => {
     expect(deny).toMatchObject({ Effect: 'Deny', Condition: { Bool: { 'aws:SecureTransport': 'false' } } });
   });
 
-  test('has a ledger that is on demand, encrypted, restorable, and open only to the function', () => {
-    expect(only(template, 'AWS::DynamoDB::Table').Properties).toMatchObject({
-      TableName: STAGE,
-      BillingMode: 'PAY_PER_REQUEST',
-      KeySchema: [{ AttributeName: 'barman_server', KeyType: 'HASH' }],
-      SSESpecification: { SSEEnabled: true },
-      PointInTimeRecoverySpecification: { PointInTimeRecoveryEnabled: true },
-      DeletionProtectionEnabled: template !== most.template,
-    });
+  test('has a ledger whose tables are on demand, encrypted, restorable, and open only to the function', () => {
+    const tables = ofType(template, 'AWS::DynamoDB::Table').map(({ Properties }) => Properties);
+    for (const table of tables) {
+      expect(table).toMatchObject({
+        BillingMode: 'PAY_PER_REQUEST',
+        SSESpecification: { SSEEnabled: true },
+        PointInTimeRecoverySpecification: { PointInTimeRecoveryEnabled: true },
+        DeletionProtectionEnabled: template !== most.template,
+      });
+    }
+    const server = { AttributeName: 'barman_server', KeyType: 'HASH' };
+    expect(tables).toEqual([
+      expect.objectContaining({ TableName: STAGE, KeySchema: [server] }),
+      expect.objectContaining({
+        TableName: `${STAGE}-events`,
+        KeySchema: [server, { AttributeName: 'event_id', KeyType: 'RANGE' }],
+        TimeToLiveSpecification: { AttributeName: 'expires_at', Enabled: true },
+      }),
+    ]);
     const statements = [...everyObject(template.Resources)].filter(({ Action }) =>
       JSON.stringify(Action ?? '').includes('dynamodb:'),
     );
@@ -198,6 +208,11 @@ describe.each(templates)('template with %s', (_, template) => {
         Effect: 'Allow',
         Action: ['dynamodb:GetItem', 'dynamodb:UpdateItem', 'dynamodb:Scan'],
         Resource: { 'Fn::GetAtt': ['LedgerTable', 'Arn'] },
+      },
+      {
+        Effect: 'Allow',
+        Action: ['dynamodb:GetItem', 'dynamodb:PutItem'],
+        Resource: { 'Fn::GetAtt': ['EventsTable', 'Arn'] },
       },
     ]);
   });

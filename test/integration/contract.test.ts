@@ -55,6 +55,7 @@ test('the contract suite › names the expectation that fails, and restores the 
     'POST /servers/unknown/operations: an unknown server is 404, a JSON object with "error"',
     'GET /servers/unknown/operations: an unknown server is 404, a JSON object with "error"',
     'GET /servers/unknown/operations/20000101T000000: an unknown server is 404, a JSON object with "error"',
+    'GET /servers/S/operations takes a name with any of . : @ + ~ = , -: 404, a JSON object with "error"',
     ...Array(3).fill('… the list has it, as config_switch'),
   ]);
   expect(lines.find(({ holds }) => holds === false)?.found).toContain('operations is not Array');

@@ -1,5 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
+import { LedgerClient } from '../../functions/config-switch/aws/dynamodb.ts';
 import { DynamoDbTable } from '../../functions/config-switch/aws/dynamodb-table.ts';
 import type { Change, Comparison, Condition } from '../../functions/config-switch/reconcile/table.ts';
 import { changed, holds } from '../model/world.ts';
@@ -18,14 +19,12 @@ const change: fc.Arbitrary<Change> = fc.record(
     lease_token: fc.option(text),
     attempts: fc.option(fc.nat(5)),
     paused: fc.option(fc.constant(true)),
-    events: fc.oneof(fc.record({ prepend: text }), fc.record({ keep: fc.constantFrom(1, 3) })),
   },
   { requiredKeys: ['desired_version'] },
 );
 const comparison: fc.Arbitrary<Comparison> = fc.oneof(
   fc.tuple(name, fc.constant('absent' as const)),
   fc.tuple(name, fc.constantFrom('=' as const, '<' as const), text),
-  fc.tuple(fc.constant('events' as const), fc.constant('lacks' as const), text),
 );
 const condition: fc.Arbitrary<Condition> = fc.array(fc.array(comparison, { minLength: 1, maxLength: 3 }), {
   maxLength: 3,
@@ -34,7 +33,7 @@ const condition: fc.Arbitrary<Condition> = fc.array(fc.array(comparison, { minLe
 describe('the table', () => {
   test('evaluates conditions and changes as the model of the protocol does', async () => {
     await dynamoDb.createLedger('same');
-    const table = new DynamoDbTable('same');
+    const table = new DynamoDbTable(new LedgerClient(), 'same');
     let server = 0;
     await fc.assert(
       fc.asyncProperty(
@@ -42,8 +41,7 @@ describe('the table', () => {
         async (writes) => {
           server += 1;
           const key = `server${server}`;
-          // Nothing is trimmed before there was an event.
-          let item = await table.update(key, { events: { prepend: 'z' } }, [], signal());
+          let item = await table.update(key, { cluster: 'c' }, [], signal());
           for (const [to, when] of writes) {
             const written = await table.update(key, to, when, signal());
             const expected = holds(item, when) ? changed(item, key, to) : undefined;
@@ -62,15 +60,19 @@ describe('the table', () => {
     ['is not there', 'nowhere', /table nowhere does not exist; deploy/],
     ['has no name that DynamoDB allows', 'x', /is unavailable/],
   ])('that %s is reported', async (_, tableName, words) => {
-    await expect(new DynamoDbTable(tableName).get('main', signal())).rejects.toThrow(words);
+    await expect(new DynamoDbTable(new LedgerClient(), tableName).get('main', signal())).rejects.toThrow(
+      words,
+    );
   });
 
   test('that does not respond is reported with the remedy, and in time', async () => {
     const url = dynamoDb.url;
     process.env.AWS_ENDPOINT_URL_DYNAMODB = 'http://127.0.0.1:9';
-    const table = new DynamoDbTable('same');
+    const table = new DynamoDbTable(new LedgerClient(), 'same');
     await expect(table.get('main', signal())).rejects.toThrow(/ECONNREFUSED.*gateway endpoint or a NAT/);
     process.env.AWS_ENDPOINT_URL_DYNAMODB = url;
-    await expect(new DynamoDbTable('same').get('main', AbortSignal.abort())).rejects.toThrow(/time ran out/);
+    await expect(
+      new DynamoDbTable(new LedgerClient(), 'same').get('main', AbortSignal.abort()),
+    ).rejects.toThrow(/time ran out/);
   });
 });

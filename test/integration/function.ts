@@ -3,6 +3,7 @@
 import { inspect } from 'node:util';
 import type { Context } from 'aws-lambda';
 import { expect, vi } from 'vitest';
+import { LedgerClient } from '../../functions/config-switch/aws/dynamodb.ts';
 import { DynamoDbTable } from '../../functions/config-switch/aws/dynamodb-table.ts';
 import type { ResponseBody } from '../../functions/config-switch/event/response.ts';
 import { Ledger } from '../../functions/config-switch/reconcile/ledger.ts';
@@ -87,7 +88,7 @@ export async function startFunction(
 ): Promise<FunctionUnderTest> {
   count += 1;
   const table = `barman-config-switch-test-${count}`;
-  const items = new DynamoDbTable(table);
+  const items = new DynamoDbTable(new LedgerClient(), table);
   await dynamoDb.createLedger(table);
   const host = await startBarmanHost(options, ssm, `/barman-config-switch/test-${count}/`);
   const output: string[] = [];
@@ -135,7 +136,7 @@ export async function startFunction(
         AbortSignal.timeout(5_000),
       );
     },
-    putItem: async ({ barman_server, events: _, ...attributes }) => {
+    putItem: async ({ barman_server, ...attributes }) => {
       await items.update(barman_server, attributes, [], AbortSignal.timeout(5_000));
     },
     expireLease: async (server = 'main') => {

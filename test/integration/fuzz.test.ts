@@ -33,7 +33,7 @@ const field = <T>(right: fc.Arbitrary<T>, wrong: fc.Arbitrary<unknown>, optional
     { weight: optional ? 4 : 1, arbitrary: fc.constant({ value: undefined, valid: optional, given: false }) },
   );
 const noString = fc.oneof(fc.integer(), fc.constant(null), fc.array(fc.anything()), fc.boolean());
-const name = fc.stringMatching(/^[A-Za-z0-9_][A-Za-z0-9_.:-]{0,20}$/);
+const name = fc.stringMatching(/^[A-Za-z0-9_][A-Za-z0-9_.:@+~=,-]{0,20}$/);
 const noName = fc.oneof(noString, fc.constantFrom('', '..', '-x', 'a/b', 'a b', '\ud800', 'x'.repeat(256)));
 
 const shaped = fc.record({

@@ -63,6 +63,24 @@ describe('pg-backup-api that accepts connections and never responds', () => {
   });
 });
 
+describe('a server', () => {
+  test('that was added to Barman while pg-backup-api runs is switched', async () => {
+    await using run = await startFunction();
+    run.host.api.configure('added', 'main');
+    const { response } = await run.webhook({ ...PROMOTION, barman_server: 'added' });
+    expect(response).toMatchObject({ exit_code: 0, message: 'Barman server added now uses model pg:node2' });
+    expect(run.host.api.activeModel('added')).toBe('pg:node2');
+  });
+
+  test('may have a name with any character that Barman and pg-backup-api accept', async () => {
+    const name = 'pg@dc1.a:b+c~d=e,f-g_h';
+    await using run = await startFunction({ servers: { [name]: { cluster: 'main' } } });
+    const { response } = await run.webhook({ ...PROMOTION, barman_server: name });
+    expect(response).toMatchObject({ exit_code: 0, barman_server: name });
+    expect(run.host.api.activeModel(name)).toBe('pg:node2');
+  });
+});
+
 describe('creation', () => {
   test('of two operations of one server at the same moment happens one after the other', async () => {
     await using run = await startClient();

@@ -5,6 +5,7 @@
 
 const FUNCTION = 'functions/config-switch';
 const LEDGER = `${FUNCTION}/reconcile/ledger.ts`;
+const EVENTS = `${FUNCTION}/reconcile/events.ts`;
 const RECONCILE = `${FUNCTION}/reconcile/reconcile.ts`;
 const PG_BACKUP_API = `${FUNCTION}/barman/pg-backup-api.ts`;
 const SWITCH_CONFIG = `${FUNCTION}/barman/switch-config.ts`;
@@ -42,9 +43,18 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [edit(LEDGER, "less('desired_version', version)", "less('desired_version', '~')")],
   },
   {
-    condition: 'record: a duplicate is not recorded again',
+    condition: 'events: a duplicate has the version of its first delivery',
+    edits: [edit(EVENTS, 'version: stored.version }', 'version: event.version }')],
+  },
+  {
+    condition: 'events: put before the desired state is recorded',
     edits: [
-      edit(LEDGER, 'newerThanDesired(version), lacks(eventIdOf(version))', 'newerThanDesired(version)'),
+      edit(RECONCILE, 'const desired = await fixVersion(events, event, signal);', 'const desired = event;'),
+      edit(
+        RECONCILE,
+        'progress.recorded = true;',
+        'await fixVersion(events, event, signal);\n  progress.recorded = true;',
+      ),
     ],
   },
   {
@@ -92,7 +102,7 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     condition: 'recent operations: all since the POST count',
-    edits: [edit(PG_BACKUP_API, '- elapsed - 1_000;', '+ HOUR;')],
+    edits: [edit(PG_BACKUP_API, '- 13 * HOUR - elapsed - 1_000;', '+ 14 * HOUR;')],
   },
   {
     condition: 'a POST is in doubt until its operation has ended',
@@ -168,7 +178,7 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     condition: 'a POST is sent only inside the POST window',
-    edits: [edit(RECONCILE, 'performance.now() < lease.postUntil', 'lease.postUntil > 0')],
+    edits: [edit(RECONCILE, 'if (mayPost(lease)) return;', 'return;')],
   },
   {
     condition: 'lease_expires_at covers the delay of a POST',

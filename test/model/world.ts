@@ -14,6 +14,7 @@ import {
 } from '../../functions/config-switch/errors.ts';
 import type { Result } from '../../functions/config-switch/exit-code.ts';
 import { ExitCode } from '../../functions/config-switch/exit-code.ts';
+import type { EventTable, StoredEvent } from '../../functions/config-switch/reconcile/events.ts';
 import { beat, type HeartbeatOptions } from '../../functions/config-switch/reconcile/heartbeat.ts';
 import { Ledger, POST_DELAY, versionOf } from '../../functions/config-switch/reconcile/ledger.ts';
 import {
@@ -74,7 +75,6 @@ export function holds(item: Item | undefined, condition: Condition): boolean {
   return condition.every((row) =>
     row.some(([attribute, operator, operand]) => {
       const value = item?.[attribute];
-      if (operator === 'lacks') return !(Array.isArray(value) && value.includes(operand));
       if (operator === 'absent') return value === undefined;
       if (operand === undefined || !['=', '<'].includes(operator)) {
         throw new Error(`DynamoDB has no comparison "${attribute} ${operator} ${operand}"`);
@@ -88,10 +88,7 @@ export function holds(item: Item | undefined, condition: Condition): boolean {
 /** @returns the item of a server after a change */
 export function changed(item: Item | undefined, server: string, change: Change): Item {
   const next: Record<string, unknown> = { ...item, barman_server: server };
-  const { events, ...attributes } = change;
-  const known = item?.events ?? [];
-  if (events) next.events = 'prepend' in events ? [events.prepend, ...known] : known.slice(0, events.keep);
-  for (const [attribute, value] of Object.entries(attributes)) {
+  for (const [attribute, value] of Object.entries(change)) {
     if (value === null) delete next[attribute];
     else next[attribute] = value;
   }
@@ -103,6 +100,7 @@ export class World {
   /** The next pseudo-random number, 0 to 1; the same sequence for the same seed. */
   readonly random: () => number;
   #item: Item | undefined;
+  readonly #events = new Map<string, StoredEvent>();
   readonly #operations = new Map<string, Operation>();
   /** The name of the instance that wrote the current lease_token. */
   #leasedBy = '';
@@ -142,8 +140,9 @@ export class World {
     const start = Date.now();
     const { signal, clear } = deadline(delivery.time);
     const progress = newProgress();
-    const options: ReconcileOptions = {
+    const options: ReconcileOptions & { events: EventTable } = {
       ledger: new Ledger(instance),
+      events: instance,
       api: instance.pgBackupApi(signal),
       signal,
       remaining: () => start + delivery.time - Date.now(),
@@ -152,7 +151,7 @@ export class World {
     };
     const target = { model: String(delivery.event) };
     // A sender that repeats an event without `age_ms` dates it differently.
-    const isRecorded = this.#item?.events?.includes(`event-${delivery.event}`);
+    const isRecorded = this.#events.has(`event-${delivery.event}`);
     const version =
       delivery.repeats && isRecorded
         ? versionOf(100_000 + Date.now(), `event-${delivery.event}`)
@@ -226,7 +225,13 @@ export class World {
     if (!instance.crashed && Date.now() > start + time + 1) this.violate(`LATE: ${name}`);
   }
 
-  // The table
+  // The tables
+
+  putIfAbsent(event: StoredEvent): StoredEvent {
+    const stored = this.#events.get(event.event_id) ?? event;
+    this.#events.set(event.event_id, stored);
+    return stored;
+  }
 
   read(): Item | undefined {
     return this.#item;
@@ -335,7 +340,7 @@ export class World {
 }
 
 /** A running instance of the function. It may crash at any step, while its write or request is on the way. */
-class Instance implements Table, ConnectionSource {
+class Instance implements Table, EventTable, ConnectionSource {
   readonly #world: World;
   readonly name: string;
   readonly #crashAt: number | undefined;
@@ -381,15 +386,23 @@ class Instance implements Table, ConnectionSource {
     return item ? [item] : [];
   }
 
+  async putIfAbsent(event: StoredEvent, signal: AbortSignal): Promise<StoredEvent> {
+    const put = () => this.#world.putIfAbsent(event);
+    return this.#written(signal, put);
+  }
+
   async update(
     _: string,
     change: Change,
     condition: Condition,
     signal: AbortSignal,
   ): Promise<Item | undefined> {
+    return this.#written(signal, () => this.#world.write(change, condition, this.name));
+  }
+
+  async #written<T>(signal: AbortSignal, write: () => T): Promise<T> {
     // After a late or lost response the SDK sends the write again; others may write in between.
     const sentTwice = this.#world.faulty() && this.#world.pick([true, false]);
-    const write = () => this.#world.write(change, condition, this.name);
     if (sentTwice) await this.step(signal, write, this.#world.between(1, 2_500));
     return this.#access(signal, write);
   }

@@ -19,7 +19,7 @@ export interface DynamoDb {
   fault: ((operation: string) => DynamoDbFault | undefined) | undefined;
   /** For AWS_ENDPOINT_URL_DYNAMODB. */
   readonly url: string;
-  /** Creates the table of a ledger, as infra/ledger.yml does. */
+  /** Creates the two tables of a ledger, as infra/ledger.yml does. */
   createLedger(name: string): Promise<void>;
   close(): Promise<void>;
 }
@@ -53,19 +53,22 @@ export async function startDynamoDb(): Promise<DynamoDb> {
     fault: undefined,
     url,
     createLedger: async (name) => {
-      await client.send(
-        new CreateTableCommand({
-          TableName: name,
-          AttributeDefinitions: [{ AttributeName: 'barman_server', AttributeType: 'S' }],
-          KeySchema: [{ AttributeName: 'barman_server', KeyType: 'HASH' }],
-          BillingMode: 'PAY_PER_REQUEST',
-        }),
-      );
-      // Creation continues in the background.
-      await waitUntilTableExists(
-        { client, maxWaitTime: 10, minDelay: 0.02, maxDelay: 0.1 },
-        { TableName: name },
-      );
+      const keys = { [name]: ['barman_server'], [`${name}-events`]: ['barman_server', 'event_id'] };
+      for (const [TableName, names] of Object.entries(keys)) {
+        await client.send(
+          new CreateTableCommand({
+            TableName,
+            AttributeDefinitions: names.map((AttributeName) => ({ AttributeName, AttributeType: 'S' })),
+            KeySchema: names.map((AttributeName, index) => ({
+              AttributeName,
+              KeyType: index === 0 ? 'HASH' : 'RANGE',
+            })),
+            BillingMode: 'PAY_PER_REQUEST',
+          }),
+        );
+        // Creation continues in the background.
+        await waitUntilTableExists({ client, maxWaitTime: 10, minDelay: 0.02, maxDelay: 0.1 }, { TableName });
+      }
     },
     close: async () => {
       client.destroy();

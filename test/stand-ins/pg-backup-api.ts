@@ -92,6 +92,8 @@ export class PgBackupApiStandIn {
   longestQueue = 0;
   readonly #options: PgBackupApiOptions;
   readonly #servers: Map<string, BarmanServer>;
+  /** The servers that the worker has in memory. */
+  #memory: Set<string>;
   readonly #faults: { when: (request: SeenRequest) => boolean; fault: Fault; times: number }[] = [];
   readonly #plans: OperationPlan[] = [];
   readonly #http: Server | HttpsServer;
@@ -112,6 +114,7 @@ export class PgBackupApiStandIn {
     const listener = (request: IncomingMessage, response: ServerResponse) => {
       void this.#serve(request, response).catch(() => response.destroy());
     };
+    this.#memory = new Set(this.#servers.keys());
     this.#http = options.tls
       ? createHttpsServer(
           { ...options.tls, requestCert: true, rejectUnauthorized: options.onBadCertificate !== 'page' },
@@ -173,6 +176,15 @@ export class PgBackupApiStandIn {
 
   activeModel(server = 'main'): string | null {
     return this.#server(server).activeModel;
+  }
+
+  /**
+   * Adds a server to Barman's configuration, or removes it. POSTs still look servers up in the worker's memory, until a GET under
+   * `/servers/` or `/diagnose` reads the configuration again.
+   */
+  configure(name: string, cluster: string | undefined): void {
+    if (cluster === undefined) this.#servers.delete(name);
+    else this.#servers.set(name, { cluster, activeModel: null, operations: new Map() });
   }
 
   setActiveModel(model: string | null, server = 'main'): void {
@@ -279,6 +291,8 @@ export class PgBackupApiStandIn {
 
     if (path === `${prefix}/status` && method === 'GET')
       return { status: 200, type: 'text/html; charset=utf-8', body: '"OK"' };
+    if (method === 'GET' && (first === 'servers' || first === 'diagnose'))
+      this.#memory = new Set(this.#servers.keys());
     if (path === `${prefix}/diagnose` && method === 'GET') return json(200, this.#diagnose());
     if (first === 'servers' && name !== undefined && third === 'operations' && segments.length <= 4) {
       const server = this.#servers.get(name);
@@ -289,7 +303,8 @@ export class PgBackupApiStandIn {
           operations: [...server.operations.values()].map(({ id, type }) => ({ id, type })),
         });
       }
-      if (id === undefined && method === 'POST') return this.#create(name, server, body);
+      if (id === undefined && method === 'POST')
+        return this.#create(name, this.#memory.has(name) ? server : undefined, body);
       return page(405, 'Method Not Allowed', 'The method is not allowed for the requested URL.');
     }
     return json(404, { error: NOT_FOUND });

@@ -11,6 +11,7 @@ import { parseRoleChange } from '../../functions/config-switch/event/payload.ts'
 import { ExitCode, exitStatus } from '../../functions/config-switch/exit-code.ts';
 import { Ledger, versionOf } from '../../functions/config-switch/reconcile/ledger.ts';
 import { newProgress } from '../../functions/config-switch/reconcile/reconcile.ts';
+import { MemoryEvents } from '../stand-ins/memory-events.ts';
 import { MemoryTable } from '../stand-ins/memory-table.ts';
 
 describe('shouldSkipSwitch', () => {
@@ -93,6 +94,7 @@ describe('runBarmanConfigSwitch', () => {
     const options = {
       api,
       ledger: new Ledger(table),
+      events: new MemoryEvents(),
       signal: new AbortController().signal,
       remaining: () => 28_500,
       operationTimeout: 60_000,

@@ -123,7 +123,6 @@ describe('record', () => {
     table.item = {
       barman_server: 'main',
       desired_version: versionOf(NOW - 9, 'old'),
-      events: ['old'],
       attempts: 3,
       next_attempt_at: at(9),
       last_error: 'no',
@@ -136,14 +135,13 @@ describe('record', () => {
       cluster: 'patroni',
       desired: 'model m-a',
       desired_version: versionOf(NOW, 'a'),
-      events: ['a', 'old'],
       recorded_at: at(0),
     });
   });
 
-  test('does not overwrite a newer desired state, nor accept a duplicate', async () => {
+  test('does not overwrite a newer desired state, nor record the same one twice', async () => {
     await ledger.record(desired(5, 'b'), signal);
-    for (const known of [desired(5, 'b'), desired(4, 'a'), desired(9, 'b')]) {
+    for (const known of [desired(5, 'b'), desired(4, 'a')]) {
       expect(await ledger.record(known, signal)).toBe(false);
     }
     expect(table.item?.desired).toBe('model m-b');
@@ -155,7 +153,7 @@ describe('the lease', () => {
     const { token, item, postUntil } = await lease(0, 'a');
     expect(item).toEqual(table.item);
     expect(item).toMatchObject({ lease_token: token, lease_expires_at: at(14_000), desired: 'model m-a' });
-    expect(postUntil).toBe(performance.now() + 8_000);
+    expect(postUntil).toEqual({ monotonic: performance.now() + 8_000, wall: Date.now() + 8_000 });
     expect([table.writes, table.reads]).toEqual([1, 0]);
     expect(await ledger.recordAndAcquire(desired(1, 'b'), signal)).toBeUndefined();
     expect(table.item?.desired, 'nothing is written then').toBe('model m-a');
@@ -171,7 +169,7 @@ describe('the lease', () => {
     table.loseResponse = true;
     const { token, item, postUntil } = await lease(0, 'a');
     expect(item).toMatchObject({ lease_token: token, desired: 'model m-a' });
-    expect(postUntil).toBe(performance.now() + 8_000);
+    expect(postUntil).toEqual({ monotonic: performance.now() + 8_000, wall: Date.now() + 8_000 });
   });
 
   test('is renewed by its holder, and acquired only with the token that was waited out', async () => {
@@ -210,7 +208,6 @@ describe('complete', () => {
       next_attempt_at: at(1),
       last_error: 'no',
       parked: true,
-      events: Array.from({ length: 12 }, (_, index) => `e${index}`),
     };
     expect(await ledger.complete(taken, 'op', true, signal)).toEqual({ lease: 'released' });
     expect(table.item).toEqual({
@@ -220,7 +217,6 @@ describe('complete', () => {
       desired: 'model m-a',
       desired_version: versionOf(NOW, 'a'),
       recorded_at: at(0),
-      events: Array.from({ length: 10 }, (_, index) => `e${index}`),
       ...applied,
     });
   });
@@ -238,7 +234,7 @@ describe('complete', () => {
     expect(table.item?.lease_token).toBe(token);
 
     await ledger.record(desired(2, 'c'), signal);
-    const left = { token, item: table.item as RecordedItem, postUntil: 0 };
+    const left = { token, item: table.item as RecordedItem, postUntil: { monotonic: 0, wall: 0 } };
     expect(
       await ledger.complete(
         { ...left, item: { ...left.item, desired_version: desired(1, 'b').version } },

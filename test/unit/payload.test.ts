@@ -155,7 +155,7 @@ describe('a Barman name', () => {
   test('is one path segment and one word of a command, and not an option', () => {
     fc.assert(
       fc.property(
-        fc.oneof(fc.string({ unit: 'binary' }), fc.stringMatching(/^[A-Za-z0-9_.:-]{1,20}$/)),
+        fc.oneof(fc.string({ unit: 'binary' }), fc.stringMatching(/^[A-Za-z0-9_.:@+~=,-]{1,20}$/)),
         (name) => {
           fc.pre(BARMAN_NAME.test(name));
           expect(

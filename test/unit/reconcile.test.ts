@@ -8,6 +8,7 @@ import {
   recordAndReconcile,
 } from '../../functions/config-switch/reconcile/reconcile.ts';
 import type { Item } from '../../functions/config-switch/reconcile/table.ts';
+import { MemoryEvents } from '../stand-ins/memory-events.ts';
 import { MemoryTable } from '../stand-ins/memory-table.ts';
 
 const NOW = Date.parse('2026-11-23T06:10:00.000Z');
@@ -44,7 +45,7 @@ class Api {
 let table: MemoryTable;
 let api: Api;
 let controller: AbortController;
-let options: ReconcileOptions & { progress: ReturnType<typeof newProgress> };
+let options: ReconcileOptions & { events: MemoryEvents };
 let remaining: number;
 beforeEach(() => {
   vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'Date', 'performance'], now: NOW - 100_000 });
@@ -55,6 +56,7 @@ beforeEach(() => {
   remaining = 28_500;
   options = {
     ledger: new Ledger(table),
+    events: new MemoryEvents(),
     api,
     signal: controller.signal,
     remaining: () => remaining,
@@ -163,7 +165,7 @@ describe('recordAndReconcile', () => {
     options.progress.superseded = false;
     expect(await run(desired(9, 'a'))).toMatchObject({
       exitCode: 1,
-      message: 'superseded by a newer event: this event was already applied: Barman was set to model b',
+      message: `superseded by a newer event: Barman was set to model b for ${version(5, 'b')}`,
     });
     expect([options.progress.duplicate, options.progress.superseded, api.targets.length]).toEqual([
       true,
@@ -433,6 +435,17 @@ describe('a POST', () => {
     };
     expect(await run(desired(0, 'a'))).toMatchObject({ exitCode: 0 });
     expect(take).toHaveBeenCalledTimes(1);
+  });
+
+  test('after the window by the wall clock renews it first, although the function was frozen', async () => {
+    const acquire = vi.spyOn(options.ledger, 'acquire');
+    const create = api.createConfigSwitchOperation.bind(api);
+    api.createConfigSwitchOperation = async (server, target, guard) => {
+      vi.setSystemTime(NOW + 8_000);
+      return create(server, target, guard);
+    };
+    expect(await run(desired(0, 'a'))).toMatchObject({ exitCode: 0 });
+    expect(acquire).toHaveBeenCalledTimes(1);
   });
 
   test('is not sent once the lease is lost', async () => {

@@ -55,6 +55,8 @@ export interface Request<T> {
   readonly signal?: AbortSignal;
   /** Time limit of one attempt (ms). */
   readonly timeout?: number;
+  /** Maximum number of attempts, instead of the client's. */
+  readonly maxRetries?: number;
   /** Called right before each attempt; if it throws, nothing is sent. */
   readonly beforeSend?: () => Promise<void>;
   /** Called after each failed attempt. */
@@ -98,8 +100,7 @@ export class HttpClient implements AsyncDisposable {
    * @throws DeadlineExceeded once the signal has aborted
    */
   async request<T>(request: Request<T>): Promise<T> {
-    const { maxRetries } = this.#options;
-    const { signal = this.#options.signal } = request;
+    const { signal, maxRetries } = { ...this.#options, ...request };
     const name = `${request.method} /${request.path.join('/')}`;
     for (let attempt = 1, notFound = 0; ; attempt += 1) {
       if (signal.aborted) throw new DeadlineExceeded(`time ran out before ${name} was sent`);

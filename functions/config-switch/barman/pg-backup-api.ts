@@ -13,8 +13,9 @@ import { BARMAN_NAME, type ConfigTarget, requestBody } from './target.ts';
 
 /** Time limit of one attempt at `/diagnose`, which queries every PostgreSQL server (ms): more than any invocation has. */
 const DIAGNOSE_TIMEOUT = 60_000;
-/** Time limit of all attempts at `/status` (ms): a host that hangs must not use up the heartbeat. */
+/** Time limits of the heartbeat's probes (ms): a host that hangs must not use up the heartbeat. */
 const STATUS_TIMEOUT = 15_000;
+const READ_SERVER_TIMEOUT = 5_000;
 /**
  * First poll after the creation, and shortest interval between the starts of two polls (ms), or this share of the time
  * elapsed. For an operation of 1.2 s that is three polls more than with 100 ms and a tenth, and a response 25 ms sooner.
@@ -99,7 +100,9 @@ export class PgBackupApi implements AsyncDisposable {
       onFailure: ({ begun }) => {
         if (begun === 'no') guard.inDoubt = false;
       },
-      beforeRetry: async ({ begun }, sentAt) => {
+      beforeRetry: async ({ begun, status }, sentAt) => {
+        // A POST looks the server up in the memory of pg-backup-api's worker; this GET makes it read the configuration again.
+        if (status === 404) await this.#listOperations(server, this.#options.signal, 1);
         if (begun === 'no') return;
         if (begun === 'unknown') {
           await sleep(this.#options.postDelay - (performance.now() - sentAt), this.#options.signal);
@@ -156,12 +159,7 @@ export class PgBackupApi implements AsyncDisposable {
    */
   async waitForRecentOperations(server: string, age: number, signal = this.#options.signal): Promise<void> {
     const asked = performance.now();
-    const { operations } = await this.#http.request({
-      method: 'GET',
-      path: ['servers', server, 'operations'],
-      schema: Operations,
-      signal,
-    });
+    const operations = await this.#listOperations(server, signal);
     const elapsed = age + performance.now() - asked;
     const ids = operations.filter(({ type }) => type === 'config_switch').map(({ id }) => id);
     for (const id of recent(ids, elapsed).sort()) {
@@ -175,14 +173,21 @@ export class PgBackupApi implements AsyncDisposable {
    *
    * @throws HttpError if not
    */
-  async status(): Promise<void> {
-    const limit = deadline(STATUS_TIMEOUT);
-    const signal = AbortSignal.any([this.#options.signal, limit.signal]);
-    try {
+  status(): Promise<void> {
+    return this.#within(STATUS_TIMEOUT, async (signal) => {
       await this.#http.request({ method: 'GET', path: ['status'], schema: Status, signal });
-    } finally {
-      limit.clear();
-    }
+    });
+  }
+
+  /**
+   * Checks that pg-backup-api can read the configuration of a server; `/status` reads none.
+   *
+   * @throws HttpError if not; DeadlineExceeded after five seconds
+   */
+  readServer(server: string): Promise<void> {
+    return this.#within(READ_SERVER_TIMEOUT, async (signal) => {
+      await this.#listOperations(server, signal);
+    });
   }
 
   /**
@@ -215,6 +220,23 @@ export class PgBackupApi implements AsyncDisposable {
     return this.#http[Symbol.asyncDispose]();
   }
 
+  /** Sends requests within a time limit (ms) and the deadline. */
+  async #within(ms: number, requests: (signal: AbortSignal) => Promise<void>): Promise<void> {
+    const limit = deadline(ms);
+    try {
+      await requests(AbortSignal.any([this.#options.signal, limit.signal]));
+    } finally {
+      limit.clear();
+    }
+  }
+
+  /** Lists a server's operations of all time. @param maxRetries maximum number of attempts */
+  async #listOperations(server: string, signal: AbortSignal, maxRetries = this.#options.maxRetries) {
+    const path = ['servers', server, 'operations'];
+    return (await this.#http.request({ method: 'GET', path, schema: Operations, signal, maxRetries }))
+      .operations;
+  }
+
   async #getOperationStatus(
     server: string,
     operationId: string,
@@ -228,17 +250,22 @@ export class PgBackupApi implements AsyncDisposable {
 
 /**
  * The operations that a POST of so many ms ago may have created. Ids are local times of the Barman host, whose time zone is
- * unknown. Such an operation is not older than the POST: compared with the newest id, not older than the time elapsed, plus
- * an hour for a clock that was set back; and no time zone is 13 hours behind UTC. An id that is not a time is included.
+ * unknown, and whose clock may have been set: so every id from 13 h before the POST to 14 h after now, the extremes of all time
+ * zones, and one from the future hides none of the others. An id that is not a time is included.
+ *
+ * @param elapsed since the POST (ms)
  */
 function recent(ids: readonly string[], elapsed: number): string[] {
-  const dated = ids.map((id) => ({ id, time: timeOf(id) }));
-  const times = dated.flatMap(({ time }) => time ?? []);
-  const oldest = Math.max(Math.max(...times) - HOUR, Date.now() - 13 * HOUR) - elapsed - 1_000;
-  return dated.filter(({ time }) => time === undefined || time >= oldest).map(({ id }) => id);
+  // Ids are truncated to the second.
+  const oldest = Date.now() - 13 * HOUR - elapsed - 1_000;
+  const newest = Date.now() + 14 * HOUR;
+  return ids.filter((id) => {
+    const time = timeOf(id);
+    return time === undefined || (time >= oldest && time <= newest);
+  });
 }
 
-/** The time in the id of an operation (`%Y%m%dT%H%M%S`), in ms; only differences are meaningful. */
+/** The time in the id of an operation (`%Y%m%dT%H%M%S`), as if it were UTC (ms since the epoch). */
 function timeOf(operationId: string): number | undefined {
   const time = Date.parse(operationId.replace(/(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)/, '-$1-$2T$3:$4:$5Z'));
   return Number.isNaN(time) ? undefined : time;

@@ -3,7 +3,7 @@
 import { InvalidArgs } from '../errors.ts';
 
 /** Names that are safe as a path segment here and as an argument of `barman` on the host: not an option, not several words. */
-export const BARMAN_NAME = /^[A-Za-z0-9_][A-Za-z0-9_.:-]*$/;
+export const BARMAN_NAME = /^[A-Za-z0-9_][A-Za-z0-9_.:@+~=,-]*$/;
 
 /** Never both. */
 export type ConfigTarget = { readonly model: string } | { readonly reset: true };

@@ -20,7 +20,7 @@ const barmanName = v.pipe(
   v.string('must be a string'),
   v.regex(
     BARMAN_NAME,
-    'must start with a letter, a digit or "_", followed by these or ".", ":", "-", as in the configuration of Barman',
+    'must start with a letter, a digit or "_", followed by these or any of . : @ + ~ = , - as in the configuration of Barman',
   ),
   v.maxLength(MAX_NAME_LENGTH, `must have at most ${MAX_NAME_LENGTH} characters`),
 );

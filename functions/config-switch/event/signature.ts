@@ -106,8 +106,13 @@ export async function signedBody(
 export function signatureHeaders(
   headers: Readonly<Record<string, string | undefined>>,
 ): SignatureHeaders | undefined {
-  const { 'webhook-id': id, 'webhook-timestamp': timestamp, 'webhook-signature': signature } = headers;
-  if (!id || !signature || !timestamp || !/^\d{1,11}$/.test(timestamp)) return undefined;
+  const {
+    'webhook-id': id = '',
+    'webhook-timestamp': timestamp = '',
+    'webhook-signature': signature,
+  } = headers;
+  // The id becomes part of a version and of a key: printable ASCII without spaces.
+  if (!signature || !/^[!-~]{1,128}$/.test(id) || !/^\d{1,11}$/.test(timestamp)) return undefined;
   return { id, timestamp, signature };
 }
 

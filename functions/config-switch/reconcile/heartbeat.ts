@@ -7,6 +7,7 @@ import { X509Certificate } from 'node:crypto';
 import type { ConnectionSource } from '../barman/http-client.ts';
 import type { PgBackupApi } from '../barman/pg-backup-api.ts';
 import { parseTarget } from '../barman/target.ts';
+import { DeadlineExceeded } from '../errors.ts';
 import { isKnownSchema, isLeased, isPending, type Ledger } from './ledger.ts';
 import { newProgress, type Progress, reconcile } from './reconcile.ts';
 import { type Item, type RecordedItem, timeOf } from './table.ts';
@@ -59,6 +60,7 @@ export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
   const all = await ledger.all(signal);
   const items = all.filter(isKnownSchema);
   const probed = await probe(options);
+  const unreadable = probed.unreachable ?? (await probeServer(options, items));
   const now = Date.now();
   const pending = items.filter(isPending).filter((item) => !item.paused);
   const age = ({ recorded_at }: Item) => now - timeOf(recorded_at, now);
@@ -86,6 +88,7 @@ export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
     unknownSchema: all.filter((item) => !isKnownSchema(item)).map(({ barman_server }) => barman_server),
     oldestPendingAge: Math.round(Math.max(0, ...pending.map(age)) / 1_000),
     ...probed,
+    ...(unreadable !== undefined && { unreachable: unreadable }),
   };
 }
 
@@ -142,6 +145,24 @@ async function probe({
     }
   } catch (error) {
     return { unreachable: String(error instanceof Error ? error.message : error) };
+  }
+}
+
+/**
+ * Reads the configuration of one known server, another one each minute: `/status` is fine while it cannot be read.
+ *
+ * @returns why it cannot be read; undefined also if that takes too long: a host with a thousand servers is slow, not broken
+ */
+async function probeServer({ api }: HeartbeatOptions, items: readonly Item[]): Promise<string | undefined> {
+  const servers = items.map(({ barman_server }) => barman_server).sort();
+  const server = servers[Math.floor(Date.now() / 60_000) % servers.length];
+  if (server === undefined) return undefined;
+  try {
+    await api.readServer(server);
+    return undefined;
+  } catch (error) {
+    if (error instanceof DeadlineExceeded) return undefined;
+    return `the configuration of ${server} cannot be read: ${error instanceof Error ? error.message : error}`;
   }
 }
 

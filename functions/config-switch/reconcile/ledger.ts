@@ -11,7 +11,7 @@
  *   in sync    desired_version = applied_version
  *
  *   write     condition (version: mine)                                    otherwise
- *   record    desired_version absent or older, and a new event             superseded or duplicate
+ *   record    desired_version absent or older                              superseded or duplicate
  *   acquire   applied_version absent or older, not paused, and             applied, superseded, paused, or another invocation
  *             no token, or the one that I hold or have waited out          is switching
  *   complete  token is mine, and desired_version is what I applied         a newer desired state, or the lease was lost
@@ -36,7 +36,6 @@ import {
   equals,
   type Item,
   isRecorded,
-  lacks,
   less,
   type RecordedItem,
   type Table,
@@ -53,8 +52,6 @@ export const POST_DELAY = 5_000;
 const CLOCK_SKEW = 1_000;
 /** How long a lease lasts (ms). */
 export const LEASE = POST_WINDOW + POST_DELAY + CLOCK_SKEW;
-/** How many event ids are kept. */
-const EVENTS = 10;
 /** The heartbeat's back-off after a failure (ms): doubled each time, up to the cap. */
 const BACKOFF = { base: 60_000, cap: 600_000 };
 
@@ -71,8 +68,8 @@ export interface DesiredState {
 export interface Lease {
   readonly token: string;
   readonly item: RecordedItem;
-  /** The last moment for a POST, by `performance.now()`. */
-  readonly postUntil: number;
+  /** The last moment for a POST: by `performance.now()`, and by the wall clock (ms since the epoch). */
+  readonly postUntil: { readonly monotonic: number; readonly wall: number };
 }
 
 /** What happened to the lease when its application was recorded. */
@@ -109,6 +106,14 @@ export function isPending(item: Item): item is RecordedItem {
   );
 }
 
+/**
+ * Whether a POST may still be sent under a lease. By both clocks: the monotonic one may stand still while the function is frozen, and
+ * the wall clock may be set back.
+ */
+export function mayPost({ postUntil }: Pick<Lease, 'postUntil'>): boolean {
+  return performance.now() < postUntil.monotonic && Date.now() < postUntil.wall;
+}
+
 /** Whether another invocation may still send a POST, or one may still arrive. */
 export function isLeased({ lease_token, lease_expires_at }: Item): boolean {
   return lease_token !== undefined && Date.now() < timeOf(lease_expires_at, 0);
@@ -124,7 +129,6 @@ const newerThanDesired = (version: string) =>
 const newerThanApplied = (version: string) =>
   either(absent('applied_version'), less('applied_version', version));
 const desiredIs = (version: string) => equals('desired_version', version);
-const isNew = (version: string): Condition => [newerThanDesired(version), lacks(eventIdOf(version))];
 
 const LEASE_DROPPED = { lease_token: null, lease_expires_at: null } as const;
 const FAILURES_CLEARED = {
@@ -159,12 +163,12 @@ export class Ledger {
 
   /** @returns whether this is the newest desired state now */
   record(desired: DesiredState, signal: AbortSignal): Promise<boolean> {
-    return this.#write(desired.server, recorded(desired), isNew(desired.version), signal);
+    return this.#write(desired.server, recorded(desired), [newerThanDesired(desired.version)], signal);
   }
 
   /** Records and acquires in one write. @returns undefined if that is not possible; then nothing is written */
   recordAndAcquire(desired: DesiredState, signal: AbortSignal): Promise<Lease | undefined> {
-    const condition = [...isNew(desired.version), noLease, notPaused];
+    const condition = [newerThanDesired(desired.version), noLease, notPaused];
     return this.#lease(desired.server, recorded(desired), condition, signal);
   }
 
@@ -204,7 +208,6 @@ export class Ledger {
       applied_version: desired_version,
       operation_id: operationId,
       applied_at: new Date().toISOString(),
-      events: { keep: EVENTS },
     };
     const done = { ...applied, ...LEASE_DROPPED, ...FAILURES_CLEARED };
     if (await this.#write(barman_server, done, [leasedBy(token), desiredIs(desired_version)], signal)) {
@@ -288,7 +291,7 @@ export class Ledger {
     signal: AbortSignal,
   ): Promise<Lease | undefined> {
     // Both times are taken before the write, which may be slow.
-    const postUntil = performance.now() + POST_WINDOW;
+    const postUntil = { monotonic: performance.now() + POST_WINDOW, wall: Date.now() + POST_WINDOW };
     const lease = {
       lease_token: randomUUID(),
       lease_expires_at: new Date(Date.now() + LEASE).toISOString(),
@@ -308,7 +311,6 @@ function recorded({ target, cluster, version }: DesiredState): Change {
     schema: SCHEMA,
     desired: targetText(target),
     desired_version: version,
-    events: { prepend: eventIdOf(version) },
     cluster,
     recorded_at: new Date().toISOString(),
     ...FAILURES_CLEARED,

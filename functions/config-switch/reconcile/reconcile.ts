@@ -1,5 +1,5 @@
 /**
- * Records a desired state, and brings Barman up to the newest one. The protocol is the ledger's (ledger.ts); here is who
+ * Records a desired state, and brings Barman up to the newest one. The protocol is in ledger.ts and events.ts; here is who
  * waits for whom, and which result an event gets.
  */
 
@@ -9,7 +9,8 @@ import { parseTarget } from '../barman/target.ts';
 import { deadline, sleep } from '../deadline.ts';
 import { Busy, LedgerError } from '../errors.ts';
 import { ExitCode, type Result } from '../exit-code.ts';
-import { type DesiredState, eventIdOf, isLeased, LEASE, type Lease, type Ledger } from './ledger.ts';
+import { type EventTable, fixVersion } from './events.ts';
+import { type DesiredState, isLeased, LEASE, type Lease, type Ledger, mayPost } from './ledger.ts';
 import { type Item, timeOf } from './table.ts';
 
 /** How long to wait for another invocation's lease, and how often to read the item meanwhile (ms). */
@@ -56,30 +57,27 @@ class LeaseLost extends Error {}
 class NewerDesired extends Error {}
 
 /**
- * Records a desired state, then reconciles.
+ * Fixes the version of an event, records its desired state, then reconciles.
  *
  * @returns DONE if Barman was set to this desired state, SKIPPED if it was set to a newer one
+ * @throws InvalidArgs if the event id was used for another target
  * @throws LedgerError if the ledger is unavailable
  * @throws Busy if another invocation is switching, or the server is paused
  * @throws ConfigSwitchFailed, HttpError as `switchConfig` does
  */
-export async function recordAndReconcile(options: ReconcileOptions, desired: DesiredState): Promise<Result> {
-  const { ledger, signal, progress } = options;
+export async function recordAndReconcile(
+  options: ReconcileOptions & { readonly events: EventTable },
+  event: DesiredState,
+): Promise<Result> {
+  const { ledger, events, signal, progress } = options;
+  const desired = await fixVersion(events, event, signal);
   const { server, version } = desired;
   const lease = await ledger.recordAndAcquire(desired, signal);
-  // Without a lease: another invocation holds it, or this event or a newer one is already recorded.
-  if (lease !== undefined || (await ledger.record(desired, signal))) {
-    progress.recorded = true;
-    return reconcile(options, server, version, lease);
-  }
-  const { desired_version = version, events } = (await ledger.get(server, signal)) ?? {};
+  // Without a lease: another invocation holds it, or this event or a newer one is recorded, in an item whose schema is known.
+  if (!lease && !(await ledger.record(desired, signal))) await ledger.get(server, signal);
   progress.recorded = true;
-  if (!events?.includes(eventIdOf(version))) return reconcile(options, server, version);
-  // A duplicate may carry another time; what counts is the version that was recorded.
-  const result = await reconcile(options, server, desired_version);
-  if (eventIdOf(desired_version) === eventIdOf(version)) return result;
-  progress.duplicate = true;
-  return superseded(progress, result.message);
+  progress.duplicate = version !== event.version;
+  return reconcile(options, server, version, lease);
 }
 
 /**
@@ -145,7 +143,7 @@ async function apply(
   const guard: PostGuard = {
     inDoubt: false,
     beforePost: async () => {
-      if (performance.now() < lease.postUntil) return;
+      if (mayPost(lease)) return;
       const renewed = await ledger.acquire(barman_server, version, lease.token, signal);
       if (!renewed) throw new LeaseLost();
       lease = renewed;

@@ -9,8 +9,6 @@ export interface Item {
   readonly desired?: string;
   /** Its version, event time and event id: `2026-11-23T06:10:00.000Z#<event id>`. Greater is newer. */
   readonly desired_version?: string;
-  /** The ids of the last events recorded, newest first: a sender that repeats an event may date it differently. */
-  readonly events?: readonly string[];
   /** The Patroni cluster that the desired state came from, for the operator. */
   readonly cluster?: string;
   readonly recorded_at?: string;
@@ -37,17 +35,12 @@ export interface Item {
 /** An item with a desired state: what a lease is given for. */
 export type RecordedItem = Item & Required<Pick<Item, 'desired' | 'desired_version'>>;
 
-export type Attribute = Exclude<keyof Item, 'barman_server' | 'events'>;
+export type Attribute = Exclude<keyof Item, 'barman_server'>;
 
-/** New values; null removes the attribute. `events`: put one id first, or keep only the first ones. */
-export type Change = { readonly [A in Attribute]?: Exclude<Item[A], undefined> | null } & {
-  readonly events?: { readonly prepend: string } | { readonly keep: number };
-};
+/** New values; null removes the attribute. */
+export type Change = { readonly [A in Attribute]?: Exclude<Item[A], undefined> | null };
 
-export type Comparison =
-  | readonly ['events', 'lacks', string]
-  | readonly [Attribute, 'absent']
-  | readonly [Attribute, '=' | '<', string | number];
+export type Comparison = readonly [Attribute, 'absent'] | readonly [Attribute, '=' | '<', string | number];
 /** True if one of the comparisons is. */
 export type Clause = readonly Comparison[];
 /** True if all of the clauses are. */
@@ -57,8 +50,6 @@ export const absent = (attribute: Attribute): Clause => [[attribute, 'absent']];
 export const equals = (attribute: Attribute, value: string | number): Clause => [[attribute, '=', value]];
 /** Compares as text; false for an attribute that is absent. */
 export const less = (attribute: Attribute, value: string): Clause => [[attribute, '<', value]];
-/** The event is not among the last ones recorded. */
-export const lacks = (eventId: string): Clause => [['events', 'lacks', eventId]];
 export const either = (one: Clause, other: Clause): Clause => [...one, ...other];
 
 /** A table of items, with consistent reads and conditional writes; DynamoDB's in a deployment. */
