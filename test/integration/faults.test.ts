@@ -1,6 +1,6 @@
 /**
- * The fault matrix: whatever breaks, the response is a true one and comes in time, nothing is left unhandled, no secret gets
- * out, and the next invocation of the same process works.
+ * The fault matrix: whatever fails, the response is correct and in time, no rejection is unhandled, no secret leaks, and the
+ * next invocation of the same process works.
  */
 
 import dns from 'node:dns';
@@ -17,7 +17,7 @@ import { type FunctionUnderTest, PROMOTION, startFunction } from './function.ts'
 
 const { CONFIG_SWITCH_DONE: DONE, CONFIG_SWITCH_FAILED: FAILED, HTTP_ERROR, INVALID_ARGS } = ExitCode;
 const MINUTE = 60_000;
-/** Lambda's remaining time for a row in which something hangs (ms); the other rows have that of a deployment. */
+/** Lambda's remaining time (ms): SHORT for a row in which something hangs, LONG, as deployed, for the others. */
 const SHORT = 3_000;
 const LONG = 29_000;
 
@@ -41,7 +41,7 @@ const isPost = ({ method }: SeenRequest) => method === 'POST';
 const isPoll = ({ path }: SeenRequest) => /operations\/./.test(path);
 const always = Number.POSITIVE_INFINITY;
 
-/** pg-backup-api, or the proxy before it, misbehaves. */
+/** A fault of pg-backup-api, or of the proxy in front of it. */
 const api =
   (fault: Fault, when: (request: SeenRequest) => boolean = () => true): Break =>
   ({ host }) => {
@@ -102,21 +102,21 @@ const ssm =
     run.ssm.faults.set(run.host.path, fault);
     return () => void run.ssm.faults.delete(run.host.path);
   };
-/** SSM cannot be read any more, after the webhook's secret was. */
+/** A parameter is missing, or has another value. */
 const parameter =
   (name: string, value: string | undefined): Break =>
   ({ host }) => {
-    const right = host.ssm.parameters.get(`${host.path}${name}`);
+    const valid = host.ssm.parameters.get(`${host.path}${name}`);
     host.put({ [name]: value });
-    return () => host.put({ [name]: right });
+    return () => host.put({ [name]: valid });
   };
-/** DynamoDB misbehaves, from one of the requests of a kind on, the first is 1. */
+/** A fault of DynamoDB, for some requests of an operation, from the given one on (the first is 1). */
 const ledger =
   (fault: DynamoDbFault, operation = '', from = 1, times = always): Break =>
   ({ dynamoDb }) => {
     let count = 0;
-    dynamoDb.fault = (asked) => {
-      if (!asked.includes(operation)) return undefined;
+    dynamoDb.fault = (requested) => {
+      if (!requested.includes(operation)) return undefined;
       count += 1;
       return count >= from && count < from + times ? fault : undefined;
     };
@@ -124,7 +124,7 @@ const ledger =
       dynamoDb.fault = undefined;
     };
   };
-/** The clock jumps, ms, while the operation runs. */
+/** The clock jumps (ms) while the operation runs. */
 const jump =
   (ms: number): Break =>
   ({ host }) => {
@@ -142,7 +142,7 @@ const jump =
     };
   };
 
-/** What pg-backup-api did is unknown, or it did nothing; the desired state is kept. */
+/** The switch was rejected, or its outcome is unknown; the desired state is recorded. */
 const kept = { exitCode: HTTP_ERROR, status: 502, recorded: true } as const;
 const late = { exitCode: HTTP_ERROR, status: 504, recorded: true, remaining: SHORT } as const;
 const notRecorded = { exitCode: HTTP_ERROR, status: 502, recorded: false } as const;
@@ -150,9 +150,9 @@ const silent = { exitCode: undefined, status: 503, recorded: false, says: /Servi
 const done = { exitCode: DONE, status: 200, recorded: true, says: /now uses model pg:node2/ } as const;
 
 const MATRIX: Record<string, Row> = {
-  // The way to the Barman host.
-  'its host name does not exist': { ...kept, says: /ENOTFOUND/, broken: lookup('ENOTFOUND') },
-  'its host name cannot be resolved': { ...kept, says: /EAI_AGAIN/, broken: lookup('EAI_AGAIN') },
+  // Connection to the Barman host.
+  "the Barman host's name does not exist": { ...kept, says: /ENOTFOUND/, broken: lookup('ENOTFOUND') },
+  "the Barman host's name cannot be resolved": { ...kept, says: /EAI_AGAIN/, broken: lookup('EAI_AGAIN') },
   'name resolution hangs': { ...late, says: /time ran out/, broken: lookup(undefined) },
   'connections are refused': {
     ...kept,
@@ -172,14 +172,14 @@ const MATRIX: Record<string, Row> = {
     says: /ECONNRESET/,
     broken: tcp((socket) => socket.resetAndDestroy()),
   },
-  'connections are accepted, and nothing follows': { ...late, says: /time ran out/, broken: tcp(() => {}) },
+  'connections are accepted, and nothing is sent': { ...late, says: /time ran out/, broken: tcp(() => {}) },
   // TLS.
-  'it is reset in the middle of the TLS handshake': {
+  'the connection is reset during the TLS handshake': {
     ...kept,
     says: /ECONNRESET/,
     broken: tcp((socket) => socket.once('data', () => socket.resetAndDestroy())),
   },
-  'it is closed right after the TLS handshake': {
+  'the connection is closed right after the TLS handshake': {
     ...kept,
     says: /closed.*may have refused client-cert/,
     broken: tls({}, (socket) => socket.destroy()),
@@ -194,18 +194,18 @@ const MATRIX: Record<string, Row> = {
     says: /TLS with the Barman host failed/,
     broken: tcp((socket) => socket.end('HTTP/1.1 400 Bad Request\r\n\r\n')),
   },
-  'the protocol of TLS is too old': {
+  'the TLS version is too old': {
     ...kept,
     says: /TLS with the Barman host failed/,
     broken: tls({ minVersion: 'TLSv1', maxVersion: 'TLSv1.1', ciphers: 'ALL:@SECLEVEL=0' }),
   },
-  'its certificate has expired': { ...kept, says: /expired/, broken: certificate(['127.0.0.1'], -1) },
-  'its certificate is for another host': {
+  'the server certificate has expired': { ...kept, says: /expired/, broken: certificate(['127.0.0.1'], -1) },
+  'the server certificate is for another host': {
     ...kept,
     says: /ERR_TLS_CERT_ALTNAME_INVALID/,
     broken: certificate(['other.example.com'], 90),
   },
-  'its certificate is from another CA': {
+  'the server certificate is from another CA': {
     ...kept,
     says: /not trusted.*check ca-cert/,
     broken: async ({ host }) => {
@@ -216,7 +216,7 @@ const MATRIX: Record<string, Row> = {
   },
   ...Object.fromEntries(
     (['close', 'page'] as const).map((onBadCertificate): [string, Row] => [
-      `our certificate is refused (${onBadCertificate})`,
+      `the client certificate is refused (${onBadCertificate})`,
       {
         ...kept,
         says: /client-cert/,
@@ -230,16 +230,16 @@ const MATRIX: Record<string, Row> = {
       },
     ]),
   ),
-  // Every class of status, to a creation and to a poll.
+  // Every class of status, for a creation and for a poll.
   ...Object.fromEntries(
     [204, 302, 308, 400, 401, 403, 404, 405, 409, 422, 429, 451, 500, 501, 502, 503, 504, 599].flatMap(
       (status): [string, Row][] => {
         const fault = { kind: 'status', status, body: '{"error":"so it is"}' } as const;
         const says = status === 204 ? /204, but its body is not JSON/ : new RegExp(`${status}: so it is`);
         return [
-          [`a creation is answered ${status}`, { ...kept, says, broken: api(fault, isPost) }],
+          [`a creation gets status ${status}`, { ...kept, says, broken: api(fault, isPost) }],
           [
-            `a poll is answered ${status}`,
+            `a poll gets status ${status}`,
             {
               ...kept,
               says: new RegExp(`the result of operation .* is unknown.*${status}`),
@@ -250,23 +250,23 @@ const MATRIX: Record<string, Row> = {
       },
     ),
   ),
-  // Invalid responses.
-  'a creation is not answered': {
+  // Missing, incomplete and malformed responses.
+  'a creation gets no response': {
     ...late,
     says: /a switch may have begun/,
     broken: api({ kind: 'stall' }, isPost),
   },
-  'a poll is not answered': {
+  'a poll gets no response': {
     ...late,
     says: /the result of operation/,
     broken: api({ kind: 'stall' }, isPoll),
   },
-  "a creation's response stops in its body": {
+  "a creation's response stops within its body": {
     ...late,
     says: /a switch may have begun/,
     broken: api({ kind: 'stall body' }, isPost),
   },
-  "a poll's response stops in its body": {
+  "a poll's response stops within its body": {
     ...late,
     says: /the result of operation/,
     broken: api({ kind: 'stall body' }, isPoll),
@@ -304,7 +304,7 @@ const MATRIX: Record<string, Row> = {
     broken: http(`HTTP/1.1 202 Accepted\r\nx: ${'x'.repeat(100_000)}\r\n\r\n`),
   },
   'the headers are cut short': { ...kept, says: /may have begun/, broken: http('HTTP/1.1 202 Acc') },
-  'the headers stop in the middle': {
+  'the headers never end': {
     ...late,
     says: /may have begun/,
     broken: http('HTTP/1.1 202 Acc', false),
@@ -330,13 +330,13 @@ const MATRIX: Record<string, Row> = {
       '{"operation_id":"../x"}',
       '{"operation_id":""}',
     ].map((body): [string, Row] => [
-      `a creation is answered ${body || 'nothing'}`,
+      `a creation gets the body ${body || '(empty)'}`,
       { ...kept, says: /may have begun/, broken: api({ kind: 'body', body }, isPost) },
     ]),
   ),
   ...Object.fromEntries(
     ['<html>', 'null', '{"status":1}', '{"status":"PAUSED"}'].map((body): [string, Row] => [
-      `a poll is answered ${body}`,
+      `a poll gets the body ${body}`,
       { ...kept, says: /the result of operation/, broken: api({ kind: 'body', body }, isPoll) },
     ]),
   ),
@@ -348,7 +348,7 @@ const MATRIX: Record<string, Row> = {
     says: /<barman_home>\/main\/output\/.*json/,
     broken: operation({ failed: 'untouched' }),
   },
-  'the operation is gone': {
+  'the operation vanishes': {
     ...kept,
     says: /the result of operation.*404/,
     broken: operation({ vanishes: true }),
@@ -358,7 +358,7 @@ const MATRIX: Record<string, Row> = {
     says: /the result of operation/,
     broken: operation({ time: always }),
   },
-  'the operations of an expired lease are not listed': {
+  'the operations of an expired lease cannot be listed': {
     ...late,
     says: /GET .main.operations|before GET|time ran out/,
     broken: async (run) => {
@@ -416,7 +416,7 @@ const MATRIX: Record<string, Row> = {
     remaining: SHORT,
   },
   'DynamoDB fails once': { ...done, broken: ledger('internal', '', 1, 1) },
-  "the response to the first write is lost, and the SDK's second one finds it done": {
+  'the response to the first write is lost, and the SDK repeats the write': {
     ...done,
     broken: ledger('lose response', 'UpdateItem', 1, 1),
   },
@@ -432,7 +432,7 @@ const MATRIX: Record<string, Row> = {
   },
   // Time.
   'no time is left': { ...silent, broken: () => {}, remaining: 0 },
-  'hardly any time is left': { ...silent, broken: () => {}, remaining: 1_501 },
+  '1 ms more than the reserve is left': { ...silent, broken: () => {}, remaining: 1_501 },
   'the clock jumps an hour ahead while the operation runs': {
     ...done,
     options: { operationTime: 400 },
@@ -454,7 +454,7 @@ const MATRIX: Record<string, Row> = {
   },
 };
 
-/** Only the clock can be moved; sockets and timers run on. */
+/** Only the clock is faked; sockets and timers are real. */
 beforeEach(() => {
   vi.useFakeTimers({ toFake: ['Date'], shouldAdvanceTime: true, advanceTimeDelta: 5 });
 });
@@ -462,7 +462,7 @@ afterEach(() => {
   vi.useRealTimers();
 });
 
-test.each(Object.entries(MATRIX))('%s', async (_, row) => {
+test.each(Object.entries(MATRIX))('fault matrix › %s', async (_, row) => {
   const { broken, payload = PROMOTION, remaining = LONG, options, ...expected } = row;
   await using after = new AsyncDisposableStack();
   const unhandled: unknown[] = [];
@@ -500,6 +500,6 @@ test.each(Object.entries(MATRIX))('%s', async (_, row) => {
   expect(unhandled).toEqual([]);
 });
 
-test('the fault matrix has at least forty rows', () => {
+test('fault matrix › has at least forty rows', () => {
   expect(Object.keys(MATRIX).length).toBeGreaterThanOrEqual(40);
 });
