@@ -8,7 +8,7 @@ import { checkContract, type Line, type Subject } from '../../cli/contract.ts';
 import { MODELS, startBarmanHost } from '../stand-ins/barman-host.ts';
 import { PgBackupApiStandIn } from '../stand-ins/pg-backup-api.ts';
 
-/** All lines on a stand-in behind plain HTTP. */
+/** Checks every expectation against a stand-in over plain HTTP. */
 async function check(api: PgBackupApiStandIn, subject: Partial<Subject> = {}) {
   const lines: Line[] = [];
   const good = await checkContract(
@@ -115,7 +115,7 @@ test.each([
   [['--url', 'http://127.0.0.1:1', '--model', 'm'], '--server'],
   [['--url', 'http://127.0.0.1:1', '--server', 'main'], '--model'],
   [['--url', 'https://127.0.0.1:1', '--server', 'main', '--model', 'm', '--ca', '/nowhere'], '--ca'],
-])('the contract suite › rejects wrong arguments (%j) with exit status 4', async (args, named) => {
+])('the contract suite › rejects invalid arguments (%j) with exit status 4', async (args, named) => {
   const run = promisify(execFile)(process.execPath, ['cli/contract.ts', ...args]);
   await expect(run).rejects.toMatchObject({ code: 4, stderr: expect.stringContaining(named) });
 });

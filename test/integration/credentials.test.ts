@@ -6,7 +6,7 @@ import { PROMOTION, startFunction } from './function.ts';
 const SKIPPED = { ...PROMOTION, role: 'replica' };
 const MINUTE = 60_000;
 
-/** Only the clock is moved; sockets and timers run on. */
+/** Only the clock is faked; sockets and timers are real. */
 beforeEach(() => {
   vi.useFakeTimers({ toFake: ['Date'] });
 });
@@ -15,7 +15,7 @@ afterEach(() => {
 });
 const pass = (ms: number) => vi.setSystemTime(Date.now() + ms);
 
-describe('parameters', () => {
+describe('SSM parameters', () => {
   test('are read once, by path, for any number of pages and invocations', async () => {
     await using run = await startFunction();
     for (let time = 0; time < 5; time += 1) await run.webhook(SKIPPED);
@@ -55,7 +55,7 @@ describe('parameters', () => {
       );
       const before = run.ssm.requestsFor(run.host.path).length;
       await run.webhook(SKIPPED);
-      expect(run.ssm.requestsFor(run.host.path).length, 'asks again only after a minute').toBe(before);
+      expect(run.ssm.requestsFor(run.host.path).length, 'reads again only after a minute').toBe(before);
       run.ssm.faults.delete(run.host.path);
       pass(2 * MINUTE);
       await run.webhook(SKIPPED);
@@ -63,7 +63,7 @@ describe('parameters', () => {
     },
   );
 
-  test('stay in use in the middle of a rotation: the certificate is written, its key not yet', async () => {
+  test('stay in use during a rotation, while the new certificate has no matching key yet', async () => {
     await using run = await startFunction();
     await run.webhook(PROMOTION);
     const next = await run.host.ca.client('next');
@@ -86,15 +86,15 @@ describe('parameters', () => {
     ['url', { url: undefined }],
     ['client-key', { 'client-key': 'no key' }],
     ['webhook-secret', { 'webhook-secret': undefined }],
-  ])('that are malformed at the start (%s) are read again after some seconds', async (name, wrong) => {
+  ])('that are invalid at start (%s) are read again after five seconds', async (name, invalid) => {
     await using run = await startFunction();
-    const right = { [name]: run.ssm.parameters.get(`${run.host.path}${name}`) };
-    run.host.put(wrong);
+    const valid = { [name]: run.ssm.parameters.get(`${run.host.path}${name}`) };
+    run.host.put(invalid);
     const status = async () => (await run.webhook(PROMOTION)).statusCode;
     expect(await status()).not.toBe(200);
-    run.host.put(right);
+    run.host.put(valid);
     const before = run.ssm.requestsFor(run.host.path).length;
-    expect(await status(), 'not at once: anybody can send a webhook').not.toBe(200);
+    expect(await status(), 'not at once: anyone can send a webhook').not.toBe(200);
     expect(run.ssm.requestsFor(run.host.path).length).toBe(before);
     pass(5_000);
     expect(await status()).toBe(200);
@@ -108,7 +108,7 @@ describe('parameters', () => {
     expect((await run.webhook({ ...PROMOTION, barman_model: 'pg:node1' })).statusCode).not.toBe(200);
   });
 
-  test('read long before the first use are read again', async () => {
+  test('older than five minutes at the first use are read again', async () => {
     await using run = await startFunction();
     await run.invoke(SKIPPED);
     await expect.poll(() => run.ssm.requestsFor(run.host.path).length).toBe(2);
@@ -119,7 +119,7 @@ describe('parameters', () => {
     expect((await run.webhook(SKIPPED)).statusCode).toBe(401);
   });
 
-  test('that are unavailable are not read for every webhook', async () => {
+  test('that are unavailable are not requested by every webhook', async () => {
     await using run = await startFunction();
     run.ssm.faults.set(run.host.path, 'access denied');
     expect((await run.webhook(SKIPPED)).statusCode).toBe(503);
@@ -131,7 +131,7 @@ describe('parameters', () => {
     expect((await run.webhook(SKIPPED)).statusCode).toBe(200);
   });
 
-  test('that were unavailable at the start are read at the first use', async () => {
+  test('that were unavailable at start are read at the first use', async () => {
     await using run = await startFunction();
     run.ssm.faults.set(run.host.path, 'access denied');
     await run.invoke(SKIPPED);
@@ -141,7 +141,7 @@ describe('parameters', () => {
   });
 });
 
-describe('a wrong environment variable', () => {
+describe('an invalid environment variable', () => {
   test.each([
     [{ PARAMETERS_PATH: undefined }, /PARAMETERS_PATH/],
     [{ PARAMETERS_PATH: '/barman-config-switch/prod' }, /PARAMETERS_PATH/],

@@ -30,7 +30,7 @@ const condition: fc.Arbitrary<Condition> = fc.array(fc.array(comparison, { minLe
   maxLength: 3,
 });
 
-describe('the table', () => {
+describe('DynamoDbTable', () => {
   test('evaluates conditions and changes as the model of the protocol does', async () => {
     await dynamoDb.createLedger('same');
     const table = new DynamoDbTable(new LedgerClient(), 'same');
@@ -57,15 +57,13 @@ describe('the table', () => {
   });
 
   test.each([
-    ['is not there', 'nowhere', /table nowhere does not exist; deploy/],
-    ['has no name that DynamoDB allows', 'x', /is unavailable/],
-  ])('that %s is reported', async (_, tableName, words) => {
-    await expect(new DynamoDbTable(new LedgerClient(), tableName).get('main', signal())).rejects.toThrow(
-      words,
-    );
+    ['does not exist', 'nowhere', /table nowhere does not exist; deploy/],
+    ['has an invalid name', 'x', /is unavailable/],
+  ])('reports a table that %s', async (_, tableName, words) => {
+    await expect(new DynamoDbTable(new LedgerClient(), tableName).get('main', signal())).rejects.toThrow(words);
   });
 
-  test('that does not respond is reported with the remedy, and in time', async () => {
+  test('reports an unreachable DynamoDB with the remedy, and a deadline that has passed', async () => {
     const url = dynamoDb.url;
     process.env.AWS_ENDPOINT_URL_DYNAMODB = 'http://127.0.0.1:9';
     const table = new DynamoDbTable(new LedgerClient(), 'same');

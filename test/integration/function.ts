@@ -1,4 +1,4 @@
-/** The function under test, as its three callers see it, with a Barman host of its own. */
+/** Starts the function with its own Barman host and ledger, and invokes it as each of its three callers does. */
 
 import { inspect } from 'node:util';
 import type { Context } from 'aws-lambda';
@@ -15,7 +15,7 @@ import type { PgBackupApiOptions } from '../stand-ins/pg-backup-api.ts';
 import { SsmStandIn } from '../stand-ins/ssm.ts';
 import { httpEvent, signedHeaders } from '../stand-ins/webhook.ts';
 
-/** One for each test file: the SDK takes its address from the environment. */
+/** One for each test file, as the SDK reads its endpoint from the environment. */
 const ssm = await SsmStandIn.start();
 process.env.AWS_ENDPOINT_URL_SSM = ssm.url;
 const dynamoDb = await startDynamoDb();
@@ -23,7 +23,7 @@ process.env.AWS_ENDPOINT_URL_DYNAMODB = dynamoDb.url;
 
 let count = 0;
 
-/** A role change that leads to a switch. */
+/** A payload that leads to a switch. */
 export const PROMOTION = {
   action: 'on_role_change',
   role: 'primary',
@@ -35,19 +35,19 @@ export const PROMOTION = {
 export interface HttpResponse {
   readonly statusCode: number;
   readonly headers: Record<string, string>;
-  /** The body, parsed. */
+  /** The parsed body. */
   readonly response: Partial<ResponseBody>;
 }
 
 export interface WebhookOptions {
   /** Lambda's remaining time (ms). */
   readonly remaining?: number;
-  /** Signature headers in place of the right ones. */
+  /** Replace the valid signature headers. */
   readonly headers?: Record<string, string>;
   readonly secret?: string;
-  /** The sender's clock, ms since the epoch. */
+  /** The sender's clock (ms since the epoch). */
   readonly at?: number;
-  /** API Gateway's clock, ms since the epoch. */
+  /** API Gateway's clock (ms since the epoch). */
   readonly timeEpoch?: number;
   readonly base64?: boolean;
 }
@@ -60,28 +60,28 @@ export interface FunctionUnderTest extends AsyncDisposable {
   readonly ssm: SsmStandIn;
   readonly dynamoDb: DynamoDb;
   readonly ledger: Ledger;
-  /** Its name. */
+  /** Name of the ledger's table. */
   readonly table: string;
-  /** Writes attributes of an item. */
+  /** Writes attributes of a ledger item. */
   putItem(item: Item): Promise<void>;
-  /** Lets time pass for the lease of a server. */
+  /** Sets the lease of a server to expired. */
   expireLease(server?: string): Promise<void>;
-  /** Lets time pass since the desired state of `main` was recorded (ms). */
+  /** Moves `recorded_at` of `main` into the past (ms). */
   ageDesired(ms: number): Promise<void>;
-  /** The payload itself, as JSON brings it. */
+  /** Invokes the function directly, with the payload as JSON. */
   invoke(payload: unknown, remaining?: number): Promise<ResponseBody>;
-  /** Any event at all. */
+  /** Invokes the function with any event. */
   send(event: unknown, remaining?: number): Promise<unknown>;
   /** @param body a payload, or a raw body */
   webhook(body: unknown, options?: WebhookOptions): Promise<HttpResponse>;
   eventBridge(detail: unknown, time?: string): Promise<ResponseBody>;
-  /** What it logged so far. */
+  /** Its log lines so far. */
   log(): LogLine[];
-  /** The metrics that it published so far. */
+  /** Its metrics records so far. */
   metrics(): LogLine[];
 }
 
-/** The function starts, and reads SSM, at the first call; until then SSM can be changed. */
+/** The function is loaded, and reads SSM, at the first call; until then parameters can be changed. */
 export async function startFunction(
   options: Omit<PgBackupApiOptions, 'tls'> = {},
   settings: { MAX_RETRIES?: string; LEDGER_TABLE?: string; OPERATION_TIMEOUT?: string } = {},
@@ -186,7 +186,7 @@ export async function startFunction(
   };
 }
 
-/** No secret, key or certificate that was ever issued is in a text. */
+/** Expects that a text has no secret, key or certificate that was ever a parameter. */
 export function expectNoSecretIn(text: string): void {
   const secrets = [...ssm.issued].flatMap((value) =>
     value.split(/[\s,]+/).filter((part) => part.length > 20),

@@ -1,6 +1,6 @@
 /**
- * Any event at all, over all three callers: a well-formed response with the right ExitCode, and no request to pg-backup-api
- * for an invalid one. `npm run fuzz` makes 100,000 of them; SEED repeats a run.
+ * Random events from all three callers: each gets a well-formed response with the expected ExitCode, and an invalid one
+ * causes no request to pg-backup-api. `npm run fuzz` sends 100,000 of them; SEED repeats a run.
  */
 
 import fc from 'fast-check';
@@ -12,13 +12,14 @@ import { type FunctionUnderTest, type HttpResponse, startFunction } from './func
 
 const EVENTS = Number(process.env.EVENTS ?? 3_000);
 const seed = Number(process.env.SEED ?? Date.now() % 2 ** 31);
-// biome-ignore lint/suspicious/noConsole: it repeats the run
+// biome-ignore lint/suspicious/noConsole: the seed repeats a run
 console.log(`fuzz: SEED=${seed} EVENTS=${EVENTS}`);
 
-/** Part of all events. */
+/** A share of all events. */
 const runs = (share: number) => ({ numRuns: Math.ceil(EVENTS * share), seed });
 
-const FOLLOWED: Record<string, readonly string[]> = {
+/** The roles that each `switch_when` matches. */
+const MATCHING: Record<string, readonly string[]> = {
   promoted: ['primary', 'promoted', 'master'],
   demoted: ['replica', 'demoted'],
   leader: ['primary', 'promoted', 'master', 'standby_leader'],
@@ -26,44 +27,47 @@ const FOLLOWED: Record<string, readonly string[]> = {
 };
 
 /** A value and whether it is valid; sometimes it is missing. */
-const field = <T>(right: fc.Arbitrary<T>, wrong: fc.Arbitrary<unknown>, optional: boolean) =>
+const field = <T>(valid: fc.Arbitrary<T>, invalid: fc.Arbitrary<unknown>, optional: boolean) =>
   fc.oneof(
-    { weight: 12, arbitrary: right.map((value) => ({ value: value as unknown, valid: true, given: true })) },
-    { weight: 1, arbitrary: wrong.map((value) => ({ value, valid: false, given: true })) },
+    { weight: 12, arbitrary: valid.map((value) => ({ value: value as unknown, valid: true, given: true })) },
+    { weight: 1, arbitrary: invalid.map((value) => ({ value, valid: false, given: true })) },
     { weight: optional ? 4 : 1, arbitrary: fc.constant({ value: undefined, valid: optional, given: false }) },
   );
-const noString = fc.oneof(fc.integer(), fc.constant(null), fc.array(fc.anything()), fc.boolean());
+const notString = fc.oneof(fc.integer(), fc.constant(null), fc.array(fc.anything()), fc.boolean());
 const name = fc.stringMatching(/^[A-Za-z0-9_][A-Za-z0-9_.:@+~=,-]{0,20}$/);
-const noName = fc.oneof(noString, fc.constantFrom('', '..', '-x', 'a/b', 'a b', '\ud800', 'x'.repeat(256)));
+const invalidName = fc.oneof(
+  notString,
+  fc.constantFrom('', '..', '-x', 'a/b', 'a b', '\ud800', 'x'.repeat(256)),
+);
 
 const shaped = fc.record({
-  action: field(fc.constant('on_role_change'), fc.oneof(noString, fc.constant('on_start')), false),
-  role: field(fc.constantFrom(...(FOLLOWED.always ?? [])), fc.oneof(noString, fc.constant('leader')), false),
-  cluster: field(fc.string({ minLength: 1, maxLength: 20 }), fc.oneof(noString, fc.constant('')), false),
-  barman_server: field(name, noName, false),
-  barman_model: field(name, noName, true),
+  action: field(fc.constant('on_role_change'), fc.oneof(notString, fc.constant('on_start')), false),
+  role: field(fc.constantFrom(...(MATCHING.always ?? [])), fc.oneof(notString, fc.constant('leader')), false),
+  cluster: field(fc.string({ minLength: 1, maxLength: 20 }), fc.oneof(notString, fc.constant('')), false),
+  barman_server: field(name, invalidName, false),
+  barman_model: field(name, invalidName, true),
   reset: field(fc.boolean(), fc.constantFrom('true', 1, null), true),
   switch_when: field(
-    fc.constantFrom(...Object.keys(FOLLOWED)),
-    fc.oneof(noString, fc.constant('never')),
+    fc.constantFrom(...Object.keys(MATCHING)),
+    fc.oneof(notString, fc.constant('never')),
     true,
   ),
   age_ms: field(fc.nat(), fc.constantFrom(-1, 0.5, '1', null, 1e300), true),
   unknown: field(fc.constant(undefined), fc.integer(), true),
 });
 
-/** The rules of the design, said once more and in another way. */
+/** The design's rules, implemented independently of the function. */
 function expected(fields: Record<string, { value: unknown; valid: boolean }>): ExitCode {
   if (Object.values(fields).some(({ valid }) => !valid)) return ExitCode.INVALID_ARGS;
   const switchWhen = String(fields.switch_when?.value ?? 'promoted');
-  if (!FOLLOWED[switchWhen]?.includes(String(fields.role?.value))) return ExitCode.CONFIG_SWITCH_SKIPPED;
+  if (!MATCHING[switchWhen]?.includes(String(fields.role?.value))) return ExitCode.CONFIG_SWITCH_SKIPPED;
   const model = fields.barman_model?.value !== undefined;
   if (model === (fields.reset?.value === true)) return ExitCode.INVALID_ARGS;
   return ExitCode.HTTP_ERROR;
 }
 
-/** A well-formed response with an ExitCode, however it came. */
-function expectAnswer(response: Partial<ResponseBody>, exitCode: ExitCode): void {
+/** Expects a well-formed response with an ExitCode. */
+function expectResponse(response: Partial<ResponseBody>, exitCode: ExitCode): void {
   expect(response).toMatchObject({
     exit_code: exitCode,
     exit_status: exitStatus(exitCode),
@@ -75,7 +79,7 @@ function expectAnswer(response: Partial<ResponseBody>, exitCode: ExitCode): void
 }
 
 const HTTP_STATUS = { 1: 200, 3: 502, 4: 400 } as const;
-/** pg-backup-api refuses whatever it is asked, at once, so that a switch is HTTP_ERROR after one request. */
+/** pg-backup-api rejects every request with 422, so that a switch is HTTP_ERROR after one request. */
 async function start(): Promise<FunctionUnderTest> {
   const run = await startFunction();
   run.host.api.fault({ kind: 'status', status: 422 }, Number.POSITIVE_INFINITY);
@@ -85,7 +89,7 @@ async function start(): Promise<FunctionUnderTest> {
 const TIMEOUT = 30_000 + 20 * EVENTS;
 
 test(
-  'any payload, from any caller, gets the expected response; only a valid one reaches pg-backup-api',
+  'any payload › gets the expected response from every caller, and only a valid one reaches pg-backup-api',
   async () => {
     await using run = await start();
     const callers = fc.constantFrom('http', 'base64', 'direct', 'eventbridge');
@@ -100,15 +104,15 @@ test(
         const exitCode = expected(fields);
         const before = run.host.api.requests.length;
         if (caller === 'direct') {
-          expectAnswer(await run.invoke(payload), exitCode);
+          expectResponse(await run.invoke(payload), exitCode);
         } else if (caller === 'eventbridge') {
           if (exitCode === ExitCode.INVALID_ARGS) {
             await expect(run.eventBridge(payload)).rejects.toMatchObject({ exitCode });
-          } else expectAnswer(await run.eventBridge(payload), exitCode);
+          } else expectResponse(await run.eventBridge(payload), exitCode);
         } else {
           const { statusCode, response } = await run.webhook(payload, { base64: caller === 'base64' });
           expect(statusCode).toBe(HTTP_STATUS[exitCode as keyof typeof HTTP_STATUS]);
-          expectAnswer(response, exitCode);
+          expectResponse(response, exitCode);
         }
         expect(run.host.api.requests.length - before).toBe(exitCode === ExitCode.HTTP_ERROR ? 1 : 0);
       }),
@@ -119,15 +123,15 @@ test(
 );
 
 test(
-  'any JSON at all, over any caller, is INVALID_ARGS',
+  'any other JSON › is INVALID_ARGS from every caller',
   async () => {
     await using run = await start();
     await fc.assert(
       fc.asyncProperty(fc.jsonValue(), async (value) => {
-        expectAnswer(await run.invoke(value), ExitCode.INVALID_ARGS);
+        expectResponse(await run.invoke(value), ExitCode.INVALID_ARGS);
         const { statusCode, response } = await run.webhook(JSON.stringify(value));
         expect(statusCode).toBe(400);
-        expectAnswer(response, ExitCode.INVALID_ARGS);
+        expectResponse(response, ExitCode.INVALID_ARGS);
         await expect(run.eventBridge(value)).rejects.toMatchObject({ exitCode: 4 });
       }),
       runs(0.2 / 3),
@@ -137,7 +141,7 @@ test(
   TIMEOUT,
 );
 
-/** Bodies that are not JSON, or almost. */
+/** Bodies that are not JSON, some of them almost. */
 const raw = fc.oneof(
   fc.string({ unit: 'binary' }),
   fc.string(),
@@ -146,22 +150,22 @@ const raw = fc.oneof(
 );
 
 test(
-  'any body with a valid signature is INVALID_ARGS; with an invalid one it is rejected',
+  'any other body › is INVALID_ARGS with a valid signature, and unauthenticated without one',
   async () => {
     await using run = await start();
     const header = fc.option(fc.oneof(fc.string(), fc.constantFrom('v1,', 'v1,AAAA v1a,AAAA', '1e3', ' ')));
     await fc.assert(
       fc.asyncProperty(raw, fc.boolean(), fc.tuple(header, header, header), async (body, base64, headers) => {
-        const right = await run.webhook(body, { base64 });
-        expect(right.statusCode).toBe(400);
-        expectAnswer(right.response, ExitCode.INVALID_ARGS);
+        const signed = await run.webhook(body, { base64 });
+        expect(signed.statusCode).toBe(400);
+        expectResponse(signed.response, ExitCode.INVALID_ARGS);
 
         const names = ['webhook-id', 'webhook-timestamp', 'webhook-signature'];
         const given = names.flatMap((name, index) =>
           headers[index] == null ? [] : [[name, headers[index]]],
         );
-        const wrong = await run.webhook(body, { base64, headers: Object.fromEntries(given) });
-        expect(wrong).toMatchObject({ statusCode: 401, response: { message: 'Unauthorized' } });
+        const unsigned = await run.webhook(body, { base64, headers: Object.fromEntries(given) });
+        expect(unsigned).toMatchObject({ statusCode: 401, response: { message: 'Unauthorized' } });
       }),
       runs(0.2 / 2),
     );
@@ -171,7 +175,7 @@ test(
 );
 
 test(
-  'any envelope is answered or thrown, and never as done',
+  'any envelope › gets a response or is thrown, and is never CONFIG_SWITCH_DONE',
   async () => {
     await using run = await start();
     const body = JSON.stringify({
@@ -206,7 +210,7 @@ test(
     );
     await fc.assert(
       fc.asyncProperty(event, async (given) => {
-        // As Lambda's own JSON brings it.
+        // As Lambda parses it.
         const json = JSON.stringify(given);
         let response: unknown;
         try {
@@ -216,12 +220,12 @@ test(
           return;
         }
         const { statusCode } = response as HttpResponse;
-        // Not signed; or arrived so long ago that there is no time left to read the secret.
+        // Unauthenticated; or it arrived so long ago that no time is left to read the secret.
         if (statusCode === 401 || statusCode === 503) return;
         const body = (
           statusCode === undefined ? response : JSON.parse((response as { body: string }).body)
         ) as ResponseBody;
-        expectAnswer(
+        expectResponse(
           body,
           body.exit_code === ExitCode.CONFIG_SWITCH_SKIPPED ? body.exit_code : ExitCode.INVALID_ARGS,
         );

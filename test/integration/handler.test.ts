@@ -44,7 +44,7 @@ describe('a role change that matches', () => {
     expect(response.exit_code).toBe(0);
   });
 
-  test('gets the response itself by direct invocation', async () => {
+  test('by direct invocation returns the response without an HTTP envelope', async () => {
     await using run = await startFunction();
     expect(await run.invoke(PROMOTION)).toMatchObject({
       exit_code: 0,
@@ -55,7 +55,7 @@ describe('a role change that matches', () => {
     expect(run.host.api.activeModel()).toBeNull();
   });
 
-  test("has EventBridge's id and time by EventBridge", async () => {
+  test('as an EventBridge event takes its id and time from EventBridge', async () => {
     await using run = await startFunction();
     const response = await run.eventBridge({ ...PROMOTION, age_ms: 1_500 }, '2026-11-23T06:10:00Z');
     expect(response).toMatchObject({ exit_code: 0, event_id: 'event-1' });
@@ -81,7 +81,7 @@ describe('a role change that matches', () => {
     ['/pgbapi', ''],
     ['/pgbapi', '/'],
     ['/a/b', '//'],
-  ])('keeps the path "%s" of the base URL, followed by "%s"', async (prefix, slashes) => {
+  ])('is sent below the path "%s" of a base URL that ends in "%s"', async (prefix, slashes) => {
     await using run = await startFunction({ prefix });
     run.host.put({ url: `${run.host.api.url}${slashes}` });
     expect((await run.invoke(PROMOTION)).exit_code).toBe(0);
@@ -90,7 +90,7 @@ describe('a role change that matches', () => {
 });
 
 describe('a role change that does not match', () => {
-  test('sends nothing to pg-backup-api, nor to SSM after the start', async () => {
+  test('requests neither pg-backup-api nor, once parameters are read, SSM', async () => {
     await using run = await startFunction();
     await run.webhook({ ...PROMOTION, role: 'replica' });
     const before = run.ssm.requests.length;
@@ -106,7 +106,7 @@ describe('a role change that does not match', () => {
   });
 
   test.each(['stall', 'reset', 'access denied'] as const)(
-    'needs no SSM by direct invocation (%s)',
+    'by direct invocation needs no SSM (SSM: %s)',
     async (fault) => {
       await using run = await startFunction();
       run.ssm.faults.set(run.host.path, fault);
@@ -124,20 +124,23 @@ describe('a role change that does not match', () => {
   });
 });
 
-describe('a wrong payload', () => {
+describe('an invalid payload', () => {
   test.each([
     ['both', { reset: true }, 'barman_model is "pg:node2" and reset is true'],
     ['neither', { barman_model: undefined }, 'barman_model is missing and reset is false'],
-  ])('with %s of model and reset is rejected with both names', async (_, change, words) => {
-    await using run = await startFunction();
-    const { statusCode, response } = await run.webhook({ ...PROMOTION, ...change });
-    expect([statusCode, response.exit_code]).toEqual([400, 4]);
-    expect(response.message).toContain(words);
-    expect(await run.invoke({ ...PROMOTION, ...change })).toMatchObject({ exit_code: 4 });
-    expect(run.host.api.requests).toEqual([]);
-  });
+  ])(
+    'with %s of barman_model and reset is rejected, and the message names both',
+    async (_, change, words) => {
+      await using run = await startFunction();
+      const { statusCode, response } = await run.webhook({ ...PROMOTION, ...change });
+      expect([statusCode, response.exit_code]).toEqual([400, 4]);
+      expect(response.message).toContain(words);
+      expect(await run.invoke({ ...PROMOTION, ...change })).toMatchObject({ exit_code: 4 });
+      expect(run.host.api.requests).toEqual([]);
+    },
+  );
 
-  test('is rejected with every problem in one message', async () => {
+  test('is rejected with all its problems in one message', async () => {
     await using run = await startFunction();
     const { statusCode, response } = await run.webhook({
       ...PROMOTION,
@@ -168,7 +171,7 @@ describe('a wrong payload', () => {
     { barman_server: '\ud800' },
     { barman_server: 'main\n' },
     { barman_server: 'm'.repeat(256) },
-  ])('%j does not reach pg-backup-api', async (change) => {
+  ])('with %j does not reach pg-backup-api', async (change) => {
     await using run = await startFunction();
     const { statusCode, response } = await run.webhook({ ...PROMOTION, ...change });
     expect([statusCode, response.exit_code]).toEqual([400, 4]);
@@ -203,7 +206,7 @@ describe('a wrong payload', () => {
     }
   });
 
-  test('is thrown as an EventBridge event, so that the failure queue keeps it', async () => {
+  test('in an EventBridge event is thrown, so that the failure queue keeps it', async () => {
     await using run = await startFunction();
     await expect(run.eventBridge({ ...PROMOTION, role: 'boss' })).rejects.toThrow(/role must be/);
   });
@@ -214,10 +217,10 @@ describe('an unauthenticated caller', () => {
     ['no signature', {}],
     ['no id', { 'webhook-id': '' }],
     ['a malformed timestamp', { 'webhook-timestamp': '1e9' }],
-    ['a wrong signature', { 'webhook-signature': 'v1,AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=' }],
+    ['an invalid signature', { 'webhook-signature': 'v1,AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=' }],
     ['a signature of another version', { 'webhook-signature': 'v2,AAAA' }],
     ['another id than the one signed', { 'webhook-id': 'msg_other' }],
-  ])('with %s learns nothing, and nothing else runs', async (name, change) => {
+  ])('with %s gets 401 without details, and nothing else runs', async (name, change) => {
     await using run = await startFunction();
     const body = JSON.stringify(PROMOTION);
     const headers =
@@ -255,7 +258,7 @@ describe('an unauthenticated caller', () => {
   });
 });
 
-describe('the webhook secret', () => {
+describe('a webhook secret', () => {
   test('may be one of several during a rotation', async () => {
     await using run = await startFunction();
     const next = createSecret();
@@ -282,7 +285,7 @@ describe('the webhook secret', () => {
     ['malformed', 'whsec_'],
     ['too short', `whsec_${Buffer.from('short').toString('base64')}`],
     ['without its prefix', Buffer.alloc(32, 7).toString('base64')],
-  ])('that is %s is 503 without an exit code, never 401', async (_, secret) => {
+  ])('that is %s ends in 503 without an exit code, never 401', async (_, secret) => {
     await using run = await startFunction();
     run.host.put({ 'webhook-secret': secret });
     const { statusCode, headers, response } = await run.webhook(PROMOTION);
@@ -336,7 +339,7 @@ describe('SSM', () => {
     ['client-key', foreignKey, 'does not belong to client-cert'],
     ['ca-cert', undefined, 'is missing'],
     ['ca-cert', '-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----', 'is malformed'],
-  ])('parameter %s as %j is named, without its value', async (name, value, problem) => {
+  ])('parameter %s with the invalid value %j is named, without its value', async (name, value, problem) => {
     await using run = await startFunction();
     run.host.put({ [name]: value });
     const { statusCode, response } = await run.webhook(PROMOTION);
@@ -396,7 +399,7 @@ describe('an operation', () => {
     expect(performance.now() - start).toBeLessThan(3_000);
   });
 
-  test("does not outlast API Gateway's 30 s, however much time Lambda has", async () => {
+  test("is waited for within API Gateway's 30 s, even if Lambda has more time", async () => {
     await using run = await startFunction();
     run.host.api.plan({ time: Number.POSITIVE_INFINITY });
     const start = performance.now();
@@ -425,7 +428,7 @@ describe('a dry run', () => {
     ['pg:node1', 'model pg:node1 is already active on main; a switch would change nothing'],
     ['pg:node9', 'Barman has no model pg:node9, so the switch would end as CONFIG_SWITCH_FAILED'],
     ['other:node1', 'model other:node1 belongs to cluster other and server main to main'],
-  ])('with model %s says: %s', async (barman_model, words) => {
+  ])('with model %s reports: %s', async (barman_model, words) => {
     await using run = await startFunction({
       models: {
         'pg:node1': { cluster: 'main' },
@@ -441,7 +444,7 @@ describe('a dry run', () => {
     expect(run.host.api.requests.map(({ method, path }) => `${method} ${path}`)).toEqual(['GET /diagnose']);
   });
 
-  test('says what a reset would do, and that a server is unknown', async () => {
+  test('reports what a reset would do, and an unknown server', async () => {
     await using run = await startFunction();
     expect(await run.invoke({ ...RESET, dry_run: true })).toMatchObject({
       exit_code: 1,
@@ -492,7 +495,7 @@ describe('telemetry', () => {
     expect(Object.keys(metrics ?? {})).not.toContain('cluster');
   });
 
-  test('leaks nothing from one invocation into the next', async () => {
+  test('keeps nothing from one invocation to the next', async () => {
     await using run = await startFunction();
     await run.webhook(PROMOTION);
     await run.webhook('{', {});

@@ -54,7 +54,7 @@ describe('an event', () => {
     expect(run.host.api.operations()).toHaveLength(2);
   });
 
-  test('that was superseded on arrival stays superseded when it is delivered again, after any number of others', async () => {
+  test('stays superseded when it is delivered again after any number of others', async () => {
     await using run = await startFunction();
     const body = JSON.stringify({ ...PROMOTION, barman_model: 'pg:node1', age_ms: 60_000 });
     const headers = signedHeaders(run.host.webhookSecret, body);
@@ -102,14 +102,14 @@ describe('an event', () => {
     expect(run.host.api.activeModel()).toBe('pg:node2');
   });
 
-  test('from the future counts as one of now', async () => {
+  test('from the future is dated to now', async () => {
     await using run = await startFunction();
     expect(await run.eventBridge(PROMOTION, '2099-01-01T00:00:00Z')).toMatchObject({ exit_code: 0 });
     expect((await run.webhook(NODE1)).response.exit_code).toBe(0);
     expect(run.host.api.activeModel()).toBe('pg:node1');
   });
 
-  test('at the same time as another: one switches, the other waits, and Barman has the newer', async () => {
+  test('waits for a concurrent one, and Barman ends at the newer of the two', async () => {
     await using run = await startFunction({ operationTime: 500 });
     const [older, newer] = await Promise.all([
       run.webhook({ ...NODE1, age_ms: 1_000 }),
@@ -122,7 +122,7 @@ describe('an event', () => {
     if (second) expect(second.createdAt).toBeGreaterThan(first?.endedAt ?? Number.POSITIVE_INFINITY);
   });
 
-  test('of another server does not wait', async () => {
+  test('does not wait for events of other servers', async () => {
     await using run = await startFunction({
       servers: { main: { cluster: 'main' }, other: { cluster: 'main' } },
       operationTime: 300,
@@ -149,7 +149,7 @@ describe('another invocation', () => {
     return lease;
   }
 
-  test('that has the lease is waited for, but not for long: 503, and recorded', async () => {
+  test('with the lease is waited for only briefly: 503, and the event is recorded', async () => {
     await using run = await startFunction();
     await leased(run);
     const { statusCode, headers, response } = await run.webhook(PROMOTION);
@@ -164,7 +164,7 @@ describe('another invocation', () => {
     expect(run.log()).toContainEqual(expect.objectContaining({ level: 'WARN', exit_code: 3 }));
   });
 
-  test('that ends in time lets the waiting one continue', async () => {
+  test('that releases the lease in time lets the waiting one apply its event', async () => {
     await using run = await startFunction();
     const lease = await leased(run);
     const response = run.webhook(PROMOTION);
@@ -173,7 +173,7 @@ describe('another invocation', () => {
     expect((await response).response.exit_code).toBe(0);
   });
 
-  test('that crashed has its operation waited for first', async () => {
+  test('that crashed delays the next POST until its operation has ended', async () => {
     await using run = await startFunction();
     await leased(run);
     run.host.api.addOperation({ id: idOfNow(), type: 'config_switch', status: 'IN_PROGRESS' });
@@ -183,7 +183,7 @@ describe('another invocation', () => {
     expect(run.host.api.requests.filter(posts)).toEqual([]);
   });
 
-  test('whose operation is stuck has it passed over, and counted', async () => {
+  test('that crashed has its stuck operation passed over after OPERATION_TIMEOUT, and counted', async () => {
     await using run = await startFunction({}, { OPERATION_TIMEOUT: '1' });
     await leased(run);
     run.host.api.addOperation({ id: idOfNow(), type: 'config_switch', status: 'IN_PROGRESS' });
@@ -231,7 +231,7 @@ describe('the heartbeat', () => {
     );
   });
 
-  test('reports that pg-backup-api hangs, and leaves what is pending for later', async () => {
+  test('reports that pg-backup-api does not respond', async () => {
     await using run = await startFunction();
     run.host.api.fault({ kind: 'stall' }, Number.POSITIVE_INFINITY);
     await run.send(heartbeat);
@@ -265,7 +265,7 @@ describe('the heartbeat', () => {
     expect(run.host.api.requests.filter(posts)).toHaveLength(1);
   });
 
-  test('may run several times at once', async () => {
+  test('applies a pending desired state only once if several run at the same time', async () => {
     await using run = await startFunction({ operationTime: 200 });
     run.host.api.plan({ failed: 'untouched' });
     await run.webhook(PROMOTION);
@@ -336,23 +336,24 @@ describe('the operator', () => {
   });
 });
 
-describe('without the ledger', () => {
-  test.each([
-    ['that is not there', { LEDGER_TABLE: 'no-such-table' }, /table no-such-table-events does not exist/],
-  ])('(a table %s) nothing is switched, and the response says why', async (_, settings, words) => {
-    await using run = await startFunction({}, settings);
-    const { statusCode, response } = await run.webhook(PROMOTION);
-    expect([statusCode, response.exit_code, response.recorded]).toEqual([502, 3, false]);
-    expect(response.message).toMatch(words);
-    expect(run.host.api.requests).toEqual([]);
-    await expect(run.eventBridge(PROMOTION)).rejects.toThrow(words);
-    expect((await run.webhook({ ...PROMOTION, role: 'replica' })).response.exit_code).toBe(1);
-    expect((await run.webhook({ ...PROMOTION, dry_run: true })).response.exit_code).toBe(1);
-    expect(run.metrics()).toContainEqual(expect.objectContaining({ LedgerUnreachable: 1 }));
-  });
+describe('an unavailable ledger', () => {
+  test.each([['missing table', { LEDGER_TABLE: 'no-such-table' }, /table no-such-table-events does not exist/]])(
+    '(%s) prevents every switch, and the response gives the reason',
+    async (_, settings, words) => {
+      await using run = await startFunction({}, settings);
+      const { statusCode, response } = await run.webhook(PROMOTION);
+      expect([statusCode, response.exit_code, response.recorded]).toEqual([502, 3, false]);
+      expect(response.message).toMatch(words);
+      expect(run.host.api.requests).toEqual([]);
+      await expect(run.eventBridge(PROMOTION)).rejects.toThrow(words);
+      expect((await run.webhook({ ...PROMOTION, role: 'replica' })).response.exit_code).toBe(1);
+      expect((await run.webhook({ ...PROMOTION, dry_run: true })).response.exit_code).toBe(1);
+      expect(run.metrics()).toContainEqual(expect.objectContaining({ LedgerUnreachable: 1 }));
+    },
+  );
 });
 
-/** As the Barman host names an operation of now. */
+/** The id that the Barman host gives an operation that begins now. */
 function idOfNow(): string {
   return new Date().toISOString().replace(/\.\d+Z$|[-:]/g, '');
 }

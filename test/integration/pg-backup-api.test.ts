@@ -10,13 +10,13 @@ import { PROMOTION, startFunction } from './function.ts';
 const isPost = ({ method }: SeenRequest) => method === 'POST';
 const isPoll = ({ path }: SeenRequest) => /operations\/./.test(path);
 
-/** An operation's id at a time of the Barman host's clock. */
+/** The id of an operation that began at a time of the Barman host's clock. */
 const idOf = (time: number) => new Date(time).toISOString().replace(/\.\d+Z$|[-:]/g, '');
 
 /** POSTs may be sent at any time. */
 const guard = () => ({ inDoubt: false, beforePost: async () => {} });
 
-/** A client on a plain stand-in, with short times. */
+/** A client of a stand-in over plain HTTP, with a short `postDelay`. */
 async function startClient(options: Partial<PgBackupApiOptions> = {}) {
   const standIn = await PgBackupApiStandIn.start({ models: { 'pg:node2': { cluster: 'main' } } });
   const connection = async () => ({ url: new URL(standIn.url) });
@@ -37,7 +37,7 @@ async function startClient(options: Partial<PgBackupApiOptions> = {}) {
 }
 
 describe('pg-backup-api that is down', () => {
-  test('for a moment delays the switch only', async () => {
+  test('for a moment only delays the switch', async () => {
     await using run = await startFunction();
     await run.host.api.refuse();
     const response = run.invoke(PROMOTION);
@@ -103,7 +103,7 @@ describe('creation', () => {
     expect(second?.createdAt).toBeGreaterThan(first?.endedAt ?? Number.POSITIVE_INFINITY);
   });
 
-  test('whose response is lost: a second operation is sent only after the first has ended', async () => {
+  test('whose response is lost is repeated only after the first operation has ended', async () => {
     await using run = await startFunction({ operationTime: 700 });
     run.host.api.fault({ kind: 'lose response' }, 1, isPost);
     expect((await run.webhook(PROMOTION)).response.exit_code).toBe(0);
@@ -168,7 +168,7 @@ describe('creation', () => {
     await expect(creation).rejects.toThrow();
   });
 
-  test('whose response is lost and whose operation is stuck is reported as such at the deadline', async () => {
+  test('whose response is lost and whose operation is stuck is reported at the deadline, and not repeated', async () => {
     await using run = await startClient({ signal: deadline(1_500).signal });
     run.standIn.plan({ time: Number.POSITIVE_INFINITY });
     run.standIn.fault({ kind: 'lose response' }, 1, isPost);
@@ -180,10 +180,10 @@ describe('creation', () => {
 
 describe('a response', () => {
   test.each<[string, Fault, number]>([
-    ['cut off before it began', { kind: 'reset' }, 1],
+    ['missing after a reset', { kind: 'reset' }, 1],
     ['cut short', { kind: 'truncate' }, 1],
     ['longer than 16 MiB', { kind: 'oversize', bytes: 17 * 1024 * 1024 }, 1],
-  ])('to a poll that is %s is asked for again', async (_, fault, times) => {
+  ])('to a poll that is %s is requested again', async (_, fault, times) => {
     await using run = await startClient();
     const id = await run.client.createConfigSwitchOperation('main', { model: 'pg:node2' }, guard());
     run.standIn.fault(fault, times, isPoll);
@@ -203,8 +203,8 @@ describe('a response', () => {
 
   test('a redirect is not followed', async () => {
     await using run = await startFunction();
-    let visitors = 0;
-    const target = await listen(createServer((_, response) => void response.end(String(++visitors))));
+    let followed = 0;
+    const target = await listen(createServer((_, response) => void response.end(String(++followed))));
     run.host.api.fault(
       { kind: 'redirect', location: `http://127.0.0.1:${target.port}/` },
       Number.POSITIVE_INFINITY,
@@ -212,7 +212,7 @@ describe('a response', () => {
     const { statusCode, response } = await run.webhook(PROMOTION);
     expect([statusCode, response.exit_code]).toEqual([502, 3]);
     expect(response.message).toContain('redirect');
-    expect([visitors, run.host.api.requests.length]).toEqual([0, 1]);
+    expect([followed, run.host.api.requests.length]).toEqual([0, 1]);
     await target.close();
   });
 });
@@ -229,7 +229,7 @@ describe('certificates', () => {
   });
 
   test.each(['close', 'page'] as const)(
-    'of ours that are refused (%s): exit code 3 with the reason, and 0 after one re-read of rotated ones',
+    'of the client that are refused (%s) end in HTTP_ERROR with the reason, and in DONE once the rotated ones are read',
     async (onBadCertificate) => {
       await using run = await startFunction({ onBadCertificate });
       expect((await run.invoke(PROMOTION)).exit_code).toBe(0);
@@ -251,7 +251,7 @@ describe('certificates', () => {
     },
   );
 
-  test('that are refused while SSM is unavailable are reported as refused', async () => {
+  test('of the client that are refused while SSM is unavailable are reported as refused', async () => {
     await using run = await startFunction({ onBadCertificate: 'page' });
     await run.invoke(PROMOTION);
     const next = await CertificateAuthority.create('Next CA');

@@ -6,6 +6,6 @@ test('a storm of 500 events › leaves each server at its newest event, and lose
   await using run = await startFunction(STORM_HOST);
   const { events, wrong } = await storm(run.host, (event) => run.send(event));
   expect([events, wrong]).toEqual([500, []]);
-  // One invocation at a time switches a server, with one request at a time.
+  // Only the invocation with the lease sends requests for a server, one at a time.
   expect(run.host.api.longestQueue).toBeLessThanOrEqual(Object.keys(STORM_HOST.servers).length + 1);
 }, 240_000);
