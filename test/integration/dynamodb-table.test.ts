@@ -60,7 +60,9 @@ describe('DynamoDbTable', () => {
     ['does not exist', 'nowhere', /table nowhere does not exist; deploy/],
     ['has an invalid name', 'x', /is unavailable/],
   ])('reports a table that %s', async (_, tableName, words) => {
-    await expect(new DynamoDbTable(new LedgerClient(), tableName).get('main', signal())).rejects.toThrow(words);
+    await expect(new DynamoDbTable(new LedgerClient(), tableName).get('main', signal())).rejects.toThrow(
+      words,
+    );
   });
 
   test('reports an unreachable DynamoDB with the remedy, and a deadline that has passed', async () => {

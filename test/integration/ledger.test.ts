@@ -337,20 +337,19 @@ describe('the operator', () => {
 });
 
 describe('an unavailable ledger', () => {
-  test.each([['missing table', { LEDGER_TABLE: 'no-such-table' }, /table no-such-table-events does not exist/]])(
-    '(%s) prevents every switch, and the response gives the reason',
-    async (_, settings, words) => {
-      await using run = await startFunction({}, settings);
-      const { statusCode, response } = await run.webhook(PROMOTION);
-      expect([statusCode, response.exit_code, response.recorded]).toEqual([502, 3, false]);
-      expect(response.message).toMatch(words);
-      expect(run.host.api.requests).toEqual([]);
-      await expect(run.eventBridge(PROMOTION)).rejects.toThrow(words);
-      expect((await run.webhook({ ...PROMOTION, role: 'replica' })).response.exit_code).toBe(1);
-      expect((await run.webhook({ ...PROMOTION, dry_run: true })).response.exit_code).toBe(1);
-      expect(run.metrics()).toContainEqual(expect.objectContaining({ LedgerUnreachable: 1 }));
-    },
-  );
+  test.each([
+    ['missing table', { LEDGER_TABLE: 'no-such-table' }, /table no-such-table-events does not exist/],
+  ])('(%s) prevents every switch, and the response gives the reason', async (_, settings, words) => {
+    await using run = await startFunction({}, settings);
+    const { statusCode, response } = await run.webhook(PROMOTION);
+    expect([statusCode, response.exit_code, response.recorded]).toEqual([502, 3, false]);
+    expect(response.message).toMatch(words);
+    expect(run.host.api.requests).toEqual([]);
+    await expect(run.eventBridge(PROMOTION)).rejects.toThrow(words);
+    expect((await run.webhook({ ...PROMOTION, role: 'replica' })).response.exit_code).toBe(1);
+    expect((await run.webhook({ ...PROMOTION, dry_run: true })).response.exit_code).toBe(1);
+    expect(run.metrics()).toContainEqual(expect.objectContaining({ LedgerUnreachable: 1 }));
+  });
 });
 
 /** The id that the Barman host gives an operation that begins now. */
