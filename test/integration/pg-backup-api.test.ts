@@ -37,6 +37,13 @@ async function startClient(options: Partial<PgBackupApiOptions> = {}) {
 }
 
 describe('pg-backup-api that is down', () => {
+  test('gets five attempts by default, each with a log line', async () => {
+    await using run = await startFunction();
+    await run.host.api.refuse();
+    expect((await run.invoke(PROMOTION)).exit_code).toBe(3);
+    expect(run.log().filter(({ level }) => level === 'WARN')).toHaveLength(5);
+  });
+
   test('for a moment only delays the switch', async () => {
     await using run = await startFunction();
     await run.host.api.refuse();
