@@ -74,7 +74,7 @@ export interface FunctionUnderTest extends AsyncDisposable {
   send(event: unknown, remaining?: number): Promise<unknown>;
   /** @param body a payload, or a raw body */
   webhook(body: unknown, options?: WebhookOptions): Promise<HttpResponse>;
-  eventBridge(detail: unknown, time?: string): Promise<ResponseBody>;
+  eventBridge(detail: unknown, time?: string, id?: string): Promise<ResponseBody>;
   /** Its log lines so far. */
   log(): LogLine[];
   /** Its metrics records so far. */
@@ -164,10 +164,10 @@ export async function startFunction(
         response: JSON.parse(response.body) as Partial<ResponseBody>,
       };
     },
-    eventBridge: (detail, time = new Date().toISOString()) =>
+    eventBridge: (detail, time = new Date().toISOString(), id = 'event-1') =>
       send({
         version: '0',
-        id: 'event-1',
+        id,
         source: 'patroni',
         'detail-type': 'Patroni role change',
         account: '123456789012',

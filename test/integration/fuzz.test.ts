@@ -3,6 +3,7 @@
  * causes no request to pg-backup-api. `npm run fuzz` sends 100,000 of them; SEED repeats a run.
  */
 
+import { randomUUID } from 'node:crypto';
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import type { ResponseBody } from '../../functions/config-switch/event/response.ts';
@@ -107,8 +108,10 @@ test(
           expectResponse(await run.invoke(payload), exitCode);
         } else if (caller === 'eventbridge') {
           if (exitCode === ExitCode.INVALID_ARGS) {
-            await expect(run.eventBridge(payload)).rejects.toMatchObject({ exitCode });
-          } else expectResponse(await run.eventBridge(payload), exitCode);
+            await expect(run.eventBridge(payload, undefined, randomUUID())).rejects.toMatchObject({
+              exitCode,
+            });
+          } else expectResponse(await run.eventBridge(payload, undefined, randomUUID()), exitCode);
         } else {
           const { statusCode, response } = await run.webhook(payload, { base64: caller === 'base64' });
           expect(statusCode).toBe(HTTP_STATUS[exitCode as keyof typeof HTTP_STATUS]);
@@ -132,7 +135,7 @@ test(
         const { statusCode, response } = await run.webhook(JSON.stringify(value));
         expect(statusCode).toBe(400);
         expectResponse(response, ExitCode.INVALID_ARGS);
-        await expect(run.eventBridge(value)).rejects.toMatchObject({ exitCode: 4 });
+        await expect(run.eventBridge(value, undefined, randomUUID())).rejects.toMatchObject({ exitCode: 4 });
       }),
       runs(0.2 / 3),
     );
