@@ -1,4 +1,4 @@
-/** Tools that are installed outside the project, for what needs more than Node. */
+/** Tools that tests need and npm does not install, in folders outside the project. */
 
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -6,7 +6,7 @@ import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 
-/** @returns a folder of this checkout's own, which any user can read */
+/** @returns a temporary folder for this checkout and purpose, readable by every user */
 export function toolFolder(purpose: string): string {
   const checkout = createHash('sha256').update(resolve()).digest('hex').slice(0, 8);
   const folder = join(tmpdir(), `barman-config-switch-${purpose}-${checkout}`);
@@ -14,24 +14,29 @@ export function toolFolder(purpose: string): string {
   return folder;
 }
 
-/** Does something once, and again where what is wanted is another. */
-export function once(folder: string, wanted: string, does: () => void): void {
+/**
+ * Runs an installation once, and again when its specification changes.
+ *
+ * @param folder where the specification of the last installation is stored
+ * @param specification what to install
+ */
+export function once(folder: string, specification: string, install: () => void): void {
   const mark = join(folder, 'installed');
-  if (existsSync(mark) && readFileSync(mark, 'utf8') === wanted) return;
-  does();
-  writeFileSync(mark, wanted);
+  if (existsSync(mark) && readFileSync(mark, 'utf8') === specification) return;
+  install();
+  writeFileSync(mark, specification);
 }
 
 /**
- * Makes a virtual environment of Python with packages from PyPI, once.
+ * Creates a Python virtual environment with packages from PyPI, once.
  *
- * @param requirements as in a requirements file
- * @returns the folder with its programs
+ * @param requirements the content of a requirements file
+ * @returns the environment's bin folder
  */
 export function installFromPyPI(folder: string, requirements: string): string {
   const venv = join(folder, 'venv');
   once(venv, requirements, () => {
-    // Debian's own Python: another user, such as postgres, may not read one in a home directory.
+    // Prefer the system's Python: another user, such as postgres, cannot read one in a home directory.
     const python = existsSync('/usr/bin/python3') ? '/usr/bin/python3' : 'python3';
     execFileSync(python, ['-m', 'venv', '--clear', venv], { stdio: 'inherit' });
     const list = join(venv, 'requirements.txt');

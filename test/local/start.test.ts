@@ -1,7 +1,9 @@
 import { spawnSync } from 'node:child_process';
 import { expect, test } from 'vitest';
 
-test('npm start -- --once shows a whole role change and ends with 0', { timeout: 90_000 }, () => {
+test('npm start -- --once › shows one complete role change and exits with status 0', {
+  timeout: 90_000,
+}, () => {
   const { status, stdout, stderr } = spawnSync('node', ['test/local/start.ts', '--once', '--port', '0'], {
     encoding: 'utf8',
   });

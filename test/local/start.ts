@@ -1,8 +1,8 @@
 /**
- * `npm start`: the whole way of a role change on this machine. A Barman host and SSM as stand-ins, the function under
- * serverless-offline behind its HTTP route, and one signed webhook through all of it.
+ * `npm start`: a complete role change on this machine, with stand-ins for the Barman host and SSM, dynalite for DynamoDB,
+ * the function under serverless-offline behind its HTTP route, and one signed webhook.
  *
- * `-- --once` ends after it, with exit status 0 only if the switch was DONE.
+ * `-- --once` exits after that webhook, with the ExitCode of its response.
  */
 
 import { type ChildProcess, spawn } from 'node:child_process';
@@ -18,7 +18,7 @@ import { FUNCTION_NAME, type Local, STATE_FILE, send, showExchange } from './sen
 
 const STAGE = 'local';
 const LEDGER = `barman-config-switch-${STAGE}`;
-/** Time limit for serverless-offline to build and listen (ms). */
+/** Maximum time for serverless-offline to build and listen (ms). */
 const START_TIMEOUT = 60_000;
 
 const { values: options } = parseArgs({
@@ -61,7 +61,7 @@ async function main(): Promise<number> {
   console.log(`  SSM            ${host.ssm.url}  (stand-in: parameters under ${host.path})`);
   console.log(`  DynamoDB       ${dynamoDb.url}  (dynalite: table ${LEDGER})`);
 
-  title('Patroni has promoted node2. Its callback sends');
+  title('Patroni promoted node2; its callback sends');
   const exitCode = showExchange(await send(local, 'webhook', { role: 'primary', barman_model: 'pg:node2' }));
   title('On the Barman host');
   showRequests(host.api.requests);
@@ -69,14 +69,16 @@ async function main(): Promise<number> {
   if (options.once) return exitCode;
 
   writeFileSync(STATE_FILE, JSON.stringify(local), { mode: 0o600 });
-  title('Send more, from another terminal');
-  console.log('  npm run webhook -- --role replica                    a signed webhook; this one is skipped');
-  console.log('  npm run webhook -- --role primary --reset            back to no model');
+  title('Send more role changes from another terminal');
+  console.log(
+    '  npm run webhook -- --role replica                    a signed webhook; this role is skipped',
+  );
+  console.log('  npm run webhook -- --role primary --reset            drops the active model');
   console.log('  npm run webhook -- --role primary --barman-model pg:node9 --dry-run');
   console.log(
-    '  npm run invoke  -- --role primary --barman-model pg:node1   without HTTP, as from the console',
+    '  npm run invoke  -- --role primary --barman-model pg:node1   a direct invocation, as from the console',
   );
-  console.log('\nCtrl-C ends everything. What the function logs follows.\n');
+  console.log('\nPress Ctrl-C to stop. The log of the function follows.\n');
   let seen = host.api.requests.length;
   const { api } = host;
   setInterval(() => {
@@ -84,12 +86,12 @@ async function main(): Promise<number> {
     seen = api.requests.length;
   }, 1_000).unref();
   await once(offline as ChildProcess, 'exit');
-  throw new Error('serverless-offline ended');
+  throw new Error('serverless-offline exited');
 }
 
-/** Starts the function and waits until its route listens. */
+/** Starts serverless-offline and waits until the route listens. */
 async function startOffline(local: Local, { ssm, path }: BarmanHost, { url }: DynamoDb): Promise<void> {
-  // The bundle is CommonJS, and this package is not.
+  // The bundle is CommonJS, but this package is an ES module.
   mkdirSync(workFolder, { recursive: true });
   writeFileSync(`${workFolder}/package.json`, '{"type":"commonjs"}');
   const child = spawn(
@@ -128,12 +130,12 @@ async function startOffline(local: Local, { ssm, path }: BarmanHost, { url }: Dy
       showLog(line);
     });
   }
-  child.once('exit', (code) => failed(`serverless-offline ended with ${code}`));
+  child.once('exit', (code) => failed(`serverless-offline exited with status ${code}`));
   const timer = setTimeout(() => failed(`not ready after ${START_TIMEOUT / 1000} s`), START_TIMEOUT);
   await ready.promise.finally(() => clearTimeout(timer));
 }
 
-/** Prints only the function's log from the output of serverless-offline. */
+/** Prints a line of serverless-offline's output only if it is from the function's log. */
 function showLog(line: string): void {
   if (!options.once && line.startsWith('{"level"')) console.log(`  ${styleText('dim', line)}`);
 }
@@ -150,7 +152,7 @@ function showRequests(requests: readonly SeenRequest[]): void {
   }
 }
 
-/** @param preferred the port to use if it is free; 0 for any */
+/** @param preferred the port to use if it is free; 0 for any free port */
 async function freePort(preferred: number): Promise<number> {
   const server = createServer();
   try {
@@ -160,7 +162,7 @@ async function freePort(preferred: number): Promise<number> {
   } catch (error) {
     if (preferred === 0 || !(error instanceof Error)) throw error;
     console.log(
-      `Port ${preferred} is taken (${'code' in error ? error.code : error.message}); another one is used.`,
+      `Port ${preferred} is not available (${'code' in error ? error.code : error.message}); another port is used.`,
     );
     return freePort(0);
   }
@@ -169,7 +171,7 @@ async function freePort(preferred: number): Promise<number> {
   return typeof address === 'object' && address ? address.port : preferred;
 }
 
-/** Ends everything, once. */
+/** Stops everything and exits; does nothing when called again. */
 async function end(status: number): Promise<void> {
   if (ending) return;
   ending = true;

@@ -1,4 +1,4 @@
-/** A Barman host, and the SSM parameters that lead to it: everything that the function needs to work. */
+/** A Barman host and the SSM parameters for it: everything that the function needs for a config switch. */
 
 import { CertificateAuthority } from './certificates.ts';
 import { type PgBackupApiOptions, PgBackupApiStandIn } from './pg-backup-api.ts';
@@ -10,21 +10,21 @@ export interface BarmanHost extends AsyncDisposable {
   readonly ssm: SsmStandIn;
   readonly ca: CertificateAuthority;
   readonly webhookSecret: string;
-  /** Where the parameters are, with a trailing slash. */
+  /** Path of the parameters, with a trailing slash. */
   readonly path: string;
-  /** Writes parameters; undefined deletes one. */
+  /** Overwrites parameters; undefined deletes one. */
   put(values: Readonly<Record<string, string | undefined>>): void;
 }
 
-/** Two models of one cluster, as an operator has them: one for each node. */
+/** Two models of one cluster, one for each node, as an operator would define them. */
 export const MODELS = { 'pg:node1': { cluster: 'main' }, 'pg:node2': { cluster: 'main' } };
 
 /**
- * Starts one behind TLS with client certificates.
+ * Starts a Barman host behind TLS with client certificates.
  *
  * @param options of pg-backup-api, other than TLS
- * @param shared an SSM stand-in to use; otherwise it has its own
- * @param path where its parameters are
+ * @param shared the SSM stand-in to use; by default a new one is started
+ * @param path path of its parameters, with a trailing slash
  */
 export async function startBarmanHost(
   options: Omit<PgBackupApiOptions, 'tls'> = {},

@@ -1,4 +1,4 @@
-/** Keys and certificates, made at run time. */
+/** Keys and certificates, generated at run time. */
 
 import 'reflect-metadata';
 import { webcrypto } from 'node:crypto';
@@ -59,7 +59,7 @@ export class CertificateAuthority {
     return this.#certificate.toString('pem');
   }
 
-  /** @param hosts names and addresses of the server */
+  /** @param hosts DNS names and IP addresses of the server. @param days validity from now; negative: already expired */
   server(hosts: readonly string[] = ['127.0.0.1', 'localhost'], days = 90): Promise<KeyPair> {
     const names: JsonGeneralName[] = hosts.map((value) => ({
       type: /^[\d.]+$/.test(value) ? 'ip' : 'dns',

@@ -1,4 +1,4 @@
-/** The function, from its entry point, as Lambda loads it: a new instance each time. */
+/** Loads the function from its entry point, as Lambda does: a new instance each time. */
 
 import type { Context } from 'aws-lambda';
 import type { Environment } from '../../functions/config-switch/services.ts';
@@ -7,10 +7,10 @@ export type Handler = (event: unknown, context: Context) => Promise<unknown>;
 
 const ENTRY = new URL('../../functions/config-switch/index.ts', import.meta.url).href;
 let instances = 0;
-/** One after the other, since the environment is the process's. */
+/** Instances are loaded one after another, because they share the environment of the process. */
 let loading: Promise<unknown> = Promise.resolve();
 
-/** @throws what the function throws at its start */
+/** @throws any error that the function throws at start-up */
 export function loadFunction(environment: Environment): Promise<Handler> {
   const load = async () => {
     for (const [name, value] of Object.entries(environment)) {

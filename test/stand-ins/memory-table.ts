@@ -1,11 +1,11 @@
-/** The ledger's table, with one item, in memory. */
+/** A ledger table in memory, with at most one item. */
 
 import type { Change, Condition, Item, Table } from '../../functions/config-switch/reconcile/table.ts';
 import { changed, holds } from '../model/world.ts';
 
 export class MemoryTable implements Table {
   item: Item | undefined;
-  /** The response to the next write is lost; what it wrote is not. */
+  /** The next write takes effect, but its response is lost. */
   loseResponse = false;
   reads = 0;
   writes = 0;

@@ -1,6 +1,6 @@
 /**
- * pg-backup-api 2.2.0 behind a TLS proxy, on a real socket: its routes, responses and error pages, its operation ids of
- * one second's grain, its one worker; and faults on demand.
+ * pg-backup-api 2.2.0 behind a TLS proxy, on a real socket: the same routes, responses and error pages, operation ids
+ * with a resolution of one second, a single worker; and faults on demand.
  */
 
 import type { IncomingMessage, Server, ServerResponse } from 'node:http';
@@ -13,15 +13,15 @@ import { listen, readBody, type StandInServer } from './server.ts';
 
 /** How an operation runs. */
 export interface OperationPlan {
-  /** ms; Infinity for one whose helper died, which stays IN_PROGRESS for ever */
+  /** Duration (ms); Infinity: the helper process died, so the operation stays IN_PROGRESS forever. */
   readonly time?: number;
-  /** FAILED whatever it did; the model is applied all the same if `applied` */
+  /** Ends FAILED: without any change, or although the model was applied. */
   readonly failed?: 'untouched' | 'applied';
-  /** Not to be found any more once it was created. */
+  /** Returns 404 after it was created. */
   readonly vanishes?: boolean;
 }
 
-/** What happens to a request instead of, or after, being answered. */
+/** What happens to a request instead of a normal response. */
 export type Fault =
   | { readonly kind: 'reset' }
   | { readonly kind: 'stall' }
@@ -31,7 +31,7 @@ export type Fault =
   | { readonly kind: 'redirect'; readonly location: string }
   | { readonly kind: 'status'; readonly status: number; readonly body?: string }
   | { readonly kind: 'body'; readonly body: string }
-  /** It is done, but its response does not arrive. */
+  /** The request is carried out, but its response does not arrive. */
   | { readonly kind: 'lose response' };
 
 export interface Operation {
@@ -49,27 +49,27 @@ export interface SeenRequest {
   readonly body: string;
   readonly headers: IncomingMessage['headers'];
   readonly at: number;
-  /** What pg-backup-api answered, whether or not it arrived. */
+  /** Response of pg-backup-api, whether or not it arrived. */
   response?: Response;
 }
 
 export interface PgBackupApiOptions {
-  /** Barman servers; a model belongs to one of the same cluster, which without one is the server's name. */
+  /** Barman servers; default cluster: the server's name. A model can be applied only to servers of its cluster. */
   readonly servers?: Readonly<Record<string, { cluster?: string }>>;
   readonly models?: Readonly<Record<string, { cluster: string }>>;
-  /** The proxy's certificate, and the CA that client certificates must be signed by. Without: plain HTTP. */
+  /** Certificate of the proxy, and the CA for client certificates. Default: plain HTTP. */
   readonly tls?: KeyPair & { readonly ca: string };
-  /** A missing or foreign client certificate: the connection is closed, or a page says so, as nginx does. */
+  /** For a missing or untrusted client certificate: close the connection, or send an error page as nginx does. */
   readonly onBadCertificate?: 'close' | 'page';
-  /** Path prefix of the proxy, such as `/pgbapi`. */
+  /** Path prefix on the proxy, such as `/pgbapi`. */
   readonly prefix?: string;
-  /** How long the only worker needs for a request (ms). */
+  /** Time that the single worker needs per request (ms). */
   readonly requestCost?: number;
-  /** Runs an operation on a real Barman; true if it succeeded. Without: the stand-in plays Barman. */
+  /** Runs an operation on a real Barman; true if it succeeded. Default: the stand-in simulates Barman. */
   readonly barman?: (server: string, model: string | null) => Promise<boolean>;
-  /** How long an operation takes (ms). */
+  /** Duration of an operation (ms). */
   readonly operationTime?: number;
-  /** 0 for a free one. */
+  /** Port to listen on; 0: any free port. */
   readonly port?: number;
 }
 
@@ -86,9 +86,9 @@ export interface Response {
 }
 
 export class PgBackupApiStandIn {
-  /** What reached pg-backup-api, faults included. */
+  /** All requests received, including those with a fault. */
   readonly requests: SeenRequest[] = [];
-  /** Requests that waited for the worker at the same time, at most. */
+  /** Maximum number of requests at the worker at the same time, the running one included. */
   longestQueue = 0;
   readonly #options: PgBackupApiOptions;
   readonly #servers: Map<string, BarmanServer>;
@@ -129,7 +129,7 @@ export class PgBackupApiStandIn {
     return standIn;
   }
 
-  /** Its base URL, without a trailing slash. */
+  /** Base URL, without a trailing slash. */
   get url(): string {
     return `${this.#options.tls ? 'https' : 'http'}://127.0.0.1:${this.#port}${this.#options.prefix ?? ''}`;
   }
@@ -150,26 +150,27 @@ export class PgBackupApiStandIn {
     await this.#listening?.close();
   }
 
-  /** Takes another certificate, and trusts another CA, for the sessions to come. */
+  /** Replaces the certificate and the trusted CA for new TLS sessions. */
   setTls(tls: KeyPair & { readonly ca: string }): void {
     (this.#http as HttpsServer).setSecureContext(tls);
   }
 
   /**
-   * @param fault what happens
-   * @param times how often
-   * @param when to which requests
+   * Injects a fault.
+   *
+   * @param times number of requests it applies to
+   * @param when which requests it applies to; default: all
    */
   fault(fault: Fault, times = 1, when: (request: SeenRequest) => boolean = () => true): void {
     this.#faults.push({ when, fault, times });
   }
 
-  /** Ends all faults. */
+  /** Removes all faults. */
   noFaults(): void {
     this.#faults.length = 0;
   }
 
-  /** Plans the operation that is created next. */
+  /** Sets how the next operation will run; plans are used in order. */
   plan(plan: OperationPlan): void {
     this.#plans.push(plan);
   }
@@ -195,7 +196,7 @@ export class PgBackupApiStandIn {
     return [...this.#server(server).operations.values()];
   }
 
-  /** Adds an operation as if from before, such as a recovery or an old config switch. */
+  /** Adds an earlier operation, such as a recovery or an old config switch. */
   addOperation(operation: Pick<Operation, 'id' | 'type' | 'status'>, server = 'main'): void {
     this.#server(server).operations.set(operation.id, { ...operation, target: null, createdAt: 0 });
   }
@@ -263,11 +264,11 @@ export class PgBackupApiStandIn {
     }
   }
 
-  /** One synchronous worker: requests wait for one another. */
+  /** A single synchronous worker: requests are processed one at a time. */
   #work(request: SeenRequest): Promise<Response> {
     this.#queue += 1;
     this.longestQueue = Math.max(this.longestQueue, this.#queue);
-    const turn = this.#worker.then(async () => {
+    const result = this.#worker.then(async () => {
       try {
         const cost = this.#options.requestCost ?? 0;
         if (cost > 0) await sleep(cost);
@@ -276,8 +277,8 @@ export class PgBackupApiStandIn {
         this.#queue -= 1;
       }
     });
-    this.#worker = turn.catch(() => {});
-    return turn;
+    this.#worker = result.catch(() => {});
+    return result;
   }
 
   #route({ method, path, body }: SeenRequest): Response {
@@ -311,9 +312,9 @@ export class PgBackupApiStandIn {
   }
 
   #create(name: string, server: BarmanServer | undefined, body: string): Response {
-    let order: Record<string, unknown>;
+    let operationRequest: Record<string, unknown>;
     try {
-      order = JSON.parse(body) as Record<string, unknown>;
+      operationRequest = JSON.parse(body) as Record<string, unknown>;
     } catch {
       return page(
         400,
@@ -322,11 +323,11 @@ export class PgBackupApiStandIn {
       );
     }
     if (!server) return json(404, { error: `404 Not Found: Server '${name}' does not exist` });
-    if (order.type !== 'config_switch') return page(500);
-    const model = order.model_name;
+    if (operationRequest.type !== 'config_switch') return page(500);
+    const model = operationRequest.model_name;
     const wellFormed =
-      ('model_name' in order && !('reset' in order) && typeof model === 'string') ||
-      (order.reset === true && !('model_name' in order));
+      ('model_name' in operationRequest && !('reset' in operationRequest) && typeof model === 'string') ||
+      (operationRequest.reset === true && !('model_name' in operationRequest));
     if (!wellFormed) return page(400, 'Bad Request', 'Make sure all options/arguments are met and try again');
 
     const id = operationId(new Date());
@@ -357,7 +358,7 @@ export class PgBackupApiStandIn {
     operation.status = succeeded ? 'DONE' : 'FAILED';
   }
 
-  /** The helper process: it runs on by itself, whatever becomes of the request. */
+  /** The helper process: continues independently of the request. */
   async #run(server: BarmanServer, operation: Operation, plan: OperationPlan): Promise<void> {
     if (plan.vanishes) server.operations.delete(operation.id);
     const time = plan.time ?? this.#options.operationTime ?? 0;
@@ -403,7 +404,7 @@ function operationStatus(name: string, server: BarmanServer | undefined, id: str
   return json(200, { operation_id: id, status: operation.status });
 }
 
-/** `%Y%m%dT%H%M%S` of the Barman host's local time. */
+/** `%Y%m%dT%H%M%S` in the Barman host's local time, which is UTC here. */
 function operationId(now: Date): string {
   return now
     .toISOString()

@@ -1,22 +1,22 @@
-/** Lambda's runtime API, as its runtime interface client speaks it (AWS Lambda Developer Guide, "Runtime API"). */
+/** The Lambda runtime API for a runtime interface client (AWS Lambda Developer Guide, "Runtime API"). */
 
 import { createServer } from 'node:http';
 import { listen, readBody } from './server.ts';
 
-/** One process of a function at a time. */
+/** Serves one function process at a time. */
 export interface RuntimeApi {
-  /** For AWS_LAMBDA_RUNTIME_API. */
+  /** Value for AWS_LAMBDA_RUNTIME_API. */
   readonly address: string;
-  /** Resolves once the function asks for its first event, and is ready. */
+  /** Resolves when the function is initialised and requests its first event. */
   ready(): Promise<void>;
-  /** @param event what the function is invoked with. @returns its response; throws its error */
+  /** @param event the invocation's payload. @returns the function's response. @throws if the function fails */
   invoke(event: object): Promise<unknown>;
-  /** Rejects what is waited for: the process of the function has ended. */
+  /** Rejects `ready` and the current invocation, for example because the function's process has exited. */
   fail(error: Error): void;
   close(): Promise<void>;
 }
 
-/** The time-out of an invocation (ms). */
+/** Function timeout, from which the invocation's deadline is computed (ms). */
 const TIMEOUT = 29_000;
 
 export async function startRuntimeApi(): Promise<RuntimeApi> {

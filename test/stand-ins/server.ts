@@ -1,21 +1,21 @@
-/** What the stand-ins share: a server on a free port of loopback that ends at once. */
+/** Shared by the stand-ins: a server on a loopback port that can be closed immediately. */
 
 import type { IncomingMessage } from 'node:http';
 import type { AddressInfo, Server, Socket } from 'node:net';
 
 export interface StandInServer {
   readonly port: number;
-  /** Closes the server and whatever is still connected to it. */
+  /** Closes the server and all its open connections. */
   close(): Promise<void>;
 }
 
-/** @param port 0 for a free one */
+/** @param port 0: any free port */
 export async function listen(server: Server, port = 0): Promise<StandInServer> {
   const sockets = new Set<Socket>();
   server.on('connection', (socket: Socket) => {
     sockets.add(socket);
     socket.on('close', () => sockets.delete(socket));
-    // A client may leave at any moment; that is what it is tested for.
+    // A client may disconnect at any time; the tests do that on purpose.
     socket.on('error', () => {});
   });
   await new Promise<void>((resolve, reject) => {

@@ -1,9 +1,9 @@
-/** AWS Systems Manager's Parameter Store, as far as the function reads it: the JSON 1.1 protocol on a real socket. */
+/** The read operations of SSM Parameter Store that the function uses: AWS JSON 1.1 on a real socket. */
 
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import { listen, readBody, type StandInServer } from './server.ts';
 
-/** What SSM does instead of answering. */
+/** What happens instead of a normal response. */
 export type SsmFault = 'access denied' | 'throttling' | 'stall' | 'reset';
 
 export interface SsmRequest {
@@ -11,17 +11,17 @@ export interface SsmRequest {
   readonly path: string | undefined;
 }
 
-/** A page holds at most 10; a smaller one makes every read take several requests. */
+/** Page size. SSM's maximum is 10; with a smaller one, every read takes several requests. */
 const PAGE = 4;
 
 export class SsmStandIn {
-  /** Values by their full names. */
+  /** Parameter values by full name. */
   readonly parameters = new Map<string, string>();
-  /** Every secret, key and certificate that was ever written, whether it is still there or not. */
+  /** Every secret, key and certificate ever written, including deleted and overwritten ones. */
   readonly issued = new Set<string>();
-  /** Faults by path, `*` for every path; they last until they are taken away. */
+  /** Faults by path, `*` for every path; they last until they are removed. */
   readonly faults = new Map<string, SsmFault>();
-  /** The requests so far. */
+  /** All requests so far. */
   readonly requests: SsmRequest[] = [];
   readonly #server: StandInServer;
 
@@ -31,13 +31,13 @@ export class SsmStandIn {
 
   static async start(): Promise<SsmStandIn> {
     const server: Server = createServer((request, response) => {
-      void standIn.#response(request, response);
+      void standIn.#respond(request, response);
     });
     const standIn: SsmStandIn = new SsmStandIn(await listen(server));
     return standIn;
   }
 
-  /** For AWS_ENDPOINT_URL_SSM. */
+  /** Value for AWS_ENDPOINT_URL_SSM. */
   get url(): string {
     return `http://127.0.0.1:${this.#server.port}`;
   }
@@ -59,7 +59,7 @@ export class SsmStandIn {
     return this.#server.close();
   }
 
-  async #response(request: IncomingMessage, response: ServerResponse): Promise<void> {
+  async #respond(request: IncomingMessage, response: ServerResponse): Promise<void> {
     const operation = String(request.headers['x-amz-target']).replace('AmazonSSM.', '');
     const input = JSON.parse((await readBody(request)) || '{}') as {
       Path?: string;

@@ -1,14 +1,14 @@
-/** What a sender of webhooks does: Standard Webhooks headers over the raw body. */
+/** The sender's side of a webhook: Standard Webhooks headers over the raw body. */
 
 import { randomBytes, randomUUID } from 'node:crypto';
 import { Webhook } from 'standardwebhooks';
 
-/** A new secret, `whsec_…`. */
+/** @returns a new secret, `whsec_…` */
 export function createSecret(): string {
   return `whsec_${randomBytes(32).toString('base64')}`;
 }
 
-/** @param at the sender's clock, ms since the epoch */
+/** @param at time on the sender's clock (ms since the epoch) */
 export function signedHeaders(
   secret: string,
   body: string,
@@ -21,7 +21,7 @@ export function signedHeaders(
   };
 }
 
-/** What API Gateway makes of a webhook: an event of an HTTP API, payload format 2.0. */
+/** @returns the event that an API Gateway HTTP API creates from a webhook, payload format 2.0 */
 export function httpEvent(
   body: string,
   headers: Readonly<Record<string, string>>,

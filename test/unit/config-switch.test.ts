@@ -20,16 +20,16 @@ describe('shouldSkipSwitch', () => {
     ['demoted', ['replica', 'demoted']],
     ['leader', ['primary', 'promoted', 'master', 'standby_leader']],
     ['always', ['primary', 'promoted', 'master', 'standby_leader', 'replica', 'demoted']],
-  ] as const)('%s follows %s', (switchWhen, followed) => {
+  ] as const)('switches with switch_when %s for the roles %s', (switchWhen, accepted) => {
     const roles = ['primary', 'promoted', 'master', 'standby_leader', 'replica', 'demoted'] as const;
-    expect(roles.filter((role) => !shouldSkipSwitch({ role, switchWhen }))).toEqual(followed);
+    expect(roles.filter((role) => !shouldSkipSwitch({ role, switchWhen }))).toEqual(accepted);
   });
 });
 
 const REQUIRED = { action: 'on_role_change', role: 'primary', cluster: 'main', barman_server: 'main' };
 
 describe('switchConfig', () => {
-  const ends = (status: 'DONE' | 'FAILED') => ({
+  const apiWithResult = (status: 'DONE' | 'FAILED') => ({
     createConfigSwitchOperation: async () => 'id',
     waitForOperation: async () => status,
   });
@@ -42,16 +42,18 @@ describe('switchConfig', () => {
       'Barman server main now uses no model',
       'Barman could not drop the active model on main',
     ],
-  ])('to %j says what was done, or where the reason is', async (target, done, failed) => {
+  ])('to %j reports what was done, or where to find the reason', async (target, done, failed) => {
     const guard = { inDoubt: true, beforePost: async () => {} };
-    expect(await switchConfig(ends('DONE'), 'main', target, guard)).toEqual({
+    expect(await switchConfig(apiWithResult('DONE'), 'main', target, guard)).toEqual({
       exitCode: 0,
       message: done,
       operationId: 'id',
     });
     expect(guard.inDoubt).toBe(false);
     guard.inDoubt = true;
-    const error = await switchConfig(ends('FAILED'), 'main', target, guard).catch((error: unknown) => error);
+    const error = await switchConfig(apiWithResult('FAILED'), 'main', target, guard).catch(
+      (error: unknown) => error,
+    );
     expect(guard.inDoubt).toBe(false);
     expect(error).toBeInstanceOf(ConfigSwitchFailed);
     expect(error).toMatchObject({
@@ -61,8 +63,8 @@ describe('switchConfig', () => {
   });
 });
 
-describe('switchConfig with an operation of unknown end', () => {
-  test('leaves it in doubt', async () => {
+describe('switchConfig for an operation with an unknown result', () => {
+  test('keeps it in doubt', async () => {
     const guard = { inDoubt: true, beforePost: async () => {} };
     const api = {
       createConfigSwitchOperation: async () => 'id',
@@ -82,7 +84,7 @@ describe('runBarmanConfigSwitch', () => {
     const api = {
       diagnose: async () => {
         if (diagnosis) return diagnosis;
-        throw new Error('unexpected request');
+        throw new Error('unexpected call of diagnose');
       },
       createConfigSwitchOperation: async (_: string, target: ConfigTarget) => {
         targets.push(target);
@@ -105,7 +107,7 @@ describe('runBarmanConfigSwitch', () => {
     return { result, targets, item: table.item };
   };
 
-  test('skips before the one-of check', async () => {
+  test('checks the role before model and reset', async () => {
     const { result, item } = await run({ role: 'replica' });
     expect(result).toEqual({
       exitCode: 1,
@@ -114,7 +116,7 @@ describe('runBarmanConfigSwitch', () => {
     expect(item).toBeUndefined();
   });
 
-  test('records and switches', async () => {
+  test('records and applies the desired state', async () => {
     const { result, targets, item } = await run({ barman_model: 'm' });
     expect(result).toEqual({
       exitCode: 0,
@@ -130,7 +132,7 @@ describe('runBarmanConfigSwitch', () => {
     expect((await run({ reset: true })).targets).toEqual([{ reset: true }]);
   });
 
-  const named = (count: number) => Array.from({ length: count }, (_, index) => `s${index}`);
+  const modelNames = (count: number) => Array.from({ length: count }, (_, index) => `s${index}`);
   const barman = (models: readonly string[], active: string | null = null): Diagnosis => ({
     servers: new Map([['main', { activeModel: active, cluster: 'main' }]]),
     models: new Map(models.map((name) => [name, { cluster: name === 'foreign' ? 'other' : 'main' }])),
@@ -158,13 +160,13 @@ describe('runBarmanConfigSwitch', () => {
       'Barman has no model m, so the switch would end as CONFIG_SWITCH_FAILED; its models are ' +
         's0, s1, s2, s3, s4, s5, s6, s7, s8, s9',
       { barman_model: 'm' },
-      barman(named(10)),
+      barman(modelNames(10)),
     ],
     [
       'Barman has no model m, so the switch would end as CONFIG_SWITCH_FAILED; its models are ' +
         's0, s1, s2, s3, s4, s5, s6, s7, s8, s9, …',
       { barman_model: 'm' },
-      barman(named(11)),
+      barman(modelNames(11)),
     ],
     [
       'model foreign belongs to cluster other and server main to main, so the switch would end as ' +
@@ -175,19 +177,19 @@ describe('runBarmanConfigSwitch', () => {
     [
       'model s0 is already active on main; a switch would change nothing',
       { barman_model: 's0' },
-      barman(named(1), 's0'),
+      barman(modelNames(1), 's0'),
     ],
     [
       'a switch would apply model s0 to main (now no model is active)',
       { barman_model: 's0' },
-      barman(named(1)),
+      barman(modelNames(1)),
     ],
-  ])('dry run › %s', async (words, change, diagnosis) => {
+  ])('dry run: %s', async (outcome, change, diagnosis) => {
     const { result, item } = await run({ ...change, dry_run: true }, diagnosis);
     expect(item).toBeUndefined();
     expect(result).toEqual({
       exitCode: 1,
-      message: `dry run: ${words}`,
+      message: `dry run: ${outcome}`,
     });
   });
 });

@@ -5,17 +5,17 @@ import { DeadlineExceeded } from '../../functions/config-switch/errors.ts';
 
 describe('the time to the deadline', () => {
   test.each([
-    ['what Lambda leaves, less the time for the response', 29_000, undefined, 27_500],
-    ["what is left of API Gateway's 30 s, if that is less", 29_000, -2_000, 26_500],
-    ['what Lambda leaves, if that is less', 5_000, -2_000, 3_500],
-    ['nothing, if Lambda leaves less than the response takes', 1_000, undefined, 0],
-    ['nothing, if the request is older than 30 s', 29_000, -31_000, 0],
+    ["Lambda's remaining time minus the time for the response", 29_000, undefined, 27_500],
+    ["the rest of API Gateway's 30 s, if that is less", 29_000, -2_000, 26_500],
+    ["Lambda's remaining time, if that is less", 5_000, -2_000, 3_500],
+    ["0, if Lambda's remaining time is less than the response needs", 1_000, undefined, 0],
+    ['0, if the request is older than 30 s', 29_000, -31_000, 0],
   ])('is %s', (_, remaining, age, expected) => {
     const now = 1_795_000_000_000;
     expect(timeToDeadline(remaining, age === undefined ? undefined : now + age, now)).toBe(expected);
   });
 
-  test("is never negative, and never after Lambda's remaining time", () => {
+  test("is never negative and never more than Lambda's remaining time", () => {
     fc.assert(
       fc.property(
         fc.integer(),
@@ -32,18 +32,18 @@ describe('the time to the deadline', () => {
 });
 
 describe('a deadline', () => {
-  test('ends a sleep', async () => {
+  test('interrupts a sleep', async () => {
     await expect(sleep(60_000, deadline(10).signal)).rejects.toThrow(DeadlineExceeded);
   });
 
-  test('that has passed ends everything immediately', async () => {
+  test('that has passed rejects everything immediately', async () => {
     const { signal } = deadline(0);
     expect(signal.aborted).toBe(true);
     await expect(within(signal, new Promise(() => {}))).rejects.toThrow(DeadlineExceeded);
     await expect(sleep(0, signal)).rejects.toThrow(DeadlineExceeded);
   });
 
-  test('does not affect what is done in time', async () => {
+  test('does not affect what finishes in time', async () => {
     const { signal, clear } = deadline(60_000);
     await sleep(1, signal);
     await sleep(-5, signal);

@@ -19,7 +19,7 @@ describe('a role change', () => {
     });
   });
 
-  test('has all fields', () => {
+  test('is parsed with all its fields', () => {
     const payload = {
       ...REQUIRED,
       barman_model: 'pg:node2',
@@ -40,7 +40,7 @@ describe('a role change', () => {
     });
   });
 
-  test.each(Object.keys(REQUIRED))('without %s is rejected, and the message names the field', (field) => {
+  test.each(Object.keys(REQUIRED))('without %s is rejected with the name of the field', (field) => {
     const { [field]: _, ...rest } = REQUIRED as Record<string, string>;
     expect(() => parseRoleChange(rest)).toThrow(new InvalidArgs(`${field} is missing`));
   });
@@ -61,8 +61,8 @@ describe('a role change', () => {
     ['age_ms', 0.5, 'age_ms must be a whole number'],
     ['age_ms', 1e300, 'age_ms must be a whole number'],
     ['dry_run', 1, 'dry_run must be true or false'],
-  ])('with %s as %j is rejected with the remedy', (field, value, words) => {
-    expect(() => parseRoleChange({ ...REQUIRED, [field]: value })).toThrow(words);
+  ])('with %s %j is rejected with the expected value', (field, value, message) => {
+    expect(() => parseRoleChange({ ...REQUIRED, [field]: value })).toThrow(message);
   });
 
   test.each([
@@ -72,20 +72,20 @@ describe('a role change', () => {
     [{ switch_when: 'x'.repeat(79) }, `, not "${'x'.repeat(79)}…`],
     [{ cluster: 'x'.repeat(256) }, 'cluster must have at most 255 characters, not "xxx'],
     [{ barman_server: 'x'.repeat(256) }, 'barman_server must have at most 255 characters, not "xxx'],
-  ])('is rejected with the value, cut (%#)', (change, words) => {
-    expect(() => parseRoleChange({ ...REQUIRED, ...change })).toThrow(words);
+  ])('is rejected with the given value, truncated (%#)', (change, message) => {
+    expect(() => parseRoleChange({ ...REQUIRED, ...change })).toThrow(message);
   });
 
   test.each([undefined, null, 7, 'text', [], [REQUIRED]])(
     'that is not an object (%j) is rejected',
     (payload) => {
-      const words =
+      const message =
         'the payload must be a JSON object such as {"action":"on_role_change","role":"primary",…}';
-      expect(() => parseRoleChange(payload)).toThrow(new InvalidArgs(words));
+      expect(() => parseRoleChange(payload)).toThrow(new InvalidArgs(message));
     },
   );
 
-  test('with an unknown key is rejected with the valid keys', () => {
+  test('with an unknown key is rejected with the list of valid keys', () => {
     expect(() => parseRoleChange({ ...REQUIRED, swich_when: 'always' })).toThrow(
       new InvalidArgs(
         '"swich_when" is an unknown key; valid keys: action, role, cluster, barman_server, barman_model, ' +
@@ -104,14 +104,14 @@ describe('a role change', () => {
     },
   );
 
-  test('with thousands of problems is rejected with the first fifty and the number of the others', () => {
+  test('with thousands of problems is rejected with the first 50 and the number of the others', () => {
     const payload = Object.fromEntries(Array.from({ length: 5_000 }, (_, index) => [`key${index}`, 1]));
     expect(() => parseRoleChange({ ...REQUIRED, ...payload })).toThrow(
       /"key49" .*; and 4950 more problems; valid keys/,
     );
   });
 
-  test('is rejected with all problems', () => {
+  test('is rejected with every problem and its field, in any combination', () => {
     const wrong = {
       action: 'x',
       role: 'x',
@@ -142,7 +142,7 @@ describe('a role change', () => {
     );
   });
 
-  test('throws only InvalidArgs, whatever the JSON', () => {
+  test('throws only InvalidArgs for arbitrary JSON', () => {
     fc.assert(
       fc.property(fc.jsonValue(), (value) => {
         expect(() => parseRoleChange(value)).toThrow(InvalidArgs);
@@ -152,7 +152,7 @@ describe('a role change', () => {
 });
 
 describe('a Barman name', () => {
-  test('is one path segment and one word of a command, and not an option', () => {
+  test('is always a single path segment and a single command-line argument, never an option', () => {
     fc.assert(
       fc.property(
         fc.oneof(fc.string({ unit: 'binary' }), fc.stringMatching(/^[A-Za-z0-9_.:@+~=,-]{1,20}$/)),
@@ -179,15 +179,15 @@ describe('the target', () => {
     expect(target({ reset: true })).toEqual({ reset: true });
   });
 
-  test.each([{}, { reset: false }, { barman_model: 'pg:node2', reset: true }])('%j is neither', (change) => {
+  test.each([{}, { reset: false }, { barman_model: 'pg:node2', reset: true }])('%j is rejected', (change) => {
     expect(() => target(change)).toThrow(/one, and only one, of barman_model and reset/);
   });
 
-  test('is rejected if both or neither are given, with what was given', () => {
-    const words = 'one, and only one, of barman_model and reset must be given: barman_model is';
-    expect(() => target({})).toThrow(new InvalidArgs(`${words} missing and reset is false`));
+  test('is rejected with the given values', () => {
+    const start = 'one, and only one, of barman_model and reset must be given: barman_model is';
+    expect(() => target({})).toThrow(new InvalidArgs(`${start} missing and reset is false`));
     expect(() => target({ barman_model: 'm', reset: true })).toThrow(
-      new InvalidArgs(`${words} "m" and reset is true`),
+      new InvalidArgs(`${start} "m" and reset is true`),
     );
   });
 });
@@ -198,8 +198,8 @@ describe('a body', () => {
     ['  \n', 'the body is empty; send the payload as a JSON object'],
     ['{', 'the body is not JSON; send the payload as a JSON object'],
     ['on_role_change', 'the body is not JSON; send the payload as a JSON object'],
-  ])('%j is rejected: %s', (body, words) => {
-    expect(() => parseJson(body)).toThrow(new InvalidArgs(words));
+  ])('%j is rejected: %s', (body, message) => {
+    expect(() => parseJson(body)).toThrow(new InvalidArgs(message));
   });
 
   test('is parsed as JSON', () => {

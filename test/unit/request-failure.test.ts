@@ -13,15 +13,15 @@ function networkError(code: string, message = code): Error {
 
 const NOT_BEGUN = { transient: true, begun: 'no', doubtsCredentials: false } as const;
 const UNKNOWN = { transient: true, begun: 'unknown', doubtsCredentials: false } as const;
-const DOUBTED = { transient: false, begun: 'no', doubtsCredentials: true } as const;
+const CREDENTIALS_DOUBTED = { transient: false, begun: 'no', doubtsCredentials: true } as const;
 const UNREACHED = 'pg-backup-api is unreachable: ';
-const UNANSWERED = 'pg-backup-api did not respond: ';
+const NO_RESPONSE = 'pg-backup-api did not respond: ';
 const UNUSABLE = 'the response of pg-backup-api is not usable: so it is';
 const UNTRUSTED = 'the certificate of the Barman host is not trusted: so it is';
 const CHECK_CA = '; check ca-cert and url';
 const CHECK_ALL = '; check client-cert, client-key and ca-cert';
 
-describe('a request that had no response', () => {
+describe('a request without a response', () => {
   test.each([
     ['ECONNREFUSED', NOT_BEGUN, `${UNREACHED}the connection was refused (ECONNREFUSED)`],
     ['ENOTFOUND', NOT_BEGUN, `${UNREACHED}its host name does not exist (ENOTFOUND)`],
@@ -30,10 +30,10 @@ describe('a request that had no response', () => {
     ['ENETUNREACH', NOT_BEGUN, `${UNREACHED}there is no route to its network (ENETUNREACH)`],
     ['ETIMEDOUT', NOT_BEGUN, `${UNREACHED}the connection timed out (ETIMEDOUT)`],
     ['UND_ERR_CONNECT_TIMEOUT', NOT_BEGUN, `${UNREACHED}the connection timed out (UND_ERR_CONNECT_TIMEOUT)`],
-    ['ECONNRESET', UNKNOWN, `${UNANSWERED}the connection was reset (ECONNRESET)`],
-    ['EPIPE', UNKNOWN, `${UNANSWERED}the connection was closed (EPIPE)`],
-    ['ECONNABORTED', UNKNOWN, `${UNANSWERED}the connection was closed (ECONNABORTED)`],
-    ['UND_ERR_SOCKET', UNKNOWN, `${UNANSWERED}the connection was closed (UND_ERR_SOCKET)`],
+    ['ECONNRESET', UNKNOWN, `${NO_RESPONSE}the connection was reset (ECONNRESET)`],
+    ['EPIPE', UNKNOWN, `${NO_RESPONSE}the connection was closed (EPIPE)`],
+    ['ECONNABORTED', UNKNOWN, `${NO_RESPONSE}the connection was closed (ECONNABORTED)`],
+    ['UND_ERR_SOCKET', UNKNOWN, `${NO_RESPONSE}the connection was closed (UND_ERR_SOCKET)`],
     ['HPE_INVALID_CONSTANT', UNKNOWN, `${UNUSABLE} (HPE_INVALID_CONSTANT)`],
     ['UND_ERR_RES_EXCEEDED_MAX_SIZE', UNKNOWN, `${UNUSABLE} (UND_ERR_RES_EXCEEDED_MAX_SIZE)`],
     ['EMFILE', UNKNOWN, `${UNUSABLE} (EMFILE)`],
@@ -48,48 +48,52 @@ describe('a request that had no response', () => {
       'PATH_LENGTH_EXCEEDED',
       'HOSTNAME_MISMATCH',
       'ERR_TLS_CERT_ALTNAME_INVALID',
-    ].map((code) => [code, DOUBTED, `${UNTRUSTED} (${code})${CHECK_CA}`] as const),
+    ].map((code) => [code, CREDENTIALS_DOUBTED, `${UNTRUSTED} (${code})${CHECK_CA}`] as const),
     ...['ERR_SSL_TLSV13_ALERT_CERTIFICATE_REQUIRED', 'ERR_SSL_X', 'ERR_OSSL_X', 'EPROTO'].map(
       (code) =>
-        [code, DOUBTED, `TLS with the Barman host failed: no common protocol (${code})${CHECK_ALL}`] as const,
+        [
+          code,
+          CREDENTIALS_DOUBTED,
+          `TLS with the Barman host failed: no common protocol (${code})${CHECK_ALL}`,
+        ] as const,
     ),
     ['X_CERT_', UNKNOWN, `${UNUSABLE} (X_CERT_)`],
     ['X_ERR_SSL_', UNKNOWN, `${UNUSABLE} (X_ERR_SSL_)`],
-  ] as const)('for %s', (code, traits, message) => {
+  ] as const)('is described for %s', (code, traits, message) => {
     const cause = networkError(code, 'so it is');
     expect(failureOf(cause, false)).toMatchObject({ ...traits, message, cause, status: undefined });
   });
 
-  test("has OpenSSL's reason", () => {
+  test('has the reason from OpenSSL in its message, if there is one', () => {
     const reason = (given: unknown) =>
       failureOf(Object.assign(networkError('ERR_SSL_X'), { reason: given }), false)?.message;
     expect(reason('tlsv1 alert unknown ca')).toContain('failed: tlsv1 alert unknown ca (ERR_SSL_X)');
     expect(reason(7)).toContain('failed: no common protocol (ERR_SSL_X)');
   });
 
-  test("for a response that is not HTTP says so, although undici's error has no code", () => {
+  test('with a malformed HTTP response is named after the error, because undici sets no code', () => {
     const error = Object.assign(new Error('so it is'), { name: 'HTTPParserError', code: undefined });
     expect(failureOf(error, false)).toMatchObject({ ...UNKNOWN, message: `${UNUSABLE} (HTTPParserError)` });
   });
 
-  test('on a fresh TLS session may have had its certificate refused', () => {
+  test('whose first TLS session was reset may have had its certificate refused', () => {
     expect(failureOf(networkError('ECONNRESET'), true)).toMatchObject({
       transient: true,
       begun: 'unknown',
       doubtsCredentials: true,
-      message: `${UNANSWERED}the connection was reset (ECONNRESET); the Barman host may have refused client-cert`,
+      message: `${NO_RESPONSE}the connection was reset (ECONNRESET); the Barman host may have refused client-cert`,
     });
     expect(failureOf(networkError('ECONNREFUSED'), true)).toMatchObject({ doubtsCredentials: false });
   });
 
-  test('in time has the time limit', () => {
+  test('after a time-out has the time waited in its message', () => {
     expect(timedOut(12_000)).toMatchObject({
       ...UNKNOWN,
       message: 'pg-backup-api did not respond within 12 s',
     });
   });
 
-  test('at any of several addresses has the first error', () => {
+  test('on several addresses is described by the first network error', () => {
     const error = new AggregateError([networkError('ECONNREFUSED'), networkError('EHOSTUNREACH')]);
     expect(failureOf(error, false)?.message).toContain('ECONNREFUSED');
     const second = new AggregateError([new TypeError('a bug'), networkError('EHOSTUNREACH')]);
@@ -104,13 +108,13 @@ describe('a request that had no response', () => {
     undefined,
     null,
     { code: 'ECONNRESET' },
-  ])('is not a network failure for %s', (error) => {
+  ])('is not a RequestFailure for %s', (error) => {
     expect(failureOf(error, false)).toBeUndefined();
   });
 });
 
-describe('a failure', () => {
-  test('without traits is final, has begun nothing, and does not doubt the credentials', () => {
+describe('a RequestFailure', () => {
+  test('is by default permanent, began nothing, and does not doubt the credentials', () => {
     expect(new RequestFailure('words', {})).toMatchObject({
       name: 'RequestFailure',
       message: 'words',
@@ -122,8 +126,8 @@ describe('a failure', () => {
   });
 });
 
-describe('a success that is not the expected one', () => {
-  test('has begun its operation', () => {
+describe('a 2xx response with an unexpected body', () => {
+  test('means that the operation has begun', () => {
     expect(unexpected(202, 'its body is not JSON')).toMatchObject({
       message: 'pg-backup-api answered 202, but its body is not JSON',
       transient: true,
@@ -134,7 +138,7 @@ describe('a success that is not the expected one', () => {
   });
 });
 
-describe('a response without success', () => {
+describe('a response other than 2xx', () => {
   test.each([
     [299, { transient: false, begun: 'no', doubtsCredentials: false }],
     [300, { transient: false, begun: 'no', doubtsCredentials: false }],
@@ -151,12 +155,12 @@ describe('a response without success', () => {
     [502, { transient: true, begun: 'unknown', doubtsCredentials: false }],
     [503, { transient: true, begun: 'unknown', doubtsCredentials: false }],
     [504, { transient: true, begun: 'unknown', doubtsCredentials: false }],
-  ])('%i', (status, traits) => {
+  ])('%i is classified', (status, traits) => {
     expect(refusalOf(status, '')).toMatchObject({ status, ...traits });
   });
 
   test.each(['400 No required SSL certificate was sent', '400 The SSL certificate error'])(
-    'of nginx to a client certificate (%s) doubts it',
+    'from nginx about the client certificate (%s) doubts the credentials',
     (heading) => {
       const page = `<html><head><title>400</title></head><body><center><h1>${heading}</h1></center></body></html>`;
       expect(refusalOf(400, page)).toMatchObject({ doubtsCredentials: true });
@@ -173,7 +177,7 @@ describe('a response without success', () => {
     ['', 'pg-backup-api answered 404'],
     ['<'.repeat(5_000_000), `pg-backup-api answered 404: ${'<'.repeat(300)}…`],
     ['x'.repeat(400), `pg-backup-api answered 404: ${'x'.repeat(300)}…`],
-  ])('has the words of the body (%#)', (body, message) => {
+  ])('is quoted in the message (%#)', (body, message) => {
     expect(refusalOf(404, body).message).toBe(message);
   });
 
@@ -185,7 +189,7 @@ describe('a response without success', () => {
     [401, 'pg-backup-api answered 401: words (check client-cert and client-key)'],
     [403, 'pg-backup-api answered 403: words (check client-cert and client-key)'],
     [500, 'pg-backup-api answered 500: words'],
-  ])('%i says what to do', (status, message) => {
+  ])('%i has the remedy in its message, if there is one', (status, message) => {
     expect(refusalOf(status, 'words').message).toBe(message);
   });
 
@@ -202,11 +206,11 @@ describe('a response without success', () => {
     ['x'.repeat(300), 'x'.repeat(300)],
     ['x'.repeat(301), `${'x'.repeat(300)}…`],
     ['\u0000a\u007f\u0000b\u007f', 'a b'],
-  ])('has the words of the body, cut and cleaned (%#)', (body, words) => {
-    expect(refusalOf(404, body).message).toBe(`pg-backup-api answered 404: ${words}`);
+  ])('is quoted without markup and control characters, up to 300 characters (%#)', (body, text) => {
+    expect(refusalOf(404, body).message).toBe(`pg-backup-api answered 404: ${text}`);
   });
 
-  test('400 doubts the credentials for nginx only', () => {
+  test("400 doubts the credentials only with nginx's message", () => {
     expect(refusalOf(400, 'no ssl certificate')).toMatchObject({ doubtsCredentials: true, transient: false });
     expect(refusalOf(400, 'no certificate')).toMatchObject({ doubtsCredentials: false });
     expect(refusalOf(405, 'no SSL certificate')).toMatchObject({ doubtsCredentials: false });

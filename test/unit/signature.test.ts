@@ -11,11 +11,11 @@ import { createSecret, signedHeaders } from '../stand-ins/webhook.ts';
 
 const NOW = 1_795_000_000_000;
 const secret = createSecret();
-const ours = [new Webhook(createSecret()), new Webhook(secret)];
+const webhooks = [new Webhook(createSecret()), new Webhook(secret)];
 
 function verify(headers: Record<string, string>, body: string, arrival = NOW) {
-  const taken = signatureHeaders(headers);
-  return taken ? verifySignature(ours, taken, body, arrival) : 'missing';
+  const signature = signatureHeaders(headers);
+  return signature ? verifySignature(webhooks, signature, body, arrival) : 'missing';
 }
 
 describe('a signature', () => {
@@ -27,17 +27,17 @@ describe('a signature', () => {
     );
   });
 
-  test('is invalid for any other body, id, time or secret', () => {
+  test('is invalid for any other body, id, timestamp or secret', () => {
     fc.assert(
       fc.property(
         fc.string(),
         fc.stringMatching(/^[!-~]{1,20}$/),
         fc.integer({ min: 1, max: 1_000 }),
-        (body, more, seconds) => {
+        (body, suffix, seconds) => {
           const headers = signedHeaders(secret, body, { at: NOW });
           const timestamp = String(Number(headers['webhook-timestamp']) + seconds);
-          expect(verify(headers, body + more)).toBe('wrong');
-          expect(verify({ ...headers, 'webhook-id': `msg_${more}` }, body)).toBe('wrong');
+          expect(verify(headers, body + suffix)).toBe('wrong');
+          expect(verify({ ...headers, 'webhook-id': `msg_${suffix}` }, body)).toBe('wrong');
           expect(verify({ ...headers, 'webhook-timestamp': timestamp }, body)).toBe('wrong');
           expect(verify(signedHeaders(createSecret(), body, { at: NOW }), body)).toBe('wrong');
         },
@@ -45,7 +45,7 @@ describe('a signature', () => {
     );
   });
 
-  test('may be one of several', () => {
+  test('may be one of several in the header', () => {
     const headers = signedHeaders(secret, '{}', { at: NOW });
     const signature = `v1a,AAAA v1,AAAA v1 ${headers['webhook-signature']}`;
     expect(verify({ ...headers, 'webhook-signature': signature }, '{}')).toBe('right');
@@ -57,11 +57,11 @@ describe('a signature', () => {
     [300, 'right'],
     [301, 'stale'],
     [-86_400, 'stale'],
-  ])('with a timestamp %i s from the arrival is %s', (seconds, verdict) => {
+  ])('with a timestamp %i s from its arrival is %s', (seconds, verdict) => {
     expect(verify(signedHeaders(secret, '{}', { at: NOW + seconds * 1_000 }), '{}')).toBe(verdict);
   });
 
-  test('that is invalid is wrong, however stale', () => {
+  test('that is both invalid and stale is reported as invalid', () => {
     expect(verify(signedHeaders(createSecret(), '{}', { at: 0 }), '{}')).toBe('wrong');
   });
 
@@ -73,7 +73,7 @@ describe('a signature', () => {
     ['webhook-timestamp', '1795000000.5'],
     ['webhook-timestamp', '999999999999'],
     ['webhook-timestamp', 'now'],
-  ])('with %s as "%s" is malformed', (name, value) => {
+  ])('is missing if the header %s is "%s"', (name, value) => {
     expect(verify({ ...signedHeaders(secret, '{}', { at: NOW }), [name]: value }, '{}')).toBe('missing');
   });
 });
@@ -84,7 +84,7 @@ describe('a signed body', () => {
     webhooks: async () => read[0] ?? [],
     rereadWebhooks: async () => read[1],
   });
-  const read = (event: Parameters<typeof signedBody>[0], from = source(ours)) =>
+  const read = (event: Parameters<typeof signedBody>[0], from = source(webhooks)) =>
     signedBody(event, NOW, from, signal);
   const signed = (body: string, base64 = false) => ({
     headers: signedHeaders(secret, body, { at: NOW }),
@@ -94,22 +94,22 @@ describe('a signed body', () => {
 
   test('with a valid signature does not read the secrets again', async () => {
     const reread = vi.fn();
-    await read(signed('{}'), { ...source(ours), rereadWebhooks: reread });
+    await read(signed('{}'), { ...source(webhooks), rereadWebhooks: reread });
     expect(reread).not.toHaveBeenCalled();
   });
 
-  test('is returned as sent, in base64 or not', async () => {
+  test('is returned as it was sent, with or without base64', async () => {
     expect(await read(signed('{"ä":"✓"}'))).toBe('{"ä":"✓"}');
     expect(await read(signed('{"ä":"✓"}', true))).toBe('{"ä":"✓"}');
     const { headers } = signed('');
     expect(await read({ headers, isBase64Encoded: false })).toBe('');
   });
 
-  test('may have 64 KB, whatever its encoding', async () => {
-    const most = 'ä'.repeat(32 * 1024);
-    expect(await read(signed(most, true))).toBe(most);
+  test('may have up to 64 KB, in any encoding', async () => {
+    const largest = 'ä'.repeat(32 * 1024);
+    expect(await read(signed(largest, true))).toBe(largest);
     for (const base64 of [false, true]) {
-      await expect(read(signed(`${most}x`, base64))).rejects.toMatchObject({
+      await expect(read(signed(`${largest}x`, base64))).rejects.toMatchObject({
         name: 'InvalidArgs',
         message: 'the body has 65537 bytes; the maximum is 65536',
       });
@@ -135,14 +135,14 @@ describe('a signed body', () => {
     });
   });
 
-  test('may be signed with a secret that is read again', async () => {
+  test('may be signed with a secret that is found when the secrets are read again', async () => {
     const other = [new Webhook(createSecret())];
-    expect(await read(signed('{}'), source(other, ours))).toBe('{}');
+    expect(await read(signed('{}'), source(other, webhooks))).toBe('{}');
     await expect(read(signed('{}'), source(other, other))).rejects.toMatchObject({ why: 'signature' });
     await expect(read(signed('{}'), source(other, undefined))).rejects.toMatchObject({ why: 'signature' });
   });
 
-  test('is not verified while the secrets are unavailable; any other error is thrown unchanged', async () => {
+  test('is rejected while the secrets are unavailable, and other errors are thrown unchanged', async () => {
     const failing = (cause: Error) => ({
       webhooks: () => Promise.reject(cause),
       rereadWebhooks: () => Promise.reject(cause),
@@ -159,11 +159,11 @@ describe('a signed body', () => {
 });
 
 describe('the reference library', () => {
-  test('accepts the same timestamps', () => {
+  test('accepts the same fresh signatures', () => {
     fc.assert(
-      fc.property(fc.json(), fc.boolean(), (body, known) => {
+      fc.property(fc.json(), fc.boolean(), (body, valid) => {
         const at = Date.now();
-        const headers = signedHeaders(known ? secret : createSecret(), body, { at });
+        const headers = signedHeaders(valid ? secret : createSecret(), body, { at });
         let accepted = true;
         try {
           new Webhook(secret).verify(body, headers, { jsonParse: false });
