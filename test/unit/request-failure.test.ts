@@ -150,6 +150,8 @@ describe('a response other than 2xx', () => {
     [403, { transient: false, begun: 'no', doubtsCredentials: true }],
     [404, { transient: true, begun: 'no', doubtsCredentials: false }],
     [405, { transient: false, begun: 'no', doubtsCredentials: false }],
+    [408, { transient: true, begun: 'no', doubtsCredentials: false }],
+    [425, { transient: true, begun: 'no', doubtsCredentials: false }],
     [429, { transient: true, begun: 'no', doubtsCredentials: false }],
     [500, { transient: true, begun: 'no', doubtsCredentials: false }],
     [502, { transient: true, begun: 'unknown', doubtsCredentials: false }],

@@ -136,8 +136,11 @@ export function refusalOf(status: number, body: string): RequestFailure {
   }
   // It can be false: while the output file of an operation is open but not yet written, the operation does not exist.
   if (status === 404) return new RequestFailure(message, { status, transient: true });
-  // RFC 6585, section 4: the request was rejected, not begun.
-  if (status === 429) return new RequestFailure(message, { status, transient: true });
+  // The request was rejected, not begun: it arrived incomplete (408; RFC 9110, 15.5.9), too early (425; RFC 8470, 5.2) or too
+  // often (429; RFC 6585, 4).
+  if (status === 408 || status === 425 || status === 429) {
+    return new RequestFailure(message, { status, transient: true });
+  }
   // 500 comes from pg-backup-api: another operation was created in the same second, or no process could be started. Any
   // other 5xx comes from a proxy, which does not know: Apache also responds 503 if its connection to the server broke.
   if (status >= 500) {
