@@ -38,20 +38,20 @@ const desired = (
   target,
   version: versionOf(NOW + ms, id),
 });
-/** Acquires the lease with a new desired state. */
-async function lease(ms: number, id: string) {
-  const taken = await ledger.recordAndAcquire(desired(ms, id), signal);
-  if (!taken) throw new Error('not taken');
-  return taken;
+/** Records a desired state and acquires the lease. */
+async function acquireLease(ms: number, id: string) {
+  const acquired = await ledger.recordAndAcquire(desired(ms, id), signal);
+  if (!acquired) throw new Error('not acquired');
+  return acquired;
 }
 
-describe('versionOf', () => {
-  test('is the event time in UTC with milliseconds, and the event id', () => {
+describe('a version', () => {
+  test('is the event time in UTC, to the millisecond, and the event id', () => {
     expect(versionOf(NOW, 'msg#1')).toBe('2026-11-23T06:10:00.000Z#msg#1');
     expect(eventIdOf(versionOf(NOW, 'msg#1'))).toBe('msg#1');
   });
 
-  test('orders events', () => {
+  test('is greater for a newer event', () => {
     expect(versionOf(NOW + 1, 'a') > versionOf(NOW, 'b')).toBe(true);
   });
 });
@@ -89,7 +89,7 @@ describe('an item', () => {
   });
 });
 
-describe('an item of a newer version of the function', () => {
+describe('an item with a newer schema', () => {
   const newer: Item = { barman_server: 'main', schema: 2, desired: 'model x', desired_version: 'x#x' };
   const error = new LedgerError(
     "the ledger's item of main has schema 2, which this version does not know; deploy the version that wrote it, or a newer one",
@@ -110,7 +110,7 @@ describe('an item of a newer version of the function', () => {
     expect(table.item).toEqual(newer);
   });
 
-  test('is an error when it is read, and listed among all', async () => {
+  test('is an error for get, but listed by all', async () => {
     table.item = newer;
     await expect(ledger.get('main', signal)).rejects.toThrow(error);
     expect(await ledger.all(signal)).toEqual([newer]);
@@ -119,7 +119,7 @@ describe('an item of a newer version of the function', () => {
 });
 
 describe('record', () => {
-  test('writes the desired state, and clears earlier failures', async () => {
+  test('writes the desired state and clears earlier failures', async () => {
     table.item = {
       barman_server: 'main',
       desired_version: versionOf(NOW - 9, 'old'),
@@ -139,7 +139,7 @@ describe('record', () => {
     });
   });
 
-  test('does not overwrite a newer desired state, nor record the same one twice', async () => {
+  test('does not overwrite a newer desired state, nor one from an event that was already recorded', async () => {
     await ledger.record(desired(5, 'b'), signal);
     for (const known of [desired(5, 'b'), desired(4, 'a')]) {
       expect(await ledger.record(known, signal)).toBe(false);
@@ -149,31 +149,31 @@ describe('record', () => {
 });
 
 describe('the lease', () => {
-  test('is acquired in the same write as the record if it is free', async () => {
-    const { token, item, postUntil } = await lease(0, 'a');
+  test('is acquired together with the desired state in one write, unless there is a lease', async () => {
+    const { token, item, postUntil } = await acquireLease(0, 'a');
     expect(item).toEqual(table.item);
     expect(item).toMatchObject({ lease_token: token, lease_expires_at: at(14_000), desired: 'model m-a' });
     expect(postUntil).toEqual({ monotonic: performance.now() + 8_000, wall: Date.now() + 8_000 });
     expect([table.writes, table.reads]).toEqual([1, 0]);
     expect(await ledger.recordAndAcquire(desired(1, 'b'), signal)).toBeUndefined();
-    expect(table.item?.desired, 'nothing is written then').toBe('model m-a');
+    expect(table.item?.desired, 'nothing is written').toBe('model m-a');
   });
 
-  test('is refused while the server is paused', async () => {
+  test('cannot be acquired while the server is paused', async () => {
     table.item = { barman_server: 'main', paused: true };
     expect(await ledger.recordAndAcquire(desired(0, 'a'), signal)).toBeUndefined();
     expect(await ledger.acquire('main', desired(0, 'a').version, undefined, signal)).toBeUndefined();
   });
 
-  test('is ours if the response to the write was lost', async () => {
+  test('is acquired even if the response to the write was lost', async () => {
     table.loseResponse = true;
-    const { token, item, postUntil } = await lease(0, 'a');
+    const { token, item, postUntil } = await acquireLease(0, 'a');
     expect(item).toMatchObject({ lease_token: token, desired: 'model m-a' });
     expect(postUntil).toEqual({ monotonic: performance.now() + 8_000, wall: Date.now() + 8_000 });
   });
 
-  test('is renewed by its holder, and acquired only with the token that was waited out', async () => {
-    const { token } = await lease(0, 'a');
+  test('can be renewed or replaced only with the token that was waited for', async () => {
+    const { token } = await acquireLease(0, 'a');
     const { version } = desired(0, 'a');
     expect(await ledger.acquire('main', version, undefined, signal)).toBeUndefined();
     expect(await ledger.acquire('main', version, 'another', signal)).toBeUndefined();
@@ -182,7 +182,7 @@ describe('the lease', () => {
     expect(table.item).toMatchObject({ lease_token: renewed?.token, passed_over: true });
   });
 
-  test('is refused for a version that is applied, or older', async () => {
+  test('cannot be acquired for the applied version or an older one', async () => {
     await ledger.record(desired(6, 'c'), signal);
     table.item = { ...(table.item as Item), applied_version: desired(5, 'b').version };
     for (const old of [desired(5, 'b'), desired(4, 'a')]) {
@@ -200,8 +200,8 @@ describe('complete', () => {
     applied_at: at(0),
   };
 
-  test('records the application, drops the lease, and clears failures', async () => {
-    const taken = await lease(0, 'a');
+  test('is written, the lease is released, and earlier failures are cleared', async () => {
+    const lease = await acquireLease(0, 'a');
     table.item = {
       ...(table.item as Item),
       attempts: 2,
@@ -209,7 +209,7 @@ describe('complete', () => {
       last_error: 'no',
       parked: true,
     };
-    expect(await ledger.complete(taken, 'op', true, signal)).toEqual({ lease: 'released' });
+    expect(await ledger.complete(lease, 'op', true, signal)).toEqual({ lease: 'released' });
     expect(table.item).toEqual({
       barman_server: 'main',
       schema: 1,
@@ -221,23 +221,23 @@ describe('complete', () => {
     });
   });
 
-  test('renews the lease for a newer desired state, or leaves that to others', async () => {
-    const taken = await lease(0, 'a');
+  test('with a newer desired state renews or releases the lease', async () => {
+    const lease = await acquireLease(0, 'a');
     await ledger.record(desired(1, 'b'), signal);
-    const next = await ledger.complete(taken, 'op', true, signal);
+    const next = await ledger.complete(lease, 'op', true, signal);
     if (next.lease !== 'renewed') throw new Error(`the lease is ${next.lease}`);
     expect(next.renewed).toMatchObject({
       item: { ...applied, desired: 'model m-b', lease_expires_at: at(14_000) },
     });
     const { token } = next.renewed;
-    expect(token).not.toBe(taken.token);
+    expect(token).not.toBe(lease.token);
     expect(table.item?.lease_token).toBe(token);
 
     await ledger.record(desired(2, 'c'), signal);
-    const left = { token, item: table.item as RecordedItem, postUntil: { monotonic: 0, wall: 0 } };
+    const renewed = { token, item: table.item as RecordedItem, postUntil: { monotonic: 0, wall: 0 } };
     expect(
       await ledger.complete(
-        { ...left, item: { ...left.item, desired_version: desired(1, 'b').version } },
+        { ...renewed, item: { ...renewed.item, desired_version: desired(1, 'b').version } },
         'op2',
         false,
         signal,
@@ -252,10 +252,10 @@ describe('complete', () => {
     expect(table.item).not.toHaveProperty('lease_expires_at');
   });
 
-  test.each([true, false])('writes nothing once the lease is lost (renew: %s)', async (goOn) => {
-    const taken = await lease(0, 'a');
+  test.each([true, false])('is not written after the lease was lost (renew: %s)', async (renew) => {
+    const lease = await acquireLease(0, 'a');
     table.item = { ...(table.item as Item), lease_token: 'another' };
-    expect(await ledger.complete(taken, 'op', goOn, signal)).toEqual({ lease: 'lost' });
+    expect(await ledger.complete(lease, 'op', renew, signal)).toEqual({ lease: 'lost' });
     expect(table.item).not.toHaveProperty('applied_version');
     expect(table.item?.lease_token).toBe('another');
   });
@@ -268,40 +268,40 @@ describe('release', () => {
     [3, 480_000],
     [4, 600_000],
     [9, 600_000],
-  ])('after %s failures schedules the next attempt later', async (attempts, pause) => {
-    const taken = await lease(0, 'a');
-    const item = { ...taken.item, ...(attempts !== undefined && { attempts }) };
-    await ledger.release({ ...taken, item }, 'x'.repeat(2_000), signal);
+  ])('after %s earlier ones is retried with back-off', async (attempts, delay) => {
+    const lease = await acquireLease(0, 'a');
+    const item = { ...lease.item, ...(attempts !== undefined && { attempts }) };
+    await ledger.release({ ...lease, item }, 'x'.repeat(2_000), signal);
     expect(table.writes).toBe(2);
     expect(table.item).toMatchObject({
       attempts: (attempts ?? 0) + 1,
-      next_attempt_at: at(pause),
+      next_attempt_at: at(delay),
       last_error: 'x'.repeat(1_000),
     });
     expect(table.item).not.toHaveProperty('lease_token');
     expect(table.item).not.toHaveProperty('lease_expires_at');
   });
 
-  test('records no failure for a newer desired state', async () => {
-    const taken = await lease(0, 'a');
+  test('is not recorded for a newer desired state', async () => {
+    const lease = await acquireLease(0, 'a');
     await ledger.record(desired(1, 'b'), signal);
-    await ledger.release(taken, 'no', signal);
+    await ledger.release(lease, 'no', signal);
     for (const name of ['lease_token', 'lease_expires_at', 'attempts', 'next_attempt_at', 'last_error']) {
       expect(table.item).not.toHaveProperty(name);
     }
   });
 
-  test('changes nothing once the lease is lost', async () => {
-    const taken = await lease(0, 'a');
+  test('after the lease was lost changes nothing', async () => {
+    const lease = await acquireLease(0, 'a');
     const before = { ...(table.item as Item), lease_token: 'another' };
     table.item = before;
-    await ledger.release(taken, 'no', signal);
+    await ledger.release(lease, 'no', signal);
     expect(table.item).toEqual(before);
   });
 });
 
 describe('the operator', () => {
-  test('gets undefined for an unknown server', async () => {
+  test('gets no item for an unknown server', async () => {
     expect(await ledger.pause('main', signal)).toBeUndefined();
     expect(await ledger.retry('main', signal)).toBeUndefined();
     expect(table.item).toBeUndefined();
@@ -309,13 +309,13 @@ describe('the operator', () => {
     expect(await ledger.get('main', signal)).toBeUndefined();
   });
 
-  test('pauses and resumes a server, which is then tried at once', async () => {
+  test('pauses and resumes a server, which is then due immediately', async () => {
     table.item = { barman_server: 'main', next_attempt_at: at(9) };
     expect(await ledger.pause('main', signal)).toEqual({ barman_server: 'main', paused: true });
     expect(await ledger.resume('main', signal)).toEqual({ barman_server: 'main' });
   });
 
-  test('retries a desired state, even a parked one', async () => {
+  test('retries a pending desired state, including a parked one', async () => {
     table.item = {
       barman_server: 'main',
       desired_version: 'k',
@@ -334,20 +334,20 @@ describe('the operator', () => {
   });
 });
 
-describe('compared', () => {
+describe('a comparison with the active model', () => {
   const item: Item = { barman_server: 'main', applied: 'reset', applied_version: 'k', passed_over: true };
 
   test.each([
     [true, { barman_server: 'main', applied: 'reset' }],
     [false, { barman_server: 'main', applied: 'reset', applied_version: 'k' }],
-  ])('makes the server pending again if the model differs (%s)', async (again, after) => {
+  ])('clears passed_over, and makes the server pending again if they differ (%s)', async (differs, after) => {
     table.item = item;
-    await ledger.compared('main', 'k', again, signal);
+    await ledger.compared('main', 'k', differs, signal);
     expect(table.item).toEqual(after);
   });
 
   test.each([{ lease_token: 'another' }, { applied_version: 'l' }])(
-    'changes nothing once there is %j',
+    'has no effect if the item now has %j',
     async (change) => {
       table.item = { ...item, ...change };
       await ledger.compared('main', 'k', true, signal);

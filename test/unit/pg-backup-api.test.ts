@@ -1,4 +1,4 @@
-/** pg-backup-api in virtual time, undici in place of a network: when each request is sent, and what is made of its response. */
+/** The pg-backup-api client in virtual time with undici mocked: when requests are sent, and how responses are handled. */
 
 import type { SecureContext } from 'node:tls';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
@@ -13,7 +13,7 @@ import { DeadlineExceeded, HttpError, LedgerError } from '../../functions/config
 import { CertificateAuthority } from '../stand-ins/certificates.ts';
 
 interface Sent {
-  /** ms since the start of the test. */
+  /** Time since the start of the test (ms). */
   at: number;
   method: string;
   origin: string;
@@ -22,14 +22,14 @@ interface Sent {
   body: string | null;
   signal: AbortSignal;
 }
-/** What a request ends with: a status and a body, an error, or nothing at all. */
+/** Outcome of a request: a status and body, an error, or no response. */
 type Reply = [status: number, body: unknown] | Error | 'nothing';
 
 const net = vi.hoisted(() => ({
   agents: [] as { options: unknown; destroyed: number }[],
   sent: [] as Sent[],
-  /** The agent that each request was sent through. */
-  through: [] as unknown[],
+  /** The agent of each request, in order. */
+  usedAgents: [] as unknown[],
   reply: (() => new Error('no reply')) as (sent: Sent) => Reply | Promise<Reply>,
 }));
 
@@ -49,7 +49,7 @@ vi.mock('../../functions/config-switch/barman/undici.ts', () => ({
   request: async (agent: unknown, options: Omit<Sent, 'at'>) => {
     const sent = { at: performance.now() - START, ...options };
     net.sent.push(sent);
-    net.through.push(agent);
+    net.usedAgents.push(agent);
     const reply = await net.reply(sent);
     if (reply === 'nothing') return new Promise(() => {});
     if (reply instanceof Error) throw reply;
@@ -66,7 +66,7 @@ const PLAIN: Connection = { url: new URL('http://barman:7480') };
 const networkError = (code: string) => Object.assign(new Error('so it is'), { code });
 const slowly = (ms: number, reply: Reply): Promise<Reply> =>
   new Promise((resolve) => setTimeout(resolve, ms, reply));
-/** One reply after another, the last one for ever. */
+/** Sends these replies in order, then repeats the last one. */
 function replies(...all: [Reply, ...Reply[]]): void {
   let last = all[0];
   const rest = [...all];
@@ -75,7 +75,7 @@ function replies(...all: [Reply, ...Reply[]]): void {
     return last;
   };
 }
-/** Virtual timers may be a millisecond late, each. */
+/** Rounded down to 5 ms, because each virtual timer may be a millisecond late. */
 const timeOf = ({ at }: Pick<Sent, 'at'>) => 5 * Math.floor(at / 5);
 const times = () => net.sent.map(timeOf);
 const requests = () => net.sent.map((sent) => `${timeOf(sent)} ${sent.method} ${sent.path}`);
@@ -96,7 +96,7 @@ beforeEach(() => {
   vi.spyOn(Math, 'random').mockImplementation(() => random);
   net.agents = [];
   net.sent = [];
-  net.through = [];
+  net.usedAgents = [];
 });
 afterEach(() => {
   expect(vi.getTimerCount()).toBe(0);
@@ -120,7 +120,7 @@ const start = (options: Partial<PgBackupApiOptions> = {}) =>
   );
 const create = (api: PgBackupApi, server = 'main') =>
   api.createConfigSwitchOperation(server, { reset: true }, guard);
-/** What a call ends with, in virtual time, without leaving a timer behind. */
+/** Runs a call to its end in virtual time, and checks that no timer is left. @returns the result or the error */
 async function end<T>(call: Promise<T>): Promise<T | Error> {
   let timers: number | undefined;
   const ended = call
@@ -132,11 +132,11 @@ async function end<T>(call: Promise<T>): Promise<T | Error> {
   expect(timers).toBe(0);
   return ended;
 }
-/** Aborts after a time (ms). */
+/** Aborts with a DeadlineExceeded after a time (ms). */
 const abortIn = (ms: number) => setTimeout(() => controller.abort(new DeadlineExceeded('time is up')), ms);
 
 describe('a request', () => {
-  test('for a config switch names the model', async () => {
+  test('for a config switch contains the model', async () => {
     net.reply = () => CREATED;
     const api = start();
     expect(await end(api.createConfigSwitchOperation('pg:main', { model: 'pg:node2' }, guard))).toBe(
@@ -161,13 +161,13 @@ describe('a request', () => {
     expect(source.signals).toEqual([controller.signal]);
   });
 
-  test('for a reset says so', async () => {
+  test('for a reset contains reset', async () => {
     net.reply = () => CREATED;
     await end(create(start()));
     expect(net.sent[0]?.body).toBe('{"type":"config_switch","reset":true}');
   });
 
-  test('for the status has no body, and goes where the url says', async () => {
+  test('for the status has no body and keeps the path of the base URL', async () => {
     net.reply = () => [200, '"OK"'];
     source.connection = { url: new URL('https://barman:8443/pg//api//') };
     const api = start();
@@ -186,7 +186,7 @@ describe('a request', () => {
     expect([counts, guard.inDoubt]).toEqual([{ attempts: 1, polls: 0 }, false]);
   });
 
-  test('goes over one connection, without pipelining, HTTP/2 or limits but our own', async () => {
+  test("uses one connection without pipelining, HTTP/2 or undici's time-outs", async () => {
     net.reply = () => CREATED;
     const api = start();
     await end(create(api));
@@ -205,10 +205,10 @@ describe('a request', () => {
         },
       },
     ]);
-    expect(net.through).toEqual([net.agents[0], net.agents[0]]);
+    expect(net.usedAgents).toEqual([net.agents[0], net.agents[0]]);
   });
 
-  test('creates its TLS context once per set of credentials', async () => {
+  test('reuses the TLS context while the credentials are the same', async () => {
     const authority = await CertificateAuthority.create();
     const first = { ...(await authority.client()), ca: authority.cert };
     net.reply = () => CREATED;
@@ -224,7 +224,7 @@ describe('a request', () => {
     expect(contexts[2]).not.toBe(contexts[0]);
   });
 
-  test('opens a new connection after the last one was closed', async () => {
+  test('after disposal opens a new connection', async () => {
     net.reply = () => CREATED;
     const api = start();
     await api[Symbol.asyncDispose]();
@@ -235,7 +235,7 @@ describe('a request', () => {
     expect(net.agents.map(({ destroyed }) => destroyed)).toEqual([1, 0]);
   });
 
-  test('without a known connection is not sent', async () => {
+  test('is not sent if the connection parameters are unavailable', async () => {
     const api = new PgBackupApi(
       { connection: () => Promise.reject(new HttpError('not known')), rereadConnection: Promise.reject },
       { signal: controller.signal, maxRetries: 5, postDelay: 5_000, counts },
@@ -253,42 +253,44 @@ describe('a response', () => {
     );
     return ended instanceof Error ? ended.message : ended;
   };
-  const BEGUN = '; a switch may have begun nevertheless';
+  const MAY_HAVE_BEGUN = '; a switch may have begun nevertheless';
 
-  test('may have any successful status', async () => {
+  test('is a success with any 2xx status', async () => {
     expect(await message([200, { operation_id: 'a' }])).toBe('a');
     expect(await message([299, { operation_id: 'a' }])).toBe('a');
     expect(await message([199, { operation_id: 'a' }])).toContain('answered 199');
     expect(await message([300, { operation_id: 'a' }])).toContain('answered 300');
   });
 
-  test('that is not the expected JSON is reported', async () => {
+  test('with invalid or unexpected JSON is reported', async () => {
     expect(await message([202, '<html>'])).toBe(
-      `pg-backup-api answered 202, but its body is not JSON${BEGUN}`,
+      `pg-backup-api answered 202, but its body is not JSON${MAY_HAVE_BEGUN}`,
     );
     const unexpected = 'pg-backup-api answered 202, but its JSON is not as expected: ';
-    expect(await message([202, 'null'])).toBe(`${unexpected}it is not Object${BEGUN}`);
-    expect(await message([202, {}])).toBe(`${unexpected}operation_id is not "operation_id"${BEGUN}`);
-    expect(await message([202, { operation_id: 7 }])).toBe(`${unexpected}operation_id is not string${BEGUN}`);
+    expect(await message([202, 'null'])).toBe(`${unexpected}it is not Object${MAY_HAVE_BEGUN}`);
+    expect(await message([202, {}])).toBe(`${unexpected}operation_id is not "operation_id"${MAY_HAVE_BEGUN}`);
+    expect(await message([202, { operation_id: 7 }])).toBe(
+      `${unexpected}operation_id is not string${MAY_HAVE_BEGUN}`,
+    );
     expect(await message([202, { operation_id: 'a/b' }])).toContain(`${unexpected}operation_id is not `);
     expect(await message([202, { operation_id: 'a'.repeat(255) }])).toBe('a'.repeat(255));
     expect(await message([202, { operation_id: 'a'.repeat(256) }])).toBe(
-      `${unexpected}operation_id is not <=255${BEGUN}`,
+      `${unexpected}operation_id is not <=255${MAY_HAVE_BEGUN}`,
     );
   });
 
-  test('that arrives too late is a time-out', async () => {
+  test('that does not arrive in time is a time-out', async () => {
     net.reply = () => 'nothing';
     const api = start({ maxRetries: 1 });
     expect(await end(create(api))).toMatchObject({
       name: 'HttpError',
-      message: `pg-backup-api did not respond within 12 s${BEGUN}`,
+      message: `pg-backup-api did not respond within 12 s${MAY_HAVE_BEGUN}`,
       cause: expect.any(RequestFailure),
     });
     expect(net.sent[0]?.signal.aborted).toBe(true);
   });
 
-  test('that is not a network error is thrown unchanged', async () => {
+  test('that fails with another error than a network error throws it unchanged', async () => {
     const bug = new TypeError('a bug');
     net.reply = () => bug;
     expect(await end(create(start()))).toBe(bug);
@@ -299,7 +301,7 @@ describe('a response', () => {
 describe('attempts', () => {
   const refused = networkError('ECONNREFUSED');
 
-  test('are reported, and end', async () => {
+  test('are reported, and limited by max_retries', async () => {
     net.reply = () => refused;
     const failures: object[] = [];
     const ended = await end(create(start({ maxRetries: 3, onFailure: (failure) => failures.push(failure) })));
@@ -315,7 +317,7 @@ describe('attempts', () => {
     );
   });
 
-  test('are one if max_retries is 1, without a count in the message', async () => {
+  test('are not counted in the message if only one is allowed', async () => {
     net.reply = () => refused;
     expect(await end(create(start({ maxRetries: 1 })))).toMatchObject({
       message: 'pg-backup-api is unreachable: the connection was refused (ECONNREFUSED)',
@@ -323,7 +325,7 @@ describe('attempts', () => {
     expect(times()).toEqual([0]);
   });
 
-  test('have a random back-off, whose range doubles up to four seconds', async () => {
+  test('have full-jitter back-off that doubles up to 4 s', async () => {
     net.reply = () => refused;
     random = 1;
     await end(create(start({ maxRetries: 8 })));
@@ -336,11 +338,11 @@ describe('attempts', () => {
   });
 
   test.each([
-    ['a 429', 429, [0, 0, 0, 0, 0]],
-    ['a 500, when the second of its id is over', 500, [0, 1_000, 2_000, 3_000, 4_000]],
-    ['no 400', 400, [0]],
-    ['no 302', 302, [0]],
-  ])('are repeated after %s', async (_, status, expected) => {
+    ['after a 429: up to max_retries', 429, [0, 0, 0, 0, 0]],
+    ['after a 500: in the next second, when the operation id is free', 500, [0, 1_000, 2_000, 3_000, 4_000]],
+    ['after a 400: only one attempt', 400, [0]],
+    ['after a 302: only one attempt', 302, [0]],
+  ])('of a POST %s', async (_, status, expected) => {
     net.reply = () => [status, ''];
     const api = start();
     expect(await end(create(api))).toBeInstanceOf(HttpError);
@@ -361,7 +363,7 @@ describe('attempts', () => {
     expect(times()).toEqual(expected);
   });
 
-  test('with other failures do not count as 404', async () => {
+  test('with another status do not count towards the limit for 404', async () => {
     net.reply = ({ method }) => (method === 'POST' ? (posts.shift() ?? CREATED) : [200, { operations: [] }]);
     const posts: Reply[] = [404, 429, 404, 429, 429, 404].map((status) => [status, '']);
     expect(await end(create(start({ maxRetries: 9 })))).toMatchObject({
@@ -370,7 +372,7 @@ describe('attempts', () => {
     expect(requests().filter((request) => request.includes('POST'))).toHaveLength(6);
   });
 
-  test('end at the deadline', async () => {
+  test('are not made after the deadline', async () => {
     controller.abort();
     const ended = await end(create(start()));
     expect(ended).toBeInstanceOf(DeadlineExceeded);
@@ -378,7 +380,7 @@ describe('attempts', () => {
     expect(source.signals).toEqual([]);
   });
 
-  test('end at the deadline: a POST may have begun', async () => {
+  test('end at the deadline, and a POST may have begun a switch', async () => {
     net.reply = () => 'nothing';
     abortIn(700);
     const api = start();
@@ -392,7 +394,7 @@ describe('attempts', () => {
     expect(guard.inDoubt).toBe(true);
   });
 
-  test('end at the deadline: a GET has begun nothing', async () => {
+  test('end at the deadline, and a GET has begun nothing', async () => {
     net.reply = () => 'nothing';
     abortIn(700);
     expect(await end(start().diagnose())).toMatchObject({
@@ -400,7 +402,7 @@ describe('attempts', () => {
     });
   });
 
-  test('end at the deadline during the back-off', async () => {
+  test('end at the deadline during a back-off', async () => {
     net.reply = () => refused;
     random = 1;
     abortIn(700);
@@ -421,14 +423,14 @@ describe('a POST', () => {
     { operations: ids.map((id) => ({ id, type: 'config_switch' })) },
   ];
 
-  test('calls its guard before each attempt, and a GET does not', async () => {
+  test('calls beforePost before each attempt, unlike a GET', async () => {
     replies([429, ''], [429, ''], CREATED, [200, '"OK"']);
     const api = start();
-    const announced: number[] = [];
-    guard.beforePost = async () => void announced.push(net.sent.length);
+    const sentBefore: number[] = [];
+    guard.beforePost = async () => void sentBefore.push(net.sent.length);
     await end(create(api));
     await end(api.status());
-    expect(announced).toEqual([0, 1, 2]);
+    expect(sentBefore).toEqual([0, 1, 2]);
   });
 
   test('of an unknown server makes pg-backup-api read its configuration again, and is then repeated', async () => {
@@ -446,7 +448,7 @@ describe('a POST', () => {
     expect(guard.inDoubt).toBe(false);
   });
 
-  test('is not sent if its guard throws', async () => {
+  test('is not sent if beforePost fails', async () => {
     const api = start();
     const error = new LedgerError('the lease is lost');
     guard.beforePost = () => Promise.reject(error);
@@ -454,7 +456,7 @@ describe('a POST', () => {
     expect([net.sent, guard.inDoubt]).toEqual([[], false]);
   });
 
-  test('that was cut off is repeated once it can no longer arrive and the recent operations have ended', async () => {
+  test('whose connection was reset is sent again after its possible operations have ended', async () => {
     random = 1;
     replies(
       cut,
@@ -477,7 +479,7 @@ describe('a POST', () => {
     expect([counts, guard.inDoubt]).toEqual([{ attempts: 6, polls: 3 }, true]);
   });
 
-  test('that was cut off did not create older operations', async () => {
+  test('whose connection was reset does not wait for older operations', async () => {
     replies(cut, list('20261123T061000', '20261122T170959', '20261122T170958'), [200, { status: 'DONE' }]);
     await end(create(start({ maxRetries: 2 })));
     expect(requests().slice(2, -1)).toEqual([
@@ -486,32 +488,32 @@ describe('a POST', () => {
     ]);
   });
 
-  test('that timed out needs no further wait', async () => {
+  test('that timed out is followed by a list of operations immediately', async () => {
     replies('nothing', list(), CREATED);
     await end(create(start()));
     expect(times()).toEqual([0, 12_000, 12_000]);
   });
 
-  test('with an unexpected response has arrived', async () => {
+  test('with an unexpected response is followed by a list of operations immediately', async () => {
     replies([202, '{}'], list(), CREATED);
     await end(create(start()));
     expect(requests()).toEqual([`0 POST ${LIST}`, `0 GET ${LIST}`, `0 POST ${LIST}`]);
   });
 
-  test("with a proxy's error has an unknown outcome", async () => {
+  test('with a 502 from a proxy is in doubt, so the operations are listed after postDelay', async () => {
     replies([502, ''], list(), CREATED);
     await end(create(start({ postDelay: 75 })));
     expect(times()).toEqual([0, 75, 75]);
   });
 
-  test('of unknown outcome is no longer in doubt once all operations have ended, even if the next one is refused', async () => {
+  test('is no longer in doubt after its possible operations have ended, even if the next POST is refused', async () => {
     replies(cut, list(), [400, '']);
     const api = start();
     await end(create(api));
     expect(guard.inDoubt).toBe(false);
   });
 
-  test('of unknown outcome at the last attempt is reported', async () => {
+  test('is reported as in doubt if its last attempt was reset', async () => {
     replies([429, ''], cut);
     const api = start({ maxRetries: 2 });
     expect(await end(create(api))).toMatchObject({
@@ -522,7 +524,7 @@ describe('a POST', () => {
     expect(guard.inDoubt).toBe(true);
   });
 
-  test('of unknown outcome stays in doubt if the operations cannot be listed', async () => {
+  test('stays in doubt if the operations cannot be listed', async () => {
     net.reply = ({ method }) => (method === 'POST' ? cut : [400, '']);
     const api = start();
     const ended = await end(create(api));
@@ -534,7 +536,7 @@ describe('a POST', () => {
     expect(guard.inDoubt).toBe(true);
   });
 
-  test('of unknown outcome stays in doubt if time runs out', async () => {
+  test('stays in doubt if time runs out', async () => {
     net.reply = () => cut;
     abortIn(1_000);
     const ended = await end(create(start()));
@@ -544,11 +546,16 @@ describe('a POST', () => {
 });
 
 describe('waitForRecentOperations', () => {
-  /** Ids that are asked for, of those that are listed. */
-  async function asked(ids: readonly string[], age: number, listed = 0): Promise<string[]> {
+  /**
+   * @param ids the listed config switches
+   * @param age time since the POST (ms)
+   * @param listTime duration of the list request (ms)
+   * @returns the ids that are polled, in order
+   */
+  async function polled(ids: readonly string[], age: number, listTime = 0): Promise<string[]> {
     net.reply = ({ path }) =>
       path.endsWith('/operations')
-        ? slowly(listed, [
+        ? slowly(listTime, [
             200,
             {
               operations: [
@@ -563,15 +570,15 @@ describe('waitForRecentOperations', () => {
     return net.sent.slice(1).map(({ path }) => path.replace('/servers/main/operations/', ''));
   }
 
-  test('waits for nothing if there are no operations', async () => {
-    expect(await asked([], 0)).toEqual([]);
+  test('polls nothing if no operation is listed', async () => {
+    expect(await polled([], 0)).toEqual([]);
   });
 
-  test('includes ids without a time, the oldest first', async () => {
-    expect(await asked(['b', 'a', '20261123T06100'], 0)).toEqual(['20261123T06100', 'a', 'b']);
+  test('polls ids without a time, in the order of their ids', async () => {
+    expect(await polled(['b', 'a', '20261123T06100'], 0)).toEqual(['20261123T06100', 'a', 'b']);
   });
 
-  test('includes what any time zone can place after the POST', async () => {
+  test('polls operations that any time zone can place after the POST', async () => {
     const ids = [
       '20261122T170955',
       '20261122T170956',
@@ -579,20 +586,20 @@ describe('waitForRecentOperations', () => {
       '20261123T201000',
       '20261123T201001',
     ];
-    expect(await asked(ids, 3_000)).toEqual(['20261122T170956', '20261123T061000', '20261123T201000']);
+    expect(await polled(ids, 3_000)).toEqual(['20261122T170956', '20261123T061000', '20261123T201000']);
   });
 
-  test('measures the time elapsed from the POST, not from the list', async () => {
+  test('adds the duration of the list request to the age', async () => {
     // Two seconds later: now moves on as the list is read, and so does the time elapsed.
-    expect(await asked(['20261122T170958', '20261122T170957'], 1_000, 2_000)).toEqual(['20261122T170958']);
+    expect(await polled(['20261122T170958', '20261122T170957'], 1_000, 2_000)).toEqual(['20261122T170958']);
   });
 
-  test('includes recent operations although an older id is from the future', async () => {
+  test('polls recent operations although another id is from the future', async () => {
     // The clock of the Barman host, or its time zone, was set back.
-    expect(await asked(['20261201T000000', '20261123T061000'], 0)).toEqual(['20261123T061000']);
+    expect(await polled(['20261201T000000', '20261123T061000'], 0)).toEqual(['20261123T061000']);
   });
 
-  test('sends nothing more once its own signal aborts', async () => {
+  test('stops listing when the given signal aborts', async () => {
     net.reply = () => 'nothing';
     const other = new AbortController();
     setTimeout(() => other.abort(), 500);
@@ -602,7 +609,7 @@ describe('waitForRecentOperations', () => {
     expect(source.signals).toEqual([other.signal]);
   });
 
-  test('waits for an operation until that signal aborts', async () => {
+  test('stops polling when the given signal aborts', async () => {
     net.reply = ({ path }) =>
       path.endsWith('/operations')
         ? [200, { operations: [{ id: 'a', type: 'config_switch' }] }]
@@ -616,7 +623,7 @@ describe('waitForRecentOperations', () => {
     expect(Math.max(...times())).toBeLessThan(500);
   });
 
-  test('throws if the operations cannot be listed', async () => {
+  test('fails if the operations cannot be listed', async () => {
     net.reply = () => [400, ''];
     const api = start();
     expect(await end(api.waitForRecentOperations('main', 0))).toBeInstanceOf(HttpError);
@@ -627,7 +634,7 @@ describe('waitForRecentOperations', () => {
     ['operations', { operations: 7 }],
     ['operations.0.id', { operations: [{ type: 'config_switch' }] }],
     ['operations.0.type', { operations: [{ id: 'a' }] }],
-  ])('rejects a list without %s', async (path, body) => {
+  ])('rejects a list with an invalid %s', async (path, body) => {
     net.reply = () => [200, body];
     expect(await end(start({ maxRetries: 1 }).waitForRecentOperations('main', 0))).toMatchObject({
       message: expect.stringContaining(`: ${path} is not `),
@@ -636,14 +643,14 @@ describe('waitForRecentOperations', () => {
 });
 
 describe('an operation', () => {
-  /** Ends after so many ms; each request takes its time. */
+  /** @param time duration of the operation (ms). @param request duration of each request (ms) */
   function operation(time: number, status: 'DONE' | 'FAILED' = 'DONE', request = 0): void {
     const endsAt = performance.now() + time;
     net.reply = () =>
       slowly(request, [200, { status: performance.now() + request < endsAt ? 'IN_PROGRESS' : status }]);
   }
 
-  test('is polled soon, and then every 75 ms', async () => {
+  test('is polled after 150 ms, then every 75 ms', async () => {
     operation(500);
     const api = start();
     expect(await end(api.waitForOperation('main', '20261123T061000'))).toBe('DONE');
@@ -652,12 +659,12 @@ describe('an operation', () => {
     expect(counts).toEqual({ attempts: 6, polls: 6 });
   });
 
-  test('that failed has ended as well', async () => {
+  test('can end FAILED', async () => {
     operation(0, 'FAILED');
     expect(await end(start().waitForOperation('main', 'a'))).toBe('FAILED');
   });
 
-  test('that takes long is polled after each sixteenth of its time', async () => {
+  test('that takes long is polled after each 1/16 of the time elapsed', async () => {
     operation(20_000);
     await end(start().waitForOperation('main', 'a'));
     const late = net.sent.map(({ at }) => at).filter((at) => at > 1_300);
@@ -674,7 +681,7 @@ describe('an operation', () => {
     expect(times()).toEqual([150, 1_950, 3_750, 5_550]);
   });
 
-  test('whose creation took long is not polled immediately', async () => {
+  test('whose creation took long is first polled after twice that time', async () => {
     net.reply = () => slowly(400, CREATED);
     const api = start();
     await end(
@@ -689,7 +696,7 @@ describe('an operation', () => {
   test.each([
     ['IN_PROGRESS', 'DONE', 'DONE'],
     ['IN_PROGRESS', 'FAILED', 'FAILED'],
-  ])('is %s, then %s', async (first, second, expected) => {
+  ])('is polled until its status is final: %s, then %s', async (first, second, expected) => {
     replies([200, { status: first }], [200, { status: second }]);
     expect(await end(start().waitForOperation('main', 'a'))).toBe(expected);
     expect(times()).toEqual([150, 225]);
@@ -720,7 +727,7 @@ describe('an operation', () => {
     });
   });
 
-  test('is waited for until its own signal aborts', async () => {
+  test('is not polled after the given signal aborts', async () => {
     net.reply = () => 'nothing';
     const other = new AbortController();
     setTimeout(() => other.abort(), 500);
@@ -733,27 +740,27 @@ describe('an operation', () => {
 });
 
 describe('/status', () => {
-  test('is tried for at most fifteen seconds', async () => {
+  test('is requested for at most 15 s', async () => {
     net.reply = () => 'nothing';
     const ended = start().status();
     let endedAt = 0;
-    const thrown = ended.catch((error: unknown) => {
+    const failure = ended.catch((error: unknown) => {
       endedAt = performance.now() - START;
       return error;
     });
     await vi.advanceTimersByTimeAsync(60_000);
-    expect(await thrown).toBeInstanceOf(DeadlineExceeded);
+    expect(await failure).toBeInstanceOf(DeadlineExceeded);
     expect([times(), endedAt]).toEqual([[0, 12_000], 15_000]);
   });
 
-  test('is not tried after the deadline', async () => {
+  test('is not waited for after the deadline', async () => {
     net.reply = () => 'nothing';
     abortIn(700);
     const ended = await end(start().status());
     expect(ended).toMatchObject({ message: 'time ran out before GET /status was answered' });
   });
 
-  test('is a string', async () => {
+  test('must be a string', async () => {
     net.reply = () => [200, { status: 'OK' }];
     expect(await end(start({ maxRetries: 1 }).status())).toMatchObject({
       message: 'pg-backup-api answered 200, but its JSON is not as expected: it is not string',
@@ -804,12 +811,12 @@ describe('/diagnose', () => {
     expect(requests()).toEqual(['0 GET /diagnose']);
   });
 
-  test('of a Barman without models is accepted', async () => {
+  test('returns no models if Barman has none', async () => {
     net.reply = () => [200, { servers: {} }];
     expect(await end(start().diagnose())).toEqual({ servers: new Map(), models: new Map() });
   });
 
-  test('may take a minute', async () => {
+  test('may take up to 60 s', async () => {
     net.reply = () => slowly(59_999, [200, { servers: {} }]);
     expect(await end(start().diagnose())).toEqual({ servers: new Map(), models: new Map() });
     net.reply = () => 'nothing';
@@ -825,7 +832,7 @@ describe('/diagnose', () => {
     ['servers.main.config.cluster', { servers: { main: { config: { cluster: 7 } } } }],
     ['models', { servers: {}, models: 7 }],
     ['models.a.config', { servers: {}, models: { a: {} } }],
-  ])('is rejected with a wrong %s', async (path, body) => {
+  ])('is rejected with an invalid %s', async (path, body) => {
     net.reply = () => [200, body];
     expect(await end(start({ maxRetries: 1 }).diagnose())).toMatchObject({
       message: expect.stringContaining(`: ${path} is not `),
@@ -833,7 +840,7 @@ describe('/diagnose', () => {
   });
 });
 
-describe('credentials that are refused', () => {
+describe('refused credentials', () => {
   const tls = { cert: '', key: '', ca: '' };
   const old: Connection = { url: PLAIN.url, tls };
   const renewed: Connection = { url: new URL('https://other:443'), tls: { ...tls } };
@@ -842,7 +849,7 @@ describe('credentials that are refused', () => {
     source.reread = { url: new URL(PLAIN.url), tls: { ...tls } };
   });
 
-  test('are read again, and if they are unchanged the request fails', async () => {
+  test('are read again, and without a change there is no further attempt', async () => {
     net.reply = () => [403, ''];
     expect(await end(create(start()))).toMatchObject({
       message: 'pg-backup-api answered 403 (check client-cert and client-key)',
@@ -852,7 +859,7 @@ describe('credentials that are refused', () => {
     expect(net.agents).toMatchObject([{ destroyed: 0 }]);
   });
 
-  test('are read again, and if they changed the request is repeated at once, in addition to max_retries', async () => {
+  test('are read again, and after a change used immediately, regardless of max_retries', async () => {
     random = 1;
     source.reread = renewed;
     replies([403, ''], CREATED);
@@ -863,7 +870,7 @@ describe('credentials that are refused', () => {
       [0, 'https://other'],
     ]);
     expect(net.agents).toMatchObject([{ destroyed: 1 }, { destroyed: 0 }]);
-    expect(net.through).toEqual(net.agents);
+    expect(net.usedAgents).toEqual(net.agents);
   });
 
   test('are read again only once', async () => {
@@ -875,7 +882,7 @@ describe('credentials that are refused', () => {
     expect(source.signals).toHaveLength(2);
   });
 
-  test('may show as a connection that TLS cut before its first response', async () => {
+  test('are suspected if a TLS connection is reset before its first response', async () => {
     net.reply = () => networkError('ECONNRESET');
     expect(await end(start({ maxRetries: 1 }).diagnose())).toMatchObject({
       message:
@@ -894,7 +901,7 @@ describe('credentials that are refused', () => {
     expect(source.signals).toHaveLength(4);
   });
 
-  test('that cannot be read again end the request', async () => {
+  test('that cannot be read again end the request with that error', async () => {
     net.reply = () => [403, ''];
     const error = new HttpError('SSM does not respond');
     const api = new PgBackupApi(

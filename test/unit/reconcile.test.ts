@@ -12,9 +12,9 @@ import { MemoryEvents } from '../stand-ins/memory-events.ts';
 import { MemoryTable } from '../stand-ins/memory-table.ts';
 
 const NOW = Date.parse('2026-11-23T06:10:00.000Z');
-const P = 60_000;
+const OPERATION_TIMEOUT = 60_000;
 
-/** A fake of pg-backup-api: each operation ends at once, unless a test changes that. */
+/** Replaces pg-backup-api: operations end DONE immediately, unless a test sets a callback. */
 class Api {
   guard: PostGuard | undefined;
   readonly targets: object[] = [];
@@ -60,7 +60,7 @@ beforeEach(() => {
     api,
     signal: controller.signal,
     remaining: () => remaining,
-    operationTimeout: P,
+    operationTimeout: OPERATION_TIMEOUT,
     progress: newProgress(),
   };
 });
@@ -77,8 +77,8 @@ const desired = (ms: number, id: string): DesiredState => ({
   version: version(ms, id),
 });
 const run = (one: DesiredState) => recordAndReconcile(options, one);
-/** In virtual time. */
-async function runThrough(one: DesiredState): Promise<unknown> {
+/** Runs to the end in virtual time. @returns the result or the error */
+async function runToEnd(one: DesiredState): Promise<unknown> {
   const ended = run(one).catch((error: unknown) => error);
   await vi.advanceTimersByTimeAsync(200_000);
   return ended;
@@ -92,7 +92,7 @@ const anotherInvocation = (change: Partial<Item> = {}): Item => ({
   ...change,
 });
 
-test('newProgress › has nothing in it at first', () => {
+test('newProgress › starts with nothing recorded or waited for', () => {
   expect(newProgress()).toEqual({
     recorded: false,
     duplicate: false,
@@ -102,8 +102,8 @@ test('newProgress › has nothing in it at first', () => {
   });
 });
 
-describe('recordAndReconcile', () => {
-  test('records and applies a desired state', async () => {
+describe('reconcile', () => {
+  test('records and applies the desired state', async () => {
     expect(await run(desired(0, 'a'))).toEqual({
       exitCode: 0,
       message: 'Barman server main now uses model a',
@@ -132,7 +132,7 @@ describe('recordAndReconcile', () => {
     ]);
   });
 
-  test('returns the recorded result without an operation id if the ledger has none', async () => {
+  test('returns the recorded result without an operation id if none was recorded', async () => {
     table.item = {
       barman_server: 'main',
       applied: 'reset',
@@ -144,7 +144,7 @@ describe('recordAndReconcile', () => {
     expect(result.message).toBe('this event was already applied: Barman was set to reset');
   });
 
-  test('skips an event that is older than the applied one', async () => {
+  test('skips an event that is older than the applied version', async () => {
     await run(desired(5, 'b'));
     expect(await run(desired(0, 'a'))).toEqual({
       exitCode: 1,
@@ -157,7 +157,7 @@ describe('recordAndReconcile', () => {
     ]);
   });
 
-  test('uses the recorded version of a duplicate with another time', async () => {
+  test('treats an event id with a different time as the event that was recorded', async () => {
     await run(desired(0, 'a'));
     expect(await run(desired(9, 'a'))).toMatchObject({ exitCode: 0, operationId: 'op1' });
     expect([options.progress.duplicate, options.progress.superseded]).toEqual([true, false]);
@@ -174,11 +174,11 @@ describe('recordAndReconcile', () => {
     ]);
   });
 
-  test('records an event of a paused server, and is busy', async () => {
+  test('records the desired state of a paused server, but does not apply it', async () => {
     table.item = { barman_server: 'main', paused: true };
-    const words =
+    const message =
       'Barman server main is paused: the desired state is recorded, and will be applied after resume';
-    await expect(run(desired(0, 'a'))).rejects.toThrow(new Busy(words));
+    await expect(run(desired(0, 'a'))).rejects.toThrow(new Busy(message));
     expect(table.item).toMatchObject({ desired: 'model a' });
     expect([options.progress.recorded, api.targets.length]).toEqual([true, 0]);
   });
@@ -186,39 +186,39 @@ describe('recordAndReconcile', () => {
   test('reports an item that was deleted meanwhile', async () => {
     table.item = anotherInvocation();
     const get = vi.spyOn(table, 'get').mockResolvedValue(undefined);
-    const words = "the ledger's item of main was deleted meanwhile; send the event again";
-    await expect(run(desired(0, 'a'))).rejects.toThrow(new LedgerError(words));
+    const message = "the ledger's item of main was deleted meanwhile; send the event again";
+    await expect(run(desired(0, 'a'))).rejects.toThrow(new LedgerError(message));
     expect(get).toHaveBeenCalled();
   });
 });
 
 describe('a newer desired state', () => {
-  const arrivesMeanwhile = () => {
-    let come = false;
+  const arrivesDuringSwitch = () => {
+    let recorded = false;
     api.onWait = async () => {
-      if (come) return;
-      come = true;
+      if (recorded) return;
+      recorded = true;
       await options.ledger.record(desired(5, 'b'), controller.signal);
     };
   };
 
-  test('is applied too if it arrives during the switch, and the event gets its own result', async () => {
-    arrivesMeanwhile();
+  test('that arrives during the switch is applied next, without a change to the result', async () => {
+    arrivesDuringSwitch();
     expect(await run(desired(0, 'a'))).toMatchObject({ exitCode: 0, operationId: 'op1' });
     expect(api.targets).toEqual([{ model: 'a' }, { model: 'b' }]);
     expect(table.item).toMatchObject({ applied_version: version(5, 'b'), operation_id: 'op2' });
   });
 
-  test('is left to others if time is short', async () => {
-    arrivesMeanwhile();
+  test('is left to the heartbeat if time is short', async () => {
+    arrivesDuringSwitch();
     remaining = 10_000;
     expect(await run(desired(0, 'a'))).toMatchObject({ exitCode: 0, operationId: 'op1' });
     expect(api.targets).toEqual([{ model: 'a' }]);
     expect(table.item).toMatchObject({ applied_version: version(0, 'a'), desired_version: version(5, 'b') });
   });
 
-  test("does not change the event's own result if it fails", async () => {
-    arrivesMeanwhile();
+  test('that cannot be applied does not change the result', async () => {
+    arrivesDuringSwitch();
     api.onCreate = () => {
       if (api.targets.length > 1) throw new HttpError('no');
     };
@@ -226,7 +226,7 @@ describe('a newer desired state', () => {
     expect(table.item).toMatchObject({ applied_version: version(0, 'a'), last_error: 'no' });
   });
 
-  test("is applied instead of the event's own one if it was recorded before", async () => {
+  test('that was recorded earlier is applied instead of the older one', async () => {
     table.item = { barman_server: 'main', desired: 'model b', desired_version: version(5, 'b') };
     expect(await run(desired(0, 'a'))).toEqual({
       exitCode: 1,
@@ -237,7 +237,7 @@ describe('a newer desired state', () => {
 });
 
 describe('a failure', () => {
-  test('with a known end releases the lease, and records the error', async () => {
+  test('with a known outcome releases the lease and records the error', async () => {
     api.onWait = () => {
       throw new ConfigSwitchFailed('so it is');
     };
@@ -253,11 +253,11 @@ describe('a failure', () => {
   });
 
   test.each([
-    ['an unknown end', () => Object.assign(api.guard ?? {}, { inDoubt: true })],
-    ['the deadline', () => controller.abort()],
-  ])('with %s keeps the lease', async (_, happens) => {
+    ['an unknown outcome', () => Object.assign(api.guard ?? {}, { inDoubt: true })],
+    ['an expired deadline', () => controller.abort()],
+  ])('with %s keeps the lease', async (_, prepare) => {
     api.onWait = () => {
-      happens();
+      prepare();
       throw new HttpError('so it is');
     };
     await expect(run(desired(0, 'a'))).rejects.toThrow('so it is');
@@ -265,7 +265,7 @@ describe('a failure', () => {
     expect(table.item).not.toHaveProperty('last_error');
   });
 
-  test('to release the lease is ignored: the lease expires', async () => {
+  test('to release the lease is ignored, because the lease expires', async () => {
     api.onWait = () => {
       vi.spyOn(table, 'update').mockRejectedValue(new LedgerError('down'));
       throw new HttpError('so it is');
@@ -275,10 +275,10 @@ describe('a failure', () => {
 });
 
 describe('the lease of another invocation', () => {
-  test('is waited for, at most 5 s', async () => {
+  test('is waited for, for at most 5 s', async () => {
     table.item = anotherInvocation();
     const get = vi.spyOn(table, 'get');
-    const words =
+    const message =
       'another invocation is switching main: the desired state is recorded, and will be applied after that';
     const start = performance.now();
     const ended = run(desired(0, 'a')).catch((error: unknown) => ({
@@ -286,7 +286,7 @@ describe('the lease of another invocation', () => {
       after: performance.now() - start,
     }));
     await vi.advanceTimersByTimeAsync(20_000);
-    expect(await ended).toEqual({ error: new Busy(words), after: 5_000 });
+    expect(await ended).toEqual({ error: new Busy(message), after: 5_000 });
     expect(options.progress).toEqual({ ...newProgress(), recorded: true, waited: 5_000 });
     expect(get.mock.calls.length).toBeGreaterThanOrEqual(21);
     expect(api.targets).toEqual([]);
@@ -299,7 +299,7 @@ describe('the lease of another invocation', () => {
       const lease_expires_at = new Date(NOW + 900).toISOString();
       table.item = { ...(table.item as Item), lease_token: 'a third', lease_expires_at };
     };
-    expect(await runThrough(desired(0, 'a'))).toMatchObject({ exitCode: 0 });
+    expect(await runToEnd(desired(0, 'a'))).toMatchObject({ exitCode: 0 });
     expect([options.progress.waited, api.waitedFor.length]).toEqual([1_000, 2]);
   });
 
@@ -312,20 +312,20 @@ describe('the lease of another invocation', () => {
         applied_version: version(5, 'b'),
       });
     };
-    expect(await runThrough(desired(0, 'a'))).toEqual({
+    expect(await runToEnd(desired(0, 'a'))).toEqual({
       exitCode: 1,
       message: `superseded by a newer event: Barman was set to model b for ${version(5, 'b')}`,
     });
     expect(table.item).toMatchObject({ lease_token: 'another', applied: 'model b' });
   });
 
-  test('that is completed in time lets us acquire it', async () => {
+  test('that is released in time can be acquired', async () => {
     table.item = anotherInvocation();
     setTimeout(() => {
       const { lease_token: _, lease_expires_at: __, ...item } = table.item as Item;
       table.item = item;
     }, 1_100);
-    expect(await runThrough(desired(0, 'a'))).toMatchObject({ exitCode: 0 });
+    expect(await runToEnd(desired(0, 'a'))).toMatchObject({ exitCode: 0 });
     expect([options.progress.waited, options.progress.passedOver]).toEqual([1_250, false]);
     expect(api.waitedFor).toEqual([]);
   });
@@ -334,73 +334,76 @@ describe('the lease of another invocation', () => {
 describe('an expired lease', () => {
   const expired = (ms: number) => anotherInvocation({ lease_expires_at: new Date(NOW - ms).toISOString() });
 
-  test('is acquired once its operations have ended', async () => {
+  test('is replaced once its operations have ended', async () => {
     table.item = expired(1_000);
     expect(await run(desired(0, 'a'))).toMatchObject({ exitCode: 0, operationId: 'op1' });
-    expect(api.waitedFor, 'as old as the lease').toEqual([15_000]);
+    expect(api.waitedFor, 'the age of the lease').toEqual([15_000]);
     expect(options.progress.passedOver).toBe(false);
     expect(table.item).not.toHaveProperty('passed_over');
   });
 
-  test('has its operations polled until the operation time-out or the deadline', async () => {
+  test('has its operations polled until the operation timeout or the deadline', async () => {
     const aborted: unknown[] = [];
     for (const end of [() => vi.advanceTimersByTime(10_000), () => controller.abort()]) {
-      table.item = expired(P - 10_000);
+      table.item = expired(OPERATION_TIMEOUT - 10_000);
       api.onWaitForRecent = () => {
         aborted.push(api.waitSignal?.aborted);
         end();
         aborted.push(api.waitSignal?.aborted);
         throw new HttpError('no time');
       };
-      await runThrough(desired(0, `a${aborted.length}`));
+      await runToEnd(desired(0, `a${aborted.length}`));
       vi.setSystemTime(NOW);
     }
     expect(aborted).toEqual([false, true, false, true]);
   });
 
-  test('without an expiry counts as expired long ago', async () => {
+  test('without an expiry time is passed over immediately', async () => {
     const { lease_expires_at: _, ...item } = anotherInvocation();
     table.item = item;
     expect(await run(desired(0, 'a'))).toMatchObject({ exitCode: 0 });
     expect([api.waitedFor.length, options.progress.passedOver]).toEqual([0, true]);
   });
 
-  test.each([P, P + 1])('%i ms ago is not waited for: its operations are passed over', async (ms) => {
-    table.item = expired(ms);
-    expect(await run(desired(0, 'a'))).toMatchObject({ exitCode: 0 });
-    expect([api.waitedFor.length, options.progress.passedOver, table.item?.passed_over]).toEqual([
-      0,
-      true,
-      true,
-    ]);
-  });
+  test.each([OPERATION_TIMEOUT, OPERATION_TIMEOUT + 1])(
+    'that expired %i ms ago is acquired without waiting, and recorded as passed over',
+    async (ms) => {
+      table.item = expired(ms);
+      expect(await run(desired(0, 'a'))).toMatchObject({ exitCode: 0 });
+      expect([api.waitedFor.length, options.progress.passedOver, table.item?.passed_over]).toEqual([
+        0,
+        true,
+        true,
+      ]);
+    },
+  );
 
-  test('has its operations passed over after the time-out if they cannot be polled', async () => {
-    table.item = expired(P - 10_000);
+  test('is passed over after the operation timeout if its operations cannot be listed', async () => {
+    table.item = expired(OPERATION_TIMEOUT - 10_000);
     api.onWaitForRecent = () => {
       throw new HttpError('no list');
     };
-    expect(await runThrough(desired(0, 'a'))).toMatchObject({ exitCode: 0 });
+    expect(await runToEnd(desired(0, 'a'))).toMatchObject({ exitCode: 0 });
     expect([options.progress.passedOver, table.item?.applied_at]).toEqual([
       true,
       new Date(NOW + 10_000).toISOString(),
     ]);
   });
 
-  test('has its operations passed over if there is just enough time to wait', async () => {
-    table.item = expired(P - 28_500);
+  test('is passed over if the remaining time is just enough to wait', async () => {
+    table.item = expired(OPERATION_TIMEOUT - 28_500);
     api.onWaitForRecent = () => {
       throw new HttpError('no list');
     };
-    expect(await runThrough(desired(0, 'a'))).toMatchObject({ exitCode: 0 });
+    expect(await runToEnd(desired(0, 'a'))).toMatchObject({ exitCode: 0 });
   });
 
-  test('is not acquired if there is no time to wait', async () => {
+  test('is not passed over if there is not enough time to wait', async () => {
     table.item = expired(1_000);
     api.onWaitForRecent = () => {
       throw new HttpError('no list');
     };
-    expect(await runThrough(desired(0, 'a'))).toEqual(new HttpError('no list'));
+    expect(await runToEnd(desired(0, 'a'))).toEqual(new HttpError('no list'));
     expect([options.progress.passedOver, api.targets.length, table.item?.lease_token]).toEqual([
       false,
       0,
@@ -408,20 +411,20 @@ describe('an expired lease', () => {
     ]);
   });
 
-  test('is not acquired at the deadline', async () => {
-    table.item = expired(P - 10_000);
+  test('is not passed over at the deadline', async () => {
+    table.item = expired(OPERATION_TIMEOUT - 10_000);
     api.onWaitForRecent = () => {
       controller.abort();
       throw new HttpError('no time');
     };
-    expect(await runThrough(desired(0, 'a'))).toEqual(new HttpError('no time'));
+    expect(await runToEnd(desired(0, 'a'))).toEqual(new HttpError('no time'));
   });
 });
 
 describe('a POST', () => {
-  test('after the window of the lease renews it first', async () => {
+  test('after the POST window of the lease renews the lease first', async () => {
     const { ledger } = options;
-    const take = vi.spyOn(ledger, 'acquire');
+    const acquire = vi.spyOn(ledger, 'acquire');
     const create = api.createConfigSwitchOperation.bind(api);
     api.createConfigSwitchOperation = async (server, target, guard) => {
       const { lease_token } = table.item as Item;
@@ -434,7 +437,7 @@ describe('a POST', () => {
       return id;
     };
     expect(await run(desired(0, 'a'))).toMatchObject({ exitCode: 0 });
-    expect(take).toHaveBeenCalledTimes(1);
+    expect(acquire).toHaveBeenCalledTimes(1);
   });
 
   test('after the window by the wall clock renews it first, although the function was frozen', async () => {
@@ -448,7 +451,7 @@ describe('a POST', () => {
     expect(acquire).toHaveBeenCalledTimes(1);
   });
 
-  test('is not sent once the lease is lost', async () => {
+  test('is not sent after the lease was lost', async () => {
     let times = 0;
     const create = api.createConfigSwitchOperation.bind(api);
     api.createConfigSwitchOperation = async (server, target, guard) => {
@@ -461,7 +464,7 @@ describe('a POST', () => {
     expect([times, api.targets.length]).toEqual([1, 0]);
   });
 
-  test('for a desired state that is no longer the newest is not sent, and the newest one is applied', async () => {
+  test('after the POST window applies a newer desired state instead of the older one', async () => {
     const create = api.createConfigSwitchOperation.bind(api);
     let times = 0;
     api.createConfigSwitchOperation = async (server, target, guard) => {
