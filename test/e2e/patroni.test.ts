@@ -198,9 +198,11 @@ test('the callback › exits with 3 for a wrong secret and names the cause, and 
   };
   const wrong = join(folder, 'wrong');
   writeFileSync(wrong, createSecret(), { mode: 0o600 });
-  const { code, output } = await callback('--secret-file', wrong);
+  // A refusal is tried again: right after a rotation the function may not know the new secret yet.
+  const { code, output } = await callback('--secret-file', wrong, '--max-retries', '2');
   expect(code).toBe(3);
-  expect(output).toMatch(/401.*secret/);
+  expect(output).toMatch(/401.*secret.*retrying/);
+  expect(output).toMatch(/401.*secret.*giving up/);
   expect(cluster.active.model).toBe(before.model);
   expect(api.requests.filter(({ method }) => method === 'POST')).toHaveLength(before.requests);
   const metrics = `aws logs filter-log-events --log-group-name /aws/lambda/${stage.name} --output text`;
