@@ -10,8 +10,14 @@ import { InvokeCommand, LambdaClient } from '@aws-sdk/client-lambda';
 import { LedgerClient } from '../functions/config-switch/aws/dynamodb.ts';
 import { DynamoDbTable } from '../functions/config-switch/aws/dynamodb-table.ts';
 import { nameOf, parseTarget } from '../functions/config-switch/barman/target.ts';
-import { isKnownSchema, isLeased, isPending, Ledger } from '../functions/config-switch/reconcile/ledger.ts';
-import type { Item } from '../functions/config-switch/reconcile/table.ts';
+import {
+  type Item,
+  isKnownSchema,
+  isLeased,
+  isPending,
+  passedOver,
+} from '../functions/config-switch/reconcile/item.ts';
+import { Ledger } from '../functions/config-switch/reconcile/ledger.ts';
 
 const USAGE = `usage: npm run ledger -- [--stage STAGE] [--region REGION] [retry|pause|resume SERVER]`;
 /** For each request to AWS (ms). */
@@ -113,11 +119,20 @@ function state(item: Item): string {
   if (!isKnownSchema(item)) return `schema ${item.schema}, of a newer version`;
   if (isLeased(item)) return `switching (lease until ${short(item.lease_expires_at)})`;
   if (item.paused) return isPending(item) ? 'paused, pending' : 'paused';
+  const ids = passedOver(item).map(({ operation_id }) => operation_id);
+  const note = ids.length > 0 ? `, passed over: operation ${ids.join(', ')}` : '';
+  return `${progress(item)}${note}`;
+}
+
+function progress(item: Item): string {
   if (!isPending(item)) return 'in sync';
   const attempts = item.attempts ?? 0;
   const after = `after ${attempts} ${attempts === 1 ? 'attempt' : 'attempts'}`;
   if (item.parked) return `parked ${after}`;
-  if (item.lease_token !== undefined) return 'lease expired, the next heartbeat takes over';
+  if (item.lease_token !== undefined) {
+    const running = item.running_operation ? ` (waits for operation ${item.running_operation})` : '';
+    return `lease expired, the next heartbeat takes over${running}`;
+  }
   const next = item.next_attempt_at ? short(item.next_attempt_at) : 'now';
   return `pending, next attempt ${next}${attempts > 0 ? ` (failed ${after})` : ''}`;
 }
@@ -125,7 +140,7 @@ function state(item: Item): string {
 /** A desired or applied state, and the time of its event. */
 function targetAndTime(target: string | undefined, version: string | undefined): string {
   if (target === undefined) return '–';
-  return `${nameOf(parseTarget(target)).replace(/^model /, '')} (${version ? short(version.split('#')[0]) : 'to be applied again'})`;
+  return `${nameOf(parseTarget(target)).replace(/^model /, '')} (${short(version?.split('#')[0])})`;
 }
 
 /** A time, to the second. */

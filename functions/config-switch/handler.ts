@@ -9,7 +9,7 @@ import { eventTime, invocation } from './event/invocation.ts';
 import { payload, type RoleChangeEvent } from './event/payload.ts';
 import { response } from './event/response.ts';
 import { signature } from './event/signature.ts';
-import { versionOf } from './reconcile/ledger.ts';
+import { versionOf } from './reconcile/item.ts';
 import type { Services } from './services.ts';
 import { telemetry } from './telemetry.ts';
 

@@ -108,7 +108,7 @@ const ALARMS = {
       description:
         'An operation on the Barman host did not end in time, and was passed over. If it hangs, end its process there.',
       advice:
-        'The limit is one minute. The operation is in `<barman_home>/SERVER/output`. The heartbeat compares the active model with the desired one, once.',
+        'The limit is one minute. The operation is in `<barman_home>/SERVER/output`. npm run ledger shows its id. The heartbeat polls it for a day, and applies the desired state again once it has ended.',
     },
     'pg-backup-api-unreachable': {
       ...OWN,

@@ -369,6 +369,23 @@ const MATRIX: Record<string, Row> = {
       return () => run.host.api.noFaults();
     },
   },
+  'the operation of an expired lease does not end': {
+    ...late,
+    says: /the result of operation .* is unknown/,
+    broken: async (run) => {
+      run.host.api.plan({ time: always });
+      await run.webhook({ ...PROMOTION, barman_model: 'pg:node1' }, { remaining: 2_500 });
+      await run.expireLease();
+    },
+  },
+  'the operation of an expired lease fails': {
+    ...done,
+    broken: async (run) => {
+      run.host.api.plan({ time: 1_500, failed: 'applied' });
+      await run.webhook({ ...PROMOTION, barman_model: 'pg:node1' }, { remaining: 2_500 });
+      await run.expireLease();
+    },
+  },
   // SSM.
   'SSM denies access': { ...silent, broken: ssm('access denied') },
   'SSM throttles': { ...silent, broken: ssm('throttling') },
@@ -419,6 +436,10 @@ const MATRIX: Record<string, Row> = {
   'the response to the first write is lost, and the SDK repeats the write': {
     ...done,
     broken: ledger('lose response', 'UpdateItem', 1, 1),
+  },
+  'DynamoDB refuses the write of the running operation': {
+    ...done,
+    broken: ledger('access denied', 'UpdateItem', 2, 1),
   },
   'DynamoDB fails after the operation': {
     ...kept,

@@ -34,6 +34,21 @@ describe('npm run ledger', () => {
     );
   });
 
+  test('shows the operation that outlasted its invocation, and the one that was passed over', async () => {
+    await using run = await startFunction({}, { OPERATION_TIMEOUT: '1' });
+    run.host.api.plan({ time: Number.POSITIVE_INFINITY });
+    await run.webhook(PROMOTION, { remaining: 2_500 });
+    await run.expireLease();
+    const [operation] = run.host.api.operations();
+    expect((await ledger(run.table)).stdout).toContain(
+      `lease expired, the next heartbeat takes over (waits for operation ${operation?.id})`,
+    );
+    await run.invoke({ ...PROMOTION, barman_model: 'pg:node1' });
+    expect((await ledger(run.table)).stdout).toMatch(
+      new RegExp(`in sync, passed over: operation ${operation?.id}$`, 'm'),
+    );
+  });
+
   test('pauses and resumes a server', async () => {
     await using run = await startFunction();
     await run.invoke(PROMOTION);

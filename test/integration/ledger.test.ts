@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { type DesiredState, versionOf } from '../../functions/config-switch/reconcile/ledger.ts';
+import { type DesiredState, passedOver, versionOf } from '../../functions/config-switch/reconcile/item.ts';
 import { signedHeaders } from '../stand-ins/webhook.ts';
 import { PROMOTION, startFunction } from './function.ts';
 
@@ -190,14 +190,141 @@ describe('another invocation', () => {
     await run.expireLease();
     expect((await run.webhook(PROMOTION)).response.exit_code).toBe(0);
     expect(run.metrics()).toContainEqual(expect.objectContaining({ StuckOperation: 1 }));
+    const item = await run.ledger.get('main', signal());
+    expect(passedOver(item ?? { barman_server: 'main' })).toEqual([
+      { operation_id: run.host.api.operations()[0]?.id, since: expect.any(String) },
+    ]);
+  });
+});
 
-    // It ends after all, and Barman has its model: the heartbeat notices, and the next one applies the desired state again.
-    expect(await run.ledger.get('main', signal())).toMatchObject({ passed_over: true });
+describe('an operation', () => {
+  test('that outlasts its invocation is completed by the next heartbeat, without another one', async () => {
+    await using run = await startFunction();
+    run.host.api.plan({ time: 1_500 });
+    const { response } = await run.webhook(PROMOTION, { remaining: 2_500 });
+    expect([response.exit_code, response.recorded]).toEqual([3, true]);
+    const [operation] = run.host.api.operations();
+    expect(await run.ledger.get('main', signal())).toMatchObject({
+      running: 'model pg:node2',
+      running_operation: operation?.id,
+    });
+    await run.expireLease();
+    expect(await run.send(heartbeat)).toMatchObject({ pending: 1, applied: 1 });
+    expect(run.host.api.operations()).toHaveLength(1);
+    const item = await run.ledger.get('main', signal());
+    expect(item).toMatchObject({ applied: 'model pg:node2', operation_id: operation?.id });
+    expect(item).not.toHaveProperty('running_operation');
+  });
+
+  test('that outlasts its invocation and FAILED is an attempt, with its error in the ledger', async () => {
+    await using run = await startFunction();
+    run.host.api.plan({ time: 1_500, failed: 'untouched' });
+    await run.webhook(PROMOTION, { remaining: 2_500 });
+    await run.expireLease();
+    expect(await run.send(heartbeat)).toMatchObject({ pending: 1, applied: 0 });
+    expect(await run.ledger.get('main', signal())).toMatchObject({
+      attempts: 1,
+      last_error: expect.stringContaining('ended FAILED'),
+    });
+    expect(run.host.api.operations()).toHaveLength(1);
+  });
+
+  test('that takes effect after it was passed over is corrected by the heartbeat', async () => {
+    await using run = await startFunction({}, { OPERATION_TIMEOUT: '1' });
+    run.host.api.plan({ time: Number.POSITIVE_INFINITY });
+    await run.webhook(NODE1, { remaining: 2_500 });
+    await run.expireLease();
+    expect((await run.webhook(PROMOTION)).response.exit_code).toBe(0);
+    expect(await run.send(heartbeat), 'it has not ended').toMatchObject({ pending: 0, applied: 0 });
+    const [stuck] = run.host.api.operations();
+    if (!stuck) throw new Error('no operation');
+
+    stuck.status = 'DONE';
     run.host.api.setActiveModel('pg:node1');
-    await run.send(heartbeat);
-    expect(await run.ledger.get('main', signal())).not.toHaveProperty('passed_over');
-    await run.send(heartbeat);
+    expect(await run.send(heartbeat)).toMatchObject({ pending: 1, applied: 1 });
     expect(run.host.api.activeModel()).toBe('pg:node2');
+    expect(await run.ledger.get('main', signal())).not.toHaveProperty('passed_over');
+    expect(await run.send(heartbeat)).toMatchObject({ pending: 0, applied: 0 });
+    expect(run.host.api.requests.filter(({ path }) => path === '/diagnose')).toEqual([]);
+  });
+
+  test('that takes effect after it was passed over is corrected once Barman can be reached again', async () => {
+    await using run = await startFunction({}, { OPERATION_TIMEOUT: '1', MAX_RETRIES: '2' });
+    run.host.api.plan({ time: Number.POSITIVE_INFINITY });
+    await run.webhook(NODE1, { remaining: 2_500 });
+    await run.expireLease();
+    await run.webhook(PROMOTION);
+    const [stuck] = run.host.api.operations();
+    if (!stuck) throw new Error('no operation');
+    stuck.status = 'FAILED';
+    run.host.api.setActiveModel('pg:node1');
+    run.host.api.plan({ failed: 'untouched' });
+    expect(await run.send(heartbeat)).toMatchObject({ pending: 1, applied: 0 });
+    await run.host.api.refuse();
+    expect(await run.send(heartbeat)).toMatchObject({ pending: 1, unreachable: expect.any(String) });
+    await run.host.api.listen();
+    await run.ledger.retry('main', signal());
+    expect(await run.send(heartbeat)).toMatchObject({ pending: 1, applied: 1 });
+    expect(run.host.api.activeModel()).toBe('pg:node2');
+  });
+
+  test('of the desired state that ends after it was passed over needs no correction', async () => {
+    await using run = await startFunction({}, { OPERATION_TIMEOUT: '1' });
+    run.host.api.plan({ time: Number.POSITIVE_INFINITY });
+    await run.webhook(PROMOTION, { remaining: 2_500 });
+    await run.expireLease();
+    await run.ledger.retry('main', signal());
+    expect(await run.send(heartbeat)).toMatchObject({ pending: 1, applied: 1 });
+    const [stuck] = run.host.api.operations();
+    if (!stuck) throw new Error('no operation');
+    stuck.status = 'DONE';
+    expect(await run.send(heartbeat)).toMatchObject({ pending: 0, applied: 0 });
+    expect(await run.ledger.get('main', signal())).not.toHaveProperty('passed_over');
+    expect(run.host.api.operations()).toHaveLength(2);
+  });
+
+  test('that never ends is forgotten after a day', async () => {
+    await using run = await startFunction();
+    await run.webhook(PROMOTION);
+    const id = idOfNow();
+    run.host.api.addOperation({ id, type: 'config_switch', status: 'IN_PROGRESS' });
+    const entries = (hours: number) =>
+      JSON.stringify([{ operation_id: id, since: new Date(Date.now() - hours * 3_600_000).toISOString() }]);
+    for (const [hours, kept] of [
+      [23, true],
+      [25, false],
+    ] as const) {
+      await run.putItem({ barman_server: 'main', passed_over: entries(hours) });
+      await run.send(heartbeat);
+      const item = await run.ledger.get('main', signal());
+      expect(passedOver(item ?? { barman_server: 'main' })).toHaveLength(kept ? 1 : 0);
+    }
+  });
+
+  test('that was passed over is not waited for again when the response to a POST is lost', async () => {
+    await using run = await startFunction();
+    const [stuck, since] = [idOfNow(), new Date().toISOString()];
+    run.host.api.addOperation({ id: stuck, type: 'config_switch', status: 'IN_PROGRESS' });
+    const passed_over = JSON.stringify([{ operation_id: stuck, since }]);
+    await run.putItem({ barman_server: 'main', passed_over });
+    run.host.api.fault({ kind: 'lose response' }, 1, posts);
+    expect((await run.webhook(PROMOTION)).response.exit_code).toBe(0);
+    expect(run.host.api.requests.filter(({ path }) => path.endsWith(stuck))).toEqual([]);
+    expect(await run.ledger.get('main', signal())).toMatchObject({ passed_over });
+  });
+
+  test('of the last hour is polled after a lost response only if it may be the one', async () => {
+    await using run = await startFunction();
+    // One each 90 s, by a clock at UTC+2.
+    for (let index = 0; index < 40; index += 1) {
+      const began = new Date(Date.now() + 2 * 3_600_000 - (index * 90 + 45) * 1_000);
+      run.host.api.addOperation({ id: idOf(began), type: 'config_switch', status: 'DONE' });
+    }
+    run.host.api.fault({ kind: 'lose response' }, 1, posts);
+    expect((await run.webhook(PROMOTION)).response.exit_code).toBe(0);
+    const polled = run.host.api.requests.map(({ path }) => path).filter((path) => /operations\/./.test(path));
+    expect(new Set(polled).size).toBeLessThan(8);
+    expect(run.host.api.operations().filter(({ target }) => target === 'pg:node2')).toHaveLength(2);
   });
 });
 
@@ -354,5 +481,9 @@ describe('an unavailable ledger', () => {
 
 /** The id that the Barman host gives an operation that begins now. */
 function idOfNow(): string {
-  return new Date().toISOString().replace(/\.\d+Z$|[-:]/g, '');
+  return idOf(new Date());
+}
+
+function idOf(time: Date): string {
+  return time.toISOString().replace(/\.\d+Z$|[-:]/g, '');
 }

@@ -14,7 +14,12 @@ const isPoll = ({ path }: SeenRequest) => /operations\/./.test(path);
 const idOf = (time: number) => new Date(time).toISOString().replace(/\.\d+Z$|[-:]/g, '');
 
 /** POSTs may be sent at any time. */
-const guard = () => ({ inDoubt: false, beforePost: async () => {} });
+const guard = () => ({
+  inDoubt: false,
+  beforePost: async () => {},
+  onCreated: () => {},
+  passedOver: new Set<string>(),
+});
 
 /** A client of a stand-in over plain HTTP, with a short `postDelay`. */
 async function startClient(options: Partial<PgBackupApiOptions> = {}) {

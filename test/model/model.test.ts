@@ -5,6 +5,7 @@
 
 import fc from 'fast-check';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
+import { isPending } from '../../functions/config-switch/reconcile/item.ts';
 import { type Scenario, World } from './world.ts';
 
 vi.mock('../../functions/config-switch/barman/undici.ts', () => import('./network.ts'));
@@ -37,9 +38,12 @@ const scenario: fc.Arbitrary<Scenario> = fc.record({
   ),
   heartbeats: fc.array(fc.integer({ min: 0, max: 90_000 }), { maxLength: 3 }),
   faults: fc.constantFrom(0, 0.05, 0.15, 0.4),
-  slow: fc.boolean(),
+  slowest: fc.constantFrom(2_000, 40_000, 240_000),
   faultsUntil: fc.constant(120_000),
-  zone: fc.integer({ min: -12, max: 14 }),
+  zone: fc.integer({ min: -48, max: 56 }).map((quarters) => quarters / 4),
+  zoneChange: fc.integer({ min: -4, max: 4 }).map((quarters) => quarters / 4),
+  proxy: fc.boolean(),
+  clockAhead: fc.oneof(fc.constant(0), fc.integer({ min: -7_200_000, max: 7_200_000 })),
   newerSchema: fc.integer({ min: 0, max: 19 }).map((one) => one === 19),
 });
 
@@ -53,26 +57,24 @@ async function runScenario({ deliveries, heartbeats, ...rest }: Scenario): Promi
     setTimeout(() => void world.deliver(delivery, `H${index + 1}(${delivery.event})`), delivery.at);
   });
   heartbeats.forEach((at, index) => {
-    setTimeout(() => void world.beat(`B${index + 1}`, 27_500, index === 0 ? 4 : undefined), at);
+    setTimeout(() => void world.beat(`B${index + 1}`), at);
   });
   let minute = 0;
   const schedule = every(60_000, () => void world.beat(`M${++minute}`));
   await vi.advanceTimersByTimeAsync(rest.faultsUntil);
-  // Enough for the lease, P and the longest back-off, and some more heartbeats after a stuck operation was passed over.
-  for (let minutes = 0; minutes < 40 && !isAtRest(world); minutes += 1)
+  // Enough for the slowest operation, and for the back-off after some that were passed over.
+  for (let minutes = 0; minutes < 60 && !isAtRest(world); minutes += 1)
     await vi.advanceTimersByTimeAsync(60_000);
   schedule.stop();
   await vi.advanceTimersByTimeAsync(60_000);
   return world;
 }
 
-/** Whether nothing is running, pending or passed over. */
-function isAtRest({ item, running, recorded, active }: World): boolean {
-  if (running > 0) return false;
+/** Whether nothing is running or pending. Of the operations that were passed over only stuck ones are left. */
+function isAtRest({ item, running, recorded, active, busy }: World): boolean {
+  if (running > 0 || busy) return false;
   if (item?.schema === 2) return true;
-  return item === undefined
-    ? recorded === 0
-    : item.applied_version === item.desired_version && !item.passed_over && active === recorded;
+  return item === undefined ? recorded === 0 : !isPending(item) && active === recorded;
 }
 
 function every(ms: number, action: () => void): { stop: () => void } {

@@ -4,9 +4,11 @@
  */
 
 const FUNCTION = 'functions/config-switch';
+const ITEM = `${FUNCTION}/reconcile/item.ts`;
 const LEDGER = `${FUNCTION}/reconcile/ledger.ts`;
 const EVENTS = `${FUNCTION}/reconcile/events.ts`;
 const RECONCILE = `${FUNCTION}/reconcile/reconcile.ts`;
+const HEARTBEAT = `${FUNCTION}/reconcile/heartbeat.ts`;
 const PG_BACKUP_API = `${FUNCTION}/barman/pg-backup-api.ts`;
 const SWITCH_CONFIG = `${FUNCTION}/barman/switch-config.ts`;
 const WORLD = 'test/model/world.ts';
@@ -60,34 +62,42 @@ export const MUTANTS: readonly Mutant[] = [
   {
     condition: 'acquire: an applied version is not applied again',
     edits: [
-      edit(RECONCILE, 'if (applied_version >= version) {', 'if (applied_version > version) {'),
+      edit(RECONCILE, 'if (applied_version >= version &&', 'if (applied_version > version &&'),
       edit(LEDGER, "less('applied_version', version)", "less('applied_version', '~')"),
     ],
   },
   {
     condition: 'acquire: no other invocation has the lease',
-    edits: [edit(LEDGER, 'return lease_token !== undefined && Date.now()', 'return false && Date.now()')],
+    edits: [edit(ITEM, 'return lease_token !== undefined && Date.now()', 'return false && Date.now()')],
   },
   {
     condition: 'a lease expires',
-    edits: [edit(LEDGER, '&& Date.now() < timeOf(lease_expires_at, 0)', '&& lease_expires_at !== undefined')],
+    edits: [edit(ITEM, '&& Date.now() < timeOf(lease_expires_at, 0)', '&& lease_expires_at !== undefined')],
   },
   {
     condition: 'acquire: the token is the one that was waited out',
-    edits: [edit(LEDGER, 'either(noLease, leasedBy(seen))', "either(noLease, less('lease_token', '~'))")],
+    edits: [
+      edit(LEDGER, 'either(noLease, leasedBy(lease_token))', "either(noLease, less('lease_token', '~'))"),
+    ],
   },
   {
     condition: 'acquire: an expired lease is waited out first',
-    edits: [edit(RECONCILE, "(await waitOut(options, item)) === 'passed over'", 'false')],
+    edits: [
+      edit(RECONCILE, 'const waited = await waitOut(options, item);', 'const waited = { running: [] };'),
+    ],
   },
   {
     condition: 'a POST without a response: wait until it can no longer arrive',
-    edits: [edit(PG_BACKUP_API, 'this.#options.postDelay - (performance.now() - sentAt)', '0')],
+    edits: [edit(PG_BACKUP_API, 'this.#options.postDelay - elapsed()', '0')],
   },
   {
     condition: 'a POST without a response: wait for recent operations before the next',
     edits: [
-      edit(PG_BACKUP_API, 'await this.waitForRecentOperations(server, performance.now() - sentAt);', ''),
+      edit(
+        PG_BACKUP_API,
+        'for (const id of await this.recentOperations(server, elapsed()))',
+        'for (const id of [])',
+      ),
     ],
   },
   {
@@ -95,14 +105,18 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       edit(
         PG_BACKUP_API,
-        "if (status === 'IN_PROGRESS') await this.waitForOperation(server, id, signal);",
-        '',
+        "return status === 'IN_PROGRESS' ? this.waitForOperation(server, operationId, signal) : status;",
+        "return status === 'IN_PROGRESS' ? 'DONE' : status;",
       ),
     ],
   },
   {
-    condition: 'recent operations: all since the POST count',
-    edits: [edit(PG_BACKUP_API, '- 13 * HOUR - elapsed - 1_000;', '+ 14 * HOUR;')],
+    condition: 'recent operations: all since the POST count, in any time zone',
+    edits: [edit(PG_BACKUP_API, 'const oldest = now - elapsed -', 'const oldest = now -')],
+  },
+  {
+    condition: 'recent operations: the newest counts, in case the clock is wrong',
+    edits: [edit(PG_BACKUP_API, '|| index === ids.length - 1) return true;', ') return true;')],
   },
   {
     condition: 'a POST is in doubt until its operation has ended',
@@ -119,8 +133,8 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       edit(
         SWITCH_CONFIG,
-        'const status = await api.waitForOperation(barmanServer, operationId);',
-        "const status = 'DONE' as 'DONE' | 'FAILED';",
+        'await api.waitForOperation(barmanServer, operationId);',
+        "'DONE' as 'DONE' | 'FAILED';",
       ),
     ],
   },
@@ -188,6 +202,103 @@ export const MUTANTS: readonly Mutant[] = [
   {
     condition: 'P is longer than any operation that ends',
     edits: [edit(WORLD, 'const OPERATION_TIMEOUT = 60_000;', 'const OPERATION_TIMEOUT = 3_000;')],
+  },
+  {
+    condition: 'started: the token is mine',
+    edits: [
+      edit(
+        LEDGER,
+        'await this.#write(barman_server, change, [leasedBy(token)], signal);',
+        'await this.#write(barman_server, change, [], signal);',
+      ),
+    ],
+    rare: true,
+  },
+  {
+    condition: 'acquire: the running operation of the token before is removed',
+    edits: [edit(LEDGER, '...NO_RUNNING_OPERATION,\n      lease_token', 'lease_token')],
+  },
+  {
+    condition: 'an expired lease: its running operation is not requested again',
+    edits: [edit(RECONCILE, 'if (waited.end !== undefined) {', 'if (waited.end === undefined && false) {')],
+  },
+  {
+    condition: 'an expired lease: its running operation applied running_version',
+    edits: [
+      edit(RECONCILE, 'item: { ...item, desired: running, desired_version: running_version },', 'item,'),
+    ],
+  },
+  {
+    condition: 'an expired lease: a running operation that FAILED applied nothing',
+    edits: [edit(RECONCILE, "if (end === 'DONE') {", 'if (end) {')],
+  },
+  {
+    condition: 'acquire: all operations that are passed over are added',
+    edits: [edit(LEDGER, '...running.map((one)', '...running.slice(1).map((one)')],
+  },
+  {
+    condition: 'acquire: those that were passed over earlier stay',
+    edits: [edit(LEDGER, 'passedOverText([...earlier, ', 'passedOverText([')],
+  },
+  {
+    condition: 'acquire: only those are marked that were seen to have ended',
+    edits: [
+      edit(
+        LEDGER,
+        'ended.has(one.operation_id) ? { ended_at: now, ...one } : one,',
+        '({ ended_at: now, ...one }),',
+      ),
+    ],
+  },
+  {
+    condition: 'acquire: also after the end of an operation that was passed over',
+    edits: [edit(LEDGER, 'mustApplyAgain(item, ended) ? [] : [newer', 'false ? [] : [newer')],
+  },
+  {
+    condition: 'acquire: passed_over is as it was read',
+    edits: [edit(LEDGER, 'passedOverIs(item.passed_over),\n      notPaused,', 'notPaused,')],
+    rare: true,
+  },
+  {
+    condition: 'complete: only the marked ones are removed from passed_over',
+    edits: [edit(LEDGER, '.filter(({ ended_at }) => ended_at === undefined)', '.filter(() => false)')],
+  },
+  {
+    condition: 'complete: the marked ones are removed from passed_over',
+    edits: [edit(LEDGER, '.filter(({ ended_at }) => ended_at === undefined)', '')],
+  },
+  {
+    condition: 'heartbeat: operations that were passed over are polled',
+    edits: [edit(HEARTBEAT, '.filter((one) => !one.ended_at)', '.filter(() => false)')],
+  },
+  {
+    condition: 'drop: only operations of the desired state',
+    edits: [edit(HEARTBEAT, 'if (version === item.desired_version)', 'if (version === version)')],
+  },
+  {
+    condition: 'drop: desired_version is as it was read',
+    edits: [edit(LEDGER, '[desiredIs(item.desired_version), passedOverIs', '[passedOverIs')],
+    rare: true,
+  },
+  {
+    condition: 'drop: passed_over is as it was read',
+    edits: [edit(LEDGER, 'passedOverIs(item.passed_over), noLease]', 'noLease]')],
+    rare: true,
+  },
+  {
+    condition: 'drop: no lease',
+    edits: [edit(LEDGER, 'passedOverIs(item.passed_over), noLease]', 'passedOverIs(item.passed_over)]')],
+    rare: true,
+  },
+  {
+    condition: 'passing over: only when the next attempt is due',
+    edits: [
+      edit(RECONCILE, 'if (timeOf(next_attempt_at, 0) > Date.now()) {', 'if (next_attempt_at && false) {'),
+    ],
+  },
+  {
+    condition: 'passing over: counts as an attempt',
+    edits: [edit(LEDGER, '...(running.length > 0 && failed', '...(running.length < 0 && failed')],
   },
   {
     condition: 'FAILED: the desired state stays pending',

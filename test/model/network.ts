@@ -13,6 +13,8 @@ export interface Request {
 export interface Response {
   readonly status: number;
   readonly json: unknown;
+  /** The host's clock (ms since the epoch). */
+  readonly date: number;
 }
 
 /** Sends a request of one instance. @returns the response @throws Error with a `code`, as undici does */
@@ -34,6 +36,10 @@ export class Agent {
 export async function request(_agent: Agent, options: Request & { origin: string }) {
   const send = senders.get(options.origin);
   if (!send) throw new Error(`unexpected request to ${options.origin}`);
-  const { status, json } = await send(options);
-  return { statusCode: status, body: { text: async () => JSON.stringify(json) } };
+  const { status, json, date } = await send(options);
+  return {
+    statusCode: status,
+    headers: { date: new Date(date).toUTCString() },
+    body: { text: async () => JSON.stringify(json) },
+  };
 }

@@ -16,14 +16,15 @@ import type { Result } from '../../functions/config-switch/exit-code.ts';
 import { ExitCode } from '../../functions/config-switch/exit-code.ts';
 import type { EventTable, StoredEvent } from '../../functions/config-switch/reconcile/events.ts';
 import { beat, type HeartbeatOptions } from '../../functions/config-switch/reconcile/heartbeat.ts';
-import { Ledger, POST_DELAY, versionOf } from '../../functions/config-switch/reconcile/ledger.ts';
+import { type Item, versionOf } from '../../functions/config-switch/reconcile/item.ts';
+import { Ledger, POST_DELAY } from '../../functions/config-switch/reconcile/ledger.ts';
 import {
   newProgress,
   type Progress,
   type ReconcileOptions,
   recordAndReconcile,
 } from '../../functions/config-switch/reconcile/reconcile.ts';
-import type { Change, Condition, Item, Table } from '../../functions/config-switch/reconcile/table.ts';
+import type { Change, Condition, Table } from '../../functions/config-switch/reconcile/table.ts';
 import { connect, type Request, type Response } from './network.ts';
 
 const SERVER = 'main';
@@ -31,7 +32,15 @@ const SERVER = 'main';
 const OPERATION_TIMEOUT = 60_000;
 const NEVER = new Promise<never>(() => {});
 /** What may happen to a request. To its sender a lost or late POST looks the same as a lost response. */
-const POST_FAULTS = ['not connected', 'lost', 'response lost', 'late', 'refused', 'unavailable'] as const;
+const POST_FAULTS = [
+  'not connected',
+  'lost',
+  'response lost',
+  'response late',
+  'late',
+  'refused',
+  'unavailable',
+] as const;
 const GET_FAULTS = ['not connected', 'response lost', 'slow', 'not found', 'unavailable'] as const;
 
 /** One delivery of an event. */
@@ -55,16 +64,23 @@ export interface Scenario {
   readonly heartbeats: readonly number[];
   /** The probability that a step fails, 0 to 1, until `faultsUntil` (ms). */
   readonly faults: number;
-  /** Whether operations outlast a lease. */
-  readonly slow: boolean;
+  /** How long an operation takes at most that does not fail (ms): longer than an invocation, or than P. */
+  readonly slowest: number;
   readonly faultsUntil: number;
   /** Whether a newer version of the function has written the item, in another format. */
   readonly newerSchema: boolean;
   /** Offset from UTC of the Barman host's clock, which makes the operation ids (h). */
   readonly zone: number;
+  /** The zone changes by this (h), in the middle of the faults. */
+  readonly zoneChange: number;
+  /** Whether the `Date` is from a proxy whose clock is AWS's; then the zone does not change. */
+  readonly proxy: boolean;
+  /** How far that clock is ahead of AWS's (ms). */
+  readonly clockAhead: number;
 }
 
 interface Operation {
+  readonly id: string;
   readonly event: number;
   /** STUCK: pg-backup-api reports IN_PROGRESS for ever. */
   state: 'IN_PROGRESS' | 'STUCK' | 'DONE' | 'FAILED';
@@ -102,6 +118,8 @@ export class World {
   #item: Item | undefined;
   readonly #events = new Map<string, StoredEvent>();
   readonly #operations = new Map<string, Operation>();
+  /** Ids of all operations that the item has ever had as the running one. */
+  readonly #known = new Set<string>();
   /** The name of the instance that wrote the current lease_token. */
   #leasedBy = '';
   /** The event that Barman is set to; 0 at the start. */
@@ -124,6 +142,11 @@ export class World {
 
   get item(): Item | undefined {
     return this.#item;
+  }
+
+  /** Whether an operation may still take effect. */
+  get busy(): boolean {
+    return [...this.#operations.values()].some(({ state }) => state === 'IN_PROGRESS');
   }
 
   get active(): number {
@@ -189,7 +212,8 @@ export class World {
       return;
     }
     if (result.exitCode === ExitCode.CONFIG_SWITCH_DONE) {
-      if (this.#active < event)
+      // Between the late effect of an operation that was passed over and its correction, this is accepted (docs/design.md).
+      if (this.#active < event && !this.#item?.passed_over)
         this.violate(`FALSE-DONE: ${name} for event ${event}, Barman is set to ${this.#active}`);
       this.#done = Math.max(this.#done, event);
     } else if (eventOf(this.#item?.applied_version) <= event) {
@@ -198,7 +222,8 @@ export class World {
   }
 
   /** Runs a heartbeat, which may crash too. */
-  async beat(name: string, time = 27_500, crashAt?: number): Promise<void> {
+  async beat(name: string, time = 27_500): Promise<void> {
+    const crashAt = this.faulty() ? this.between(1, 24) : undefined;
     const instance = new Instance(this, name, crashAt);
     const start = Date.now();
     const { signal, clear } = deadline(time);
@@ -249,8 +274,10 @@ export class World {
       this.violate(`ABANDONED: ${writer} completes although a newer desired state is recorded`);
     }
     this.#item = changed(this.#item, SERVER, change);
+    if (change.running_operation) this.#known.add(change.running_operation);
     this.#recorded = Math.max(this.#recorded, eventOf(this.#item.desired_version));
-    if (this.#item.applied_version !== undefined && eventOf(this.#item.applied_version) > this.#active) {
+    const { applied_version, passed_over } = this.#item;
+    if (change.applied_version && !passed_over && eventOf(applied_version) > this.#active) {
       this.violate(`LEDGER-LIES: applied is ${this.#item.applied}, Barman is set to ${this.#active}`);
     }
     return this.#item;
@@ -261,57 +288,87 @@ export class World {
   /** Serves a request. */
   serve({ method, path, body }: Request, sender: string): Response {
     const [, first, server, , id] = path.split('/');
-    if (first === 'status') return { status: 200, json: 'OK' };
-    if (first === 'diagnose') {
-      const servers = { [SERVER]: { active_model: String(this.#active), config: {} } };
-      return { status: 200, json: { servers, models: {} } };
-    }
+    const date = this.#scenario.proxy ? Date.now() : this.#hostTime();
+    if (first === 'status') return { status: 200, json: 'OK', date };
     if (server !== SERVER) throw new Error(`unexpected request ${method} ${path}`);
     if (method === 'POST') return this.#create(Number(JSON.parse(String(body)).model_name), sender);
     if (id === undefined) {
       const operations = [...this.#operations.keys()].map((id) => ({ id, type: 'config_switch' }));
-      return { status: 200, json: { operations } };
+      return { status: 200, json: { operations }, date };
     }
     const state = this.#operations.get(id)?.state;
-    if (state === undefined) return { status: 404, json: { error: 'Resource not found' } };
-    return { status: 200, json: { operation_id: id, status: state === 'STUCK' ? 'IN_PROGRESS' : state } };
+    if (state === undefined) return { status: 404, json: { error: 'Resource not found' }, date };
+    const status = state === 'STUCK' ? 'IN_PROGRESS' : state;
+    return { status: 200, json: { operation_id: id, status }, date };
   }
 
   /** Creates an operation, and begins it. */
   #create(event: number, sender: string): Response {
-    const now = new Date(Date.now() + this.#scenario.zone * 3_600_000);
-    const id = now.toISOString().replace(/\.\d+Z$|[-:]/g, '');
+    const date = this.#hostTime();
+    const { zone, zoneChange, faultsUntil, proxy } = this.#scenario;
+    const offset = !proxy && Date.now() > faultsUntil / 2 ? zone + zoneChange : zone;
+    const id = new Date(date + offset * 3_600_000).toISOString().replace(/\.\d+Z$|[-:]/g, '');
     // Ids are times in seconds, so a second operation in the same second fails.
-    if (this.#operations.has(id)) return { status: 500, json: { error: 'Internal Server Error' } };
-    const running = [...this.#operations.values()].find(({ state }) => state === 'IN_PROGRESS');
-    if (running) this.violate(`OVERLAP: ${sender} begins ${event} while ${running.event} is running`);
-    const applied = eventOf(this.#item?.applied_version);
-    if (event <= applied) this.violate(`OLD-POST: ${sender} begins ${event}, and ${applied} is applied`);
-    const operation: Operation = { event, state: 'IN_PROGRESS' };
+    if (this.#operations.has(id)) return { status: 500, json: { error: 'Internal Server Error' }, date };
+    this.#checkPost(event, sender);
+    const operation: Operation = { id, event, state: 'IN_PROGRESS' };
     this.#operations.set(id, operation);
     this.log(`${id} begins: ${event}, by ${sender}`);
     const fate = this.faulty()
-      ? this.pick(['stuck', 'stuck, applied', 'failed', 'failed, applied', 'slow'])
+      ? this.pick(['stuck', 'stuck, applied', 'failed', 'failed, applied', 'slow', 'very slow'])
       : 'done';
     const write = () => {
-      if (event < this.#done)
+      if (event < this.#done && !this.#isPassedOver(operation))
         this.violate(`REGRESS: ${id} writes ${event}, the result of ${this.#done} was DONE`);
       this.#active = event;
     };
-    setTimeout(
-      () => {
-        if (fate.startsWith('stuck')) {
-          if (fate === 'stuck, applied') write();
-          operation.state = 'STUCK';
-        } else {
-          if (fate !== 'failed') write();
-          operation.state = fate.startsWith('failed') ? 'FAILED' : 'DONE';
-        }
-        this.log(`${id} ends: ${fate}`);
-      },
-      fate === 'slow' || this.#scenario.slow ? this.between(5_000, 40_000) : this.between(300, 2_000),
-    );
-    return { status: 202, json: { operation_id: id } };
+    setTimeout(() => {
+      if (fate.startsWith('stuck')) {
+        if (fate === 'stuck, applied') write();
+        operation.state = 'STUCK';
+      } else {
+        if (fate !== 'failed') write();
+        operation.state = fate.startsWith('failed') ? 'FAILED' : 'DONE';
+      }
+      this.log(`${id} ends: ${fate}`);
+    }, this.#duration(fate));
+    return { status: 202, json: { operation_id: id }, date };
+  }
+
+  /** How long an operation takes (ms). */
+  #duration(fate: string): number {
+    const { slowest } = this.#scenario;
+    // Longer than P: it is passed over before it takes effect.
+    if (fate === 'very slow') return this.between(60_000, 400_000);
+    if (fate === 'slow') return this.between(5_000, 40_000);
+    return this.between(slowest / 8, slowest);
+  }
+
+  /** Checks a POST that arrives. */
+  #checkPost(event: number, sender: string): void {
+    const awaited = [...this.#operations.values()]
+      .filter(({ state }) => state === 'IN_PROGRESS' || state === 'STUCK')
+      .find((operation) => !this.#isPassedOver(operation));
+    if (awaited)
+      this.violate(`OVERLAP: ${sender} begins ${event} while ${awaited.id} (${awaited.event}) is running`);
+    const applied = eventOf(this.#item?.applied_version);
+    if (event < applied || (event === applied && !this.#item?.passed_over)) {
+      this.violate(`OLD-POST: ${sender} begins ${event}, and ${applied} is applied`);
+    }
+    const earlier = [...this.#operations.values()].filter((operation) => operation.event === event);
+    const { faults, slowest } = this.#scenario;
+    if (faults === 0 && slowest < OPERATION_TIMEOUT && earlier.some(({ id }) => this.#known.has(id))) {
+      this.violate(`REPEATED: ${sender} begins ${event} again, although nothing has failed`);
+    }
+    if (earlier.length > 12) this.violate(`TOO-MANY: ${sender} begins ${event} once more`);
+  }
+
+  #isPassedOver({ id }: Operation): boolean {
+    return (this.#item?.passed_over ?? '').includes(id);
+  }
+
+  #hostTime(): number {
+    return Date.now() + this.#scenario.clockAhead;
   }
 
   // Random choices
@@ -357,8 +414,17 @@ class Instance implements Table, EventTable, ConnectionSource {
     this.crash.catch(() => {});
   }
 
-  /** Runs an action that takes some time. If the instance crashes meanwhile, the action may still happen. */
-  async step<T>(signal: AbortSignal, action: () => T, latency = this.#world.between(1, 60)): Promise<T> {
+  /**
+   * Runs an action that takes some time. If the instance crashes meanwhile, the action may still happen.
+   *
+   * @param latest how long after the crash (ms)
+   */
+  async step<T>(
+    signal: AbortSignal,
+    action: () => T,
+    latency = this.#world.between(1, 60),
+    latest = POST_DELAY,
+  ): Promise<T> {
     if (this.crashed) return NEVER;
     this.#steps += 1;
     if (this.#steps === this.#crashAt) {
@@ -366,7 +432,7 @@ class Instance implements Table, EventTable, ConnectionSource {
       this.#world.log(`${this.name} crashes, its step is ${fate}`);
       this.crashed = true;
       if (fate !== 'not done')
-        setTimeout(action, fate === 'done late' ? this.#world.between(1_000, POST_DELAY) : 0);
+        setTimeout(action, fate === 'done late' ? this.#world.between(1_000, latest) : 0);
       this.#crash.reject(new Error('crashed'));
       return NEVER;
     }
@@ -445,11 +511,16 @@ class Instance implements Table, EventTable, ConnectionSource {
       case 'slow':
         return this.step(signal, serve, world.between(500, 11_000));
       case 'refused':
-        return this.step(signal, () => ({ status: 400, json: { error: fate } }));
+        return this.step(signal, () => ({ status: 400, json: { error: fate }, date: Date.now() }));
       case 'unavailable':
-        return this.step(signal, () => ({ status: 502, json: { error: fate } }));
+        return this.step(signal, () => ({ status: 502, json: { error: fate }, date: Date.now() }));
       case 'not found':
-        return this.step(signal, () => ({ status: 404, json: { error: fate } }));
+        return this.step(signal, () => ({ status: 404, json: { error: fate }, date: Date.now() }));
+      case 'response late': {
+        const response = await this.step(signal, serve);
+        await within(signal, after(world.between(1_000, 11_000)));
+        return response;
+      }
       case 'not connected':
         await this.step(signal, () => {});
         throw networkError('ECONNREFUSED');
@@ -472,6 +543,8 @@ class Instance implements Table, EventTable, ConnectionSource {
         signal,
         action,
         this.#world.faulty() ? this.#world.between(500, 3_000) : undefined,
+        // A write may arrive much later than a POST: its conditions protect from that.
+        150_000,
       );
     } catch (error) {
       throw signal.aborted ? new DeadlineExceeded('no response of the ledger') : error;

@@ -1,6 +1,7 @@
 /** A ledger table in memory, with at most one item. */
 
-import type { Change, Condition, Item, Table } from '../../functions/config-switch/reconcile/table.ts';
+import type { Item } from '../../functions/config-switch/reconcile/item.ts';
+import type { Change, Condition, Table } from '../../functions/config-switch/reconcile/table.ts';
 import { changed, holds } from '../model/world.ts';
 
 export class MemoryTable implements Table {

@@ -9,7 +9,8 @@ import {
 import { ConfigSwitchFailed, HttpError } from '../../functions/config-switch/errors.ts';
 import { parseRoleChange } from '../../functions/config-switch/event/payload.ts';
 import { ExitCode, exitStatus } from '../../functions/config-switch/exit-code.ts';
-import { Ledger, versionOf } from '../../functions/config-switch/reconcile/ledger.ts';
+import { versionOf } from '../../functions/config-switch/reconcile/item.ts';
+import { Ledger } from '../../functions/config-switch/reconcile/ledger.ts';
 import { newProgress } from '../../functions/config-switch/reconcile/reconcile.ts';
 import { MemoryEvents } from '../stand-ins/memory-events.ts';
 import { MemoryTable } from '../stand-ins/memory-table.ts';
@@ -28,6 +29,14 @@ describe('shouldSkipSwitch', () => {
 
 const REQUIRED = { action: 'on_role_change', role: 'primary', cluster: 'main', barman_server: 'main' };
 
+/** A guard in doubt, as after the POST. */
+const newGuard = () => ({
+  inDoubt: true,
+  beforePost: async () => {},
+  onCreated: () => {},
+  passedOver: new Set<string>(),
+});
+
 describe('switchConfig', () => {
   const apiWithResult = (status: 'DONE' | 'FAILED') => ({
     createConfigSwitchOperation: async () => 'id',
@@ -43,7 +52,7 @@ describe('switchConfig', () => {
       'Barman could not drop the active model on main',
     ],
   ])('to %j reports what was done, or where to find the reason', async (target, done, failed) => {
-    const guard = { inDoubt: true, beforePost: async () => {} };
+    const guard = newGuard();
     expect(await switchConfig(apiWithResult('DONE'), 'main', target, guard)).toEqual({
       exitCode: 0,
       message: done,
@@ -65,7 +74,7 @@ describe('switchConfig', () => {
 
 describe('switchConfig for an operation with an unknown result', () => {
   test('keeps it in doubt', async () => {
-    const guard = { inDoubt: true, beforePost: async () => {} };
+    const guard = newGuard();
     const api = {
       createConfigSwitchOperation: async () => 'id',
       waitForOperation: () => Promise.reject(new HttpError('not known')),
@@ -91,7 +100,8 @@ describe('runBarmanConfigSwitch', () => {
         return 'id';
       },
       waitForOperation: async () => 'DONE' as const,
-      waitForRecentOperations: async () => {},
+      recentOperations: async () => [],
+      endOf: async () => 'DONE' as const,
     };
     const options = {
       api,

@@ -1,7 +1,7 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { InvalidArgs } from '../../functions/config-switch/errors.ts';
 import { fixVersion } from '../../functions/config-switch/reconcile/events.ts';
-import { type DesiredState, versionOf } from '../../functions/config-switch/reconcile/ledger.ts';
+import { type DesiredState, versionOf } from '../../functions/config-switch/reconcile/item.ts';
 import { MemoryEvents } from '../stand-ins/memory-events.ts';
 
 const NOW = Date.parse('2026-11-23T06:10:00.500Z');

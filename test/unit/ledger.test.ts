@@ -4,18 +4,27 @@ import { LedgerError } from '../../functions/config-switch/errors.ts';
 import {
   type DesiredState,
   eventIdOf,
+  type Item,
   isKnownSchema,
   isLeased,
   isPending,
-  Ledger,
+  passedOver,
+  type RecordedItem,
   versionOf,
-} from '../../functions/config-switch/reconcile/ledger.ts';
-import type { Item, RecordedItem } from '../../functions/config-switch/reconcile/table.ts';
+} from '../../functions/config-switch/reconcile/item.ts';
+import { Ledger } from '../../functions/config-switch/reconcile/ledger.ts';
 import { MemoryTable } from '../stand-ins/memory-table.ts';
 
 const NOW = Date.parse('2026-11-23T06:10:00.000Z');
 const at = (ms: number) => new Date(NOW + ms).toISOString();
 const { signal } = new AbortController();
+
+/** An item with a desired state. */
+const RECORDED: RecordedItem = {
+  barman_server: 'main',
+  desired: 'model m-a',
+  desired_version: 'a',
+};
 
 let table: MemoryTable;
 let ledger: Ledger;
@@ -68,14 +77,20 @@ describe('a target', () => {
 });
 
 describe('an item', () => {
+  const IN_SYNC = { desired: 'model m', desired_version: 'b', applied_version: 'b' };
+
   test.each([
     [{}, false],
     [{ desired: 'model m', desired_version: 'b' }, true],
     [{ desired: 'model m', desired_version: 'b', applied_version: 'a' }, true],
     [{ desired: 'model m', desired_version: 'b', applied_version: 'b' }, false],
     [{ desired: 'model m', desired_version: 'b', applied_version: 'c' }, false],
+    [{ ...IN_SYNC, passed_over: '[{"operation_id":"x"}]' }, false],
+    [{ ...IN_SYNC, passed_over: '[{"operation_id":"x","ended_at":"t"}]' }, true],
+    [{ ...IN_SYNC, passed_over: '[{"operation_id":"y"}]' }, true],
+    [{ passed_over: '[{"operation_id":"y"}]' }, false],
   ])('%j is pending: %s', (item, pending) => {
-    expect(isPending({ barman_server: 'main', ...item })).toBe(pending);
+    expect(isPending({ barman_server: 'main', ...item }, new Set(['y']))).toBe(pending);
   });
 
   test.each([
@@ -98,7 +113,8 @@ describe('an item with a newer schema', () => {
   test.each<[string, () => Promise<unknown>]>([
     ['record', () => ledger.record(desired(0, 'a'), signal)],
     ['record and acquire', () => ledger.recordAndAcquire(desired(0, 'a'), signal)],
-    ['acquire', () => ledger.acquire('main', 'a', undefined, signal)],
+    ['acquire', () => ledger.acquire({ barman_server: 'main' }, 'a', signal)],
+    ['drop', () => ledger.drop(RECORDED, new Set(), signal)],
     ['park', () => ledger.park({ barman_server: 'main', desired_version: 'x#x' }, signal)],
     ['retry', () => ledger.retry('main', signal)],
     ['pause', () => ledger.pause('main', signal)],
@@ -162,7 +178,7 @@ describe('the lease', () => {
   test('cannot be acquired while the server is paused', async () => {
     table.item = { barman_server: 'main', paused: true };
     expect(await ledger.recordAndAcquire(desired(0, 'a'), signal)).toBeUndefined();
-    expect(await ledger.acquire('main', desired(0, 'a').version, undefined, signal)).toBeUndefined();
+    expect(await ledger.acquire(table.item, desired(0, 'a').version, signal)).toBeUndefined();
   });
 
   test('is acquired even if the response to the write was lost', async () => {
@@ -175,20 +191,21 @@ describe('the lease', () => {
   test('can be renewed or replaced only with the token that was waited for', async () => {
     const { token } = await acquireLease(0, 'a');
     const { version } = desired(0, 'a');
-    expect(await ledger.acquire('main', version, undefined, signal)).toBeUndefined();
-    expect(await ledger.acquire('main', version, 'another', signal)).toBeUndefined();
-    const renewed = await ledger.acquire('main', version, token, signal, { passed_over: true });
+    const { lease_token: _, ...unleased } = table.item as Item;
+    expect(await ledger.acquire(unleased, version, signal)).toBeUndefined();
+    expect(await ledger.acquire({ ...unleased, lease_token: 'another' }, version, signal)).toBeUndefined();
+    const renewed = await ledger.acquire({ ...unleased, lease_token: token }, version, signal);
     expect(renewed?.token).not.toBe(token);
-    expect(table.item).toMatchObject({ lease_token: renewed?.token, passed_over: true });
+    expect(table.item?.lease_token).toBe(renewed?.token);
   });
 
   test('cannot be acquired for the applied version or an older one', async () => {
     await ledger.record(desired(6, 'c'), signal);
     table.item = { ...(table.item as Item), applied_version: desired(5, 'b').version };
     for (const old of [desired(5, 'b'), desired(4, 'a')]) {
-      expect(await ledger.acquire('main', old.version, undefined, signal)).toBeUndefined();
+      expect(await ledger.acquire(table.item, old.version, signal)).toBeUndefined();
     }
-    expect(await ledger.acquire('main', desired(6, 'c').version, undefined, signal)).toBeDefined();
+    expect(await ledger.acquire(table.item, desired(6, 'c').version, signal)).toBeDefined();
   });
 });
 
@@ -334,24 +351,125 @@ describe('the operator', () => {
   });
 });
 
-describe('a comparison with the active model', () => {
-  const item: Item = { barman_server: 'main', applied: 'reset', applied_version: 'k', passed_over: true };
+describe('operations that were passed over', () => {
+  const version = desired(0, 'a').version;
+  const entries = (item: Item | undefined) => passedOver(item ?? RECORDED);
+  const since = at(-300_000);
+  /** In sync, and two operations were passed over. */
+  const item: Item = {
+    ...RECORDED,
+    desired_version: version,
+    applied: 'model m-a',
+    applied_version: version,
+    passed_over: JSON.stringify([
+      { operation_id: 'x', since },
+      { operation_id: 'y', version, since },
+    ]),
+  };
 
-  test.each([
-    [true, { barman_server: 'main', applied: 'reset' }],
-    [false, { barman_server: 'main', applied: 'reset', applied_version: 'k' }],
-  ])('clears passed_over, and makes the server pending again if they differ (%s)', async (differs, after) => {
-    table.item = item;
-    await ledger.compared('main', 'k', differs, signal);
-    expect(table.item).toEqual(after);
+  test('are added by acquire, as a failed attempt', async () => {
+    table.item = { ...item, desired_version: desired(1, 'b').version, attempts: 1 };
+    const running = [{ operation_id: 'z', version }];
+    expect(await ledger.acquire(table.item, desired(1, 'b').version, signal, { running })).toBeDefined();
+    expect(entries(table.item)).toEqual([...entries(item), { operation_id: 'z', version, since: at(0) }]);
+    expect(table.item).toMatchObject({
+      attempts: 2,
+      next_attempt_at: at(120_000),
+      last_error: 'passed over, because it did not end in time: operation z',
+    });
   });
 
-  test.each([{ lease_token: 'another' }, { applied_version: 'l' }])(
-    'has no effect if the item now has %j',
+  test('let a server in sync be leased once one has ended, and acquire marks that one', async () => {
+    table.item = item;
+    expect(await ledger.acquire(item, version, signal)).toBeUndefined();
+    expect(await ledger.acquire(item, version, signal, { ended: new Set(['z']) })).toBeUndefined();
+    const lease = await ledger.acquire(item, version, signal, { ended: new Set(['x']) });
+    expect(entries(lease?.item)).toEqual([
+      { operation_id: 'x', since, ended_at: at(0) },
+      { operation_id: 'y', version, since },
+    ]);
+    expect(table.item).not.toHaveProperty('attempts');
+    // The mark of an earlier acquire stays, and is enough for the next.
+    vi.setSystemTime(NOW + 5);
+    const next = await ledger.acquire(lease?.item as Item, version, signal, { ended: new Set(['x']) });
+    expect(entries(next?.item)).toEqual(entries(lease?.item));
+  });
+
+  test('are removed by complete if they were marked by then, and the others stay', async () => {
+    table.item = item;
+    const lease = await ledger.acquire(item, version, signal, { ended: new Set(['x']) });
+    if (!lease) throw new Error('not acquired');
+    expect(await ledger.complete(lease, 'op', true, signal)).toEqual({ lease: 'released' });
+    expect(entries(table.item)).toEqual([{ operation_id: 'y', version, since }]);
+    const again = await ledger.acquire(table.item, version, signal, { ended: new Set(['y']) });
+    if (!again) throw new Error('not acquired');
+    await ledger.complete(again, 'op', true, signal);
+    expect(table.item).not.toHaveProperty('passed_over');
+  });
+
+  test('that others have changed meanwhile make acquire and drop fail', async () => {
+    table.item = { ...item, passed_over: JSON.stringify([{ operation_id: 'z', since }]) };
+    const before = table.item;
+    expect(await ledger.acquire(item, version, signal, { ended: new Set(['x']) })).toBeUndefined();
+    await ledger.drop(item as RecordedItem, new Set(['y']), signal);
+    expect(table.item).toEqual(before);
+  });
+
+  test.each([
+    [['x'], ['y']],
+    [['x', 'y'], []],
+    [[], ['x', 'y']],
+  ])('are dropped: of x and y %j, %j stay', async (ids, left) => {
+    table.item = item;
+    await ledger.drop(item as RecordedItem, new Set(ids), signal);
+    expect(entries(table.item).map(({ operation_id }) => operation_id)).toEqual(left);
+    expect('passed_over' in table.item).toBe(left.length > 0);
+  });
+
+  test.each([{ lease_token: 'another' }, { desired_version: desired(1, 'b').version }])(
+    'are not dropped if the item now has %j',
     async (change) => {
       table.item = { ...item, ...change };
-      await ledger.compared('main', 'k', true, signal);
+      await ledger.drop(item as RecordedItem, new Set(['y']), signal);
       expect(table.item).toEqual({ ...item, ...change });
     },
   );
+
+  test.each(['', '7', '{}', '[null, 7, {"operation_id":7}]', 'x, y'])(
+    'that somebody has edited (%s) are ignored, not an error',
+    (passed_over) => {
+      expect(passedOver({ barman_server: 'main', passed_over })).toEqual([]);
+    },
+  );
+});
+
+describe('the running operation', () => {
+  test('is recorded only under the own lease', async () => {
+    const lease = await acquireLease(0, 'a');
+    await ledger.started(lease, 'op', signal);
+    expect(table.item).toMatchObject({
+      running: 'model m-a',
+      running_version: desired(0, 'a').version,
+      running_operation: 'op',
+    });
+    const another = { ...(table.item as Item), lease_token: 'another' };
+    table.item = another;
+    await ledger.started(lease, 'op2', signal);
+    expect(table.item).toEqual(another);
+  });
+
+  test('is removed when the lease is renewed or dropped', async () => {
+    const lease = await acquireLease(0, 'a');
+    for (const end of [
+      () => ledger.acquire(table.item as Item, desired(0, 'a').version, signal),
+      () => ledger.release({ ...lease, token: table.item?.lease_token ?? '' }, 'no', signal),
+    ]) {
+      await ledger.started({ ...lease, token: table.item?.lease_token ?? '' }, 'op', signal);
+      expect(table.item).toHaveProperty('running_operation', 'op');
+      await end();
+      for (const name of ['running', 'running_operation', 'running_version']) {
+        expect(table.item).not.toHaveProperty(name);
+      }
+    }
+  });
 });

@@ -6,6 +6,7 @@ import type { Connection } from '../../functions/config-switch/barman/http-clien
 import {
   PgBackupApi,
   type PgBackupApiOptions,
+  type PostGuard,
   type RequestCounts,
 } from '../../functions/config-switch/barman/pg-backup-api.ts';
 import { RequestFailure } from '../../functions/config-switch/barman/request-failure.ts';
@@ -31,6 +32,8 @@ const net = vi.hoisted(() => ({
   /** The agent of each request, in order. */
   usedAgents: [] as unknown[],
   reply: (() => new Error('no reply')) as (sent: Sent) => Reply | Promise<Reply>,
+  /** The `Date` of all responses. */
+  date: undefined as string | undefined,
 }));
 
 vi.mock('../../functions/config-switch/barman/undici.ts', () => ({
@@ -54,7 +57,7 @@ vi.mock('../../functions/config-switch/barman/undici.ts', () => ({
     if (reply === 'nothing') return new Promise(() => {});
     if (reply instanceof Error) throw reply;
     const text = typeof reply[1] === 'string' ? reply[1] : JSON.stringify(reply[1]);
-    return { statusCode: reply[0], body: { text: async () => text } };
+    return { statusCode: reply[0], headers: { date: net.date }, body: { text: async () => text } };
   },
 }));
 
@@ -83,7 +86,7 @@ const requests = () => net.sent.map((sent) => `${timeOf(sent)} ${sent.method} ${
 let controller: AbortController;
 let source: { connection: Connection; reread: Connection; signals: AbortSignal[] };
 let random: number;
-let guard: { inDoubt: boolean; beforePost: () => Promise<void> };
+let guard: PostGuard & { beforePost: () => Promise<void> };
 let counts: RequestCounts;
 beforeEach(() => {
   vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'Date', 'performance'], now: NOW - START });
@@ -91,11 +94,12 @@ beforeEach(() => {
   controller = new AbortController();
   source = { connection: PLAIN, reread: PLAIN, signals: [] };
   random = 0;
-  guard = { inDoubt: false, beforePost: async () => {} };
+  guard = { inDoubt: false, beforePost: async () => {}, onCreated: () => {}, passedOver: new Set() };
   counts = { attempts: 0, polls: 0 };
   vi.spyOn(Math, 'random').mockImplementation(() => random);
   net.agents = [];
   net.sent = [];
+  net.date = undefined;
   net.usedAgents = [];
 });
 afterEach(() => {
@@ -480,12 +484,43 @@ describe('a POST', () => {
   });
 
   test('whose connection was reset does not wait for older operations', async () => {
-    replies(cut, list('20261123T061000', '20261122T170959', '20261122T170958'), [200, { status: 'DONE' }]);
+    replies(cut, list('20261123T061000', '20261122T170944', '20261122T170943'), [200, { status: 'DONE' }]);
     await end(create(start({ maxRetries: 2 })));
     expect(requests().slice(2, -1)).toEqual([
-      `5000 GET ${LIST}/20261122T170959`,
+      `5000 GET ${LIST}/20261122T170944`,
       `5000 GET ${LIST}/20261123T061000`,
     ]);
+  });
+
+  test('whose connection was reset does not wait for operations that were passed over', async () => {
+    guard = { ...guard, passedOver: new Set(['a']) };
+    replies(cut, list('a', 'b'), [200, { status: 'DONE' }], CREATED);
+    expect(await end(create(start()))).toBe('20261123T061000');
+    expect(requests().slice(2)).toEqual([`5000 GET ${LIST}/b`, `5000 POST ${LIST}`]);
+  });
+
+  test('whose connection was reset twice does not poll again what has ended', async () => {
+    replies(cut, list('a'), [200, { status: 'DONE' }], cut, list('a'), CREATED);
+    expect(await end(create(start()))).toBe('20261123T061000');
+    expect(requests().map((request) => request.replace(/^\d+ /, ''))).toEqual([
+      `POST ${LIST}`,
+      `GET ${LIST}`,
+      `GET ${LIST}/a`,
+      `POST ${LIST}`,
+      `GET ${LIST}`,
+      `POST ${LIST}`,
+    ]);
+  });
+
+  test('whose connection was reset before the function was frozen counts that time', async () => {
+    net.date = new Date(NOW + 600_000).toUTCString();
+    replies(cut, list('20261123T061000', 'z'), [200, { status: 'DONE' }]);
+    const creation = create(start({ maxRetries: 2 }));
+    await vi.advanceTimersByTimeAsync(0);
+    // The monotonic clock has stood still.
+    vi.setSystemTime(NOW + 600_000);
+    await end(creation);
+    expect(requests().slice(2, -1)).toEqual([`5000 GET ${LIST}/20261123T061000`, `5000 GET ${LIST}/z`]);
   });
 
   test('that timed out is followed by a list of operations immediately', async () => {
@@ -545,88 +580,92 @@ describe('a POST', () => {
   });
 });
 
-describe('waitForRecentOperations', () => {
+describe('recentOperations', () => {
   /**
    * @param ids the listed config switches
    * @param age time since the POST (ms)
    * @param listTime duration of the list request (ms)
-   * @returns the ids that are polled, in order
+   * @returns those that count
    */
-  async function polled(ids: readonly string[], age: number, listTime = 0): Promise<string[]> {
-    net.reply = ({ path }) =>
-      path.endsWith('/operations')
-        ? slowly(listTime, [
-            200,
-            {
-              operations: [
-                ...ids.map((id) => ({ id, type: 'config_switch' })),
-                { id: 'other', type: 'backup' },
-              ],
-            },
-          ])
-        : [200, { status: 'FAILED' }];
-    const api = start();
-    expect(await end(api.waitForRecentOperations('main', age))).toBeUndefined();
-    return net.sent.slice(1).map(({ path }) => path.replace('/servers/main/operations/', ''));
+  async function recent(ids: readonly string[], age: number, listTime = 0): Promise<unknown> {
+    const operations = [...ids.map((id) => ({ id, type: 'config_switch' })), { id: 'z', type: 'backup' }];
+    net.reply = () => slowly(listTime, [200, { operations }]);
+    return end(start().recentOperations('main', age));
   }
+  /** The id of an operation that began so many ms before now, in a zone so many hours ahead of UTC. */
+  const idOf = (ms: number, zone = 0) =>
+    new Date(NOW - ms + zone * 3_600_000).toISOString().replace(/\.\d+Z$|[-:]/g, '');
+  const ZONES = [-12, -9.5, -3.5, 0, 1, 5.75, 8.75, 12.75, 14];
+  /** Greater than all others, so that no other is the newest. */
+  const LAST = 'z';
 
-  test('polls nothing if no operation is listed', async () => {
-    expect(await polled([], 0)).toEqual([]);
+  test('is empty if no operation is listed', async () => {
+    expect(await recent([], 0)).toEqual([]);
   });
 
-  test('polls ids without a time, in the order of their ids', async () => {
-    expect(await polled(['b', 'a', '20261123T06100'], 0)).toEqual(['20261123T06100', 'a', 'b']);
+  test('includes ids without a time, in the order of their ids', async () => {
+    expect(await recent(['b', 'a', '20261123T06100'], 0)).toEqual(['20261123T06100', 'a', 'b']);
   });
 
-  test('polls operations that any time zone can place after the POST', async () => {
-    const ids = [
-      '20261122T170955',
-      '20261122T170956',
-      '20261123T061000',
-      '20261123T201000',
-      '20261123T201001',
-    ];
-    expect(await polled(ids, 3_000)).toEqual(['20261122T170956', '20261123T061000', '20261123T201000']);
-  });
-
-  test('adds the duration of the list request to the age', async () => {
-    // Two seconds later: now moves on as the list is read, and so does the time elapsed.
-    expect(await polled(['20261122T170958', '20261122T170957'], 1_000, 2_000)).toEqual(['20261122T170958']);
-  });
-
-  test('polls recent operations although another id is from the future', async () => {
-    // The clock of the Barman host, or its time zone, was set back.
-    expect(await polled(['20261201T000000', '20261123T061000'], 0)).toEqual(['20261123T061000']);
-  });
-
-  test('stops listing when the given signal aborts', async () => {
-    net.reply = () => 'nothing';
-    const other = new AbortController();
-    setTimeout(() => other.abort(), 500);
-    expect(await end(start().waitForRecentOperations('main', 0, other.signal))).toMatchObject({
-      message: 'time ran out before GET /servers/main/operations was answered',
+  describe("without the host's clock", () => {
+    test('includes operations that any time zone can place after the POST', async () => {
+      const ids = [idOf(13 * 3_600_000 + 19_000), idOf(3_600_000), idOf(-14 * 3_600_000 - 16_000)];
+      const others = [idOf(13 * 3_600_000 + 20_000), idOf(-14 * 3_600_000 - 17_000)];
+      expect(await recent([...ids, ...others, LAST], 3_000)).toEqual([...ids, LAST]);
     });
-    expect(source.signals).toEqual([other.signal]);
+
+    test('adds the duration of the list request to the age', async () => {
+      // Two seconds later: now moves on as the list is read, and so does the time elapsed.
+      const ids = [idOf(13 * 3_600_000 + 17_000), idOf(13 * 3_600_000 + 18_000)];
+      expect(await recent([...ids, LAST], 1_000, 2_000)).toEqual([ids[0], LAST]);
+    });
   });
 
-  test('stops polling when the given signal aborts', async () => {
-    net.reply = ({ path }) =>
-      path.endsWith('/operations')
-        ? [200, { operations: [{ id: 'a', type: 'config_switch' }] }]
-        : [200, { status: 'IN_PROGRESS' }];
-    const other = new AbortController();
-    setTimeout(() => other.abort(new DeadlineExceeded('enough')), 500);
-    const api = start();
-    expect(await end(api.waitForRecentOperations('main', 0, other.signal))).toMatchObject({
-      message: expect.stringContaining('the result of operation a on main is unknown: enough'),
+  describe("with the host's clock", () => {
+    beforeEach(() => {
+      net.date = new Date(NOW).toUTCString();
     });
-    expect(Math.max(...times())).toBeLessThan(500);
+
+    test.each(ZONES)('includes those since the POST in UTC%d, and no earlier ones', async (zone) => {
+      const since = [idOf(19_000, zone), idOf(0, zone), idOf(-16_000, zone)];
+      const before = [idOf(20_000, zone), idOf(5 * 60_000, zone), idOf(-17_000, zone)];
+      expect(await recent([...since, ...before, LAST], 3_000)).toEqual([...since, LAST]);
+    });
+
+    test.each([-2, 0.1, 5])(
+      'reads the time from its Date, although that is %d h ahead of ours',
+      async (ahead) => {
+        net.date = new Date(NOW + ahead * 3_600_000).toUTCString();
+        const [since, before] = [idOf(3_000, ahead), idOf(60_000, ahead)];
+        expect(await recent([since, before, LAST], 3_000)).toEqual([since, LAST]);
+      },
+    );
+
+    test('includes those in any zone if the POST was a quarter of an hour ago', async () => {
+      const ids = [idOf(900_000), idOf(450_000, 8.75), idOf(0, -12)];
+      expect(await recent([...ids, LAST], 900_000)).toEqual([...ids, LAST].sort());
+    });
+
+    test('includes the newest, whose clock may differ from the one of the Date', async () => {
+      expect(await recent([idOf(400_000), idOf(300_000)], 3_000)).toEqual([idOf(300_000)]);
+    });
+
+    test('includes recent ones although another id is from the future', async () => {
+      // The clock of the Barman host, or its time zone, was set back.
+      const ids = [idOf(1_000), '20261201T000000'];
+      expect(await recent(ids, 3_000)).toEqual(ids);
+    });
+
+    test('includes four of forty that began in the last hour', async () => {
+      const hour = Array.from({ length: 40 }, (_, index) => idOf(index * 90_000 + 1_000, 1));
+      const quarters = [2_700_000, 1_800_000, 900_000, 0];
+      expect(await recent(hour, 6_000)).toEqual(quarters.map((ms) => idOf(ms + 1_000, 1)));
+    });
   });
 
   test('fails if the operations cannot be listed', async () => {
     net.reply = () => [400, ''];
-    const api = start();
-    expect(await end(api.waitForRecentOperations('main', 0))).toBeInstanceOf(HttpError);
+    expect(await end(start().recentOperations('main', 0))).toBeInstanceOf(HttpError);
   });
 
   test.each([
@@ -636,9 +675,41 @@ describe('waitForRecentOperations', () => {
     ['operations.0.type', { operations: [{ id: 'a' }] }],
   ])('rejects a list with an invalid %s', async (path, body) => {
     net.reply = () => [200, body];
-    expect(await end(start({ maxRetries: 1 }).waitForRecentOperations('main', 0))).toMatchObject({
+    expect(await end(start({ maxRetries: 1 }).recentOperations('main', 0))).toMatchObject({
       message: expect.stringContaining(`: ${path} is not `),
     });
+  });
+});
+
+describe('an earlier operation', () => {
+  test('is polled at once, then until the given signal aborts', async () => {
+    net.reply = () => [200, { status: 'IN_PROGRESS' }];
+    const other = new AbortController();
+    setTimeout(() => other.abort(new DeadlineExceeded('enough')), 500);
+    expect(await end(start().endOf('main', 'a', other.signal))).toMatchObject({
+      message: expect.stringContaining('the result of operation a on main is unknown: enough'),
+    });
+    expect(times().slice(0, 3)).toEqual([0, 150, 225]);
+    expect(Math.max(...times())).toBeLessThan(500);
+  });
+
+  test('is polled once although the given signal has aborted', async () => {
+    const aborted = AbortSignal.abort(new DeadlineExceeded('enough'));
+    net.reply = () => [200, { status: 'DONE' }];
+    expect(await end(start().endOf('main', 'a', aborted))).toBe('DONE');
+    net.reply = () => [200, { status: 'IN_PROGRESS' }];
+    expect(await end(start().endOf('main', 'b', aborted))).toBeInstanceOf(HttpError);
+    expect(requests()).toEqual(['0 GET /servers/main/operations/a', '200000 GET /servers/main/operations/b']);
+  });
+
+  test('that has ended is not polled again', async () => {
+    net.reply = () => [200, { status: 'FAILED' }];
+    const api = start();
+    for (const _ of [1, 2]) expect(await end(api.endOf('main', 'a'))).toBe('FAILED');
+    expect(await end(api.operationStatus('main', 'a'))).toBe('FAILED');
+    expect(net.sent).toHaveLength(1);
+    await end(api.endOf('other', 'a'));
+    expect(net.sent).toHaveLength(2);
   });
 });
 

@@ -1,13 +1,20 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import type { PostGuard } from '../../functions/config-switch/barman/pg-backup-api.ts';
 import { Busy, ConfigSwitchFailed, HttpError, LedgerError } from '../../functions/config-switch/errors.ts';
-import { type DesiredState, Ledger, versionOf } from '../../functions/config-switch/reconcile/ledger.ts';
+import {
+  type DesiredState,
+  type Item,
+  isPending,
+  type PassedOver,
+  versionOf,
+} from '../../functions/config-switch/reconcile/item.ts';
+import { Ledger } from '../../functions/config-switch/reconcile/ledger.ts';
 import {
   newProgress,
   type ReconcileOptions,
+  reconcile,
   recordAndReconcile,
 } from '../../functions/config-switch/reconcile/reconcile.ts';
-import type { Item } from '../../functions/config-switch/reconcile/table.ts';
 import { MemoryEvents } from '../stand-ins/memory-events.ts';
 import { MemoryTable } from '../stand-ins/memory-table.ts';
 
@@ -18,27 +25,39 @@ const OPERATION_TIMEOUT = 60_000;
 class Api {
   guard: PostGuard | undefined;
   readonly targets: object[] = [];
-  readonly waitedFor: number[] = [];
-  waitSignal: AbortSignal | undefined;
+  /** The age of each list of recent operations (ms). */
+  readonly listed: number[] = [];
+  /** The operations that such a list has. */
+  recent: string[] = [];
+  /** The earlier operations that were polled. */
+  readonly polled: string[] = [];
   onCreate: () => Promise<void> | void = () => {};
   onWait: () => Promise<void> | void = () => {};
-  onWaitForRecent: () => Promise<void> | void = () => {};
+  onList: () => Promise<void> | void = () => {};
+  /** The end of an earlier operation. */
+  onEnd: (signal: AbortSignal) => Promise<'DONE' | 'FAILED'> = async () => 'DONE';
 
   async createConfigSwitchOperation(_server: string, target: object, guard: PostGuard): Promise<string> {
     this.guard = guard;
     await guard.beforePost();
     this.targets.push(target);
     await this.onCreate();
-    return `op${this.targets.length}`;
+    const id = `op${this.targets.length}`;
+    guard.onCreated(id);
+    return id;
   }
   async waitForOperation(): Promise<'DONE'> {
     await this.onWait();
     return 'DONE';
   }
-  async waitForRecentOperations(_server: string, age: number, signal: AbortSignal): Promise<void> {
-    this.waitedFor.push(age);
-    this.waitSignal = signal;
-    await this.onWaitForRecent();
+  async recentOperations(_server: string, age: number): Promise<string[]> {
+    this.listed.push(age);
+    await this.onList();
+    return this.recent;
+  }
+  endOf(_server: string, id: string, signal: AbortSignal): Promise<'DONE' | 'FAILED'> {
+    this.polled.push(id);
+    return this.onEnd(signal);
   }
 }
 
@@ -294,13 +313,13 @@ describe('the lease of another invocation', () => {
 
   test('that was acquired just before ours is waited for', async () => {
     table.item = anotherInvocation({ lease_expires_at: new Date(NOW - 1_000).toISOString() });
-    api.onWaitForRecent = () => {
-      api.onWaitForRecent = () => {};
+    api.onList = () => {
+      api.onList = () => {};
       const lease_expires_at = new Date(NOW + 900).toISOString();
       table.item = { ...(table.item as Item), lease_token: 'a third', lease_expires_at };
     };
     expect(await runToEnd(desired(0, 'a'))).toMatchObject({ exitCode: 0 });
-    expect([options.progress.waited, api.waitedFor.length]).toEqual([1_000, 2]);
+    expect([options.progress.waited, api.listed.length]).toEqual([1_000, 2]);
   });
 
   test('that was acquired during our switch decides the result', async () => {
@@ -327,97 +346,301 @@ describe('the lease of another invocation', () => {
     }, 1_100);
     expect(await runToEnd(desired(0, 'a'))).toMatchObject({ exitCode: 0 });
     expect([options.progress.waited, options.progress.passedOver]).toEqual([1_250, false]);
-    expect(api.waitedFor).toEqual([]);
+    expect(api.listed).toEqual([]);
   });
 });
 
+/** An operation that does not end. */
+const running = (signal: AbortSignal): Promise<never> =>
+  new Promise((_, reject) => {
+    const stop = () => reject(new HttpError('not known'));
+    if (signal.aborted) stop();
+    signal.addEventListener('abort', stop);
+  });
+const passedOver = (...entries: PassedOver[]) => JSON.stringify(entries);
+
 describe('an expired lease', () => {
-  const expired = (ms: number) => anotherInvocation({ lease_expires_at: new Date(NOW - ms).toISOString() });
+  const expired = (ms: number, change: Partial<Item> = {}) =>
+    anotherInvocation({ lease_expires_at: new Date(NOW - ms).toISOString(), ...change });
 
   test('is replaced once its operations have ended', async () => {
     table.item = expired(1_000);
+    api.recent = ['x', 'y'];
     expect(await run(desired(0, 'a'))).toMatchObject({ exitCode: 0, operationId: 'op1' });
-    expect(api.waitedFor, 'the age of the lease').toEqual([15_000]);
+    expect(api.listed, 'the age of the lease').toEqual([15_000]);
+    expect(api.polled).toEqual(['x', 'y']);
     expect(options.progress.passedOver).toBe(false);
     expect(table.item).not.toHaveProperty('passed_over');
   });
 
-  test('has its operations polled until the operation timeout or the deadline', async () => {
-    const aborted: unknown[] = [];
-    for (const end of [() => vi.advanceTimersByTime(10_000), () => controller.abort()]) {
-      table.item = expired(OPERATION_TIMEOUT - 10_000);
-      api.onWaitForRecent = () => {
-        aborted.push(api.waitSignal?.aborted);
-        end();
-        aborted.push(api.waitSignal?.aborted);
-        throw new HttpError('no time');
-      };
-      await runToEnd(desired(0, `a${aborted.length}`));
-      vi.setSystemTime(NOW);
-    }
-    expect(aborted).toEqual([false, true, false, true]);
-  });
-
-  test('without an expiry time is passed over immediately', async () => {
-    const { lease_expires_at: _, ...item } = anotherInvocation();
-    table.item = item;
+  test('does not wait for operations that were passed over earlier', async () => {
+    const since = new Date(NOW - 90_000).toISOString();
+    table.item = expired(1_000, { passed_over: passedOver({ operation_id: 'x', since }) });
+    api.recent = ['x', 'y'];
     expect(await run(desired(0, 'a'))).toMatchObject({ exitCode: 0 });
-    expect([api.waitedFor.length, options.progress.passedOver]).toEqual([0, true]);
+    expect(api.polled).toEqual(['y']);
+    expect(table.item.passed_over).toBe(passedOver({ operation_id: 'x', since }));
   });
 
-  test.each([OPERATION_TIMEOUT, OPERATION_TIMEOUT + 1])(
-    'that expired %i ms ago is acquired without waiting, and recorded as passed over',
+  test('is replaced after the operation timeout, and what has not ended is passed over', async () => {
+    table.item = expired(OPERATION_TIMEOUT - 10_000);
+    api.recent = ['x', 'y', 'z'];
+    api.onEnd = async (signal) => (api.polled.at(-1) === 'y' ? 'DONE' : running(signal));
+    expect(await runToEnd(desired(0, 'a'))).toMatchObject({ exitCode: 0 });
+    const since = new Date(NOW + 10_000).toISOString();
+    expect(table.item).toMatchObject({
+      applied_at: since,
+      passed_over: passedOver({ operation_id: 'x', since }, { operation_id: 'z', since }),
+    });
+    expect(options.progress.passedOver).toBe(true);
+  });
+
+  test.each([OPERATION_TIMEOUT, OPERATION_TIMEOUT + 1, NOW])(
+    'that expired %i ms ago is replaced after one poll',
     async (ms) => {
       table.item = expired(ms);
+      api.recent = ['x', 'y'];
+      api.onEnd = async (signal) => (signal.aborted && api.polled.at(-1) === 'y' ? 'DONE' : running(signal));
       expect(await run(desired(0, 'a'))).toMatchObject({ exitCode: 0 });
-      expect([api.waitedFor.length, options.progress.passedOver, table.item?.passed_over]).toEqual([
-        0,
-        true,
-        true,
-      ]);
+      const since = new Date(NOW).toISOString();
+      expect(table.item.passed_over).toBe(passedOver({ operation_id: 'x', since }));
     },
   );
 
-  test('is passed over after the operation timeout if its operations cannot be listed', async () => {
-    table.item = expired(OPERATION_TIMEOUT - 10_000);
-    api.onWaitForRecent = () => {
-      throw new HttpError('no list');
-    };
-    expect(await runToEnd(desired(0, 'a'))).toMatchObject({ exitCode: 0 });
-    expect([options.progress.passedOver, table.item?.applied_at]).toEqual([
-      true,
-      new Date(NOW + 10_000).toISOString(),
-    ]);
+  test('without an expiry time is replaced after one poll', async () => {
+    const { lease_expires_at: _, ...item } = anotherInvocation();
+    table.item = item;
+    api.recent = ['x'];
+    api.onEnd = running;
+    expect(await run(desired(0, 'a'))).toMatchObject({ exitCode: 0 });
+    expect(options.progress.passedOver).toBe(true);
   });
 
-  test('is passed over if the remaining time is just enough to wait', async () => {
-    table.item = expired(OPERATION_TIMEOUT - 28_500);
-    api.onWaitForRecent = () => {
-      throw new HttpError('no list');
-    };
-    expect(await runToEnd(desired(0, 'a'))).toMatchObject({ exitCode: 0 });
-  });
-
-  test('is not passed over if there is not enough time to wait', async () => {
-    table.item = expired(1_000);
-    api.onWaitForRecent = () => {
+  test('is not replaced if its operations cannot be listed', async () => {
+    table.item = expired(OPERATION_TIMEOUT);
+    api.onList = () => {
       throw new HttpError('no list');
     };
     expect(await runToEnd(desired(0, 'a'))).toEqual(new HttpError('no list'));
-    expect([options.progress.passedOver, api.targets.length, table.item?.lease_token]).toEqual([
+    expect([api.targets.length, table.item.lease_token]).toEqual([0, 'another']);
+  });
+
+  test('has an operation that cannot be polled passed over after the operation timeout', async () => {
+    table.item = expired(OPERATION_TIMEOUT - 28_500);
+    api.recent = ['x'];
+    api.onEnd = () => Promise.reject(new HttpError('no status'));
+    expect(await runToEnd(desired(0, 'a'))).toMatchObject({ exitCode: 0 });
+    expect(table.item.applied_at).toBe(new Date(NOW + 28_500).toISOString());
+    expect(options.progress.passedOver).toBe(true);
+  });
+
+  test('is not replaced if there is not enough time to wait', async () => {
+    table.item = expired(1_000);
+    api.recent = ['x'];
+    api.onEnd = () => Promise.reject(new HttpError('no status'));
+    expect(await runToEnd(desired(0, 'a'))).toEqual(new HttpError('no status'));
+    expect([options.progress.passedOver, api.targets.length, table.item.lease_token]).toEqual([
       false,
       0,
       'another',
     ]);
   });
 
-  test('is not passed over at the deadline', async () => {
+  test('is not replaced at the deadline', async () => {
     table.item = expired(OPERATION_TIMEOUT - 10_000);
-    api.onWaitForRecent = () => {
+    api.recent = ['x'];
+    api.onEnd = () => {
       controller.abort();
-      throw new HttpError('no time');
+      return Promise.reject(new HttpError('no time'));
     };
     expect(await runToEnd(desired(0, 'a'))).toEqual(new HttpError('no time'));
+  });
+
+  test('whose operation has not ended is not replaced before the next attempt is due', async () => {
+    const next_attempt_at = new Date(NOW + 1).toISOString();
+    const [older, newer] = [desired(-9, 'x'), desired(0, 'a')];
+    table.item = expired(OPERATION_TIMEOUT, { desired_version: older.version, next_attempt_at, attempts: 2 });
+    api.recent = ['y', 'z'];
+    api.onEnd = running;
+    const message =
+      'operation y, z on main has not ended: the desired state is recorded, and will be applied later';
+    expect(await runToEnd(older)).toEqual(new Busy(message));
+    expect([api.targets.length, table.item.passed_over]).toEqual([0, undefined]);
+    // A newer event begins without failed attempts.
+    expect(await runToEnd(newer)).toMatchObject({ exitCode: 0 });
+  });
+
+  test('whose operation was passed over counts an attempt, and says why', async () => {
+    table.item = expired(OPERATION_TIMEOUT, { attempts: 2 });
+    api.recent = ['y', 'z'];
+    api.onEnd = running;
+    api.onCreate = () => controller.abort();
+    api.onWait = () => Promise.reject(new HttpError('no time'));
+    await runToEnd({ ...desired(0, 'a'), version: version(-9, 'x') });
+    expect(table.item).toMatchObject({
+      attempts: 3,
+      next_attempt_at: new Date(NOW + 240_000).toISOString(),
+      last_error: 'passed over, because it did not end in time: operation y, z',
+    });
+  });
+});
+
+describe('an expired lease with a running operation', () => {
+  const [older, newer] = [desired(-9, 'x'), desired(0, 'a')];
+  const expired = (ms: number): Item => ({
+    barman_server: 'main',
+    desired: 'model x',
+    desired_version: older.version,
+    lease_token: 'another',
+    lease_expires_at: new Date(NOW - ms).toISOString(),
+    running: 'model x',
+    running_version: older.version,
+    running_operation: 'op0',
+  });
+
+  test('that ended DONE is complete, without another operation', async () => {
+    table.item = expired(1_000);
+    expect(await run(older)).toMatchObject({ exitCode: 0, operationId: 'op0' });
+    expect([api.polled, api.listed, api.targets]).toEqual([['op0'], [], []]);
+    expect(table.item).toEqual({
+      barman_server: 'main',
+      desired: 'model x',
+      desired_version: older.version,
+      applied: 'model x',
+      applied_version: older.version,
+      applied_at: new Date(NOW).toISOString(),
+      operation_id: 'op0',
+    });
+  });
+
+  test('that ended DONE is complete, and a newer desired state is applied under the same lease', async () => {
+    table.item = expired(1_000);
+    expect(await run(newer)).toMatchObject({ exitCode: 0, operationId: 'op1' });
+    expect(api.targets).toEqual([{ model: 'a' }]);
+    expect(table.item).toMatchObject({ applied: 'model a', operation_id: 'op1' });
+    expect(table.item).not.toHaveProperty('running_operation');
+  });
+
+  test('that ended DONE is complete, and a newer desired state is left to others if time is short', async () => {
+    table.item = expired(1_000);
+    remaining = 10_000;
+    expect(await run(newer)).toMatchObject({ exitCode: 0, operationId: 'op1' });
+    expect(api.targets).toEqual([{ model: 'a' }]);
+  });
+
+  test('that ended FAILED counts as an attempt', async () => {
+    table.item = { ...expired(1_000), attempts: 1 };
+    api.onEnd = async () => 'FAILED';
+    const failed = await runToEnd(older);
+    expect(failed).toBeInstanceOf(ConfigSwitchFailed);
+    expect(failed).toMatchObject({
+      operationId: 'op0',
+      message: expect.stringMatching(/^Barman could not apply model x on main: operation op0 ended FAILED/),
+    });
+    expect(table.item).toMatchObject({
+      attempts: 2,
+      last_error: expect.stringContaining('operation op0 ended FAILED'),
+    });
+    expect(table.item).not.toHaveProperty('lease_token');
+    expect(table.item).not.toHaveProperty('running_operation');
+  });
+
+  test('that ended FAILED does not delay a newer desired state', async () => {
+    table.item = expired(1_000);
+    api.onEnd = async () => 'FAILED';
+    expect(await run(newer)).toMatchObject({ exitCode: 0, operationId: 'op1' });
+    expect(table.item).not.toHaveProperty('attempts');
+  });
+
+  test('that has not ended in time is passed over with its version', async () => {
+    table.item = expired(OPERATION_TIMEOUT - 10_000);
+    api.onEnd = running;
+    expect(await runToEnd(older)).toMatchObject({ exitCode: 0, operationId: 'op1' });
+    const since = new Date(NOW + 10_000).toISOString();
+    expect(table.item.passed_over).toBe(passedOver({ operation_id: 'op0', version: older.version, since }));
+    expect(api.listed).toEqual([]);
+  });
+});
+
+describe('the running operation', () => {
+  test('is in the item while it is waited for, and not afterwards', async () => {
+    let during: Item | undefined;
+    api.onWait = () => {
+      during = table.item;
+    };
+    await run(desired(0, 'a'));
+    expect(during).toMatchObject({
+      running: 'model a',
+      running_operation: 'op1',
+      running_version: version(0, 'a'),
+    });
+    for (const name of ['running', 'running_operation', 'running_version']) {
+      expect(table.item).not.toHaveProperty(name);
+    }
+  });
+
+  test('that cannot be recorded changes nothing', async () => {
+    api.onCreate = () => {
+      vi.spyOn(table, 'update').mockRejectedValueOnce(new LedgerError('down'));
+    };
+    expect(await run(desired(0, 'a'))).toMatchObject({ exitCode: 0, operationId: 'op1' });
+  });
+});
+
+describe('an operation that was passed over and has ended', () => {
+  const since = new Date(NOW - 300_000).toISOString();
+  const inSync = (): Item => ({
+    barman_server: 'main',
+    desired: 'model a',
+    desired_version: version(0, 'a'),
+    applied: 'model a',
+    applied_version: version(0, 'a'),
+    operation_id: 'op0',
+    passed_over: passedOver({ operation_id: 'x', since }, { operation_id: 'y', since }),
+  });
+  const heartbeat = (...ended: string[]) =>
+    reconcile({ ...options, ended: new Set(ended) }, 'main', version(0, 'a'));
+
+  test('has the desired state applied again by the heartbeat, and is forgotten', async () => {
+    table.item = inSync();
+    expect(await heartbeat('x')).toMatchObject({ exitCode: 0, operationId: 'op1' });
+    expect(api.targets).toEqual([{ model: 'a' }]);
+    expect(table.item).toMatchObject({
+      applied_version: version(0, 'a'),
+      operation_id: 'op1',
+      passed_over: passedOver({ operation_id: 'y', since }),
+    });
+  });
+
+  test('has it applied again until that is complete', async () => {
+    table.item = inSync();
+    api.onWait = () => Promise.reject(new ConfigSwitchFailed('no'));
+    await expect(heartbeat('x', 'y')).rejects.toThrow('no');
+    const ended_at = new Date(NOW).toISOString();
+    expect(JSON.parse(table.item.passed_over ?? '')).toEqual([
+      { operation_id: 'x', since, ended_at },
+      { operation_id: 'y', since, ended_at },
+    ]);
+    expect(isPending(table.item)).toBe(true);
+    api.onWait = () => {};
+    expect(await heartbeat()).toMatchObject({ exitCode: 0, operationId: 'op2' });
+    expect(table.item).not.toHaveProperty('passed_over');
+  });
+
+  test('is left to the heartbeat by an event', async () => {
+    table.item = inSync();
+    expect(await run(desired(0, 'a'))).toMatchObject({ exitCode: 0, operationId: 'op0' });
+    expect(api.targets).toEqual([]);
+  });
+
+  test('renews the lease if the POST window has passed', async () => {
+    table.item = inSync();
+    const create = api.createConfigSwitchOperation.bind(api);
+    api.createConfigSwitchOperation = async (server, target, guard) => {
+      vi.advanceTimersByTime(8_000);
+      return create(server, target, guard);
+    };
+    expect(await heartbeat('x', 'y')).toMatchObject({ exitCode: 0, operationId: 'op1' });
   });
 });
 

@@ -7,7 +7,8 @@ import {
   paginateScan,
   UpdateItemCommand,
 } from '@aws-sdk/client-dynamodb';
-import type { Change, Comparison, Condition, Item, Table } from '../reconcile/table.ts';
+import type { Item } from '../reconcile/item.ts';
+import type { Change, Comparison, Condition, Table } from '../reconcile/table.ts';
 import type { LedgerClient } from './dynamodb.ts';
 
 export class DynamoDbTable implements Table {

@@ -3,7 +3,7 @@
 import { createSecureContext, type SecureContext } from 'node:tls';
 import { isDeepStrictEqual } from 'node:util';
 import * as v from 'valibot';
-import { deadline, sleep, within } from '../deadline.ts';
+import { deadline, sleep, stopwatch, within } from '../deadline.ts';
 import { DeadlineExceeded, HttpError, httpErrorFrom } from '../errors.ts';
 import { failureOf, RequestFailure, refusalOf, timedOut, unexpected } from './request-failure.ts';
 
@@ -61,8 +61,18 @@ export interface Request<T> {
   readonly beforeSend?: () => Promise<void>;
   /** Called after each failed attempt. */
   readonly onFailure?: (failure: RequestFailure) => void;
-  /** Called before each further attempt. @param sentAt when the last one was sent, by `performance.now()` */
-  readonly beforeRetry?: (failure: RequestFailure, sentAt: number) => Promise<void>;
+  /** Called before each further attempt. @param elapsed returns the time since the last one was sent (ms) */
+  readonly beforeRetry?: (failure: RequestFailure, elapsed: () => number) => Promise<void>;
+}
+
+/** The last request that was sent. */
+export interface LastRequest {
+  /** When it was sent (`performance.now()`). */
+  readonly start: number;
+  /** How long it took (ms): its cost for the host. */
+  readonly time: number;
+  /** The time of the response by its `Date` (ms since the epoch), truncated to the second; undefined without one. */
+  readonly hostTime: number | undefined;
 }
 
 type Undici = typeof import('./undici.ts');
@@ -80,15 +90,14 @@ export class HttpClient implements AsyncDisposable {
   readonly #options: HttpClientOptions;
   #link: Link | undefined;
   #rereadDone = false;
-  #last = { start: 0, time: 0 };
+  #last: LastRequest = { start: 0, time: 0, hostTime: undefined };
 
   constructor(source: ConnectionSource, options: HttpClientOptions) {
     this.#source = source;
     this.#options = options;
   }
 
-  /** When the last request was sent (`performance.now()`), and how long it took (ms): its cost for the host. */
-  get last(): { readonly start: number; readonly time: number } {
+  get last(): LastRequest {
     return this.#last;
   }
 
@@ -107,7 +116,7 @@ export class HttpClient implements AsyncDisposable {
       this.#link ??= await this.#connect(this.#source.connection(signal));
       const link = this.#link;
       await request.beforeSend?.();
-      const sentAt = performance.now();
+      const elapsed = stopwatch();
       try {
         return await this.#send(link, request, signal);
       } catch (error) {
@@ -135,7 +144,7 @@ export class HttpClient implements AsyncDisposable {
             ? 0
             : Math.random() * Math.min(BACKOFF.cap, BACKOFF.base * 2 ** (attempt - 1));
           await sleep(spacing + backoff, signal);
-          await request.beforeRetry?.(error, sentAt);
+          await request.beforeRetry?.(error, elapsed);
         } catch (later) {
           throw httpErrorFrom(later, (message) => `${error.message}; then ${message}`);
         }
@@ -167,6 +176,7 @@ export class HttpClient implements AsyncDisposable {
     const start = performance.now();
     let status: number;
     let text: string;
+    let hostTime: number | undefined;
     try {
       const sent = link.request(link.agent, {
         origin: url.origin,
@@ -184,13 +194,14 @@ export class HttpClient implements AsyncDisposable {
       const response = await within(ended, sent);
       link.answered = true;
       status = response.statusCode;
+      hostTime = timeOfHeader(response.headers.date);
       text = await response.body.text();
     } catch (error) {
       if (attempt.signal.aborted) throw timedOut(timeout);
       throw failureOf(error, connection.tls !== undefined && !link.answered) ?? error;
     } finally {
       attempt.clear();
-      this.#last = { start, time: performance.now() - start };
+      this.#last = { start, time: performance.now() - start, hostTime };
     }
 
     if (status < 200 || status > 299) throw refusalOf(status, text);
@@ -239,6 +250,11 @@ export class HttpClient implements AsyncDisposable {
     this.#link = await this.#connect(Promise.resolve(connection));
     return true;
   }
+}
+
+function timeOfHeader(date: string | string[] | undefined): number | undefined {
+  const time = Date.parse(String(date));
+  return Number.isNaN(time) ? undefined : time;
 }
 
 const secureContexts = new WeakMap<NonNullable<Connection['tls']>, SecureContext>();

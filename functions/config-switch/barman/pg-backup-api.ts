@@ -6,7 +6,7 @@
  */
 
 import * as v from 'valibot';
-import { deadline, sleep } from '../deadline.ts';
+import { deadline, sleep, stopwatch } from '../deadline.ts';
 import { httpErrorFrom } from '../errors.ts';
 import { type ConnectionSource, HttpClient, type HttpClientOptions } from './http-client.ts';
 import { BARMAN_NAME, type ConfigTarget, requestBody } from './target.ts';
@@ -22,6 +22,10 @@ const READ_SERVER_TIMEOUT = 5_000;
  */
 const POLL = { first: 150, interval: 75, share: 1 / 16 };
 const HOUR = 3_600_000;
+/** All time zones differ by multiples of this (ms). */
+const QUARTER_HOUR = HOUR / 4;
+/** The largest difference between the clocks of the Barman host and of the proxy that sends the `Date` (ms). */
+const HOST_CLOCK_SKEW = 15_000;
 
 const CreatedOperation = v.object({
   operation_id: v.pipe(v.string(), v.maxLength(255), v.regex(BARMAN_NAME)),
@@ -46,6 +50,10 @@ export interface Diagnosis {
 export interface PostGuard {
   /** Called right before each POST; if it throws, nothing is sent. */
   readonly beforePost: () => Promise<void>;
+  /** Called with the id of the operation that was created, right before it is waited for. */
+  readonly onCreated: (operationId: string) => void;
+  /** Operations that are not waited for before another POST. */
+  readonly passedOver: ReadonlySet<string>;
   /** Whether an operation that was requested, or may have been, may still be running. */
   inDoubt: boolean;
 }
@@ -69,6 +77,8 @@ export interface PgBackupApiOptions extends Omit<HttpClientOptions, 'onRequest'>
 export class PgBackupApi implements AsyncDisposable {
   readonly #http: HttpClient;
   readonly #options: PgBackupApiOptions;
+  /** `server/id` of the operations whose end is known: they are not polled again. */
+  readonly #ended = new Map<string, 'DONE' | 'FAILED'>();
 
   constructor(source: ConnectionSource, options: PgBackupApiOptions) {
     this.#options = options;
@@ -100,14 +110,16 @@ export class PgBackupApi implements AsyncDisposable {
       onFailure: ({ begun }) => {
         if (begun === 'no') guard.inDoubt = false;
       },
-      beforeRetry: async ({ begun, status }, sentAt) => {
+      beforeRetry: async ({ begun, status }, elapsed) => {
         // A POST looks the server up in the memory of pg-backup-api's worker; this GET makes it read the configuration again.
         if (status === 404) await this.#listOperations(server, this.#options.signal, 1);
         if (begun === 'no') return;
         if (begun === 'unknown') {
-          await sleep(this.#options.postDelay - (performance.now() - sentAt), this.#options.signal);
+          await sleep(this.#options.postDelay - elapsed(), this.#options.signal);
         }
-        await this.waitForRecentOperations(server, performance.now() - sentAt);
+        for (const id of await this.recentOperations(server, elapsed())) {
+          if (!guard.passedOver.has(id)) await this.endOf(server, id);
+        }
         guard.inDoubt = false;
       },
     });
@@ -135,7 +147,7 @@ export class PgBackupApi implements AsyncDisposable {
         const pause = Math.max((now - start) * POLL.share, 2 * this.#http.last.time);
         const next = Math.max(soonest, this.#http.last.start + pause);
         await sleep(next - now, signal);
-        const status = await this.#getOperationStatus(server, operationId, signal);
+        const status = await this.operationStatus(server, operationId, signal);
         if (status !== 'IN_PROGRESS') return status;
       }
     } catch (error) {
@@ -150,22 +162,53 @@ export class PgBackupApi implements AsyncDisposable {
   }
 
   /**
-   * Waits for the config switches that a POST of unknown outcome may have created. The list does not say which of them
-   * belongs to that POST, if any, so none is taken for it.
+   * The config switches that a POST of unknown outcome may have created. The list does not say which of them belongs to that POST, if
+   * any, so none is taken for it.
    *
    * @param age how long ago that POST may have been sent (ms)
+   * @returns their ids, the oldest first
+   * @throws HttpError
+   */
+  async recentOperations(server: string, age: number): Promise<string[]> {
+    const asked = stopwatch();
+    const operations = await this.#listOperations(server, this.#options.signal);
+    const ids = operations.filter(({ type }) => type === 'config_switch').map(({ id }) => id);
+    return recent(ids.sort(), age + asked(), this.#http.last.hostTime);
+  }
+
+  /**
+   * Waits for the end of an operation that began earlier: polls it at once, whatever the signal is, and then as `waitForOperation` does.
+   *
+   * @param signal instead of the deadline's
+   * @throws as `waitForOperation` does
+   */
+  async endOf(
+    server: string,
+    operationId: string,
+    signal = this.#options.signal,
+  ): Promise<'DONE' | 'FAILED'> {
+    const status = await this.operationStatus(server, operationId);
+    return status === 'IN_PROGRESS' ? this.waitForOperation(server, operationId, signal) : status;
+  }
+
+  /**
+   * The status of an operation; one that has ended is not asked for again.
+   *
    * @param signal instead of the deadline's
    * @throws HttpError
    */
-  async waitForRecentOperations(server: string, age: number, signal = this.#options.signal): Promise<void> {
-    const asked = performance.now();
-    const operations = await this.#listOperations(server, signal);
-    const elapsed = age + performance.now() - asked;
-    const ids = operations.filter(({ type }) => type === 'config_switch').map(({ id }) => id);
-    for (const id of recent(ids, elapsed).sort()) {
-      const status = await this.#getOperationStatus(server, id, signal);
-      if (status === 'IN_PROGRESS') await this.waitForOperation(server, id, signal);
-    }
+  async operationStatus(
+    server: string,
+    operationId: string,
+    signal = this.#options.signal,
+  ): Promise<'IN_PROGRESS' | 'DONE' | 'FAILED'> {
+    const known = this.#ended.get(`${server}/${operationId}`);
+    if (known !== undefined) return known;
+    this.#options.counts.polls += 1;
+    const path = ['servers', server, 'operations', operationId];
+    const { status } = await this.#http.request({ method: 'GET', path, schema: Operation, signal });
+    if (status !== 'IN_PROGRESS') this.#ended.set(`${server}/${operationId}`, status);
+    return status;
   }
 
   /**
@@ -236,32 +279,29 @@ export class PgBackupApi implements AsyncDisposable {
     return (await this.#http.request({ method: 'GET', path, schema: Operations, signal, maxRetries }))
       .operations;
   }
-
-  async #getOperationStatus(
-    server: string,
-    operationId: string,
-    signal: AbortSignal,
-  ): Promise<'IN_PROGRESS' | 'DONE' | 'FAILED'> {
-    this.#options.counts.polls += 1;
-    const path = ['servers', server, 'operations', operationId];
-    return (await this.#http.request({ method: 'GET', path, schema: Operation, signal })).status;
-  }
 }
 
 /**
  * The operations that a POST of so many ms ago may have created. Ids are local times of the Barman host, whose time zone is
- * unknown, and whose clock may have been set: so every id from 13 h before the POST to 14 h after now, the extremes of all time
- * zones, and one from the future hides none of the others. An id that is not a time is included.
+ * unknown, and whose clock may have been set. So of the ids from 13 h before the POST to 14 h after now, the extremes of all time
+ * zones, these count: where the host's clock is known, those that fit the time since the POST in any zone, which is a multiple of a
+ * quarter of an hour from UTC; the newest of all, in case the clock is wrong; and every id that is not a time.
  *
+ * @param ids sorted
  * @param elapsed since the POST (ms)
+ * @param hostTime the host's clock now (ms since the epoch), if it is known
  */
-function recent(ids: readonly string[], elapsed: number): string[] {
-  // Ids are truncated to the second.
-  const oldest = Date.now() - 13 * HOUR - elapsed - 1_000;
-  const newest = Date.now() + 14 * HOUR;
-  return ids.filter((id) => {
+function recent(ids: readonly string[], elapsed: number, hostTime: number | undefined): string[] {
+  const now = hostTime ?? Date.now();
+  // Ids and the host's clock are truncated to the second.
+  const oldest = now - elapsed - HOST_CLOCK_SKEW - 1_000;
+  const newest = now + HOST_CLOCK_SKEW + 1_000;
+  return ids.filter((id, index) => {
     const time = timeOf(id);
-    return time === undefined || (time >= oldest && time <= newest);
+    if (time === undefined || index === ids.length - 1) return true;
+    if (time < oldest - 13 * HOUR || time > newest + 14 * HOUR) return false;
+    const sinceOldest = (time - oldest) % QUARTER_HOUR;
+    return hostTime === undefined || (sinceOldest + QUARTER_HOUR) % QUARTER_HOUR <= newest - oldest;
   });
 }
 

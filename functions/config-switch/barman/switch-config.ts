@@ -23,19 +23,27 @@ export async function switchConfig(
   guard: PostGuard,
 ): Promise<Result & { operationId: string }> {
   const operationId = await api.createConfigSwitchOperation(barmanServer, target, guard);
+  guard.onCreated(operationId);
   const status = await api.waitForOperation(barmanServer, operationId);
   guard.inDoubt = false;
-  if (status === 'FAILED') {
-    const error = new ConfigSwitchFailed(
-      `Barman could not ${describe(target)} on ${barmanServer}: operation ${operationId} ended FAILED; ` +
-        `the reason is in <barman_home>/${barmanServer}/output/${operationId}.json on the Barman host`,
-    );
-    error.operationId = operationId;
-    throw error;
-  }
+  if (status === 'FAILED') throw operationFailed(barmanServer, target, operationId);
   return {
     exitCode: ExitCode.CONFIG_SWITCH_DONE,
     message: `Barman server ${barmanServer} now uses ${nameOf(target)}`,
     operationId,
   };
+}
+
+/** The error for an operation that ended FAILED. */
+export function operationFailed(
+  barmanServer: string,
+  target: ConfigTarget,
+  operationId: string,
+): ConfigSwitchFailed {
+  const error = new ConfigSwitchFailed(
+    `Barman could not ${describe(target)} on ${barmanServer}: operation ${operationId} ended FAILED; ` +
+      `the reason is in <barman_home>/${barmanServer}/output/${operationId}.json on the Barman host`,
+  );
+  error.operationId = operationId;
+  return error;
 }

@@ -8,7 +8,7 @@
 
 import { targetText } from '../barman/target.ts';
 import { InvalidArgs } from '../errors.ts';
-import { type DesiredState, eventIdOf } from './ledger.ts';
+import { type DesiredState, eventIdOf } from './item.ts';
 
 /** How long an event is known (s): longer than any replay. The failure queue keeps events for 14 days. */
 const LIFETIME = 15 * 86_400;

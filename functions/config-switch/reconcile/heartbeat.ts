@@ -6,14 +6,27 @@
 import { X509Certificate } from 'node:crypto';
 import type { ConnectionSource } from '../barman/http-client.ts';
 import type { PgBackupApi } from '../barman/pg-backup-api.ts';
-import { parseTarget } from '../barman/target.ts';
+import { deadline } from '../deadline.ts';
 import { DeadlineExceeded } from '../errors.ts';
-import { isKnownSchema, isLeased, isPending, type Ledger } from './ledger.ts';
+import {
+  type Item,
+  isKnownSchema,
+  isLeased,
+  isPending,
+  isRecorded,
+  passedOver,
+  type RecordedItem,
+  timeOf,
+} from './item.ts';
+import type { Ledger } from './ledger.ts';
 import { newProgress, type Progress, reconcile } from './reconcile.ts';
-import { type Item, type RecordedItem, timeOf } from './table.ts';
 
 /** How long a desired state may stay pending before it is parked (ms). */
 const PARK_AFTER = 24 * 3_600_000;
+/** How long an operation that was passed over is polled (ms). */
+const DROP_AFTER = 24 * 3_600_000;
+/** Time limit for the polls of the operations that were passed over (ms): a slow host must not use up the heartbeat. */
+const POLL_TIME = 5_000;
 /** With less time than this before the deadline no more servers are reconciled (ms). */
 const SHORT = 8_000;
 
@@ -61,9 +74,13 @@ export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
   const items = all.filter(isKnownSchema);
   const probed = await probe(options);
   const unreadable = probed.unreachable ?? (await probeServer(options, items));
+  const ended =
+    probed.unreachable === undefined ? await pollPassedOver(options, items) : new Map<string, Set<string>>();
   const now = Date.now();
-  const pending = items.filter(isPending).filter((item) => !item.paused);
-  const age = ({ recorded_at }: Item) => now - timeOf(recorded_at, now);
+  const pending = items
+    .filter((item) => isPending(item, ended.get(item.barman_server)))
+    .filter((item) => !item.paused);
+  const age = (item: Item) => now - pendingSince(item, now);
 
   let parked = pending.filter((item) => item.parked).length;
   const due: RecordedItem[] = [];
@@ -73,14 +90,12 @@ export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
   for (const item of unparked.sort((a, b) => expired(a) - expired(b) || age(b) - age(a))) {
     if (age(item) > PARK_AFTER && !isLeased(item)) {
       if (await ledger.park(item, signal)) parked += 1;
-    } else if (!isLeased(item) && timeOf(item.next_attempt_at ?? item.recorded_at, now) <= now) {
+    } else if (isDue(item, now)) {
       due.push(item);
     }
   }
   // While pg-backup-api is unreachable each of them would only use up its attempts.
-  const applied = probed.unreachable === undefined ? await reconcileAll(options, due) : 0;
-  // What cannot be compared now is compared by the next heartbeat.
-  if (probed.unreachable === undefined) await compare(options, items).catch(() => {});
+  const applied = probed.unreachable === undefined ? await reconcileAll(options, due, ended) : 0;
   return {
     pending: pending.length,
     applied,
@@ -93,13 +108,18 @@ export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
 }
 
 /** One server after the other: a host with many servers needs long for each request. @returns how many were applied */
-async function reconcileAll(options: HeartbeatOptions, due: readonly RecordedItem[]): Promise<number> {
+async function reconcileAll(
+  options: HeartbeatOptions,
+  due: readonly RecordedItem[],
+  endedOf: ReadonlyMap<string, ReadonlySet<string>>,
+): Promise<number> {
   let applied = 0;
   for (const { barman_server, desired_version } of due) {
     if (options.remaining() < SHORT) break;
     const progress = { ...newProgress(), recorded: true };
     try {
-      const result = await reconcile({ ...options, progress }, barman_server, desired_version);
+      const ended = endedOf.get(barman_server) ?? new Set();
+      const result = await reconcile({ ...options, progress, ended }, barman_server, desired_version);
       applied += 1;
       options.onReconciled(barman_server, result, progress);
     } catch (error) {
@@ -113,19 +133,49 @@ async function reconcileAll(options: HeartbeatOptions, due: readonly RecordedIte
   return applied;
 }
 
-/** Once after an operation was passed over, which may have ended later: checks that the active model is the applied one. */
-async function compare({ ledger, api, signal }: HeartbeatOptions, items: readonly Item[]): Promise<void> {
-  const uncertain = items.filter(
-    (item) => item.passed_over && !isPending(item) && !item.lease_token && !item.paused,
-  );
-  if (uncertain.length === 0) return;
-  const { servers } = await api.diagnose();
-  for (const { barman_server, applied = '', applied_version = '' } of uncertain) {
-    const target = parseTarget(applied);
-    const active = servers.get(barman_server)?.activeModel ?? null;
-    const differs = active !== ('model' in target ? target.model : null);
-    await ledger.compared(barman_server, applied_version, differs, signal);
+/** Since when a server is pending (ms since the epoch): since its desired state was recorded, or what was passed over has ended. */
+function pendingSince(item: Item, now: number): number {
+  if ((item.applied_version ?? '') < (item.desired_version ?? '')) return timeOf(item.recorded_at, now);
+  return Math.min(now, ...passedOver(item).map(({ ended_at }) => timeOf(ended_at, now)));
+}
+
+/** Whether to reconcile a server now. The end of an operation under an expired lease is not an attempt, and always due. */
+function isDue(item: Item, now: number): boolean {
+  if (isLeased(item)) return false;
+  return item.lease_token !== undefined || timeOf(item.next_attempt_at ?? item.recorded_at, now) <= now;
+}
+
+/**
+ * Polls the operations that were passed over, and drops those that can no longer set Barman back: an operation of the desired state
+ * that has ended, or one that has not ended within a day.
+ *
+ * @returns for each server those that have ended, so that its desired state must be applied again
+ */
+async function pollPassedOver(
+  { ledger, api, signal }: HeartbeatOptions,
+  items: readonly Item[],
+): Promise<Map<string, Set<string>>> {
+  const ended = new Map<string, Set<string>>();
+  const limit = deadline(POLL_TIME);
+  const limited = AbortSignal.any([signal, limit.signal]);
+  try {
+    for (const item of items.filter(isRecorded)) {
+      const harmless = new Set<string>();
+      for (const { operation_id, version, since } of passedOver(item).filter((one) => !one.ended_at)) {
+        const status = await api.operationStatus(item.barman_server, operation_id, limited).catch(() => {});
+        if (status === 'DONE' || status === 'FAILED') {
+          if (version === item.desired_version) harmless.add(operation_id);
+          else ended.set(item.barman_server, (ended.get(item.barman_server) ?? new Set()).add(operation_id));
+        } else if (Date.now() - timeOf(since, 0) > DROP_AFTER) {
+          harmless.add(operation_id);
+        }
+      }
+      if (harmless.size > 0) await ledger.drop(item, harmless, signal);
+    }
+  } finally {
+    limit.clear();
   }
+  return ended;
 }
 
 /** Asks for the status with the real credentials, and reads when the certificates expire. */

@@ -12,10 +12,17 @@
  *
  *   write     condition (version: mine)                                    otherwise
  *   record    desired_version absent or older                              superseded or duplicate
- *   acquire   applied_version absent or older, not paused, and             applied, superseded, paused, or another invocation
- *             no token, or the one that I hold or have waited out          is switching
+ *   acquire   applied_version absent or older, or an operation passed      applied, superseded, paused, or another invocation
+ *             over has ended; not paused; passed_over as it was read;      is switching
+ *             no token, or the one that I hold or have waited out
+ *   started   token is mine                                                the lease was lost
  *   complete  token is mine, and desired_version is what I applied         a newer desired state, or the lease was lost
  *   release   token is mine; only if every POST of mine has a known end    the lease was lost
+ *   drop      desired_version and passed_over as they were read, no token  the next heartbeat tries again
+ *
+ * The running operation belongs to its token: each acquire, complete and release removes it. Acquire adds, in the same write, all
+ * operations that are passed over, and marks those that were seen to have ended before it; complete removes the marked ones and no
+ * others, because only they cannot take effect after what was applied.
  *
  * Every write also requires that the item's schema is known: a version of the function never touches what a newer one wrote in
  * another format.
@@ -25,25 +32,22 @@
  */
 
 import { randomUUID } from 'node:crypto';
-import { type ConfigTarget, targetText } from '../barman/target.ts';
+import { targetText } from '../barman/target.ts';
 import { LedgerError } from '../errors.ts';
 import {
-  absent,
-  type Change,
-  type Clause,
-  type Condition,
-  either,
-  equals,
+  type DesiredState,
   type Item,
+  isKnownSchema,
   isRecorded,
-  less,
+  mustApplyAgain,
+  type PassedOver,
+  passedOver,
+  passedOverText,
   type RecordedItem,
-  type Table,
-  timeOf,
-} from './table.ts';
+  SCHEMA,
+} from './item.ts';
+import { absent, type Change, type Condition, either, equals, less, type Table } from './table.ts';
 
-/** The format of the items that this version reads and writes. */
-const SCHEMA = 1;
 /** How long a lease allows POSTs, from when it was acquired (ms). */
 export const POST_WINDOW = 8_000;
 /** The longest delay of a POST on its way (ms). */
@@ -55,21 +59,20 @@ export const LEASE = POST_WINDOW + POST_DELAY + CLOCK_SKEW;
 /** The heartbeat's back-off after a failure (ms): doubled each time, up to the cap. */
 const BACKOFF = { base: 60_000, cap: 600_000 };
 
-/** What an event wants a Barman server to be set to. */
-export interface DesiredState {
-  readonly server: string;
-  readonly cluster: string;
-  readonly target: ConfigTarget;
-  /** From `versionOf`. */
-  readonly version: string;
-}
-
 /** The right to send POSTs, and the item as it was when the lease was acquired. */
 export interface Lease {
   readonly token: string;
   readonly item: RecordedItem;
   /** The last moment for a POST: by `performance.now()`, and by the wall clock (ms since the epoch). */
   readonly postUntil: { readonly monotonic: number; readonly wall: number };
+}
+
+/** What is known of a server's operations before the lease is acquired. */
+export interface KnownOperations {
+  /** Those to pass over: they have not ended, and are no longer waited for. */
+  readonly running?: readonly Pick<PassedOver, 'operation_id' | 'version'>[];
+  /** Ids of those passed over earlier that have ended since. */
+  readonly ended?: ReadonlySet<string> | undefined;
 }
 
 /** What happened to the lease when its application was recorded. */
@@ -81,42 +84,11 @@ export type Completion =
   | { readonly lease: 'renewed'; readonly renewed: Lease };
 
 /**
- * The version of a desired state. Versions compare as text; greater is newer.
- *
- * @param eventTime ms since the epoch
- */
-export function versionOf(eventTime: number, eventId: string): string {
-  return `${new Date(eventTime).toISOString()}#${eventId}`;
-}
-
-/** The id of the event that a version came from. */
-export function eventIdOf(version: string): string {
-  return version.slice(version.indexOf('#') + 1);
-}
-
-/** Whether this version of the function knows the format of an item. */
-export function isKnownSchema({ schema = SCHEMA }: Item): boolean {
-  return schema === SCHEMA;
-}
-
-/** Whether the newest desired state has not been applied. */
-export function isPending(item: Item): item is RecordedItem {
-  return (
-    isRecorded(item) && (item.applied_version === undefined || item.applied_version < item.desired_version)
-  );
-}
-
-/**
  * Whether a POST may still be sent under a lease. By both clocks: the monotonic one may stand still while the function is frozen, and
  * the wall clock may be set back.
  */
 export function mayPost({ postUntil }: Pick<Lease, 'postUntil'>): boolean {
   return performance.now() < postUntil.monotonic && Date.now() < postUntil.wall;
-}
-
-/** Whether another invocation may still send a POST, or one may still arrive. */
-export function isLeased({ lease_token, lease_expires_at }: Item): boolean {
-  return lease_token !== undefined && Date.now() < timeOf(lease_expires_at, 0);
 }
 
 // The conditions of the writes.
@@ -129,8 +101,11 @@ const newerThanDesired = (version: string) =>
 const newerThanApplied = (version: string) =>
   either(absent('applied_version'), less('applied_version', version));
 const desiredIs = (version: string) => equals('desired_version', version);
+const passedOverIs = (text: string | undefined) =>
+  text === undefined ? absent('passed_over') : equals('passed_over', text);
 
-const LEASE_DROPPED = { lease_token: null, lease_expires_at: null } as const;
+const NO_RUNNING_OPERATION = { running: null, running_operation: null, running_version: null } as const;
+const LEASE_DROPPED = { lease_token: null, lease_expires_at: null, ...NO_RUNNING_OPERATION } as const;
 const FAILURES_CLEARED = {
   attempts: null,
   next_attempt_at: null,
@@ -175,29 +150,50 @@ export class Ledger {
   /**
    * Acquires the lease to apply the newest desired state, or renews it.
    *
-   * @param version what is to be applied at least; the lease is refused if this version or a newer one is applied
-   * @param seen the token that was waited out, or the own one to renew
-   * @param change what else is to be written with it
+   * @param item as it was read; its token, if it has one, was waited out, or is the own one to renew
+   * @param version what is to be applied at least; the lease is refused if this version or a newer one is applied, unless an operation
+   *   that was passed over has ended
    * @returns undefined if the condition is false
    */
   acquire(
-    server: string,
+    item: Item,
     version: string,
-    seen: string | undefined,
     signal: AbortSignal,
-    change: Change = {},
+    { running = [], ended = new Set() }: KnownOperations = {},
   ): Promise<Lease | undefined> {
-    const available: Clause = seen === undefined ? noLease : either(noLease, leasedBy(seen));
-    return this.#lease(server, change, [newerThanApplied(version), notPaused, available], signal);
+    const { barman_server, lease_token } = item;
+    const now = new Date().toISOString();
+    const earlier = passedOver(item).map((one) =>
+      ended.has(one.operation_id) ? { ended_at: now, ...one } : one,
+    );
+    const change: Change = {
+      passed_over: passedOverText([...earlier, ...running.map((one) => ({ ...one, since: now }))]),
+      ...(running.length > 0 && failedAttempt(item, describePassedOver(running))),
+    };
+    const condition = [
+      ...(mustApplyAgain(item, ended) ? [] : [newerThanApplied(version)]),
+      passedOverIs(item.passed_over),
+      notPaused,
+      lease_token === undefined ? noLease : either(noLease, leasedBy(lease_token)),
+    ];
+    return this.#lease(barman_server, change, condition, signal);
+  }
+
+  /** Records the operation that was created under a lease. */
+  async started({ token, item }: Lease, operationId: string, signal: AbortSignal): Promise<void> {
+    const { barman_server, desired, desired_version } = item;
+    const change = { running: desired, running_operation: operationId, running_version: desired_version };
+    await this.#write(barman_server, change, [leasedBy(token)], signal);
   }
 
   /**
    * Records that the lease's desired state was applied.
    *
+   * @param lease the own one, or an expired one whose running operation has ended
    * @param renew whether to renew the lease if there is a newer desired state
    */
   async complete(
-    { token, item }: Lease,
+    { token, item }: Pick<Lease, 'token' | 'item'>,
     operationId: string,
     renew: boolean,
     signal: AbortSignal,
@@ -208,6 +204,7 @@ export class Ledger {
       applied_version: desired_version,
       operation_id: operationId,
       applied_at: new Date().toISOString(),
+      passed_over: passedOverText(passedOver(item).filter(({ ended_at }) => ended_at === undefined)),
     };
     const done = { ...applied, ...LEASE_DROPPED, ...FAILURES_CLEARED };
     if (await this.#write(barman_server, done, [leasedBy(token), desiredIs(desired_version)], signal)) {
@@ -224,15 +221,13 @@ export class Ledger {
   }
 
   /** Records that applying failed. Only for a lease of which every POST has a known end. */
-  async release({ token, item }: Lease, error: string, signal: AbortSignal): Promise<void> {
-    const { barman_server, desired_version, attempts = 0 } = item;
-    const backoff = Math.min(BACKOFF.cap, BACKOFF.base * 2 ** attempts);
-    const failed: Change = {
-      ...LEASE_DROPPED,
-      attempts: attempts + 1,
-      next_attempt_at: new Date(Date.now() + backoff).toISOString(),
-      last_error: error.slice(0, 1_000),
-    };
+  async release(
+    { token, item }: Pick<Lease, 'token' | 'item'>,
+    error: string,
+    signal: AbortSignal,
+  ): Promise<void> {
+    const { barman_server, desired_version } = item;
+    const failed = { ...LEASE_DROPPED, ...failedAttempt(item, error) };
     const condition = [leasedBy(token), desiredIs(desired_version)];
     if (await this.#write(barman_server, failed, condition, signal)) return;
     // A newer desired state begins without failures.
@@ -247,14 +242,11 @@ export class Ledger {
     return this.#write(barman_server, { parked: true }, [desiredIs(desired_version)], signal);
   }
 
-  /**
-   * Records that the active model was compared with `applied` after an operation was passed over.
-   *
-   * @param differs whether `applied` is to be applied again
-   */
-  async compared(server: string, version: string, differs: boolean, signal: AbortSignal): Promise<void> {
-    const change: Change = { passed_over: null, ...(differs ? { applied_version: null } : {}) };
-    await this.#write(server, change, [equals('applied_version', version), noLease], signal);
+  /** Forgets operations that were passed over: they can no longer set Barman back, or have run for too long. */
+  async drop(item: RecordedItem, operationIds: ReadonlySet<string>, signal: AbortSignal): Promise<void> {
+    const left = passedOver(item).filter(({ operation_id }) => !operationIds.has(operation_id));
+    const condition = [desiredIs(item.desired_version), passedOverIs(item.passed_over), noLease];
+    await this.#write(item.barman_server, { passed_over: passedOverText(left) }, condition, signal);
   }
 
   /** Makes the next heartbeat try again. @returns undefined for an unknown server */
@@ -293,6 +285,7 @@ export class Ledger {
     // Both times are taken before the write, which may be slow.
     const postUntil = { monotonic: performance.now() + POST_WINDOW, wall: Date.now() + POST_WINDOW };
     const lease = {
+      ...NO_RUNNING_OPERATION,
       lease_token: randomUUID(),
       lease_expires_at: new Date(Date.now() + LEASE).toISOString(),
     };
@@ -315,4 +308,19 @@ function recorded({ target, cluster, version }: DesiredState): Change {
     recorded_at: new Date().toISOString(),
     ...FAILURES_CLEARED,
   };
+}
+
+/** The attributes after one more failed attempt. */
+function failedAttempt({ attempts = 0 }: Item, error: string): Change {
+  const backoff = Math.min(BACKOFF.cap, BACKOFF.base * 2 ** attempts);
+  return {
+    attempts: attempts + 1,
+    next_attempt_at: new Date(Date.now() + backoff).toISOString(),
+    last_error: error.slice(0, 1_000),
+  };
+}
+
+function describePassedOver(operations: NonNullable<KnownOperations['running']>): string {
+  const ids = operations.map(({ operation_id }) => operation_id).join(', ');
+  return `passed over, because it did not end in time: operation ${ids}`;
 }

@@ -4,14 +4,14 @@
  */
 
 import type { PgBackupApi, PostGuard } from '../barman/pg-backup-api.ts';
-import { switchConfig } from '../barman/switch-config.ts';
+import { operationFailed, switchConfig } from '../barman/switch-config.ts';
 import { parseTarget } from '../barman/target.ts';
 import { deadline, sleep } from '../deadline.ts';
 import { Busy, LedgerError } from '../errors.ts';
 import { ExitCode, type Result } from '../exit-code.ts';
 import { type EventTable, fixVersion } from './events.ts';
-import { type DesiredState, isLeased, LEASE, type Lease, type Ledger, mayPost } from './ledger.ts';
-import { type Item, timeOf } from './table.ts';
+import { type DesiredState, type Item, isLeased, mustApplyAgain, passedOver, timeOf } from './item.ts';
+import { type KnownOperations, LEASE, type Lease, type Ledger, mayPost } from './ledger.ts';
 
 /** How long to wait for another invocation's lease, and how often to read the item meanwhile (ms). */
 const WAIT = { most: 5_000, interval: 250 };
@@ -40,7 +40,7 @@ export interface ReconcileOptions {
   readonly ledger: Ledger;
   readonly api: Pick<
     PgBackupApi,
-    'createConfigSwitchOperation' | 'waitForOperation' | 'waitForRecentOperations'
+    'createConfigSwitchOperation' | 'waitForOperation' | 'recentOperations' | 'endOf'
   >;
   /** Aborts at the deadline. */
   readonly signal: AbortSignal;
@@ -49,6 +49,11 @@ export interface ReconcileOptions {
   /** How long to wait for an operation of unknown end after its lease has expired (ms; "P"). */
   readonly operationTimeout: number;
   readonly progress: Progress;
+  /**
+   * Ids of operations that were passed over, and have ended since: the desired state is applied again. Absent for an event, which leaves
+   * that to the heartbeat.
+   */
+  readonly ended?: ReadonlySet<string>;
 }
 
 /** Another invocation has acquired the lease. */
@@ -140,11 +145,17 @@ async function apply(
 ): Promise<Applied> {
   let lease = acquired;
   const { barman_server, desired, desired_version } = lease.item;
+  const ended = new AbortController();
   const guard: PostGuard = {
     inDoubt: false,
+    passedOver: new Set(passedOver(lease.item).map(({ operation_id }) => operation_id)),
+    // Nobody waits for this write: without it, whoever comes next waits for all recent operations, and then POSTs again.
+    onCreated: (operationId) => {
+      ledger.started(lease, operationId, AbortSignal.any([signal, ended.signal])).catch(() => {});
+    },
     beforePost: async () => {
       if (mayPost(lease)) return;
-      const renewed = await ledger.acquire(barman_server, version, lease.token, signal);
+      const renewed = await ledger.acquire(lease.item, version, signal);
       if (!renewed) throw new LeaseLost();
       lease = renewed;
       if (renewed.item.desired_version !== desired_version) throw new NewerDesired();
@@ -163,6 +174,8 @@ async function apply(
       await ledger.release(lease, message, signal).catch(() => {});
     }
     throw error;
+  } finally {
+    ended.abort();
   }
 }
 
@@ -171,14 +184,14 @@ type Acquired = { readonly lease: Lease } | { readonly result: Result };
 
 /** Waits for the lease, or for a result that makes it unnecessary. @throws Busy after 5 s */
 async function acquire(options: ReconcileOptions, server: string, version: string): Promise<Acquired> {
-  const { ledger, signal, progress } = options;
+  const { ledger, signal, progress, ended } = options;
   const start = performance.now();
   for (;;) {
     const item = await ledger.get(server, signal);
     if (!item)
       throw new LedgerError(`the ledger's item of ${server} was deleted meanwhile; send the event again`);
     const { applied, applied_version = '', operation_id, lease_token, paused } = item;
-    if (applied_version >= version) {
+    if (applied_version >= version && !(ended && mustApplyAgain(item, ended))) {
       const message = `Barman was set to ${applied}`;
       const result =
         applied_version === version
@@ -203,41 +216,94 @@ async function acquire(options: ReconcileOptions, server: string, version: strin
       progress.waited += slept;
       continue;
     }
-    if (lease_token !== undefined && (await waitOut(options, item)) === 'passed over') {
-      progress.passedOver = true;
+    let known: KnownOperations = { ended };
+    if (lease_token !== undefined) {
+      const waited = await waitOut(options, item);
+      if (waited.end !== undefined) {
+        const lease = await finish(options, { ...item, lease_token }, waited.end);
+        if (lease) return { lease };
+        continue;
+      }
+      known = { ended, running: waited.running };
+      progress.passedOver ||= waited.running.length > 0;
     }
-    const change = progress.passedOver ? { passed_over: true } : {};
-    const lease = await ledger.acquire(server, version, lease_token, signal, change);
+    const lease = await ledger.acquire(item, version, signal, known);
     if (lease) return { lease };
   }
 }
 
 /**
- * Waits until the operations have ended that may have been requested under an expired lease.
+ * Waits until the operation has ended that was created under an expired lease, or, if that is not known, those that may have been.
  *
- * @returns `passed over` if that took too long, so that one of them may still be running
+ * @returns how the known one ended; or the operations that have not ended in time, and are to be passed over
  * @throws HttpError if they cannot be polled, and there is no time to wait until they no longer matter
+ * @throws Busy if one has not ended, and the next attempt, which would pass it over, is not due yet
  */
 async function waitOut(
   { api, signal, remaining, operationTimeout }: ReconcileOptions,
-  { barman_server, lease_expires_at }: Item,
-): Promise<'ended' | 'passed over'> {
+  item: Item,
+): Promise<{ end?: 'DONE' | 'FAILED'; running: NonNullable<KnownOperations['running']> }> {
+  const { barman_server, lease_expires_at, running_operation, running_version, next_attempt_at } = item;
   const expiredAt = timeOf(lease_expires_at, 0);
   const patience = () => expiredAt + operationTimeout - Date.now();
-  if (patience() <= 0) return 'passed over';
+  const earlier = new Set(passedOver(item).map(({ operation_id }) => operation_id));
+  const candidates: NonNullable<KnownOperations['running']> = running_operation
+    ? [{ operation_id: running_operation, version: running_version }]
+    : (await api.recentOperations(barman_server, Date.now() - (expiredAt - LEASE)))
+        .filter((id) => !earlier.has(id))
+        .map((operation_id) => ({ operation_id }));
   const limit = deadline(patience());
+  const running: (typeof candidates)[number][] = [];
+  let end: 'DONE' | 'FAILED' | undefined;
   try {
-    const age = Date.now() - (expiredAt - LEASE);
-    await api.waitForRecentOperations(barman_server, age, AbortSignal.any([signal, limit.signal]));
-    return 'ended';
-  } catch (error) {
-    if (signal.aborted) throw error;
-    if (patience() > remaining()) throw error;
-    await sleep(patience(), signal);
-    return 'passed over';
+    for (const one of candidates) {
+      try {
+        end = await api.endOf(barman_server, one.operation_id, AbortSignal.any([signal, limit.signal]));
+      } catch (error) {
+        if (signal.aborted || patience() > remaining()) throw error;
+        running.push(one);
+      }
+    }
   } finally {
     limit.clear();
   }
+  if (running.length === 0) return running_operation && end ? { end, running } : { running };
+  if (timeOf(next_attempt_at, 0) > Date.now()) {
+    const ids = running.map(({ operation_id }) => operation_id).join(', ');
+    throw new Busy(
+      `operation ${ids} on ${barman_server} has not ended: the desired state is recorded, and will be applied later`,
+    );
+  }
+  // One that cannot be polled gets the same time.
+  if (patience() > 0) await sleep(patience(), signal);
+  return { running };
+}
+
+/**
+ * Records the end of the operation that was created under an expired lease.
+ *
+ * @returns the lease, renewed for a newer desired state
+ * @throws ConfigSwitchFailed if it ended FAILED, and nothing newer is desired
+ */
+async function finish(
+  { ledger, signal, remaining }: ReconcileOptions,
+  item: Item & { lease_token: string },
+  end: 'DONE' | 'FAILED',
+): Promise<Lease | undefined> {
+  const { barman_server, running = '', running_operation = '', running_version = '' } = item;
+  const expired = {
+    token: item.lease_token,
+    item: { ...item, desired: running, desired_version: running_version },
+  };
+  if (end === 'DONE') {
+    const renew = remaining() > SHORT;
+    const completion = await ledger.complete(expired, running_operation, renew, signal);
+    return completion.lease === 'renewed' ? completion.renewed : undefined;
+  }
+  const failed = operationFailed(barman_server, parseTarget(running), running_operation);
+  await ledger.release(expired, failed.message, signal);
+  if (item.desired_version === running_version) throw failed;
+  return undefined;
 }
 
 function alreadyApplied(progress: Progress, message: string, operationId: string | undefined): Result {
