@@ -193,6 +193,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     condition: 'a POST is sent only inside the POST window',
     edits: [edit(RECONCILE, 'if (mayPost(lease)) return;', 'return;')],
+    rare: true,
   },
   {
     condition: 'lease_expires_at covers the delay of a POST',
@@ -202,6 +203,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     condition: 'P is longer than any operation that ends',
     edits: [edit(WORLD, 'const OPERATION_TIMEOUT = 60_000;', 'const OPERATION_TIMEOUT = 3_000;')],
+    rare: true,
   },
   {
     condition: 'started: the token is mine',
@@ -249,6 +251,7 @@ export const MUTANTS: readonly Mutant[] = [
         '({ ended_at: now, ...one }),',
       ),
     ],
+    rare: true,
   },
   {
     condition: 'acquire: also after the end of an operation that was passed over',

@@ -340,7 +340,8 @@ export class World {
     const { slowest } = this.#scenario;
     // Longer than P: it is passed over before it takes effect.
     if (fate === 'very slow') return this.between(60_000, 400_000);
-    if (fate === 'slow') return this.between(5_000, 40_000);
+    // What takes effect later than P, and then never ends, cannot be noticed (docs/design.md).
+    if (fate === 'slow' || fate === 'stuck, applied') return this.between(5_000, 40_000);
     return this.between(slowest / 8, slowest);
   }
 
@@ -356,8 +357,9 @@ export class World {
       this.violate(`OLD-POST: ${sender} begins ${event}, and ${applied} is applied`);
     }
     const earlier = [...this.#operations.values()].filter((operation) => operation.event === event);
-    const { faults, slowest } = this.#scenario;
-    if (faults === 0 && slowest < OPERATION_TIMEOUT && earlier.some(({ id }) => this.#known.has(id))) {
+    const { deliveries, faults, slowest } = this.#scenario;
+    const nothingFails = faults === 0 && deliveries.every(({ crashAt }) => crashAt === undefined);
+    if (nothingFails && slowest < OPERATION_TIMEOUT && earlier.some(({ id }) => this.#known.has(id))) {
       this.violate(`REPEATED: ${sender} begins ${event} again, although nothing has failed`);
     }
     if (earlier.length > 12) this.violate(`TOO-MANY: ${sender} begins ${event} once more`);
