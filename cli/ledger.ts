@@ -1,10 +1,11 @@
 /**
- * `npm run ledger -- --stage S`: what each Barman server should be set to, what it was last set to, and why they differ.
- * `… retry SERVER` tries at once; `… pause SERVER` stops everything that is sent to Barman for it, until `… resume SERVER`.
+ * `npm run ledger -- --stage S`: what each Barman server should be set to, what it was last set to, and why they differ; and
+ * the commands for it, see USAGE.
  *
  * It finds credentials and region as AWS's own command does: AWS_PROFILE, AWS_REGION and so on.
  */
 
+import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import { InvokeCommand, LambdaClient } from '@aws-sdk/client-lambda';
 import { LedgerClient } from '../functions/config-switch/aws/dynamodb.ts';
@@ -14,12 +15,20 @@ import {
   type Item,
   isKnownSchema,
   isLeased,
+  isPaused,
   isPending,
   passedOver,
 } from '../functions/config-switch/reconcile/item.ts';
 import { Ledger } from '../functions/config-switch/reconcile/ledger.ts';
+import { Operator } from '../functions/config-switch/reconcile/operator.ts';
+import { FailureQueue, redrive } from './redrive.ts';
 
-const USAGE = `usage: npm run ledger -- [--stage STAGE] [--region REGION] [retry|pause|resume SERVER]`;
+const USAGE = `usage: npm run ledger -- [--stage STAGE] [--region REGION] [COMMAND]
+  retry SERVER                         try at once, even if it was parked
+  pause SERVER [--for 2h] [--no-wait]  send nothing to Barman for it, until resume or for so many minutes (m), hours (h) or days (d)
+  resume SERVER                        the next heartbeat applies what was recorded
+  forget SERVER                        delete the item of a server that Barman does not have
+  redrive                              send the events of the failure queue again`;
 /** For each request to AWS (ms). */
 const TIMEOUT = 30_000;
 
@@ -35,25 +44,48 @@ async function main(): Promise<number> {
   const { stage } = values;
   process.env.AWS_REGION = values.region ?? process.env.AWS_REGION ?? 'eu-central-1';
   const name = `barman-config-switch-${stage}`;
-  const ledger = new Ledger(new DynamoDbTable(new LedgerClient(), name));
+  const table = new DynamoDbTable(new LedgerClient(), name);
+  const ledger = new Ledger(table);
+  const operator = new Operator(ledger, table);
   const [command, server, ...rest] = positionals;
   if (command === undefined) {
     show(await ledger.all(signal()));
     return 0;
+  }
+  if (command === 'redrive' && server === undefined) {
+    const { left } = await redrive({
+      queue: await FailureQueue.find(name),
+      ledger,
+      invoke: (event) => invoke(name, event),
+    });
+    return left === 0 ? 0 : 1;
   }
   if (server === undefined || rest.length > 0) throw new Error(USAGE);
 
   let item: Item | undefined;
   switch (command) {
     case 'retry':
-      item = await ledger.retry(server, signal());
-      if (item) await beat(name);
+      item = await operator.retry(server, signal());
+      if (item) await invoke(name, { heartbeat: true });
       break;
     case 'pause':
-      item = await ledger.pause(server, signal());
+      item = await operator.pause(
+        server,
+        values.for === undefined ? undefined : Date.now() + duration(values.for),
+        signal(),
+      );
+      if (item && !values['no-wait']) await waitForLease(ledger, server);
       break;
     case 'resume':
-      item = await ledger.resume(server, signal());
+      item = await operator.resume(server, signal());
+      break;
+    case 'forget':
+      item = await ledger.get(server, signal());
+      if (item && !(await operator.forget(item, signal()))) {
+        throw new Error(
+          `${server} is ${state(item)}: only a server that is in sync or parked can be forgotten, because a late event would be the newest afterwards`,
+        );
+      }
       break;
     default:
       throw new Error(USAGE);
@@ -64,14 +96,20 @@ async function main(): Promise<number> {
       `unknown server ${server} in the ledger of ${name}; known: ${known.join(', ') || 'none'}`,
     );
   }
-  show([(await ledger.get(server, signal())) ?? item]);
+  if (command === 'forget') console.log(`${server} is forgotten.`);
+  else show([(await ledger.get(server, signal())) ?? item]);
   return 0;
 }
 
 function parse() {
   try {
     return parseArgs({
-      options: { stage: { type: 'string', default: 'dev' }, region: { type: 'string' } },
+      options: {
+        stage: { type: 'string', default: 'dev' },
+        region: { type: 'string' },
+        for: { type: 'string' },
+        'no-wait': { type: 'boolean' },
+      },
       allowPositionals: true,
     });
   } catch (error) {
@@ -79,14 +117,39 @@ function parse() {
   }
 }
 
-/** Runs a heartbeat of the deployed function now. */
-async function beat(name: string): Promise<void> {
-  const Payload = JSON.stringify({ heartbeat: true });
-  const { FunctionError, Payload: response } = await new LambdaClient({}).send(
-    new InvokeCommand({ FunctionName: name, Payload }),
+/** @returns ms */
+function duration(text: string): number {
+  const [, number, unit] = /^(\d{1,4})([mhd])$/.exec(text) ?? [];
+  if (number === undefined) {
+    throw new Error(`--for must be a number of minutes, hours or days, such as 90m, 2h or 3d, not "${text}"`);
+  }
+  return Number(number) * { m: 60_000, h: 3_600_000, d: 86_400_000 }[unit as 'm' | 'h' | 'd'];
+}
+
+/** Waits until no POST that was allowed before a pause can arrive any more. */
+async function waitForLease(ledger: Ledger, server: string): Promise<void> {
+  let said = false;
+  for (;;) {
+    const item = await ledger.get(server, signal());
+    if (!item || !isLeased(item)) return;
+    if (!said)
+      console.log(
+        `A switch of ${server} has begun; waiting until it ends, at most until ${short(item.lease_expires_at)}.`,
+      );
+    said = true;
+    await sleep(500);
+  }
+}
+
+/** Invokes the deployed function. @returns its response @throws Error if it failed */
+async function invoke(name: string, event: unknown): Promise<unknown> {
+  const { FunctionError, Payload } = await new LambdaClient({}).send(
+    new InvokeCommand({ FunctionName: name, Payload: JSON.stringify(event) }),
     { abortSignal: signal() },
   );
-  if (FunctionError) throw new Error(`the function failed: ${response?.transformToString()}`);
+  const response = Payload?.transformToString() ?? '';
+  if (FunctionError) throw new Error(`the function failed: ${response}`);
+  return JSON.parse(response);
 }
 
 function show(items: readonly Item[]): void {
@@ -118,7 +181,10 @@ function show(items: readonly Item[]): void {
 function state(item: Item): string {
   if (!isKnownSchema(item)) return `schema ${item.schema}, of a newer version`;
   if (isLeased(item)) return `switching (lease until ${short(item.lease_expires_at)})`;
-  if (item.paused) return isPending(item) ? 'paused, pending' : 'paused';
+  if (isPaused(item)) {
+    const time = item.paused_until ? `until ${short(item.paused_until)}` : `since ${short(item.paused_at)}`;
+    return `paused ${time}${isPending(item) ? ', pending' : ''}`;
+  }
   const ids = passedOver(item).map(({ operation_id }) => operation_id);
   const note = ids.length > 0 ? `, passed over: operation ${ids.join(', ')}` : '';
   return `${progress(item)}${note}`;

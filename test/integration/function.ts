@@ -8,6 +8,7 @@ import { DynamoDbTable } from '../../functions/config-switch/aws/dynamodb-table.
 import type { ResponseBody } from '../../functions/config-switch/event/response.ts';
 import type { Item } from '../../functions/config-switch/reconcile/item.ts';
 import { Ledger } from '../../functions/config-switch/reconcile/ledger.ts';
+import { Operator } from '../../functions/config-switch/reconcile/operator.ts';
 import { type BarmanHost, startBarmanHost } from '../stand-ins/barman-host.ts';
 import { type DynamoDb, startDynamoDb } from '../stand-ins/dynamodb.ts';
 import { loadFunction } from '../stand-ins/load-function.ts';
@@ -60,6 +61,7 @@ export interface FunctionUnderTest extends AsyncDisposable {
   readonly ssm: SsmStandIn;
   readonly dynamoDb: DynamoDb;
   readonly ledger: Ledger;
+  readonly operator: Operator;
   /** Name of the ledger's table. */
   readonly table: string;
   /** Writes attributes of a ledger item. */
@@ -89,6 +91,7 @@ export async function startFunction(
   count += 1;
   const table = `barman-config-switch-test-${count}`;
   const items = new DynamoDbTable(new LedgerClient(), table);
+  const ledger = new Ledger(items);
   await dynamoDb.createLedger(table);
   const host = await startBarmanHost(options, ssm, `/barman-config-switch/test-${count}/`);
   const output: string[] = [];
@@ -125,7 +128,8 @@ export async function startFunction(
     host,
     ssm,
     dynamoDb,
-    ledger: new Ledger(items),
+    ledger,
+    operator: new Operator(ledger, items),
     table,
     ageDesired: async (ms) => {
       const recorded_at = new Date(Date.now() - ms).toISOString();

@@ -263,7 +263,7 @@ describe('an operation', () => {
     await run.host.api.refuse();
     expect(await run.send(heartbeat)).toMatchObject({ pending: 1, unreachable: expect.any(String) });
     await run.host.api.listen();
-    await run.ledger.retry('main', signal());
+    await run.operator.retry('main', signal());
     expect(await run.send(heartbeat)).toMatchObject({ pending: 1, applied: 1 });
     expect(run.host.api.activeModel()).toBe('pg:node2');
   });
@@ -273,7 +273,7 @@ describe('an operation', () => {
     run.host.api.plan({ time: Number.POSITIVE_INFINITY });
     await run.webhook(PROMOTION, { remaining: 2_500 });
     await run.expireLease();
-    await run.ledger.retry('main', signal());
+    await run.operator.retry('main', signal());
     expect(await run.send(heartbeat)).toMatchObject({ pending: 1, applied: 1 });
     const [stuck] = run.host.api.operations();
     if (!stuck) throw new Error('no operation');
@@ -344,7 +344,7 @@ describe('the heartbeat', () => {
       unreachable: expect.any(String),
     });
     await run.host.api.listen();
-    await run.ledger.retry('main', signal());
+    await run.operator.retry('main', signal());
     expect(await run.send(heartbeat)).toMatchObject({ pending: 1, applied: 1, parked: 0 });
     expect(run.host.api.activeModel()).toBe('pg:node2');
     expect(await run.send(heartbeat)).toMatchObject({ pending: 0, applied: 0, oldestPendingAge: 0 });
@@ -396,7 +396,7 @@ describe('the heartbeat', () => {
     await using run = await startFunction({ operationTime: 200 });
     run.host.api.plan({ failed: 'untouched' });
     await run.webhook(PROMOTION);
-    await run.ledger.retry('main', signal());
+    await run.operator.retry('main', signal());
     await Promise.all([1, 2, 3].map(() => run.send(heartbeat)));
     expect(run.host.api.activeModel()).toBe('pg:node2');
     expect(run.host.api.operations()).toHaveLength(2);
@@ -429,7 +429,7 @@ describe('an item of a newer version of the function', () => {
     await run.host.api.refuse();
     await run.webhook({ ...PROMOTION, barman_server: 'other' });
     await run.host.api.listen();
-    await run.ledger.retry('other', signal());
+    await run.operator.retry('other', signal());
     await run.putItem({ barman_server: 'main', schema: 2 });
     const { statusCode, response } = await run.webhook(PROMOTION);
     expect([statusCode, response.exit_code, response.recorded]).toEqual([502, 3, false]);
@@ -451,13 +451,13 @@ describe('the operator', () => {
   test('pauses a server: events are recorded, and applied after resume', async () => {
     await using run = await startFunction();
     await run.webhook(NODE1);
-    await run.ledger.pause('main', signal());
+    await run.operator.pause('main', undefined, signal());
     const { statusCode, response } = await run.webhook(PROMOTION);
     expect([statusCode, response.exit_code, response.recorded]).toEqual([503, 3, true]);
     expect(response.message).toContain('is paused');
     expect(await run.send(heartbeat)).toMatchObject({ applied: 0 });
     expect(run.host.api.activeModel()).toBe('pg:node1');
-    await run.ledger.resume('main', signal());
+    await run.operator.resume('main', signal());
     expect(await run.send(heartbeat)).toMatchObject({ applied: 1 });
     expect(run.host.api.activeModel()).toBe('pg:node2');
   });

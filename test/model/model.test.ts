@@ -36,6 +36,14 @@ const scenario: fc.Arbitrary<Scenario> = fc.record({
     }),
     { minLength: 1, maxLength: 6 },
   ),
+  pauses: fc.array(
+    fc.record({
+      at: fc.integer({ min: 0, max: 60_000 }),
+      for: fc.integer({ min: 1_000, max: 60_000 }),
+      resumed: fc.boolean(),
+    }),
+    { maxLength: 1 },
+  ),
   heartbeats: fc.array(fc.integer({ min: 0, max: 90_000 }), { maxLength: 3 }),
   faults: fc.constantFrom(0, 0.05, 0.15, 0.4),
   slowest: fc.constantFrom(2_000, 40_000, 240_000),
@@ -56,6 +64,7 @@ async function runScenario({ deliveries, heartbeats, ...rest }: Scenario): Promi
   deliveries.forEach((delivery, index) => {
     setTimeout(() => void world.deliver(delivery, `H${index + 1}(${delivery.event})`), delivery.at);
   });
+  for (const pause of rest.pauses) setTimeout(() => void world.pause(pause), pause.at);
   heartbeats.forEach((at, index) => {
     setTimeout(() => void world.beat(`B${index + 1}`), at);
   });

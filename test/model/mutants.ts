@@ -5,6 +5,7 @@
 
 const FUNCTION = 'functions/config-switch';
 const ITEM = `${FUNCTION}/reconcile/item.ts`;
+const TABLE = `${FUNCTION}/reconcile/table.ts`;
 const LEDGER = `${FUNCTION}/reconcile/ledger.ts`;
 const EVENTS = `${FUNCTION}/reconcile/events.ts`;
 const RECONCILE = `${FUNCTION}/reconcile/reconcile.ts`;
@@ -34,7 +35,7 @@ export const MUTANTS: readonly Mutant[] = [
     condition: 'every write: the schema is known',
     edits: [
       edit(
-        LEDGER,
+        TABLE,
         "either(absent('schema'), equals('schema', SCHEMA))",
         "either(absent('schema'), absent('paused'))",
       ),
@@ -42,7 +43,7 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     condition: 'record: desired_version is older than mine',
-    edits: [edit(LEDGER, "less('desired_version', version)", "less('desired_version', '~')")],
+    edits: [edit(TABLE, "less('desired_version', version)", "less('desired_version', '~')")],
   },
   {
     condition: 'events: a duplicate has the version of its first delivery',
@@ -63,7 +64,7 @@ export const MUTANTS: readonly Mutant[] = [
     condition: 'acquire: an applied version is not applied again',
     edits: [
       edit(RECONCILE, 'if (applied_version >= version &&', 'if (applied_version > version &&'),
-      edit(LEDGER, "less('applied_version', version)", "less('applied_version', '~')"),
+      edit(TABLE, "less('applied_version', version)", "less('applied_version', '~')"),
     ],
   },
   {
@@ -142,7 +143,7 @@ export const MUTANTS: readonly Mutant[] = [
     condition: 'complete, release: the token is mine',
     edits: [
       edit(
-        LEDGER,
+        TABLE,
         "const leasedBy = (token: string) => equals('lease_token', token);",
         "const leasedBy = (_: string) => either(absent('lease_token'), less('lease_token', '~'));",
       ),
@@ -259,7 +260,7 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     condition: 'acquire: passed_over is as it was read',
-    edits: [edit(LEDGER, 'passedOverIs(item.passed_over),\n      notPaused,', 'notPaused,')],
+    edits: [edit(LEDGER, 'passedOverIs(item.passed_over),\n      notPaused(),', 'notPaused(),')],
     rare: true,
   },
   {
@@ -302,6 +303,29 @@ export const MUTANTS: readonly Mutant[] = [
   {
     condition: 'passing over: counts as an attempt',
     edits: [edit(LEDGER, '...(running.length > 0 && failed', '...(running.length < 0 && failed')],
+  },
+  {
+    condition: 'acquire: not paused',
+    edits: [
+      edit(RECONCILE, 'if (isPaused(item)) {', 'if (false) {'),
+      edit(LEDGER, 'noLease, notPaused()];', 'noLease];'),
+      edit(LEDGER, '      notPaused(),\n', ''),
+    ],
+  },
+  {
+    condition: 'complete, newer desired: renewed only if not paused',
+    edits: [edit(LEDGER, '[leasedBy(token), notPaused()]', '[leasedBy(token)]')],
+    rare: true,
+  },
+  {
+    condition: 'a pause with an end ends by itself',
+    edits: [
+      edit(
+        TABLE,
+        "either(absent('paused'), less('paused_until', new Date().toISOString()))",
+        "absent('paused')",
+      ),
+    ],
   },
   {
     condition: 'FAILED: the desired state stays pending',

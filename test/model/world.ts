@@ -17,7 +17,8 @@ import { ExitCode } from '../../functions/config-switch/exit-code.ts';
 import type { EventTable, StoredEvent } from '../../functions/config-switch/reconcile/events.ts';
 import { beat, type HeartbeatOptions } from '../../functions/config-switch/reconcile/heartbeat.ts';
 import { type Item, versionOf } from '../../functions/config-switch/reconcile/item.ts';
-import { Ledger, POST_DELAY } from '../../functions/config-switch/reconcile/ledger.ts';
+import { LEASE, Ledger, POST_DELAY } from '../../functions/config-switch/reconcile/ledger.ts';
+import { Operator } from '../../functions/config-switch/reconcile/operator.ts';
 import {
   newProgress,
   type Progress,
@@ -60,6 +61,8 @@ export interface Delivery {
 export interface Scenario {
   readonly seed: number;
   readonly deliveries: readonly Delivery[];
+  /** When the operator pauses the server (ms), and after which time the pause ends, by itself or by `resume`. */
+  readonly pauses: readonly { readonly at: number; readonly for: number; readonly resumed: boolean }[];
   /** When additional heartbeats begin (ms). */
   readonly heartbeats: readonly number[];
   /** The probability that a step fails, 0 to 1, until `faultsUntil` (ms). */
@@ -128,6 +131,8 @@ export class World {
   #done = 0;
   /** The newest event that was recorded, or reported as recorded. */
   #recorded = 0;
+  /** Since when the server is paused (ms); Infinity: it is not. */
+  #pausedAt = Number.POSITIVE_INFINITY;
   readonly violations: string[] = [];
   /** What happened, for the reader of a failure. */
   readonly trace: string[] = [];
@@ -207,7 +212,7 @@ export class World {
       if (!(result instanceof HttpError || result instanceof ConfigSwitchFailed)) {
         this.violate(`UNFORESEEN: ${name}: ${result.stack}`);
       }
-      if (result instanceof Busy && this.#leasedBy === name)
+      if (result instanceof Busy && this.#leasedBy === name && !result.message.includes('is paused'))
         this.violate(`SELF-BLOCK: ${name} waits for itself`);
       return;
     }
@@ -248,6 +253,25 @@ export class World {
       this.running -= 1;
     }
     if (!instance.crashed && Date.now() > start + time + 1) this.violate(`LATE: ${name}`);
+  }
+
+  /** The operator pauses the server, and resumes it unless the pause ends by itself. Either may fail, as a command may. */
+  async pause({ for: time, resumed }: Scenario['pauses'][number]): Promise<void> {
+    if (this.#scenario.newerSchema) return;
+    const instance = new Instance(this, 'operator', undefined);
+    const operator = new Operator(new Ledger(instance), instance);
+    const { signal } = new AbortController();
+    const until = resumed ? undefined : Date.now() + time;
+    const paused = await operator.pause(SERVER, until, signal).catch(() => undefined);
+    if (paused) this.#pausedAt = Date.now();
+    this.log(paused ? 'the operator pauses' : 'the operator does not know whether it is paused');
+    await after(Math.max(0, (until ?? Date.now() + time) - Date.now()));
+    this.#pausedAt = Number.POSITIVE_INFINITY;
+    // An operator tries until it works.
+    for (let done = !resumed; !done; await after(1_000)) {
+      done = (await operator.resume(SERVER, signal).then(Boolean, () => false)) || !this.#item;
+    }
+    this.log('the pause ends');
   }
 
   // The tables
@@ -356,6 +380,8 @@ export class World {
     if (event < applied || (event === applied && !this.#item?.passed_over)) {
       this.violate(`OLD-POST: ${sender} begins ${event}, and ${applied} is applied`);
     }
+    // A POST that was allowed before the pause arrives before the lease expires.
+    if (Date.now() > this.#pausedAt + LEASE) this.violate(`PAUSED: ${sender} begins ${event}`);
     const earlier = [...this.#operations.values()].filter((operation) => operation.event === event);
     const { deliveries, faults, slowest } = this.#scenario;
     const nothingFails = faults === 0 && deliveries.every(({ crashAt }) => crashAt === undefined);
@@ -457,6 +483,10 @@ class Instance implements Table, EventTable, ConnectionSource {
   async putIfAbsent(event: StoredEvent, signal: AbortSignal): Promise<StoredEvent> {
     const put = () => this.#world.putIfAbsent(event);
     return this.#written(signal, put);
+  }
+
+  async delete(): Promise<boolean> {
+    throw new Error('the function deletes nothing');
   }
 
   async update(

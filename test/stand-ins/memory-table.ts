@@ -25,6 +25,12 @@ export class MemoryTable implements Table {
     return undefined;
   }
 
+  async delete(_: string, condition: Condition): Promise<boolean> {
+    if (!holds(this.item, condition)) return false;
+    this.item = undefined;
+    return true;
+  }
+
   async scan(): Promise<Item[]> {
     return this.item ? [this.item] : [];
   }

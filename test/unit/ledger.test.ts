@@ -7,12 +7,14 @@ import {
   type Item,
   isKnownSchema,
   isLeased,
+  isPaused,
   isPending,
   passedOver,
   type RecordedItem,
   versionOf,
 } from '../../functions/config-switch/reconcile/item.ts';
 import { Ledger } from '../../functions/config-switch/reconcile/ledger.ts';
+import { Operator } from '../../functions/config-switch/reconcile/operator.ts';
 import { MemoryTable } from '../stand-ins/memory-table.ts';
 
 const NOW = Date.parse('2026-11-23T06:10:00.000Z');
@@ -28,10 +30,12 @@ const RECORDED: RecordedItem = {
 
 let table: MemoryTable;
 let ledger: Ledger;
+let operator: Operator;
 beforeEach(() => {
   vi.useFakeTimers({ toFake: ['Date', 'performance'], now: NOW });
   table = new MemoryTable();
   ledger = new Ledger(table);
+  operator = new Operator(ledger, table);
 });
 afterEach(() => {
   vi.useRealTimers();
@@ -116,9 +120,10 @@ describe('an item with a newer schema', () => {
     ['acquire', () => ledger.acquire({ barman_server: 'main' }, 'a', signal)],
     ['drop', () => ledger.drop(RECORDED, new Set(), signal)],
     ['park', () => ledger.park({ barman_server: 'main', desired_version: 'x#x' }, signal)],
-    ['retry', () => ledger.retry('main', signal)],
-    ['pause', () => ledger.pause('main', signal)],
-    ['resume', () => ledger.resume('main', signal)],
+    ['retry', () => operator.retry('main', signal)],
+    ['pause', () => operator.pause('main', undefined, signal)],
+    ['resume', () => operator.resume('main', signal)],
+    ['forget', () => operator.forget(newer, signal)],
   ])('is not changed by %s', async (_, write) => {
     table.item = newer;
     const result = await write().catch((thrown: unknown) => thrown);
@@ -269,6 +274,15 @@ describe('complete', () => {
     expect(table.item).not.toHaveProperty('lease_expires_at');
   });
 
+  test('with a newer desired state drops the lease of a server that was paused meanwhile', async () => {
+    const lease = await acquireLease(0, 'a');
+    await ledger.record(desired(1, 'b'), signal);
+    await operator.pause('main', undefined, signal);
+    expect(await ledger.complete(lease, 'op', true, signal)).toEqual({ lease: 'released' });
+    expect(table.item).toMatchObject(applied);
+    expect(table.item).not.toHaveProperty('lease_token');
+  });
+
   test.each([true, false])('is not written after the lease was lost (renew: %s)', async (renew) => {
     const lease = await acquireLease(0, 'a');
     table.item = { ...(table.item as Item), lease_token: 'another' };
@@ -319,17 +333,40 @@ describe('release', () => {
 
 describe('the operator', () => {
   test('gets no item for an unknown server', async () => {
-    expect(await ledger.pause('main', signal)).toBeUndefined();
-    expect(await ledger.retry('main', signal)).toBeUndefined();
+    expect(await operator.pause('main', undefined, signal)).toBeUndefined();
+    expect(await operator.retry('main', signal)).toBeUndefined();
     expect(table.item).toBeUndefined();
     expect(await ledger.all(signal)).toEqual([]);
     expect(await ledger.get('main', signal)).toBeUndefined();
   });
 
-  test('pauses and resumes a server, which is then due immediately', async () => {
-    table.item = { barman_server: 'main', next_attempt_at: at(9) };
-    expect(await ledger.pause('main', signal)).toEqual({ barman_server: 'main', paused: true });
-    expect(await ledger.resume('main', signal)).toEqual({ barman_server: 'main' });
+  test('pauses and resumes a server, which is then due immediately, and has 24 h again', async () => {
+    table.item = { barman_server: 'main', next_attempt_at: at(9), recorded_at: at(-9) };
+    expect(await operator.pause('main', undefined, signal)).toEqual({
+      barman_server: 'main',
+      recorded_at: at(-9),
+      paused: true,
+      paused_at: at(0),
+    });
+    expect(isPaused(table.item)).toBe(true);
+    expect(await operator.resume('main', signal)).toEqual({ barman_server: 'main', recorded_at: at(0) });
+    expect(isPaused(table.item)).toBe(false);
+  });
+
+  test('pauses a server for some time', async () => {
+    table.item = { barman_server: 'main' };
+    await operator.pause('main', NOW + 5_000, signal);
+    expect(table.item).toMatchObject({ paused: true, paused_at: at(0), paused_until: at(5_000) });
+    expect([isPaused(table.item), await ledger.recordAndAcquire(desired(0, 'a'), signal)]).toEqual([
+      true,
+      undefined,
+    ]);
+    vi.setSystemTime(NOW + 5_001);
+    expect(isPaused(table.item)).toBe(false);
+    expect(await ledger.recordAndAcquire(desired(0, 'a'), signal)).toBeDefined();
+    // Without an end again.
+    await operator.pause('main', undefined, signal);
+    expect(table.item).not.toHaveProperty('paused_until');
   });
 
   test('retries a pending desired state, including a parked one', async () => {
@@ -343,11 +380,39 @@ describe('the operator', () => {
     expect(await ledger.park({ barman_server: 'main', desired_version: 'other' }, signal)).toBe(false);
     expect(await ledger.park({ barman_server: 'main', desired_version: 'k' }, signal)).toBe(true);
     expect(table.item).toMatchObject({ parked: true });
-    expect(await ledger.retry('main', signal)).toEqual({
+    expect(await operator.retry('main', signal)).toEqual({
       barman_server: 'main',
       desired_version: 'k',
       recorded_at: at(0),
     });
+  });
+
+  const inSync: Item = { ...RECORDED, applied: 'model m-a', applied_version: 'a', recorded_at: at(0) };
+  test.each<[string, Item]>([
+    ['in sync', inSync],
+    ['parked', { ...RECORDED, parked: true }],
+    ['without a desired state', { barman_server: 'main' }],
+  ])('forgets a server that is %s', async (_, item) => {
+    table.item = item;
+    expect(await operator.forget(item, signal)).toBe(true);
+    expect(table.item).toBeUndefined();
+  });
+
+  test.each<[string, Item, Partial<Item>]>([
+    ['is pending', RECORDED, {}],
+    ['is leased', { ...inSync, lease_token: 'another' }, {}],
+    [
+      'was parked, and is retried now',
+      { ...RECORDED, parked: true, recorded_at: at(-9) },
+      { recorded_at: at(0) },
+    ],
+    ['has a newer desired state now', inSync, { desired_version: 'b' }],
+    ['has another applied version now', inSync, { applied_version: 'b' }],
+    ['has its first desired state now', { barman_server: 'main' }, { desired_version: 'a' }],
+  ])('does not forget a server that %s', async (_, item, change) => {
+    table.item = { ...item, ...change };
+    expect(await operator.forget(item, signal)).toBe(false);
+    expect(table.item).toEqual({ ...item, ...change });
   });
 });
 

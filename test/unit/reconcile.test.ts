@@ -196,7 +196,7 @@ describe('reconcile', () => {
   test('records the desired state of a paused server, but does not apply it', async () => {
     table.item = { barman_server: 'main', paused: true };
     const message =
-      'Barman server main is paused: the desired state is recorded, and will be applied after resume';
+      'Barman server main is paused: the desired state is recorded, and will be applied after the pause';
     await expect(run(desired(0, 'a'))).rejects.toThrow(new Busy(message));
     expect(table.item).toMatchObject({ desired: 'model a' });
     expect([options.progress.recorded, api.targets.length]).toEqual([true, 0]);

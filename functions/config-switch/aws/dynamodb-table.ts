@@ -3,6 +3,8 @@
 import {
   type AttributeValue,
   ConditionalCheckFailedException,
+  DeleteItemCommand,
+  type DynamoDBClient,
   GetItemCommand,
   paginateScan,
   UpdateItemCommand,
@@ -41,18 +43,41 @@ export class DynamoDbTable implements Table {
     condition: Condition,
     signal: AbortSignal,
   ): Promise<Item | undefined> {
+    return this.#write(signal, async (client) => {
+      const { Attributes = {} } = await client.send(
+        new UpdateItemCommand({
+          TableName: this.#name,
+          Key: { barman_server: { S: server } },
+          ReturnValues: 'ALL_NEW',
+          ...expressions(change, condition),
+        }),
+        { abortSignal: signal },
+      );
+      return fromAttributes(Attributes);
+    });
+  }
+
+  async delete(server: string, condition: Condition, signal: AbortSignal): Promise<boolean> {
+    const deleted = await this.#write(signal, async (client) => {
+      const { UpdateExpression: _, ...conditions } = expressions({}, condition);
+      await client.send(
+        new DeleteItemCommand({
+          TableName: this.#name,
+          Key: { barman_server: { S: server } },
+          ...conditions,
+        }),
+        { abortSignal: signal },
+      );
+      return true;
+    });
+    return deleted === true;
+  }
+
+  /** @returns undefined if the condition of the write is false */
+  #write<T>(signal: AbortSignal, write: (client: DynamoDBClient) => Promise<T>): Promise<T | undefined> {
     return this.#client.ask(this.#name, signal, async (client) => {
       try {
-        const { Attributes = {} } = await client.send(
-          new UpdateItemCommand({
-            TableName: this.#name,
-            Key: { barman_server: { S: server } },
-            ReturnValues: 'ALL_NEW',
-            ...expressions(change, condition),
-          }),
-          { abortSignal: signal },
-        );
-        return fromAttributes(Attributes);
+        return await write(client);
       } catch (error) {
         if (error instanceof ConditionalCheckFailedException) return undefined;
         throw error;

@@ -12,6 +12,7 @@ import {
   type Item,
   isKnownSchema,
   isLeased,
+  isPaused,
   isPending,
   isRecorded,
   passedOver,
@@ -52,8 +53,12 @@ export interface Heartbeat {
   readonly applied: number;
   /** Servers that are parked, since now or before. */
   readonly parked: number;
-  /** Age of the oldest pending desired state (s); 0 if nothing is pending. */
+  /** Servers that are pending, but paused. */
+  readonly pausedPending: number;
+  /** Age of the oldest pending desired state that is not parked (s); 0 without one. */
   readonly oldestPendingAge: number;
+  /** How long servers have been paused at most that are pending, and whose pause does not end by itself (s). */
+  readonly pausedPendingAge: number;
   /** Servers that were skipped, because a newer version of the function wrote their items in an unknown format. */
   readonly unknownSchema: readonly string[];
   /** Why pg-backup-api is unreachable, if it is. */
@@ -77,17 +82,14 @@ export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
   const ended =
     probed.unreachable === undefined ? await pollPassedOver(options, items) : new Map<string, Set<string>>();
   const now = Date.now();
-  const pending = items
-    .filter((item) => isPending(item, ended.get(item.barman_server)))
-    .filter((item) => !item.paused);
+  const allPending = items.filter((item) => isPending(item, ended.get(item.barman_server)));
+  const [paused, pending] = [allPending.filter(isPaused), allPending.filter((item) => !isPaused(item))];
   const age = (item: Item) => now - pendingSince(item, now);
 
   let parked = pending.filter((item) => item.parked).length;
   const due: RecordedItem[] = [];
-  // Oldest first, but expired leases last: their operations have to be waited for, which must not delay the others.
-  const expired = ({ lease_token }: Item) => (lease_token === undefined ? 0 : 1);
   const unparked = pending.filter((item) => !item.parked);
-  for (const item of unparked.sort((a, b) => expired(a) - expired(b) || age(b) - age(a))) {
+  for (const item of unparked.sort(byOrder(age))) {
     if (age(item) > PARK_AFTER && !isLeased(item)) {
       if (await ledger.park(item, signal)) parked += 1;
     } else if (isDue(item, now)) {
@@ -101,7 +103,11 @@ export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
     applied,
     parked,
     unknownSchema: all.filter((item) => !isKnownSchema(item)).map(({ barman_server }) => barman_server),
-    oldestPendingAge: Math.round(Math.max(0, ...pending.map(age)) / 1_000),
+    pausedPending: paused.length,
+    oldestPendingAge: oldest(unparked.map(age)),
+    pausedPendingAge: oldest(
+      paused.filter((item) => !item.paused_until).map(({ paused_at }) => now - timeOf(paused_at, now)),
+    ),
     ...probed,
     ...(unreadable !== undefined && { unreachable: unreadable }),
   };
@@ -133,9 +139,29 @@ async function reconcileAll(
   return applied;
 }
 
-/** Since when a server is pending (ms since the epoch): since its desired state was recorded, or what was passed over has ended. */
+/** The greatest of some ages (ms), in seconds; 0 for none. */
+function oldest(ages: readonly number[]): number {
+  return Math.round(Math.max(0, ...ages) / 1_000);
+}
+
+/**
+ * The order in which servers are reconciled: fewest attempts first, so that those that fail do not delay the others; expired leases last,
+ * because their operations have to be waited for; then the oldest.
+ */
+function byOrder(age: (item: Item) => number): (a: Item, b: Item) => number {
+  const attempts = (item: Item) => item.attempts ?? 0;
+  const expired = ({ lease_token }: Item) => (lease_token === undefined ? 0 : 1);
+  return (a, b) => attempts(a) - attempts(b) || expired(a) - expired(b) || age(b) - age(a);
+}
+
+/**
+ * Since when a server is pending (ms since the epoch): since its desired state was recorded, a pause has ended by itself, or what was
+ * passed over has ended.
+ */
 function pendingSince(item: Item, now: number): number {
-  if ((item.applied_version ?? '') < (item.desired_version ?? '')) return timeOf(item.recorded_at, now);
+  if ((item.applied_version ?? '') < (item.desired_version ?? '')) {
+    return Math.max(timeOf(item.recorded_at, now), timeOf(item.paused_until, 0));
+  }
   return Math.min(now, ...passedOver(item).map(({ ended_at }) => timeOf(ended_at, now)));
 }
 

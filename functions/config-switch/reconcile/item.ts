@@ -47,8 +47,10 @@ export interface Item {
   readonly last_error?: string;
   /** True after the heartbeat has given up. */
   readonly parked?: boolean;
-  /** True while the operator wants nothing sent to Barman. */
+  /** True while the operator wants nothing sent to Barman, since when, and until when if the pause ends by itself. */
   readonly paused?: boolean;
+  readonly paused_at?: string;
+  readonly paused_until?: string;
   /** The operations that were passed over (PassedOver), as JSON, so that a condition can compare them as a whole. */
   readonly passed_over?: string;
 }
@@ -129,6 +131,11 @@ export function isRecorded(item: Item): item is RecordedItem {
 export function isPending(item: Item, ended?: ReadonlySet<string>): item is RecordedItem {
   if (!isRecorded(item)) return false;
   return (item.applied_version ?? '') < item.desired_version || mustApplyAgain(item, ended);
+}
+
+/** Whether the operator wants nothing sent to Barman for a server. */
+export function isPaused({ paused, paused_until }: Item): boolean {
+  return paused === true && Date.now() < timeOf(paused_until, Number.POSITIVE_INFINITY);
 }
 
 /** Whether another invocation may still send a POST, or one may still arrive. */

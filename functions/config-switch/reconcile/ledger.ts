@@ -18,6 +18,7 @@
  *   started   token is mine                                                the lease was lost
  *   complete  token is mine, and desired_version is what I applied         a newer desired state, or the lease was lost
  *   release   token is mine; only if every POST of mine has a known end    the lease was lost
+ *   forget    in sync or parked, and as it was read; no token              the operator tries again
  *   drop      desired_version and passed_over as they were read, no token  the next heartbeat tries again
  *
  * The running operation belongs to its token: each acquire, complete and release removes it. Acquire adds, in the same write, all
@@ -46,7 +47,20 @@ import {
   type RecordedItem,
   SCHEMA,
 } from './item.ts';
-import { absent, type Change, type Condition, either, equals, less, type Table } from './table.ts';
+import {
+  type Change,
+  type Condition,
+  desiredIs,
+  either,
+  knownSchema,
+  leasedBy,
+  newerThanApplied,
+  newerThanDesired,
+  noLease,
+  notPaused,
+  passedOverIs,
+  type Table,
+} from './table.ts';
 
 /** How long a lease allows POSTs, from when it was acquired (ms). */
 export const POST_WINDOW = 8_000;
@@ -91,19 +105,6 @@ export function mayPost({ postUntil }: Pick<Lease, 'postUntil'>): boolean {
   return performance.now() < postUntil.monotonic && Date.now() < postUntil.wall;
 }
 
-// The conditions of the writes.
-const knownSchema = either(absent('schema'), equals('schema', SCHEMA));
-const notPaused = absent('paused');
-const noLease = absent('lease_token');
-const leasedBy = (token: string) => equals('lease_token', token);
-const newerThanDesired = (version: string) =>
-  either(absent('desired_version'), less('desired_version', version));
-const newerThanApplied = (version: string) =>
-  either(absent('applied_version'), less('applied_version', version));
-const desiredIs = (version: string) => equals('desired_version', version);
-const passedOverIs = (text: string | undefined) =>
-  text === undefined ? absent('passed_over') : equals('passed_over', text);
-
 const NO_RUNNING_OPERATION = { running: null, running_operation: null, running_version: null } as const;
 const LEASE_DROPPED = { lease_token: null, lease_expires_at: null, ...NO_RUNNING_OPERATION } as const;
 const FAILURES_CLEARED = {
@@ -143,7 +144,7 @@ export class Ledger {
 
   /** Records and acquires in one write. @returns undefined if that is not possible; then nothing is written */
   recordAndAcquire(desired: DesiredState, signal: AbortSignal): Promise<Lease | undefined> {
-    const condition = [newerThanDesired(desired.version), noLease, notPaused];
+    const condition = [newerThanDesired(desired.version), noLease, notPaused()];
     return this.#lease(desired.server, recorded(desired), condition, signal);
   }
 
@@ -173,7 +174,7 @@ export class Ledger {
     const condition = [
       ...(mustApplyAgain(item, ended) ? [] : [newerThanApplied(version)]),
       passedOverIs(item.passed_over),
-      notPaused,
+      notPaused(),
       lease_token === undefined ? noLease : either(noLease, leasedBy(lease_token)),
     ];
     return this.#lease(barman_server, change, condition, signal);
@@ -211,8 +212,8 @@ export class Ledger {
       return { lease: 'released' };
     }
     if (renew) {
-      const renewed = await this.#lease(barman_server, applied, [leasedBy(token)], signal);
-      return renewed ? { lease: 'renewed', renewed } : { lease: 'lost' };
+      const renewed = await this.#lease(barman_server, applied, [leasedBy(token), notPaused()], signal);
+      if (renewed) return { lease: 'renewed', renewed };
     }
     const left = { ...applied, ...LEASE_DROPPED };
     return {
@@ -249,31 +250,9 @@ export class Ledger {
     await this.#write(item.barman_server, { passed_over: passedOverText(left) }, condition, signal);
   }
 
-  /** Makes the next heartbeat try again. @returns undefined for an unknown server */
-  retry(server: string, signal: AbortSignal): Promise<Item | undefined> {
-    const recorded_at = new Date().toISOString();
-    const change = { attempts: null, next_attempt_at: null, parked: null, recorded_at };
-    return this.#existing(server, change, signal);
-  }
-
-  /** Stops all POSTs for a server; events are recorded meanwhile. @returns undefined for an unknown server */
-  pause(server: string, signal: AbortSignal): Promise<Item | undefined> {
-    return this.#existing(server, { paused: true, next_attempt_at: null }, signal);
-  }
-
-  /** Ends a pause. @returns undefined for an unknown server */
-  resume(server: string, signal: AbortSignal): Promise<Item | undefined> {
-    return this.#existing(server, { paused: null, next_attempt_at: null }, signal);
-  }
-
   /** @returns whether the condition was true, so that the change is written */
   async #write(server: string, change: Change, condition: Condition, signal: AbortSignal): Promise<boolean> {
     return (await this.#table.update(server, change, [knownSchema, ...condition], signal)) !== undefined;
-  }
-
-  async #existing(server: string, change: Change, signal: AbortSignal): Promise<Item | undefined> {
-    const item = await this.get(server, signal);
-    return item && this.#table.update(server, change, [knownSchema], signal);
   }
 
   async #lease(

@@ -10,7 +10,15 @@ import { deadline, sleep } from '../deadline.ts';
 import { Busy, LedgerError } from '../errors.ts';
 import { ExitCode, type Result } from '../exit-code.ts';
 import { type EventTable, fixVersion } from './events.ts';
-import { type DesiredState, type Item, isLeased, mustApplyAgain, passedOver, timeOf } from './item.ts';
+import {
+  type DesiredState,
+  type Item,
+  isLeased,
+  isPaused,
+  mustApplyAgain,
+  passedOver,
+  timeOf,
+} from './item.ts';
 import { type KnownOperations, LEASE, type Lease, type Ledger, mayPost } from './ledger.ts';
 
 /** How long to wait for another invocation's lease, and how often to read the item meanwhile (ms). */
@@ -190,7 +198,7 @@ async function acquire(options: ReconcileOptions, server: string, version: strin
     const item = await ledger.get(server, signal);
     if (!item)
       throw new LedgerError(`the ledger's item of ${server} was deleted meanwhile; send the event again`);
-    const { applied, applied_version = '', operation_id, lease_token, paused } = item;
+    const { applied, applied_version = '', operation_id, lease_token } = item;
     if (applied_version >= version && !(ended && mustApplyAgain(item, ended))) {
       const message = `Barman was set to ${applied}`;
       const result =
@@ -199,9 +207,9 @@ async function acquire(options: ReconcileOptions, server: string, version: strin
           : superseded(progress, `${message} for ${applied_version}`);
       return { result };
     }
-    if (paused) {
+    if (isPaused(item)) {
       throw new Busy(
-        `Barman server ${server} is paused: the desired state is recorded, and will be applied after resume`,
+        `Barman server ${server} is paused: the desired state is recorded, and will be applied after the pause`,
       );
     }
     if (isLeased(item)) {

@@ -1,6 +1,6 @@
 /** The ledger's table, and the conditions of its writes. */
 
-import type { Item } from './item.ts';
+import { type Item, SCHEMA } from './item.ts';
 
 export type Attribute = Exclude<keyof Item, 'barman_server'>;
 
@@ -19,6 +19,19 @@ export const equals = (attribute: Attribute, value: string | number): Clause => 
 export const less = (attribute: Attribute, value: string): Clause => [[attribute, '<', value]];
 export const either = (one: Clause, other: Clause): Clause => [...one, ...other];
 
+// The conditions of the ledger's writes.
+export const knownSchema = either(absent('schema'), equals('schema', SCHEMA));
+export const notPaused = () => either(absent('paused'), less('paused_until', new Date().toISOString()));
+export const noLease = absent('lease_token');
+export const leasedBy = (token: string) => equals('lease_token', token);
+export const newerThanDesired = (version: string) =>
+  either(absent('desired_version'), less('desired_version', version));
+export const newerThanApplied = (version: string) =>
+  either(absent('applied_version'), less('applied_version', version));
+export const desiredIs = (version: string) => equals('desired_version', version);
+export const passedOverIs = (text: string | undefined) =>
+  text === undefined ? absent('passed_over') : equals('passed_over', text);
+
 /** A table of items, with consistent reads and conditional writes; DynamoDB's in a deployment. */
 export interface Table {
   get(server: string, signal: AbortSignal): Promise<Item | undefined>;
@@ -29,5 +42,7 @@ export interface Table {
     condition: Condition,
     signal: AbortSignal,
   ): Promise<Item | undefined>;
+  /** @returns whether the condition was true, so that the item is deleted */
+  delete(server: string, condition: Condition, signal: AbortSignal): Promise<boolean>;
   scan(signal: AbortSignal): Promise<Item[]>;
 }

@@ -1,0 +1,68 @@
+/** What an operator changes in the ledger. The function does not use this. */
+
+import { type Item, isPending } from './item.ts';
+import type { Ledger } from './ledger.ts';
+import { absent, type Change, equals, knownSchema, noLease, type Table } from './table.ts';
+
+/** The operator's writes. Each throws what the table throws, and LedgerError for an item of an unknown schema. */
+export class Operator {
+  readonly #ledger: Pick<Ledger, 'get'>;
+  readonly #table: Table;
+
+  /** @param ledger that uses the same table */
+  constructor(ledger: Pick<Ledger, 'get'>, table: Table) {
+    this.#ledger = ledger;
+    this.#table = table;
+  }
+
+  /** Makes the next heartbeat try again. @returns undefined for an unknown server */
+  retry(server: string, signal: AbortSignal): Promise<Item | undefined> {
+    const recorded_at = new Date().toISOString();
+    const change = { attempts: null, next_attempt_at: null, parked: null, recorded_at };
+    return this.#existing(server, change, signal);
+  }
+
+  /**
+   * Stops the POSTs for a server; events are recorded meanwhile. One that was allowed before may still arrive until the lease expires.
+   *
+   * @param until when the pause ends by itself (ms since the epoch); undefined: `resume` ends it
+   * @returns undefined for an unknown server
+   */
+  pause(server: string, until: number | undefined, signal: AbortSignal): Promise<Item | undefined> {
+    const change: Change = {
+      paused: true,
+      paused_at: new Date().toISOString(),
+      paused_until: until === undefined ? null : new Date(until).toISOString(),
+      next_attempt_at: null,
+    };
+    return this.#existing(server, change, signal);
+  }
+
+  /** Ends a pause; the 24 h until a desired state is parked start again. @returns undefined for an unknown server */
+  resume(server: string, signal: AbortSignal): Promise<Item | undefined> {
+    const recorded_at = new Date().toISOString();
+    const change = { paused: null, paused_at: null, paused_until: null, next_attempt_at: null, recorded_at };
+    return this.#existing(server, change, signal);
+  }
+
+  /**
+   * Deletes the item of a server that Barman does not have any more, or never had. The item is the memory of the order: a
+   * late event would be the newest afterwards.
+   *
+   * @param item as it was read
+   * @returns whether it was in sync or parked, without a lease, and unchanged since
+   */
+  async forget(item: Item, signal: AbortSignal): Promise<boolean> {
+    if (isPending(item) && !item.parked) return false;
+    const unchanged = (['desired_version', 'applied_version', 'recorded_at'] as const).map((name) => {
+      const value = item[name];
+      return value === undefined ? absent(name) : equals(name, value);
+    });
+    return this.#table.delete(item.barman_server, [knownSchema, noLease, ...unchanged], signal);
+  }
+
+  async #existing(server: string, change: Change, signal: AbortSignal): Promise<Item | undefined> {
+    const item = await this.#ledger.get(server, signal);
+    return item && this.#table.update(server, change, [knownSchema], signal);
+  }
+}

@@ -1,0 +1,170 @@
+import { beforeEach, describe, expect, test, vi } from 'vitest';
+import { type Message, redrive } from '../../cli/redrive.ts';
+import { type Item, versionOf } from '../../functions/config-switch/reconcile/item.ts';
+
+const FAILED_AT = Date.parse('2026-11-23T06:10:00.000Z');
+const HOUR = 3_600_000;
+const PAYLOAD = {
+  action: 'on_role_change',
+  role: 'primary',
+  cluster: 'c',
+  barman_server: 'main',
+  reset: true,
+};
+const EVENT = {
+  id: 'e1',
+  'detail-type': 'Patroni role change',
+  time: '2026-11-23T06:09:00Z',
+  detail: PAYLOAD,
+};
+const ofLambda = (requestPayload: unknown, change: object = {}) => ({
+  version: '1.0',
+  timestamp: new Date(FAILED_AT).toISOString(),
+  requestContext: { requestId: 'r1', condition: 'RetriesExhausted', ...change },
+  requestPayload,
+});
+
+let invoked: unknown[];
+let response: unknown;
+let item: Item | undefined;
+beforeEach(() => {
+  invoked = [];
+  response = { exit_code: 0, recorded: true, message: 'so it is' };
+  item = undefined;
+});
+
+/** Redrives a queue with these bodies. @returns the result, what was printed, and the bodies that are left */
+async function run(...bodies: unknown[]) {
+  const messages = bodies.map((body, index) => ({
+    id: `m${index}`,
+    receipt: `receipt ${index}`,
+    body: typeof body === 'string' ? body : JSON.stringify(body),
+  }));
+  const queue: { visible: Message[]; invisible: Message[] } = { visible: messages, invisible: [] };
+  const printed: string[] = [];
+  const log = vi.spyOn(console, 'log').mockImplementation((line) => void printed.push(line));
+  const without = (list: Message[], message: Message) => list.filter(({ id }) => id !== message.id);
+  const result = await redrive({
+    queue: {
+      receive: async () => {
+        const received = queue.visible.splice(0, 2);
+        queue.invisible.push(...received);
+        return received;
+      },
+      delete: async (message) => {
+        queue.invisible = without(queue.invisible, message);
+      },
+      release: async (message) => {
+        queue.invisible = without(queue.invisible, message);
+        queue.visible.push(message);
+      },
+    },
+    ledger: { get: async () => item },
+    invoke: async (event) => {
+      invoked.push(event);
+      if (response instanceof Error) throw response;
+      return response;
+    },
+  });
+  log.mockRestore();
+  expect(queue.invisible).toEqual([]);
+  return { ...result, printed, left: queue.visible.map(({ id }) => id) };
+}
+
+describe('redrive', () => {
+  test('of an empty queue does nothing', async () => {
+    expect(await run()).toEqual({ deleted: 0, left: [], printed: ['0 deleted, 0 left in the queue'] });
+  });
+
+  test.each([
+    ["EventBridge's queue", EVENT],
+    ['Lambda', ofLambda(EVENT)],
+  ])('sends an event from %s as it was, and deletes it once it is recorded', async (_, body) => {
+    expect(await run(body)).toMatchObject({ deleted: 1, left: [] });
+    expect(invoked).toEqual([EVENT]);
+  });
+
+  test('deletes an event that is not to be followed', async () => {
+    response = { exit_code: 1, recorded: false, message: 'skipped' };
+    expect(await run(EVENT)).toMatchObject({
+      left: [],
+      printed: ['m0: deleted: skipped', expect.any(String)],
+    });
+  });
+
+  test.each([
+    ['invalid', { exit_code: 4, recorded: false, message: 'role is missing' }, 'role is missing'],
+    ['not recorded', { exit_code: 3, recorded: false, message: 'no ledger' }, 'no ledger'],
+    ['not answered', new Error('the function failed: no'), 'the function failed: no'],
+    ['answered with nothing', null, 'the function gave no reason'],
+  ])('leaves an event that is %s, and goes on', async (_, given, text) => {
+    response = given;
+    const { printed, left, deleted } = await run(EVENT, EVENT, EVENT);
+    expect([left, deleted]).toEqual([['m0', 'm1', 'm2'], 0]);
+    expect(printed[0]).toBe(`m0: left in the queue: ${text}`);
+    expect(printed.at(-1)).toBe('0 deleted, 3 left in the queue');
+  });
+
+  test.each([
+    '',
+    'x',
+    '7',
+    'null',
+    '[]',
+    '{}',
+    '{"detail":{}}',
+    ofLambda(undefined),
+    ofLambda('x'),
+    ofLambda({}),
+  ])('leaves a malformed message (%j), and goes on', async (body) => {
+    const { printed, left, deleted } = await run(body, EVENT);
+    expect([left, deleted]).toEqual([['m0'], 1]);
+    expect(printed[0]).toMatch(/^m0: left in the queue: malformed: /);
+    expect(invoked).toEqual([EVENT]);
+  });
+
+  test.each([
+    ['without a request id', { ...ofLambda(PAYLOAD), requestContext: {} }],
+    ['without a time', { ...ofLambda(PAYLOAD), timestamp: 'now' }],
+    ['without a server', ofLambda({ ...PAYLOAD, barman_server: undefined })],
+  ])('leaves a direct payload %s', async (_, body) => {
+    expect(await run(body)).toMatchObject({ left: ['m0'], deleted: 0 });
+    expect(invoked).toEqual([]);
+  });
+
+  test('deletes a heartbeat', async () => {
+    expect(await run(ofLambda({ heartbeat: true }))).toMatchObject({ left: [], deleted: 1 });
+    expect(invoked).toEqual([]);
+  });
+
+  const known = (age: number, id: string): Item => ({
+    barman_server: 'main',
+    desired: 'reset',
+    desired_version: versionOf(FAILED_AT - age, id),
+  });
+  test.each<[string, Item | undefined]>([
+    ['no role change is known', undefined],
+    ['none has been recorded', { barman_server: 'main' }],
+    ['the newest is older than any event of that record', known(6 * HOUR, 'other')],
+    ['the newest is itself', known(0, 'r1')],
+  ])('sends a direct payload under its first request id if %s', async (_, known) => {
+    item = known;
+    expect(await run(ofLambda(PAYLOAD))).toMatchObject({ left: [], deleted: 1 });
+    expect(invoked).toEqual([
+      {
+        id: 'r1',
+        'detail-type': 'Patroni role change',
+        source: 'patroni',
+        time: '2026-11-23T06:10:00.000Z',
+        detail: PAYLOAD,
+      },
+    ]);
+  });
+
+  test('leaves a direct payload if a role change is known that may be newer', async () => {
+    item = known(6 * HOUR - 1, 'other');
+    const { printed, left } = await run(ofLambda(PAYLOAD));
+    expect([left, invoked]).toEqual([['m0'], []]);
+    expect(printed[0]).toContain(`main has a role change that may be newer (${item.desired_version})`);
+  });
+});
