@@ -24,6 +24,7 @@ import base64
 import binascii
 import email.message
 import email.utils
+import errno
 import functools
 import hashlib
 import hmac
@@ -250,9 +251,8 @@ def start_thread(
         except (RuntimeError, MemoryError) as error:
             delay = next_delay(attempts, NO_DELAY, args)
             logger.warning("%s, attempt %d: no thread could be started: %s", endpoint.url, attempts, error)
-            if delay is None:
+            if delay is None or not pause(delay, args):
                 return None
-            time.sleep(delay)
 
 
 def next_delay(attempts: int, minimum: float, args: argparse.Namespace) -> Optional[float]:
@@ -263,6 +263,18 @@ def next_delay(attempts: int, minimum: float, args: argparse.Namespace) -> Optio
     random_delay = random.uniform(0, min(MAX_RANDOM_DELAY, args.retry_wait * 2 ** min(attempts, 20)))
     delay = max(minimum, args.retry_wait) + random_delay
     return None if attempts == args.max_retries or elapsed() + delay >= args.max_time else delay
+
+
+def pause(delay: float, args: argparse.Namespace) -> bool:
+    """Waits (s), but not beyond --max-time. Returns whether time is left.
+
+    In steps: while the machine is suspended, time.sleep stands still, but --max-time does not.
+    """
+    max_time = args.max_time  # type: float
+    end = min(max_time, elapsed() + delay)
+    while elapsed() < end:
+        time.sleep(max(0.0, min(1.0, end - elapsed())))
+    return elapsed() < max_time
 
 
 def send(endpoint: Endpoint, secrets: List[bytes], webhook_id: str, args: argparse.Namespace) -> int:
@@ -277,8 +289,8 @@ def send(endpoint: Endpoint, secrets: List[bytes], webhook_id: str, args: argpar
         message = f"{endpoint.url}, attempt {attempts}: {result.message}"
         if delay is not None:
             logger.warning("%s; retrying in %.1f s", message, delay)
-            time.sleep(delay)
-            continue
+            if pause(delay, args):
+                continue
         level = logging.INFO if result.exit_code <= EXIT_CODES["CONFIG_SWITCH_SKIPPED"] else logging.ERROR
         logger.log(level, "%s%s", message, "; giving up" if result.retry else "")
         return result.exit_code
@@ -519,6 +531,7 @@ def read_secrets(file: Optional[str]) -> List[bytes]:
             raise InvalidArgs(f"no secret; pass --secret-file or set {source}")
     else:
         source = f"--secret-file {file}"
+        check_regular_file("--secret-file", file)
         try:
             with open(file, encoding="ascii") as opened:
                 if stat.S_IMODE(os.fstat(opened.fileno()).st_mode) & 0o077:
@@ -545,10 +558,24 @@ def read_secrets(file: Optional[str]) -> List[bytes]:
     return secrets
 
 
+def check_regular_file(option: str, file: str) -> None:
+    """Raises InvalidArgs if the file is not a regular one: opening a FIFO waits until another process opens it."""
+    try:
+        regular = stat.S_ISREG(os.stat(file).st_mode)
+    except OSError as error:
+        raise InvalidArgs(f"{option} {file}: {error.strerror}")
+    if not regular:
+        raise InvalidArgs(f"{option} {file}: not a regular file; copy its content into one")
+
+
 def tls_context(ca_file: Optional[str], client_cert: Optional[str], client_key: Optional[str]) -> ssl.SSLContext:
     """Returns a TLS context that requires TLS 1.2 or newer and verifies the server. Raises InvalidArgs."""
     if client_key and not client_cert:
         raise InvalidArgs("--client-key requires --client-cert")
+    files = {"--ca-file": ca_file, "--client-cert": client_cert, "--client-key": client_key}
+    for option, file in files.items():
+        if file:
+            check_regular_file(option, file)
     try:
         context = ssl.create_default_context(cafile=ca_file)
     except (OSError, ssl.SSLError) as error:
@@ -570,9 +597,9 @@ def set_up_log(file: Optional[str]) -> None:
     """Logs one line per attempt to a file, or to standard error, which is Patroni's own log."""
     handler = STDERR  # type: logging.Handler
     problem = None
-    if file:
+    if file and file != "/dev/stderr":
         try:
-            handler = logging.FileHandler(file, encoding="utf-8")
+            handler = open_log(file)
         except OSError as error:
             problem = error.strerror
     handler.setFormatter(STDERR.formatter)
@@ -580,6 +607,16 @@ def set_up_log(file: Optional[str]) -> None:
     logger.setLevel(logging.INFO)
     if problem:
         logger.error("--log-file %s: %s; logging to standard error instead", file, problem)
+
+
+def open_log(file: str) -> logging.Handler:
+    """Returns a handler that appends to a file. Raises OSError."""
+    if file == "/dev/stdout":  # It may be a pipe or a socket.
+        return logging.StreamHandler(open(1, "w", encoding="utf-8", closefd=False))
+    mode = os.stat(file).st_mode if os.path.exists(file) else stat.S_IFREG
+    if not (stat.S_ISREG(mode) or stat.S_ISCHR(mode)):  # A FIFO without a reader would block.
+        raise OSError(errno.EINVAL, "not a regular file")
+    return logging.FileHandler(file, encoding="utf-8")
 
 
 def request_target(parts: SplitResult) -> str:

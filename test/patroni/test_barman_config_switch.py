@@ -734,6 +734,24 @@ class CallbackTest(unittest.TestCase):
                 self.assertEqual(code, 4)
                 self.assertIn(message, output)
 
+    def test_input_that_is_not_a_regular_file_is_rejected(self):
+        """Opening a FIFO would wait for a writer for ever."""
+        self.certificates()
+        fifo = self.folder / "fifo"
+        os.mkfifo(str(fifo))
+        client_cert = ["--client-cert", str(self.folder / "client.pem")]
+        for option, before in [
+            ("--secret-file", []),
+            ("--ca-file", []),
+            ("--client-cert", []),
+            ("--client-key", client_cert),
+        ]:
+            for file in (fifo, self.folder):
+                with self.subTest(option=option, file=file.name):
+                    code, output = self.run_callback("--url", "https://example.com/", *before, option, str(file))
+                    self.assertEqual(code, 4)
+                    self.assertIn("{} {}: not a regular file".format(option, file), output)
+
     def test_missing_secret_is_an_error(self):
         command = self.command("--url", "https://example.com/")
         done = subprocess.run(command, env=ENV, stderr=subprocess.PIPE, timeout=60)
@@ -773,6 +791,27 @@ class CallbackTest(unittest.TestCase):
                     expected,
                 )
         self.assertEqual(len(function.requests), 3)
+
+    def test_log_file_that_is_not_a_regular_file_is_replaced_by_standard_error(self):
+        """Opening a FIFO would wait for a reader for ever, and writing to it for a slow reader."""
+        function = self.function(response(0))
+        fifo = self.folder / "fifo"
+        os.mkfifo(str(fifo))
+        for reader in (False, True):
+            with self.subTest(reader=reader):
+                if reader:
+                    self.addCleanup(os.close, os.open(str(fifo), os.O_RDONLY | os.O_NONBLOCK))
+                code, output = self.run_callback("--url", function.url, "--log-file", str(fifo))
+                self.assertEqual((code, len(output.splitlines())), (0, 2), output)
+                self.assertIn("--log-file {}: not a regular file; logging to standard error".format(fifo), output)
+                self.assertIn("CONFIG_SWITCH_DONE", output)
+
+    def test_log_file_may_be_standard_output_standard_error_or_null(self):
+        function = self.function(response(0))
+        for file, lines in [("/dev/stdout", 1), ("/dev/stderr", 1), ("/dev/null", 0)]:
+            with self.subTest(file=file):
+                code, output = self.run_callback("--url", function.url, "--log-file", file)
+                self.assertEqual((code, len(output.splitlines())), (0, lines), output)
 
     def test_secret_on_the_command_line_is_not_printed(self):
         for options in (
@@ -879,6 +918,19 @@ class RetryTest(unittest.TestCase):
         with mock.patch.object(callback.random, "uniform", lambda low, high: low):
             code, _ = self.send(self.evaluate(503), retry_wait=0.01, max_retries=5000)
         self.assertEqual((code, len(self.started_at)), (3, 5000))
+
+    def test_pause_ends_at_the_time_limit_if_the_machine_was_suspended(self):
+        """time.sleep stands still meanwhile: the rest of the pause would exceed --max-time."""
+        slept = []
+
+        def sleep(delay):
+            slept.append(delay)
+            self.now += 700
+
+        with mock.patch.object(callback.time, "sleep", sleep):
+            code, _ = self.send(self.evaluate(503, retry_after="60"))
+        self.assertEqual((code, len(self.started_at)), (3, 1))
+        self.assertLessEqual(sum(slept), 1)
 
     def test_attempt_without_a_thread_is_a_failed_attempt(self):
         mock.patch.stopall()
