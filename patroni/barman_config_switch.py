@@ -15,6 +15,9 @@ If a request fails in a way that may be temporary (no connection, 401, 403, 404,
 ten minutes (--max-time). A role change that the response reports as recorded is not sent again: the function applies
 it.
 
+With --event-bus NAME instead of --url, the aws command puts the role change on an EventBridge event bus. Exit code 0
+means then that EventBridge has accepted it: the result of the switch is in the function's log.
+
 The exit code is the ExitCode in the response; with several URLs, the greatest one: 0 done, 1 skipped, 2 failed,
 3 no valid response or HTTP error, 4 invalid arguments or invalid payload.
 """
@@ -35,11 +38,13 @@ import logging
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import ssl
 import stat
 import struct
+import subprocess
 import sys
 import threading
 import time
@@ -79,6 +84,10 @@ INVALID_ARGS = EXIT_CODES["INVALID_ARGS"]
 CONNECT_TIMEOUT = 10.0
 #: Time limit of an attempt, including connecting (s). API Gateway responds 30 s after the request at the latest.
 ATTEMPT_TIMEOUT = 45.0
+#: Time limits of the aws command: to connect, to wait for data, and in total (s). age_ms does not include them.
+AWS_CONNECT_TIMEOUT = 5
+AWS_READ_TIMEOUT = 10
+AWS_TIMEOUT = 20.0
 #: Upper limit of the random part of the delay between attempts (s).
 MAX_RANDOM_DELAY = 10.0
 #: Upper limit for Retry-After (s): a proxy that asks for an hour must not keep Barman on the old primary.
@@ -120,10 +129,13 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 class OneLineFormatter(logging.Formatter):
-    """Formats each record as one line, whatever a server sent, and masks webhook secrets."""
+    """Formats each record as one line, whatever a server sent, and masks secrets.
+
+    AWS's error for a wrong signature contains the signed headers, and so the session token.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
-        return re.sub(r"whsec_[\w+/=-]*", "whsec_…", one_line(super().format(record), 4000))
+        return re.sub(r"(whsec_|security-token:)[\w+/=-]*", r"\1…", one_line(super().format(record), 4000))
 
 
 class Endpoint:
@@ -206,10 +218,16 @@ def main(argv: List[str]) -> int:
 
 
 def run(argv: List[str]) -> int:
-    """Sends the role change to all URLs in parallel and returns the greatest exit code. Raises InvalidArgs."""
+    """Sends the role change to the event bus, or to all URLs in parallel, and returns the greatest exit code.
+
+    Raises InvalidArgs.
+    """
     STDERR.setFormatter(OneLineFormatter("%(asctime)s %(levelname)s: %(message)s"))
     args = parse(argv)
     set_up_log(args.log_file)
+    if args.event_bus is not None:
+        check_aws_command()
+        return send(f"event bus {args.event_bus}", functools.partial(put_event, args), args)
     secrets = read_secrets(args.secret_file)
     tls = tls_context(args.ca_file, args.client_cert, args.client_key)
     endpoints = [Endpoint(url, tls, args.allow_plain_http) for url in args.url]
@@ -219,7 +237,8 @@ def run(argv: List[str]) -> int:
 
     def send_to(index: int) -> None:
         try:
-            codes[index] = send(endpoints[index], secrets, webhook_id, args)
+            attempt = functools.partial(post_event, endpoints[index], secrets, webhook_id, args)
+            codes[index] = send(endpoints[index].url, attempt, args)
         except Exception as error:  # The other URLs are not affected.
             logger.error("%s: %s: %s", endpoints[index].url, type(error).__name__, error)
 
@@ -277,16 +296,18 @@ def pause(delay: float, args: argparse.Namespace) -> bool:
     return elapsed() < max_time
 
 
-def send(endpoint: Endpoint, secrets: List[bytes], webhook_id: str, args: argparse.Namespace) -> int:
-    """Sends the role change to one URL, with retries, and returns the exit code."""
+def send(receiver: str, attempt: Callable[[float], Attempt], args: argparse.Namespace) -> int:
+    """Sends the role change with retries, and returns the exit code.
+
+    receiver: for the log
+    attempt: makes one attempt; its parameter is the time limit (s)
+    """
     attempts = 0
     while True:
         attempts += 1
-        limit = max(0.0, min(ATTEMPT_TIMEOUT, args.max_time - elapsed()))
-        attempt = functools.partial(try_once, endpoint, secrets, webhook_id, args, elapsed() + limit)
-        result = run_with_timeout(limit, attempt)
+        result = attempt(max(0.0, min(ATTEMPT_TIMEOUT, args.max_time - elapsed())))
         delay = next_delay(attempts, result.retry_after, args) if result.retry else None
-        message = f"{endpoint.url}, attempt {attempts}: {result.message}"
+        message = f"{receiver}, attempt {attempts}: {result.message}"
         if delay is not None:
             logger.warning("%s; retrying in %.1f s", message, delay)
             if pause(delay, args):
@@ -294,6 +315,62 @@ def send(endpoint: Endpoint, secrets: List[bytes], webhook_id: str, args: argpar
         level = logging.INFO if result.exit_code <= EXIT_CODES["CONFIG_SWITCH_SKIPPED"] else logging.ERROR
         logger.log(level, "%s%s", message, "; giving up" if result.retry else "")
         return result.exit_code
+
+
+def put_event(args: argparse.Namespace, limit: float) -> Attempt:
+    """Puts the role change on the event bus with one aws process, which is killed after the limit (s)."""
+    entry = {
+        "Source": "patroni",
+        "DetailType": "Patroni role change",
+        "EventBusName": args.event_bus,
+        "Detail": json.dumps(payload(args)),
+        # No Time: without it AWS's clock dates the event, and not the clock of this node, which may be wrong.
+    }
+    command = ["aws", "events", "put-events", "--entries", json.dumps([entry]), "--output", "json"]
+    command += ["--cli-connect-timeout", str(AWS_CONNECT_TIMEOUT), "--cli-read-timeout", str(AWS_READ_TIMEOUT)]
+    limit = min(limit, AWS_TIMEOUT)
+    try:
+        process = subprocess.Popen(
+            command,
+            # aws's own retries would send the same age_ms again.
+            env={**os.environ, "AWS_MAX_ATTEMPTS": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+    except (OSError, MemoryError) as error:
+        return Attempt(HTTP_ERROR, f"aws could not be started: {error}", retry=True)
+    try:
+        output, errors = process.communicate(timeout=limit)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # With its children: aws may be a script.
+        process.wait()
+        return Attempt(HTTP_ERROR, f"aws was killed after {limit:.1f} s", retry=True)
+    return evaluate_put(process.returncode, output, errors.decode(errors="replace"))
+
+
+def evaluate_put(exit_status: int, output: bytes, errors: str) -> Attempt:
+    """Returns what the result of aws means. It ends with 0 also if EventBridge has not accepted the event."""
+    if exit_status != 0:
+        return Attempt(HTTP_ERROR, f"aws ended with exit status {exit_status}: {errors}", retry=True)
+    try:
+        response = json.loads(output.decode())
+        entries = json.dumps(response.get("Entries"))
+        if response["FailedEntryCount"] == 0:
+            return Attempt(EXIT_CODES["CONFIG_SWITCH_DONE"], f"accepted by EventBridge, not confirmed {entries}")
+        message = f"not accepted by EventBridge {entries}"
+    except (ValueError, RecursionError, AttributeError, KeyError):
+        message = f"unexpected output of aws: {output.decode(errors='replace')}"
+    return Attempt(HTTP_ERROR, message, retry=True)
+
+
+def post_event(
+    endpoint: Endpoint, secrets: List[bytes], webhook_id: str, args: argparse.Namespace, limit: float
+) -> Attempt:
+    """Sends the role change to a URL once, for at most limit (s)."""
+    deadline = elapsed() + limit
+    return run_with_timeout(limit, functools.partial(try_once, endpoint, secrets, webhook_id, args, deadline))
 
 
 def run_with_timeout(limit: float, attempt: Callable[[], Attempt]) -> Attempt:
@@ -461,8 +538,10 @@ def parse(argv: List[str]) -> argparse.Namespace:
         description="Notifies barman-config-switch that the role of this node has changed.",
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "--url", action="append", required=True, help="URL of the function; repeat for each Barman host"
+    receiver = parser.add_mutually_exclusive_group(required=True)
+    receiver.add_argument("--url", action="append", help="URL of the function; repeat for each Barman host")
+    receiver.add_argument(
+        "--event-bus", help="name or ARN of the EventBridge event bus to use instead of --url; requires the aws command"
     )
     parser.add_argument("--secret-file", help=f"file with the webhook secret (default: ${SECRET_VARIABLE})")
     parser.add_argument("--ca-file", help="CA certificates (PEM) to use instead of the system's")
@@ -498,6 +577,11 @@ def parse(argv: List[str]) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.command is None:
         parser.error("missing command: config-switch")
+    if args.event_bus is not None and args.dry_run:
+        parser.error("--dry-run requires --url: EventBridge does not return what would happen")
+    for option in ("--ca-file", "--client-cert", "--client-key", "--allow-plain-http"):
+        if args.event_bus is not None and getattr(args, option[2:].replace("-", "_")):
+            parser.error(f"{option} requires --url: the aws command of --event-bus has its own settings")
     if args.dry_run and args.max_retries is None:
         args.max_retries = 1  # An operator waits for the result, and no role change can be lost.
     return args
@@ -556,6 +640,14 @@ def read_secrets(file: Optional[str]) -> List[bytes]:
     if not secrets:
         raise InvalidArgs(f"{source}: empty; {expected}")
     return secrets
+
+
+def check_aws_command() -> None:
+    """Raises InvalidArgs if the aws command is missing."""
+    if shutil.which("aws") is None:
+        path = os.environ.get("PATH", "")
+        remedy = "install the AWS CLI, or add its directory to the PATH of Patroni's service"
+        raise InvalidArgs(f"--event-bus: command aws not found in PATH ({path}); {remedy}")
 
 
 def check_regular_file(option: str, file: str) -> None:

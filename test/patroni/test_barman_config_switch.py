@@ -11,6 +11,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import select
 import shutil
 import signal
 import socket
@@ -123,6 +124,52 @@ class Function:
     def close(self):
         self.server.shutdown()
         self.server.server_close()
+
+
+class FakeAws:
+    """Stand-in for the aws command. Runs the given Python programs in order, one per call, and repeats the last one."""
+
+    def __init__(self, folder, *programs):
+        self.record = folder / "aws-calls"
+        self.record.touch()
+        bin_folder = folder / "bin"
+        bin_folder.mkdir()
+        # No other folder: no test may find a real aws command.
+        self.env = {"PATH": str(bin_folder)}
+        script = bin_folder / "aws"
+        script.write_text(
+            "#!{}\n"
+            "import json, os, signal, subprocess, sys\n"
+            "with open({record!r}, 'a+') as record:\n"
+            "    record.write(json.dumps({{'arguments': sys.argv[1:], 'environment': dict(os.environ)}}) + '\\n')\n"
+            "    record.seek(0)\n"
+            "    calls = len(record.readlines())\n"
+            "exec({programs!r}[min(calls, {count}) - 1])\n".format(
+                sys.executable, record=str(self.record), programs=programs, count=len(programs)
+            )
+        )
+        script.chmod(0o755)
+
+    @property
+    def calls(self):
+        return [json.loads(line) for line in self.record.read_text().splitlines()]
+
+    @property
+    def entries(self):
+        """The entry of each call."""
+        entries = []
+        for call in self.calls:
+            (entry,) = json.loads(call["arguments"][call["arguments"].index("--entries") + 1])
+            entries.append(entry)
+        return entries
+
+
+#: Outputs of aws events put-events: EventBridge has accepted the event, or has not.
+ACCEPTED = 'print(json.dumps({"FailedEntryCount": 0, "Entries": [{"EventId": "11710aed-b79e"}]}))'
+THROTTLED = (
+    'print(json.dumps({"FailedEntryCount": 1,'
+    ' "Entries": [{"ErrorCode": "ThrottlingException", "ErrorMessage": "Slow"}]}))'
+)
 
 
 class CallbackTest(unittest.TestCase):
@@ -495,6 +542,108 @@ class CallbackTest(unittest.TestCase):
                 self.assertEqual(sorted(os.listdir(str(self.folder))), before)
                 release.set()
 
+    # EventBridge.
+
+    def aws(self, *programs):
+        return FakeAws(self.folder, *programs)
+
+    def test_event_bus_gets_the_role_change_without_a_secret(self):
+        aws = self.aws(ACCEPTED)
+        command = self.command("--event-bus", "patroni")
+        done = subprocess.run(command, env={**ENV, **aws.env}, stderr=subprocess.PIPE, timeout=60)
+        output = done.stderr.decode()
+        self.assertEqual(done.returncode, 0, output)
+        self.assertIn("event bus patroni, attempt 1: accepted by EventBridge, not confirmed", output)
+        (call,) = aws.calls
+        self.assertEqual(call["arguments"][:2], ["events", "put-events"])
+        for option in ("--cli-connect-timeout", "--cli-read-timeout"):
+            self.assertGreater(int(call["arguments"][call["arguments"].index(option) + 1]), 0)
+        self.assertEqual(call["environment"]["AWS_MAX_ATTEMPTS"], "1")
+        (entry,) = aws.entries
+        payload = json.loads(entry.pop("Detail"))
+        # No Time: EventBridge dates the event by AWS's clock, whatever this node's clock says.
+        self.assertEqual(
+            entry, {"Source": "patroni", "DetailType": "Patroni role change", "EventBusName": "patroni"}
+        )
+        self.assertGreaterEqual(payload.pop("age_ms"), 0)
+        self.assertEqual(
+            payload,
+            {
+                "action": "on_role_change",
+                "role": "primary",
+                "cluster": "main",
+                "barman_server": "main",
+                "barman_model": "pg:node1",
+                "switch_when": "promoted",
+            },
+        )
+
+    def test_event_bus_is_tried_again_with_a_new_age_until_eventbridge_accepts(self):
+        failures = [
+            (THROTTLED, "not accepted.*ThrottlingException.*Slow"),
+            ("sys.exit('An error occurred (AccessDeniedException)')", r"exit status 1: .*AccessDeniedException"),
+            ("print('{')", "unexpected output"),
+            ("print('[]')", "unexpected output"),
+            ("print('{}')", "unexpected output"),
+            ("print(json.dumps({'FailedEntryCount': 1}))", "not accepted"),
+            ("sys.stdout.buffer.write(b'\\xff')", "unexpected output"),
+            ("os.kill(os.getpid(), signal.SIGKILL)", "exit status -9"),
+        ]
+        aws = self.aws(*[program for program, _ in failures], ACCEPTED)
+        code, output = self.run_callback("--event-bus", "patroni", *QUICK, env=aws.env)
+        lines = output.splitlines()
+        self.assertEqual((code, len(lines)), (0, len(failures) + 1), output)
+        for (_, message), line in zip(failures, lines):
+            self.assertRegex(line, message)
+        ages = [json.loads(entry["Detail"])["age_ms"] for entry in aws.entries]
+        self.assertEqual(ages, sorted(set(ages)))
+
+    def test_event_bus_that_never_accepts_is_an_http_error(self):
+        aws = self.aws(THROTTLED)
+        code, output = self.run_callback("--event-bus", "patroni", "--max-retries", "2", *QUICK, env=aws.env)
+        self.assertEqual((code, len(aws.calls)), (3, 2))
+        self.assertIn("giving up", output.splitlines()[-1])
+
+    def test_aws_is_killed_with_its_children_at_the_time_limit(self):
+        """They could deliver the event later, with an age_ms that was computed long ago."""
+        fifo = self.folder / "fifo"
+        os.mkfifo(str(fifo))
+        reader = os.open(str(fifo), os.O_RDONLY | os.O_NONBLOCK)
+        self.addCleanup(os.close, reader)
+        aws = self.aws(
+            "writer = os.open({!r}, os.O_WRONLY)\n"
+            "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], pass_fds=[writer])\n"
+            "os.write(writer, b'started')\n"
+            "signal.pause()".format(str(fifo))
+        )
+        code, output = self.run_callback("--event-bus", "patroni", "--max-time", "3", env=aws.env)
+        self.assertEqual((code, len(output.splitlines())), (3, 1), output)
+        self.assertIn("aws was killed after", output)
+        self.assertEqual(os.read(reader, 100), b"started")
+        # The end of the file: no process has the FIFO open for writing.
+        self.assertEqual(select.select([reader], [], [], 10)[0], [reader])
+        self.assertEqual(os.read(reader, 100), b"")
+
+    def test_aws_that_cannot_be_started_is_a_failed_attempt(self):
+        aws = self.aws(ACCEPTED)
+        (self.folder / "bin" / "aws").write_text("#!/nowhere\n")
+        code, output = self.run_callback("--event-bus", "patroni", "--max-retries", "2", *QUICK, env=aws.env)
+        self.assertEqual((code, len(output.splitlines())), (3, 2))
+        self.assertIn("aws could not be started", output)
+
+    def test_missing_aws_command_is_an_error_that_names_the_remedy(self):
+        code, output = self.run_callback("--event-bus", "patroni", env={"PATH": "/nowhere"})
+        self.assertEqual(code, 4)
+        self.assertRegex(output, "command aws .*/nowhere.*install the AWS CLI")
+
+    def test_session_token_in_an_error_of_aws_is_not_logged(self):
+        """AWS returns the signed headers if the signature does not match."""
+        aws = self.aws("sys.exit('(SignatureDoesNotMatch) host:events\\nx-amz-security-token:IQoJ+/a=\\nhost')")
+        code, output = self.run_callback("--event-bus", "patroni", "--max-retries", "1", env=aws.env)
+        self.assertEqual(code, 3)
+        self.assertIn("SignatureDoesNotMatch", output)
+        self.assertNotIn("IQoJ", output)
+
     # Time.
 
     def test_age_includes_the_time_to_connect(self):
@@ -697,6 +846,12 @@ class CallbackTest(unittest.TestCase):
             (url + ["--client-key", "/nowhere"], {}, "--client-key"),
             (url + ["--secret-file", "/nowhere"], {}, "--secret-file /nowhere"),
             (url + ["--surprise"], {}, "--surprise"),
+            (url + ["--event-bus", "patroni"], {}, "--event-bus"),
+            (["--event-bus", "patroni", "--dry-run"], {}, "--dry-run"),
+            (["--event-bus", "patroni", "--ca-file", "/nowhere"], {}, "--ca-file"),
+            (["--event-bus", "patroni", "--client-cert", "/nowhere"], {}, "--client-cert"),
+            (["--event-bus", "patroni", "--client-key", "/nowhere"], {}, "--client-key"),
+            (["--event-bus", "patroni", "--allow-plain-http"], {}, "--allow-plain-http"),
             (url, {"switch": [], "patroni": []}, "config-switch"),
             (url, {"patroni": []}, "action"),
             (url, {"patroni": ["on_start", "primary", "main"]}, "on_start"),
@@ -868,7 +1023,6 @@ class RetryTest(unittest.TestCase):
         patches = [
             mock.patch.object(callback, "elapsed", lambda: self.now),
             mock.patch.object(callback.time, "sleep", self.sleep),
-            mock.patch.object(callback, "run_with_timeout", self.run_with_timeout),
             mock.patch.object(callback.logger, "log"),
             mock.patch.object(callback.logger, "warning"),
         ]
@@ -879,7 +1033,7 @@ class RetryTest(unittest.TestCase):
     def sleep(self, delay):
         self.now += delay
 
-    def run_with_timeout(self, limit, _):
+    def attempt(self, limit):
         self.started_at.append(self.now)
         self.assertGreater(limit, 0)
         return self.attempts[min(len(self.started_at), len(self.attempts)) - 1]
@@ -888,7 +1042,7 @@ class RetryTest(unittest.TestCase):
         """Returns the exit code and the delays between the attempts (s)."""
         self.now, self.started_at, self.attempts = 0.0, [], attempts
         args = argparse.Namespace(**{"retry_wait": 2.0, "max_retries": None, "max_time": 600.0, **options})
-        code = callback.send(argparse.Namespace(url="https://x/"), [], "msg_1", args)
+        code = callback.send("https://x/", self.attempt, args)
         return code, [after - before for before, after in zip(self.started_at, self.started_at[1:])]
 
     def evaluate(self, status, **header):
