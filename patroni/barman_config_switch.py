@@ -48,9 +48,10 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 import uuid
-from typing import Any, Callable, Dict, List, NoReturn, Optional
-from urllib.parse import SplitResult, urlsplit
+from typing import Any, Callable, Dict, List, NamedTuple, NoReturn, Optional
+from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
 
 
 def boot_time() -> float:
@@ -131,20 +132,30 @@ class ArgumentParser(argparse.ArgumentParser):
 class OneLineFormatter(logging.Formatter):
     """Formats each record as one line, whatever a server sent, and masks secrets.
 
-    AWS's error for a wrong signature contains the signed headers, and so the session token.
+    AWS's error for a wrong signature contains the signed headers, and so the session token. An invalid argument may be
+    a URL with a password.
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        return re.sub(r"(whsec_|security-token:)[\w+/=-]*", r"\1…", one_line(super().format(record), 4000))
+        text = re.sub(r"://\S*@", "://…@", super().format(record))
+        return re.sub(r"(whsec_|security-token:)[\w+/=-]*", r"\1…", one_line(text, 4000))
+
+
+class Proxy(NamedTuple):
+    """An HTTP proxy, and the headers that authenticate this node to it."""
+
+    host: str
+    port: int
+    headers: Dict[str, str]
 
 
 class Endpoint:
-    """A validated URL to send to, with its TLS settings.
+    """A validated URL to send to, with its TLS settings and proxy.
 
     Raises InvalidArgs if the URL is invalid, or is http:// beyond loopback without --allow-plain-http.
     """
 
-    def __init__(self, url: str, tls: ssl.SSLContext, allow_plain_http: bool) -> None:
+    def __init__(self, url: str, tls: ssl.SSLContext, allow_plain_http: bool, proxy_url: Optional[str] = None) -> None:
         authority = re.split("[/?#]", url.split("://", 1)[-1])[0]
         if "@" in authority:  # First, and without the URL: no message may show the password.
             raise InvalidArgs("--url: a user name or password is not allowed in the URL")
@@ -164,7 +175,12 @@ class Endpoint:
             raise InvalidArgs(f"--url {url}: http:// is not encrypted; use https://, or pass --allow-plain-http")
         self.url = url
         self.host = host
+        if port is None:
+            port = http.client.HTTPS_PORT if parts.scheme == "https" else http.client.HTTP_PORT
         self.port = port
+        self.proxy = find_proxy(proxy_url, parts)
+        #: For messages.
+        self.route = f" through proxy {self.proxy.host}:{self.proxy.port}" if self.proxy else ""
         self.path = request_target(parts)
         self.tls = tls if parts.scheme == "https" else None
         #: Added to this node's clock for signing (s); see correct_clock.
@@ -180,9 +196,14 @@ class Endpoint:
 
     def connection(self) -> http.client.HTTPConnection:
         """Returns a new connection that is not connected yet."""
+        host, port = (self.proxy.host, self.proxy.port) if self.proxy else (self.host, self.port)
         if self.tls is None:
-            return http.client.HTTPConnection(self.host, self.port, timeout=CONNECT_TIMEOUT)
-        return http.client.HTTPSConnection(self.host, self.port, timeout=CONNECT_TIMEOUT, context=self.tls)
+            connection = http.client.HTTPConnection(host, port, timeout=CONNECT_TIMEOUT)
+        else:
+            connection = http.client.HTTPSConnection(host, port, timeout=CONNECT_TIMEOUT, context=self.tls)
+        if self.proxy:
+            connection.set_tunnel(self.host, self.port, self.proxy.headers)
+        return connection
 
 
 class Attempt:
@@ -230,7 +251,7 @@ def run(argv: List[str]) -> int:
         return send(f"event bus {args.event_bus}", functools.partial(put_event, args), args)
     secrets = read_secrets(args.secret_file)
     tls = tls_context(args.ca_file, args.client_cert, args.client_key)
-    endpoints = [Endpoint(url, tls, args.allow_plain_http) for url in args.url]
+    endpoints = [Endpoint(url, tls, args.allow_plain_http, args.proxy) for url in args.url]
 
     webhook_id = f"msg_{uuid.uuid4()}"
     codes = [HTTP_ERROR] * len(endpoints)
@@ -419,9 +440,9 @@ def try_once(
         finally:
             connection.close()
     except (ssl.SSLError, ssl.CertificateError) as error:
-        message = f"TLS failed: {error}; check --ca-file, --client-cert and the host name in --url"
+        message = f"TLS{endpoint.route} failed: {error}; check --ca-file, --client-cert and the host name in --url"
     except Exception as error:  # Network errors, HTTP protocol errors, anything else: there is no valid response.
-        message = f"request failed: {error or type(error).__name__}"
+        message = f"request{endpoint.route} failed: {error or type(error).__name__}"
     return Attempt(HTTP_ERROR, message, retry=True)
 
 
@@ -547,6 +568,7 @@ def parse(argv: List[str]) -> argparse.Namespace:
     parser.add_argument("--ca-file", help="CA certificates (PEM) to use instead of the system's")
     parser.add_argument("--client-cert", help="client certificate (PEM), if the API requires one")
     parser.add_argument("--client-key", help="its private key (PEM), if it is in another file")
+    parser.add_argument("--proxy", help="URL of an HTTP proxy for each --url (default: $HTTPS_PROXY, except $NO_PROXY)")
     parser.add_argument("--allow-plain-http", action="store_true", help="allow http:// for hosts other than loopback")
     parser.add_argument(
         "--retry-wait",
@@ -579,7 +601,7 @@ def parse(argv: List[str]) -> argparse.Namespace:
         parser.error("missing command: config-switch")
     if args.event_bus is not None and args.dry_run:
         parser.error("--dry-run requires --url: EventBridge does not return what would happen")
-    for option in ("--ca-file", "--client-cert", "--client-key", "--allow-plain-http"):
+    for option in ("--ca-file", "--client-cert", "--client-key", "--proxy", "--allow-plain-http"):
         if args.event_bus is not None and getattr(args, option[2:].replace("-", "_")):
             parser.error(f"{option} requires --url: the aws command of --event-bus has its own settings")
     if args.dry_run and args.max_retries is None:
@@ -709,6 +731,35 @@ def open_log(file: str) -> logging.Handler:
     if not (stat.S_ISREG(mode) or stat.S_ISCHR(mode)):  # A FIFO without a reader would block.
         raise OSError(errno.EINVAL, "not a regular file")
     return logging.FileHandler(file, encoding="utf-8")
+
+
+def find_proxy(proxy_url: Optional[str], parts: SplitResult) -> Optional[Proxy]:
+    """Returns the proxy for a URL: that of --proxy, or for https:// that of the environment. None: connect directly."""
+    if proxy_url is not None:
+        return parse_proxy("--proxy", proxy_url)
+    environment = urllib.request.getproxies().get("https")
+    if not environment or parts.scheme != "https" or urllib.request.proxy_bypass(parts.netloc):
+        return None
+    return parse_proxy("HTTPS_PROXY", environment)
+
+
+def parse_proxy(source: str, url: str) -> Proxy:
+    """Parses the URL of a proxy; "http://" may be absent. Raises InvalidArgs; its message contains no password."""
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        port = http.client.HTTP_PORT if parts.port is None else parts.port
+        host = (parts.hostname or "").encode("idna").decode()
+        user = unquote_to_bytes(parts.username or "")
+        password = unquote_to_bytes(parts.password or "")
+    except ValueError:
+        host = ""
+    if not host or parts.path not in ("", "/") or parts.query or parts.fragment:
+        expected = "expected http://HOST:PORT or http://USER:PASSWORD@HOST:PORT; percent-encode special characters"
+        raise InvalidArgs(f"{source}: not the URL of a proxy; {expected}")
+    if parts.scheme != "http":
+        raise InvalidArgs(f"{source}: only http:// proxies are supported")
+    credentials = base64.b64encode(user + b":" + password).decode()
+    return Proxy(host, port, {} if parts.username is None else {"Proxy-Authorization": f"Basic {credentials}"})
 
 
 def request_target(parts: SplitResult) -> str:

@@ -126,6 +126,48 @@ class Function:
         self.server.server_close()
 
 
+class Proxy:
+    """Stand-in for an HTTP proxy. Answers CONNECT with the status, and relays if that is 200."""
+
+    def __init__(self, status="200 Connection established"):
+        self.requests = []
+        proxy = self
+
+        class Handler(socketserver.StreamRequestHandler):
+            def handle(self):
+                lines = []
+                while not lines or lines[-1]:
+                    lines.append(self.rfile.readline().decode().rstrip())
+                proxy.requests.append((lines[0], email.message_from_string("\n".join(lines[1:]))))
+                self.wfile.write("HTTP/1.1 {}\r\n\r\n".format(status).encode())
+                if status.startswith("200"):
+                    host, port = lines[0].split()[1].rsplit(":", 1)
+                    with socket.create_connection((host, int(port))) as function:
+                        back = threading.Thread(target=self.relay, args=(function, self.connection), daemon=True)
+                        back.start()
+                        self.relay(self.connection, function)
+                        back.join()
+
+            def relay(self, source, target):
+                try:
+                    for data in iter(lambda: source.recv(65536), b""):
+                        target.sendall(data)
+                    target.shutdown(socket.SHUT_WR)
+                except OSError:
+                    pass
+
+        class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
+            daemon_threads = True
+
+        self.server = Server(("127.0.0.1", 0), Handler)
+        self.address = "127.0.0.1:{}".format(self.server.server_address[1])
+        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+    def close(self):
+        self.server.shutdown()
+        self.server.server_close()
+
+
 class FakeAws:
     """Stand-in for the aws command. Runs the given Python programs in order, one per call, and repeats the last one."""
 
@@ -803,7 +845,144 @@ class CallbackTest(unittest.TestCase):
         self.assertEqual(code, 4)
         self.assertIn("--client-cert", output)
 
+    # Proxy.
+
+    def proxy(self, *arguments):
+        proxy = Proxy(*arguments)
+        self.addCleanup(proxy.close)
+        return proxy
+
+    def test_proxy_is_used_with_connect_and_its_credentials(self):
+        function = self.function(response(0), context=self.certificates())
+        host = function.url.split("/")[2]
+        ca = ["--ca-file", str(self.folder / "ca.pem")]
+        proxy = self.proxy()
+        url = "http://us%40er:pass%3Aword@" + proxy.address
+        for options, env in [
+            (["--proxy", url], {}),
+            (["--proxy", url + "/"], {"NO_PROXY": "*"}),
+            ([], {"HTTPS_PROXY": url}),
+            ([], {"https_proxy": url.replace("http://", "")}),
+            ([], {"HTTPS_PROXY": url, "NO_PROXY": "example.com"}),
+        ]:
+            with self.subTest(options=options, env=env):
+                code, output = self.run_callback("--url", function.url, *ca, *options, env=env)
+                self.assertEqual(code, 0, output)
+                ((request, headers),) = proxy.requests
+                self.assertRegex(request, "^CONNECT {} HTTP/1".format(host))
+                authorization = "Basic " + base64.b64encode(b"us@er:pass:word").decode()
+                self.assertEqual(headers.get_all("proxy-authorization"), [authorization])
+                ((path, headers, _, _),) = function.requests
+                self.assertEqual((path, headers["Host"]), ("/config-switch", host))
+                self.assertNotIn("proxy-authorization", {name.lower() for name in headers})
+                proxy.requests.clear()
+                function.requests.clear()
+
+    def test_proxy_of_the_environment_is_not_used_for_excluded_hosts_and_plain_http(self):
+        context = self.certificates()
+        ca = ["--ca-file", str(self.folder / "ca.pem")]
+        unused = {"HTTPS_PROXY": "http://127.0.0.1:1", "HTTP_PROXY": "http://127.0.0.1:1"}
+        for function, env in [
+            (self.function(response(0), context=context), {"NO_PROXY": "example.com, 127.0.0.1"}),
+            (self.function(response(0), context=context), {"no_proxy": "*"}),
+            (self.function(response(0)), {}),
+        ]:
+            with self.subTest(env=env):
+                code, output = self.run_callback("--url", function.url, *ca, env={**unused, **env})
+                self.assertEqual(code, 0, output)
+
+    def test_proxy_option_is_used_for_plain_http_too(self):
+        function, proxy = self.function(response(0)), self.proxy()
+        code, output = self.run_callback("--url", function.url, "--proxy", proxy.address)
+        self.assertEqual((code, len(proxy.requests)), (0, 1), output)
+        self.assertIsNone(proxy.requests[0][1]["proxy-authorization"])
+
+    def test_refusal_of_the_proxy_is_a_failed_attempt_that_names_the_proxy(self):
+        function = self.function(response(0), context=self.certificates())
+        for status in ("407 Proxy Authentication Required", "403 Forbidden", "502 Bad Gateway"):
+            with self.subTest(status=status):
+                proxy = self.proxy(status)
+                url = "http://us3r:pass-word@" + proxy.address
+                code, output = self.run_callback(
+                    "--url", function.url, "--proxy", url, "--max-retries", "2", *QUICK
+                )
+                self.assertEqual((code, len(proxy.requests), function.requests), (3, 2, []))
+                self.assertRegex(output, "attempt 2: .*proxy {}.*{}".format(proxy.address, status))
+                self.assertNotRegex(output, "pass-word|us3r|" + base64.b64encode(b"us3r:pass-word").decode())
+
+    def test_proxy_that_does_not_listen_is_named(self):
+        with socket.socket() as not_listening:
+            not_listening.bind(("127.0.0.1", 0))
+            proxy = "127.0.0.1:{}".format(not_listening.getsockname()[1])
+            code, output = self.run_callback("--url", "https://x/", "--proxy", proxy, "--max-retries", "1")
+        self.assertEqual(code, 3)
+        self.assertRegex(output, "proxy {}.*refused".format(proxy))
+
+    def test_tls_verifies_the_host_behind_the_proxy(self):
+        function = self.function(response(0), context=self.certificates())
+        proxy = self.proxy()
+        url = function.url.replace("127.0.0.1", "localhost")
+        ca = ["--ca-file", str(self.folder / "ca.pem")]
+        code, output = self.run_callback("--url", url, "--proxy", proxy.address, *ca, "--max-retries", "1")
+        self.assertEqual((code, len(proxy.requests), function.requests), (3, 1, []))
+        self.assertRegex(output, "TLS through proxy {} failed".format(proxy.address))
+
+    def test_connection_to_the_proxy_discards_unsent_data_when_the_process_is_killed(self):
+        function = self.function(response(0), context=self.certificates())
+        proxy = self.proxy()
+        tls = callback.tls_context(str(self.folder / "ca.pem"), None, None)
+        endpoint = callback.Endpoint(function.url, tls, False, proxy.address)
+        found = []
+
+        def inspect(sock):
+            callback_discards(sock)
+            linger = sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8)
+            found.append(("%s:%d" % sock.getpeername(), type(sock), struct.unpack("ii", linger)))
+
+        callback_discards = callback.discard_when_killed
+        args = callback.parse(["--url", function.url, *SWITCH, *FROM_PATRONI])
+        with mock.patch.object(callback, "discard_when_killed", inspect):
+            attempt = callback.try_once(endpoint, [b"secret"], "msg_1", args, callback.elapsed() + 30)
+        self.assertEqual(attempt.exit_code, 0, attempt.message)
+        self.assertEqual(found, [(proxy.address, ssl.SSLSocket, (1, 0))])
+
+    def test_invalid_proxy_is_rejected_without_showing_its_password(self):
+        for url, message in [
+            ("https://us3r:pass-word@proxy:3128", "only http:// proxies"),
+            ("socks5://us3r:pass-word@proxy:1080", "only http:// proxies"),
+            ("http://us3r:pass-word@", "not the URL of a proxy"),
+            ("http://us3r:pass-word@proxy:port", "not the URL of a proxy"),
+            ("http://us3r:pass-word@a..b:3128", "not the URL of a proxy"),
+            ("http://us3r:pass-word@[::1", "not the URL of a proxy"),
+            ("http://us3r:12/pass-word@proxy:3128", "percent-encode"),
+            ("http://us3r:12#pass-word@proxy:3128", "percent-encode"),
+            ("http://us3r:pass-word/@proxy:3128", "percent-encode"),
+            ("http://us3r:12?pass-word@proxy:3128", "percent-encode"),
+        ]:
+            for source, options, env in [("--proxy", ["--proxy", url], {}), ("HTTPS_PROXY", [], {"HTTPS_PROXY": url})]:
+                with self.subTest(url=url, source=source):
+                    code, output = self.run_callback("--url", "https://x/", "--max-retries", "1", *options, env=env)
+                    self.assertEqual(code, 4, output)
+                    self.assertRegex(output, "{}: .*{}".format(source, message))
+                    self.assertNotRegex(output, "pass-word|us3r")
+
+    def test_password_of_a_misspelt_option_is_not_shown(self):
+        code, output = self.run_callback("--url", "https://x/", "--prox", "http://us3r:pass/word@proxy:3128")
+        self.assertEqual(code, 4)
+        self.assertIn("proxy:3128", output)
+        self.assertNotRegex(output, "us3r|pass|word")
+
     # URLs.
+
+    def test_url_without_a_port_uses_the_default_port(self):
+        for url, expected in [
+            ("https://example.com/", ("example.com", 443)),
+            ("http://localhost/", ("localhost", 80)),
+            ("https://[::1]/", ("::1", 443)),
+        ]:
+            with self.subTest(url=url):
+                connection = callback.Endpoint(url, callback.tls_context(None, None, None), False).connection()
+                self.assertEqual((connection.host, connection.port), expected)
 
     def test_url_with_an_ipv6_address(self):
         try:
@@ -852,6 +1031,7 @@ class CallbackTest(unittest.TestCase):
             (["--event-bus", "patroni", "--client-cert", "/nowhere"], {}, "--client-cert"),
             (["--event-bus", "patroni", "--client-key", "/nowhere"], {}, "--client-key"),
             (["--event-bus", "patroni", "--allow-plain-http"], {}, "--allow-plain-http"),
+            (["--event-bus", "patroni", "--proxy", "proxy:3128"], {}, "--proxy"),
             (url, {"switch": [], "patroni": []}, "config-switch"),
             (url, {"patroni": []}, "action"),
             (url, {"patroni": ["on_start", "primary", "main"]}, "on_start"),
@@ -1087,7 +1267,6 @@ class RetryTest(unittest.TestCase):
         self.assertLessEqual(sum(slept), 1)
 
     def test_attempt_without_a_thread_is_a_failed_attempt(self):
-        mock.patch.stopall()
         args = argparse.Namespace(retry_wait=0.01, max_retries=3, max_time=600.0)
         with mock.patch.object(callback.threading.Thread, "start", side_effect=RuntimeError("can't start new thread")):
             result = callback.run_with_timeout(1, lambda: callback.Attempt(0, "done"))
