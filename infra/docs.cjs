@@ -30,16 +30,17 @@ function parametersTable() {
 function callbackTable() {
   const source = readFileSync(join(__dirname, '../patroni/barman_config_switch.py'), 'utf8');
   const [, secretVariable] = /^SECRET_VARIABLE = "(.*)"$/m.exec(source);
+  const configSwitch = source.indexOf('.add_subparsers(');
   // Each call ends with a parenthesis at the end of a line.
-  const calls = source.matchAll(/(\w+)\.add_argument\(\s*"(--[\w-]+)"(.*?)\)\n/gs);
-  const rows = [...calls].map(([, parser, name, args]) => {
+  const calls = source.matchAll(/\.add_argument\(\s*"(--[\w-]+)"(.*?)\)\n/gs);
+  const rows = [...calls].map(({ 1: name, 2: args, index }) => {
     const choices = /\bchoices=\[(.*?)\]/.exec(args)?.[1].replaceAll('"', '`');
     const help = /\bhelp=f?"(.*?)"/.exec(args)?.[1] ?? `one of ${choices}`;
     const meaning = help
       .replace('%(default)s', /\bdefault=([^,]*)/.exec(args)?.[1])
       .replace('{SECRET_VARIABLE}', secretVariable);
     const required = args.includes('required=True') ? 'required; ' : '';
-    return `| \`${name}\` | ${parser === 'parser' ? 'before' : 'after'} | ${required}${meaning} |`;
+    return `| \`${name}\` | ${index < configSwitch ? 'before' : 'after'} | ${required}${meaning} |`;
   });
   return ['| option | before or after `config-switch` | meaning |', '| --- | --- | --- |', ...rows].join(
     '\n',

@@ -15,6 +15,9 @@ If a request fails in a way that may be temporary (no connection, 401, 403, 404,
 ten minutes (--max-time). A role change that the response reports as recorded is not sent again: the function applies
 it.
 
+With --event-bus NAME instead of --url, the aws command puts the role change on an EventBridge event bus. Exit code 0
+means then that EventBridge has accepted it: the result of the switch is in the function's log.
+
 The exit code is the ExitCode in the response; with several URLs, the greatest one: 0 done, 1 skipped, 2 failed,
 3 no valid response or HTTP error, 4 invalid arguments or invalid payload.
 """
@@ -24,6 +27,7 @@ import base64
 import binascii
 import email.message
 import email.utils
+import errno
 import functools
 import hashlib
 import hmac
@@ -34,17 +38,20 @@ import logging
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import ssl
 import stat
 import struct
+import subprocess
 import sys
 import threading
 import time
+import urllib.request
 import uuid
-from typing import Any, Callable, Dict, List, NoReturn, Optional
-from urllib.parse import SplitResult, urlsplit
+from typing import Any, Callable, Dict, List, NamedTuple, NoReturn, Optional
+from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
 
 
 def boot_time() -> float:
@@ -78,6 +85,10 @@ INVALID_ARGS = EXIT_CODES["INVALID_ARGS"]
 CONNECT_TIMEOUT = 10.0
 #: Time limit of an attempt, including connecting (s). API Gateway responds 30 s after the request at the latest.
 ATTEMPT_TIMEOUT = 45.0
+#: Time limits of the aws command: to connect, to wait for data, and in total (s). age_ms does not include them.
+AWS_CONNECT_TIMEOUT = 5
+AWS_READ_TIMEOUT = 10
+AWS_TIMEOUT = 20.0
 #: Upper limit of the random part of the delay between attempts (s).
 MAX_RANDOM_DELAY = 10.0
 #: Upper limit for Retry-After (s): a proxy that asks for an hour must not keep Barman on the old primary.
@@ -119,19 +130,32 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 class OneLineFormatter(logging.Formatter):
-    """Formats each record as one line, whatever a server sent, and masks webhook secrets."""
+    """Formats each record as one line, whatever a server sent, and masks secrets.
+
+    AWS's error for a wrong signature contains the signed headers, and so the session token. An invalid argument may be
+    a URL with a password.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
-        return re.sub(r"whsec_[\w+/=-]*", "whsec_…", one_line(super().format(record), 4000))
+        text = re.sub(r"://\S*@", "://…@", super().format(record))
+        return re.sub(r"(whsec_|security-token:)[\w+/=-]*", r"\1…", one_line(text, 4000))
+
+
+class Proxy(NamedTuple):
+    """An HTTP proxy, and the headers that authenticate this node to it."""
+
+    host: str
+    port: int
+    headers: Dict[str, str]
 
 
 class Endpoint:
-    """A validated URL to send to, with its TLS settings.
+    """A validated URL to send to, with its TLS settings and proxy.
 
     Raises InvalidArgs if the URL is invalid, or is http:// beyond loopback without --allow-plain-http.
     """
 
-    def __init__(self, url: str, tls: ssl.SSLContext, allow_plain_http: bool) -> None:
+    def __init__(self, url: str, tls: ssl.SSLContext, allow_plain_http: bool, proxy_url: Optional[str] = None) -> None:
         authority = re.split("[/?#]", url.split("://", 1)[-1])[0]
         if "@" in authority:  # First, and without the URL: no message may show the password.
             raise InvalidArgs("--url: a user name or password is not allowed in the URL")
@@ -151,7 +175,12 @@ class Endpoint:
             raise InvalidArgs(f"--url {url}: http:// is not encrypted; use https://, or pass --allow-plain-http")
         self.url = url
         self.host = host
+        if port is None:
+            port = http.client.HTTPS_PORT if parts.scheme == "https" else http.client.HTTP_PORT
         self.port = port
+        self.proxy = find_proxy(proxy_url, parts)
+        #: For messages.
+        self.route = f" through proxy {self.proxy.host}:{self.proxy.port}" if self.proxy else ""
         self.path = request_target(parts)
         self.tls = tls if parts.scheme == "https" else None
         #: Added to this node's clock for signing (s); see correct_clock.
@@ -167,9 +196,14 @@ class Endpoint:
 
     def connection(self) -> http.client.HTTPConnection:
         """Returns a new connection that is not connected yet."""
+        host, port = (self.proxy.host, self.proxy.port) if self.proxy else (self.host, self.port)
         if self.tls is None:
-            return http.client.HTTPConnection(self.host, self.port, timeout=CONNECT_TIMEOUT)
-        return http.client.HTTPSConnection(self.host, self.port, timeout=CONNECT_TIMEOUT, context=self.tls)
+            connection = http.client.HTTPConnection(host, port, timeout=CONNECT_TIMEOUT)
+        else:
+            connection = http.client.HTTPSConnection(host, port, timeout=CONNECT_TIMEOUT, context=self.tls)
+        if self.proxy:
+            connection.set_tunnel(self.host, self.port, self.proxy.headers)
+        return connection
 
 
 class Attempt:
@@ -205,20 +239,27 @@ def main(argv: List[str]) -> int:
 
 
 def run(argv: List[str]) -> int:
-    """Sends the role change to all URLs in parallel and returns the greatest exit code. Raises InvalidArgs."""
+    """Sends the role change to the event bus, or to all URLs in parallel, and returns the greatest exit code.
+
+    Raises InvalidArgs.
+    """
     STDERR.setFormatter(OneLineFormatter("%(asctime)s %(levelname)s: %(message)s"))
     args = parse(argv)
     set_up_log(args.log_file)
+    if args.event_bus is not None:
+        check_aws_command()
+        return send(f"event bus {args.event_bus}", functools.partial(put_event, args), args)
     secrets = read_secrets(args.secret_file)
     tls = tls_context(args.ca_file, args.client_cert, args.client_key)
-    endpoints = [Endpoint(url, tls, args.allow_plain_http) for url in args.url]
+    endpoints = [Endpoint(url, tls, args.allow_plain_http, args.proxy) for url in args.url]
 
     webhook_id = f"msg_{uuid.uuid4()}"
     codes = [HTTP_ERROR] * len(endpoints)
 
     def send_to(index: int) -> None:
         try:
-            codes[index] = send(endpoints[index], secrets, webhook_id, args)
+            attempt = functools.partial(post_event, endpoints[index], secrets, webhook_id, args)
+            codes[index] = send(endpoints[index].url, attempt, args)
         except Exception as error:  # The other URLs are not affected.
             logger.error("%s: %s: %s", endpoints[index].url, type(error).__name__, error)
 
@@ -250,9 +291,8 @@ def start_thread(
         except (RuntimeError, MemoryError) as error:
             delay = next_delay(attempts, NO_DELAY, args)
             logger.warning("%s, attempt %d: no thread could be started: %s", endpoint.url, attempts, error)
-            if delay is None:
+            if delay is None or not pause(delay, args):
                 return None
-            time.sleep(delay)
 
 
 def next_delay(attempts: int, minimum: float, args: argparse.Namespace) -> Optional[float]:
@@ -265,23 +305,93 @@ def next_delay(attempts: int, minimum: float, args: argparse.Namespace) -> Optio
     return None if attempts == args.max_retries or elapsed() + delay >= args.max_time else delay
 
 
-def send(endpoint: Endpoint, secrets: List[bytes], webhook_id: str, args: argparse.Namespace) -> int:
-    """Sends the role change to one URL, with retries, and returns the exit code."""
+def pause(delay: float, args: argparse.Namespace) -> bool:
+    """Waits (s), but not beyond --max-time. Returns whether time is left.
+
+    In steps: while the machine is suspended, time.sleep stands still, but --max-time does not.
+    """
+    max_time = args.max_time  # type: float
+    end = min(max_time, elapsed() + delay)
+    while elapsed() < end:
+        time.sleep(max(0.0, min(1.0, end - elapsed())))
+    return elapsed() < max_time
+
+
+def send(receiver: str, attempt: Callable[[float], Attempt], args: argparse.Namespace) -> int:
+    """Sends the role change with retries, and returns the exit code.
+
+    receiver: for the log
+    attempt: makes one attempt; its parameter is the time limit (s)
+    """
     attempts = 0
     while True:
         attempts += 1
-        limit = max(0.0, min(ATTEMPT_TIMEOUT, args.max_time - elapsed()))
-        attempt = functools.partial(try_once, endpoint, secrets, webhook_id, args, elapsed() + limit)
-        result = run_with_timeout(limit, attempt)
+        result = attempt(max(0.0, min(ATTEMPT_TIMEOUT, args.max_time - elapsed())))
         delay = next_delay(attempts, result.retry_after, args) if result.retry else None
-        message = f"{endpoint.url}, attempt {attempts}: {result.message}"
+        message = f"{receiver}, attempt {attempts}: {result.message}"
         if delay is not None:
             logger.warning("%s; retrying in %.1f s", message, delay)
-            time.sleep(delay)
-            continue
+            if pause(delay, args):
+                continue
         level = logging.INFO if result.exit_code <= EXIT_CODES["CONFIG_SWITCH_SKIPPED"] else logging.ERROR
         logger.log(level, "%s%s", message, "; giving up" if result.retry else "")
         return result.exit_code
+
+
+def put_event(args: argparse.Namespace, limit: float) -> Attempt:
+    """Puts the role change on the event bus with one aws process, which is killed after the limit (s)."""
+    entry = {
+        "Source": "patroni",
+        "DetailType": "Patroni role change",
+        "EventBusName": args.event_bus,
+        "Detail": json.dumps(payload(args)),
+        # No Time: without it AWS's clock dates the event, and not the clock of this node, which may be wrong.
+    }
+    command = ["aws", "events", "put-events", "--entries", json.dumps([entry]), "--output", "json"]
+    command += ["--cli-connect-timeout", str(AWS_CONNECT_TIMEOUT), "--cli-read-timeout", str(AWS_READ_TIMEOUT)]
+    limit = min(limit, AWS_TIMEOUT)
+    try:
+        process = subprocess.Popen(
+            command,
+            # aws's own retries would send the same age_ms again.
+            env={**os.environ, "AWS_MAX_ATTEMPTS": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+    except (OSError, MemoryError) as error:
+        return Attempt(HTTP_ERROR, f"aws could not be started: {error}", retry=True)
+    try:
+        output, errors = process.communicate(timeout=limit)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # With its children: aws may be a script.
+        process.wait()
+        return Attempt(HTTP_ERROR, f"aws was killed after {limit:.1f} s", retry=True)
+    return evaluate_put(process.returncode, output, errors.decode(errors="replace"))
+
+
+def evaluate_put(exit_status: int, output: bytes, errors: str) -> Attempt:
+    """Returns what the result of aws means. It ends with 0 also if EventBridge has not accepted the event."""
+    if exit_status != 0:
+        return Attempt(HTTP_ERROR, f"aws ended with exit status {exit_status}: {errors}", retry=True)
+    try:
+        response = json.loads(output.decode())
+        entries = json.dumps(response.get("Entries"))
+        if response["FailedEntryCount"] == 0:
+            return Attempt(EXIT_CODES["CONFIG_SWITCH_DONE"], f"accepted by EventBridge, not confirmed {entries}")
+        message = f"not accepted by EventBridge {entries}"
+    except (ValueError, RecursionError, AttributeError, KeyError):
+        message = f"unexpected output of aws: {output.decode(errors='replace')}"
+    return Attempt(HTTP_ERROR, message, retry=True)
+
+
+def post_event(
+    endpoint: Endpoint, secrets: List[bytes], webhook_id: str, args: argparse.Namespace, limit: float
+) -> Attempt:
+    """Sends the role change to a URL once, for at most limit (s)."""
+    deadline = elapsed() + limit
+    return run_with_timeout(limit, functools.partial(try_once, endpoint, secrets, webhook_id, args, deadline))
 
 
 def run_with_timeout(limit: float, attempt: Callable[[], Attempt]) -> Attempt:
@@ -330,9 +440,9 @@ def try_once(
         finally:
             connection.close()
     except (ssl.SSLError, ssl.CertificateError) as error:
-        message = f"TLS failed: {error}; check --ca-file, --client-cert and the host name in --url"
+        message = f"TLS{endpoint.route} failed: {error}; check --ca-file, --client-cert and the host name in --url"
     except Exception as error:  # Network errors, HTTP protocol errors, anything else: there is no valid response.
-        message = f"request failed: {error or type(error).__name__}"
+        message = f"request{endpoint.route} failed: {error or type(error).__name__}"
     return Attempt(HTTP_ERROR, message, retry=True)
 
 
@@ -449,13 +559,16 @@ def parse(argv: List[str]) -> argparse.Namespace:
         description="Notifies barman-config-switch that the role of this node has changed.",
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "--url", action="append", required=True, help="URL of the function; repeat for each Barman host"
+    receiver = parser.add_mutually_exclusive_group(required=True)
+    receiver.add_argument("--url", action="append", help="URL of the function; repeat for each Barman host")
+    receiver.add_argument(
+        "--event-bus", help="name or ARN of the EventBridge event bus to use instead of --url; requires the aws command"
     )
     parser.add_argument("--secret-file", help=f"file with the webhook secret (default: ${SECRET_VARIABLE})")
     parser.add_argument("--ca-file", help="CA certificates (PEM) to use instead of the system's")
     parser.add_argument("--client-cert", help="client certificate (PEM), if the API requires one")
     parser.add_argument("--client-key", help="its private key (PEM), if it is in another file")
+    parser.add_argument("--proxy", help="URL of an HTTP proxy for each --url (default: $HTTPS_PROXY, except $NO_PROXY)")
     parser.add_argument("--allow-plain-http", action="store_true", help="allow http:// for hosts other than loopback")
     parser.add_argument(
         "--retry-wait",
@@ -486,6 +599,11 @@ def parse(argv: List[str]) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.command is None:
         parser.error("missing command: config-switch")
+    if args.event_bus is not None and args.dry_run:
+        parser.error("--dry-run requires --url: EventBridge does not return what would happen")
+    for option in ("--ca-file", "--client-cert", "--client-key", "--proxy", "--allow-plain-http"):
+        if args.event_bus is not None and getattr(args, option[2:].replace("-", "_")):
+            parser.error(f"{option} requires --url: the aws command of --event-bus has its own settings")
     if args.dry_run and args.max_retries is None:
         args.max_retries = 1  # An operator waits for the result, and no role change can be lost.
     return args
@@ -519,6 +637,7 @@ def read_secrets(file: Optional[str]) -> List[bytes]:
             raise InvalidArgs(f"no secret; pass --secret-file or set {source}")
     else:
         source = f"--secret-file {file}"
+        check_regular_file("--secret-file", file)
         try:
             with open(file, encoding="ascii") as opened:
                 if stat.S_IMODE(os.fstat(opened.fileno()).st_mode) & 0o077:
@@ -545,10 +664,32 @@ def read_secrets(file: Optional[str]) -> List[bytes]:
     return secrets
 
 
+def check_aws_command() -> None:
+    """Raises InvalidArgs if the aws command is missing."""
+    if shutil.which("aws") is None:
+        path = os.environ.get("PATH", "")
+        remedy = "install the AWS CLI, or add its directory to the PATH of Patroni's service"
+        raise InvalidArgs(f"--event-bus: command aws not found in PATH ({path}); {remedy}")
+
+
+def check_regular_file(option: str, file: str) -> None:
+    """Raises InvalidArgs if the file is not a regular one: opening a FIFO waits until another process opens it."""
+    try:
+        regular = stat.S_ISREG(os.stat(file).st_mode)
+    except OSError as error:
+        raise InvalidArgs(f"{option} {file}: {error.strerror}")
+    if not regular:
+        raise InvalidArgs(f"{option} {file}: not a regular file; copy its content into one")
+
+
 def tls_context(ca_file: Optional[str], client_cert: Optional[str], client_key: Optional[str]) -> ssl.SSLContext:
     """Returns a TLS context that requires TLS 1.2 or newer and verifies the server. Raises InvalidArgs."""
     if client_key and not client_cert:
         raise InvalidArgs("--client-key requires --client-cert")
+    files = {"--ca-file": ca_file, "--client-cert": client_cert, "--client-key": client_key}
+    for option, file in files.items():
+        if file:
+            check_regular_file(option, file)
     try:
         context = ssl.create_default_context(cafile=ca_file)
     except (OSError, ssl.SSLError) as error:
@@ -570,9 +711,9 @@ def set_up_log(file: Optional[str]) -> None:
     """Logs one line per attempt to a file, or to standard error, which is Patroni's own log."""
     handler = STDERR  # type: logging.Handler
     problem = None
-    if file:
+    if file and file != "/dev/stderr":
         try:
-            handler = logging.FileHandler(file, encoding="utf-8")
+            handler = open_log(file)
         except OSError as error:
             problem = error.strerror
     handler.setFormatter(STDERR.formatter)
@@ -580,6 +721,45 @@ def set_up_log(file: Optional[str]) -> None:
     logger.setLevel(logging.INFO)
     if problem:
         logger.error("--log-file %s: %s; logging to standard error instead", file, problem)
+
+
+def open_log(file: str) -> logging.Handler:
+    """Returns a handler that appends to a file. Raises OSError."""
+    if file == "/dev/stdout":  # It may be a pipe or a socket.
+        return logging.StreamHandler(open(1, "w", encoding="utf-8", closefd=False))
+    mode = os.stat(file).st_mode if os.path.exists(file) else stat.S_IFREG
+    if not (stat.S_ISREG(mode) or stat.S_ISCHR(mode)):  # A FIFO without a reader would block.
+        raise OSError(errno.EINVAL, "not a regular file")
+    return logging.FileHandler(file, encoding="utf-8")
+
+
+def find_proxy(proxy_url: Optional[str], parts: SplitResult) -> Optional[Proxy]:
+    """Returns the proxy for a URL: that of --proxy, or for https:// that of the environment. None: connect directly."""
+    if proxy_url is not None:
+        return parse_proxy("--proxy", proxy_url)
+    environment = urllib.request.getproxies().get("https")
+    if not environment or parts.scheme != "https" or urllib.request.proxy_bypass(parts.netloc):
+        return None
+    return parse_proxy("HTTPS_PROXY", environment)
+
+
+def parse_proxy(source: str, url: str) -> Proxy:
+    """Parses the URL of a proxy; "http://" may be absent. Raises InvalidArgs; its message contains no password."""
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        port = http.client.HTTP_PORT if parts.port is None else parts.port
+        host = (parts.hostname or "").encode("idna").decode()
+        user = unquote_to_bytes(parts.username or "")
+        password = unquote_to_bytes(parts.password or "")
+    except ValueError:
+        host = ""
+    if not host or parts.path not in ("", "/") or parts.query or parts.fragment:
+        expected = "expected http://HOST:PORT or http://USER:PASSWORD@HOST:PORT; percent-encode special characters"
+        raise InvalidArgs(f"{source}: not the URL of a proxy; {expected}")
+    if parts.scheme != "http":
+        raise InvalidArgs(f"{source}: only http:// proxies are supported")
+    credentials = base64.b64encode(user + b":" + password).decode()
+    return Proxy(host, port, {} if parts.username is None else {"Proxy-Authorization": f"Basic {credentials}"})
 
 
 def request_target(parts: SplitResult) -> str:

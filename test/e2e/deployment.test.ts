@@ -184,18 +184,15 @@ describe('the other callers', () => {
     await expect.poll(() => api.activeModel(), { timeout: 30_000 }).toBe('pg:node2');
   });
 
-  test('the documented wrapper for Patroni puts an event, which is applied', async () => {
-    const script = /```sh\n(#!\/bin\/sh\n# \/etc\/patroni\/put_event\.sh[\s\S]*?)```/.exec(
-      readFileSync('docs/configuration.md', 'utf8'),
-    );
-    // On the bus of this stage.
-    writeFileSync(
-      join(folder, 'put_event.sh'),
-      (script?.[1] ?? '').replace('[{', '[{\\"EventBusName\\":\\"patroni\\",'),
-    );
-    await shell('sh put_event.sh pg:node1 on_role_change primary main', folder);
+  test('the callback with --event-bus puts an event, which is applied', async () => {
+    const callback = (model: string, role: string) =>
+      shell(
+        `python3 -B patroni/barman_config_switch.py --event-bus patroni config-switch --barman-server main \\
+          --barman-model ${model} --switch-when promoted on_role_change ${role} main`,
+      );
+    expect(await callback('pg:node1', 'primary')).toContain('accepted by EventBridge');
     await expect.poll(() => api.activeModel(), { timeout: 30_000 }).toBe('pg:node1');
-    await shell('sh put_event.sh pg:node2 on_role_change master main', folder);
+    expect(await callback('pg:node2', 'master')).toContain('accepted by EventBridge');
     await expect.poll(() => api.activeModel(), { timeout: 30_000 }).toBe('pg:node2');
   });
 

@@ -11,6 +11,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import select
 import shutil
 import signal
 import socket
@@ -123,6 +124,94 @@ class Function:
     def close(self):
         self.server.shutdown()
         self.server.server_close()
+
+
+class Proxy:
+    """Stand-in for an HTTP proxy. Answers CONNECT with the status, and relays if that is 200."""
+
+    def __init__(self, status="200 Connection established"):
+        self.requests = []
+        proxy = self
+
+        class Handler(socketserver.StreamRequestHandler):
+            def handle(self):
+                lines = []
+                while not lines or lines[-1]:
+                    lines.append(self.rfile.readline().decode().rstrip())
+                proxy.requests.append((lines[0], email.message_from_string("\n".join(lines[1:]))))
+                self.wfile.write("HTTP/1.1 {}\r\n\r\n".format(status).encode())
+                if status.startswith("200"):
+                    host, port = lines[0].split()[1].rsplit(":", 1)
+                    with socket.create_connection((host, int(port))) as function:
+                        back = threading.Thread(target=self.relay, args=(function, self.connection), daemon=True)
+                        back.start()
+                        self.relay(self.connection, function)
+                        back.join()
+
+            def relay(self, source, target):
+                try:
+                    for data in iter(lambda: source.recv(65536), b""):
+                        target.sendall(data)
+                    target.shutdown(socket.SHUT_WR)
+                except OSError:
+                    pass
+
+        class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
+            daemon_threads = True
+
+        self.server = Server(("127.0.0.1", 0), Handler)
+        self.address = "127.0.0.1:{}".format(self.server.server_address[1])
+        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+    def close(self):
+        self.server.shutdown()
+        self.server.server_close()
+
+
+class FakeAws:
+    """Stand-in for the aws command. Runs the given Python programs in order, one per call, and repeats the last one."""
+
+    def __init__(self, folder, *programs):
+        self.record = folder / "aws-calls"
+        self.record.touch()
+        bin_folder = folder / "bin"
+        bin_folder.mkdir()
+        # No other folder: no test may find a real aws command.
+        self.env = {"PATH": str(bin_folder)}
+        script = bin_folder / "aws"
+        script.write_text(
+            "#!{}\n"
+            "import json, os, signal, subprocess, sys\n"
+            "with open({record!r}, 'a+') as record:\n"
+            "    record.write(json.dumps({{'arguments': sys.argv[1:], 'environment': dict(os.environ)}}) + '\\n')\n"
+            "    record.seek(0)\n"
+            "    calls = len(record.readlines())\n"
+            "exec({programs!r}[min(calls, {count}) - 1])\n".format(
+                sys.executable, record=str(self.record), programs=programs, count=len(programs)
+            )
+        )
+        script.chmod(0o755)
+
+    @property
+    def calls(self):
+        return [json.loads(line) for line in self.record.read_text().splitlines()]
+
+    @property
+    def entries(self):
+        """The entry of each call."""
+        entries = []
+        for call in self.calls:
+            (entry,) = json.loads(call["arguments"][call["arguments"].index("--entries") + 1])
+            entries.append(entry)
+        return entries
+
+
+#: Outputs of aws events put-events: EventBridge has accepted the event, or has not.
+ACCEPTED = 'print(json.dumps({"FailedEntryCount": 0, "Entries": [{"EventId": "11710aed-b79e"}]}))'
+THROTTLED = (
+    'print(json.dumps({"FailedEntryCount": 1,'
+    ' "Entries": [{"ErrorCode": "ThrottlingException", "ErrorMessage": "Slow"}]}))'
+)
 
 
 class CallbackTest(unittest.TestCase):
@@ -495,6 +584,108 @@ class CallbackTest(unittest.TestCase):
                 self.assertEqual(sorted(os.listdir(str(self.folder))), before)
                 release.set()
 
+    # EventBridge.
+
+    def aws(self, *programs):
+        return FakeAws(self.folder, *programs)
+
+    def test_event_bus_gets_the_role_change_without_a_secret(self):
+        aws = self.aws(ACCEPTED)
+        command = self.command("--event-bus", "patroni")
+        done = subprocess.run(command, env={**ENV, **aws.env}, stderr=subprocess.PIPE, timeout=60)
+        output = done.stderr.decode()
+        self.assertEqual(done.returncode, 0, output)
+        self.assertIn("event bus patroni, attempt 1: accepted by EventBridge, not confirmed", output)
+        (call,) = aws.calls
+        self.assertEqual(call["arguments"][:2], ["events", "put-events"])
+        for option in ("--cli-connect-timeout", "--cli-read-timeout"):
+            self.assertGreater(int(call["arguments"][call["arguments"].index(option) + 1]), 0)
+        self.assertEqual(call["environment"]["AWS_MAX_ATTEMPTS"], "1")
+        (entry,) = aws.entries
+        payload = json.loads(entry.pop("Detail"))
+        # No Time: EventBridge dates the event by AWS's clock, whatever this node's clock says.
+        self.assertEqual(
+            entry, {"Source": "patroni", "DetailType": "Patroni role change", "EventBusName": "patroni"}
+        )
+        self.assertGreaterEqual(payload.pop("age_ms"), 0)
+        self.assertEqual(
+            payload,
+            {
+                "action": "on_role_change",
+                "role": "primary",
+                "cluster": "main",
+                "barman_server": "main",
+                "barman_model": "pg:node1",
+                "switch_when": "promoted",
+            },
+        )
+
+    def test_event_bus_is_tried_again_with_a_new_age_until_eventbridge_accepts(self):
+        failures = [
+            (THROTTLED, "not accepted.*ThrottlingException.*Slow"),
+            ("sys.exit('An error occurred (AccessDeniedException)')", r"exit status 1: .*AccessDeniedException"),
+            ("print('{')", "unexpected output"),
+            ("print('[]')", "unexpected output"),
+            ("print('{}')", "unexpected output"),
+            ("print(json.dumps({'FailedEntryCount': 1}))", "not accepted"),
+            ("sys.stdout.buffer.write(b'\\xff')", "unexpected output"),
+            ("os.kill(os.getpid(), signal.SIGKILL)", "exit status -9"),
+        ]
+        aws = self.aws(*[program for program, _ in failures], ACCEPTED)
+        code, output = self.run_callback("--event-bus", "patroni", *QUICK, env=aws.env)
+        lines = output.splitlines()
+        self.assertEqual((code, len(lines)), (0, len(failures) + 1), output)
+        for (_, message), line in zip(failures, lines):
+            self.assertRegex(line, message)
+        ages = [json.loads(entry["Detail"])["age_ms"] for entry in aws.entries]
+        self.assertEqual(ages, sorted(set(ages)))
+
+    def test_event_bus_that_never_accepts_is_an_http_error(self):
+        aws = self.aws(THROTTLED)
+        code, output = self.run_callback("--event-bus", "patroni", "--max-retries", "2", *QUICK, env=aws.env)
+        self.assertEqual((code, len(aws.calls)), (3, 2))
+        self.assertIn("giving up", output.splitlines()[-1])
+
+    def test_aws_is_killed_with_its_children_at_the_time_limit(self):
+        """They could deliver the event later, with an age_ms that was computed long ago."""
+        fifo = self.folder / "fifo"
+        os.mkfifo(str(fifo))
+        reader = os.open(str(fifo), os.O_RDONLY | os.O_NONBLOCK)
+        self.addCleanup(os.close, reader)
+        aws = self.aws(
+            "writer = os.open({!r}, os.O_WRONLY)\n"
+            "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], pass_fds=[writer])\n"
+            "os.write(writer, b'started')\n"
+            "signal.pause()".format(str(fifo))
+        )
+        code, output = self.run_callback("--event-bus", "patroni", "--max-time", "3", env=aws.env)
+        self.assertEqual((code, len(output.splitlines())), (3, 1), output)
+        self.assertIn("aws was killed after", output)
+        self.assertEqual(os.read(reader, 100), b"started")
+        # The end of the file: no process has the FIFO open for writing.
+        self.assertEqual(select.select([reader], [], [], 10)[0], [reader])
+        self.assertEqual(os.read(reader, 100), b"")
+
+    def test_aws_that_cannot_be_started_is_a_failed_attempt(self):
+        aws = self.aws(ACCEPTED)
+        (self.folder / "bin" / "aws").write_text("#!/nowhere\n")
+        code, output = self.run_callback("--event-bus", "patroni", "--max-retries", "2", *QUICK, env=aws.env)
+        self.assertEqual((code, len(output.splitlines())), (3, 2))
+        self.assertIn("aws could not be started", output)
+
+    def test_missing_aws_command_is_an_error_that_names_the_remedy(self):
+        code, output = self.run_callback("--event-bus", "patroni", env={"PATH": "/nowhere"})
+        self.assertEqual(code, 4)
+        self.assertRegex(output, "command aws .*/nowhere.*install the AWS CLI")
+
+    def test_session_token_in_an_error_of_aws_is_not_logged(self):
+        """AWS returns the signed headers if the signature does not match."""
+        aws = self.aws("sys.exit('(SignatureDoesNotMatch) host:events\\nx-amz-security-token:IQoJ+/a=\\nhost')")
+        code, output = self.run_callback("--event-bus", "patroni", "--max-retries", "1", env=aws.env)
+        self.assertEqual(code, 3)
+        self.assertIn("SignatureDoesNotMatch", output)
+        self.assertNotIn("IQoJ", output)
+
     # Time.
 
     def test_age_includes_the_time_to_connect(self):
@@ -654,7 +845,144 @@ class CallbackTest(unittest.TestCase):
         self.assertEqual(code, 4)
         self.assertIn("--client-cert", output)
 
+    # Proxy.
+
+    def proxy(self, *arguments):
+        proxy = Proxy(*arguments)
+        self.addCleanup(proxy.close)
+        return proxy
+
+    def test_proxy_is_used_with_connect_and_its_credentials(self):
+        function = self.function(response(0), context=self.certificates())
+        host = function.url.split("/")[2]
+        ca = ["--ca-file", str(self.folder / "ca.pem")]
+        proxy = self.proxy()
+        url = "http://us%40er:pass%3Aword@" + proxy.address
+        for options, env in [
+            (["--proxy", url], {}),
+            (["--proxy", url + "/"], {"NO_PROXY": "*"}),
+            ([], {"HTTPS_PROXY": url}),
+            ([], {"https_proxy": url.replace("http://", "")}),
+            ([], {"HTTPS_PROXY": url, "NO_PROXY": "example.com"}),
+        ]:
+            with self.subTest(options=options, env=env):
+                code, output = self.run_callback("--url", function.url, *ca, *options, env=env)
+                self.assertEqual(code, 0, output)
+                ((request, headers),) = proxy.requests
+                self.assertRegex(request, "^CONNECT {} HTTP/1".format(host))
+                authorization = "Basic " + base64.b64encode(b"us@er:pass:word").decode()
+                self.assertEqual(headers.get_all("proxy-authorization"), [authorization])
+                ((path, headers, _, _),) = function.requests
+                self.assertEqual((path, headers["Host"]), ("/config-switch", host))
+                self.assertNotIn("proxy-authorization", {name.lower() for name in headers})
+                proxy.requests.clear()
+                function.requests.clear()
+
+    def test_proxy_of_the_environment_is_not_used_for_excluded_hosts_and_plain_http(self):
+        context = self.certificates()
+        ca = ["--ca-file", str(self.folder / "ca.pem")]
+        unused = {"HTTPS_PROXY": "http://127.0.0.1:1", "HTTP_PROXY": "http://127.0.0.1:1"}
+        for function, env in [
+            (self.function(response(0), context=context), {"NO_PROXY": "example.com, 127.0.0.1"}),
+            (self.function(response(0), context=context), {"no_proxy": "*"}),
+            (self.function(response(0)), {}),
+        ]:
+            with self.subTest(env=env):
+                code, output = self.run_callback("--url", function.url, *ca, env={**unused, **env})
+                self.assertEqual(code, 0, output)
+
+    def test_proxy_option_is_used_for_plain_http_too(self):
+        function, proxy = self.function(response(0)), self.proxy()
+        code, output = self.run_callback("--url", function.url, "--proxy", proxy.address)
+        self.assertEqual((code, len(proxy.requests)), (0, 1), output)
+        self.assertIsNone(proxy.requests[0][1]["proxy-authorization"])
+
+    def test_refusal_of_the_proxy_is_a_failed_attempt_that_names_the_proxy(self):
+        function = self.function(response(0), context=self.certificates())
+        for status in ("407 Proxy Authentication Required", "403 Forbidden", "502 Bad Gateway"):
+            with self.subTest(status=status):
+                proxy = self.proxy(status)
+                url = "http://us3r:pass-word@" + proxy.address
+                code, output = self.run_callback(
+                    "--url", function.url, "--proxy", url, "--max-retries", "2", *QUICK
+                )
+                self.assertEqual((code, len(proxy.requests), function.requests), (3, 2, []))
+                self.assertRegex(output, "attempt 2: .*proxy {}.*{}".format(proxy.address, status))
+                self.assertNotRegex(output, "pass-word|us3r|" + base64.b64encode(b"us3r:pass-word").decode())
+
+    def test_proxy_that_does_not_listen_is_named(self):
+        with socket.socket() as not_listening:
+            not_listening.bind(("127.0.0.1", 0))
+            proxy = "127.0.0.1:{}".format(not_listening.getsockname()[1])
+            code, output = self.run_callback("--url", "https://x/", "--proxy", proxy, "--max-retries", "1")
+        self.assertEqual(code, 3)
+        self.assertRegex(output, "proxy {}.*refused".format(proxy))
+
+    def test_tls_verifies_the_host_behind_the_proxy(self):
+        function = self.function(response(0), context=self.certificates())
+        proxy = self.proxy()
+        url = function.url.replace("127.0.0.1", "localhost")
+        ca = ["--ca-file", str(self.folder / "ca.pem")]
+        code, output = self.run_callback("--url", url, "--proxy", proxy.address, *ca, "--max-retries", "1")
+        self.assertEqual((code, len(proxy.requests), function.requests), (3, 1, []))
+        self.assertRegex(output, "TLS through proxy {} failed".format(proxy.address))
+
+    def test_connection_to_the_proxy_discards_unsent_data_when_the_process_is_killed(self):
+        function = self.function(response(0), context=self.certificates())
+        proxy = self.proxy()
+        tls = callback.tls_context(str(self.folder / "ca.pem"), None, None)
+        endpoint = callback.Endpoint(function.url, tls, False, proxy.address)
+        found = []
+
+        def inspect(sock):
+            callback_discards(sock)
+            linger = sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8)
+            found.append(("%s:%d" % sock.getpeername(), type(sock), struct.unpack("ii", linger)))
+
+        callback_discards = callback.discard_when_killed
+        args = callback.parse(["--url", function.url, *SWITCH, *FROM_PATRONI])
+        with mock.patch.object(callback, "discard_when_killed", inspect):
+            attempt = callback.try_once(endpoint, [b"secret"], "msg_1", args, callback.elapsed() + 30)
+        self.assertEqual(attempt.exit_code, 0, attempt.message)
+        self.assertEqual(found, [(proxy.address, ssl.SSLSocket, (1, 0))])
+
+    def test_invalid_proxy_is_rejected_without_showing_its_password(self):
+        for url, message in [
+            ("https://us3r:pass-word@proxy:3128", "only http:// proxies"),
+            ("socks5://us3r:pass-word@proxy:1080", "only http:// proxies"),
+            ("http://us3r:pass-word@", "not the URL of a proxy"),
+            ("http://us3r:pass-word@proxy:port", "not the URL of a proxy"),
+            ("http://us3r:pass-word@a..b:3128", "not the URL of a proxy"),
+            ("http://us3r:pass-word@[::1", "not the URL of a proxy"),
+            ("http://us3r:12/pass-word@proxy:3128", "percent-encode"),
+            ("http://us3r:12#pass-word@proxy:3128", "percent-encode"),
+            ("http://us3r:pass-word/@proxy:3128", "percent-encode"),
+            ("http://us3r:12?pass-word@proxy:3128", "percent-encode"),
+        ]:
+            for source, options, env in [("--proxy", ["--proxy", url], {}), ("HTTPS_PROXY", [], {"HTTPS_PROXY": url})]:
+                with self.subTest(url=url, source=source):
+                    code, output = self.run_callback("--url", "https://x/", "--max-retries", "1", *options, env=env)
+                    self.assertEqual(code, 4, output)
+                    self.assertRegex(output, "{}: .*{}".format(source, message))
+                    self.assertNotRegex(output, "pass-word|us3r")
+
+    def test_password_of_a_misspelt_option_is_not_shown(self):
+        code, output = self.run_callback("--url", "https://x/", "--prox", "http://us3r:pass/word@proxy:3128")
+        self.assertEqual(code, 4)
+        self.assertIn("proxy:3128", output)
+        self.assertNotRegex(output, "us3r|pass|word")
+
     # URLs.
+
+    def test_url_without_a_port_uses_the_default_port(self):
+        for url, expected in [
+            ("https://example.com/", ("example.com", 443)),
+            ("http://localhost/", ("localhost", 80)),
+            ("https://[::1]/", ("::1", 443)),
+        ]:
+            with self.subTest(url=url):
+                connection = callback.Endpoint(url, callback.tls_context(None, None, None), False).connection()
+                self.assertEqual((connection.host, connection.port), expected)
 
     def test_url_with_an_ipv6_address(self):
         try:
@@ -697,6 +1025,13 @@ class CallbackTest(unittest.TestCase):
             (url + ["--client-key", "/nowhere"], {}, "--client-key"),
             (url + ["--secret-file", "/nowhere"], {}, "--secret-file /nowhere"),
             (url + ["--surprise"], {}, "--surprise"),
+            (url + ["--event-bus", "patroni"], {}, "--event-bus"),
+            (["--event-bus", "patroni", "--dry-run"], {}, "--dry-run"),
+            (["--event-bus", "patroni", "--ca-file", "/nowhere"], {}, "--ca-file"),
+            (["--event-bus", "patroni", "--client-cert", "/nowhere"], {}, "--client-cert"),
+            (["--event-bus", "patroni", "--client-key", "/nowhere"], {}, "--client-key"),
+            (["--event-bus", "patroni", "--allow-plain-http"], {}, "--allow-plain-http"),
+            (["--event-bus", "patroni", "--proxy", "proxy:3128"], {}, "--proxy"),
             (url, {"switch": [], "patroni": []}, "config-switch"),
             (url, {"patroni": []}, "action"),
             (url, {"patroni": ["on_start", "primary", "main"]}, "on_start"),
@@ -733,6 +1068,24 @@ class CallbackTest(unittest.TestCase):
                 code, output = self.run_callback("--url", "https://example.com/")
                 self.assertEqual(code, 4)
                 self.assertIn(message, output)
+
+    def test_input_that_is_not_a_regular_file_is_rejected(self):
+        """Opening a FIFO would wait for a writer for ever."""
+        self.certificates()
+        fifo = self.folder / "fifo"
+        os.mkfifo(str(fifo))
+        client_cert = ["--client-cert", str(self.folder / "client.pem")]
+        for option, before in [
+            ("--secret-file", []),
+            ("--ca-file", []),
+            ("--client-cert", []),
+            ("--client-key", client_cert),
+        ]:
+            for file in (fifo, self.folder):
+                with self.subTest(option=option, file=file.name):
+                    code, output = self.run_callback("--url", "https://example.com/", *before, option, str(file))
+                    self.assertEqual(code, 4)
+                    self.assertIn("{} {}: not a regular file".format(option, file), output)
 
     def test_missing_secret_is_an_error(self):
         command = self.command("--url", "https://example.com/")
@@ -773,6 +1126,27 @@ class CallbackTest(unittest.TestCase):
                     expected,
                 )
         self.assertEqual(len(function.requests), 3)
+
+    def test_log_file_that_is_not_a_regular_file_is_replaced_by_standard_error(self):
+        """Opening a FIFO would wait for a reader for ever, and writing to it for a slow reader."""
+        function = self.function(response(0))
+        fifo = self.folder / "fifo"
+        os.mkfifo(str(fifo))
+        for reader in (False, True):
+            with self.subTest(reader=reader):
+                if reader:
+                    self.addCleanup(os.close, os.open(str(fifo), os.O_RDONLY | os.O_NONBLOCK))
+                code, output = self.run_callback("--url", function.url, "--log-file", str(fifo))
+                self.assertEqual((code, len(output.splitlines())), (0, 2), output)
+                self.assertIn("--log-file {}: not a regular file; logging to standard error".format(fifo), output)
+                self.assertIn("CONFIG_SWITCH_DONE", output)
+
+    def test_log_file_may_be_standard_output_standard_error_or_null(self):
+        function = self.function(response(0))
+        for file, lines in [("/dev/stdout", 1), ("/dev/stderr", 1), ("/dev/null", 0)]:
+            with self.subTest(file=file):
+                code, output = self.run_callback("--url", function.url, "--log-file", file)
+                self.assertEqual((code, len(output.splitlines())), (0, lines), output)
 
     def test_secret_on_the_command_line_is_not_printed(self):
         for options in (
@@ -829,7 +1203,6 @@ class RetryTest(unittest.TestCase):
         patches = [
             mock.patch.object(callback, "elapsed", lambda: self.now),
             mock.patch.object(callback.time, "sleep", self.sleep),
-            mock.patch.object(callback, "run_with_timeout", self.run_with_timeout),
             mock.patch.object(callback.logger, "log"),
             mock.patch.object(callback.logger, "warning"),
         ]
@@ -840,7 +1213,7 @@ class RetryTest(unittest.TestCase):
     def sleep(self, delay):
         self.now += delay
 
-    def run_with_timeout(self, limit, _):
+    def attempt(self, limit):
         self.started_at.append(self.now)
         self.assertGreater(limit, 0)
         return self.attempts[min(len(self.started_at), len(self.attempts)) - 1]
@@ -849,7 +1222,7 @@ class RetryTest(unittest.TestCase):
         """Returns the exit code and the delays between the attempts (s)."""
         self.now, self.started_at, self.attempts = 0.0, [], attempts
         args = argparse.Namespace(**{"retry_wait": 2.0, "max_retries": None, "max_time": 600.0, **options})
-        code = callback.send(argparse.Namespace(url="https://x/"), [], "msg_1", args)
+        code = callback.send("https://x/", self.attempt, args)
         return code, [after - before for before, after in zip(self.started_at, self.started_at[1:])]
 
     def evaluate(self, status, **header):
@@ -880,8 +1253,20 @@ class RetryTest(unittest.TestCase):
             code, _ = self.send(self.evaluate(503), retry_wait=0.01, max_retries=5000)
         self.assertEqual((code, len(self.started_at)), (3, 5000))
 
+    def test_pause_ends_at_the_time_limit_if_the_machine_was_suspended(self):
+        """time.sleep stands still meanwhile: the rest of the pause would exceed --max-time."""
+        slept = []
+
+        def sleep(delay):
+            slept.append(delay)
+            self.now += 700
+
+        with mock.patch.object(callback.time, "sleep", sleep):
+            code, _ = self.send(self.evaluate(503, retry_after="60"))
+        self.assertEqual((code, len(self.started_at)), (3, 1))
+        self.assertLessEqual(sum(slept), 1)
+
     def test_attempt_without_a_thread_is_a_failed_attempt(self):
-        mock.patch.stopall()
         args = argparse.Namespace(retry_wait=0.01, max_retries=3, max_time=600.0)
         with mock.patch.object(callback.threading.Thread, "start", side_effect=RuntimeError("can't start new thread")):
             result = callback.run_with_timeout(1, lambda: callback.Attempt(0, "done"))
