@@ -2,8 +2,8 @@
 
 import { ExitCode } from './exit-code.ts';
 
-/** Why an HTTP_ERROR is one; the HTTP status of the response depends on it. */
-export type HttpErrorReason = 'error' | 'timeout' | 'busy';
+/** Why an HTTP_ERROR is one; the HTTP status of the response depends on it, and on whether the desired state is recorded. */
+export type HttpErrorReason = 'error' | 'ledger' | 'timeout' | 'busy';
 
 export abstract class ConfigSwitchError extends Error {
   abstract readonly exitCode: ExitCode;
@@ -34,7 +34,9 @@ export class HttpError extends ConfigSwitchError {
 }
 
 /** The ledger is unavailable. Without it nothing is switched: an old event could bring Barman back. */
-export class LedgerError extends HttpError {}
+export class LedgerError extends HttpError {
+  override readonly reason = 'ledger';
+}
 
 /** Another invocation is switching, or the server is paused. The desired state is recorded and will be applied. */
 export class Busy extends HttpError {

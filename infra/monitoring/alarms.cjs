@@ -30,7 +30,7 @@ const ALARMS = {
       ...OWN,
       MetricName: 'HTTP_ERROR',
       description:
-        'pg-backup-api or the parameters for it were unavailable (ExitCode 3), and Barman may still use the old primary. The message in the log gives the cause.',
+        'pg-backup-api, the parameters for it or the ledger were unavailable, or time ran out (ExitCode 3), and Barman may still use the old primary. The message in the log gives the cause.',
       advice:
         'Fix it (the network, a certificate, a parameter); if the response had `"recorded": true`, the heartbeat tries again by itself, otherwise the callback does.',
     },
@@ -163,7 +163,7 @@ const ALARMS = {
       ...API,
       MetricName: '5xx',
       description:
-        'The API returned 5xx. Together with http-error, switch-failed or secret-unreadable, it is their response; without them, API Gateway could not invoke the function.',
+        'The API returned 5xx. Together with http-error, switch-failed or secret-unreadable, it is their response; without them, API Gateway could not invoke the function. A server that is paused, or that another invocation is switching, is not among these: its response is 202.',
     },
     'api-throttles': {
       ...OWN,

@@ -144,11 +144,11 @@ describe('the HTTP API', () => {
     expect(response.message).toContain("Server 'nope' does not exist");
   });
 
-  test('returns 504 and ExitCode 3 for a stuck operation, before API Gateway times out', async () => {
+  test('returns 202 and ExitCode 3 for a stuck operation, before API Gateway times out', async () => {
     api.plan({ time: Number.POSITIVE_INFINITY });
     const start = performance.now();
     const { status, response } = await webhook({ ...PROMOTION, barman_server: 'stuck' });
-    expect([status, response.exit_code, response.recorded]).toEqual([504, 3, true]);
+    expect([status, response.exit_code, response.recorded]).toEqual([202, 3, true]);
     expect(performance.now() - start).toBeLessThan(30_000);
   });
 

@@ -8,6 +8,7 @@ import { createServer as createTcpServer, type Server, type Socket } from 'node:
 import { createServer as createTlsServer, type TlsOptions } from 'node:tls';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { ExitCode, exitStatus } from '../../functions/config-switch/exit-code.ts';
+import { versionOf } from '../../functions/config-switch/reconcile/ledger.ts';
 import { CertificateAuthority } from '../stand-ins/certificates.ts';
 import type { DynamoDbFault } from '../stand-ins/dynamodb.ts';
 import type { Fault, OperationPlan, PgBackupApiOptions, SeenRequest } from '../stand-ins/pg-backup-api.ts';
@@ -20,6 +21,7 @@ const MINUTE = 60_000;
 /** Lambda's remaining time (ms): SHORT for a row in which something hangs, LONG, as deployed, for the others. */
 const SHORT = 3_000;
 const LONG = 29_000;
+const NODE1 = { ...PROMOTION, barman_model: 'pg:node1' };
 
 /** Breaks something. @returns what repairs it, unless it recovers by itself */
 type Break = (run: FunctionUnderTest) => Promise<Repair> | Repair;
@@ -142,10 +144,26 @@ const jump =
     };
   };
 
+/** The operator has paused the server. */
+const paused: Break = async (run) => {
+  await run.webhook(NODE1);
+  await run.ledger.pause('main', soon());
+  return async () => void (await run.ledger.resume('main', soon()));
+};
+/** Another invocation has acquired the lease a moment ago. */
+const leased: Break = async (run) => {
+  const desired = { server: 'main', cluster: 'main', target: { model: 'pg:node1' } };
+  await run.ledger.recordAndAcquire({ ...desired, version: versionOf(Date.now() - MINUTE, 'other') }, soon());
+};
+const soon = () => AbortSignal.timeout(5_000);
+
 /** The switch was rejected, or its outcome is unknown; the desired state is recorded. */
 const kept = { exitCode: HTTP_ERROR, status: 502, recorded: true } as const;
-const late = { exitCode: HTTP_ERROR, status: 504, recorded: true, remaining: SHORT } as const;
-const notRecorded = { exitCode: HTTP_ERROR, status: 502, recorded: false } as const;
+/** The desired state is recorded, and not decided yet. */
+const undecided = { exitCode: HTTP_ERROR, status: 202, recorded: true } as const;
+const late = { ...undecided, remaining: SHORT } as const;
+/** The ledger is unavailable. */
+const notRecorded = { exitCode: HTTP_ERROR, status: 503, recorded: false } as const;
 const silent = { exitCode: undefined, status: 503, recorded: false, says: /Service Unavailable/ } as const;
 const done = { exitCode: DONE, status: 200, recorded: true, says: /now uses model pg:node2/ } as const;
 
@@ -363,7 +381,7 @@ const MATRIX: Record<string, Row> = {
     says: /GET .main.operations|before GET|time ran out/,
     broken: async (run) => {
       run.host.api.fault({ kind: 'stall' });
-      await run.webhook({ ...PROMOTION, barman_model: 'pg:node1' }, { remaining: 2_500 });
+      await run.webhook(NODE1, { remaining: 2_500 });
       await run.expireLease();
       run.host.api.fault({ kind: 'stall' }, always);
       return () => run.host.api.noFaults();
@@ -421,7 +439,8 @@ const MATRIX: Record<string, Row> = {
     broken: ledger('lose response', 'UpdateItem', 1, 1),
   },
   'DynamoDB fails after the operation': {
-    ...kept,
+    ...notRecorded,
+    recorded: true,
     says: /the ledger is unavailable/,
     broken: ledger('internal', 'UpdateItem', 2),
   },
@@ -430,6 +449,13 @@ const MATRIX: Record<string, Row> = {
     says: /before the ledger responded/,
     broken: ledger('stall', 'UpdateItem', 2),
   },
+  // Other invocations, and the operator.
+  'another invocation is switching the server': {
+    ...undecided,
+    says: /another invocation is switching main/,
+    broken: leased,
+  },
+  'the server is paused': { ...undecided, says: /main is paused/, broken: paused },
   // Time.
   'no time is left': { ...silent, broken: () => {}, remaining: 0 },
   '1 ms more than the reserve is left': { ...silent, broken: () => {}, remaining: 1_501 },
@@ -475,9 +501,10 @@ test.each(Object.entries(MATRIX))('fault matrix › %s', async (_, row) => {
   if (repair) breakage.defer(repair);
 
   const start = performance.now();
-  const { statusCode, response } = await run.webhook(payload, { remaining });
+  const { statusCode, headers, response } = await run.webhook(payload, { remaining });
   expect(performance.now() - start).toBeLessThan(Math.max(remaining, 1_500));
   expect(statusCode).toBe(expected.status);
+  expect(headers['retry-after']).toBe(statusCode === 503 ? '5' : undefined);
   expect(response.message).toMatch(expected.says);
   const { exitCode } = expected;
   if (exitCode === undefined) expect(response).toEqual({ message: expect.any(String) });
@@ -494,7 +521,7 @@ test.each(Object.entries(MATRIX))('fault matrix › %s', async (_, row) => {
   await breakage.disposeAsync();
   // Leases have expired, and unavailable parameters may be read again.
   vi.setSystemTime(Date.now() + 6 * MINUTE);
-  const next = await run.webhook({ ...PROMOTION, barman_model: 'pg:node1' });
+  const next = await run.webhook(NODE1);
   expect(next.response).toMatchObject({ exit_code: DONE });
   expect(run.host.api.activeModel()).toBe('pg:node1');
   expect(unhandled).toEqual([]);

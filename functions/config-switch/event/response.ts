@@ -2,7 +2,7 @@
 
 import type { MiddlewareObj } from '@middy/core';
 import type { APIGatewayProxyStructuredResultV2 } from 'aws-lambda';
-import { ConfigSwitchError, HttpError, Rejected } from '../errors.ts';
+import { ConfigSwitchError, HttpError, type HttpErrorReason, Rejected } from '../errors.ts';
 import { ExitCode, type ExitStatus, exitStatus, type Result } from '../exit-code.ts';
 import type { ReceivedEvent } from './invocation.ts';
 import type { RoleChange } from './payload.ts';
@@ -31,7 +31,16 @@ const HTTP_STATUS: Record<ExitStatus, number> = {
   HTTP_ERROR: 502,
   INVALID_ARGS: 400,
 };
-const STATUS_OF_HTTP_ERROR = { error: 502, busy: 503, timeout: 504 };
+/** The HTTP status of an HTTP_ERROR: 202 while the desired state is recorded and not decided yet. */
+const STATUS_OF_HTTP_ERROR: Record<
+  HttpErrorReason,
+  { readonly recorded: number; readonly otherwise: number }
+> = {
+  error: { recorded: 502, otherwise: 502 },
+  ledger: { recorded: 503, otherwise: 503 },
+  timeout: { recorded: 202, otherwise: 504 },
+  busy: { recorded: 202, otherwise: 503 },
+};
 /** When a sender may try again (s). */
 const RETRY_AFTER = { 'retry-after': '5' };
 
@@ -98,7 +107,9 @@ function forCaller(
   switch (arrived.caller) {
     case 'http': {
       const status =
-        result instanceof HttpError ? STATUS_OF_HTTP_ERROR[result.reason] : HTTP_STATUS[body.exit_status];
+        result instanceof HttpError
+          ? STATUS_OF_HTTP_ERROR[result.reason][body.recorded ? 'recorded' : 'otherwise']
+          : HTTP_STATUS[body.exit_status];
       return json(status, body, status === 503 ? RETRY_AFTER : {});
     }
     case 'eventbridge':
