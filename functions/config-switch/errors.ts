@@ -17,9 +17,6 @@ export class InvalidArgs extends ConfigSwitchError {
   readonly exitCode = ExitCode.INVALID_ARGS;
 }
 
-/** The body is larger than what is hashed; an unauthenticated caller may have sent it. */
-export class BodyTooLarge extends InvalidArgs {}
-
 /** The operation ended FAILED. */
 export class ConfigSwitchFailed extends ConfigSwitchError {
   override readonly name = 'ConfigSwitchFailed';
@@ -71,7 +68,7 @@ export function httpErrorFrom(
 /** A webhook that is rejected before its payload is read: the response says nothing about the reason, and has no ExitCode. */
 export class Rejected extends Error {
   override readonly name = 'Rejected';
-  readonly why: 'signature' | 'timestamp' | 'secret unreadable';
+  readonly why: 'signature' | 'timestamp' | 'secret unreadable' | 'body too large';
   constructor(why: Rejected['why'], message: string, options?: ErrorOptions) {
     super(message, options);
     this.why = why;

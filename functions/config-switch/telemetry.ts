@@ -3,7 +3,7 @@
 import { Logger } from '@aws-lambda-powertools/logger';
 import { Metrics, MetricUnit } from '@aws-lambda-powertools/metrics';
 import type { MiddlewareObj } from '@middy/core';
-import { BodyTooLarge, Busy, ConfigSwitchError, LedgerError, Rejected } from './errors.ts';
+import { Busy, ConfigSwitchError, LedgerError, Rejected } from './errors.ts';
 import { eventTime, type Invocation } from './event/invocation.ts';
 import type { CompletedEvent } from './event/response.ts';
 import { ExitCode } from './exit-code.ts';
@@ -14,6 +14,7 @@ const REJECTION_METRIC: Record<Rejected['why'], string> = {
   signature: 'SignatureRejected',
   timestamp: 'TimestampStale',
   'secret unreadable': 'SecretUnreadable',
+  'body too large': 'BodyTooLarge',
 };
 
 /** Service name, namespace and log level come from the environment (POWERTOOLS_…). */
@@ -51,14 +52,12 @@ function report(event: CompletedEvent, error?: Error | null): void {
 
   if (response) {
     const { message, ...body } = response;
-    // Neither an unauthenticated body nor a server that another invocation is switching is a failure: each has its own
-    // metric.
-    const harmless =
-      error instanceof BodyTooLarge ? 'BodyTooLarge' : error instanceof Busy ? 'Busy' : undefined;
+    // A server that is paused, or that another invocation is switching, is not a failure: it has its own metric.
+    const busy = error instanceof Busy;
     const failed = response.exit_code > ExitCode.CONFIG_SWITCH_SKIPPED;
-    const level = harmless ? 'warn' : failed ? 'error' : 'info';
+    const level = busy ? 'warn' : failed ? 'error' : 'info';
     logger[level](message, { ...body, ...fields, ...internalError(error) });
-    metrics.addMetric(harmless ?? response.exit_status, MetricUnit.Count, 1);
+    metrics.addMetric(busy ? 'Busy' : response.exit_status, MetricUnit.Count, 1);
     if (error instanceof LedgerError) metrics.addMetric('LedgerUnreachable', MetricUnit.Count, 1);
     countProgress(progress);
     if (counts.attempts > 0 && !roleChange?.dryRun) {

@@ -71,7 +71,7 @@ const ALARMS = {
       Period: 300,
       Threshold: 20,
       description:
-        'Many webhooks were larger than 64 KB. The callback never sends such a body: find out where they come from.',
+        'Many webhooks were larger than 16 KB, and were rejected. The callback never sends such a body: find out where they come from.',
       advice:
         'The field `ip` in the access log (`/aws/http-api/barman-config-switch-<stage>`) shows the senders.',
     },

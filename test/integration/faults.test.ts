@@ -36,7 +36,9 @@ interface Row {
   readonly broken: Break;
   readonly remaining?: number;
   readonly options?: Omit<PgBackupApiOptions, 'tls'>;
-  readonly payload?: object | string;
+  readonly payload?: object | string | Buffer;
+  /** The event id. */
+  readonly id?: string;
 }
 
 const isPost = ({ method }: SeenRequest) => method === 'POST';
@@ -165,6 +167,7 @@ const late = { ...undecided, remaining: SHORT } as const;
 /** The ledger is unavailable. */
 const notRecorded = { exitCode: HTTP_ERROR, status: 503, recorded: false } as const;
 const silent = { exitCode: undefined, status: 503, recorded: false, says: /Service Unavailable/ } as const;
+const invalid = { exitCode: INVALID_ARGS, status: 400, recorded: false, broken: () => {} } as const;
 const done = { exitCode: DONE, status: 200, recorded: true, says: /now uses model pg:node2/ } as const;
 
 const MATRIX: Record<string, Row> = {
@@ -470,14 +473,20 @@ const MATRIX: Record<string, Row> = {
     broken: jump(-60 * MINUTE),
   },
   // Callers.
-  'the body is not JSON': {
-    exitCode: INVALID_ARGS,
-    status: 400,
-    recorded: false,
-    says: /JSON/,
-    broken: () => {},
-    payload: '{"action":',
+  'the body is not JSON': { ...invalid, says: /is not JSON/, payload: '{"action":' },
+  'the body is not UTF-8': {
+    ...invalid,
+    says: /is not valid UTF-8/,
+    payload: Buffer.from(JSON.stringify({ ...PROMOTION, cluster: 'Köln' }), 'latin1'),
   },
+  'the body is larger than 16 KB': {
+    ...silent,
+    status: 413,
+    says: /Content Too Large/,
+    broken: () => {},
+    payload: ' '.repeat(16 * 1024 + 1),
+  },
+  'the event id has 9 KB': { ...invalid, says: /webhook-id must be 1 to 128/, id: 'x'.repeat(9_000) },
 };
 
 /** Only the clock is faked; sockets and timers are real. */
@@ -489,7 +498,7 @@ afterEach(() => {
 });
 
 test.each(Object.entries(MATRIX))('fault matrix › %s', async (_, row) => {
-  const { broken, payload = PROMOTION, remaining = LONG, options, ...expected } = row;
+  const { broken, payload = PROMOTION, id, remaining = LONG, options, ...expected } = row;
   await using after = new AsyncDisposableStack();
   const unhandled: unknown[] = [];
   const onUnhandled = (error: unknown) => unhandled.push(error);
@@ -501,7 +510,10 @@ test.each(Object.entries(MATRIX))('fault matrix › %s', async (_, row) => {
   if (repair) breakage.defer(repair);
 
   const start = performance.now();
-  const { statusCode, headers, response } = await run.webhook(payload, { remaining });
+  const { statusCode, headers, response } = await run.webhook(payload, {
+    remaining,
+    ...(id !== undefined && { id }),
+  });
   expect(performance.now() - start).toBeLessThan(Math.max(remaining, 1_500));
   expect(statusCode).toBe(expected.status);
   expect(headers['retry-after']).toBe(statusCode === 503 ? '5' : undefined);

@@ -186,11 +186,9 @@ describe('an invalid payload', () => {
     ['blank', ' \n'],
     ['an array', '[]'],
     ['null', 'null'],
-    ['1 MB of nested arrays', '['.repeat(524_288) + ']'.repeat(524_288)],
-    [
-      'one byte over 64 KB',
-      JSON.stringify({ ...PROMOTION, cluster: 'c'.repeat(65_536 - JSON.stringify(PROMOTION).length + 5) }),
-    ],
+    ['16 KB of nested arrays', '['.repeat(8_192) + ']'.repeat(8_192)],
+    ['16 KB', JSON.stringify(PROMOTION).padEnd(16_384, '}')],
+    ['not UTF-8', Buffer.from(JSON.stringify({ ...PROMOTION, cluster: 'Köln' }), 'latin1')],
   ])('that is %s is rejected', async (_, body) => {
     await using run = await startFunction();
     const { statusCode, response } = await run.webhook(body);
@@ -232,9 +230,13 @@ describe('an unauthenticated caller', () => {
     expect(run.metrics()).toContainEqual(expect.objectContaining({ SignatureRejected: 1 }));
   });
 
-  test('without a signature is rejected before the body is hashed', async () => {
+  test('with an event id of 9 KB gets 401, and one line in the log that is cut', async () => {
     await using run = await startFunction();
-    expect((await run.webhook('['.repeat(1_000_000), { headers: {} })).statusCode).toBe(401);
+    const { statusCode } = await run.webhook(PROMOTION, { id: 'x'.repeat(9_000), secret: createSecret() });
+    expect(statusCode).toBe(401);
+    const [line] = run.log();
+    expect(line).toMatchObject({ rejected: 'signature', event_id: 'x'.repeat(200) });
+    expect(JSON.stringify(line).length).toBeLessThan(1_000);
   });
 
   test.each([
@@ -255,6 +257,55 @@ describe('an unauthenticated caller', () => {
       expect(run.metrics()).toContainEqual(expect.objectContaining({ TimestampStale: 1 }));
       expect(run.log()).toContainEqual(expect.objectContaining({ rejected: 'timestamp' }));
     }
+  });
+});
+
+describe('a body over 16 KB', () => {
+  test.each([
+    ['a valid signature', undefined],
+    ['an invalid signature', { 'webhook-id': 'x', 'webhook-timestamp': '1', 'webhook-signature': 'v1,AAAA' }],
+    ['no signature', {}],
+  ])('with %s gets 413 without an exit code, and nothing else runs', async (_, headers) => {
+    await using run = await startFunction();
+    const body = JSON.stringify(PROMOTION).padEnd(16_385);
+    for (const base64 of [false, true]) {
+      const { statusCode, response } = await run.webhook(body, { base64, ...(headers && { headers }) });
+      expect(statusCode).toBe(413);
+      expect(response).toEqual({ message: 'Content Too Large' });
+    }
+    expect(run.host.api.requests).toEqual([]);
+    expect(run.metrics()[0]).toMatchObject({ BodyTooLarge: 1 });
+    expect(run.metrics()[0]).not.toHaveProperty('INVALID_ARGS');
+    expect(run.log()[0]).toMatchObject({
+      level: 'WARN',
+      rejected: 'body too large',
+      message: 'webhook with a body of 16385 bytes; the maximum is 16384',
+    });
+  });
+});
+
+describe('an event id', () => {
+  test.each(['x'.repeat(129), 'a b', 'ä', '\u0007'])(
+    '%j of a signed webhook is rejected, and the message names the header',
+    async (id) => {
+      await using run = await startFunction();
+      const { statusCode, response } = await run.webhook(PROMOTION, { id });
+      expect([statusCode, response.exit_code, response.recorded]).toEqual([400, 4, false]);
+      expect(response.message).toMatch(/^webhook-id must be 1 to 128 printable ASCII characters/);
+      expect(run.host.api.requests).toEqual([]);
+    },
+  );
+
+  test('of 128 characters is valid', async () => {
+    await using run = await startFunction();
+    const id = '~'.repeat(128);
+    expect((await run.webhook(PROMOTION, { id })).response).toMatchObject({ exit_code: 0, event_id: id });
+  });
+
+  test('that EventBridge cannot have given is replaced by the request id', async () => {
+    await using run = await startFunction();
+    const response = await run.eventBridge(PROMOTION, undefined, 'x'.repeat(9_000));
+    expect(response).toMatchObject({ exit_code: 0, event_id: 'request-1' });
   });
 });
 
@@ -284,6 +335,7 @@ describe('a webhook secret', () => {
     ['missing', undefined],
     ['malformed', 'whsec_'],
     ['too short', `whsec_${Buffer.from('short').toString('base64')}`],
+    ['without padding', `whsec_${'A'.repeat(43)}`],
     ['without its prefix', Buffer.alloc(32, 7).toString('base64')],
   ])('that is %s ends in 503 without an exit code, never 401', async (_, secret) => {
     await using run = await startFunction();

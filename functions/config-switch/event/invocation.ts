@@ -6,6 +6,11 @@ import type { RequestCounts } from '../barman/pg-backup-api.ts';
 import { deadline, timeToDeadline } from '../deadline.ts';
 import { newProgress, type Progress } from '../reconcile/reconcile.ts';
 
+/** An event id becomes part of a version and of a key: printable ASCII without spaces. */
+const EVENT_ID = /^[!-~]{1,128}$/;
+/** Length of what anyone can send, in a log line or a response: a header may have 10 KB. */
+const MAX_LOGGED = 200;
+
 /** How an event arrived: as the webhook of a Patroni callback, from an EventBridge rule, or as the payload itself. */
 export type Arrived =
   | { readonly caller: 'http'; readonly event: APIGatewayProxyEventV2 }
@@ -29,7 +34,7 @@ export interface Invocation {
 /** An event, and its progress. */
 export interface ReceivedEvent extends Invocation {
   readonly arrived: Arrived;
-  /** The id that the caller gave the event: the same for each delivery. */
+  /** The id that the caller gave the event: the same for each delivery. That of a webhook is valid once it is verified. */
   readonly eventId: string;
   /** By a clock of AWS, never of a database node (ms since the epoch). */
   readonly arrivedAt: number;
@@ -81,7 +86,7 @@ export function receive(event: unknown, context: Context): ReceivedEvent {
   const progress = newProgress();
   if (isHttp(event)) {
     const arrivedAt = event.requestContext.timeEpoch;
-    const eventId = event.headers?.['webhook-id'] ?? context.awsRequestId;
+    const eventId = (event.headers?.['webhook-id'] ?? context.awsRequestId).slice(0, MAX_LOGGED);
     const started = startInvocation(context, arrivedAt);
     return {
       ...started,
@@ -101,7 +106,7 @@ export function receive(event: unknown, context: Context): ReceivedEvent {
       // The sender of an event may set its time: one in the future would stay the newest for ever. EventBridge truncates
       // the time to the second, so the event may have been up to a second later.
       arrivedAt: Number.isNaN(time) ? now : Math.min(time % 1_000 === 0 ? time + 999 : time, now),
-      eventId: typeof event.id === 'string' ? event.id : context.awsRequestId,
+      eventId: isEventId(event.id) ? event.id : context.awsRequestId,
       payload: event.detail,
     };
   }
@@ -123,6 +128,11 @@ export function eventTime({
   roleChange,
 }: Pick<ReceivedEvent, 'arrivedAt'> & { readonly roleChange?: { readonly ageMs: number } }): number {
   return Math.max(0, arrivedAt - (roleChange?.ageMs ?? 0));
+}
+
+/** Whether a value has the form of an event id: 1 to 128 printable ASCII characters without spaces. */
+export function isEventId(value: unknown): value is string {
+  return typeof value === 'string' && EVENT_ID.test(value);
 }
 
 // Only AWS can create events of these shapes: the sender of an HTTP request controls the body and headers only.

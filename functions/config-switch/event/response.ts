@@ -41,6 +41,13 @@ const STATUS_OF_HTTP_ERROR: Record<
   timeout: { recorded: 202, otherwise: 504 },
   busy: { recorded: 202, otherwise: 503 },
 };
+/** An unauthenticated caller learns nothing; while the secrets cannot be read, no caller is authenticated. */
+const REJECTION: Record<Rejected['why'], readonly [status: number, body: { readonly message: string }]> = {
+  signature: [401, { message: 'Unauthorized' }],
+  timestamp: [401, { message: 'Unauthorized' }],
+  'secret unreadable': [503, { message: 'Service Unavailable' }],
+  'body too large': [413, { message: 'Content Too Large' }],
+};
 /** When a sender may try again (s). */
 const RETRY_AFTER = { 'retry-after': '5' };
 
@@ -63,7 +70,7 @@ export function response(): MiddlewareObj<CompletedEvent> {
     onError: (request) => {
       const error = request.error ?? new Error('no error');
       if (error instanceof Rejected) {
-        request.response = rejection(error);
+        request.response = json(...REJECTION[error.why]);
         return;
       }
       const body = responseBody(request.event, error);
@@ -110,7 +117,7 @@ function forCaller(
         result instanceof HttpError
           ? STATUS_OF_HTTP_ERROR[result.reason][body.recorded ? 'recorded' : 'otherwise']
           : HTTP_STATUS[body.exit_status];
-      return json(status, body, status === 503 ? RETRY_AFTER : {});
+      return json(status, body);
     }
     case 'eventbridge':
       return result instanceof Error && !body.recorded ? undefined : body;
@@ -119,21 +126,10 @@ function forCaller(
   }
 }
 
-/** An unauthenticated caller learns nothing; while the secrets cannot be read, no caller is authenticated. */
-function rejection({ why }: Rejected): APIGatewayProxyStructuredResultV2 {
-  return why === 'secret unreadable'
-    ? json(503, { message: 'Service Unavailable' }, RETRY_AFTER)
-    : json(401, { message: 'Unauthorized' });
-}
-
-function json(
-  statusCode: number,
-  body: object,
-  headers: Record<string, string> = {},
-): APIGatewayProxyStructuredResultV2 {
+function json(statusCode: number, body: object): APIGatewayProxyStructuredResultV2 {
   return {
     statusCode,
-    headers: { 'content-type': 'application/json', ...headers },
+    headers: { 'content-type': 'application/json', ...(statusCode === 503 && RETRY_AFTER) },
     body: JSON.stringify(body),
   };
 }
