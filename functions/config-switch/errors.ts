@@ -68,7 +68,7 @@ export function httpErrorFrom(
 /** A webhook that is rejected before its payload is read: the response says nothing about the reason, and has no ExitCode. */
 export class Rejected extends Error {
   override readonly name = 'Rejected';
-  readonly why: 'signature' | 'timestamp' | 'secret unreadable' | 'body too large';
+  readonly why: 'signature' | 'timestamp' | 'secret unreadable' | 'body too large' | 'payload format';
   constructor(why: Rejected['why'], message: string, options?: ErrorOptions) {
     super(message, options);
     this.why = why;

@@ -15,6 +15,7 @@ const REJECTION_METRIC: Record<Rejected['why'], string> = {
   timestamp: 'TimestampStale',
   'secret unreadable': 'SecretUnreadable',
   'body too large': 'BodyTooLarge',
+  'payload format': 'PayloadFormatUnsupported',
 };
 
 /** Service name, namespace and log level come from the environment (POWERTOOLS_…). */
@@ -43,7 +44,8 @@ function report(event: CompletedEvent, error?: Error | null): void {
     event_id: event.eventId,
     event_time: new Date(eventTime(event)).toISOString(),
     caller: arrived.caller,
-    ...(arrived.caller === 'http' && { api_request_id: arrived.event.requestContext.requestId }),
+    ...(arrived.caller === 'http' &&
+      arrived.event && { api_request_id: arrived.event.requestContext.requestId }),
     ...(roleChange && { role: roleChange.role, switch_when: roleChange.switchWhen }),
     duration_ms,
     ...(progress.waited > 0 && { waited_ms: Math.round(progress.waited) }),

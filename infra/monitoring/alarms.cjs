@@ -39,6 +39,7 @@ const ALARMS = {
       MetricName: 'INVALID_ARGS',
       description:
         'An authenticated sender sent an invalid role change (ExitCode 4), which was not applied. The message in the log names the field; correct the sender.',
+      advice: 'It is not tried again, also if it came from EventBridge: send it again, corrected.',
     },
   },
   'Rejected webhooks': {
@@ -64,6 +65,14 @@ const ALARMS = {
         'Many webhooks had no valid signature. If they come from a node, its secret is wrong; otherwise it may be an attack.',
       advice:
         'The secret of a node is probably an old one. The field `ip` in the access log (`/aws/http-api/barman-config-switch-<stage>`) shows the senders. None of these webhooks was accepted.',
+    },
+    'payload-format': {
+      ...OWN,
+      MetricName: 'PayloadFormatUnsupported',
+      description:
+        'An HTTP request was rejected because it was not in payload format 2.0: the function is behind another API than the one of its stage. Send webhooks to the URL that the deployment prints.',
+      advice:
+        "Or set the payload format of that API's integration to 2.0. The callback does not send such an event again.",
     },
     'body-too-large': {
       ...OWN,
@@ -141,7 +150,7 @@ const ALARMS = {
       ...FUNCTION,
       MetricName: 'Errors',
       description:
-        'The function ended with an error: an EventBridge event could not be recorded and is tried again, or the function could not start. The log has the error.',
+        'The function ended with an error: a valid EventBridge event could not be recorded and is tried again, or the function could not start. The log has the error.',
       advice: 'Lambda tries an event twice more.',
     },
     'function-throttles': {

@@ -2,7 +2,7 @@ import { createServer } from 'node:http';
 import { describe, expect, test } from 'vitest';
 import { CertificateAuthority } from '../stand-ins/certificates.ts';
 import { listen } from '../stand-ins/server.ts';
-import { createSecret, signedHeaders } from '../stand-ins/webhook.ts';
+import { createSecret, httpEvent, signedHeaders } from '../stand-ins/webhook.ts';
 import { PROMOTION, startFunction } from './function.ts';
 
 const { key: foreignKey } = await (await CertificateAuthority.create('Foreign CA')).client();
@@ -204,9 +204,22 @@ describe('an invalid payload', () => {
     }
   });
 
-  test('in an EventBridge event is thrown, so that the failure queue keeps it', async () => {
+  test.each([
+    ['a wrong field', { ...PROMOTION, role: 'boss' }, /role must be/],
+    ['another id for its target', PROMOTION, /event id/],
+    ['no object', 'text', /the payload must be a JSON object/],
+  ])('in an EventBridge event (%s) is not thrown: a retry could not correct it', async (_, detail, words) => {
     await using run = await startFunction();
-    await expect(run.eventBridge({ ...PROMOTION, role: 'boss' })).rejects.toThrow(/role must be/);
+    await run.eventBridge({ ...PROMOTION, barman_model: 'pg:node1' });
+    expect(await run.eventBridge(detail)).toMatchObject({
+      exit_code: 4,
+      message: expect.stringMatching(words),
+      recorded: false,
+    });
+    expect(run.metrics()).toContainEqual(expect.objectContaining({ INVALID_ARGS: 1 }));
+    expect(run.log()).toContainEqual(
+      expect.objectContaining({ level: 'ERROR', caller: 'eventbridge', exit_status: 'INVALID_ARGS' }),
+    );
   });
 });
 
@@ -306,6 +319,59 @@ describe('an event id', () => {
     await using run = await startFunction();
     const response = await run.eventBridge(PROMOTION, undefined, 'x'.repeat(9_000));
     expect(response).toMatchObject({ exit_code: 0, event_id: 'request-1' });
+  });
+});
+
+describe('an HTTP request in another payload format', () => {
+  const headers = { host: 'example.com' };
+  const body = JSON.stringify(PROMOTION);
+  const http = { method: 'POST', path: '/config-switch' };
+  test.each([
+    [
+      'format 1.0 of an HTTP API or a REST API',
+      { version: '1.0', httpMethod: 'POST', headers, body, requestContext: { requestTimeEpoch: 1 } },
+    ],
+    [
+      'a load balancer',
+      { httpMethod: 'POST', headers, body, requestContext: { elb: { targetGroupArn: 'arn:aws:…' } } },
+    ],
+    ['a WebSocket API', { body, requestContext: { eventType: 'MESSAGE', connectionId: 'x' } }],
+    ['VPC Lattice', { version: '2.0', method: 'POST', headers, body, requestContext: { timeEpoch: '1' } }],
+    ['format 2.0 without a time', { version: '2.0', headers, body, requestContext: { http } }],
+    ['format 2.0 with other headers', { ...httpEvent(body, {}), headers: { 'webhook-id': ['x'] } }],
+    ['the payload with a requestContext', { ...PROMOTION, requestContext: null }],
+    [
+      'an EventBridge event with a requestContext',
+      { 'detail-type': 'x', detail: PROMOTION, requestContext: {} },
+    ],
+  ])('(%s) gets 400 without an exit code, and is never a direct invocation', async (_, event) => {
+    await using run = await startFunction();
+    expect(await run.send(event)).toEqual({
+      statusCode: 400,
+      headers: { 'content-type': 'application/json' },
+      body: '{"message":"Bad Request"}',
+    });
+    expect(run.host.api.requests).toEqual([]);
+    expect(run.log()).toEqual([
+      expect.objectContaining({
+        level: 'WARN',
+        caller: 'http',
+        rejected: 'payload format',
+        message: expect.stringMatching(/not in payload format 2\.0; .*set the payload format/),
+      }),
+    ]);
+    expect(run.metrics()).toEqual([expect.objectContaining({ PayloadFormatUnsupported: 1 })]);
+  });
+});
+
+describe('a heartbeat with further keys', () => {
+  test('is not a heartbeat: the role change is rejected with the unknown key', async () => {
+    await using run = await startFunction();
+    expect(await run.invoke({ heartbeat: true, ...PROMOTION })).toMatchObject({
+      exit_code: 4,
+      message: expect.stringContaining('"heartbeat" is an unknown key'),
+    });
+    expect(run.host.api.requests).toEqual([]);
   });
 });
 

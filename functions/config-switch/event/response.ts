@@ -2,7 +2,7 @@
 
 import type { MiddlewareObj } from '@middy/core';
 import type { APIGatewayProxyStructuredResultV2 } from 'aws-lambda';
-import { ConfigSwitchError, HttpError, type HttpErrorReason, Rejected } from '../errors.ts';
+import { ConfigSwitchError, HttpError, type HttpErrorReason, InvalidArgs, Rejected } from '../errors.ts';
 import { ExitCode, type ExitStatus, exitStatus, type Result } from '../exit-code.ts';
 import type { ReceivedEvent } from './invocation.ts';
 import type { RoleChange } from './payload.ts';
@@ -47,6 +47,7 @@ const REJECTION: Record<Rejected['why'], readonly [status: number, body: { reado
   timestamp: [401, { message: 'Unauthorized' }],
   'secret unreadable': [503, { message: 'Service Unavailable' }],
   'body too large': [413, { message: 'Content Too Large' }],
+  'payload format': [400, { message: 'Bad Request' }],
 };
 /** When a sender may try again (s). */
 const RETRY_AFTER = { 'retry-after': '5' };
@@ -104,7 +105,7 @@ function responseBody(
 
 /**
  * @returns an HTTP response, the body alone, or undefined to throw the error: an EventBridge event that could not be recorded
- *   is retried by Lambda and then kept in the failure queue
+ *   is retried by Lambda and then kept in the failure queue. One with an invalid payload is not: a retry cannot correct it
  */
 function forCaller(
   { arrived }: CompletedEvent,
@@ -120,7 +121,7 @@ function forCaller(
       return json(status, body);
     }
     case 'eventbridge':
-      return result instanceof Error && !body.recorded ? undefined : body;
+      return result instanceof Error && !(result instanceof InvalidArgs) && !body.recorded ? undefined : body;
     case 'direct':
       return body;
   }

@@ -29,12 +29,23 @@ export interface SecretSource {
   rereadSecrets(signal: AbortSignal): Promise<readonly KeyObject[] | undefined>;
 }
 
-/** Verifies the signature of a webhook, and adds its payload to the event. @param source of the secrets */
+/**
+ * Verifies the signature of a webhook, and adds its payload to the event.
+ *
+ * @param source of the secrets
+ * @throws Rejected also for an HTTP request that is not in payload format 2.0
+ */
 export function signature(source: SecretSource): MiddlewareObj<ReceivedEvent> {
   return {
     before: async (request) => {
       const { arrived, arrivedAt, signal } = request.event;
       if (arrived.caller !== 'http') return;
+      if (!arrived.event) {
+        throw new Rejected(
+          'payload format',
+          'HTTP request that is not in payload format 2.0; invoke the function through an HTTP API, and set the payload format of its integration to 2.0',
+        );
+      }
       const body = await signedBody(arrived.event, arrivedAt, source, signal);
       request.event = { ...request.event, payload: parseJson(body) };
     },
