@@ -3,6 +3,7 @@
  * next invocation of the same process works.
  */
 
+import { subscribe, unsubscribe } from 'node:diagnostics_channel';
 import dns from 'node:dns';
 import { createServer as createTcpServer, type Server, type Socket } from 'node:net';
 import { createServer as createTlsServer, type TlsOptions } from 'node:tls';
@@ -100,6 +101,16 @@ const lookup =
       host.put({ url });
     };
   };
+/** The kernel gives up an open connection once a request was sent: the network has lost everything since. */
+const lost: Break = () => {
+  const onSent = (message: unknown) => {
+    const { socket } = message as { socket: Socket };
+    const error = { code: 'ETIMEDOUT', errno: -110, syscall: 'read' };
+    socket.destroy(Object.assign(new Error('read ETIMEDOUT'), error));
+  };
+  subscribe('undici:client:sendHeaders', onSent);
+  return () => void unsubscribe('undici:client:sendHeaders', onSent);
+};
 const ssm =
   (fault: SsmFault): Break =>
   (run) => {
@@ -294,6 +305,11 @@ const MATRIX: Record<string, Row> = {
   },
   'a creation is reset': { ...kept, says: /may have begun/, broken: api({ kind: 'reset' }, isPost) },
   'a poll is reset': { ...kept, says: /the result of operation/, broken: api({ kind: 'reset' }, isPoll) },
+  'the connection of a creation times out': {
+    ...kept,
+    says: /did not respond: the connection timed out \(ETIMEDOUT\).*may have begun/,
+    broken: lost,
+  },
   "a creation's response is lost": {
     ...kept,
     says: /may have begun/,

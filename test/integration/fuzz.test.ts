@@ -44,7 +44,11 @@ const invalidName = fc.oneof(
 const shaped = fc.record({
   action: field(fc.constant('on_role_change'), fc.oneof(notString, fc.constant('on_start')), false),
   role: field(fc.constantFrom(...(MATCHING.always ?? [])), fc.oneof(notString, fc.constant('leader')), false),
-  cluster: field(fc.string({ minLength: 1, maxLength: 20 }), fc.oneof(notString, fc.constant('')), false),
+  cluster: field(
+    fc.string({ minLength: 1, maxLength: 20 }),
+    fc.oneof(notString, fc.constantFrom('', '\ud800')),
+    false,
+  ),
   barman_server: field(name, invalidName, false),
   barman_model: field(name, invalidName, true),
   reset: field(fc.boolean(), fc.constantFrom('true', 1, null), true),

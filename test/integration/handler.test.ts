@@ -169,6 +169,7 @@ describe('an invalid payload', () => {
     { barman_server: '..' },
     { barman_server: 'a/b' },
     { barman_server: '\ud800' },
+    { cluster: '\ud800' },
     { barman_server: 'main\n' },
     { barman_server: 'm'.repeat(256) },
   ])('with %j does not reach pg-backup-api', async (change) => {

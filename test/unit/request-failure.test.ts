@@ -64,6 +64,19 @@ describe('a request without a response', () => {
     expect(failureOf(cause, false)).toMatchObject({ ...traits, message, cause, status: undefined });
   });
 
+  test.each([
+    ['ETIMEDOUT', 'the connection timed out'],
+    ['EHOSTUNREACH', 'there is no route to the host'],
+    ['ENETUNREACH', 'there is no route to its network'],
+    ['ECONNREFUSED', 'the connection was refused'],
+  ])('on an open connection (%s) may have arrived: only while connecting nothing was sent', (code, words) => {
+    const failed = (syscall: string) => failureOf(Object.assign(networkError(code), { syscall }), false);
+    const message = `${NO_RESPONSE}${words} (${code})`;
+    expect(failed('read')).toMatchObject({ ...UNKNOWN, message });
+    expect(failed('write')).toMatchObject({ ...UNKNOWN, message });
+    expect(failed('connect')).toMatchObject({ ...NOT_BEGUN, message: `${UNREACHED}${words} (${code})` });
+  });
+
   test('has the reason from OpenSSL in its message, if there is one', () => {
     const reason = (given: unknown) =>
       failureOf(Object.assign(networkError('ERR_SSL_X'), { reason: given }), false)?.message;

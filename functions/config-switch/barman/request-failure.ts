@@ -24,7 +24,8 @@ export class RequestFailure extends Error {
   }
 }
 
-const NOT_CONNECTED: Readonly<Record<string, string>> = {
+/** While connecting, these mean that nothing was sent. The kernel also reports them on an open connection (ip(7), tcp(7)). */
+const UNREACHABLE: Readonly<Record<string, string>> = {
   ECONNREFUSED: 'the connection was refused',
   ENOTFOUND: 'its host name does not exist',
   EAI_AGAIN: 'its host name could not be resolved',
@@ -55,11 +56,12 @@ export function failureOf(error: unknown, freshTls: boolean): RequestFailure | u
   const code = codeOf(error);
   if (code === undefined || !(error instanceof Error)) return undefined;
   const cause = { cause: error };
-  const notConnected = NOT_CONNECTED[code];
-  if (notConnected !== undefined) {
+  const unreachable = UNREACHABLE[code];
+  if (unreachable !== undefined) {
+    const open = 'syscall' in error && (error.syscall === 'read' || error.syscall === 'write');
     return new RequestFailure(
-      `pg-backup-api is unreachable: ${notConnected} (${code})`,
-      { transient: true },
+      `pg-backup-api ${open ? 'did not respond' : 'is unreachable'}: ${unreachable} (${code})`,
+      { transient: true, begun: open ? 'unknown' : 'no' },
       cause,
     );
   }

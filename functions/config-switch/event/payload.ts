@@ -34,6 +34,8 @@ const Payload = v.object(
       v.string('must be a string'),
       v.minLength(1, 'must be the scope of the Patroni cluster, not empty'),
       v.maxLength(MAX_NAME_LENGTH, `must have at most ${MAX_NAME_LENGTH} characters`),
+      // The ledger stores it, and DynamoDB's strings are UTF-8.
+      v.check((text) => text.isWellFormed(), 'must be well-formed Unicode, without a lone surrogate'),
     ),
     barman_server: barmanName,
     barman_model: v.exactOptional(barmanName),
