@@ -10,7 +10,7 @@ import { createServer as createTlsServer, type TlsOptions } from 'node:tls';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { ExitCode, exitStatus } from '../../functions/config-switch/exit-code.ts';
 import { versionOf } from '../../functions/config-switch/reconcile/ledger.ts';
-import { CertificateAuthority } from '../stand-ins/certificates.ts';
+import { CertificateAuthority, type KeyPair } from '../stand-ins/certificates.ts';
 import type { DynamoDbFault } from '../stand-ins/dynamodb.ts';
 import type { Fault, OperationPlan, PgBackupApiOptions, SeenRequest } from '../stand-ins/pg-backup-api.ts';
 import { listen } from '../stand-ins/server.ts';
@@ -124,6 +124,17 @@ const parameter =
     const valid = host.ssm.parameters.get(`${host.path}${name}`);
     host.put({ [name]: value });
     return () => host.put({ [name]: valid });
+  };
+const clientCertificate =
+  (make: (host: FunctionUnderTest['host']) => Promise<KeyPair>): Break =>
+  async ({ host }) => {
+    const valid = {
+      'client-cert': host.parameter('client-cert'),
+      'client-key': host.parameter('client-key'),
+    };
+    const { cert, key } = await make(host);
+    host.put({ 'client-cert': cert, 'client-key': key });
+    return () => host.put(valid);
   };
 /** A fault of DynamoDB, for some requests of an operation, from the given one on (the first is 1). */
 const ledger =
@@ -427,6 +438,11 @@ const MATRIX: Record<string, Row> = {
       ],
     ]),
   ),
+  'the client key is too short for TLS': {
+    ...kept,
+    says: /client-cert cannot be used for TLS: ee key too small/,
+    broken: clientCertificate(({ ca }) => ca.weakClient()),
+  },
   'parameter webhook-secret is missing': { ...silent, broken: parameter('webhook-secret', undefined) },
   'parameter webhook-secret is malformed': {
     ...silent,

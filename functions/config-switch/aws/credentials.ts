@@ -4,10 +4,11 @@
  * is malformed, the last good values stay in use.
  */
 
-import { createPrivateKey, createSecretKey, type KeyObject, X509Certificate } from 'node:crypto';
+import { createPrivateKey, createSecretKey, type KeyObject } from 'node:crypto';
 import ssm from '@middy/ssm';
 import { clearCache, getInternal } from '@middy/util';
 import type { Connection, ConnectionSource } from '../barman/http-client.ts';
+import { certificatesOf, secureContextOf } from '../barman/tls.ts';
 import { within } from '../deadline.ts';
 import { DeadlineExceeded, HttpError } from '../errors.ts';
 import type { SecretSource } from '../event/signature.ts';
@@ -221,7 +222,12 @@ function connectionFrom(read: Reader, path: string): Connection {
   const cert = need('client-cert', 'the client certificate in PEM');
   const key = need('client-key', 'the private key of client-cert in PEM, without a pass phrase');
   const ca = need('ca-cert', "the certificate of the CA that signed the Barman host's certificate, in PEM");
-  const certificate = orWrong(() => new X509Certificate(cert), path, 'client-cert', 'a certificate in PEM');
+  const [certificate] = orWrong(
+    () => certificatesOf(cert),
+    path,
+    'client-cert',
+    'a certificate in PEM, with its whole chain if it has one',
+  );
   const privateKey = orWrong(
     () => createPrivateKey(key),
     path,
@@ -237,8 +243,22 @@ function connectionFrom(read: Reader, path: string): Connection {
       MalformedParameter,
     );
   }
-  orWrong(() => new X509Certificate(ca), path, 'ca-cert', 'a certificate in PEM');
-  return { url, tls: { cert, key, ca } };
+  orWrong(() => certificatesOf(ca), path, 'ca-cert', 'one or more whole certificates in PEM');
+  const tls = { cert, key, ca };
+  try {
+    secureContextOf(tls);
+  } catch (error) {
+    // One of OpenSSL's fixed texts, without a value.
+    const reason = error instanceof Error && 'reason' in error ? `: ${error.reason}` : '';
+    throw wrong(
+      path,
+      'client-cert',
+      `cannot be used for TLS${reason}`,
+      'a certificate that is signed with SHA-256 or better, and has an RSA key of 2048 bits or more, or an EC key',
+      MalformedParameter,
+    );
+  }
+  return { url, tls };
 }
 
 /** @throws HttpError naming the parameter and the remedy, never the value */

@@ -1,11 +1,11 @@
 /** Requests to pg-backup-api over one connection, each with retries until the deadline. */
 
-import { createSecureContext, type SecureContext } from 'node:tls';
 import { isDeepStrictEqual } from 'node:util';
 import * as v from 'valibot';
 import { deadline, sleep, within } from '../deadline.ts';
 import { DeadlineExceeded, HttpError, httpErrorFrom } from '../errors.ts';
 import { failureOf, RequestFailure, refusalOf, timedOut, unexpected } from './request-failure.ts';
+import { secureContextOf, type TlsCredentials } from './tls.ts';
 
 /** Time limit for TCP and TLS (ms). */
 const CONNECT_TIMEOUT = 3_000;
@@ -23,8 +23,8 @@ const MAX_RESPONSE_SIZE = 16 * 1024 * 1024;
 /** The URL of pg-backup-api, and the certificates and key for it. */
 export interface Connection {
   readonly url: URL;
-  /** PEM; absent where plain HTTP is allowed. */
-  readonly tls?: { readonly cert: string; readonly key: string; readonly ca: string };
+  /** Absent where plain HTTP is allowed. */
+  readonly tls?: TlsCredentials;
 }
 
 /** Provides the connection. Both methods throw HttpError if it is unavailable. */
@@ -239,13 +239,4 @@ export class HttpClient implements AsyncDisposable {
     this.#link = await this.#connect(Promise.resolve(connection));
     return true;
   }
-}
-
-const secureContexts = new WeakMap<NonNullable<Connection['tls']>, SecureContext>();
-
-/** Created once per set of credentials: it is large, not visible to the garbage collector, and slow to create. */
-function secureContextOf(tls: NonNullable<Connection['tls']>): SecureContext {
-  const context = secureContexts.get(tls) ?? createSecureContext(tls);
-  secureContexts.set(tls, context);
-  return context;
 }

@@ -3,10 +3,10 @@
  * Several heartbeats at once do no harm: each applies under a lease, as an event does.
  */
 
-import { X509Certificate } from 'node:crypto';
 import type { ConnectionSource } from '../barman/http-client.ts';
 import type { PgBackupApi } from '../barman/pg-backup-api.ts';
 import { parseTarget } from '../barman/target.ts';
+import { certificatesOf } from '../barman/tls.ts';
 import { DeadlineExceeded } from '../errors.ts';
 import { isKnownSchema, isLeased, isPending, type Ledger } from './ledger.ts';
 import { newProgress, type Progress, reconcile } from './reconcile.ts';
@@ -46,8 +46,8 @@ export interface Heartbeat {
   /** Why pg-backup-api is unreachable, if it is. */
   readonly unreachable?: string;
   /** Days until the certificates expire. */
-  readonly clientCertDaysLeft?: number;
-  readonly caCertDaysLeft?: number;
+  readonly clientCertDaysLeft?: number | undefined;
+  readonly caCertDaysLeft?: number | undefined;
 }
 
 /**
@@ -166,9 +166,12 @@ async function probeServer({ api }: HeartbeatOptions, items: readonly Item[]): P
   }
 }
 
-/** Whole days until the first certificate of a PEM file expires. */
-export function daysLeft(pem: string): number {
-  const certificates = pem.match(/-----BEGIN CERTIFICATE-----[\s\S]+?-----END CERTIFICATE-----/g) ?? [];
-  const ends = certificates.map((certificate) => Date.parse(new X509Certificate(certificate).validTo));
-  return Math.floor((Math.min(...ends) - Date.now()) / 86_400_000);
+/** Whole days until the first certificate of a PEM file expires; undefined if one cannot be read: TLS decides about that. */
+export function daysLeft(pem: string): number | undefined {
+  try {
+    const ends = certificatesOf(pem).map(({ validToDate }) => validToDate.getTime());
+    return Math.floor((Math.min(...ends) - Date.now()) / 86_400_000);
+  } catch {
+    return undefined;
+  }
 }
