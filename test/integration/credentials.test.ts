@@ -6,6 +6,7 @@ import { PROMOTION, startFunction } from './function.ts';
 
 const SKIPPED = { ...PROMOTION, role: 'replica' };
 const MINUTE = 60_000;
+const DAY = 24 * 60 * MINUTE;
 
 type Parameters = Readonly<Record<string, string>>;
 
@@ -223,6 +224,32 @@ describe('parameters that TLS cannot use', () => {
       'ca-cert': `# root\r\n${ca.cert.replaceAll('\n', '\r\n')}\n# the end\n`,
     });
     expect((await run.webhook(PROMOTION)).response.exit_code).toBe(0);
+  });
+});
+
+describe('a client certificate that expires', () => {
+  const NODE1 = { ...PROMOTION, barman_model: 'pg:node1' };
+
+  test('is named before a connection is made, and a new one is used at once', async () => {
+    await using run = await startFunction();
+    await run.webhook(PROMOTION);
+    const before = run.host.api.requests.length;
+    pass(100 * DAY);
+    // SSM still has it.
+    const { response } = await run.webhook(NODE1);
+    expect(response).toMatchObject({
+      exit_code: 3,
+      recorded: true,
+      message: expect.stringMatching(/^the client certificate expired on 20.*Z; write a new one/),
+    });
+    await run.send({ heartbeat: true });
+    expect(run.metrics().at(-1)).toMatchObject({ PgBackupApiUnreachable: 1, ClientCertDaysLeft: -11 });
+    expect(run.host.api.requests.length, 'nothing was sent').toBe(before);
+
+    pass(1_000);
+    const { cert, key } = await run.host.ca.client('renewed', 200);
+    run.host.put({ 'client-cert': cert, 'client-key': key });
+    expect((await run.webhook(NODE1)).response.exit_code).toBe(0);
   });
 });
 

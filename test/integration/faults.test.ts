@@ -242,6 +242,11 @@ const MATRIX: Record<string, Row> = {
     says: /TLS with the Barman host failed/,
     broken: tls({ minVersion: 'TLSv1', maxVersion: 'TLSv1.1', ciphers: 'ALL:@SECLEVEL=0' }),
   },
+  'the client certificate has expired': {
+    ...kept,
+    says: /^the client certificate expired on .*; write a new one/,
+    broken: clientCertificate(({ ca }) => ca.client('expired', -1)),
+  },
   'the server certificate has expired': { ...kept, says: /expired/, broken: certificate(['127.0.0.1'], -1) },
   'the server certificate is for another host': {
     ...kept,
@@ -250,7 +255,7 @@ const MATRIX: Record<string, Row> = {
   },
   'the server certificate is from another CA': {
     ...kept,
-    says: /not trusted.*check ca-cert/,
+    says: /not trusted: [^;]*\(UNABLE_TO_VERIFY_LEAF_SIGNATURE\); check ca-cert/,
     broken: async ({ host }) => {
       const other = await CertificateAuthority.create('Another CA');
       host.api.setTls({ ...(await other.server()), ca: host.ca.cert });
@@ -293,6 +298,11 @@ const MATRIX: Record<string, Row> = {
       },
     ),
   ),
+  'pg-backup-api cannot start its helper process': {
+    ...kept,
+    says: /500.*error log.*PATH of its service.*<barman_home>\/main\/jobs$/,
+    broken: api({ kind: 'status', status: 500, body: '<h1>Internal Server Error</h1>' }, isPost),
+  },
   // Missing, incomplete and malformed responses.
   'a creation gets no response': {
     ...late,

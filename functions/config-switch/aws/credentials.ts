@@ -244,7 +244,7 @@ function connectionFrom(read: Reader, path: string): Connection {
     );
   }
   orWrong(() => certificatesOf(ca), path, 'ca-cert', 'one or more whole certificates in PEM');
-  const tls = { cert, key, ca };
+  const tls = { cert, key, ca, notAfter: certificate.validToDate.getTime() };
   try {
     secureContextOf(tls);
   } catch (error) {

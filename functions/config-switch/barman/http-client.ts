@@ -4,7 +4,14 @@ import { isDeepStrictEqual } from 'node:util';
 import * as v from 'valibot';
 import { deadline, sleep, within } from '../deadline.ts';
 import { DeadlineExceeded, HttpError, httpErrorFrom } from '../errors.ts';
-import { failureOf, RequestFailure, refusalOf, timedOut, unexpected } from './request-failure.ts';
+import {
+  expiredCertificate,
+  failureOf,
+  RequestFailure,
+  refusalOf,
+  timedOut,
+  unexpected,
+} from './request-failure.ts';
 import { secureContextOf, type TlsCredentials } from './tls.ts';
 
 /** Time limit for TCP and TLS (ms). */
@@ -125,9 +132,8 @@ export class HttpClient implements AsyncDisposable {
         const again = error.transient && notFound < NOT_FOUND_ATTEMPTS && attempt < maxRetries;
         if (!again && !renewed) {
           const attempts = attempt > 1 ? ` (${attempt} attempts)` : '';
-          throw new HttpError(`${error.message}${attempts}${error.begun === 'no' ? '' : mayHaveBegun}`, {
-            cause: error,
-          });
+          const doubt = error.begun === 'no' ? '' : mayHaveBegun;
+          throw new HttpError(`${error.message}${attempts}${doubt}${error.remedy}`, { cause: error });
         }
         try {
           const spacing = SPACING[`${request.method} ${error.status}`] ?? 0;
@@ -158,6 +164,8 @@ export class HttpClient implements AsyncDisposable {
     signal: AbortSignal,
   ): Promise<T> {
     const { connection } = link;
+    const { notAfter = Number.POSITIVE_INFINITY } = connection.tls ?? {};
+    if (notAfter < Date.now()) throw expiredCertificate(notAfter);
     const url = new URL(connection.url);
     url.pathname = `${url.pathname.replace(/\/+$/, '')}/${path.map(encodeURIComponent).join('/')}`;
     const attempt = deadline(timeout);
@@ -193,7 +201,7 @@ export class HttpClient implements AsyncDisposable {
       this.#last = { start, time: performance.now() - start };
     }
 
-    if (status < 200 || status > 299) throw refusalOf(status, text);
+    if (status < 200 || status > 299) throw refusalOf(status, text, { method, path });
     let json: unknown;
     try {
       json = JSON.parse(text);

@@ -8,6 +8,8 @@ export interface TlsCredentials {
   readonly cert: string;
   readonly key: string;
   readonly ca: string;
+  /** When the client certificate expires (ms since the epoch), if that is known. */
+  readonly notAfter?: number;
 }
 
 /** A PEM block (RFC 7468, 2), with its label. */
