@@ -4,6 +4,7 @@ import { Webhook } from 'standardwebhooks';
 import { describe, expect, test, vi } from 'vitest';
 import { HttpError } from '../../functions/config-switch/errors.ts';
 import {
+  signature,
   signatureHeaders,
   signedBody,
   verifySignature,
@@ -16,8 +17,8 @@ const keyOf = (secret: string) => createSecretKey(secret.replace('whsec_', ''), 
 const keys = [keyOf(createSecret()), keyOf(secret)];
 
 function verify(headers: Record<string, string>, body: string, arrival = NOW) {
-  const signature = signatureHeaders(headers);
-  return signature ? verifySignature(keys, signature, Buffer.from(body), arrival) : 'missing';
+  const given = signatureHeaders(headers);
+  return given ? verifySignature(keys, given, Buffer.from(body), arrival) : 'missing';
 }
 
 describe('a signature', () => {
@@ -187,6 +188,38 @@ describe('a signed body', () => {
     });
     const bug = new TypeError('a bug');
     await expect(read(signed('{}'), failing(bug))).rejects.toBe(bug);
+  });
+});
+
+describe('the middleware', () => {
+  const { signal } = new AbortController();
+  const source = { secrets: async () => keys, rereadSecrets: async () => undefined };
+  const run = async (event: object) => {
+    const request = { event: { arrivedAt: NOW, signal, ...event } } as Parameters<
+      NonNullable<ReturnType<typeof signature>['before']>
+    >[0];
+    await signature(source).before?.(request);
+    return request.event;
+  };
+
+  test('adds the payload of a webhook to the event, and leaves those of other callers alone', async () => {
+    const event = { headers: signedHeaders(secret, '{"a":1}', { at: NOW }), body: '{"a":1}' };
+    expect(await run({ arrived: { caller: 'http', event }, eventId: 'x' })).toMatchObject({
+      eventId: 'x',
+      payload: { a: 1 },
+    });
+    for (const caller of ['direct', 'eventbridge']) {
+      expect(await run({ arrived: { caller }, payload: 7 })).toMatchObject({ payload: 7 });
+    }
+  });
+
+  test('rejects an HTTP request that is not in payload format 2.0, with the remedy', async () => {
+    await expect(run({ arrived: { caller: 'http' } })).rejects.toMatchObject({
+      why: 'payload format',
+      message:
+        'HTTP request that is not in payload format 2.0; invoke the function through an HTTP API, ' +
+        'and set the payload format of its integration to 2.0',
+    });
   });
 });
 

@@ -9,6 +9,7 @@ const { cert: soon } = await ca.client('soon', 7);
 const expired = await ca.client('expired', -1);
 const damaged = ca.cert.replace(/\n.{10}/, '\n');
 
+const other = (label: string) => `-----BEGIN ${label}-----\nAAAA\n-----END ${label}-----\n`;
 const subjects = (pem: string) => certificatesOf(pem).map(({ subject }) => subject);
 
 describe('the certificates of a PEM file', () => {
@@ -17,6 +18,11 @@ describe('the certificates of a PEM file', () => {
     ['several', `${cert}\n${ca.cert}`, ['CN=client', 'CN=Test CA']],
     ['with text around them', `# a\n${cert}\n--- b ---\n${ca.cert}\nc`, ['CN=client', 'CN=Test CA']],
     ['with a key', `${key}\n${cert}`, ['CN=client']],
+    [
+      'with blocks of other kinds',
+      `${other('CERTIFICATE REQUEST')}${other('ATTRIBUTE CERTIFICATE')}${cert}`,
+      ['CN=client'],
+    ],
     ['with Windows line ends', cert.replaceAll('\n', '\r\n'), ['CN=client']],
     ['with an old label', cert.replaceAll(' CERTIFICATE-', ' X509 CERTIFICATE-'), ['CN=client']],
   ])('are all of them (%s)', (_, pem, expected) => {
