@@ -110,7 +110,11 @@ async function redriveOne(
       detail: event,
     };
   }
-  const { exit_code, recorded, message: text = 'the function gave no reason' } = objectOf(await invoke(event)) ?? {};
+  const {
+    exit_code,
+    recorded,
+    message: text = 'the function gave no reason',
+  } = objectOf(await invoke(event)) ?? {};
   return { done: recorded === true || exit_code === 1, text: String(text) };
 }
 

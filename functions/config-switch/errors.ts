@@ -2,8 +2,8 @@
 
 import { ExitCode } from './exit-code.ts';
 
-/** Why an HTTP_ERROR is one; the HTTP status of the response depends on it. */
-export type HttpErrorReason = 'error' | 'timeout' | 'busy';
+/** Why an HTTP_ERROR is one; the HTTP status of the response depends on it, and on whether the desired state is recorded. */
+export type HttpErrorReason = 'error' | 'ledger' | 'timeout' | 'busy';
 
 export abstract class ConfigSwitchError extends Error {
   abstract readonly exitCode: ExitCode;
@@ -16,9 +16,6 @@ export class InvalidArgs extends ConfigSwitchError {
   override readonly name = 'InvalidArgs';
   readonly exitCode = ExitCode.INVALID_ARGS;
 }
-
-/** The body is larger than what is hashed; an unauthenticated caller may have sent it. */
-export class BodyTooLarge extends InvalidArgs {}
 
 /** The operation ended FAILED. */
 export class ConfigSwitchFailed extends ConfigSwitchError {
@@ -34,7 +31,9 @@ export class HttpError extends ConfigSwitchError {
 }
 
 /** The ledger is unavailable. Without it nothing is switched: an old event could bring Barman back. */
-export class LedgerError extends HttpError {}
+export class LedgerError extends HttpError {
+  override readonly reason = 'ledger';
+}
 
 /** Another invocation is switching, or the server is paused. The desired state is recorded and will be applied. */
 export class Busy extends HttpError {
@@ -69,7 +68,7 @@ export function httpErrorFrom(
 /** A webhook that is rejected before its payload is read: the response says nothing about the reason, and has no ExitCode. */
 export class Rejected extends Error {
   override readonly name = 'Rejected';
-  readonly why: 'signature' | 'timestamp' | 'secret unreadable';
+  readonly why: 'signature' | 'timestamp' | 'secret unreadable' | 'body too large' | 'payload format';
   constructor(why: Rejected['why'], message: string, options?: ErrorOptions) {
     super(message, options);
     this.why = why;

@@ -15,7 +15,7 @@ import { telemetry } from './telemetry.ts';
 
 /**
  * @returns the handler for HTTP API events (payload format 2.0), EventBridge events, and the payload itself. Its response is an
- *   HTTP response, or the body alone; it throws if an EventBridge event could not be recorded
+ *   HTTP response, or the body alone; it throws if an EventBridge event with a valid payload could not be recorded
  */
 export function createRoleChangeHandler({
   credentials,

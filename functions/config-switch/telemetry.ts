@@ -3,17 +3,19 @@
 import { Logger } from '@aws-lambda-powertools/logger';
 import { Metrics, MetricUnit } from '@aws-lambda-powertools/metrics';
 import type { MiddlewareObj } from '@middy/core';
-import { BodyTooLarge, Busy, ConfigSwitchError, LedgerError, Rejected } from './errors.ts';
+import { Busy, ConfigSwitchError, LedgerError, Rejected } from './errors.ts';
 import { eventTime, type Invocation } from './event/invocation.ts';
 import type { CompletedEvent } from './event/response.ts';
-import { ExitCode } from './exit-code.ts';
-import type { Heartbeat } from './reconcile/heartbeat.ts';
+import { ExitCode, exitStatus } from './exit-code.ts';
+import type { Heartbeat, Reconciled } from './reconcile/heartbeat.ts';
 import type { Progress } from './reconcile/reconcile.ts';
 
 const REJECTION_METRIC: Record<Rejected['why'], string> = {
   signature: 'SignatureRejected',
   timestamp: 'TimestampStale',
   'secret unreadable': 'SecretUnreadable',
+  'body too large': 'BodyTooLarge',
+  'payload format': 'PayloadFormatUnsupported',
 };
 
 /** Service name, namespace and log level come from the environment (POWERTOOLS_…). */
@@ -42,7 +44,8 @@ function report(event: CompletedEvent, error?: Error | null): void {
     event_id: event.eventId,
     event_time: new Date(eventTime(event)).toISOString(),
     caller: arrived.caller,
-    ...(arrived.caller === 'http' && { api_request_id: arrived.event.requestContext.requestId }),
+    ...(arrived.caller === 'http' &&
+      arrived.event && { api_request_id: arrived.event.requestContext.requestId }),
     ...(roleChange && { role: roleChange.role, switch_when: roleChange.switchWhen }),
     duration_ms,
     ...(progress.waited > 0 && { waited_ms: Math.round(progress.waited) }),
@@ -51,14 +54,12 @@ function report(event: CompletedEvent, error?: Error | null): void {
 
   if (response) {
     const { message, ...body } = response;
-    // Neither an unauthenticated body nor a server that another invocation is switching is a failure: each has its own
-    // metric.
-    const harmless =
-      error instanceof BodyTooLarge ? 'BodyTooLarge' : error instanceof Busy ? 'Busy' : undefined;
+    // A server that is paused, or that another invocation is switching, is not a failure: it has its own metric.
+    const busy = error instanceof Busy;
     const failed = response.exit_code > ExitCode.CONFIG_SWITCH_SKIPPED;
-    const level = harmless ? 'warn' : failed ? 'error' : 'info';
+    const level = busy ? 'warn' : failed ? 'error' : 'info';
     logger[level](message, { ...body, ...fields, ...internalError(error) });
-    metrics.addMetric(harmless ?? response.exit_status, MetricUnit.Count, 1);
+    metrics.addMetric(busy ? 'Busy' : response.exit_status, MetricUnit.Count, 1);
     if (error instanceof LedgerError) metrics.addMetric('LedgerUnreachable', MetricUnit.Count, 1);
     countProgress(progress);
     if (counts.attempts > 0 && !roleChange?.dryRun) {
@@ -78,14 +79,24 @@ function report(event: CompletedEvent, error?: Error | null): void {
  * @returns what writes the log line and the metrics of one server that the heartbeat reconciled
  */
 export function reportReconciled(requestId: string) {
-  return (server: string, result: { message: string } | Error, progress: Progress): void => {
-    const level = result instanceof Error ? 'error' : 'info';
-    logger[level](result.message, {
+  return ({ item, result, progress, duration }: Reconciled): void => {
+    const failed = result instanceof Error;
+    logger[failed ? 'error' : 'info'](result.message, {
       request_id: requestId,
       caller: 'heartbeat',
-      barman_server: server,
+      barman_server: item.barman_server,
+      duration_ms: Math.round(duration),
       ...internalError(result),
     });
+    if (!failed) {
+      metrics.addMetric(exitStatus(result.exitCode), MetricUnit.Count, 1);
+      metrics.addMetric('SwitchDuration', MetricUnit.Milliseconds, Math.round(duration));
+    } else if (result instanceof Busy) {
+      metrics.addMetric('Busy', MetricUnit.Count, 1);
+    } else if (result instanceof ConfigSwitchError && !item.attempts) {
+      // The attempts that follow fail for the same reason: one alarm for each desired state.
+      metrics.addMetric(exitStatus(result.exitCode), MetricUnit.Count, 1);
+    }
     countProgress(progress);
   };
 }
@@ -101,10 +112,13 @@ export function reportHeartbeat(invocation: Invocation, heartbeat: Heartbeat | E
     logger.error(`heartbeat: ${heartbeat.message}`, { ...fields, error: heartbeat });
     if (heartbeat instanceof LedgerError) metrics.addMetric('LedgerUnreachable', MetricUnit.Count, 1);
   } else {
-    const { pending, applied, parked, oldestPendingAge, unknownSchema, unreachable } = heartbeat;
+    const { pending, applied, parked, pausedPending, unknownSchema, unreachable } = heartbeat;
     const level = unreachable === undefined ? 'info' : 'error';
     const probed = unreachable ?? 'pg-backup-api is reachable';
-    logger[level](`heartbeat: ${pending} pending, ${applied} applied, ${parked} parked; ${probed}`, fields);
+    logger[level](
+      `heartbeat: ${pending} pending, ${applied} applied, ${parked} parked, ${pausedPending} paused and pending; ${probed}`,
+      fields,
+    );
     for (const barman_server of unknownSchema) {
       logger.error(
         'skipped: the ledger has this server in a format of a newer version; deploy that version',
@@ -117,7 +131,8 @@ export function reportHeartbeat(invocation: Invocation, heartbeat: Heartbeat | E
     }
     metrics.addMetric('PgBackupApiUnreachable', MetricUnit.Count, unreachable === undefined ? 0 : 1);
     metrics.addMetric('Parked', MetricUnit.Count, parked);
-    metrics.addMetric('OldestPendingAge', MetricUnit.Seconds, oldestPendingAge);
+    metrics.addMetric('OldestPendingAge', MetricUnit.Seconds, heartbeat.oldestPendingAge);
+    metrics.addMetric('PausedPendingAge', MetricUnit.Seconds, heartbeat.pausedPendingAge);
     for (const [name, days] of [
       ['ClientCertDaysLeft', heartbeat.clientCertDaysLeft],
       ['CaCertDaysLeft', heartbeat.caCertDaysLeft],

@@ -30,7 +30,7 @@ const ALARMS = {
       ...OWN,
       MetricName: 'HTTP_ERROR',
       description:
-        'pg-backup-api or the parameters for it were unavailable (ExitCode 3), and Barman may still use the old primary. The message in the log gives the cause.',
+        'pg-backup-api, the parameters for it or the ledger were unavailable, or time ran out (ExitCode 3), and Barman may still use the old primary. The message in the log gives the cause.',
       advice:
         'Fix it (the network, a certificate, a parameter); if the response had `"recorded": true`, the heartbeat tries again by itself, otherwise the callback does.',
     },
@@ -39,6 +39,7 @@ const ALARMS = {
       MetricName: 'INVALID_ARGS',
       description:
         'An authenticated sender sent an invalid role change (ExitCode 4), which was not applied. The message in the log names the field; correct the sender.',
+      advice: 'It is not tried again, also if it came from EventBridge: send it again, corrected.',
     },
   },
   'Rejected webhooks': {
@@ -65,13 +66,21 @@ const ALARMS = {
       advice:
         'The secret of a node is probably an old one. The field `ip` in the access log (`/aws/http-api/barman-config-switch-<stage>`) shows the senders. None of these webhooks was accepted.',
     },
+    'payload-format': {
+      ...OWN,
+      MetricName: 'PayloadFormatUnsupported',
+      description:
+        'An HTTP request was rejected because it was not in payload format 2.0: the function is behind another API than the one of its stage. Send webhooks to the URL that the deployment prints.',
+      advice:
+        "Or set the payload format of that API's integration to 2.0. The callback does not send such an event again.",
+    },
     'body-too-large': {
       ...OWN,
       MetricName: 'BodyTooLarge',
       Period: 300,
       Threshold: 20,
       description:
-        'Many webhooks were larger than 64 KB. The callback never sends such a body: find out where they come from.',
+        'Many webhooks were larger than 16 KB, and were rejected. The callback never sends such a body: find out where they come from.',
       advice:
         'The field `ip` in the access log (`/aws/http-api/barman-config-switch-<stage>`) shows the senders.',
     },
@@ -141,7 +150,7 @@ const ALARMS = {
       ...FUNCTION,
       MetricName: 'Errors',
       description:
-        'The function ended with an error: an EventBridge event could not be recorded and is tried again, or the function could not start. The log has the error.',
+        'The function ended with an error: a valid EventBridge event could not be recorded and is tried again, or the function could not start. The log has the error.',
       advice: 'Lambda tries an event twice more.',
     },
     'function-throttles': {
@@ -163,7 +172,7 @@ const ALARMS = {
       ...API,
       MetricName: '5xx',
       description:
-        'The API returned 5xx. Together with http-error, switch-failed or secret-unreadable, it is their response; without them, API Gateway could not invoke the function.',
+        'The API returned 5xx. Together with http-error, switch-failed or secret-unreadable, it is their response; without them, API Gateway could not invoke the function. A server that is paused, or that another invocation is switching, is not among these: its response is 202.',
     },
     'api-throttles': {
       ...OWN,

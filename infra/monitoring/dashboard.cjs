@@ -38,6 +38,7 @@ const widgets = [
     own('TimestampStale'),
     own('SecretUnreadable'),
     own('BodyTooLarge'),
+    own('PayloadFormatUnsupported'),
     own('ApiThrottles'),
   ]),
   chart(0, 6, 8, 'Duration of a switch (ms)', [

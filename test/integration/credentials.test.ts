@@ -1,10 +1,14 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import type { BarmanHost } from '../stand-ins/barman-host.ts';
 import { loadFunction } from '../stand-ins/load-function.ts';
 import { createSecret } from '../stand-ins/webhook.ts';
 import { PROMOTION, startFunction } from './function.ts';
 
 const SKIPPED = { ...PROMOTION, role: 'replica' };
 const MINUTE = 60_000;
+const DAY = 24 * 60 * MINUTE;
+
+type Parameters = Readonly<Record<string, string>>;
 
 /** Only the clock is faked; sockets and timers are real. */
 beforeEach(() => {
@@ -138,6 +142,114 @@ describe('SSM parameters', () => {
     await expect.poll(() => run.ssm.requestsFor(run.host.path).length).toBeGreaterThan(0);
     run.ssm.faults.delete(run.host.path);
     expect((await run.invoke(PROMOTION)).exit_code).toBe(0);
+  });
+});
+
+/** Certificates and keys that can be parsed, and that no TLS connection can use, or not all of them. */
+const UNUSABLE: Record<string, [parameter: string, make: (host: BarmanHost) => Promise<Parameters>]> = {
+  'a client key of 1024 bits': [
+    'client-cert cannot be used for TLS: ee key too small',
+    async ({ ca }) => {
+      const { cert, key } = await ca.weakClient();
+      return { 'client-cert': cert, 'client-key': key };
+    },
+  ],
+  'a client certificate with a torn chain': [
+    'client-cert is malformed',
+    async ({ ca, parameter }) => ({ 'client-cert': `${parameter('client-cert')}\n${ca.cert.slice(0, 300)}` }),
+  ],
+  'a client certificate with a damaged chain': [
+    'client-cert is malformed',
+    async ({ ca, parameter }) => ({
+      'client-cert': `${parameter('client-cert')}\n${ca.cert.replace(/\n.{10}/, '\n')}`,
+    }),
+  ],
+  'a torn second CA certificate': [
+    'ca-cert is malformed',
+    async ({ ca }) => ({ 'ca-cert': `${ca.cert}\n${ca.cert.slice(0, 300)}` }),
+  ],
+  'a damaged second CA certificate': [
+    'ca-cert is malformed',
+    async ({ ca }) => ({ 'ca-cert': `${ca.cert}\n${ca.cert.replace(/\n.{10}/, '\n')}` }),
+  ],
+};
+
+describe('parameters that TLS cannot use', () => {
+  test.each(Object.entries(UNUSABLE))('(%s) do not replace good values', async (_, [problem, make]) => {
+    await using run = await startFunction();
+    await run.webhook(PROMOTION);
+    run.host.put(await make(run.host));
+    pass(6 * MINUTE);
+    expect((await run.webhook({ ...PROMOTION, barman_model: 'pg:node1' })).response.exit_code).toBe(0);
+    const message = expect.stringMatching(`${problem}.*; the last good values stay in use`);
+    expect(run.log()).toContainEqual(expect.objectContaining({ level: 'WARN', message }));
+    await run.send({ heartbeat: true });
+    expect(run.metrics().at(-1)).toMatchObject({ PgBackupApiUnreachable: 0, ClientCertDaysLeft: 89 });
+  });
+
+  test.each(Object.entries(UNUSABLE))(
+    '(%s) are named at start, before anything is sent',
+    async (_, [problem, make]) => {
+      await using run = await startFunction();
+      run.host.put(await make(run.host));
+      const { statusCode, response } = await run.webhook(PROMOTION);
+      expect([statusCode, response.exit_code, response.recorded]).toEqual([502, 3, true]);
+      expect(response.message).toContain(`${run.host.path}${problem}`);
+      const heartbeat = await run.send({ heartbeat: true });
+      expect(heartbeat).toMatchObject({ unreachable: expect.stringContaining(problem) });
+      expect(JSON.stringify(run.metrics())).not.toContain('null');
+      expect(run.host.api.requests).toEqual([]);
+    },
+  );
+
+  test('are not those with BEGIN X509 CERTIFICATE, whose days left are reported', async () => {
+    await using run = await startFunction();
+    const old = (pem: string) => pem.replaceAll(' CERTIFICATE-', ' X509 CERTIFICATE-');
+    const { ca, parameter } = run.host;
+    run.host.put({ 'client-cert': old(parameter('client-cert')), 'ca-cert': old(ca.cert) });
+    expect((await run.webhook(PROMOTION)).response.exit_code).toBe(0);
+    await run.send({ heartbeat: true });
+    expect(run.metrics().at(-1)).toMatchObject({
+      PgBackupApiUnreachable: 0,
+      ClientCertDaysLeft: 89,
+      CaCertDaysLeft: 364,
+    });
+  });
+
+  test('are not those with comments and a key in the same file', async () => {
+    await using run = await startFunction();
+    const { ca, parameter } = run.host;
+    run.host.put({
+      'client-cert': `Bag Attributes\n${parameter('client-key')}\nsubject=CN\n${parameter('client-cert')}`,
+      'ca-cert': `# root\r\n${ca.cert.replaceAll('\n', '\r\n')}\n# the end\n`,
+    });
+    expect((await run.webhook(PROMOTION)).response.exit_code).toBe(0);
+  });
+});
+
+describe('a client certificate that expires', () => {
+  const NODE1 = { ...PROMOTION, barman_model: 'pg:node1' };
+
+  test('is named before a connection is made, and a new one is used at once', async () => {
+    await using run = await startFunction();
+    await run.webhook(PROMOTION);
+    const before = run.host.api.requests.length;
+    pass(100 * DAY);
+    // SSM still has it.
+    const { response } = await run.webhook(NODE1);
+    expect(response).toMatchObject({
+      exit_code: 3,
+      recorded: true,
+      message: expect.stringMatching(/^the client certificate expired on 20.*Z; write a new one/),
+    });
+    await run.send({ heartbeat: true });
+    expect(run.metrics().at(-1)).toMatchObject({ PgBackupApiUnreachable: 1, ClientCertDaysLeft: -11 });
+    expect(run.host.api.requests.length, 'nothing was sent').toBe(before);
+
+    pass(1_000);
+    const { cert, key } = await run.host.ca.client('renewed', 200);
+    run.host.put({ 'client-cert': cert, 'client-key': key });
+    expect((await run.webhook(NODE1)).response.exit_code).toBe(0);
   });
 });
 

@@ -3,12 +3,14 @@
  * next invocation of the same process works.
  */
 
+import { subscribe, unsubscribe } from 'node:diagnostics_channel';
 import dns from 'node:dns';
 import { createServer as createTcpServer, type Server, type Socket } from 'node:net';
 import { createServer as createTlsServer, type TlsOptions } from 'node:tls';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { ExitCode, exitStatus } from '../../functions/config-switch/exit-code.ts';
-import { CertificateAuthority } from '../stand-ins/certificates.ts';
+import { versionOf } from '../../functions/config-switch/reconcile/item.ts';
+import { CertificateAuthority, type KeyPair } from '../stand-ins/certificates.ts';
 import type { DynamoDbFault } from '../stand-ins/dynamodb.ts';
 import type { Fault, OperationPlan, PgBackupApiOptions, SeenRequest } from '../stand-ins/pg-backup-api.ts';
 import { listen } from '../stand-ins/server.ts';
@@ -20,6 +22,7 @@ const MINUTE = 60_000;
 /** Lambda's remaining time (ms): SHORT for a row in which something hangs, LONG, as deployed, for the others. */
 const SHORT = 3_000;
 const LONG = 29_000;
+const NODE1 = { ...PROMOTION, barman_model: 'pg:node1' };
 
 /** Breaks something. @returns what repairs it, unless it recovers by itself */
 type Break = (run: FunctionUnderTest) => Promise<Repair> | Repair;
@@ -34,7 +37,9 @@ interface Row {
   readonly broken: Break;
   readonly remaining?: number;
   readonly options?: Omit<PgBackupApiOptions, 'tls'>;
-  readonly payload?: object | string;
+  readonly payload?: object | string | Buffer;
+  /** The event id. */
+  readonly id?: string;
 }
 
 const isPost = ({ method }: SeenRequest) => method === 'POST';
@@ -96,6 +101,16 @@ const lookup =
       host.put({ url });
     };
   };
+/** The kernel gives up an open connection once a request was sent: the network has lost everything since. */
+const lost: Break = () => {
+  const onSent = (message: unknown) => {
+    const { socket } = message as { socket: Socket };
+    const error = { code: 'ETIMEDOUT', errno: -110, syscall: 'read' };
+    socket.destroy(Object.assign(new Error('read ETIMEDOUT'), error));
+  };
+  subscribe('undici:client:sendHeaders', onSent);
+  return () => void unsubscribe('undici:client:sendHeaders', onSent);
+};
 const ssm =
   (fault: SsmFault): Break =>
   (run) => {
@@ -109,6 +124,17 @@ const parameter =
     const valid = host.ssm.parameters.get(`${host.path}${name}`);
     host.put({ [name]: value });
     return () => host.put({ [name]: valid });
+  };
+const clientCertificate =
+  (make: (host: FunctionUnderTest['host']) => Promise<KeyPair>): Break =>
+  async ({ host }) => {
+    const valid = {
+      'client-cert': host.parameter('client-cert'),
+      'client-key': host.parameter('client-key'),
+    };
+    const { cert, key } = await make(host);
+    host.put({ 'client-cert': cert, 'client-key': key });
+    return () => host.put(valid);
   };
 /** A fault of DynamoDB, for some requests of an operation, from the given one on (the first is 1). */
 const ledger =
@@ -142,11 +168,28 @@ const jump =
     };
   };
 
+/** The operator has paused the server. */
+const paused: Break = async (run) => {
+  await run.webhook(NODE1);
+  await run.operator.pause('main', undefined, soon());
+  return async () => void (await run.operator.resume('main', soon()));
+};
+/** Another invocation has acquired the lease a moment ago. */
+const leased: Break = async (run) => {
+  const desired = { server: 'main', cluster: 'main', target: { model: 'pg:node1' } };
+  await run.ledger.recordAndAcquire({ ...desired, version: versionOf(Date.now() - MINUTE, 'other') }, soon());
+};
+const soon = () => AbortSignal.timeout(5_000);
+
 /** The switch was rejected, or its outcome is unknown; the desired state is recorded. */
 const kept = { exitCode: HTTP_ERROR, status: 502, recorded: true } as const;
-const late = { exitCode: HTTP_ERROR, status: 504, recorded: true, remaining: SHORT } as const;
-const notRecorded = { exitCode: HTTP_ERROR, status: 502, recorded: false } as const;
+/** The desired state is recorded, and not decided yet. */
+const undecided = { exitCode: HTTP_ERROR, status: 202, recorded: true } as const;
+const late = { ...undecided, remaining: SHORT } as const;
+/** The ledger is unavailable. */
+const notRecorded = { exitCode: HTTP_ERROR, status: 503, recorded: false } as const;
 const silent = { exitCode: undefined, status: 503, recorded: false, says: /Service Unavailable/ } as const;
+const invalid = { exitCode: INVALID_ARGS, status: 400, recorded: false, broken: () => {} } as const;
 const done = { exitCode: DONE, status: 200, recorded: true, says: /now uses model pg:node2/ } as const;
 
 const MATRIX: Record<string, Row> = {
@@ -199,6 +242,11 @@ const MATRIX: Record<string, Row> = {
     says: /TLS with the Barman host failed/,
     broken: tls({ minVersion: 'TLSv1', maxVersion: 'TLSv1.1', ciphers: 'ALL:@SECLEVEL=0' }),
   },
+  'the client certificate has expired': {
+    ...kept,
+    says: /^the client certificate expired on .*; write a new one/,
+    broken: clientCertificate(({ ca }) => ca.client('expired', -1)),
+  },
   'the server certificate has expired': { ...kept, says: /expired/, broken: certificate(['127.0.0.1'], -1) },
   'the server certificate is for another host': {
     ...kept,
@@ -207,7 +255,7 @@ const MATRIX: Record<string, Row> = {
   },
   'the server certificate is from another CA': {
     ...kept,
-    says: /not trusted.*check ca-cert/,
+    says: /not trusted: [^;]*\(UNABLE_TO_VERIFY_LEAF_SIGNATURE\); check ca-cert/,
     broken: async ({ host }) => {
       const other = await CertificateAuthority.create('Another CA');
       host.api.setTls({ ...(await other.server()), ca: host.ca.cert });
@@ -250,6 +298,11 @@ const MATRIX: Record<string, Row> = {
       },
     ),
   ),
+  'pg-backup-api cannot start its helper process': {
+    ...kept,
+    says: /500.*error log.*PATH of its service.*<barman_home>\/main\/jobs$/,
+    broken: api({ kind: 'status', status: 500, body: '<h1>Internal Server Error</h1>' }, isPost),
+  },
   // Missing, incomplete and malformed responses.
   'a creation gets no response': {
     ...late,
@@ -273,6 +326,11 @@ const MATRIX: Record<string, Row> = {
   },
   'a creation is reset': { ...kept, says: /may have begun/, broken: api({ kind: 'reset' }, isPost) },
   'a poll is reset': { ...kept, says: /the result of operation/, broken: api({ kind: 'reset' }, isPoll) },
+  'the connection of a creation times out': {
+    ...kept,
+    says: /did not respond: the connection timed out \(ETIMEDOUT\).*may have begun/,
+    broken: lost,
+  },
   "a creation's response is lost": {
     ...kept,
     says: /may have begun/,
@@ -363,7 +421,7 @@ const MATRIX: Record<string, Row> = {
     says: /GET .main.operations|before GET|time ran out/,
     broken: async (run) => {
       run.host.api.fault({ kind: 'stall' });
-      await run.webhook({ ...PROMOTION, barman_model: 'pg:node1' }, { remaining: 2_500 });
+      await run.webhook(NODE1, { remaining: 2_500 });
       await run.expireLease();
       run.host.api.fault({ kind: 'stall' }, always);
       return () => run.host.api.noFaults();
@@ -407,6 +465,11 @@ const MATRIX: Record<string, Row> = {
       ],
     ]),
   ),
+  'the client key is too short for TLS': {
+    ...kept,
+    says: /client-cert cannot be used for TLS: ee key too small/,
+    broken: clientCertificate(({ ca }) => ca.weakClient()),
+  },
   'parameter webhook-secret is missing': { ...silent, broken: parameter('webhook-secret', undefined) },
   'parameter webhook-secret is malformed': {
     ...silent,
@@ -442,7 +505,8 @@ const MATRIX: Record<string, Row> = {
     broken: ledger('access denied', 'UpdateItem', 2, 1),
   },
   'DynamoDB fails after the operation': {
-    ...kept,
+    ...notRecorded,
+    recorded: true,
     says: /the ledger is unavailable/,
     broken: ledger('internal', 'UpdateItem', 2),
   },
@@ -451,6 +515,13 @@ const MATRIX: Record<string, Row> = {
     says: /before the ledger responded/,
     broken: ledger('stall', 'UpdateItem', 2),
   },
+  // Other invocations, and the operator.
+  'another invocation is switching the server': {
+    ...undecided,
+    says: /another invocation is switching main/,
+    broken: leased,
+  },
+  'the server is paused': { ...undecided, says: /main is paused/, broken: paused },
   // Time.
   'no time is left': { ...silent, broken: () => {}, remaining: 0 },
   '1 ms more than the reserve is left': { ...silent, broken: () => {}, remaining: 1_501 },
@@ -465,14 +536,20 @@ const MATRIX: Record<string, Row> = {
     broken: jump(-60 * MINUTE),
   },
   // Callers.
-  'the body is not JSON': {
-    exitCode: INVALID_ARGS,
-    status: 400,
-    recorded: false,
-    says: /JSON/,
-    broken: () => {},
-    payload: '{"action":',
+  'the body is not JSON': { ...invalid, says: /is not JSON/, payload: '{"action":' },
+  'the body is not UTF-8': {
+    ...invalid,
+    says: /is not valid UTF-8/,
+    payload: Buffer.from(JSON.stringify({ ...PROMOTION, cluster: 'Köln' }), 'latin1'),
   },
+  'the body is larger than 16 KB': {
+    ...silent,
+    status: 413,
+    says: /Content Too Large/,
+    broken: () => {},
+    payload: ' '.repeat(16 * 1024 + 1),
+  },
+  'the event id has 9 KB': { ...invalid, says: /webhook-id must be 1 to 128/, id: 'x'.repeat(9_000) },
 };
 
 /** Only the clock is faked; sockets and timers are real. */
@@ -484,7 +561,7 @@ afterEach(() => {
 });
 
 test.each(Object.entries(MATRIX))('fault matrix › %s', async (_, row) => {
-  const { broken, payload = PROMOTION, remaining = LONG, options, ...expected } = row;
+  const { broken, payload = PROMOTION, id, remaining = LONG, options, ...expected } = row;
   await using after = new AsyncDisposableStack();
   const unhandled: unknown[] = [];
   const onUnhandled = (error: unknown) => unhandled.push(error);
@@ -496,9 +573,13 @@ test.each(Object.entries(MATRIX))('fault matrix › %s', async (_, row) => {
   if (repair) breakage.defer(repair);
 
   const start = performance.now();
-  const { statusCode, response } = await run.webhook(payload, { remaining });
+  const { statusCode, headers, response } = await run.webhook(payload, {
+    remaining,
+    ...(id !== undefined && { id }),
+  });
   expect(performance.now() - start).toBeLessThan(Math.max(remaining, 1_500));
   expect(statusCode).toBe(expected.status);
+  expect(headers['retry-after']).toBe(statusCode === 503 ? '5' : undefined);
   expect(response.message).toMatch(expected.says);
   const { exitCode } = expected;
   if (exitCode === undefined) expect(response).toEqual({ message: expect.any(String) });
@@ -515,7 +596,7 @@ test.each(Object.entries(MATRIX))('fault matrix › %s', async (_, row) => {
   await breakage.disposeAsync();
   // Leases have expired, and unavailable parameters may be read again.
   vi.setSystemTime(Date.now() + 6 * MINUTE);
-  const next = await run.webhook({ ...PROMOTION, barman_model: 'pg:node1' });
+  const next = await run.webhook(NODE1);
   expect(next.response).toMatchObject({ exit_code: DONE });
   expect(run.host.api.activeModel()).toBe('pg:node1');
   expect(unhandled).toEqual([]);

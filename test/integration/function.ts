@@ -46,6 +46,8 @@ export interface WebhookOptions {
   /** Replace the valid signature headers. */
   readonly headers?: Record<string, string>;
   readonly secret?: string;
+  /** The event id, `webhook-id`. */
+  readonly id?: string;
   /** The sender's clock (ms since the epoch). */
   readonly at?: number;
   /** API Gateway's clock (ms since the epoch). */
@@ -74,7 +76,7 @@ export interface FunctionUnderTest extends AsyncDisposable {
   invoke(payload: unknown, remaining?: number): Promise<ResponseBody>;
   /** Invokes the function with any event. */
   send(event: unknown, remaining?: number): Promise<unknown>;
-  /** @param body a payload, or a raw body */
+  /** @param body a payload, or a raw body; bytes are sent in base64 */
   webhook(body: unknown, options?: WebhookOptions): Promise<HttpResponse>;
   eventBridge(detail: unknown, time?: string, id?: string): Promise<ResponseBody>;
   /** Its log lines so far. */
@@ -152,10 +154,13 @@ export async function startFunction(
       const json = JSON.stringify(payload);
       return send(json === undefined ? undefined : JSON.parse(json), remaining) as Promise<ResponseBody>;
     },
-    webhook: async (body, { remaining, secret = host.webhookSecret, base64 = false, ...given } = {}) => {
-      const text = typeof body === 'string' ? body : JSON.stringify(body);
+    webhook: async (body, { remaining, secret = host.webhookSecret, ...given } = {}) => {
+      const text = typeof body === 'string' || Buffer.isBuffer(body) ? body : JSON.stringify(body);
+      const base64 = given.base64 ?? Buffer.isBuffer(body);
+      const { id, at } = given;
       const headers =
-        given.headers ?? signedHeaders(secret, text, given.at === undefined ? {} : { at: given.at });
+        given.headers ??
+        signedHeaders(secret, text, { ...(id !== undefined && { id }), ...(at !== undefined && { at }) });
       const timeEpoch = given.timeEpoch ?? Date.now();
       const response = (await send(httpEvent(text, headers, { timeEpoch, base64 }), remaining)) as {
         statusCode: number;

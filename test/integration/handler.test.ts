@@ -2,7 +2,7 @@ import { createServer } from 'node:http';
 import { describe, expect, test } from 'vitest';
 import { CertificateAuthority } from '../stand-ins/certificates.ts';
 import { listen } from '../stand-ins/server.ts';
-import { createSecret, signedHeaders } from '../stand-ins/webhook.ts';
+import { createSecret, httpEvent, signedHeaders } from '../stand-ins/webhook.ts';
 import { PROMOTION, startFunction } from './function.ts';
 
 const { key: foreignKey } = await (await CertificateAuthority.create('Foreign CA')).client();
@@ -169,6 +169,7 @@ describe('an invalid payload', () => {
     { barman_server: '..' },
     { barman_server: 'a/b' },
     { barman_server: '\ud800' },
+    { cluster: '\ud800' },
     { barman_server: 'main\n' },
     { barman_server: 'm'.repeat(256) },
   ])('with %j does not reach pg-backup-api', async (change) => {
@@ -186,11 +187,9 @@ describe('an invalid payload', () => {
     ['blank', ' \n'],
     ['an array', '[]'],
     ['null', 'null'],
-    ['1 MB of nested arrays', '['.repeat(524_288) + ']'.repeat(524_288)],
-    [
-      'one byte over 64 KB',
-      JSON.stringify({ ...PROMOTION, cluster: 'c'.repeat(65_536 - JSON.stringify(PROMOTION).length + 5) }),
-    ],
+    ['16 KB of nested arrays', '['.repeat(8_192) + ']'.repeat(8_192)],
+    ['16 KB', JSON.stringify(PROMOTION).padEnd(16_384, '}')],
+    ['not UTF-8', Buffer.from(JSON.stringify({ ...PROMOTION, cluster: 'Köln' }), 'latin1')],
   ])('that is %s is rejected', async (_, body) => {
     await using run = await startFunction();
     const { statusCode, response } = await run.webhook(body);
@@ -206,9 +205,22 @@ describe('an invalid payload', () => {
     }
   });
 
-  test('in an EventBridge event is thrown, so that the failure queue keeps it', async () => {
+  test.each([
+    ['a wrong field', { ...PROMOTION, role: 'boss' }, /role must be/],
+    ['another id for its target', PROMOTION, /event id/],
+    ['no object', 'text', /the payload must be a JSON object/],
+  ])('in an EventBridge event (%s) is not thrown: a retry could not correct it', async (_, detail, words) => {
     await using run = await startFunction();
-    await expect(run.eventBridge({ ...PROMOTION, role: 'boss' })).rejects.toThrow(/role must be/);
+    await run.eventBridge({ ...PROMOTION, barman_model: 'pg:node1' });
+    expect(await run.eventBridge(detail)).toMatchObject({
+      exit_code: 4,
+      message: expect.stringMatching(words),
+      recorded: false,
+    });
+    expect(run.metrics()).toContainEqual(expect.objectContaining({ INVALID_ARGS: 1 }));
+    expect(run.log()).toContainEqual(
+      expect.objectContaining({ level: 'ERROR', caller: 'eventbridge', exit_status: 'INVALID_ARGS' }),
+    );
   });
 });
 
@@ -232,9 +244,13 @@ describe('an unauthenticated caller', () => {
     expect(run.metrics()).toContainEqual(expect.objectContaining({ SignatureRejected: 1 }));
   });
 
-  test('without a signature is rejected before the body is hashed', async () => {
+  test('with an event id of 9 KB gets 401, and one line in the log that is cut', async () => {
     await using run = await startFunction();
-    expect((await run.webhook('['.repeat(1_000_000), { headers: {} })).statusCode).toBe(401);
+    const { statusCode } = await run.webhook(PROMOTION, { id: 'x'.repeat(9_000), secret: createSecret() });
+    expect(statusCode).toBe(401);
+    const [line] = run.log();
+    expect(line).toMatchObject({ rejected: 'signature', event_id: 'x'.repeat(200) });
+    expect(JSON.stringify(line).length).toBeLessThan(1_000);
   });
 
   test.each([
@@ -255,6 +271,108 @@ describe('an unauthenticated caller', () => {
       expect(run.metrics()).toContainEqual(expect.objectContaining({ TimestampStale: 1 }));
       expect(run.log()).toContainEqual(expect.objectContaining({ rejected: 'timestamp' }));
     }
+  });
+});
+
+describe('a body over 16 KB', () => {
+  test.each([
+    ['a valid signature', undefined],
+    ['an invalid signature', { 'webhook-id': 'x', 'webhook-timestamp': '1', 'webhook-signature': 'v1,AAAA' }],
+    ['no signature', {}],
+  ])('with %s gets 413 without an exit code, and nothing else runs', async (_, headers) => {
+    await using run = await startFunction();
+    const body = JSON.stringify(PROMOTION).padEnd(16_385);
+    for (const base64 of [false, true]) {
+      const { statusCode, response } = await run.webhook(body, { base64, ...(headers && { headers }) });
+      expect(statusCode).toBe(413);
+      expect(response).toEqual({ message: 'Content Too Large' });
+    }
+    expect(run.host.api.requests).toEqual([]);
+    expect(run.metrics()[0]).toMatchObject({ BodyTooLarge: 1 });
+    expect(run.metrics()[0]).not.toHaveProperty('INVALID_ARGS');
+    expect(run.log()[0]).toMatchObject({
+      level: 'WARN',
+      rejected: 'body too large',
+      message: 'webhook with a body of 16385 bytes; the maximum is 16384',
+    });
+  });
+});
+
+describe('an event id', () => {
+  test.each(['x'.repeat(129), 'a b', 'ä', '\u0007'])(
+    '%j of a signed webhook is rejected, and the message names the header',
+    async (id) => {
+      await using run = await startFunction();
+      const { statusCode, response } = await run.webhook(PROMOTION, { id });
+      expect([statusCode, response.exit_code, response.recorded]).toEqual([400, 4, false]);
+      expect(response.message).toMatch(/^webhook-id must be 1 to 128 printable ASCII characters/);
+      expect(run.host.api.requests).toEqual([]);
+    },
+  );
+
+  test('of 128 characters is valid', async () => {
+    await using run = await startFunction();
+    const id = '~'.repeat(128);
+    expect((await run.webhook(PROMOTION, { id })).response).toMatchObject({ exit_code: 0, event_id: id });
+  });
+
+  test('that EventBridge cannot have given is replaced by the request id', async () => {
+    await using run = await startFunction();
+    const response = await run.eventBridge(PROMOTION, undefined, 'x'.repeat(9_000));
+    expect(response).toMatchObject({ exit_code: 0, event_id: 'request-1' });
+  });
+});
+
+describe('an HTTP request in another payload format', () => {
+  const headers = { host: 'example.com' };
+  const body = JSON.stringify(PROMOTION);
+  const http = { method: 'POST', path: '/config-switch' };
+  test.each([
+    [
+      'format 1.0 of an HTTP API or a REST API',
+      { version: '1.0', httpMethod: 'POST', headers, body, requestContext: { requestTimeEpoch: 1 } },
+    ],
+    [
+      'a load balancer',
+      { httpMethod: 'POST', headers, body, requestContext: { elb: { targetGroupArn: 'arn:aws:…' } } },
+    ],
+    ['a WebSocket API', { body, requestContext: { eventType: 'MESSAGE', connectionId: 'x' } }],
+    ['VPC Lattice', { version: '2.0', method: 'POST', headers, body, requestContext: { timeEpoch: '1' } }],
+    ['format 2.0 without a time', { version: '2.0', headers, body, requestContext: { http } }],
+    ['format 2.0 with other headers', { ...httpEvent(body, {}), headers: { 'webhook-id': ['x'] } }],
+    ['the payload with a requestContext', { ...PROMOTION, requestContext: null }],
+    [
+      'an EventBridge event with a requestContext',
+      { 'detail-type': 'x', detail: PROMOTION, requestContext: {} },
+    ],
+  ])('(%s) gets 400 without an exit code, and is never a direct invocation', async (_, event) => {
+    await using run = await startFunction();
+    expect(await run.send(event)).toEqual({
+      statusCode: 400,
+      headers: { 'content-type': 'application/json' },
+      body: '{"message":"Bad Request"}',
+    });
+    expect(run.host.api.requests).toEqual([]);
+    expect(run.log()).toEqual([
+      expect.objectContaining({
+        level: 'WARN',
+        caller: 'http',
+        rejected: 'payload format',
+        message: expect.stringMatching(/not in payload format 2\.0; .*set the payload format/),
+      }),
+    ]);
+    expect(run.metrics()).toEqual([expect.objectContaining({ PayloadFormatUnsupported: 1 })]);
+  });
+});
+
+describe('a heartbeat with further keys', () => {
+  test('is not a heartbeat: the role change is rejected with the unknown key', async () => {
+    await using run = await startFunction();
+    expect(await run.invoke({ heartbeat: true, ...PROMOTION })).toMatchObject({
+      exit_code: 4,
+      message: expect.stringContaining('"heartbeat" is an unknown key'),
+    });
+    expect(run.host.api.requests).toEqual([]);
   });
 });
 
@@ -284,6 +402,7 @@ describe('a webhook secret', () => {
     ['missing', undefined],
     ['malformed', 'whsec_'],
     ['too short', `whsec_${Buffer.from('short').toString('base64')}`],
+    ['without padding', `whsec_${'A'.repeat(43)}`],
     ['without its prefix', Buffer.alloc(32, 7).toString('base64')],
   ])('that is %s ends in 503 without an exit code, never 401', async (_, secret) => {
     await using run = await startFunction();
@@ -394,7 +513,7 @@ describe('an operation', () => {
     run.host.api.plan({ time: Number.POSITIVE_INFINITY });
     const start = performance.now();
     const { statusCode, response } = await run.webhook(PROMOTION, { remaining: 3_500 });
-    expect([statusCode, response.exit_code]).toEqual([504, 3]);
+    expect([statusCode, response.exit_code, response.recorded]).toEqual([202, 3, true]);
     expect(response.operation_id).toBe(run.host.api.operations()[0]?.id);
     expect(performance.now() - start).toBeLessThan(3_000);
   });
@@ -408,7 +527,7 @@ describe('an operation', () => {
       timeEpoch: Date.now() - 27_500,
       remaining: 900_000,
     });
-    expect(statusCode).toBe(504);
+    expect(statusCode).toBe(202);
     expect(performance.now() - start).toBeLessThan(2_000);
   });
 

@@ -1,6 +1,7 @@
 import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';
 import { describe, expect, test } from 'vitest';
+import type { RecordedItem } from '../../functions/config-switch/reconcile/item.ts';
 import { PROMOTION, startFunction } from './function.ts';
 
 /** Runs `npm run ledger` as an operator does. */
@@ -52,13 +53,55 @@ describe('npm run ledger', () => {
   test('pauses and resumes a server', async () => {
     await using run = await startFunction();
     await run.invoke(PROMOTION);
-    expect((await ledger(run.table, 'pause', 'main')).stdout).toMatch(/ paused$/m);
+    expect((await ledger(run.table, 'pause', 'main')).stdout).toMatch(/ paused since 20.* UTC$/m);
     expect((await run.invoke({ ...PROMOTION, barman_model: 'pg:node1' })).exit_code).toBe(3);
-    expect((await ledger(run.table)).stdout).toMatch(/ paused, pending$/m);
+    expect((await ledger(run.table)).stdout).toMatch(/ paused since 20.* UTC, pending$/m);
     expect((await ledger(run.table, 'resume', 'main')).stdout).toMatch(/ pending, next attempt now$/m);
   });
 
+  test('pauses a server for some time', async () => {
+    await using run = await startFunction();
+    await run.invoke(PROMOTION);
+    const { stdout } = await ledger(run.table, 'pause', 'main', '--for', '90m');
+    const until = new Date(Date.now() + 90 * 60_000).toISOString().slice(0, 13).replace('T', ' ');
+    expect(stdout).toMatch(new RegExp(` paused until ${until}:.* UTC$`, 'm'));
+  });
+
+  test('pauses a server only once its switch has ended, unless --no-wait is given', async () => {
+    await using run = await startFunction({ operationTime: 2_500 });
+    const response = run.invoke(PROMOTION);
+    await expect.poll(() => run.host.api.operations().length).toBe(1);
+    const at = performance.now();
+    expect((await ledger(run.table, 'pause', 'main', '--no-wait')).stdout).toMatch(/ switching /);
+    expect((await run.host.api.operations())[0]?.endedAt).toBeUndefined();
+    const { stdout } = await ledger(run.table, 'pause', 'main');
+    expect(stdout).toMatch(/^A switch of main has begun; waiting until it ends, at most until 20.* UTC\.$/m);
+    expect(stdout).toMatch(/ paused since /);
+    expect(run.host.api.operations()[0]?.endedAt).toBeGreaterThan(at);
+    expect((await response).exit_code).toBe(0);
+  });
+
+  test('forgets a server only if nothing is pending for it', async () => {
+    await using run = await startFunction({}, { MAX_RETRIES: '1' });
+    await run.host.api.refuse();
+    await run.invoke({ ...PROMOTION, barman_server: 'misspelt' });
+    const { status, stderr } = await ledger(run.table, 'forget', 'misspelt');
+    expect([status, stderr]).toEqual([
+      1,
+      expect.stringMatching(
+        /^misspelt is pending, .*: only a server that is in sync or parked can be forgotten/,
+      ),
+    ]);
+    await run.ledger.park(
+      (await run.ledger.get('misspelt', AbortSignal.timeout(5_000))) as RecordedItem,
+      AbortSignal.timeout(5_000),
+    );
+    expect((await ledger(run.table, 'forget', 'misspelt')).stdout).toBe('misspelt is forgotten.\n');
+    expect((await ledger(run.table)).stdout).toContain('No role change has been recorded yet');
+  });
+
   test.each([
+    [['pause', 'main', '--for', 'ever'], /--for must be .* such as 90m, 2h or 3d, not "ever"/],
     [['pause', 'nope'], /unknown server nope in the ledger of .*; known: main/],
     [['pause'], /usage:/],
     [['drop', 'main'], /usage:/],

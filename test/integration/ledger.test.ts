@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest';
 import { type DesiredState, passedOver, versionOf } from '../../functions/config-switch/reconcile/item.ts';
 import { signedHeaders } from '../stand-ins/webhook.ts';
-import { PROMOTION, startFunction } from './function.ts';
+import { type FunctionUnderTest, PROMOTION, startFunction } from './function.ts';
 
 const signal = () => AbortSignal.timeout(5_000);
 const NODE1 = { ...PROMOTION, barman_model: 'pg:node1' };
@@ -149,13 +149,13 @@ describe('another invocation', () => {
     return lease;
   }
 
-  test('with the lease is waited for only briefly: 503, and the event is recorded', async () => {
+  test('with the lease is waited for only briefly: 202, and the event is recorded', async () => {
     await using run = await startFunction();
     await leased(run);
     const { statusCode, headers, response } = await run.webhook(PROMOTION);
     expect([statusCode, headers['retry-after'], response.exit_code, response.recorded]).toEqual([
-      503,
-      '5',
+      202,
+      undefined,
       3,
       true,
     ]);
@@ -413,6 +413,54 @@ describe('the heartbeat', () => {
     expect((await run.webhook(PROMOTION)).response.exit_code, 'a newer event starts afresh').toBe(0);
   });
 
+  test('reaches a pending server although hundreds fail, and does not count parked ones as pending', async () => {
+    await using run = await startFunction({}, { MAX_RETRIES: '1' });
+    const long = new Date(Date.now() - 23 * 3_600_000).toISOString();
+    const unknown = Array.from({ length: 300 }, (_, index) =>
+      run.putItem({
+        barman_server: `unknown-${index}`,
+        desired: 'reset',
+        desired_version: versionOf(Date.now(), 'x'),
+        recorded_at: long,
+        attempts: 1,
+        ...(index === 0 && { parked: true }),
+      }),
+    );
+    await Promise.all(unknown);
+    await run.putItem({
+      barman_server: 'main',
+      desired: 'model pg:node2',
+      desired_version: versionOf(Date.now(), 'y'),
+      recorded_at: new Date().toISOString(),
+    });
+    // Only a few of them fit into a heartbeat.
+    const heartbeatResult = await run.send(heartbeat, 10_500);
+    expect(heartbeatResult).toMatchObject({ pending: 301, applied: 1, parked: 1 });
+    expect(run.host.api.activeModel()).toBe('pg:node2');
+    for (let index = 1; index < 300; index += 1) {
+      await run.putItem({ barman_server: `unknown-${index}`, parked: true });
+    }
+    expect(await run.send(heartbeat)).toMatchObject({ pending: 300, parked: 300, oldestPendingAge: 0 });
+  });
+
+  test('counts what it applies, and a failure only once for each desired state', async () => {
+    await using run = await startFunction();
+    const failures = () => run.metrics().filter((line) => line.CONFIG_SWITCH_FAILED !== undefined).length;
+    const due = { next_attempt_at: at(-1) };
+    const pending = { desired: 'model pg:node2', desired_version: versionOf(Date.now(), 'y') };
+    await run.putItem({ barman_server: 'main', ...pending, ...due });
+    for (const _ of [1, 2]) {
+      run.host.api.plan({ failed: 'untouched' });
+      expect(await run.send(heartbeat)).toMatchObject({ pending: 1, applied: 0 });
+      expect(failures()).toBe(1);
+      await run.putItem({ barman_server: 'main', ...due });
+    }
+    expect(await run.send(heartbeat)).toMatchObject({ applied: 1 });
+    expect(run.metrics()).toContainEqual(
+      expect.objectContaining({ CONFIG_SWITCH_DONE: 1, SwitchDuration: expect.any(Number) }),
+    );
+  });
+
   test('reports that the ledger is unavailable, and throws nothing', async () => {
     await using run = await startFunction({}, { LEDGER_TABLE: 'no-such-table' });
     await run.send(heartbeat);
@@ -432,7 +480,7 @@ describe('an item of a newer version of the function', () => {
     await run.operator.retry('other', signal());
     await run.putItem({ barman_server: 'main', schema: 2 });
     const { statusCode, response } = await run.webhook(PROMOTION);
-    expect([statusCode, response.exit_code, response.recorded]).toEqual([502, 3, false]);
+    expect([statusCode, response.exit_code, response.recorded]).toEqual([503, 3, false]);
     expect(response.message).toContain('has schema 2');
     expect(await run.send(heartbeat)).toMatchObject({ pending: 1, applied: 1, unknownSchema: ['main'] });
     expect(run.log()).toContainEqual(
@@ -453,12 +501,48 @@ describe('the operator', () => {
     await run.webhook(NODE1);
     await run.operator.pause('main', undefined, signal());
     const { statusCode, response } = await run.webhook(PROMOTION);
-    expect([statusCode, response.exit_code, response.recorded]).toEqual([503, 3, true]);
+    expect([statusCode, response.exit_code, response.recorded]).toEqual([202, 3, true]);
     expect(response.message).toContain('is paused');
     expect(await run.send(heartbeat)).toMatchObject({ applied: 0 });
     expect(run.host.api.activeModel()).toBe('pg:node1');
     await run.operator.resume('main', signal());
     expect(await run.send(heartbeat)).toMatchObject({ applied: 1 });
+    expect(run.host.api.activeModel()).toBe('pg:node2');
+  });
+
+  test('is told by the heartbeat about a server that is pending and was paused long ago', async () => {
+    await using run = await startFunction();
+    await run.webhook(NODE1);
+    await run.operator.pause('main', undefined, signal());
+    await run.putItem({ barman_server: 'main', paused_at: at(-5 * 3_600_000) });
+    expect(await run.send(heartbeat)).toMatchObject({ pausedPending: 0, pausedPendingAge: 0 });
+    await run.webhook(PROMOTION);
+    expect(await run.send(heartbeat)).toMatchObject({
+      pending: 0,
+      pausedPending: 1,
+      pausedPendingAge: 5 * 3_600,
+      oldestPendingAge: 0,
+    });
+    expect(run.metrics()).toContainEqual(expect.objectContaining({ PausedPendingAge: 5 * 3_600 }));
+    // A pause that ends by itself is meant to be.
+    await run.operator.pause('main', Date.now() + 3_600_000, signal());
+    expect(await run.send(heartbeat)).toMatchObject({ pausedPending: 1, pausedPendingAge: 0 });
+  });
+
+  test.each([
+    ['resumes a server', (run: FunctionUnderTest) => run.operator.resume('main', signal())],
+    [
+      'sees a pause end by itself',
+      (run: FunctionUnderTest) => run.putItem({ barman_server: 'main', paused_until: at(-1) }),
+    ],
+  ])('%s after more than a day: the desired state is applied, not parked', async (_, resume) => {
+    await using run = await startFunction();
+    await run.webhook(NODE1);
+    await run.operator.pause('main', undefined, signal());
+    await run.webhook(PROMOTION);
+    await run.ageDesired(30 * 3_600_000);
+    await resume(run);
+    expect(await run.send(heartbeat)).toMatchObject({ pending: 1, applied: 1, parked: 0 });
     expect(run.host.api.activeModel()).toBe('pg:node2');
   });
 });
@@ -469,7 +553,7 @@ describe('an unavailable ledger', () => {
   ])('(%s) prevents every switch, and the response gives the reason', async (_, settings, words) => {
     await using run = await startFunction({}, settings);
     const { statusCode, response } = await run.webhook(PROMOTION);
-    expect([statusCode, response.exit_code, response.recorded]).toEqual([502, 3, false]);
+    expect([statusCode, response.exit_code, response.recorded]).toEqual([503, 3, false]);
     expect(response.message).toMatch(words);
     expect(run.host.api.requests).toEqual([]);
     await expect(run.eventBridge(PROMOTION)).rejects.toThrow(words);

@@ -239,7 +239,7 @@ export class World {
       signal,
       remaining: () => start + time - Date.now(),
       operationTimeout: OPERATION_TIMEOUT,
-      onReconciled: (_, result) => this.log(`${name}: ${result.message}`),
+      onReconciled: ({ result }) => this.log(`${name}: ${result.message}`),
     };
     this.running += 1;
     try {

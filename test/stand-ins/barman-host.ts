@@ -14,6 +14,8 @@ export interface BarmanHost extends AsyncDisposable {
   readonly path: string;
   /** Overwrites parameters; undefined deletes one. */
   put(values: Readonly<Record<string, string | undefined>>): void;
+  /** The value of a parameter; empty if it does not exist. */
+  parameter(name: string): string;
 }
 
 /** Two models of one cluster, one for each node, as an operator would define them. */
@@ -51,6 +53,7 @@ export async function startBarmanHost(
     webhookSecret,
     path,
     put,
+    parameter: (name) => ssm.parameters.get(`${path}${name}`) ?? '',
     [Symbol.asyncDispose]: async () => {
       await api.close();
       if (!shared) await ssm.close();

@@ -19,6 +19,12 @@ import {
 cryptoProvider.set(webcrypto);
 
 const ALGORITHM = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' };
+const WEAK_RSA = {
+  name: 'RSASSA-PKCS1-v1_5',
+  modulusLength: 1_024,
+  publicExponent: new Uint8Array([1, 0, 1]),
+  hash: 'SHA-256',
+};
 const DAY = 86_400_000;
 
 /** A certificate and its key, PEM. */
@@ -72,14 +78,20 @@ export class CertificateAuthority {
     return this.#issue(name, ExtendedKeyUsage.clientAuth, days);
   }
 
+  /** A client certificate with an RSA key of 1024 bits, which OpenSSL's security level 2 refuses. */
+  weakClient(): Promise<KeyPair> {
+    return this.#issue('weak', ExtendedKeyUsage.clientAuth, 90, [], WEAK_RSA);
+  }
+
   /** @param days how long it is valid from now; negative for one that has expired */
   async #issue(
     name: string,
     usage: ExtendedKeyUsage,
     days: number,
     names: JsonGeneralName[] = [],
+    algorithm: typeof ALGORITHM | typeof WEAK_RSA = ALGORITHM,
   ): Promise<KeyPair> {
-    const keys = await generateKeys();
+    const keys = await generateKeys(algorithm);
     const certificate = await X509CertificateGenerator.create({
       subject: `CN=${name}`,
       issuer: this.#certificate.subject,
@@ -97,8 +109,10 @@ export class CertificateAuthority {
   }
 }
 
-function generateKeys(): Promise<webcrypto.CryptoKeyPair> {
-  return webcrypto.subtle.generateKey(ALGORITHM, true, [
+function generateKeys(
+  algorithm: typeof ALGORITHM | typeof WEAK_RSA = ALGORITHM,
+): Promise<webcrypto.CryptoKeyPair> {
+  return webcrypto.subtle.generateKey(algorithm, true, [
     'sign',
     'verify',
   ]) as Promise<webcrypto.CryptoKeyPair>;

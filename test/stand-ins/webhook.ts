@@ -1,6 +1,6 @@
 /** The sender's side of a webhook: Standard Webhooks headers over the raw body. */
 
-import { randomBytes, randomUUID } from 'node:crypto';
+import { createHmac, randomBytes, randomUUID } from 'node:crypto';
 import { Webhook } from 'standardwebhooks';
 
 /** @returns a new secret, `whsec_…` */
@@ -8,22 +8,27 @@ export function createSecret(): string {
   return `whsec_${randomBytes(32).toString('base64')}`;
 }
 
-/** @param at time on the sender's clock (ms since the epoch) */
+/**
+ * @param body text, which the reference library signs, or bytes, which it cannot sign as they are
+ * @param at time on the sender's clock (ms since the epoch)
+ */
 export function signedHeaders(
   secret: string,
-  body: string,
+  body: string | Buffer,
   { id = `msg_${randomUUID()}`, at = Date.now() }: { id?: string; at?: number } = {},
 ): Record<string, string> {
-  return {
-    'webhook-id': id,
-    'webhook-timestamp': String(Math.floor(at / 1000)),
-    'webhook-signature': new Webhook(secret).sign(id, new Date(at), body),
-  };
+  const timestamp = String(Math.floor(at / 1000));
+  const key = Buffer.from(secret.replace('whsec_', ''), 'base64');
+  const signature =
+    typeof body === 'string'
+      ? new Webhook(secret).sign(id, new Date(at), body)
+      : `v1,${createHmac('sha256', key).update(`${id}.${timestamp}.`).update(body).digest('base64')}`;
+  return { 'webhook-id': id, 'webhook-timestamp': timestamp, 'webhook-signature': signature };
 }
 
 /** @returns the event that an API Gateway HTTP API creates from a webhook, payload format 2.0 */
 export function httpEvent(
-  body: string,
+  body: string | Buffer,
   headers: Readonly<Record<string, string>>,
   { timeEpoch = Date.now(), base64 = false }: { timeEpoch?: number; base64?: boolean } = {},
 ): object {
@@ -31,7 +36,7 @@ export function httpEvent(
     version: '2.0',
     routeKey: 'POST /config-switch',
     headers,
-    body: base64 ? Buffer.from(body).toString('base64') : body,
+    body: base64 ? Buffer.from(body).toString('base64') : body.toString(),
     isBase64Encoded: base64,
     requestContext: { http: { method: 'POST' }, requestId: 'api-request', timeEpoch },
   };

@@ -51,6 +51,8 @@ describe('a role change', () => {
     ['role', null, 'not null'],
     ['cluster', '', 'cluster must be the scope of the Patroni cluster, not empty'],
     ['cluster', 7, 'cluster must be a string, not 7'],
+    ['cluster', 'a\ud800', 'cluster must be well-formed Unicode, without a lone surrogate, not "a\\ud800"'],
+    ['cluster', '\udc00\ud800', 'cluster must be well-formed Unicode'],
     ['barman_server', '', 'barman_server must start with'],
     ['barman_model', null, 'barman_model must be a string, not null'],
     ['barman_model', {}, 'barman_model must be a string, not an object'],
@@ -63,6 +65,10 @@ describe('a role change', () => {
     ['dry_run', 1, 'dry_run must be true or false'],
   ])('with %s %j is rejected with the expected value', (field, value, message) => {
     expect(() => parseRoleChange({ ...REQUIRED, [field]: value })).toThrow(message);
+  });
+
+  test('may have a cluster in any script', () => {
+    expect(parseRoleChange({ ...REQUIRED, cluster: 'Köln \ud83d\udc18' }).cluster).toBe('Köln 🐘');
   });
 
   test.each([

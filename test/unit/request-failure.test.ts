@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import {
+  expiredCertificate,
   failureOf,
   RequestFailure,
   refusalOf,
@@ -64,6 +65,31 @@ describe('a request without a response', () => {
     expect(failureOf(cause, false)).toMatchObject({ ...traits, message, cause, status: undefined });
   });
 
+  test.each([
+    ['ETIMEDOUT', 'the connection timed out'],
+    ['EHOSTUNREACH', 'there is no route to the host'],
+    ['ENETUNREACH', 'there is no route to its network'],
+    ['ECONNREFUSED', 'the connection was refused'],
+  ])('on an open connection (%s) may have arrived: only while connecting nothing was sent', (code, words) => {
+    const failed = (syscall: string) => failureOf(Object.assign(networkError(code), { syscall }), false);
+    const message = `${NO_RESPONSE}${words} (${code})`;
+    expect(failed('read')).toMatchObject({ ...UNKNOWN, message });
+    expect(failed('write')).toMatchObject({ ...UNKNOWN, message });
+    expect(failed('connect')).toMatchObject({ ...NOT_BEGUN, message: `${UNREACHED}${words} (${code})` });
+  });
+
+  test("has no advice of Node's about the function's own start", () => {
+    const hint = '; if the root CA is installed locally, try running Node.js with  --use-system-ca';
+    const error = networkError(
+      'UNABLE_TO_VERIFY_LEAF_SIGNATURE',
+      `unable to verify the first certificate${hint}`,
+    );
+    expect(failureOf(error, false)?.message).toBe(
+      `the certificate of the Barman host is not trusted: unable to verify the first certificate ` +
+        `(UNABLE_TO_VERIFY_LEAF_SIGNATURE)${CHECK_CA}`,
+    );
+  });
+
   test('has the reason from OpenSSL in its message, if there is one', () => {
     const reason = (given: unknown) =>
       failureOf(Object.assign(networkError('ERR_SSL_X'), { reason: given }), false)?.message;
@@ -110,6 +136,18 @@ describe('a request without a response', () => {
     { code: 'ECONNRESET' },
   ])('is not a RequestFailure for %s', (error) => {
     expect(failureOf(error, false)).toBeUndefined();
+  });
+});
+
+describe('an expired client certificate', () => {
+  test('is named with its end, and the parameters are read again', () => {
+    expect(expiredCertificate(Date.parse('2026-11-23T06:10:00.000Z'))).toMatchObject({
+      transient: false,
+      begun: 'no',
+      doubtsCredentials: true,
+      message:
+        'the client certificate expired on 2026-11-23T06:10:00Z; write a new one, with its key, to the parameters client-cert and client-key',
+    });
   });
 });
 
@@ -170,7 +208,11 @@ describe('a response other than 2xx', () => {
   );
 
   test.each([
-    ['{"error":"404 Not Found: no such thing"}', 'pg-backup-api answered 404: 404 Not Found: no such thing'],
+    ['{"error":"404 Not Found: no such thing"}', 'pg-backup-api answered 404 Not Found: no such thing'],
+    ['<h1>404 Not Found</h1><hr>nginx/1.22.1', 'pg-backup-api answered 404 Not Found nginx/1.22.1'],
+    ['404', 'pg-backup-api answered 404'],
+    ['4040 errors', 'pg-backup-api answered 404: 4040 errors'],
+    ['502 Bad Gateway', 'pg-backup-api answered 404: 502 Bad Gateway'],
     [
       '<!doctype html>\n<title>404</title>\n<h1>Not Found</h1>\n<p>Try again</p>',
       'pg-backup-api answered 404: Not Found Try again',
@@ -210,6 +252,16 @@ describe('a response other than 2xx', () => {
     ['\u0000a\u007f\u0000b\u007f', 'a b'],
   ])('is quoted without markup and control characters, up to 300 characters (%#)', (body, text) => {
     expect(refusalOf(404, body).message).toBe(`pg-backup-api answered 404: ${text}`);
+  });
+
+  test('500 to a POST has a remedy, for the message of the last attempt', () => {
+    const remedy =
+      '; see the error log of pg-backup-api on the Barman host. If it cannot start its helper process, add the directory of ' +
+      'the command pg-backup-api to the PATH of its service, and delete the jobs that it left in <barman_home>/main/jobs';
+    const to = (method: string) => ({ method, path: ['servers', 'main', 'operations'] });
+    expect(refusalOf(500, '', to('POST'))).toMatchObject({ message: 'pg-backup-api answered 500', remedy });
+    expect(refusalOf(500, '', to('GET')).remedy).toBe('');
+    expect(refusalOf(502, '', to('POST')).remedy).toBe('');
   });
 
   test("400 doubts the credentials only with nginx's message", () => {

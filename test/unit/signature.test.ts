@@ -1,8 +1,10 @@
+import { createSecretKey, type KeyObject } from 'node:crypto';
 import fc from 'fast-check';
 import { Webhook } from 'standardwebhooks';
 import { describe, expect, test, vi } from 'vitest';
 import { HttpError } from '../../functions/config-switch/errors.ts';
 import {
+  signature,
   signatureHeaders,
   signedBody,
   verifySignature,
@@ -11,11 +13,12 @@ import { createSecret, signedHeaders } from '../stand-ins/webhook.ts';
 
 const NOW = 1_795_000_000_000;
 const secret = createSecret();
-const webhooks = [new Webhook(createSecret()), new Webhook(secret)];
+const keyOf = (secret: string) => createSecretKey(secret.replace('whsec_', ''), 'base64');
+const keys = [keyOf(createSecret()), keyOf(secret)];
 
 function verify(headers: Record<string, string>, body: string, arrival = NOW) {
-  const signature = signatureHeaders(headers);
-  return signature ? verifySignature(webhooks, signature, body, arrival) : 'missing';
+  const given = signatureHeaders(headers);
+  return given ? verifySignature(keys, given, Buffer.from(body), arrival) : 'missing';
 }
 
 describe('a signature', () => {
@@ -80,11 +83,11 @@ describe('a signature', () => {
 
 describe('a signed body', () => {
   const { signal } = new AbortController();
-  const source = (...read: readonly (readonly Webhook[] | undefined)[]) => ({
-    webhooks: async () => read[0] ?? [],
-    rereadWebhooks: async () => read[1],
+  const source = (...read: readonly (readonly KeyObject[] | undefined)[]) => ({
+    secrets: async () => read[0] ?? [],
+    rereadSecrets: async () => read[1],
   });
-  const read = (event: Parameters<typeof signedBody>[0], from = source(webhooks)) =>
+  const read = (event: Parameters<typeof signedBody>[0], from = source(keys)) =>
     signedBody(event, NOW, from, signal);
   const signed = (body: string, base64 = false) => ({
     headers: signedHeaders(secret, body, { at: NOW }),
@@ -94,7 +97,7 @@ describe('a signed body', () => {
 
   test('with a valid signature does not read the secrets again', async () => {
     const reread = vi.fn();
-    await read(signed('{}'), { ...source(webhooks), rereadWebhooks: reread });
+    await read(signed('{}'), { ...source(keys), rereadSecrets: reread });
     expect(reread).not.toHaveBeenCalled();
   });
 
@@ -105,15 +108,45 @@ describe('a signed body', () => {
     expect(await read({ headers, isBase64Encoded: false })).toBe('');
   });
 
-  test('may have up to 64 KB, in any encoding', async () => {
-    const largest = 'ä'.repeat(32 * 1024);
+  test('may have up to 16 KB, in any encoding; a larger one is rejected before the secrets are read', async () => {
+    const largest = 'ä'.repeat(8 * 1024);
     expect(await read(signed(largest, true))).toBe(largest);
+    const secrets = vi.fn();
     for (const base64 of [false, true]) {
-      await expect(read(signed(`${largest}x`, base64))).rejects.toMatchObject({
-        name: 'InvalidArgs',
-        message: 'the body has 65537 bytes; the maximum is 65536',
+      await expect(read(signed(`${largest}x`, base64), { ...source(keys), secrets })).rejects.toMatchObject({
+        why: 'body too large',
+        message: 'webhook with a body of 16385 bytes; the maximum is 16384',
       });
     }
+    expect(secrets).not.toHaveBeenCalled();
+  });
+
+  test('is verified as the bytes that were sent, and only then as UTF-8', async () => {
+    const bytes = Buffer.from('{"cluster":"Köln"}', 'latin1');
+    const event = (of: string) => ({
+      headers: signedHeaders(of, bytes, { at: NOW }),
+      body: bytes.toString('base64'),
+      isBase64Encoded: true,
+    });
+    await expect(read(event(secret))).rejects.toMatchObject({
+      name: 'InvalidArgs',
+      message: 'the body is not valid UTF-8; send the payload as a JSON object in UTF-8',
+    });
+    await expect(read(event(createSecret()))).rejects.toMatchObject({ why: 'signature' });
+  });
+
+  test('with an invalid event id is rejected only if the signature is valid', async () => {
+    const event = (of: string, id: string) => ({
+      headers: signedHeaders(of, '{}', { at: NOW, id }),
+      body: '{}',
+      isBase64Encoded: false,
+    });
+    expect(await read(event(secret, 'x'.repeat(128)))).toBe('{}');
+    await expect(read(event(secret, 'x'.repeat(129)))).rejects.toMatchObject({
+      name: 'InvalidArgs',
+      message: `webhook-id must be 1 to 128 printable ASCII characters without spaces, not "${'x'.repeat(79)}…`,
+    });
+    await expect(read(event(createSecret(), 'x'.repeat(129)))).rejects.toMatchObject({ why: 'signature' });
   });
 
   test('is rejected with the reason for the log', async () => {
@@ -136,16 +169,16 @@ describe('a signed body', () => {
   });
 
   test('may be signed with a secret that is found when the secrets are read again', async () => {
-    const other = [new Webhook(createSecret())];
-    expect(await read(signed('{}'), source(other, webhooks))).toBe('{}');
+    const other = [keyOf(createSecret())];
+    expect(await read(signed('{}'), source(other, keys))).toBe('{}');
     await expect(read(signed('{}'), source(other, other))).rejects.toMatchObject({ why: 'signature' });
     await expect(read(signed('{}'), source(other, undefined))).rejects.toMatchObject({ why: 'signature' });
   });
 
   test('is rejected while the secrets are unavailable, and other errors are thrown unchanged', async () => {
     const failing = (cause: Error) => ({
-      webhooks: () => Promise.reject(cause),
-      rereadWebhooks: () => Promise.reject(cause),
+      secrets: () => Promise.reject(cause),
+      rereadSecrets: () => Promise.reject(cause),
     });
     const cause = new HttpError('SSM is down');
     await expect(read(signed('{}'), failing(cause))).rejects.toMatchObject({
@@ -155,6 +188,38 @@ describe('a signed body', () => {
     });
     const bug = new TypeError('a bug');
     await expect(read(signed('{}'), failing(bug))).rejects.toBe(bug);
+  });
+});
+
+describe('the middleware', () => {
+  const { signal } = new AbortController();
+  const source = { secrets: async () => keys, rereadSecrets: async () => undefined };
+  const run = async (event: object) => {
+    const request = { event: { arrivedAt: NOW, signal, ...event } } as Parameters<
+      NonNullable<ReturnType<typeof signature>['before']>
+    >[0];
+    await signature(source).before?.(request);
+    return request.event;
+  };
+
+  test('adds the payload of a webhook to the event, and leaves those of other callers alone', async () => {
+    const event = { headers: signedHeaders(secret, '{"a":1}', { at: NOW }), body: '{"a":1}' };
+    expect(await run({ arrived: { caller: 'http', event }, eventId: 'x' })).toMatchObject({
+      eventId: 'x',
+      payload: { a: 1 },
+    });
+    for (const caller of ['direct', 'eventbridge']) {
+      expect(await run({ arrived: { caller }, payload: 7 })).toMatchObject({ payload: 7 });
+    }
+  });
+
+  test('rejects an HTTP request that is not in payload format 2.0, with the remedy', async () => {
+    await expect(run({ arrived: { caller: 'http' } })).rejects.toMatchObject({
+      why: 'payload format',
+      message:
+        'HTTP request that is not in payload format 2.0; invoke the function through an HTTP API, ' +
+        'and set the payload format of its integration to 2.0',
+    });
   });
 });
 

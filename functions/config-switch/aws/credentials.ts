@@ -4,14 +4,14 @@
  * is malformed, the last good values stay in use.
  */
 
-import { createPrivateKey, X509Certificate } from 'node:crypto';
+import { createPrivateKey, createSecretKey, type KeyObject } from 'node:crypto';
 import ssm from '@middy/ssm';
 import { clearCache, getInternal } from '@middy/util';
-import { Webhook } from 'standardwebhooks';
 import type { Connection, ConnectionSource } from '../barman/http-client.ts';
+import { certificatesOf, secureContextOf } from '../barman/tls.ts';
 import { within } from '../deadline.ts';
 import { DeadlineExceeded, HttpError } from '../errors.ts';
-import type { WebhookSource } from '../event/signature.ts';
+import type { SecretSource } from '../event/signature.ts';
 
 /** Older values are read again (ms). */
 const MAX_AGE = 5 * 60_000;
@@ -26,7 +26,8 @@ const SSM_CLIENT = {
   maxAttempts: 3,
   requestHandler: { connectionTimeout: 1_000, requestTimeout: 2_500, throwOnRequestTimeout: true },
 };
-/** Standard Webhooks, "Signature scheme": a symmetric secret has 24 to 64 bytes. */
+/** Standard Webhooks, "Signature scheme": a symmetric secret has 24 to 64 bytes, in base64 (RFC 4648, 4). */
+const SECRET = /^whsec_((?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?)$/;
 const SECRET_BYTES = { min: 24, max: 64 };
 
 /** A part of the parameters, or why it is unavailable. */
@@ -34,7 +35,7 @@ type Part<T> = T | HttpError;
 
 interface Parts {
   readonly connection: Part<Connection>;
-  readonly webhooks: Part<readonly Webhook[]>;
+  readonly secrets: Part<readonly KeyObject[]>;
 }
 
 /** Returns one parameter, by its name without the path. */
@@ -49,7 +50,7 @@ interface Reading {
 /** A value exists but is malformed, perhaps in the middle of a rotation: the last good value stays in use. */
 class MalformedParameter extends HttpError {}
 
-export class Credentials implements ConnectionSource, WebhookSource {
+export class Credentials implements ConnectionSource, SecretSource {
   readonly #path: string;
   readonly #warn: (message: string, cause?: unknown) => void;
   readonly #read: () => Promise<Reading>;
@@ -76,12 +77,12 @@ export class Credentials implements ConnectionSource, WebhookSource {
   }
 
   /**
-   * The secrets that webhooks may be signed with, each as a verifier.
+   * The secrets that webhooks may be signed with.
    *
    * @throws HttpError if SSM cannot be read, or `webhook-secret` is missing or malformed
    */
-  async webhooks(signal: AbortSignal): Promise<readonly Webhook[]> {
-    return usable((await this.#fresh('webhooks', signal)).webhooks);
+  async secrets(signal: AbortSignal): Promise<readonly KeyObject[]> {
+    return usable((await this.#fresh('secrets', signal)).secrets);
   }
 
   /**
@@ -89,10 +90,10 @@ export class Credentials implements ConnectionSource, WebhookSource {
    *
    * @returns undefined if the last such read is less than a minute old: anyone can send an invalid signature
    */
-  async rereadWebhooks(signal: AbortSignal): Promise<readonly Webhook[] | undefined> {
+  async rereadSecrets(signal: AbortSignal): Promise<readonly KeyObject[] | undefined> {
     if (Date.now() < this.#rereadAt) return undefined;
     this.#rereadAt = Date.now() + MIN_INTERVAL;
-    return usable((await this.#renew(signal)).webhooks);
+    return usable((await this.#renew(signal)).secrets);
   }
 
   /**
@@ -150,7 +151,7 @@ export class Credentials implements ConnectionSource, WebhookSource {
     };
     this.#parts = {
       connection: keep(part(connectionFrom, reader, this.#path), old?.connection),
-      webhooks: keep(part(webhooksFrom, reader, this.#path), old?.webhooks),
+      secrets: keep(part(secretsFrom, reader, this.#path), old?.secrets),
     };
     return this.#parts;
   }
@@ -221,7 +222,12 @@ function connectionFrom(read: Reader, path: string): Connection {
   const cert = need('client-cert', 'the client certificate in PEM');
   const key = need('client-key', 'the private key of client-cert in PEM, without a pass phrase');
   const ca = need('ca-cert', "the certificate of the CA that signed the Barman host's certificate, in PEM");
-  const certificate = orWrong(() => new X509Certificate(cert), path, 'client-cert', 'a certificate in PEM');
+  const [certificate] = orWrong(
+    () => certificatesOf(cert),
+    path,
+    'client-cert',
+    'a certificate in PEM, with its whole chain if it has one',
+  );
   const privateKey = orWrong(
     () => createPrivateKey(key),
     path,
@@ -237,22 +243,35 @@ function connectionFrom(read: Reader, path: string): Connection {
       MalformedParameter,
     );
   }
-  orWrong(() => new X509Certificate(ca), path, 'ca-cert', 'a certificate in PEM');
-  return { url, tls: { cert, key, ca } };
+  orWrong(() => certificatesOf(ca), path, 'ca-cert', 'one or more whole certificates in PEM');
+  const tls = { cert, key, ca, notAfter: certificate.validToDate.getTime() };
+  try {
+    secureContextOf(tls);
+  } catch (error) {
+    // One of OpenSSL's fixed texts, without a value.
+    const reason = error instanceof Error && 'reason' in error ? `: ${error.reason}` : '';
+    throw wrong(
+      path,
+      'client-cert',
+      `cannot be used for TLS${reason}`,
+      'a certificate that is signed with SHA-256 or better, and has an RSA key of 2048 bits or more, or an EC key',
+      MalformedParameter,
+    );
+  }
+  return { url, tls };
 }
 
 /** @throws HttpError naming the parameter and the remedy, never the value */
-function webhooksFrom(read: Reader, path: string): readonly Webhook[] {
+function secretsFrom(read: Reader, path: string): readonly KeyObject[] {
   const form =
     'whsec_ followed by 24 to 64 random bytes in base64; during a rotation, several of them separated by spaces';
   const secrets = (read('webhook-secret') ?? '').split(/\s+/).filter((secret) => secret !== '');
   if (secrets.length === 0) throw wrong(path, 'webhook-secret', 'is missing', form);
   return secrets.map((secret) => {
-    const base64 = /^whsec_([A-Za-z0-9+/]+={0,2})$/.exec(secret)?.[1] ?? '';
-    const { length } = Buffer.from(base64, 'base64');
-    if (length < SECRET_BYTES.min || length > SECRET_BYTES.max)
+    const key = Buffer.from(SECRET.exec(secret)?.[1] ?? '', 'base64');
+    if (key.length < SECRET_BYTES.min || key.length > SECRET_BYTES.max)
       throw wrong(path, 'webhook-secret', 'is malformed', form, MalformedParameter);
-    return orWrong(() => new Webhook(secret), path, 'webhook-secret', form);
+    return createSecretKey(key);
   });
 }
 

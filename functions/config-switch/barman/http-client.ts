@@ -1,11 +1,18 @@
 /** Requests to pg-backup-api over one connection, each with retries until the deadline. */
 
-import { createSecureContext, type SecureContext } from 'node:tls';
 import { isDeepStrictEqual } from 'node:util';
 import * as v from 'valibot';
 import { deadline, sleep, stopwatch, within } from '../deadline.ts';
 import { DeadlineExceeded, HttpError, httpErrorFrom } from '../errors.ts';
-import { failureOf, RequestFailure, refusalOf, timedOut, unexpected } from './request-failure.ts';
+import {
+  expiredCertificate,
+  failureOf,
+  RequestFailure,
+  refusalOf,
+  timedOut,
+  unexpected,
+} from './request-failure.ts';
+import { secureContextOf, type TlsCredentials } from './tls.ts';
 
 /** Time limit for TCP and TLS (ms). */
 const CONNECT_TIMEOUT = 3_000;
@@ -23,8 +30,8 @@ const MAX_RESPONSE_SIZE = 16 * 1024 * 1024;
 /** The URL of pg-backup-api, and the certificates and key for it. */
 export interface Connection {
   readonly url: URL;
-  /** PEM; absent where plain HTTP is allowed. */
-  readonly tls?: { readonly cert: string; readonly key: string; readonly ca: string };
+  /** Absent where plain HTTP is allowed. */
+  readonly tls?: TlsCredentials;
 }
 
 /** Provides the connection. Both methods throw HttpError if it is unavailable. */
@@ -134,9 +141,8 @@ export class HttpClient implements AsyncDisposable {
         const again = error.transient && notFound < NOT_FOUND_ATTEMPTS && attempt < maxRetries;
         if (!again && !renewed) {
           const attempts = attempt > 1 ? ` (${attempt} attempts)` : '';
-          throw new HttpError(`${error.message}${attempts}${error.begun === 'no' ? '' : mayHaveBegun}`, {
-            cause: error,
-          });
+          const doubt = error.begun === 'no' ? '' : mayHaveBegun;
+          throw new HttpError(`${error.message}${attempts}${doubt}${error.remedy}`, { cause: error });
         }
         try {
           const spacing = SPACING[`${request.method} ${error.status}`] ?? 0;
@@ -167,6 +173,8 @@ export class HttpClient implements AsyncDisposable {
     signal: AbortSignal,
   ): Promise<T> {
     const { connection } = link;
+    const { notAfter = Number.POSITIVE_INFINITY } = connection.tls ?? {};
+    if (notAfter < Date.now()) throw expiredCertificate(notAfter);
     const url = new URL(connection.url);
     url.pathname = `${url.pathname.replace(/\/+$/, '')}/${path.map(encodeURIComponent).join('/')}`;
     const attempt = deadline(timeout);
@@ -204,7 +212,7 @@ export class HttpClient implements AsyncDisposable {
       this.#last = { start, time: performance.now() - start, hostTime };
     }
 
-    if (status < 200 || status > 299) throw refusalOf(status, text);
+    if (status < 200 || status > 299) throw refusalOf(status, text, { method, path });
     let json: unknown;
     try {
       json = JSON.parse(text);
@@ -255,13 +263,4 @@ export class HttpClient implements AsyncDisposable {
 function timeOfHeader(date: string | string[] | undefined): number | undefined {
   const time = Date.parse(String(date));
   return Number.isNaN(time) ? undefined : time;
-}
-
-const secureContexts = new WeakMap<NonNullable<Connection['tls']>, SecureContext>();
-
-/** Created once per set of credentials: it is large, not visible to the garbage collector, and slow to create. */
-function secureContextOf(tls: NonNullable<Connection['tls']>): SecureContext {
-  const context = secureContexts.get(tls) ?? createSecureContext(tls);
-  secureContexts.set(tls, context);
-  return context;
 }

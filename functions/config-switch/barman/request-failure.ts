@@ -10,10 +10,12 @@ export class RequestFailure extends Error {
   /** The client certificate, key or CA may be wrong, or was replaced. */
   readonly doubtsCredentials: boolean;
   readonly status: number | undefined;
+  /** Appended to the message if this is how the last attempt failed; a single such failure needs none. */
+  readonly remedy: string;
 
   constructor(
     message: string,
-    traits: Partial<Pick<RequestFailure, 'transient' | 'begun' | 'doubtsCredentials' | 'status'>>,
+    traits: Partial<Pick<RequestFailure, 'transient' | 'begun' | 'doubtsCredentials' | 'status' | 'remedy'>>,
     options?: ErrorOptions,
   ) {
     super(message, options);
@@ -21,10 +23,12 @@ export class RequestFailure extends Error {
     this.begun = traits.begun ?? 'no';
     this.doubtsCredentials = traits.doubtsCredentials ?? false;
     this.status = traits.status;
+    this.remedy = traits.remedy ?? '';
   }
 }
 
-const NOT_CONNECTED: Readonly<Record<string, string>> = {
+/** While connecting, these mean that nothing was sent. The kernel also reports them on an open connection (ip(7), tcp(7)). */
+const UNREACHABLE: Readonly<Record<string, string>> = {
   ECONNREFUSED: 'the connection was refused',
   ENOTFOUND: 'its host name does not exist',
   EAI_AGAIN: 'its host name could not be resolved',
@@ -55,17 +59,20 @@ export function failureOf(error: unknown, freshTls: boolean): RequestFailure | u
   const code = codeOf(error);
   if (code === undefined || !(error instanceof Error)) return undefined;
   const cause = { cause: error };
-  const notConnected = NOT_CONNECTED[code];
-  if (notConnected !== undefined) {
+  const unreachable = UNREACHABLE[code];
+  if (unreachable !== undefined) {
+    const open = 'syscall' in error && (error.syscall === 'read' || error.syscall === 'write');
     return new RequestFailure(
-      `pg-backup-api is unreachable: ${notConnected} (${code})`,
-      { transient: true },
+      `pg-backup-api ${open ? 'did not respond' : 'is unreachable'}: ${unreachable} (${code})`,
+      { transient: true, begun: open ? 'unknown' : 'no' },
       cause,
     );
   }
   if (UNTRUSTED.test(code)) {
+    // Without Node's advice to start it with --use-system-ca: ca-cert is the only CA here.
+    const [reason] = error.message.split('; if the root CA');
     return new RequestFailure(
-      `the certificate of the Barman host is not trusted: ${error.message} (${code}); check ca-cert and url`,
+      `the certificate of the Barman host is not trusted: ${reason} (${code}); check ca-cert and url`,
       { doubtsCredentials: true },
       cause,
     );
@@ -96,6 +103,19 @@ export function failureOf(error: unknown, freshTls: boolean): RequestFailure | u
   );
 }
 
+/**
+ * An attempt that was not made, because the client certificate has expired: many servers only close the connection then.
+ *
+ * @param notAfter its end (ms since the epoch)
+ */
+export function expiredCertificate(notAfter: number): RequestFailure {
+  const end = new Date(notAfter).toISOString().replace('.000', '');
+  return new RequestFailure(
+    `the client certificate expired on ${end}; write a new one, with its key, to the parameters client-cert and client-key`,
+    { doubtsCredentials: true },
+  );
+}
+
 /** An attempt that took too long. @param ms its time limit */
 export function timedOut(ms: number): RequestFailure {
   return new RequestFailure(`pg-backup-api did not respond within ${ms / 1000} s`, {
@@ -118,10 +138,18 @@ export function unexpected(status: number, what: string): RequestFailure {
  *
  * @param status the HTTP status, not 2xx
  * @param body its text becomes part of the message
+ * @param request what was refused, for the remedy
  */
-export function refusalOf(status: number, body: string): RequestFailure {
+export function refusalOf(
+  status: number,
+  body: string,
+  request?: { readonly method: string; readonly path: readonly string[] },
+): RequestFailure {
   const words = wordsOf(body);
-  const message = `pg-backup-api answered ${status}${words === '' ? '' : `: ${words}`}`;
+  // pg-backup-api and nginx begin with the status themselves.
+  const repeated = new RegExp(`^${status}\\b`).test(words);
+  const reason = repeated ? words.slice(String(status).length) : words && `: ${words}`;
+  const message = `pg-backup-api answered ${status}${reason}`;
   if (status >= 300 && status < 400) {
     return new RequestFailure(`${message} (redirects are not followed; set url to the final URL)`, {
       status,
@@ -148,9 +176,21 @@ export function refusalOf(status: number, body: string): RequestFailure {
       status,
       transient: true,
       begun: status === 500 ? 'no' : 'unknown',
+      ...(status === 500 && request?.method === 'POST' && { remedy: helperRemedy(request.path[1] ?? '') }),
     });
   }
   return new RequestFailure(message, { status });
+}
+
+/**
+ * For a POST that ends with 500: pg-backup-api writes the job of an operation, and then starts a helper process with the
+ * command of its own name (pg_backup_api.logic.utility_controller, `servers_operations_post`).
+ */
+function helperRemedy(server: string): string {
+  return (
+    '; see the error log of pg-backup-api on the Barman host. If it cannot start its helper process, add the directory of ' +
+    `the command pg-backup-api to the PATH of its service, and delete the jobs that it left in <barman_home>/${server}/jobs`
+  );
 }
 
 /** The text of an error's body: the `error` of a JSON object, or the text of an HTML page. */

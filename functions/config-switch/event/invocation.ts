@@ -6,9 +6,15 @@ import type { RequestCounts } from '../barman/pg-backup-api.ts';
 import { deadline, timeToDeadline } from '../deadline.ts';
 import { newProgress, type Progress } from '../reconcile/reconcile.ts';
 
+/** An event id becomes part of a version and of a key: printable ASCII without spaces. */
+const EVENT_ID = /^[!-~]{1,128}$/;
+/** Length of what anyone can send, in a log line or a response: a header may have 10 KB. */
+const MAX_LOGGED = 200;
+
 /** How an event arrived: as the webhook of a Patroni callback, from an EventBridge rule, or as the payload itself. */
 export type Arrived =
-  | { readonly caller: 'http'; readonly event: APIGatewayProxyEventV2 }
+  /** `event` is absent if it is not in payload format 2.0. */
+  | { readonly caller: 'http'; readonly event?: APIGatewayProxyEventV2 }
   | { readonly caller: 'eventbridge' | 'direct' };
 
 /** What every invocation has, including the heartbeat. */
@@ -29,7 +35,7 @@ export interface Invocation {
 /** An event, and its progress. */
 export interface ReceivedEvent extends Invocation {
   readonly arrived: Arrived;
-  /** The id that the caller gave the event: the same for each delivery. */
+  /** The id that the caller gave the event: the same for each delivery. That of a webhook is valid once it is verified. */
   readonly eventId: string;
   /** By a clock of AWS, never of a database node (ms since the epoch). */
   readonly arrivedAt: number;
@@ -73,7 +79,8 @@ export function startInvocation(context: Context, httpArrival?: number): Invocat
 /**
  * Reads what every event has, independent of its payload.
  *
- * @param event an HTTP API event (payload format 2.0), an EventBridge event, or the payload itself
+ * @param event an HTTP API event (payload format 2.0), an EventBridge event, or the payload itself; an HTTP request in another
+ *   format is never taken for the payload, which needs no signature
  * @param context from Lambda
  */
 export function receive(event: unknown, context: Context): ReceivedEvent {
@@ -81,7 +88,7 @@ export function receive(event: unknown, context: Context): ReceivedEvent {
   const progress = newProgress();
   if (isHttp(event)) {
     const arrivedAt = event.requestContext.timeEpoch;
-    const eventId = event.headers?.['webhook-id'] ?? context.awsRequestId;
+    const eventId = (event.headers['webhook-id'] ?? context.awsRequestId).slice(0, MAX_LOGGED);
     const started = startInvocation(context, arrivedAt);
     return {
       ...started,
@@ -93,6 +100,15 @@ export function receive(event: unknown, context: Context): ReceivedEvent {
     };
   }
   const started = { ...startInvocation(context), progress };
+  if (looksLikeHttp(event)) {
+    return {
+      ...started,
+      arrived: { caller: 'http' },
+      arrivedAt: now,
+      eventId: context.awsRequestId,
+      payload: undefined,
+    };
+  }
   if (isEventBridge(event)) {
     const time = Date.parse(event.time);
     return {
@@ -101,7 +117,7 @@ export function receive(event: unknown, context: Context): ReceivedEvent {
       // The sender of an event may set its time: one in the future would stay the newest for ever. EventBridge truncates
       // the time to the second, so the event may have been up to a second later.
       arrivedAt: Number.isNaN(time) ? now : Math.min(time % 1_000 === 0 ? time + 999 : time, now),
-      eventId: typeof event.id === 'string' ? event.id : context.awsRequestId,
+      eventId: isEventId(event.id) ? event.id : context.awsRequestId,
       payload: event.detail,
     };
   }
@@ -125,11 +141,22 @@ export function eventTime({
   return Math.max(0, arrivedAt - (roleChange?.ageMs ?? 0));
 }
 
+/** Whether a value has the form of an event id: 1 to 128 printable ASCII characters without spaces. */
+export function isEventId(value: unknown): value is string {
+  return typeof value === 'string' && EVENT_ID.test(value);
+}
+
+/** Every event of API Gateway (HTTP, REST and WebSocket APIs), a load balancer or a function URL has a request context. */
+function looksLikeHttp(event: unknown): boolean {
+  return isObject(event) && 'requestContext' in event;
+}
+
 // Only AWS can create events of these shapes: the sender of an HTTP request controls the body and headers only.
 function isHttp(event: unknown): event is APIGatewayProxyEventV2 {
   return (
     isObject(event) &&
     event.version === '2.0' &&
+    isHeaders(event.headers) &&
     (event.body === undefined || typeof event.body === 'string') &&
     isObject(event.requestContext) &&
     isObject(event.requestContext.http) &&
@@ -139,6 +166,10 @@ function isHttp(event: unknown): event is APIGatewayProxyEventV2 {
 
 function isEventBridge(event: unknown): event is EventBridgeEvent<string, unknown> {
   return isObject(event) && typeof event['detail-type'] === 'string' && 'detail' in event;
+}
+
+function isHeaders(value: unknown): boolean {
+  return isObject(value) && Object.values(value).every((header) => typeof header === 'string');
 }
 
 /** A value that a Date can have (ECMA-262, "Time Values"), in ms since the epoch. */

@@ -7,7 +7,7 @@ import { InvalidArgs } from '../errors.ts';
 import type { ReceivedEvent } from './invocation.ts';
 
 const MAX_NAME_LENGTH = 255;
-/** Problems named in one message: a body of 64 KB can have thousands of unknown keys. */
+/** Problems named in one message: a body of 16 KB can have thousands of unknown keys. */
 const MAX_PROBLEMS = 50;
 
 // Patroni 4 sends primary, replica, standby_leader, demoted; Patroni 3 promoted or master; older versions master.
@@ -34,6 +34,8 @@ const Payload = v.object(
       v.string('must be a string'),
       v.minLength(1, 'must be the scope of the Patroni cluster, not empty'),
       v.maxLength(MAX_NAME_LENGTH, `must have at most ${MAX_NAME_LENGTH} characters`),
+      // The ledger stores it, and DynamoDB's strings are UTF-8.
+      v.check((text) => text.isWellFormed(), 'must be well-formed Unicode, without a lone surrogate'),
     ),
     barman_server: barmanName,
     barman_model: v.exactOptional(barmanName),
@@ -133,8 +135,8 @@ function received(issue: v.BaseIssue<unknown>): string {
   return issue.message === 'is missing' ? '' : `, not ${excerpt(issue.input)}`;
 }
 
-/** A value, cut for a message. JSON escapes control characters and lone surrogates. */
-function excerpt(value: unknown): string {
+/** A value, cut to 80 characters for a message. JSON escapes control characters and lone surrogates. */
+export function excerpt(value: unknown): string {
   if (typeof value === 'object' && value !== null) return Array.isArray(value) ? 'an array' : 'an object';
   const text = typeof value === 'string' ? JSON.stringify(value) : String(value);
   return text.length > 80 ? `${text.slice(0, 80)}…` : text;

@@ -2,7 +2,7 @@
 
 import type { MiddlewareObj } from '@middy/core';
 import type { APIGatewayProxyStructuredResultV2 } from 'aws-lambda';
-import { ConfigSwitchError, HttpError, Rejected } from '../errors.ts';
+import { ConfigSwitchError, HttpError, type HttpErrorReason, InvalidArgs, Rejected } from '../errors.ts';
 import { ExitCode, type ExitStatus, exitStatus, type Result } from '../exit-code.ts';
 import type { ReceivedEvent } from './invocation.ts';
 import type { RoleChange } from './payload.ts';
@@ -31,7 +31,24 @@ const HTTP_STATUS: Record<ExitStatus, number> = {
   HTTP_ERROR: 502,
   INVALID_ARGS: 400,
 };
-const STATUS_OF_HTTP_ERROR = { error: 502, busy: 503, timeout: 504 };
+/** The HTTP status of an HTTP_ERROR: 202 while the desired state is recorded and not decided yet. */
+const STATUS_OF_HTTP_ERROR: Record<
+  HttpErrorReason,
+  { readonly recorded: number; readonly otherwise: number }
+> = {
+  error: { recorded: 502, otherwise: 502 },
+  ledger: { recorded: 503, otherwise: 503 },
+  timeout: { recorded: 202, otherwise: 504 },
+  busy: { recorded: 202, otherwise: 503 },
+};
+/** An unauthenticated caller learns nothing; while the secrets cannot be read, no caller is authenticated. */
+const REJECTION: Record<Rejected['why'], readonly [status: number, body: { readonly message: string }]> = {
+  signature: [401, { message: 'Unauthorized' }],
+  timestamp: [401, { message: 'Unauthorized' }],
+  'secret unreadable': [503, { message: 'Service Unavailable' }],
+  'body too large': [413, { message: 'Content Too Large' }],
+  'payload format': [400, { message: 'Bad Request' }],
+};
 /** When a sender may try again (s). */
 const RETRY_AFTER = { 'retry-after': '5' };
 
@@ -54,7 +71,7 @@ export function response(): MiddlewareObj<CompletedEvent> {
     onError: (request) => {
       const error = request.error ?? new Error('no error');
       if (error instanceof Rejected) {
-        request.response = rejection(error);
+        request.response = json(...REJECTION[error.why]);
         return;
       }
       const body = responseBody(request.event, error);
@@ -88,7 +105,7 @@ function responseBody(
 
 /**
  * @returns an HTTP response, the body alone, or undefined to throw the error: an EventBridge event that could not be recorded
- *   is retried by Lambda and then kept in the failure queue
+ *   is retried by Lambda and then kept in the failure queue. One with an invalid payload is not: a retry cannot correct it
  */
 function forCaller(
   { arrived }: CompletedEvent,
@@ -98,31 +115,22 @@ function forCaller(
   switch (arrived.caller) {
     case 'http': {
       const status =
-        result instanceof HttpError ? STATUS_OF_HTTP_ERROR[result.reason] : HTTP_STATUS[body.exit_status];
-      return json(status, body, status === 503 ? RETRY_AFTER : {});
+        result instanceof HttpError
+          ? STATUS_OF_HTTP_ERROR[result.reason][body.recorded ? 'recorded' : 'otherwise']
+          : HTTP_STATUS[body.exit_status];
+      return json(status, body);
     }
     case 'eventbridge':
-      return result instanceof Error && !body.recorded ? undefined : body;
+      return result instanceof Error && !(result instanceof InvalidArgs) && !body.recorded ? undefined : body;
     case 'direct':
       return body;
   }
 }
 
-/** An unauthenticated caller learns nothing; while the secrets cannot be read, no caller is authenticated. */
-function rejection({ why }: Rejected): APIGatewayProxyStructuredResultV2 {
-  return why === 'secret unreadable'
-    ? json(503, { message: 'Service Unavailable' }, RETRY_AFTER)
-    : json(401, { message: 'Unauthorized' });
-}
-
-function json(
-  statusCode: number,
-  body: object,
-  headers: Record<string, string> = {},
-): APIGatewayProxyStructuredResultV2 {
+function json(statusCode: number, body: object): APIGatewayProxyStructuredResultV2 {
   return {
     statusCode,
-    headers: { 'content-type': 'application/json', ...headers },
+    headers: { 'content-type': 'application/json', ...(statusCode === 503 && RETRY_AFTER) },
     body: JSON.stringify(body),
   };
 }

@@ -3,11 +3,12 @@
  * Several heartbeats at once do no harm: each applies under a lease, as an event does.
  */
 
-import { X509Certificate } from 'node:crypto';
 import type { ConnectionSource } from '../barman/http-client.ts';
 import type { PgBackupApi } from '../barman/pg-backup-api.ts';
+import { certificatesOf } from '../barman/tls.ts';
 import { deadline } from '../deadline.ts';
 import { DeadlineExceeded } from '../errors.ts';
+import type { Result } from '../exit-code.ts';
 import {
   type Item,
   isKnownSchema,
@@ -42,7 +43,17 @@ export interface HeartbeatOptions {
   /** How long to wait for an operation of unknown end after its lease has expired (ms). */
   readonly operationTimeout: number;
   /** Called after each server that was reconciled, or failed. */
-  readonly onReconciled: (server: string, result: { message: string } | Error, progress: Progress) => void;
+  readonly onReconciled: (reconciled: Reconciled) => void;
+}
+
+/** How one server was reconciled. */
+export interface Reconciled {
+  /** The item, as it was before. */
+  readonly item: RecordedItem;
+  readonly result: Result | Error;
+  readonly progress: Progress;
+  /** ms */
+  readonly duration: number;
 }
 
 /** What a heartbeat found and did. */
@@ -64,8 +75,8 @@ export interface Heartbeat {
   /** Why pg-backup-api is unreachable, if it is. */
   readonly unreachable?: string;
   /** Days until the certificates expire. */
-  readonly clientCertDaysLeft?: number;
-  readonly caCertDaysLeft?: number;
+  readonly clientCertDaysLeft?: number | undefined;
+  readonly caCertDaysLeft?: number | undefined;
 }
 
 /**
@@ -120,21 +131,20 @@ async function reconcileAll(
   endedOf: ReadonlyMap<string, ReadonlySet<string>>,
 ): Promise<number> {
   let applied = 0;
-  for (const { barman_server, desired_version } of due) {
+  for (const item of due) {
     if (options.remaining() < SHORT) break;
+    const { barman_server, desired_version } = item;
     const progress = { ...newProgress(), recorded: true };
+    const start = performance.now();
+    let result: Result | Error;
     try {
       const ended = endedOf.get(barman_server) ?? new Set();
-      const result = await reconcile({ ...options, progress, ended }, barman_server, desired_version);
+      result = await reconcile({ ...options, progress, ended }, barman_server, desired_version);
       applied += 1;
-      options.onReconciled(barman_server, result, progress);
     } catch (error) {
-      options.onReconciled(
-        barman_server,
-        error instanceof Error ? error : new Error(String(error)),
-        progress,
-      );
+      result = error instanceof Error ? error : new Error(String(error));
     }
+    options.onReconciled({ item, result, progress, duration: performance.now() - start });
   }
   return applied;
 }
@@ -242,9 +252,12 @@ async function probeServer({ api }: HeartbeatOptions, items: readonly Item[]): P
   }
 }
 
-/** Whole days until the first certificate of a PEM file expires. */
-export function daysLeft(pem: string): number {
-  const certificates = pem.match(/-----BEGIN CERTIFICATE-----[\s\S]+?-----END CERTIFICATE-----/g) ?? [];
-  const ends = certificates.map((certificate) => Date.parse(new X509Certificate(certificate).validTo));
-  return Math.floor((Math.min(...ends) - Date.now()) / 86_400_000);
+/** Whole days until the first certificate of a PEM file expires; undefined if one cannot be read: TLS decides about that. */
+export function daysLeft(pem: string): number | undefined {
+  try {
+    const ends = certificatesOf(pem).map(({ validToDate }) => validToDate.getTime());
+    return Math.floor((Math.min(...ends) - Date.now()) / 86_400_000);
+  } catch {
+    return undefined;
+  }
 }
