@@ -16,6 +16,8 @@ const QUEUE = {
 /**
  * Heading in docs/alarms.md → alarm name → metric, description and, for docs/alarms.md only, the threshold's unit and
  * more advice (Markdown). Default: one occurrence or more within a minute. Periods in seconds.
+ * `isState`: the metric reports a state, so that its return to normal is news. The others count occurrences: that there is no further one
+ * does not mean that something is repaired, so they send no OK.
  */
 const ALARMS = {
   'Failed responses': {
@@ -96,6 +98,7 @@ const ALARMS = {
     },
     pending: {
       ...OWN,
+      isState: true,
       MetricName: 'OldestPendingAge',
       Statistic: 'Maximum',
       Threshold: 300,
@@ -106,10 +109,22 @@ const ALARMS = {
     },
     parked: {
       ...OWN,
+      isState: true,
       MetricName: 'Parked',
       Statistic: 'Maximum',
       description:
         'A desired state has been pending for a day, and the heartbeat has given up. Fix the cause, then run npm run ledger -- --stage STAGE retry SERVER.',
+    },
+    'paused-pending': {
+      ...OWN,
+      isState: true,
+      MetricName: 'PausedPendingAge',
+      Statistic: 'Maximum',
+      Threshold: 4 * 3_600,
+      unit: 's',
+      description:
+        'A server has been paused for 4 hours, and a desired state is pending for it: Barman may use the old primary. Run npm run ledger -- --stage STAGE resume SERVER.',
+      advice: 'A pause that ends by itself (`--for`) raises no alarm.',
     },
     'operation-stuck': {
       ...OWN,
@@ -121,6 +136,7 @@ const ALARMS = {
     },
     'pg-backup-api-unreachable': {
       ...OWN,
+      isState: true,
       MetricName: 'PgBackupApiUnreachable',
       Statistic: 'Minimum',
       EvaluationPeriods: 5,
@@ -130,6 +146,7 @@ const ALARMS = {
     },
     'heartbeat-lost': {
       ...OWN,
+      isState: true,
       MetricName: 'PgBackupApiUnreachable',
       Statistic: 'SampleCount',
       ComparisonOperator: 'LessThanThreshold',
@@ -202,6 +219,7 @@ const ALARMS = {
     },
     'undeliverable-events': {
       ...QUEUE,
+      isState: true,
       MetricName: 'ApproximateNumberOfMessagesVisible',
       Statistic: 'Maximum',
       description:
@@ -210,6 +228,7 @@ const ALARMS = {
     },
     'failures-old': {
       ...QUEUE,
+      isState: true,
       MetricName: 'ApproximateAgeOfOldestMessage',
       Statistic: 'Maximum',
       Threshold: 10 * 86_400,
@@ -223,6 +242,7 @@ const ALARMS = {
 function daysLeft(parameter, metric, certificate) {
   const alarm = (days) => ({
     ...OWN,
+    isState: true,
     MetricName: metric,
     Statistic: 'Minimum',
     ComparisonOperator: 'LessThanOrEqualToThreshold',
@@ -251,7 +271,7 @@ const resources = {
     ...Object.fromEntries(
       Object.values(ALARMS)
         .flatMap(Object.entries)
-        .map(([name, { description, advice: _, unit: __, ...metric }]) => [
+        .map(([name, { description, advice: _, unit: __, isState, ...metric }]) => [
           `${camelCase(name)}Alarm`,
           {
             Type: 'AWS::CloudWatch::Alarm',
@@ -261,7 +281,7 @@ const resources = {
               ...DEFAULTS,
               ...metric,
               AlarmActions: [{ Ref: 'AlarmTopic' }],
-              OKActions: [{ Ref: 'AlarmTopic' }],
+              ...(isState && { OKActions: [{ Ref: 'AlarmTopic' }] }),
             },
           },
         ]),

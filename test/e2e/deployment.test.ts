@@ -34,7 +34,12 @@ const folder = mkdtempSync(join(tmpdir(), 'barman-config-switch-e2e-'));
 const ca = await CertificateAuthority.create();
 const api = await PgBackupApiStandIn.start({
   models: MODELS,
-  servers: { main: { cluster: 'main' }, stuck: { cluster: 'main' }, killed: { cluster: 'main' } },
+  servers: {
+    main: { cluster: 'main' },
+    stuck: { cluster: 'main' },
+    killed: { cluster: 'main' },
+    direct: { cluster: 'main' },
+  },
   operationTime: 300,
   tls: { ...(await ca.server()), ca: ca.cert },
 });
@@ -270,34 +275,67 @@ describe('the ledger', () => {
     expect(api.requests.filter(({ method }) => method === 'POST')).toHaveLength(posts);
   });
 
-  test('applies the events of the failure queue after the documented redrive', async () => {
-    const commands = /```sh\n(queue=[\s\S]*?)```/.exec(readFileSync('docs/operations.md', 'utf8'))?.[1] ?? '';
-    // Version 1 of the AWS CLI uses another endpoint for SQS, unless it is given.
-    const redrive = `aws() { command aws --endpoint-url "$AWS_ENDPOINT_URL" "$@"; }\n${commands}`;
+  test('redrives the failure queue with the documented command', async () => {
+    const command = /^npm run ledger -- --stage prod redrive$/m.exec(
+      readFileSync('docs/operations.md', 'utf8'),
+    )?.[0];
+    if (!command) throw new Error('no command for the redrive in docs/operations.md');
+    /** @returns its lines about messages, without their ids */
+    const redrive = async () => {
+      const output = await shell(`${command} || true`);
+      return output.match(/(?<=: )(?:deleted|left in the queue): .*/g) ?? [];
+    };
     const queue = prod.outputs.FailureQueue ?? '';
-    const put = (event: object) =>
-      aws('sqs', 'send-message', '--queue-url', queue, '--message-body', JSON.stringify(event));
-
-    // The message of the test above cannot be recorded, and stays in the queue.
-    await shell(redrive, folder);
-    await expect.poll(failures, { timeout: 60_000, interval: 1_000 }).toHaveLength(1);
-    await shell(`command aws --endpoint-url "$AWS_ENDPOINT_URL" sqs purge-queue --queue-url ${queue}`);
-    const key = JSON.stringify({ barman_server: { S: 'newer' } });
-    await aws('dynamodb', 'delete-item', '--table-name', prod.name, '--key', key);
-
-    const event = { ...PROMOTION, barman_model: 'pg:node1' };
-    const eventBridge = {
+    const put = (message: unknown) =>
+      aws(
+        ...['sqs', 'send-message', '--queue-url', queue, '--message-body'],
+        typeof message === 'string' ? message : JSON.stringify(message),
+      );
+    const now = () => new Date().toISOString();
+    const ofLambda = (requestPayload: unknown) => ({
+      timestamp: now(),
+      requestContext: { requestId: randomUUID(), condition: 'RetriesExhausted' },
+      requestPayload,
+    });
+    const ofEventBridge = (detail: unknown, time: string) => ({
+      id: randomUUID(),
       'detail-type': 'Patroni role change',
       source: 'patroni',
-      time: new Date().toISOString(),
-    };
-    await put({ requestPayload: { ...eventBridge, id: randomUUID(), detail: event } });
-    await shell(redrive, folder);
-    expect(api.activeModel()).toBe('pg:node1');
-    await put({ ...eventBridge, time: new Date().toISOString(), id: randomUUID(), detail: PROMOTION });
-    await shell(redrive, folder);
-    expect(api.activeModel()).toBe('pg:node2');
-    expect(await failures()).toEqual([]);
+      time,
+      detail,
+    });
+
+    // The message of the test above cannot be recorded, and stays in the queue.
+    expect(await redrive()).toEqual([expect.stringMatching(/^left in the queue: .*has schema 99/)]);
+    expect(await failures()).toHaveLength(1);
+    const key = JSON.stringify({ barman_server: { S: 'newer' } });
+    await aws('dynamodb', 'delete-item', '--table-name', prod.name, '--key', key);
+    await shell(`aws --endpoint-url "$AWS_ENDPOINT_URL" sqs purge-queue --queue-url ${queue}`);
+
+    const posts = () => api.requests.filter(({ method }) => method === 'POST').length;
+    const before = posts();
+    await put(ofLambda(ofEventBridge({ ...PROMOTION, barman_model: 'pg:node1' }, now())));
+    await put('not JSON');
+    await put(ofEventBridge({ ...PROMOTION, age_ms: 3_600_000 }, now()));
+    await put(ofLambda({ ...PROMOTION, barman_server: 'direct' }));
+    await put(ofLambda(PROMOTION));
+    expect((await redrive()).sort()).toEqual([
+      expect.stringMatching(/^deleted: Barman server direct now uses model pg:node2/),
+      expect.stringMatching(/^deleted: Barman server main now uses model pg:node1/),
+      expect.stringMatching(/^deleted: superseded by a newer event/),
+      expect.stringMatching(
+        /^left in the queue: a direct invocation carries no time, and main has a role change/,
+      ),
+      expect.stringMatching(/^left in the queue: malformed: it is not a JSON object/),
+    ]);
+    expect([api.activeModel(), api.activeModel('direct'), posts() - before]).toEqual([
+      'pg:node1',
+      'pg:node2',
+      2,
+    ]);
+    await shell(`aws --endpoint-url "$AWS_ENDPOINT_URL" sqs purge-queue --queue-url ${queue}`);
+    // As the tests below expect it.
+    expect((await webhook(PROMOTION)).status).toBe(200);
   });
 
   test('blocks a server only until the lease expires if the function is killed during a switch', async () => {

@@ -155,7 +155,10 @@ describe.each(templates)('template with %s', (_, template) => {
       Principal: 'events.amazonaws.com',
       SourceArn: { 'Fn::GetAtt': ['RoleChangeRule', 'Arn'] },
     });
-    expect(only(template, 'AWS::Lambda::EventInvokeConfig').Properties).toMatchObject({
+    const [invocation] = ofType(template, 'AWS::Lambda::EventInvokeConfig').filter(
+      ({ Properties }) => Properties.Qualifier === '$LATEST',
+    );
+    expect(invocation?.Properties).toMatchObject({
       MaximumRetryAttempts: 2,
       DestinationConfig: { OnFailure: { Destination: { 'Fn::GetAtt': ['FailureQueue', 'Arn'] } } },
     });
@@ -217,12 +220,22 @@ describe.each(templates)('template with %s', (_, template) => {
     ]);
   });
 
-  test('invokes the heartbeat each minute', () => {
+  test('invokes the heartbeat each minute, and does not repeat one that crashed', () => {
     const { ScheduleExpression, Targets } = template.Resources.HeartbeatRule?.Properties ?? {};
     expect(ScheduleExpression).toBe('rate(1 minute)');
     expect(Targets).toEqual([expect.objectContaining({ Input: '{"heartbeat":true}' })]);
-    expect(template.Resources.HeartbeatPermission?.Properties.SourceArn).toEqual({
-      'Fn::GetAtt': ['HeartbeatRule', 'Arn'],
+    const alias = { Ref: 'HeartbeatAlias' };
+    expect(Targets[0].Arn).toEqual(alias);
+    expect(template.Resources.HeartbeatPermission?.Properties).toMatchObject({
+      FunctionName: alias,
+      SourceArn: { 'Fn::GetAtt': ['HeartbeatRule', 'Arn'] },
+    });
+    expect(template.Resources.HeartbeatAlias?.Properties).toMatchObject({ FunctionVersion: '$LATEST' });
+    expect(template.Resources.HeartbeatInvocation?.Properties).toEqual({
+      FunctionName: { Ref: 'ConfigSwitchLambdaFunction' },
+      Qualifier: 'heartbeat',
+      MaximumRetryAttempts: 0,
+      MaximumEventAgeInSeconds: 60,
     });
   });
 
@@ -235,6 +248,21 @@ describe.each(templates)('template with %s', (_, template) => {
       expect(AlarmDescription).toContain(`(docs/alarms.md#${name})`);
       expect(alarmsPage, `${name} in docs/alarms.md`).toContain(`### ${name}\n`);
     }
+    // "OK" only where the metric reports a state: no further failure does not mean that Barman is right again.
+    const states = alarms.filter(({ OKActions }) => OKActions).map(({ AlarmName }) => AlarmName);
+    expect(states.map((name) => name.replace(`${STAGE}-`, ''))).toEqual([
+      'pending',
+      'parked',
+      'paused-pending',
+      'pg-backup-api-unreachable',
+      'heartbeat-lost',
+      'client-cert-30-days',
+      'client-cert-7-days',
+      'ca-cert-30-days',
+      'ca-cert-7-days',
+      'undeliverable-events',
+      'failures-old',
+    ]);
     expect(alarms.map(({ MetricName }) => MetricName)).toEqual(
       expect.arrayContaining([
         'CONFIG_SWITCH_FAILED',
