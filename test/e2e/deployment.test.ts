@@ -338,6 +338,26 @@ describe('the ledger', () => {
     expect((await webhook(PROMOTION)).status).toBe(200);
   });
 
+  test('is shown and changed by the documented commands', async () => {
+    const block = /```sh\n(npm run ledger -- --stage prod [\s\S]*?)```/.exec(
+      readFileSync('docs/operations.md', 'utf8'),
+    )?.[1];
+    const commands = block?.trim().replaceAll('SERVER', 'direct').split('\n') ?? [];
+    const outputs = new Map<string, string>();
+    for (const command of commands) {
+      outputs.set(/prod +(.*?) *#/.exec(command)?.[1] ?? '', await shell(command));
+    }
+    expect(Object.fromEntries(outputs)).toEqual({
+      '': expect.stringMatching(/^main .* in sync/m),
+      'retry direct': expect.stringMatching(/^direct .* in sync/m),
+      'pause direct': expect.stringMatching(/^direct .* paused since /m),
+      'pause direct --for 2h': expect.stringMatching(/^direct .* paused until /m),
+      'resume direct': expect.stringMatching(/^direct .* in sync/m),
+      'forget direct': expect.stringContaining('direct is forgotten.'),
+      redrive: expect.stringContaining('0 deleted, 0 left in the queue'),
+    });
+  });
+
   test('blocks a server only until the lease expires if the function is killed during a switch', async () => {
     api.plan({ time: 6_000 });
     const killed = { ...PROMOTION, barman_server: 'killed' };
