@@ -21,6 +21,7 @@ import {
 } from '../functions/config-switch/reconcile/item.ts';
 import { Ledger } from '../functions/config-switch/reconcile/ledger.ts';
 import { Operator } from '../functions/config-switch/reconcile/operator.ts';
+import { check } from './check.ts';
 import { FailureQueue, redrive } from './redrive.ts';
 
 const USAGE = `usage: npm run ledger -- [--stage STAGE] [--region REGION] [COMMAND]
@@ -28,6 +29,7 @@ const USAGE = `usage: npm run ledger -- [--stage STAGE] [--region REGION] [COMMA
   pause SERVER [--for 2h] [--no-wait]  send nothing to Barman for it, until resume or for so many minutes (m), hours (h) or days (d)
   resume SERVER                        the next heartbeat applies what was recorded
   forget SERVER                        delete the item of a server that Barman does not have
+  check                                say what is wrong with the parameters in SSM
   redrive                              send the events of the failure queue again`;
 /** For each request to AWS (ms). */
 const TIMEOUT = 30_000;
@@ -51,6 +53,9 @@ async function main(): Promise<number> {
   if (command === undefined) {
     show(await ledger.all(signal()));
     return 0;
+  }
+  if (command === 'check' && server === undefined) {
+    return (await check(`/barman-config-switch/${stage}/`, signal())) === 0 ? 0 : 1;
   }
   if (command === 'redrive' && server === undefined) {
     const { left } = await redrive({

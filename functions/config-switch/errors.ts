@@ -17,6 +17,9 @@ export class InvalidArgs extends ConfigSwitchError {
   readonly exitCode = ExitCode.INVALID_ARGS;
 }
 
+/** The secret of a webhook may not move its Barman server. */
+export class WrongCluster extends InvalidArgs {}
+
 /** The operation ended FAILED. */
 export class ConfigSwitchFailed extends ConfigSwitchError {
   override readonly name = 'ConfigSwitchFailed';

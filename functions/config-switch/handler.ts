@@ -1,12 +1,13 @@
 /**
  * The handler of role changes. From the outside in: report how the event ended; receive it; respond; verify the signature;
- * parse the payload; then skip, or record and reconcile. Each step adds to the event what it found.
+ * parse the payload; check which servers the sender may move; then skip, or record and reconcile. Each step adds to the event what it found.
  */
 
 import middy from '@middy/core';
 import { runBarmanConfigSwitch } from './config-switch.ts';
 import { eventTime, invocation } from './event/invocation.ts';
 import { payload, type RoleChangeEvent } from './event/payload.ts';
+import { permission } from './event/permission.ts';
 import { response } from './event/response.ts';
 import { signature } from './event/signature.ts';
 import { versionOf } from './reconcile/item.ts';
@@ -42,6 +43,7 @@ export function createRoleChangeHandler({
       .use(response())
       .use(signature(credentials))
       .use(payload())
+      .use(permission(credentials))
       // The event that Lambda passes may be anything.
       .handler<unknown>(configSwitch)
   );

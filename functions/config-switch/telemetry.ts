@@ -3,7 +3,7 @@
 import { Logger } from '@aws-lambda-powertools/logger';
 import { Metrics, MetricUnit } from '@aws-lambda-powertools/metrics';
 import type { MiddlewareObj } from '@middy/core';
-import { Busy, ConfigSwitchError, LedgerError, Rejected } from './errors.ts';
+import { Busy, ConfigSwitchError, LedgerError, Rejected, WrongCluster } from './errors.ts';
 import { eventTime, type Invocation } from './event/invocation.ts';
 import type { CompletedEvent } from './event/response.ts';
 import { ExitCode, exitStatus } from './exit-code.ts';
@@ -59,7 +59,12 @@ function report(event: CompletedEvent, error?: Error | null): void {
     const failed = response.exit_code > ExitCode.CONFIG_SWITCH_SKIPPED;
     const level = busy ? 'warn' : failed ? 'error' : 'info';
     logger[level](message, { ...body, ...fields, ...internalError(error) });
-    metrics.addMetric(busy ? 'Busy' : response.exit_status, MetricUnit.Count, 1);
+    const wrongCluster = error instanceof WrongCluster;
+    metrics.addMetric(
+      busy ? 'Busy' : wrongCluster ? 'WrongCluster' : response.exit_status,
+      MetricUnit.Count,
+      1,
+    );
     if (error instanceof LedgerError) metrics.addMetric('LedgerUnreachable', MetricUnit.Count, 1);
     countProgress(progress);
     if (counts.attempts > 0 && !roleChange?.dryRun) {

@@ -45,6 +45,14 @@ const ALARMS = {
     },
   },
   'Rejected webhooks': {
+    'wrong-cluster': {
+      ...OWN,
+      MetricName: 'WrongCluster',
+      description:
+        'A webhook was signed with the secret of a cluster that may not move its Barman server, and was not applied (403). The message in the log names server and parameter.',
+      advice:
+        'Add the server to `servers` in that parameter, or give the node the secret of its own cluster. If neither is right, somebody uses a secret for a server of another team.',
+    },
     'secret-unreadable': {
       ...OWN,
       MetricName: 'SecretUnreadable',

@@ -34,6 +34,7 @@ const widgets = [
     { stacked: true },
   ),
   chart(12, 0, 12, 'Rejected webhooks', [
+    own('WrongCluster'),
     own('SignatureRejected'),
     own('TimestampStale'),
     own('SecretUnreadable'),

@@ -338,6 +338,29 @@ describe('the ledger', () => {
     expect((await webhook(PROMOTION)).status).toBe(200);
   });
 
+  test("is changed with a cluster's own secret only for that cluster's servers, set up with the documented commands", async () => {
+    const commands = /```sh\n(secret="whsec_[\s\S]*?)```/.exec(
+      readFileSync('docs/configuration.md', 'utf8'),
+    )?.[1];
+    if (!commands) throw new Error('no commands for a cluster in docs/configuration.md');
+    const output = await shell(`${commands}\necho "secret=$secret"`, folder);
+    const own = /secret=(whsec_\S+)/.exec(output)?.[1] ?? '';
+    try {
+      // An unknown secret makes the function read SSM again, once a minute at most.
+      const status = async () => (await webhook(PROMOTION, Date.now(), own)).status;
+      await expect.poll(status, { timeout: 90_000, interval: 1_000 }).toBe(200);
+      const { status: refused, response } = await webhook(
+        { ...PROMOTION, barman_server: 'stuck' },
+        Date.now(),
+        own,
+      );
+      expect([refused, response.exit_code, response.recorded]).toEqual([403, 4, false]);
+      expect(response.message).toContain('the secret in clusters/main may not move Barman server stuck');
+    } finally {
+      await shell(`aws ssm delete-parameter --name /barman-config-switch/prod/clusters/main`);
+    }
+  });
+
   test('is shown and changed by the documented commands', async () => {
     const block = /```sh\n(npm run ledger -- --stage prod [\s\S]*?)```/.exec(
       readFileSync('docs/operations.md', 'utf8'),
@@ -354,6 +377,7 @@ describe('the ledger', () => {
       'pause direct --for 2h': expect.stringMatching(/^direct .* paused until /m),
       'resume direct': expect.stringMatching(/^direct .* in sync/m),
       'forget direct': expect.stringContaining('direct is forgotten.'),
+      check: expect.stringMatching(/^ok {5}url, client-cert, client-key, ca-cert: https/m),
       redrive: expect.stringContaining('0 deleted, 0 left in the queue'),
     });
   });

@@ -17,6 +17,8 @@ beforeEach(() => {
 afterEach(() => {
   vi.useRealTimers();
 });
+/** Values are read again in the background, by the SDK with its retries. */
+const SLOW = { timeout: 15_000 };
 const pass = (ms: number) => vi.setSystemTime(Date.now() + ms);
 
 describe('SSM parameters', () => {
@@ -30,7 +32,7 @@ describe('SSM parameters', () => {
     ]);
   });
 
-  test('older than five minutes are read again', async () => {
+  test('older than five minutes are read again, and no request waits for that', async () => {
     await using run = await startFunction();
     await run.webhook(SKIPPED);
     const next = createSecret();
@@ -39,8 +41,26 @@ describe('SSM parameters', () => {
     expect((await run.webhook(SKIPPED)).statusCode).toBe(200);
     pass(MINUTE);
     const before = run.ssm.requestsFor(run.host.path).length;
-    expect((await run.webhook(SKIPPED, { secret: next })).statusCode).toBe(200);
-    expect(run.ssm.requestsFor(run.host.path).length - before).toBe(2);
+    run.ssm.delay = 200;
+    const start = performance.now();
+    expect((await run.webhook(SKIPPED)).statusCode).toBe(200);
+    expect(
+      run.ssm.requestsFor(run.host.path).length - before,
+      'the second page is not read yet',
+    ).toBeLessThan(2);
+    expect((await run.webhook(SKIPPED)).statusCode).toBe(200);
+    expect(performance.now() - start).toBeLessThan(400);
+    await expect.poll(() => run.ssm.requestsFor(run.host.path).length - before).toBe(2);
+    await expect.poll(async () => (await run.webhook(SKIPPED, { secret: next })).statusCode).toBe(200);
+    expect((await run.webhook(SKIPPED)).statusCode).toBe(401);
+  });
+
+  test('older than ten minutes are read again before they are used', async () => {
+    await using run = await startFunction();
+    await run.webhook(SKIPPED);
+    run.host.put({ 'webhook-secret': createSecret() });
+    pass(10 * MINUTE);
+    expect((await run.webhook(SKIPPED)).statusCode).toBe(401);
   });
 
   test.each(['access denied', 'throttling', 'reset'] as const)(
@@ -51,7 +71,7 @@ describe('SSM parameters', () => {
       run.ssm.faults.set(run.host.path, fault);
       pass(6 * MINUTE);
       expect((await run.webhook(PROMOTION)).response.exit_code).toBe(0);
-      expect(run.log()).toContainEqual(
+      await expect.poll(run.log, SLOW).toContainEqual(
         expect.objectContaining({
           level: 'WARN',
           message: expect.stringContaining('the last good values stay in use'),
@@ -63,7 +83,7 @@ describe('SSM parameters', () => {
       run.ssm.faults.delete(run.host.path);
       pass(2 * MINUTE);
       await run.webhook(SKIPPED);
-      expect(run.ssm.requestsFor(run.host.path).length).toBeGreaterThan(before);
+      await expect.poll(() => run.ssm.requestsFor(run.host.path).length, SLOW).toBeGreaterThan(before);
     },
   );
 
@@ -74,7 +94,7 @@ describe('SSM parameters', () => {
     run.host.put({ 'client-cert': next.cert });
     pass(6 * MINUTE);
     expect((await run.webhook({ ...PROMOTION, barman_model: 'pg:node1' })).response.exit_code).toBe(0);
-    expect(run.log()).toContainEqual(
+    await expect.poll(run.log, SLOW).toContainEqual(
       expect.objectContaining({
         message: expect.stringContaining('client-key does not belong to client-cert'),
       }),
@@ -108,7 +128,7 @@ describe('SSM parameters', () => {
     await using run = await startFunction();
     expect((await run.webhook(PROMOTION)).statusCode).toBe(200);
     run.host.put({ [name]: undefined });
-    pass(6 * MINUTE);
+    pass(10 * MINUTE);
     expect((await run.webhook({ ...PROMOTION, barman_model: 'pg:node1' })).statusCode).not.toBe(200);
   });
 
@@ -182,7 +202,7 @@ describe('parameters that TLS cannot use', () => {
     pass(6 * MINUTE);
     expect((await run.webhook({ ...PROMOTION, barman_model: 'pg:node1' })).response.exit_code).toBe(0);
     const message = expect.stringMatching(`${problem}.*; the last good values stay in use`);
-    expect(run.log()).toContainEqual(expect.objectContaining({ level: 'WARN', message }));
+    await expect.poll(run.log, SLOW).toContainEqual(expect.objectContaining({ level: 'WARN', message }));
     await run.send({ heartbeat: true });
     expect(run.metrics().at(-1)).toMatchObject({ PgBackupApiUnreachable: 0, ClientCertDaysLeft: 89 });
   });

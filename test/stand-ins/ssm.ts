@@ -1,6 +1,7 @@
 /** The read operations of SSM Parameter Store that the function uses: AWS JSON 1.1 on a real socket. */
 
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { listen, readBody, type StandInServer } from './server.ts';
 
 /** What happens instead of a normal response. */
@@ -21,6 +22,8 @@ export class SsmStandIn {
   readonly issued = new Set<string>();
   /** Faults by path, `*` for every path; they last until they are removed. */
   readonly faults = new Map<string, SsmFault>();
+  /** How long each response takes (ms). */
+  delay = 0;
   /** All requests so far. */
   readonly requests: SsmRequest[] = [];
   readonly #server: StandInServer;
@@ -67,6 +70,7 @@ export class SsmStandIn {
       NextToken?: string;
       Recursive?: boolean;
     };
+    if (this.delay > 0) await sleep(this.delay);
     this.requests.push({ operation, path: input.Path });
     const json = (status: number, body: object) => {
       response.writeHead(status, { 'content-type': 'application/x-amz-json-1.1' }).end(JSON.stringify(body));

@@ -1,24 +1,39 @@
-import { createSecretKey, type KeyObject } from 'node:crypto';
+import { createSecretKey } from 'node:crypto';
 import fc from 'fast-check';
 import { Webhook } from 'standardwebhooks';
 import { describe, expect, test, vi } from 'vitest';
-import { HttpError } from '../../functions/config-switch/errors.ts';
+import { HttpError, WrongCluster } from '../../functions/config-switch/errors.ts';
+import { permission } from '../../functions/config-switch/event/permission.ts';
 import {
+  isStale,
+  matchingSecrets,
+  type Secret,
   signature,
   signatureHeaders,
-  signedBody,
-  verifySignature,
+  signedWebhook,
 } from '../../functions/config-switch/event/signature.ts';
 import { createSecret, signedHeaders } from '../stand-ins/webhook.ts';
 
 const NOW = 1_795_000_000_000;
 const secret = createSecret();
-const keyOf = (secret: string) => createSecretKey(secret.replace('whsec_', ''), 'base64');
-const keys = [keyOf(createSecret()), keyOf(secret)];
+const secretOf = (
+  text: string,
+  parameter = 'webhook-secret',
+  servers: Secret['servers'] = 'all',
+): Secret => ({
+  key: createSecretKey(text.replace('whsec_', ''), 'base64'),
+  servers,
+  parameter,
+});
+const secrets = [secretOf(createSecret()), secretOf(secret)];
 
 function verify(headers: Record<string, string>, body: string, arrival = NOW) {
   const given = signatureHeaders(headers);
-  return given ? verifySignature(keys, given, Buffer.from(body), arrival) : 'missing';
+  if (!given) return 'missing';
+  const matching = matchingSecrets(secrets, given, Buffer.from(body));
+  if (matching.length === 0) return 'wrong';
+  expect(matching).toEqual([secrets[1]]);
+  return isStale(given, arrival) ? 'stale' : 'right';
 }
 
 describe('a signature', () => {
@@ -83,12 +98,12 @@ describe('a signature', () => {
 
 describe('a signed body', () => {
   const { signal } = new AbortController();
-  const source = (...read: readonly (readonly KeyObject[] | undefined)[]) => ({
+  const source = (...read: readonly (readonly Secret[] | undefined)[]) => ({
     secrets: async () => read[0] ?? [],
     rereadSecrets: async () => read[1],
   });
-  const read = (event: Parameters<typeof signedBody>[0], from = source(keys)) =>
-    signedBody(event, NOW, from, signal);
+  const read = (event: Parameters<typeof signedWebhook>[0], from = source(secrets)) =>
+    signedWebhook(event, NOW, from, signal).then(({ body }) => body);
   const signed = (body: string, base64 = false) => ({
     headers: signedHeaders(secret, body, { at: NOW }),
     body: base64 ? Buffer.from(body).toString('base64') : body,
@@ -97,7 +112,7 @@ describe('a signed body', () => {
 
   test('with a valid signature does not read the secrets again', async () => {
     const reread = vi.fn();
-    await read(signed('{}'), { ...source(keys), rereadSecrets: reread });
+    await read(signed('{}'), { ...source(secrets), rereadSecrets: reread });
     expect(reread).not.toHaveBeenCalled();
   });
 
@@ -111,14 +126,15 @@ describe('a signed body', () => {
   test('may have up to 16 KB, in any encoding; a larger one is rejected before the secrets are read', async () => {
     const largest = 'ä'.repeat(8 * 1024);
     expect(await read(signed(largest, true))).toBe(largest);
-    const secrets = vi.fn();
+    const unread = vi.fn();
     for (const base64 of [false, true]) {
-      await expect(read(signed(`${largest}x`, base64), { ...source(keys), secrets })).rejects.toMatchObject({
+      const from = { ...source(secrets), secrets: unread };
+      await expect(read(signed(`${largest}x`, base64), from)).rejects.toMatchObject({
         why: 'body too large',
         message: 'webhook with a body of 16385 bytes; the maximum is 16384',
       });
     }
-    expect(secrets).not.toHaveBeenCalled();
+    expect(unread).not.toHaveBeenCalled();
   });
 
   test('is verified as the bytes that were sent, and only then as UTF-8', async () => {
@@ -158,7 +174,8 @@ describe('a signed body', () => {
     });
     await expect(read({ ...signed('{}'), body: '{ }' })).rejects.toMatchObject({
       why: 'signature',
-      message: 'webhook with an invalid signature: it was not signed with a secret in webhook-secret',
+      message:
+        'webhook with an invalid signature: it was not signed with a secret in webhook-secret or in clusters/NAME',
     });
     const stale = { ...signed('{}'), headers: signedHeaders(secret, '{}', { at: NOW - 301_000 }) };
     await expect(read(stale)).rejects.toMatchObject({
@@ -169,8 +186,8 @@ describe('a signed body', () => {
   });
 
   test('may be signed with a secret that is found when the secrets are read again', async () => {
-    const other = [keyOf(createSecret())];
-    expect(await read(signed('{}'), source(other, keys))).toBe('{}');
+    const other = [secretOf(createSecret())];
+    expect(await read(signed('{}'), source(other, secrets))).toBe('{}');
     await expect(read(signed('{}'), source(other, other))).rejects.toMatchObject({ why: 'signature' });
     await expect(read(signed('{}'), source(other, undefined))).rejects.toMatchObject({ why: 'signature' });
   });
@@ -191,9 +208,77 @@ describe('a signed body', () => {
   });
 });
 
+describe('the secrets that match', () => {
+  test('are all of them: several may have the same key, and other secrets can be tried later', async () => {
+    const both = [
+      secretOf(secret, 'clusters/a', new Set(['a'])),
+      secretOf(secret, 'clusters/b', new Set(['b'])),
+    ];
+    const headers = signedHeaders(secret, '{}', { at: NOW });
+    const from = {
+      secrets: async () => [...both, secretOf(createSecret())],
+      rereadSecrets: async () => undefined,
+    };
+    const webhook = await signedWebhook(
+      { headers, body: '{}', isBase64Encoded: false },
+      NOW,
+      from,
+      new AbortController().signal,
+    );
+    expect(webhook.matching).toEqual(both);
+    expect(webhook.matchingOf(secrets)).toEqual([secrets[1]]);
+  });
+});
+
+describe('the permission', () => {
+  const { signal } = new AbortController();
+  const run = async (
+    matching: readonly Secret[] | undefined,
+    server: string,
+    reread: () => Promise<readonly Secret[] | undefined>,
+  ) => {
+    const event = {
+      signal,
+      roleChange: { barmanServer: server },
+      ...(matching && { webhook: { body: '{}', matching, matchingOf: (of: readonly Secret[]) => of } }),
+    };
+    await permission({ rereadSecrets: reread }).before?.({ event } as unknown as Parameters<
+      NonNullable<ReturnType<typeof permission>['before']>
+    >[0]);
+  };
+  const a = secretOf(secret, 'clusters/a', new Set(['a1', 'a2']));
+  const b = secretOf(secret, 'clusters/b', new Set(['b1']));
+  const unread = () => Promise.reject(new Error('not to be read'));
+
+  test.each<[string, readonly Secret[] | undefined, string]>([
+    ['a server of the cluster', [a], 'a2'],
+    ['a server of either cluster', [a, b], 'b1'],
+    ['any server with webhook-secret', [secretOf(secret)], 'x'],
+    ['any server by other callers', undefined, 'x'],
+  ])('is given for %s', async (_, matching, server) => {
+    await expect(run(matching, server, unread)).resolves.toBeUndefined();
+  });
+
+  test('is given for a server that was added meanwhile', async () => {
+    await expect(run([a], 'b1', async () => [a, b])).resolves.toBeUndefined();
+  });
+
+  test.each<[string, () => Promise<readonly Secret[] | undefined>]>([
+    ['were read less than a minute ago', async () => undefined],
+    ['do not list it either', async () => [a]],
+    ['cannot be read', () => Promise.reject(new HttpError('no SSM'))],
+  ])('is refused for any other server, if the parameters %s', async (_, reread) => {
+    await expect(run([a, a], 'b1', reread)).rejects.toEqual(
+      new WrongCluster(
+        'the secret in clusters/a may not move Barman server b1; add the server there, or sign with the secret of its own cluster',
+      ),
+    );
+  });
+});
+
 describe('the middleware', () => {
   const { signal } = new AbortController();
-  const source = { secrets: async () => keys, rereadSecrets: async () => undefined };
+  const source = { secrets: async () => secrets, rereadSecrets: async () => undefined };
   const run = async (event: object) => {
     const request = { event: { arrivedAt: NOW, signal, ...event } } as Parameters<
       NonNullable<ReturnType<typeof signature>['before']>

@@ -4,14 +4,14 @@
  * is malformed, the last good values stay in use.
  */
 
-import { createPrivateKey, createSecretKey, type KeyObject } from 'node:crypto';
+import { SSMClient, type SSMClientConfig } from '@aws-sdk/client-ssm';
 import ssm from '@middy/ssm';
 import { clearCache, getInternal } from '@middy/util';
 import type { Connection, ConnectionSource } from '../barman/http-client.ts';
-import { certificatesOf, secureContextOf } from '../barman/tls.ts';
 import { within } from '../deadline.ts';
 import { DeadlineExceeded, HttpError } from '../errors.ts';
-import type { SecretSource } from '../event/signature.ts';
+import type { Secret, SecretSource } from '../event/signature.ts';
+import { MalformedParameter, type Part, type Parts, partsOf, secretsOf, type Values } from './parameters.ts';
 
 /** Older values are read again (ms). */
 const MAX_AGE = 5 * 60_000;
@@ -26,29 +26,11 @@ const SSM_CLIENT = {
   maxAttempts: 3,
   requestHandler: { connectionTimeout: 1_000, requestTimeout: 2_500, throwOnRequestTimeout: true },
 };
-/** Standard Webhooks, "Signature scheme": a symmetric secret has 24 to 64 bytes, in base64 (RFC 4648, 4). */
-const SECRET = /^whsec_((?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?)$/;
-const SECRET_BYTES = { min: 24, max: 64 };
-
-/** A part of the parameters, or why it is unavailable. */
-type Part<T> = T | HttpError;
-
-interface Parts {
-  readonly connection: Part<Connection>;
-  readonly secrets: Part<readonly KeyObject[]>;
-}
-
-/** Returns one parameter, by its name without the path. */
-type Reader = (name: string) => string | undefined;
-
 /** What was read, and when the read began (ms since the epoch). */
 interface Reading {
-  readonly read: Reader;
+  readonly values: Values;
   readonly at: number;
 }
-
-/** A value exists but is malformed, perhaps in the middle of a rotation: the last good value stays in use. */
-class MalformedParameter extends HttpError {}
 
 export class Credentials implements ConnectionSource, SecretSource {
   readonly #path: string;
@@ -61,6 +43,8 @@ export class Credentials implements ConnectionSource, SecretSource {
   #staleAt = 0;
   /** When an unavailable part may be read again (ms since the epoch). */
   #repairAt = 0;
+  /** The read that replaces old values, while it is in progress. */
+  #renewal: Promise<unknown> | undefined;
   /** When a signature that does not match may cause the next read (ms since the epoch). */
   #rereadAt = 0;
 
@@ -79,21 +63,22 @@ export class Credentials implements ConnectionSource, SecretSource {
   /**
    * The secrets that webhooks may be signed with.
    *
-   * @throws HttpError if SSM cannot be read, or `webhook-secret` is missing or malformed
+   * @throws HttpError if SSM cannot be read, or there is no secret that is not malformed
    */
-  async secrets(signal: AbortSignal): Promise<readonly KeyObject[]> {
-    return usable((await this.#fresh('secrets', signal)).secrets);
+  async secrets(signal: AbortSignal): Promise<readonly Secret[]> {
+    const isUsable = (parts: Parts) => !(secretsOf(parts, this.#path) instanceof HttpError);
+    return usable(secretsOf(await this.#fresh(isUsable, signal), this.#path));
   }
 
   /**
-   * Reads the secrets again, because none of them matched a signature.
+   * Reads the secrets again, because none of them matched a signature, or those that did may not move a server.
    *
    * @returns undefined if the last such read is less than a minute old: anyone can send an invalid signature
    */
-  async rereadSecrets(signal: AbortSignal): Promise<readonly KeyObject[] | undefined> {
+  async rereadSecrets(signal: AbortSignal): Promise<readonly Secret[] | undefined> {
     if (Date.now() < this.#rereadAt) return undefined;
     this.#rereadAt = Date.now() + MIN_INTERVAL;
-    return usable((await this.#renew(signal)).secrets);
+    return usable(secretsOf(await this.#renew(signal), this.#path));
   }
 
   /**
@@ -102,22 +87,38 @@ export class Credentials implements ConnectionSource, SecretSource {
    * @throws HttpError if SSM cannot be read, or a parameter is missing or malformed
    */
   async connection(signal: AbortSignal): Promise<Connection> {
-    return usable((await this.#fresh('connection', signal)).connection);
+    const isUsable = ({ connection }: Parts) => !(connection instanceof HttpError);
+    return usable((await this.#fresh(isUsable, signal)).connection);
   }
 
   async rereadConnection(signal: AbortSignal): Promise<Connection> {
     return usable((await this.#renew(signal)).connection);
   }
 
-  /** The current parts; reads again if they are old or the needed one is unavailable. */
-  async #fresh(needed: keyof Parts, signal: AbortSignal): Promise<Parts> {
+  /** What all parameters mean, read now; for the operator. @throws HttpError if SSM cannot be read */
+  inspect(signal: AbortSignal): Promise<Parts> {
+    return this.#renew(signal);
+  }
+
+  /**
+   * The current parts. Old values stay in use while they are read again, so that no request waits for that; unless they are very
+   * old, as in an instance that was frozen for long: a secret that was removed must not be accepted for ever.
+   */
+  async #fresh(isUsable: (parts: Parts) => boolean, signal: AbortSignal): Promise<Parts> {
     const now = Date.now();
     if (this.#unreadable !== undefined && now < this.#repairAt) throw this.#unreadable;
     const parts = this.#parts;
     if (parts === undefined) return this.#renew(signal);
-    return now < (parts[needed] instanceof HttpError ? this.#repairAt : this.#staleAt)
-      ? parts
-      : this.#renew(signal);
+    if (!isUsable(parts)) return now < this.#repairAt ? parts : this.#renew(signal);
+    if (now >= this.#staleAt + MAX_AGE) return this.#renew(signal);
+    if (now >= this.#staleAt) {
+      this.#renewal ??= this.#renew(new AbortController().signal)
+        .catch(() => {})
+        .finally(() => {
+          this.#renewal = undefined;
+        });
+    }
+    return parts;
   }
 
   async #renew(signal: AbortSignal): Promise<Parts> {
@@ -138,20 +139,28 @@ export class Credentials implements ConnectionSource, SecretSource {
       this.#staleAt = Date.now() + MIN_INTERVAL;
       return old;
     }
-    const { read: reader, at } = reading;
+    const { values, at } = reading;
     this.#unreadable = undefined;
     this.#staleAt = at + MAX_AGE;
     this.#repairAt = at + REPAIR_INTERVAL;
     const keep = <T>(renewed: Part<T>, before: Part<T> | undefined): Part<T> => {
-      const kept = renewed instanceof MalformedParameter && before !== undefined;
-      if (!kept || before instanceof HttpError) return renewed;
+      if (!(renewed instanceof MalformedParameter)) return renewed;
+      if (before === undefined || before instanceof HttpError) {
+        this.#warn(renewed.message);
+        return renewed;
+      }
       this.#warn(`${renewed.message}; the last good values stay in use`);
       this.#staleAt = at + MIN_INTERVAL;
       return before;
     };
+    const { connection, webhookSecret, patroniTls, clusters } = partsOf(values, this.#path);
     this.#parts = {
-      connection: keep(part(connectionFrom, reader, this.#path), old?.connection),
-      secrets: keep(part(secretsFrom, reader, this.#path), old?.secrets),
+      connection: keep(connection, old?.connection),
+      patroniTls: keep(patroniTls, old?.patroniTls),
+      webhookSecret: webhookSecret && keep(webhookSecret, old?.webhookSecret),
+      clusters: new Map(
+        [...clusters].map(([name, cluster]) => [name, keep(cluster, old?.clusters.get(name))]),
+      ),
     };
     return this.#parts;
   }
@@ -164,7 +173,11 @@ export class Credentials implements ConnectionSource, SecretSource {
  * middy's cache never expires here, because its expiry would replace good values with a failed read.
  */
 function parameterReader(path: string): () => Promise<Reading> {
+  let values: Values = new Map();
   const middleware = ssm({
+    AwsClient: recordingClient(path, (read) => {
+      values = read;
+    }),
     fetchData: { parameters: path },
     cacheKey: path,
     cacheExpiry: -1,
@@ -182,125 +195,43 @@ function parameterReader(path: string): () => Promise<Reading> {
       NonNullable<typeof middleware.before>
     >[0];
     await middleware.before?.(request);
-    const { parameters } = (await getInternal('parameters', request)) as {
-      parameters: Record<string, unknown>;
-    };
-    // middy replaces characters other than letters and digits by "_", and parses values that look like JSON.
-    const read: Reader = (name) => {
-      const value = parameters[name.replaceAll('-', '_')];
-      return value === undefined ? undefined : typeof value === 'string' ? value : JSON.stringify(value);
-    };
-    return { read, at };
+    await getInternal('parameters', request);
+    return { values, at };
   };
 }
 
-/** @throws HttpError naming the parameter and the remedy, never the value */
-function connectionFrom(read: Reader, path: string): Connection {
-  const need = (name: string, form: string): string => {
-    const value = read(name)?.trim();
-    if (value === undefined || value === '') throw wrong(path, name, 'is missing', form);
-    return value;
+/**
+ * A client that passes on the parameters as SSM has them: middy replaces "-" and "." in names by "_", so that two of them can become
+ * one, and parses values that look like JSON.
+ *
+ * @param onRead called after the last page of each read, with the values by name without the path
+ */
+function recordingClient(path: string, onRead: (values: Values) => void): typeof SSMClient {
+  return class extends SSMClient {
+    constructor(config: SSMClientConfig) {
+      super(config);
+      /** The pages so far, by the token of the next one. */
+      const reads = new Map<string, Map<string, string>>();
+      this.middlewareStack.add(
+        (next) => async (args) => {
+          const { NextToken: token } = args.input as { NextToken?: string };
+          const result = await next(args);
+          const page = result.output as {
+            Parameters?: { Name?: string; Value?: string }[];
+            NextToken?: string;
+          };
+          const values = (token === undefined ? undefined : reads.get(token)) ?? new Map<string, string>();
+          for (const { Name = '', Value = '' } of page.Parameters ?? [])
+            values.set(Name.slice(path.length), Value);
+          if (token !== undefined) reads.delete(token);
+          if (page.NextToken === undefined) onRead(values);
+          else reads.set(page.NextToken, values);
+          return result;
+        },
+        { step: 'initialize' },
+      );
+    }
   };
-  const urlForm = 'the URL of pg-backup-api, such as https://barman.example.com/pgbapi';
-  const url = URL.parse(need('url', urlForm));
-  if (url === null || (url.protocol !== 'https:' && url.protocol !== 'http:')) {
-    throw wrong(path, 'url', 'is not an https:// URL', urlForm, MalformedParameter);
-  }
-  if (url.username !== '' || url.password !== '' || url.search !== '' || url.hash !== '') {
-    throw wrong(path, 'url', 'has a user, a password, a query or a fragment', urlForm, MalformedParameter);
-  }
-  if (url.protocol === 'http:') {
-    if (read('allow-plain-http')?.trim() === 'true') return { url };
-    throw wrong(
-      path,
-      'url',
-      'is an http:// URL, which is not protected',
-      `${urlForm}, or allow-plain-http set to true`,
-    );
-  }
-
-  const cert = need('client-cert', 'the client certificate in PEM');
-  const key = need('client-key', 'the private key of client-cert in PEM, without a pass phrase');
-  const ca = need('ca-cert', "the certificate of the CA that signed the Barman host's certificate, in PEM");
-  const [certificate] = orWrong(
-    () => certificatesOf(cert),
-    path,
-    'client-cert',
-    'a certificate in PEM, with its whole chain if it has one',
-  );
-  const privateKey = orWrong(
-    () => createPrivateKey(key),
-    path,
-    'client-key',
-    'a private key in PEM, without a pass phrase',
-  );
-  if (!certificate.checkPrivateKey(privateKey)) {
-    throw wrong(
-      path,
-      'client-key',
-      'does not belong to client-cert',
-      'the private key of client-cert',
-      MalformedParameter,
-    );
-  }
-  orWrong(() => certificatesOf(ca), path, 'ca-cert', 'one or more whole certificates in PEM');
-  const tls = { cert, key, ca, notAfter: certificate.validToDate.getTime() };
-  try {
-    secureContextOf(tls);
-  } catch (error) {
-    // One of OpenSSL's fixed texts, without a value.
-    const reason = error instanceof Error && 'reason' in error ? `: ${error.reason}` : '';
-    throw wrong(
-      path,
-      'client-cert',
-      `cannot be used for TLS${reason}`,
-      'a certificate that is signed with SHA-256 or better, and has an RSA key of 2048 bits or more, or an EC key',
-      MalformedParameter,
-    );
-  }
-  return { url, tls };
-}
-
-/** @throws HttpError naming the parameter and the remedy, never the value */
-function secretsFrom(read: Reader, path: string): readonly KeyObject[] {
-  const form =
-    'whsec_ followed by 24 to 64 random bytes in base64; during a rotation, several of them separated by spaces';
-  const secrets = (read('webhook-secret') ?? '').split(/\s+/).filter((secret) => secret !== '');
-  if (secrets.length === 0) throw wrong(path, 'webhook-secret', 'is missing', form);
-  return secrets.map((secret) => {
-    const key = Buffer.from(SECRET.exec(secret)?.[1] ?? '', 'base64');
-    if (key.length < SECRET_BYTES.min || key.length > SECRET_BYTES.max)
-      throw wrong(path, 'webhook-secret', 'is malformed', form, MalformedParameter);
-    return createSecretKey(key);
-  });
-}
-
-function wrong(
-  path: string,
-  name: string,
-  what: string,
-  form: string,
-  ErrorClass: typeof HttpError = HttpError,
-): HttpError {
-  return new ErrorClass(`SSM parameter ${path}${name} ${what}; expected ${form}`);
-}
-
-function orWrong<T>(make: () => T, path: string, name: string, form: string): T {
-  try {
-    return make();
-  } catch {
-    // Without a cause: a parser's error may quote the secret.
-    throw wrong(path, name, 'is malformed', form, MalformedParameter);
-  }
-}
-
-function part<T>(make: (read: Reader, path: string) => T, read: Reader, path: string): Part<T> {
-  try {
-    return make(read, path);
-  } catch (error) {
-    if (error instanceof HttpError) return error;
-    throw error;
-  }
 }
 
 function usable<T>(value: Part<T>): T {

@@ -3,11 +3,15 @@
 import { X509Certificate } from 'node:crypto';
 import { createSecureContext, type SecureContext } from 'node:tls';
 
-/** PEM: the client certificate with its chain, its private key, and the CA certificates that the server is verified against. */
-export interface TlsCredentials {
-  readonly cert: string;
-  readonly key: string;
-  readonly ca: string;
+/** PEM: a client certificate with its chain and its private key, and the CA certificates that the server is verified against. */
+export interface TlsSettings {
+  readonly cert?: string;
+  readonly key?: string;
+  readonly ca?: string;
+}
+
+/** Those of the Barman host, which are all required. */
+export interface TlsCredentials extends Required<TlsSettings> {
   /** When the client certificate expires (ms since the epoch), if that is known. */
   readonly notAfter?: number;
 }
@@ -17,15 +21,15 @@ const PEM_BLOCK = /-----BEGIN ([A-Z0-9 ]+)-----[\s\S]*?-----END \1-----/g;
 /** The labels that OpenSSL takes for a certificate (PEM_read_bio_X509_AUX). */
 const CERTIFICATE = /^(X509 |TRUSTED )?CERTIFICATE$/;
 
-const contexts = new WeakMap<TlsCredentials, SecureContext>();
+const contexts = new WeakMap<TlsSettings, SecureContext>();
 
 /**
  * The TLS context of a set of credentials. Created once per set: it is large, and not visible to the garbage collector.
  *
  * @throws Error with OpenSSL's `reason` if it cannot be used, such as "ee key too small"
  */
-export function secureContextOf(tls: TlsCredentials): SecureContext {
-  const context = contexts.get(tls) ?? createSecureContext({ cert: tls.cert, key: tls.key, ca: tls.ca });
+export function secureContextOf(tls: TlsSettings): SecureContext {
+  const context = contexts.get(tls) ?? createSecureContext(tls);
   contexts.set(tls, context);
   return context;
 }

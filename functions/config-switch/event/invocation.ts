@@ -5,6 +5,7 @@ import type { APIGatewayProxyEventV2, Context, EventBridgeEvent } from 'aws-lamb
 import type { RequestCounts } from '../barman/pg-backup-api.ts';
 import { deadline, timeToDeadline } from '../deadline.ts';
 import { newProgress, type Progress } from '../reconcile/reconcile.ts';
+import type { SignedWebhook } from './signature.ts';
 
 /** An event id becomes part of a version and of a key: printable ASCII without spaces. */
 const EVENT_ID = /^[!-~]{1,128}$/;
@@ -40,6 +41,8 @@ export interface ReceivedEvent extends Invocation {
   /** By a clock of AWS, never of a database node (ms since the epoch). */
   readonly arrivedAt: number;
   readonly progress: Progress;
+  /** Of a webhook, once its signature is verified. */
+  readonly webhook?: SignedWebhook;
   /** Parsed from JSON; undefined for a webhook until its signature is verified. */
   readonly payload: unknown;
 }

@@ -2,7 +2,14 @@
 
 import type { MiddlewareObj } from '@middy/core';
 import type { APIGatewayProxyStructuredResultV2 } from 'aws-lambda';
-import { ConfigSwitchError, HttpError, type HttpErrorReason, InvalidArgs, Rejected } from '../errors.ts';
+import {
+  ConfigSwitchError,
+  HttpError,
+  type HttpErrorReason,
+  InvalidArgs,
+  Rejected,
+  WrongCluster,
+} from '../errors.ts';
 import { ExitCode, type ExitStatus, exitStatus, type Result } from '../exit-code.ts';
 import type { ReceivedEvent } from './invocation.ts';
 import type { RoleChange } from './payload.ts';
@@ -115,9 +122,11 @@ function forCaller(
   switch (arrived.caller) {
     case 'http': {
       const status =
-        result instanceof HttpError
-          ? STATUS_OF_HTTP_ERROR[result.reason][body.recorded ? 'recorded' : 'otherwise']
-          : HTTP_STATUS[body.exit_status];
+        result instanceof WrongCluster
+          ? 403
+          : result instanceof HttpError
+            ? STATUS_OF_HTTP_ERROR[result.reason][body.recorded ? 'recorded' : 'otherwise']
+            : HTTP_STATUS[body.exit_status];
       return json(status, body);
     }
     case 'eventbridge':

@@ -21,12 +21,30 @@ export interface SignatureHeaders {
   readonly signature: string;
 }
 
-/** Provides the secrets that webhooks may be signed with, as keys of an HMAC. */
+/** A secret that webhooks may be signed with, and what such a webhook may move. */
+export interface Secret {
+  /** Of an HMAC. */
+  readonly key: KeyObject;
+  readonly servers: 'all' | ReadonlySet<string>;
+  /** The parameter that has it, without the path. */
+  readonly parameter: string;
+}
+
+/** Provides the secrets that webhooks may be signed with. */
 export interface SecretSource {
   /** @throws HttpError if they are unavailable */
-  secrets(signal: AbortSignal): Promise<readonly KeyObject[]>;
+  secrets(signal: AbortSignal): Promise<readonly Secret[]>;
   /** Reads them again; undefined if that was done less than a minute ago. */
-  rereadSecrets(signal: AbortSignal): Promise<readonly KeyObject[] | undefined>;
+  rereadSecrets(signal: AbortSignal): Promise<readonly Secret[] | undefined>;
+}
+
+/** A webhook whose signature is verified. */
+export interface SignedWebhook {
+  readonly body: string;
+  /** The secrets that match its signature; at least one. */
+  readonly matching: readonly Secret[];
+  /** Those of other secrets that match it. */
+  readonly matchingOf: (secrets: readonly Secret[]) => readonly Secret[];
 }
 
 /**
@@ -46,8 +64,8 @@ export function signature(source: SecretSource): MiddlewareObj<ReceivedEvent> {
           'HTTP request that is not in payload format 2.0; invoke the function through an HTTP API, and set the payload format of its integration to 2.0',
         );
       }
-      const body = await signedBody(arrived.event, arrivedAt, source, signal);
-      request.event = { ...request.event, payload: parseJson(body) };
+      const webhook = await signedWebhook(arrived.event, arrivedAt, source, signal);
+      request.event = { ...request.event, webhook, payload: parseJson(webhook.body) };
     },
   };
 }
@@ -59,16 +77,16 @@ export function signature(source: SecretSource): MiddlewareObj<ReceivedEvent> {
  * @param arrival when it arrived (ms since the epoch)
  * @param source of the secrets
  * @param signal aborts at the deadline
- * @returns the body
+ * @returns the webhook, with the secrets that match
  * @throws Rejected if it is not, the secrets are unavailable, or the body is too large to be hashed
  * @throws InvalidArgs if it is, but the event id is invalid or the body is not UTF-8
  */
-export async function signedBody(
+export async function signedWebhook(
   event: Pick<APIGatewayProxyEventV2, 'headers' | 'body' | 'isBase64Encoded'>,
   arrival: number,
   source: SecretSource,
   signal: AbortSignal,
-): Promise<string> {
+): Promise<SignedWebhook> {
   const { body: sent = '', isBase64Encoded } = event;
   const encoding = isBase64Encoded ? 'base64' : 'utf8';
   const size = Buffer.byteLength(sent, encoding);
@@ -84,24 +102,22 @@ export async function signedBody(
   }
   const body = Buffer.from(sent, encoding);
 
-  let verdict: ReturnType<typeof verifySignature>;
+  const matchingOf = (secrets: readonly Secret[]) => matchingSecrets(secrets, headers, body);
+  let matching: readonly Secret[];
   try {
-    verdict = verifySignature(await source.secrets(signal), headers, body, arrival);
-    if (verdict === 'wrong') {
-      const renewed = await source.rereadSecrets(signal);
-      if (renewed) verdict = verifySignature(renewed, headers, body, arrival);
-    }
+    matching = matchingOf(await source.secrets(signal));
+    if (matching.length === 0) matching = matchingOf((await source.rereadSecrets(signal)) ?? []);
   } catch (error) {
     if (!(error instanceof HttpError)) throw error;
     throw new Rejected('secret unreadable', `webhook not verified: ${error.message}`, { cause: error });
   }
-  if (verdict === 'wrong') {
+  if (matching.length === 0) {
     throw new Rejected(
       'signature',
-      'webhook with an invalid signature: it was not signed with a secret in webhook-secret',
+      'webhook with an invalid signature: it was not signed with a secret in webhook-secret or in clusters/NAME',
     );
   }
-  if (verdict === 'stale') {
+  if (isStale(headers, arrival)) {
     throw new Rejected(
       'timestamp',
       "webhook with a valid signature, but a timestamp more than 5 minutes off: check the node's clock",
@@ -115,7 +131,7 @@ export async function signedBody(
   if (!isUtf8(body)) {
     throw new InvalidArgs('the body is not valid UTF-8; send the payload as a JSON object in UTF-8');
   }
-  return body.toString();
+  return { body: body.toString(), matching, matchingOf };
 }
 
 /**
@@ -137,29 +153,32 @@ export function signatureHeaders(
 }
 
 /**
- * Checks a signature.
+ * The secrets that match a signature. All are tried: several may, and the servers of all of them count.
  *
  * Not with the reference library: its SHA-256 is JavaScript, it signs text only, and its `verify` rejects a stale timestamp
  * before it checks the signature, so that a node with a wrong clock would look like an unauthenticated sender.
  *
- * @param secrets several during a rotation
  * @param headers the signature headers
  * @param body as it was sent
- * @param arrival when it arrived (ms since the epoch)
- * @returns `stale` for a valid signature with a timestamp more than five minutes from the arrival
  */
-export function verifySignature(
-  secrets: readonly KeyObject[],
+export function matchingSecrets(
+  secrets: readonly Secret[],
   { id, timestamp, signature }: SignatureHeaders,
   body: Buffer,
-  arrival: number,
-): 'right' | 'stale' | 'wrong' {
+): readonly Secret[] {
   const given = signature.split(' ').map((one) => Buffer.from(one));
-  const right = secrets.some((secret) => {
-    const hmac = createHmac('sha256', secret).update(`${id}.${timestamp}.`).update(body);
+  return secrets.filter(({ key }) => {
+    const hmac = createHmac('sha256', key).update(`${id}.${timestamp}.`).update(body);
     const expected = Buffer.from(`v1,${hmac.digest('base64')}`);
     return given.some((one) => one.length === expected.length && timingSafeEqual(one, expected));
   });
-  if (!right) return 'wrong';
-  return Math.abs(Math.floor(arrival / 1_000) - Number(timestamp)) > TOLERANCE ? 'stale' : 'right';
+}
+
+/**
+ * Whether a webhook was signed more than five minutes before or after its arrival.
+ *
+ * @param arrival when it arrived (ms since the epoch)
+ */
+export function isStale({ timestamp }: Pick<SignatureHeaders, 'timestamp'>, arrival: number): boolean {
+  return Math.abs(Math.floor(arrival / 1_000) - Number(timestamp)) > TOLERANCE;
 }

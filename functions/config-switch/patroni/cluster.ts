@@ -1,0 +1,154 @@
+/** A Patroni cluster as the operator describes it: who may move which Barman server, and which model belongs to which member. */
+
+import { createSecretKey, type KeyObject } from 'node:crypto';
+import * as v from 'valibot';
+import { BARMAN_NAME } from '../barman/target.ts';
+
+/** Barman's default for the option `streaming_archiver_name` (barman(5)). */
+const STREAMING_ARCHIVER_NAME = 'barman_receive_wal';
+/** Standard Webhooks, "Signature scheme": a symmetric secret has 24 to 64 bytes, in base64 (RFC 4648, 4). */
+const SECRET = /^whsec_((?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?)$/;
+const SECRET_BYTES = { min: 24, max: 64 };
+/** What a secret looks like. */
+export const SECRET_FORM =
+  'whsec_ followed by 24 to 64 random bytes in base64; during a rotation, several of them separated by spaces';
+
+const name = v.pipe(
+  v.string('must be a string'),
+  v.regex(BARMAN_NAME, 'must be a name as in the configuration of Barman'),
+);
+const url = v.pipe(
+  v.string('must be a string'),
+  v.check((text) => /^https?:$/.test(URL.parse(text)?.protocol ?? ''), 'must be an http:// or https:// URL'),
+  v.transform((text) => new URL(text)),
+  v.check(
+    ({ username, password, search, hash }) => `${username}${password}${search}${hash}` === '',
+    'must not have a user, a password, a query or a fragment',
+  ),
+);
+
+/** valibot takes an array for a record, too. */
+const recordOf = <T extends v.GenericSchema>(value: T, message: string) =>
+  v.pipe(
+    v.custom<object>(
+      (input) => typeof input === 'object' && input !== null && !Array.isArray(input),
+      message,
+    ),
+    v.record(v.string(), value),
+  );
+
+const Settings = v.object(
+  {
+    secret: v.exactOptional(
+      v.pipe(
+        v.string('must be a string'),
+        v.check((text) => secretKeys(text) !== undefined, `must be ${SECRET_FORM}`),
+        v.transform((text) => secretKeys(text) ?? []),
+      ),
+    ),
+    servers: recordOf(
+      recordOf(
+        v.nullable(name),
+        'must be an object of Patroni members, such as {"node1": "pg:node1"}, or {}',
+      ),
+      'must be an object of Barman servers, such as {"main": {"node1": "pg:node1"}}',
+    ),
+    patroni: v.exactOptional(
+      v.pipe(v.array(url, 'must be an array of URLs'), v.minLength(1, 'must have at least one URL')),
+    ),
+    scope: v.exactOptional(v.pipe(v.string('must be a string'), v.minLength(1, 'must not be empty'))),
+    streaming_archiver_name: v.exactOptional(
+      v.nullable(v.pipe(v.string('must be a string or null'), v.minLength(1, 'must not be empty'))),
+    ),
+  },
+  'is missing',
+);
+
+export interface Cluster {
+  /** Of the parameter `clusters/<name>`. */
+  readonly name: string;
+  /** The scope in Patroni's configuration. */
+  readonly scope: string;
+  /** May move the servers of this cluster, and no others. */
+  readonly secrets: readonly KeyObject[];
+  /** Barman server → Patroni member → model; null: no model. Without members, nothing is reconciled for the server. */
+  readonly servers: ReadonlyMap<string, ReadonlyMap<string, string | null>>;
+  /** URLs of Patroni's REST API; empty: it is not asked. */
+  readonly patroni: readonly URL[];
+  /** The `application_name` of Barman's receive-wal; null: WAL arrives in another way. */
+  readonly streamingArchiverName: string | null;
+}
+
+/**
+ * Parses the value of a parameter `clusters/<name>`.
+ *
+ * @throws Error with every problem in one message, each with its field, but no value
+ */
+export function parseCluster(clusterName: string, text: string): Cluster {
+  let json: unknown;
+  try {
+    json = JSON.parse(text);
+  } catch {
+    throw new Error('is not JSON');
+  }
+  if (typeof json !== 'object' || json === null || Array.isArray(json))
+    throw new Error('is not a JSON object');
+  const result = v.safeParse(Settings, json);
+  const servers: Record<string, unknown> = (json as { servers?: Record<string, unknown> }).servers ?? {};
+  const problems = [
+    ...(result.issues ?? []).map((issue) => `${v.getDotPath(issue)} ${issue.message}`),
+    ...Object.keys(json)
+      .filter((key) => !Object.hasOwn(Settings.entries, key))
+      .map(
+        (key) =>
+          `${JSON.stringify(key)} is an unknown key; valid keys: ${Object.keys(Settings.entries).join(', ')}`,
+      ),
+    ...Object.keys(Object(servers))
+      .filter((server) => !BARMAN_NAME.test(server) || server in {})
+      .map(
+        (server) => `${JSON.stringify(server)} in servers must be a name as in the configuration of Barman`,
+      ),
+  ];
+  if (!result.success || problems.length > 0) throw new Error(`is malformed: ${problems.join('; ')}`);
+  const { output } = result;
+  return {
+    name: clusterName,
+    scope: output.scope ?? clusterName,
+    secrets: output.secret ?? [],
+    servers: new Map(
+      Object.entries(output.servers).map(([server, members]) => [server, new Map(Object.entries(members))]),
+    ),
+    patroni: output.patroni ?? [],
+    streamingArchiverName:
+      output.streaming_archiver_name === undefined ? STREAMING_ARCHIVER_NAME : output.streaming_archiver_name,
+  };
+}
+
+/**
+ * The keys in a secret parameter, several during a rotation.
+ *
+ * @returns undefined if it is malformed, or has none
+ */
+export function secretKeys(text: string): readonly KeyObject[] | undefined {
+  const keys = text
+    .split(/\s+/)
+    .filter((secret) => secret !== '')
+    .map((secret) => Buffer.from(SECRET.exec(secret)?.[1] ?? '', 'base64'));
+  const wellFormed = keys.every(({ length }) => length >= SECRET_BYTES.min && length <= SECRET_BYTES.max);
+  return keys.length > 0 && wellFormed ? keys.map((key) => createSecretKey(key)) : undefined;
+}
+
+/**
+ * The Barman servers that have members in several clusters. They are reconciled by none of them: there would be two leaders.
+ *
+ * @returns server → names of those clusters
+ */
+export function serversOfSeveral(clusters: Iterable<Cluster>): Map<string, readonly string[]> {
+  const namesOf = new Map<string, string[]>();
+  for (const { name, servers } of clusters) {
+    for (const [server, members] of servers) {
+      if (members.size > 0) namesOf.set(server, [...(namesOf.get(server) ?? []), name]);
+    }
+  }
+  return new Map([...namesOf].filter(([, names]) => names.length > 1));
+}
