@@ -4,6 +4,7 @@
  * `patroni_barman` comes from PyPI, and AWS's runtime interface client from npm.
  */
 
+import { benchClusters } from './clusters.ts';
 import { benchCold } from './cold.ts';
 import { benchLedger, benchStorm } from './ledger.ts';
 import { benchReaction, benchSkips } from './reaction.ts';
@@ -12,6 +13,7 @@ import { dynamoDb, ssm } from './world.ts';
 const PARTS: Record<string, () => Promise<void>> = {
   skips: benchSkips,
   ledger: benchLedger,
+  clusters: benchClusters,
   cold: benchCold,
   storm: benchStorm,
   reaction: benchReaction,

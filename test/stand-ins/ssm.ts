@@ -12,9 +12,6 @@ export interface SsmRequest {
   readonly path: string | undefined;
 }
 
-/** Page size. SSM's maximum is 10; with a smaller one, every read takes several requests. */
-const PAGE = 4;
-
 export class SsmStandIn {
   /** Parameter values by full name. */
   readonly parameters = new Map<string, string>();
@@ -22,6 +19,8 @@ export class SsmStandIn {
   readonly issued = new Set<string>();
   /** Faults by path, `*` for every path; they last until they are removed. */
   readonly faults = new Map<string, SsmFault>();
+  /** Page size. SSM's maximum is 10; with a smaller one, every read takes several requests. */
+  page = 4;
   /** How long each response takes (ms). */
   delay = 0;
   /** All requests so far. */
@@ -106,7 +105,7 @@ export class SsmStandIn {
         .filter((name) => input.Recursive || !name.slice(prefix.length).includes('/'))
         .sort();
       const start = Number(input.NextToken ?? 0);
-      const next = start + PAGE;
+      const next = start + this.page;
       json(200, {
         Parameters: names.slice(start, next).map(found),
         ...(next < names.length ? { NextToken: String(next) } : {}),

@@ -1,0 +1,64 @@
+/** What a secret for each cluster costs: how long the parameters take to read, and a signature to verify. */
+
+import { Credentials } from '../../functions/config-switch/aws/credentials.ts';
+import { matchingSecrets, signatureHeaders } from '../../functions/config-switch/event/signature.ts';
+import { createSecret, signedHeaders } from '../stand-ins/webhook.ts';
+import { median, ms, quantile, table } from './report.ts';
+import { ssm } from './world.ts';
+
+const CLUSTERS = [0, 1, 50, 200];
+/** SSM's maximum page, and how long it takes (ms). */
+const PAGE = { size: 10, time: 20 };
+const REPEATS = 200;
+
+/** Measures the first read of the parameters, and signatures that match the last secret or none. */
+export async function benchClusters(): Promise<void> {
+  const rows: string[][] = [];
+  for (const count of CLUSTERS) {
+    const path = `/clusters-${count}/`;
+    const secrets = Array.from({ length: count }, () => createSecret());
+    ssm.put(path, { url: 'https://barman.example.com', 'webhook-secret': createSecret() });
+    ssm.put(
+      path,
+      Object.fromEntries(
+        secrets.map((secret, index) => [
+          `clusters/c${index}`,
+          JSON.stringify({
+            secret,
+            servers: { [`server-${index}`]: { node1: 'pg:node1', node2: 'pg:node2' } },
+          }),
+        ]),
+      ),
+    );
+    ssm.delay = PAGE.time;
+    ssm.page = PAGE.size;
+    const start = performance.now();
+    const known = await new Credentials(path, () => {}).secrets(AbortSignal.timeout(30_000));
+    const read = performance.now() - start;
+    ssm.delay = 0;
+
+    const verify = (secret: string, size: number) => {
+      const body = JSON.stringify({ action: 'x'.repeat(size) });
+      const headers = signatureHeaders(signedHeaders(secret, body));
+      if (!headers) throw new Error('no headers');
+      const bytes = Buffer.from(body);
+      const times = Array.from({ length: REPEATS }, () => {
+        const before = performance.now();
+        matchingSecrets(known, headers, bytes);
+        return performance.now() - before;
+      });
+      return `${median(times).toFixed(2)} ms, p95 ${quantile(times, 0.95).toFixed(2)} ms`;
+    };
+    rows.push([
+      String(count),
+      ms(read),
+      verify(secrets.at(-1) ?? createSecret(), 250),
+      verify(createSecret(), 16_000),
+    ]);
+  }
+  table(
+    `Parameters with a secret for each cluster; a page of ${PAGE.size} parameters takes SSM ${PAGE.time} ms`,
+    ['clusters', 'first read', 'signature of a usual body', 'wrong signature, 16 KB'],
+    rows,
+  );
+}
