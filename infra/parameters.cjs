@@ -33,6 +33,22 @@ const PARAMETERS = {
     parse: Number,
     default: 443,
   },
+  'patroni-hosts': {
+    description:
+      "the database nodes' addresses as CIDR blocks, or their security groups, separated by commas; the function may connect to Patroni's REST API there. Without it Patroni is not asked",
+    form: "the database nodes' addresses as CIDR blocks, such as 10.0.1.0/24, or their security groups, such as sg-0123456789abcdef0, separated by commas",
+    check: (value) =>
+      list(value).length > 0 && list(value).every((one) => isCidr(one) || isSecurityGroup(one)),
+    parse: list,
+    default: null,
+  },
+  'patroni-port': {
+    description: "port of Patroni's REST API",
+    form: "the port of Patroni's REST API, 1 to 65535",
+    check: (value) => isWhole(value, 1, 65_535),
+    parse: Number,
+    default: 8008,
+  },
   'ssm-access': {
     description:
       "how the function reaches SSM: `endpoint` creates an interface endpoint (about 7 USD per month and zone); `nat` uses the VPC's NAT; `sg-…` uses an existing endpoint with private DNS, and adds the function to its security group",
@@ -221,10 +237,12 @@ module.exports = async ({ options, resolveVariable }) => {
   return {
     ...parameters,
     'deletion-protection': parameters['deletion-protection'] ?? stage.startsWith('prod'),
-    // CloudFormation accepts only one of the two.
-    barmanHost: isCidr(parameters['barman-host'])
-      ? { CidrIp: parameters['barman-host'] }
-      : { DestinationSecurityGroupId: parameters['barman-host'] },
+    egress: [
+      egress('pg-backup-api on the Barman host', parameters['barman-host'], parameters['barman-port']),
+      ...(parameters['patroni-hosts'] ?? []).map((host) =>
+        egress('REST API of Patroni on the database nodes', host, parameters['patroni-port']),
+      ),
+    ],
     // Metrics of a rule on a bus other than the default have both dimensions (AWS/Events, "Dimensions").
     ruleDimensions: [
       { Name: 'RuleName', Value: `barman-config-switch-${stage}` },
@@ -250,6 +268,17 @@ module.exports = async ({ options, resolveVariable }) => {
 };
 
 module.exports.PARAMETERS = PARAMETERS;
+
+/** A rule that lets the function connect to a CIDR block or a security group; CloudFormation accepts only one of the two. */
+function egress(description, to, port) {
+  return {
+    Description: description,
+    IpProtocol: 'tcp',
+    FromPort: port,
+    ToPort: port,
+    ...(isCidr(to) ? { CidrIp: to } : { DestinationSecurityGroupId: to }),
+  };
+}
 
 function list(value) {
   return (Array.isArray(value) ? value : String(value).split(',')).map((one) => one.trim()).filter(Boolean);

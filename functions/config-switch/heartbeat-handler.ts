@@ -2,6 +2,7 @@
 
 import type { Context } from 'aws-lambda';
 import { isObject, startInvocation } from './event/invocation.ts';
+import { observeClusters } from './patroni/observe-clusters.ts';
 import { beat, type Heartbeat } from './reconcile/heartbeat.ts';
 import type { Services } from './services.ts';
 import { reportHeartbeat, reportReconciled } from './telemetry.ts';
@@ -12,7 +13,13 @@ export function isHeartbeat(event: unknown): boolean {
 }
 
 /** @returns the handler, whose response is what it found and did, or why it failed */
-export function createHeartbeatHandler({ credentials, ledger, operationTimeout, connect }: Services) {
+export function createHeartbeatHandler({
+  credentials,
+  ledger,
+  operationTimeout,
+  heartbeatInterval,
+  connect,
+}: Services) {
   return async (context: Context): Promise<Heartbeat | { readonly message: string }> => {
     const invocation = startInvocation(context);
     await using api = connect(invocation);
@@ -24,6 +31,8 @@ export function createHeartbeatHandler({ credentials, ledger, operationTimeout, 
         api,
         credentials,
         operationTimeout,
+        interval: heartbeatInterval,
+        observe: () => observeClusters(credentials, invocation.signal),
         onReconciled,
       });
       reportHeartbeat(invocation, heartbeat);

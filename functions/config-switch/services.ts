@@ -13,6 +13,8 @@ import { logger } from './telemetry.ts';
 const DEFAULT_MAX_RETRIES = 5;
 /** Default time limit for an operation (s): most take one second, on a host with many servers up to half a minute. */
 const DEFAULT_OPERATION_TIMEOUT = 60;
+/** Default interval between two heartbeats (s), as in infra/events/heartbeat.yml. */
+const DEFAULT_HEARTBEAT_INTERVAL = 60;
 
 /** The environment variables that a deployment sets. */
 export interface Environment {
@@ -24,6 +26,8 @@ export interface Environment {
   readonly MAX_RETRIES?: string | undefined;
   /** How long to wait for an operation of unknown end before the next POST (s). */
   readonly OPERATION_TIMEOUT?: string | undefined;
+  /** Interval between two heartbeats (s). */
+  readonly HEARTBEAT_INTERVAL?: string | undefined;
 }
 
 export interface Services {
@@ -32,6 +36,8 @@ export interface Services {
   readonly events: EventTable;
   /** How long to wait for an operation of unknown end before the next POST (ms). */
   readonly operationTimeout: number;
+  /** Between two heartbeats (ms). */
+  readonly heartbeatInterval: number;
   /** Creates the client of one invocation for pg-backup-api; the caller disposes of it. */
   readonly connect: (invocation: {
     readonly requestId: string;
@@ -48,6 +54,11 @@ export interface Services {
 export function startServices(environment: Environment): Services {
   const { PARAMETERS_PATH: path, LEDGER_TABLE: table, MAX_RETRIES, OPERATION_TIMEOUT } = environment;
   const maxRetries = wholeNumber('MAX_RETRIES', MAX_RETRIES, DEFAULT_MAX_RETRIES);
+  const interval = wholeNumber(
+    'HEARTBEAT_INTERVAL',
+    environment.HEARTBEAT_INTERVAL,
+    DEFAULT_HEARTBEAT_INTERVAL,
+  );
   const seconds = wholeNumber('OPERATION_TIMEOUT', OPERATION_TIMEOUT, DEFAULT_OPERATION_TIMEOUT);
   if (path === undefined || !/^\/.+\/$/.test(path)) {
     throw new Error(
@@ -66,6 +77,7 @@ export function startServices(environment: Environment): Services {
     ledger: new Ledger(new DynamoDbTable(client, table)),
     events: new DynamoDbEvents(client, `${table}-events`),
     operationTimeout: seconds * 1_000,
+    heartbeatInterval: interval * 1_000,
     connect: ({ requestId, signal, counts }) =>
       new PgBackupApi(credentials, {
         signal,

@@ -124,6 +124,13 @@ export function reportHeartbeat(invocation: Invocation, heartbeat: Heartbeat | E
       `heartbeat: ${pending} pending, ${applied} applied, ${parked} parked, ${pausedPending} paused and pending; ${probed}`,
       fields,
     );
+    const { reconciled, unknown } = heartbeat.observed;
+    for (const { server, message } of reconciled) logger.warn(message, { ...fields, barman_server: server });
+    for (const { cluster, reason } of unknown) {
+      logger.warn(`the leader of cluster ${cluster} is unknown: ${reason}`, { ...fields, cluster });
+    }
+    metrics.addMetric('Reconciled', MetricUnit.Count, reconciled.length);
+    metrics.addMetric('LeaderUnknown', MetricUnit.Count, unknown.length);
     for (const barman_server of unknownSchema) {
       logger.error(
         'skipped: the ledger has this server in a format of a newer version; deploy that version',

@@ -166,6 +166,27 @@ const ALARMS = {
         'The rule is `barman-config-switch-<stage>-heartbeat`; it must be enabled. The log is `/aws/lambda/barman-config-switch-<stage>`.',
     },
   },
+  Patroni: {
+    reconciled: {
+      ...OWN,
+      MetricName: 'Reconciled',
+      description:
+        'Patroni named another leader than the events had, and Barman was set to it: a callback is broken somewhere. The message in the log names server and leader.',
+      advice:
+        "Look at the callback's log on that node, and run it there with `--dry-run`. A model that was applied by hand is replaced as well: pause the server, or write `{}` for it in the cluster's parameter.",
+    },
+    'leader-unknown': {
+      ...OWN,
+      isState: true,
+      MetricName: 'LeaderUnknown',
+      Statistic: 'Minimum',
+      EvaluationPeriods: 10,
+      description:
+        "The leader of a Patroni cluster has been unknown for 10 minutes: if an event is lost now, Barman does not follow. The heartbeat's log line gives the reason.",
+      advice:
+        'Typical reasons: no leader, the REST API cannot be reached from the function (`patroni-hosts`, `patroni-port`), a CA or client certificate is missing, or the leader is not in the parameter of its cluster.',
+    },
+  },
   Certificates: {
     ...daysLeft('client-cert', 'ClientCertDaysLeft', 'the client certificate'),
     ...daysLeft('ca-cert', 'CaCertDaysLeft', "the Barman host's CA certificate"),

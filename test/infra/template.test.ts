@@ -86,6 +86,13 @@ describe.each(templates)('template with %s', (_, template) => {
     const { Resources } = template;
     expect(Resources.FunctionSecurityGroup?.Properties.SecurityGroupEgress).toEqual([
       expect.objectContaining({ IpProtocol: 'tcp', FromPort: port, ToPort: port, CidrIp: '10.0.3.4/32' }),
+      // Closed unless patroni-hosts is set.
+      ...(template === most.template
+        ? [
+            expect.objectContaining({ FromPort: 8009, ToPort: 8009, CidrIp: '10.0.1.0/24' }),
+            expect.objectContaining({ FromPort: 8009, DestinationSecurityGroupId: 'sg-0fedcba9876543210' }),
+          ]
+        : []),
     ]);
     expect(Resources.SsmAccessSecurityGroup?.Properties.SecurityGroupEgress).toEqual([
       expect.objectContaining({ IpProtocol: 'tcp', FromPort: 443, ToPort: 443 }),
@@ -256,6 +263,7 @@ describe.each(templates)('template with %s', (_, template) => {
       'paused-pending',
       'pg-backup-api-unreachable',
       'heartbeat-lost',
+      'leader-unknown',
       'client-cert-30-days',
       'client-cert-7-days',
       'ca-cert-30-days',

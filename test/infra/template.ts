@@ -17,6 +17,8 @@ export const REQUIRED = {
 /** All other parameters. */
 export const OPTIONAL = {
   'barman-port': '7480',
+  'patroni-hosts': '10.0.1.0/24,sg-0fedcba9876543210',
+  'patroni-port': '8009',
   'route-tables': 'rtb-0123456789abcdef0,rtb-0fedcba9876543210',
   'deletion-protection': 'false',
   'parameters-key': 'arn:aws:kms:eu-central-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab',

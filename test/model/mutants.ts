@@ -9,6 +9,7 @@ const TABLE = `${FUNCTION}/reconcile/table.ts`;
 const LEDGER = `${FUNCTION}/reconcile/ledger.ts`;
 const EVENTS = `${FUNCTION}/reconcile/events.ts`;
 const RECONCILE = `${FUNCTION}/reconcile/reconcile.ts`;
+const OBSERVE = `${FUNCTION}/reconcile/observe.ts`;
 const HEARTBEAT = `${FUNCTION}/reconcile/heartbeat.ts`;
 const PG_BACKUP_API = `${FUNCTION}/barman/pg-backup-api.ts`;
 const SWITCH_CONFIG = `${FUNCTION}/barman/switch-config.ts`;
@@ -325,6 +326,29 @@ export const MUTANTS: readonly Mutant[] = [
         "either(absent('paused'), less('paused_until', new Date().toISOString()))",
         "absent('paused')",
       ),
+    ],
+  },
+  {
+    condition: 'observation: the leader becomes the desired state',
+    edits: [edit(OBSERVE, 'if (!differs || at -', 'if (true || at -')],
+  },
+  {
+    condition: 'observation: its version is older than the answers may be',
+    edits: [edit(OBSERVE, 'const STALENESS = 30_000;', 'const STALENESS = -30_000;')],
+  },
+  {
+    condition: 'observation: two in a row, some time apart',
+    edits: [
+      edit(OBSERVE, 'at - timeOf(differs_since, at) < 0.75 * interval', 'interval < 0'),
+      edit(OBSERVE, 'const STALENESS = 30_000;', 'const STALENESS = 0;'),
+      edit(OBSERVE, 'const GRACE = 60_000;', 'const GRACE = 0;'),
+    ],
+    rare: true,
+  },
+  {
+    condition: 'observation: nothing else was recorded since the item was read',
+    edits: [
+      edit(LEDGER, '[newerThanDesired(desired.version), unchanged];', '[newerThanDesired(desired.version)];'),
     ],
   },
   {

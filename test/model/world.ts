@@ -14,6 +14,7 @@ import {
 } from '../../functions/config-switch/errors.ts';
 import type { Result } from '../../functions/config-switch/exit-code.ts';
 import { ExitCode } from '../../functions/config-switch/exit-code.ts';
+import type { Observed } from '../../functions/config-switch/patroni/observe-clusters.ts';
 import type { EventTable, StoredEvent } from '../../functions/config-switch/reconcile/events.ts';
 import { beat, type HeartbeatOptions } from '../../functions/config-switch/reconcile/heartbeat.ts';
 import { type Item, versionOf } from '../../functions/config-switch/reconcile/item.ts';
@@ -29,6 +30,7 @@ import type { Change, Condition, Table } from '../../functions/config-switch/rec
 import { connect, type Request, type Response } from './network.ts';
 
 const SERVER = 'main';
+const MINUTE = 60_000;
 /** P: longer than any operation that ends (ms). */
 const OPERATION_TIMEOUT = 60_000;
 const NEVER = new Promise<never>(() => {});
@@ -61,6 +63,12 @@ export interface Delivery {
 export interface Scenario {
   readonly seed: number;
   readonly deliveries: readonly Delivery[];
+  /** Role changes of which no event arrives; greater is newer. */
+  readonly lost: readonly number[];
+  /** Time between two role changes (ms). */
+  readonly spacing: number;
+  /** How old Patroni's answers are at most (ms); undefined: Patroni is not asked. */
+  readonly observation: number | undefined;
   /** When the operator pauses the server (ms), and after which time the pause ends, by itself or by `resume`. */
   readonly pauses: readonly { readonly at: number; readonly for: number; readonly resumed: boolean }[];
   /** When additional heartbeats begin (ms). */
@@ -180,10 +188,8 @@ export class World {
     const target = { model: String(delivery.event) };
     // A sender that repeats an event without `age_ms` dates it differently.
     const isRecorded = this.#events.has(`event-${delivery.event}`);
-    const version =
-      delivery.repeats && isRecorded
-        ? versionOf(100_000 + Date.now(), `event-${delivery.event}`)
-        : versionOfEvent(delivery.event);
+    const time = delivery.repeats && isRecorded ? 100_000 + Date.now() : this.#happenedAt(delivery.event);
+    const version = versionOf(time, `event-${delivery.event}`);
     this.running += 1;
     let result: Result | Error;
     try {
@@ -221,7 +227,8 @@ export class World {
       if (this.#active < event && !this.#item?.passed_over)
         this.violate(`FALSE-DONE: ${name} for event ${event}, Barman is set to ${this.#active}`);
       this.#done = Math.max(this.#done, event);
-    } else if (eventOf(this.#item?.applied_version) <= event) {
+    } else if (this.#applied() < event || this.#item?.applied_version?.endsWith(`#event-${event}`)) {
+      // An observation of the same leader supersedes its event.
       this.violate(`SKIP-UNDONE: ${name} for event ${event}`);
     }
   }
@@ -239,6 +246,8 @@ export class World {
       signal,
       remaining: () => start + time - Date.now(),
       operationTimeout: OPERATION_TIMEOUT,
+      interval: MINUTE,
+      observe: () => this.#observe(instance, signal),
       onReconciled: ({ result }) => this.log(`${name}: ${result.message}`),
     };
     this.running += 1;
@@ -253,6 +262,51 @@ export class World {
       this.running -= 1;
     }
     if (!instance.crashed && Date.now() > start + time + 1) this.violate(`LATE: ${name}`);
+  }
+
+  #applied(): number {
+    return this.eventOf(this.#item?.applied_version);
+  }
+
+  #happenedAt(event: number): number {
+    return event * this.#scenario.spacing;
+  }
+
+  /** The number of the newest role change that has happened by some time (ms); 0 for none. */
+  leaderAt(time: number): number {
+    const { deliveries, lost } = this.#scenario;
+    const events = [...deliveries.map(({ event }) => event), ...lost];
+    return Math.max(0, ...events.filter((event) => this.#happenedAt(event) <= time));
+  }
+
+  /** The newest event that Barman must be set to at the end. */
+  get newest(): number {
+    return this.#scenario.observation === undefined
+      ? this.#recorded
+      : this.leaderAt(Number.POSITIVE_INFINITY);
+  }
+
+  /** What Patroni says: the leader of a moment ago, or nothing. Model and member have the number of the role change. */
+  async #observe(instance: Instance, signal: AbortSignal): Promise<Observed[]> {
+    const { observation: oldest } = this.#scenario;
+    if (oldest === undefined) return [];
+    const at = Date.now();
+    await instance.step(signal, () => {}, this.between(1, 6_000)).catch(() => {});
+    const leader = this.leaderAt(at - this.between(0, oldest + 1));
+    const members = new Map([1, 2, 3, 4].map((event) => [String(event), String(event)]));
+    const unknown = leader === 0 || this.faulty();
+    return [
+      {
+        cluster: { name: 'c', scope: 'c', servers: new Map([[SERVER, members]]) },
+        at,
+        observation: unknown ? { unknown: 'a fault' } : { leader: String(leader) },
+      },
+    ];
+  }
+
+  /** The number of the event that a version came from, or of the leader; 0 without one. */
+  eventOf(version: string | undefined): number {
+    return version === undefined ? 0 : Number(version.split(/#(?:event-|leader:)/)[1]);
   }
 
   /** The operator pauses the server, and resumes it unless the pause ends by itself. Either may fail, as a command may. */
@@ -292,16 +346,16 @@ export class World {
     if (change.lease_token) this.#leasedBy = writer;
     if (
       change.applied_version &&
-      eventOf(this.#item?.desired_version) > eventOf(change.applied_version) &&
+      this.eventOf(this.#item?.desired_version) > this.eventOf(change.applied_version) &&
       change.attempts === null
     ) {
       this.violate(`ABANDONED: ${writer} completes although a newer desired state is recorded`);
     }
     this.#item = changed(this.#item, SERVER, change);
     if (change.running_operation) this.#known.add(change.running_operation);
-    this.#recorded = Math.max(this.#recorded, eventOf(this.#item.desired_version));
+    this.#recorded = Math.max(this.#recorded, this.eventOf(this.#item.desired_version));
     const { applied_version, passed_over } = this.#item;
-    if (change.applied_version && !passed_over && eventOf(applied_version) > this.#active) {
+    if (change.applied_version && !passed_over && this.eventOf(applied_version) > this.#active) {
       this.violate(`LEDGER-LIES: applied is ${this.#item.applied}, Barman is set to ${this.#active}`);
     }
     return this.#item;
@@ -376,7 +430,7 @@ export class World {
       .find((operation) => !this.#isPassedOver(operation));
     if (awaited)
       this.violate(`OVERLAP: ${sender} begins ${event} while ${awaited.id} (${awaited.event}) is running`);
-    const applied = eventOf(this.#item?.applied_version);
+    const applied = this.eventOf(this.#item?.applied_version);
     if (event < applied || (event === applied && !this.#item?.passed_over)) {
       this.violate(`OLD-POST: ${sender} begins ${event}, and ${applied} is applied`);
     }
@@ -587,16 +641,6 @@ class Instance implements Table, EventTable, ConnectionSource {
 /** A network error as undici throws it. */
 function networkError(code: string): Error {
   return Object.assign(new Error(code), { code });
-}
-
-/** The version of an event; versions sort like the numbers of the events. */
-function versionOfEvent(event: number): string {
-  return versionOf(event * 1_000, `event-${event}`);
-}
-
-/** @returns the number of the event that a version came from; 0 without one */
-function eventOf(version: string | undefined): number {
-  return version === undefined ? 0 : Number(version.split('#event-')[1]);
 }
 
 function after(ms: number): Promise<void> {

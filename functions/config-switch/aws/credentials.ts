@@ -8,9 +8,11 @@ import { SSMClient, type SSMClientConfig } from '@aws-sdk/client-ssm';
 import ssm from '@middy/ssm';
 import { clearCache, getInternal } from '@middy/util';
 import type { Connection, ConnectionSource } from '../barman/http-client.ts';
+import type { TlsSettings } from '../barman/tls.ts';
 import { within } from '../deadline.ts';
 import { DeadlineExceeded, HttpError } from '../errors.ts';
 import type { Secret, SecretSource } from '../event/signature.ts';
+import type { Cluster } from '../patroni/cluster.ts';
 import { MalformedParameter, type Part, type Parts, partsOf, secretsOf, type Values } from './parameters.ts';
 
 /** Older values are read again (ms). */
@@ -93,6 +95,17 @@ export class Credentials implements ConnectionSource, SecretSource {
 
   async rereadConnection(signal: AbortSignal): Promise<Connection> {
     return usable((await this.#renew(signal)).connection);
+  }
+
+  /**
+   * The clusters that are not malformed, and the TLS settings for their REST API.
+   *
+   * @throws HttpError if SSM cannot be read
+   */
+  async clusters(signal: AbortSignal): Promise<{ clusters: readonly Cluster[]; tls: Part<TlsSettings> }> {
+    const { clusters, patroniTls } = await this.#fresh(() => true, signal);
+    const usable = [...clusters.values()].filter((one): one is Cluster => !(one instanceof HttpError));
+    return { clusters: usable, tls: patroniTls };
   }
 
   /** What all parameters mean, read now; for the operator. @throws HttpError if SSM cannot be read */
@@ -185,7 +198,8 @@ function parameterReader(path: string): () => Promise<Reading> {
   });
   let at = Date.now();
   let first = true;
-  return async () => {
+  let current: Promise<Reading> | undefined;
+  const read = async (): Promise<Reading> => {
     if (!first || Date.now() - at >= MAX_AGE) {
       clearCache(path);
       at = Date.now();
@@ -197,6 +211,13 @@ function parameterReader(path: string): () => Promise<Reading> {
     await middleware.before?.(request);
     await getInternal('parameters', request);
     return { values, at };
+  };
+  // One at a time: who comes meanwhile gets the same values.
+  return () => {
+    current ??= read().finally(() => {
+      current = undefined;
+    });
+    return current;
   };
 }
 

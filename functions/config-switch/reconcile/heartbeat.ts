@@ -1,5 +1,6 @@
 /**
- * The heartbeat, each minute: applies what is pending, and checks the path to pg-backup-api before a failover needs it.
+ * The heartbeat, each minute: compares Patroni's leaders with what is desired, applies what is pending, and checks the path to
+ * pg-backup-api before a failover needs it.
  * Several heartbeats at once do no harm: each applies under a lease, as an event does.
  */
 
@@ -9,6 +10,7 @@ import { certificatesOf } from '../barman/tls.ts';
 import { deadline } from '../deadline.ts';
 import { DeadlineExceeded } from '../errors.ts';
 import type { Result } from '../exit-code.ts';
+import type { Observed } from '../patroni/observe-clusters.ts';
 import {
   type Item,
   isKnownSchema,
@@ -21,6 +23,7 @@ import {
   timeOf,
 } from './item.ts';
 import type { Ledger } from './ledger.ts';
+import { type ObservationResult, recordObservations } from './observe.ts';
 import { newProgress, type Progress, reconcile } from './reconcile.ts';
 
 /** How long a desired state may stay pending before it is parked (ms). */
@@ -42,6 +45,10 @@ export interface HeartbeatOptions {
   readonly remaining: () => number;
   /** How long to wait for an operation of unknown end after its lease has expired (ms). */
   readonly operationTimeout: number;
+  /** Between two heartbeats (ms). */
+  readonly interval: number;
+  /** Asks Patroni for the leaders. @throws HttpError if that cannot be tried */
+  readonly observe: () => Promise<readonly Observed[]>;
   /** Called after each server that was reconciled, or failed. */
   readonly onReconciled: (reconciled: Reconciled) => void;
 }
@@ -70,6 +77,8 @@ export interface Heartbeat {
   readonly oldestPendingAge: number;
   /** How long servers have been paused at most that are pending, and whose pause does not end by itself (s). */
   readonly pausedPendingAge: number;
+  /** What follows from the leaders that Patroni names. */
+  readonly observed: ObservationResult;
   /** Servers that were skipped, because a newer version of the function wrote their items in an unknown format. */
   readonly unknownSchema: readonly string[];
   /** Why pg-backup-api is unreachable, if it is. */
@@ -80,15 +89,17 @@ export interface Heartbeat {
 }
 
 /**
- * Probes pg-backup-api, and applies what is pending.
+ * Probes pg-backup-api, asks Patroni for the leaders, and applies what is pending.
  *
  * @throws LedgerError if the ledger is unavailable
  */
 export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
   const { ledger, signal } = options;
-  const all = await ledger.all(signal);
+  const before = await ledger.all(signal);
+  const [probed, leaders] = await Promise.all([probe(options), options.observe()]);
+  const observed = await recordObservations(ledger, before, leaders, options.interval, signal);
+  const all = observed.reconciled.length > 0 ? await ledger.all(signal) : before;
   const items = all.filter(isKnownSchema);
-  const probed = await probe(options);
   const unreadable = probed.unreachable ?? (await probeServer(options, items));
   const ended =
     probed.unreachable === undefined ? await pollPassedOver(options, items) : new Map<string, Set<string>>();
@@ -115,6 +126,7 @@ export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
     parked,
     unknownSchema: all.filter((item) => !isKnownSchema(item)).map(({ barman_server }) => barman_server),
     pausedPending: paused.length,
+    observed,
     oldestPendingAge: oldest(unparked.map(age)),
     pausedPendingAge: oldest(
       paused.filter((item) => !item.paused_until).map(({ paused_at }) => now - timeOf(paused_at, now)),

@@ -51,6 +51,10 @@ export interface Item {
   readonly paused?: boolean;
   readonly paused_at?: string;
   readonly paused_until?: string;
+  /** The leader that Patroni last named, since when, and since when its model is not the desired one. */
+  readonly leader?: string;
+  readonly leader_since?: string;
+  readonly differs_since?: string;
   /** The operations that were passed over (PassedOver), as JSON, so that a condition can compare them as a whole. */
   readonly passed_over?: string;
 }

@@ -53,9 +53,11 @@ import {
   desiredIs,
   either,
   knownSchema,
+  leaderIs,
   leasedBy,
   newerThanApplied,
   newerThanDesired,
+  noDesiredState,
   noLease,
   notPaused,
   passedOverIs,
@@ -140,6 +142,19 @@ export class Ledger {
   /** @returns whether this is the newest desired state now */
   record(desired: DesiredState, signal: AbortSignal): Promise<boolean> {
     return this.#write(desired.server, recorded(desired), [newerThanDesired(desired.version)], signal);
+  }
+
+  /**
+   * Records what Patroni's leader asks for, unless something else was recorded since the item was read: another heartbeat may have
+   * observed the same.
+   *
+   * @returns whether this is the newest desired state now
+   */
+  recordObserved(item: Item, desired: DesiredState, signal: AbortSignal): Promise<boolean> {
+    const { desired_version } = item;
+    const unchanged = desired_version === undefined ? noDesiredState : desiredIs(desired_version);
+    const condition = [newerThanDesired(desired.version), unchanged];
+    return this.#write(desired.server, recorded(desired), condition, signal);
   }
 
   /** Records and acquires in one write. @returns undefined if that is not possible; then nothing is written */
@@ -233,6 +248,20 @@ export class Ledger {
     if (await this.#write(barman_server, failed, condition, signal)) return;
     // A newer desired state begins without failures.
     await this.#write(barman_server, LEASE_DROPPED, [leasedBy(token)], signal);
+  }
+
+  /**
+   * Records what Patroni says about the leader.
+   *
+   * @param item as it was read; undefined for a server that is not in the ledger
+   */
+  async observed(
+    server: string,
+    item: Item | undefined,
+    change: Pick<Change, 'leader' | 'leader_since' | 'differs_since'>,
+    signal: AbortSignal,
+  ): Promise<void> {
+    await this.#write(server, { schema: SCHEMA, ...change }, [leaderIs(item?.leader)], signal);
   }
 
   /** Gives up on a desired state. @returns whether it was still the newest one */

@@ -28,7 +28,10 @@ export const newerThanDesired = (version: string) =>
   either(absent('desired_version'), less('desired_version', version));
 export const newerThanApplied = (version: string) =>
   either(absent('applied_version'), less('applied_version', version));
+export const noDesiredState = absent('desired_version');
 export const desiredIs = (version: string) => equals('desired_version', version);
+export const leaderIs = (leader: string | undefined) =>
+  leader === undefined ? absent('leader') : equals('leader', leader);
 export const passedOverIs = (text: string | undefined) =>
   text === undefined ? absent('passed_over') : equals('passed_over', text);
 
