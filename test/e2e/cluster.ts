@@ -136,6 +136,21 @@ export class Cluster {
     node.process = start(join(inject('tools'), 'patroni'), node.log, [node.config]);
   }
 
+  /** URLs of Patroni's REST API on the nodes. */
+  get restUrls(): string[] {
+    return NODES.map((name) => `http://127.0.0.1:${this.#nodes[name].restPort}`);
+  }
+
+  /** Makes the callbacks of all nodes do nothing. @returns what restores them */
+  disableCallbacks(): () => void {
+    const files = NODES.map((name) => join(this.folder, `${name}-callback.py`));
+    const scripts = files.map((file) => readFileSync(file, 'utf8'));
+    for (const file of files) write(file, '', 0o755);
+    return () => {
+      for (const [index, file] of files.entries()) write(file, scripts[index] ?? '', 0o755);
+    };
+  }
+
   /** Kills Patroni and PostgreSQL of a node, as in a crash. */
   async kill(name: NodeName): Promise<void> {
     const { process: patroni } = this.#nodes[name];

@@ -103,6 +103,13 @@ beforeAll(async () => {
     secret,
     clocks: { node2: 240 },
   });
+  // The function reads it within five minutes, before the test that needs it.
+  const settings = { servers: { main: { node1: 'pg:node1', node2: 'pg:node2' } }, patroni: cluster.restUrls };
+  writeFileSync(join(folder, 'cluster.json'), JSON.stringify(settings));
+  await shell(
+    'aws ssm put-parameter --type SecureString --name /barman-config-switch/patroni/clusters/main --value file://cluster.json',
+    folder,
+  );
 }, 400_000);
 
 afterAll(async () => {
@@ -223,3 +230,17 @@ test('the callback › writes no secret to a log', () => {
   expect(cluster.logs()).not.toContain(secret.slice(6));
   expect(readFileSync(join(cluster.folder, 'webhook-secret'), 'utf8')).toBe(secret);
 });
+
+test('Barman › follows a switchover by the heartbeat alone, while every callback is disabled', async () => {
+  await cluster.healthy();
+  const restore = cluster.disableCallbacks();
+  const leader = await cluster.switchover();
+  await barmanFollows(leader, 'no callback', 300_000);
+  restore();
+  const log = `aws logs filter-log-events --log-group-name /aws/lambda/${stage.name} --output text`;
+  await expect
+    .poll(async () =>
+      (await shell(log)).includes(`Patroni's leader is ${leader}: model pg:${leader} is desired`),
+    )
+    .toBe(true);
+}, 600_000);

@@ -6,6 +6,7 @@
 import fc from 'fast-check';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { isPending } from '../../functions/config-switch/reconcile/item.ts';
+import { reset } from './network.ts';
 import { type Scenario, World } from './world.ts';
 
 vi.mock('../../functions/config-switch/barman/undici.ts', () => import('./network.ts'));
@@ -60,6 +61,8 @@ const scenario: fc.Arbitrary<Scenario> = fc.record({
 
 /** Runs a scenario, and then waits without faults until the server is in sync. */
 async function runScenario({ deliveries, heartbeats, ...rest }: Scenario): Promise<World> {
+  vi.clearAllTimers();
+  reset();
   vi.setSystemTime(0);
   const world = new World({ deliveries, heartbeats, ...rest });
   // The back-off of pg-backup-api.ts is random too.

@@ -21,10 +21,16 @@ export interface Response {
 export type Send = (request: Request) => Promise<Response>;
 
 const senders = new Map<string, Send>();
+let count = 0;
+
+/** Forgets the connections of a scenario that has ended. */
+export function reset(): void {
+  senders.clear();
+}
 
 /** @returns a new URL; requests to it go to `send` */
 export function connect(send: Send): URL {
-  const url = new URL(`http://sender-${senders.size + 1}.test`);
+  const url = new URL(`http://sender-${++count}.test`);
   senders.set(url.origin, send);
   return url;
 }
