@@ -314,6 +314,8 @@ function recorded({ target, cluster, version }: DesiredState): Change {
     desired_version: version,
     cluster,
     recorded_at: new Date().toISOString(),
+    // The next two observations compare with this.
+    differs_since: null,
     ...FAILURES_CLEARED,
   };
 }
