@@ -4,7 +4,7 @@
  * `patroni_barman` comes from PyPI, and AWS's runtime interface client from npm.
  */
 
-import { benchClusters } from './clusters.ts';
+import { benchClusters, benchHeartbeat } from './clusters.ts';
 import { benchCold } from './cold.ts';
 import { benchLedger, benchStorm } from './ledger.ts';
 import { benchReaction, benchSkips } from './reaction.ts';
@@ -14,6 +14,7 @@ const PARTS: Record<string, () => Promise<void>> = {
   skips: benchSkips,
   ledger: benchLedger,
   clusters: benchClusters,
+  heartbeat: benchHeartbeat,
   cold: benchCold,
   storm: benchStorm,
   reaction: benchReaction,

@@ -1,15 +1,18 @@
-/** What a secret for each cluster costs: how long the parameters take to read, and a signature to verify. */
+/** What many clusters cost: to read the parameters, to verify a signature, and in each heartbeat. */
 
 import { Credentials } from '../../functions/config-switch/aws/credentials.ts';
 import { matchingSecrets, signatureHeaders } from '../../functions/config-switch/event/signature.ts';
+import { startBarmanHost } from '../stand-ins/barman-host.ts';
+import { PatroniStandIn } from '../stand-ins/patroni-rest-api.ts';
 import { createSecret, signedHeaders } from '../stand-ins/webhook.ts';
 import { median, ms, quantile, table } from './report.ts';
-import { ssm } from './world.ts';
+import { createFunction, ssm } from './world.ts';
 
 const CLUSTERS = [0, 1, 50, 200];
 /** SSM's maximum page, and how long it takes (ms). */
 const PAGE = { size: 10, time: 20 };
 const REPEATS = 200;
+const BEATS = 20;
 
 /** Measures the first read of the parameters, and signatures that match the last secret or none. */
 export async function benchClusters(): Promise<void> {
@@ -59,6 +62,57 @@ export async function benchClusters(): Promise<void> {
   table(
     `Parameters with a secret for each cluster; a page of ${PAGE.size} parameters takes SSM ${PAGE.time} ms`,
     ['clusters', 'first read', 'signature of a usual body', 'wrong signature, 16 KB'],
+    rows,
+  );
+}
+
+/** Measures heartbeats that find nothing to do; each cluster has two nodes, which are on this machine, too. */
+export async function benchHeartbeat(): Promise<void> {
+  const rows: string[][] = [];
+  for (const count of CLUSTERS) {
+    const path = `/heartbeat-${count}/`;
+    const names = Array.from({ length: count }, (_, index) => `server-${index}`);
+    await using patroni = await PatroniStandIn.start();
+    await using host = await startBarmanHost(
+      { servers: Object.fromEntries(['main', ...names].map((name) => [name, { cluster: 'main' }])) },
+      ssm,
+      path,
+    );
+    host.put(
+      Object.fromEntries(
+        names.map((name) => [
+          `clusters/${name}`,
+          JSON.stringify({
+            scope: 'main',
+            servers: { [name]: { node1: null, node2: 'pg:node2' } },
+            patroni: patroni.urls,
+          }),
+        ]),
+      ),
+    );
+    const invoke = await createFunction(path);
+    // The first ones create the items.
+    for (let beat = 0; beat < 3; beat += 1) await invoke({ heartbeat: true });
+    const before = patroni.requests.length;
+    const times: number[] = [];
+    for (let beat = 0; beat < BEATS; beat += 1) {
+      const start = performance.now();
+      await invoke({ heartbeat: true });
+      times.push(performance.now() - start);
+    }
+    const requests = (patroni.requests.length - before) / BEATS;
+    const memory = process.memoryUsage().rss / 2 ** 20;
+    rows.push([
+      String(count),
+      ms(median(times)),
+      ms(quantile(times, 0.95)),
+      String(requests),
+      `${memory.toFixed(0)} MB`,
+    ]);
+  }
+  table(
+    'An idle heartbeat; Patroni, pg-backup-api and DynamoDB are on the same machine, and their memory counts, too',
+    ['clusters', 'median', 'p95', 'requests to Patroni', 'memory'],
     rows,
   );
 }
