@@ -38,8 +38,8 @@ const scenario: fc.Arbitrary<Scenario> = fc.record({
     { minLength: 1, maxLength: 6 },
   ),
   lost: fc.array(fc.integer({ min: 1, max: 4 }), { maxLength: 2 }),
-  spacing: fc.constantFrom(1_000, 1_000, 20_000),
-  observation: fc.option(fc.integer({ min: 0, max: 6_000 }), { nil: undefined }),
+  spacing: fc.constantFrom(1_000, 1_000, 1_000, 20_000),
+  observation: fc.option(fc.integer({ min: 0, max: 6_000 }), { nil: undefined, freq: 2 }),
   pauses: fc.array(
     fc.record({
       at: fc.integer({ min: 0, max: 60_000 }),

@@ -335,6 +335,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     condition: 'observation: its version is older than the answers may be',
     edits: [edit(OBSERVE, 'const STALENESS = 30_000;', 'const STALENESS = -30_000;')],
+    rare: true,
   },
   {
     condition: 'observation: two in a row, some time apart',
@@ -350,6 +351,7 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       edit(LEDGER, '[newerThanDesired(desired.version), unchanged];', '[newerThanDesired(desired.version)];'),
     ],
+    rare: true,
   },
   {
     condition: 'FAILED: the desired state stays pending',
