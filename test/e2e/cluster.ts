@@ -212,13 +212,19 @@ export class Cluster {
   /** Runs `patronictl switchover`. @returns the new leader */
   async switchover(): Promise<NodeName> {
     const leader = await this.healthy();
-    await promisify(execFile)(
-      ...asPostgres(join(inject('tools'), 'patronictl'), [
-        ...['-c', this.#nodes[leader].config, 'switchover', 'main', '--force'],
-        ...['--leader', leader, '--candidate', other(leader)],
-      ]),
-    );
+    await this.patronictl('switchover', 'main', '--force', '--leader', leader, '--candidate', other(leader));
     return other(leader);
+  }
+
+  async patronictl(...words: string[]): Promise<void> {
+    const command = join(inject('tools'), 'patronictl');
+    await promisify(execFile)(...asPostgres(command, ['-c', this.#nodes.node1.config, ...words]));
+  }
+
+  /** Runs `pg_ctl` on a node, without Patroni. */
+  async pgCtl(name: NodeName, ...words: string[]): Promise<void> {
+    const command = join(POSTGRESQL, 'pg_ctl');
+    await promisify(execFile)(...asPostgres(command, [...words, '-D', join(this.folder, name)]));
   }
 
   /** When Patroni last promoted a node (ms since the epoch). @throws Error if it never did */

@@ -125,13 +125,19 @@ afterAll(async () => {
  *
  * @param title of the line that is printed
  * @param timeout for the active model (ms)
+ * @param promoted when the node was promoted (ms since the epoch), if Patroni did not do that
  */
-async function barmanFollows(name: NodeName, title: string, timeout = 60_000): Promise<void> {
+async function barmanFollows(
+  name: NodeName,
+  title: string,
+  timeout = 60_000,
+  promoted?: number,
+): Promise<void> {
   await expect
     .poll(() => cluster.active.model, { timeout, interval: 20, message: `${title}\n${cluster.logs()}` })
     .toBe(`pg:${name}`);
-  const took = cluster.active.at - cluster.promotedAt(name);
-  console.log(`${title}: ${(took / 1_000).toFixed(1)} s from Patroni's promotion to Barman's active model`);
+  const took = cluster.active.at - (promoted ?? cluster.promotedAt(name));
+  console.log(`${title}: ${(took / 1_000).toFixed(1)} s from the promotion to Barman's active model`);
   expect(await cluster.followedNode()).toBe(name);
   await cluster.walArrives(name);
   // Nothing that arrived late has set Barman back meanwhile.
@@ -243,4 +249,27 @@ test('Barman › follows a switchover by the heartbeat alone, while every callba
       (await shell(log)).includes(`Patroni's leader is ${leader}: model pg:${leader} is desired`),
     )
     .toBe(true);
+}, 600_000);
+
+test('Barman › follows a failover by the heartbeat alone, after the leader and the callback of the new one were killed', async () => {
+  const leader = await cluster.healthy();
+  await cluster.caughtUp();
+  const restore = cluster.disableCallbacks();
+  await cluster.kill(leader);
+  await barmanFollows(other(leader), 'leader and callback killed', 300_000);
+  restore();
+  await cluster.startNode(leader);
+  await cluster.healthy();
+}, 600_000);
+
+test('Barman › follows a promotion by hand in a paused cluster, for which Patroni runs no callback', async () => {
+  const leader = await cluster.healthy();
+  await cluster.caughtUp();
+  await cluster.patronictl('pause', 'main', '--wait');
+  const promoted = Date.now();
+  await cluster.pgCtl(other(leader), 'promote');
+  await cluster.pgCtl(leader, 'stop', '-m', 'fast');
+  await barmanFollows(other(leader), 'promotion by hand in a paused cluster', 300_000, promoted);
+  await cluster.patronictl('resume', 'main', '--wait');
+  await cluster.healthy();
 }, 600_000);
