@@ -28,6 +28,7 @@ const SSM_CLIENT = {
   maxAttempts: 3,
   requestHandler: { connectionTimeout: 1_000, requestTimeout: 2_500, throwOnRequestTimeout: true },
 };
+
 /** What was read, and when the read began (ms since the epoch). */
 interface Reading {
   readonly values: Values;
@@ -39,6 +40,8 @@ export class Credentials implements ConnectionSource, SecretSource {
   readonly #warn: (message: string, cause?: unknown) => void;
   readonly #read: () => Promise<Reading>;
   #parts: Parts | undefined;
+  /** Those in the parts. */
+  #secrets: Part<readonly Secret[]> = [];
   /** Why the last read failed, if no read has succeeded yet. */
   #unreadable: HttpError | undefined;
   /** When the values become old (ms since the epoch). */
@@ -68,8 +71,8 @@ export class Credentials implements ConnectionSource, SecretSource {
    * @throws HttpError if SSM cannot be read, or there is no secret that is not malformed
    */
   async secrets(signal: AbortSignal): Promise<readonly Secret[]> {
-    const isUsable = (parts: Parts) => !(secretsOf(parts, this.#path) instanceof HttpError);
-    return usable(secretsOf(await this.#fresh(isUsable, signal), this.#path));
+    await this.#fresh(() => !(this.#secrets instanceof HttpError), signal);
+    return usable(this.#secrets);
   }
 
   /**
@@ -80,7 +83,8 @@ export class Credentials implements ConnectionSource, SecretSource {
   async rereadSecrets(signal: AbortSignal): Promise<readonly Secret[] | undefined> {
     if (Date.now() < this.#rereadAt) return undefined;
     this.#rereadAt = Date.now() + MIN_INTERVAL;
-    return usable(secretsOf(await this.#renew(signal), this.#path));
+    await this.#renew(signal);
+    return usable(this.#secrets);
   }
 
   /**
@@ -175,6 +179,7 @@ export class Credentials implements ConnectionSource, SecretSource {
         [...clusters].map(([name, cluster]) => [name, keep(cluster, old?.clusters.get(name))]),
       ),
     };
+    this.#secrets = secretsOf(this.#parts, this.#path);
     return this.#parts;
   }
 }
