@@ -10,7 +10,7 @@ import {
   ReceiveMessageCommand,
   SQSClient,
 } from '@aws-sdk/client-sqs';
-import { eventIdOf, type Item, timeOf } from '../functions/config-switch/reconcile/item.ts';
+import { eventIdOf, eventTimeOf, type Item, timeOf } from '../functions/config-switch/reconcile/item.ts';
 
 /** How long Lambda keeps an asynchronous event at most before it gives up (ms; `maximumEventAge` in infra/function/function.yml). */
 const LONGEST_AGE = 6 * 3_600_000;
@@ -127,7 +127,7 @@ async function newerThan(
 ): Promise<string | undefined> {
   const { desired_version: newest } = (await ledger.get(server, AbortSignal.timeout(30_000))) ?? {};
   if (newest === undefined || eventIdOf(newest) === eventId) return undefined;
-  return timeOf(newest.split('#')[0], 0) > time ? newest : undefined;
+  return eventTimeOf(newest) > time ? newest : undefined;
 }
 
 function parse(body: string): unknown {

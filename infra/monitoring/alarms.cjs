@@ -51,7 +51,7 @@ const ALARMS = {
       description:
         'A webhook was signed with the secret of a cluster that may not move its Barman server, and was not applied (403). The message in the log names server and parameter.',
       advice:
-        'Add the server to `servers` in that parameter, or give the node the secret of its own cluster. If neither is right, somebody uses a secret for a server of another team.',
+        'Add the server to `servers` in that parameter, or give the node the secret of its own cluster. If neither is right, a secret is being used for a server of another team.',
     },
     'secret-unreadable': {
       ...OWN,

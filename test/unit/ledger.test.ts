@@ -501,7 +501,7 @@ describe('operations that were passed over', () => {
   );
 
   test.each(['', '7', '{}', '[null, 7, {"operation_id":7}]', 'x, y'])(
-    'that somebody has edited (%s) are ignored, not an error',
+    'that were edited by hand (%s) are ignored, not an error',
     (passed_over) => {
       expect(passedOver({ barman_server: 'main', passed_over })).toEqual([]);
     },

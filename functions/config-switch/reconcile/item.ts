@@ -82,7 +82,7 @@ export function passedOver({ passed_over }: Item): readonly PassedOver[] {
     const entries: unknown = JSON.parse(passed_over ?? '[]');
     return Array.isArray(entries) ? entries.filter((entry) => typeof entry?.operation_id === 'string') : [];
   } catch {
-    // Nothing of ours: somebody has edited it. The desired state matters more.
+    // It was edited by hand. The desired state matters more.
     return [];
   }
 }
@@ -115,6 +115,11 @@ export function versionOf(eventTime: number, eventId: string): string {
 /** The id of the event that a version came from. */
 export function eventIdOf(version: string): string {
   return version.slice(version.indexOf('#') + 1);
+}
+
+/** When the role changed that a version came from (ms since the epoch); 0 without a version. */
+export function eventTimeOf(version = ''): number {
+  return timeOf(version.split('#')[0], 0);
 }
 
 /** Whether this version of the function knows the format of an item. */

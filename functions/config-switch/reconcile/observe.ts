@@ -9,7 +9,7 @@
 
 import { type ConfigTarget, nameOf, parseTarget, targetText } from '../barman/target.ts';
 import type { Observed } from '../patroni/observe-clusters.ts';
-import { type Item, timeOf, versionOf } from './item.ts';
+import { eventTimeOf, type Item, timeOf, versionOf } from './item.ts';
 import type { Ledger } from './ledger.ts';
 
 /** How old an observation may be (ms): its version is that much older than its first request. */
@@ -95,7 +95,7 @@ async function recordLeader(
     return undefined;
   }
   if (!differs || at - timeOf(differs_since, at) < 0.75 * interval) return undefined;
-  if (timeOf(desired_version?.split('#')[0], 0) >= at - GRACE) return undefined;
+  if (eventTimeOf(desired_version) >= at - GRACE) return undefined;
   const version = versionOf(at - STALENESS, `leader:${encodeURIComponent(leader)}`);
   if (!(await ledger.recordObserved(item, { server, cluster, target, version }, signal))) return undefined;
   const before = desired === undefined ? 'nothing' : nameOf(parseTarget(desired));

@@ -157,7 +157,7 @@ async function apply(
   const guard: PostGuard = {
     inDoubt: false,
     passedOver: new Set(passedOver(lease.item).map(({ operation_id }) => operation_id)),
-    // Nobody waits for this write: without it, whoever comes next waits for all recent operations, and then POSTs again.
+    // This write is not waited for: without it, the next invocation waits for all recent operations, and then POSTs again.
     onCreated: (operationId) => {
       ledger.started(lease, operationId, AbortSignal.any([signal, ended.signal])).catch(() => {});
     },
