@@ -64,6 +64,17 @@ def response(exit_code, status=200, recorded=True, headers=()):
     return status, json.dumps(body).encode(), dict(headers)
 
 
+#: The payload of the role change that the tests send, without its age.
+ROLE_CHANGE = {
+    "action": "on_role_change",
+    "role": "primary",
+    "cluster": "main",
+    "barman_server": "main",
+    "barman_model": "pg:node1",
+    "switch_when": "promoted",
+}
+
+
 class Function:
     """Stand-in for the function's HTTP API. Sends the given responses in order, and repeats the last one."""
 
@@ -261,17 +272,7 @@ class CallbackTest(unittest.TestCase):
         self.assertEqual(path, "/config-switch")
         payload = json.loads(body.decode())
         self.assertGreaterEqual(payload.pop("age_ms"), 0)
-        self.assertEqual(
-            payload,
-            {
-                "action": "on_role_change",
-                "role": "primary",
-                "cluster": "main",
-                "barman_server": "main",
-                "barman_model": "pg:node1",
-                "switch_when": "promoted",
-            },
-        )
+        self.assertEqual(payload, ROLE_CHANGE)
         self.assertEqual(headers["content-type"], "application/json")
 
     def test_payload_with_reset_and_dry_run_and_role_master(self):
@@ -608,17 +609,7 @@ class CallbackTest(unittest.TestCase):
             entry, {"Source": "patroni", "DetailType": "Patroni role change", "EventBusName": "patroni"}
         )
         self.assertGreaterEqual(payload.pop("age_ms"), 0)
-        self.assertEqual(
-            payload,
-            {
-                "action": "on_role_change",
-                "role": "primary",
-                "cluster": "main",
-                "barman_server": "main",
-                "barman_model": "pg:node1",
-                "switch_when": "promoted",
-            },
-        )
+        self.assertEqual(payload, ROLE_CHANGE)
 
     def test_event_bus_is_tried_again_with_a_new_age_until_eventbridge_accepts(self):
         failures = [
