@@ -117,15 +117,18 @@ export function reportHeartbeat(invocation: Invocation, heartbeat: Heartbeat | E
     logger.error(`heartbeat: ${heartbeat.message}`, { ...fields, error: heartbeat });
     if (heartbeat instanceof LedgerError) metrics.addMetric('LedgerUnreachable', MetricUnit.Count, 1);
   } else {
-    const { pending, applied, parked, pausedPending, unknownSchema, unreachable } = heartbeat;
+    const { pending, applied, parked, pausedPending, unknownSchema, unreachable, oldestPendingAge } =
+      heartbeat;
     const level = unreachable === undefined ? 'info' : 'error';
     const probed = unreachable ?? 'pg-backup-api is reachable';
     logger[level](
       `heartbeat: ${pending} pending, ${applied} applied, ${parked} parked, ${pausedPending} paused and pending; ${probed}`,
       fields,
     );
-    const { reconciled, unknown } = heartbeat.observed;
-    for (const { server, message } of reconciled) logger.warn(message, { ...fields, barman_server: server });
+    const { reconciled, notStreaming, unknown } = heartbeat.observed;
+    for (const { server, message } of [...reconciled, ...notStreaming]) {
+      logger.warn(message, { ...fields, barman_server: server });
+    }
     for (const { cluster, reason } of unknown) {
       logger.warn(`the leader of cluster ${cluster} is unknown: ${reason}`, { ...fields, cluster });
     }
@@ -143,7 +146,10 @@ export function reportHeartbeat(invocation: Invocation, heartbeat: Heartbeat | E
     }
     metrics.addMetric('PgBackupApiUnreachable', MetricUnit.Count, unreachable === undefined ? 0 : 1);
     metrics.addMetric('Parked', MetricUnit.Count, parked);
-    metrics.addMetric('OldestPendingAge', MetricUnit.Seconds, heartbeat.oldestPendingAge);
+    if (oldestPendingAge !== undefined) {
+      metrics.addMetric('OldestPendingAge', MetricUnit.Seconds, oldestPendingAge);
+      metrics.addMetric('NotStreaming', MetricUnit.Count, notStreaming.length);
+    }
     metrics.addMetric('PausedPendingAge', MetricUnit.Seconds, heartbeat.pausedPendingAge);
     for (const [name, days] of [
       ['ClientCertDaysLeft', heartbeat.clientCertDaysLeft],

@@ -111,6 +111,7 @@ const ALARMS = {
       Statistic: 'Maximum',
       Threshold: 300,
       unit: 's',
+      TreatMissingData: 'ignore',
       description:
         'A desired state has been pending for 5 minutes; the heartbeat keeps trying. npm run ledger shows the server and the last error.',
       advice: 'The heartbeat tries at growing intervals. Fix the cause that the last error names.',
@@ -173,7 +174,19 @@ const ALARMS = {
       description:
         'Patroni named another leader than the events had, and Barman was set to it: a callback is broken somewhere. The message in the log names server and leader.',
       advice:
-        "Look at the callback's log on that node, and run it there with `--dry-run`. A model that was applied by hand is replaced as well: pause the server, or write `{}` for it in the cluster's parameter.",
+        "Look at the callback's log on that node, and run it there with `--dry-run`. If Barman is to follow another node than the leader, write `{}` for the server in the cluster's parameter.",
+    },
+    'not-streaming': {
+      ...OWN,
+      isState: true,
+      MetricName: 'NotStreaming',
+      Statistic: 'Minimum',
+      EvaluationPeriods: 5,
+      TreatMissingData: 'ignore',
+      description:
+        'For 5 minutes, Barman has not streamed WAL from the leader of a Patroni cluster. Run barman receive-wal SERVER on the Barman host: it prints why.',
+      advice:
+        'The log names the server and the leader. Causes and remedies: [WAL does not arrive](operations.md#wal-does-not-arrive).',
     },
     'leader-unknown': {
       ...OWN,

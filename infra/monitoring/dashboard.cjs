@@ -85,7 +85,12 @@ const widgets = [
       { stat: 'Maximum', yAxis: 'right' },
     ],
   ]),
-  chart(0, 18, 8, 'Oldest pending event (s)', [own('OldestPendingAge', { stat: 'Maximum' })]),
+  chart(0, 18, 8, 'Oldest pending event (s), and what Patroni says', [
+    own('OldestPendingAge', { stat: 'Maximum' }),
+    own('NotStreaming', { stat: 'Maximum', yAxis: 'right' }),
+    own('LeaderUnknown', { stat: 'Maximum', yAxis: 'right' }),
+    own('Reconciled', { yAxis: 'right' }),
+  ]),
   chart(8, 18, 8, 'Late, repeated and concurrent events', [
     own('Superseded'),
     own('Duplicate'),

@@ -146,6 +146,121 @@ describe("the leader's model", () => {
   });
 });
 
+describe('a server for which Barman does not stream from the leader', () => {
+  const notStreaming = (message: string | RegExp) => ({
+    observed: { notStreaming: [{ server: 'main', message: expect.stringMatching(message) }] },
+  });
+  /** Barman is set to node1, the leader, and streams from the node that its model names. */
+  async function startStreaming() {
+    const test = await start();
+    const { run, patroni } = test;
+    patroni.barmanStreamsFrom = () => run.host.api.activeModel()?.replace('pg:', '');
+    await run.webhook({ ...PROMOTION, barman_model: 'pg:node1' });
+    pass(10 * MINUTE);
+    expect(await beats(run, 1)).toMatchObject({ observed: { notStreaming: [] } });
+    expect(await itemOf(run)).toMatchObject({ streaming: true, streaming_since: expect.any(String) });
+    pass(MINUTE);
+    return test;
+  }
+
+  test('because a model was applied by hand, is set to the leader again by the third heartbeat that sees that', async () => {
+    await using test = await startStreaming();
+    const { run } = test;
+    run.host.api.setActiveModel('pg:node2');
+    expect(await beats(run, 2)).toMatchObject({
+      ...notStreaming(/^Barman does not stream from node1 for server main, since .*Z or longer$/),
+      applied: 0,
+    });
+    expect(await itemOf(run)).toMatchObject({ streaming: false });
+    expect(run.metrics().at(-1)).toMatchObject({ NotStreaming: 1, Reconciled: 0 });
+    pass(MINUTE);
+    expect(await beats(run, 1)).toMatchObject({
+      ...notStreaming(/its model is applied again$/),
+      applied: 1,
+    });
+    expect(run.host.api.activeModel()).toBe('pg:node1');
+    expect(run.log()).toContainEqual(
+      expect.objectContaining({
+        level: 'WARN',
+        barman_server: 'main',
+        message: expect.stringMatching(/does not stream from node1 .* its model is applied again$/),
+      }),
+    );
+    pass(MINUTE);
+    expect(await beats(run, 1)).toMatchObject({ observed: { notStreaming: [] }, pending: 0 });
+    expect(run.metrics().at(-1)).toMatchObject({ NotStreaming: 0 });
+    expect(await itemOf(run)).toMatchObject({ streaming: true });
+    expect(await itemOf(run)).not.toHaveProperty('passed_over');
+  });
+
+  test('because the slot is missing, is applied again after two minutes, and then only each ten', async () => {
+    await using test = await startStreaming();
+    const { run, patroni } = test;
+    patroni.barmanStreamsFrom = () => undefined;
+    const applied: number[] = [];
+    for (let minute = 1; minute <= 24; minute += 1) {
+      const heartbeat = await beats(run, 1);
+      expect(heartbeat).toMatchObject(notStreaming(''));
+      if (heartbeat.applied === 1) applied.push(minute);
+      pass(MINUTE);
+    }
+    // The first heartbeat that sees it is no interval old.
+    expect(applied).toEqual([3, 13, 23]);
+  });
+
+  test('is not applied again while the leader is unknown, and is not forgotten meanwhile', async () => {
+    await using test = await startStreaming();
+    const { run, patroni } = test;
+    patroni.barmanStreamsFrom = () => undefined;
+    await beats(run, 1);
+    const before = await itemOf(run);
+    patroni.answer = () => ({ status: 503, body: {} });
+    pass(MINUTE);
+    expect(await beats(run, 3)).toMatchObject({ observed: { notStreaming: [], unknown: [{}] }, applied: 0 });
+    expect(await itemOf(run)).toEqual(before);
+    patroni.answer = (_, __, normal) => normal;
+    expect(await beats(run, 1)).toMatchObject({ ...notStreaming(/applied again/), applied: 1 });
+  });
+
+  test('is not reported while it is paused, or while pg-backup-api is unreachable', async () => {
+    await using test = await startStreaming();
+    const { run, patroni } = test;
+    patroni.barmanStreamsFrom = () => undefined;
+    await run.operator.pause('main', undefined, signal());
+    expect(await beats(run, 4)).toMatchObject({ observed: { notStreaming: [] }, applied: 0 });
+    expect(await itemOf(run)).toMatchObject({ streaming: false });
+    expect(run.metrics().at(-1)).toMatchObject({ NotStreaming: 0 });
+    await run.operator.resume('main', signal());
+    await run.host.api.refuse();
+    pass(MINUTE);
+    expect(await beats(run, 1)).toMatchObject(notStreaming(''));
+    for (const metric of ['NotStreaming', 'OldestPendingAge']) {
+      expect(run.metrics().at(-1)).not.toHaveProperty(metric);
+    }
+    await run.host.api.listen();
+  });
+
+  test('is not applied again as long as something else than its model is desired', async () => {
+    await using test = await startStreaming();
+    const { run } = test;
+    await run.webhook(PROMOTION);
+    pass(50_000);
+    expect(await beats(run, 1)).toMatchObject({ ...notStreaming(/longer$/), applied: 0 });
+    // The observation decides, as it does without the streaming check.
+    pass(MINUTE);
+    expect(await beats(run, 1)).toMatchObject({ observed: { reconciled: [{ server: 'main' }] }, applied: 1 });
+    expect(run.host.api.operations()).toHaveLength(3);
+  });
+
+  test('is not checked if its WAL arrives in another way', async () => {
+    await using test = await start({ change: { streaming_archiver_name: null } });
+    test.patroni.barmanStreamsFrom = () => undefined;
+    expect(await beats(test.run, 6)).toMatchObject({ observed: { notStreaming: [] } });
+    expect(await itemOf(test.run)).not.toHaveProperty('streaming');
+    expect(test.run.host.api.operations()).toHaveLength(1);
+  });
+});
+
 describe('an unknown leader', () => {
   test('changes nothing, and does not start over', async () => {
     await using test = await start();

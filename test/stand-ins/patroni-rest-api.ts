@@ -18,6 +18,8 @@ export class PatroniStandIn implements AsyncDisposable {
   readonly #https: boolean;
   /** The node that holds the leader lock; undefined: none does. */
   leader: string | undefined;
+  /** The node that Barman streams from; by default that is the leader. */
+  barmanStreamsFrom: () => string | undefined = () => this.leader;
   /** Changes what a node answers; `undefined`: it never answers. */
   answer: (node: string, path: string, normal: Answer) => Answer | undefined = (_, __, normal) => normal;
   /** All requests so far, such as `node1 /cluster`. */
@@ -91,7 +93,10 @@ export class PatroniStandIn implements AsyncDisposable {
       state: 'running',
       role,
       timeline: 1,
-      replication: [],
+      // Patroni leaves it out if nothing streams from the node.
+      ...(name === this.barmanStreamsFrom() && {
+        replication: [{ usename: 'barman', application_name: 'barman_receive_wal', state: 'streaming' }],
+      }),
       dcs_last_seen: Math.floor(Date.now() / 1_000),
       patroni: { version: '4.1.5', scope: this.#scope, name },
     };

@@ -47,10 +47,14 @@ const CONFIRMED = [ok(state('node1')), notLeader(state('node2', { role: 'replica
 const DOWN: Answer = { error: 'ECONNREFUSED' };
 
 /** @param cluster what the two nodes answer for `/cluster` @param leader and for `/leader` */
-function run(cluster: readonly [Answer, Answer], leader: readonly [Answer, Answer] = CONFIRMED) {
+function run(
+  cluster: readonly [Answer, Answer],
+  leader: readonly [Answer, Answer] = CONFIRMED,
+  streamingArchiverName: string | null = null,
+) {
   const ask = async (node: URL, path: 'cluster' | 'leader') =>
     (path === 'cluster' ? cluster : leader)[node.hostname === '10.0.0.1' ? 0 : 1];
-  return observe(CLUSTER, ask, new AbortController().signal);
+  return observe({ ...CLUSTER, streamingArchiverName }, ask, new AbortController().signal);
 }
 
 describe('the leader is known', () => {
@@ -84,6 +88,46 @@ describe('the leader is known', () => {
     ],
   ])('%s', async (_, cluster, leader) => {
     expect(await run(cluster, leader)).toEqual({ leader: 'node1' });
+  });
+});
+
+describe('Barman', () => {
+  const sender = (application_name: unknown, state: unknown) => ({
+    usename: 'postgres',
+    application_name,
+    client_addr: '127.0.0.1',
+    state,
+    sync_state: 'async',
+    sync_priority: 0,
+  });
+  const barman = (walSenderState: unknown) => sender('barman_receive_wal', walSenderState);
+  test.each<[string, Body, boolean | undefined]>([
+    ['streams from the leader', { replication: [sender('node2', 'streaming'), barman('streaming')] }, true],
+    ['streams while it catches up', { replication: [barman('catchup')] }, true],
+    ['does not stream while it connects', { replication: [barman('startup')] }, false],
+    [
+      'does not stream with a base backup',
+      { replication: [sender('barman_streaming_backup', 'backup')] },
+      false,
+    ],
+    ['does not stream if only a replica does', { replication: [sender('node2', 'streaming')] }, false],
+    ['does not stream if nothing does', { replication: undefined }, false],
+    [
+      'does not stream with a name or state that is null',
+      { replication: [sender(null, null), barman(null)] },
+      false,
+    ],
+    ['may stream if PostgreSQL did not answer', { state: 'unknown', replication: undefined }, undefined],
+  ])('%s', async (_, change, streaming) => {
+    const leader = [ok(state('node1', change)), CONFIRMED[1]] as const;
+    expect(await run([NORMAL, NORMAL], leader, 'barman_receive_wal')).toEqual({ leader: 'node1', streaming });
+  });
+
+  test('streams under the name that its configuration has', async () => {
+    const leader = [ok(state('node1', { replication: [sender('wal_of_main', 'streaming')] })), DOWN] as const;
+    expect(await run([NORMAL, NORMAL], leader, 'wal_of_main')).toMatchObject({ streaming: true });
+    expect(await run([NORMAL, NORMAL], leader, 'barman_receive_wal')).toMatchObject({ streaming: false });
+    expect(await run([NORMAL, NORMAL], leader, null)).toMatchObject({ streaming: undefined });
   });
 });
 

@@ -1,5 +1,5 @@
 /**
- * Who is the leader of a Patroni cluster. The REST API is sometimes wrong: nodes name a dead leader for the whole `ttl`, an old leader
+ * Who is the leader of a Patroni cluster, and whether Barman streams from it. The REST API is sometimes wrong: nodes name a dead leader for the whole `ttl`, an old leader
  * that was cut off claims its role for seconds, and without the DCS two can claim it. So the leader is known only if all nodes that
  * answer name the same one, and that one confirms it itself; otherwise it is unknown, and nothing follows from that.
  */
@@ -27,15 +27,27 @@ const ClusterBody = v.object({
   ),
 });
 const LeaderBody = v.object({
+  state: v.string(),
   role: v.string(),
+  // Absent if nothing streams from this node, and also if PostgreSQL did not answer; then the state is not `running`.
+  replication: v.optional(
+    v.array(v.object({ application_name: v.nullish(v.string()), state: v.nullish(v.string()) })),
+  ),
   dcs_last_seen: v.optional(v.number()),
   cluster_unlocked: v.optional(v.boolean()),
   failsafe_mode_is_active: v.optional(v.boolean()),
   patroni: v.object({ scope: v.string(), name: Name }),
 });
 
-/** The name of the leader, or why it is unknown. */
-export type Observation = { readonly leader: string } | { readonly unknown: string };
+/** What is known of the leader. */
+export interface Leader {
+  readonly leader: string;
+  /** Whether Barman streams WAL from it; undefined if that is unknown, or if WAL arrives in another way. */
+  readonly streaming?: boolean | undefined;
+}
+
+/** The leader, or why it is unknown. */
+export type Observation = Leader | { readonly unknown: string };
 
 /** Thrown inside this module: the leader is unknown. */
 class Unknown extends Error {}
@@ -60,7 +72,7 @@ export async function observe(cluster: Cluster, ask: Ask, signal: AbortSignal): 
   };
   try {
     const leader = leaderNamed(cluster, await round('cluster'));
-    return { leader: leaderConfirmed(cluster, leader, await round('leader')) };
+    return leaderConfirmed(cluster, leader, await round('leader'));
   } catch (error) {
     if (error instanceof Unknown) return { unknown: error.message };
     throw error;
@@ -98,8 +110,8 @@ function leaderNamed(cluster: Cluster, answers: Answers): string {
 }
 
 /** @returns the leader, if it and no other node claims to be it @throws Unknown */
-function leaderConfirmed(cluster: Cluster, leader: string, answers: Answers): string {
-  let confirmed = false;
+function leaderConfirmed(cluster: Cluster, leader: string, answers: Answers): Leader {
+  let confirmed: Leader | undefined;
   for (const [{ host }, answer] of answers) {
     if ('error' in answer || answer.status !== 200) continue;
     const { success, output } = v.safeParse(LeaderBody, answer.body);
@@ -116,10 +128,22 @@ function leaderConfirmed(cluster: Cluster, leader: string, answers: Answers): st
     if (!(answer.date - (dcs_last_seen ?? Number.NaN) * 1_000 <= DCS_SEEN_WITHIN)) {
       throw new Unknown(`${leader} has not seen the DCS for more than ${DCS_SEEN_WITHIN / 1_000} s`);
     }
-    confirmed = true;
+    confirmed = { leader, streaming: streams(cluster, output) };
   }
   if (!confirmed) throw new Unknown(`${leader} does not confirm that it is the leader: ${describe(answers)}`);
-  return leader;
+  return confirmed;
+}
+
+/** Whether Barman is among those that stream from a node. One that catches up streams as well. */
+function streams(
+  { streamingArchiverName }: Cluster,
+  { state, replication = [] }: v.InferOutput<typeof LeaderBody>,
+): boolean | undefined {
+  if (streamingArchiverName === null || state !== 'running') return undefined;
+  return replication.some(
+    (sender) =>
+      sender.application_name === streamingArchiverName && /^(streaming|catchup)$/.test(sender.state ?? ''),
+  );
 }
 
 function describe(answers: Answers): string {

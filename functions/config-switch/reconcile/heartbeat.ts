@@ -73,11 +73,11 @@ export interface Heartbeat {
   readonly parked: number;
   /** Servers that are pending, but paused. */
   readonly pausedPending: number;
-  /** Age of the oldest pending desired state that is not parked (s); 0 without one. */
-  readonly oldestPendingAge: number;
+  /** Age of the oldest pending desired state that is not parked (s); 0 without one, undefined while pg-backup-api is unreachable. */
+  readonly oldestPendingAge?: number;
   /** How long servers have been paused at most that are pending, and whose pause does not end by itself (s). */
   readonly pausedPendingAge: number;
-  /** What follows from the leaders that Patroni names. */
+  /** What follows from what Patroni says. */
   readonly observed: ObservationResult;
   /** Servers that were skipped, because a newer version of the function wrote their items in an unknown format. */
   readonly unknownSchema: readonly string[];
@@ -98,7 +98,8 @@ export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
   const before = await ledger.all(signal);
   const [probed, leaders] = await Promise.all([probe(options), options.observe()]);
   const observed = await recordObservations(ledger, before, leaders, options.interval, signal);
-  const all = observed.reconciled.length > 0 ? await ledger.all(signal) : before;
+  const changed = observed.reconciled.length + observed.notStreaming.length > 0;
+  const all = changed ? await ledger.all(signal) : before;
   const items = all.filter(isKnownSchema);
   const unreadable = probed.unreachable ?? (await probeServer(options, items));
   const ended =
@@ -127,7 +128,8 @@ export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
     unknownSchema: all.filter((item) => !isKnownSchema(item)).map(({ barman_server }) => barman_server),
     pausedPending: paused.length,
     observed,
-    oldestPendingAge: oldest(unparked.map(age)),
+    // The reason for what is pending then has an alarm of its own.
+    ...(probed.unreachable === undefined && { oldestPendingAge: oldest(unparked.map(age)) }),
     pausedPendingAge: oldest(
       paused.filter((item) => !item.paused_until).map(({ paused_at }) => now - timeOf(paused_at, now)),
     ),

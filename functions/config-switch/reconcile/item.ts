@@ -55,6 +55,9 @@ export interface Item {
   readonly leader?: string;
   readonly leader_since?: string;
   readonly differs_since?: string;
+  /** Whether Barman streams WAL from the leader, and since when it does or does not. */
+  readonly streaming?: boolean;
+  readonly streaming_since?: string;
   /** The operations that were passed over (PassedOver), as JSON, so that a condition can compare them as a whole. */
   readonly passed_over?: string;
 }
@@ -75,6 +78,9 @@ export interface PassedOver {
   /** Set by the acquire that follows its end: the application under that lease undoes its effect. */
   readonly ended_at?: string;
 }
+
+/** In the place of an operation id: Barman does not stream, so the desired state is applied again. This entry has ended from the start. */
+export const NOT_STREAMING = 'not-streaming';
 
 /** The operations of an item that were passed over. */
 export function passedOver({ passed_over }: Item): readonly PassedOver[] {

@@ -20,6 +20,7 @@
  *   release   token is mine; only if every POST of mine has a known end    the lease was lost
  *   forget    in sync or parked, and as it was read; no token              the operator tries again
  *   drop      desired_version and passed_over as they were read, no token  the next heartbeat tries again
+ *   reapply   the same                                                     the next heartbeat tries again
  *
  * The running operation belongs to its token: each acquire, complete and release removes it. Acquire adds, in the same write, all
  * operations that are passed over, and marks those that were seen to have ended before it; complete removes the marked ones and no
@@ -41,6 +42,7 @@ import {
   isKnownSchema,
   isRecorded,
   mustApplyAgain,
+  NOT_STREAMING,
   type PassedOver,
   passedOver,
   passedOverText,
@@ -253,15 +255,12 @@ export class Ledger {
   /**
    * Records what Patroni says about the leader.
    *
-   * @param item as it was read; undefined for a server that is not in the ledger
+   * @param item as it was read, or with only the name of a server that is not in the ledger
+   * @returns the item after that; undefined if another leader was recorded meanwhile
    */
-  async observed(
-    server: string,
-    item: Item | undefined,
-    change: Pick<Change, 'leader' | 'leader_since' | 'differs_since'>,
-    signal: AbortSignal,
-  ): Promise<void> {
-    await this.#write(server, { schema: SCHEMA, ...change }, [leaderIs(item?.leader)], signal);
+  observed(item: Item, change: Change, signal: AbortSignal): Promise<Item | undefined> {
+    const condition = [knownSchema, leaderIs(item.leader)];
+    return this.#table.update(item.barman_server, { schema: SCHEMA, ...change }, condition, signal);
   }
 
   /** Gives up on a desired state. @returns whether it was still the newest one */
@@ -277,6 +276,15 @@ export class Ledger {
     const left = passedOver(item).filter(({ operation_id }) => !operationIds.has(operation_id));
     const condition = [desiredIs(item.desired_version), passedOverIs(item.passed_over), noLease];
     await this.#write(item.barman_server, { passed_over: passedOverText(left) }, condition, signal);
+  }
+
+  /** Makes a server pending that is in sync, because Barman does not stream. @returns whether nothing has changed since it was read */
+  reapply(item: RecordedItem, signal: AbortSignal): Promise<boolean> {
+    const now = new Date().toISOString();
+    const entry: PassedOver = { operation_id: NOT_STREAMING, since: now, ended_at: now };
+    const condition = [desiredIs(item.desired_version), passedOverIs(item.passed_over), noLease];
+    const change = { passed_over: passedOverText([...passedOver(item), entry]) };
+    return this.#write(item.barman_server, change, condition, signal);
   }
 
   /** @returns whether the condition was true, so that the change is written */

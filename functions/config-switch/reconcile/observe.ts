@@ -1,6 +1,7 @@
 /**
  * Compares what Patroni says with what is desired, so that Barman follows even if no event arrives: a callback may be broken, or
- * Patroni may fire none (a promotion while the cluster is paused, bootstrap).
+ * Patroni may fire none (a promotion while the cluster is paused, bootstrap). And checks that Barman streams from the leader: someone
+ * may have applied another model by hand, or the slot may be missing.
  *
  * An observation is weaker than an event: it may be some seconds old. So it becomes a desired state only if two in a row, at
  * least three quarters of a heartbeat's interval apart, find the same leader and the same difference, and no event has been
@@ -9,18 +10,31 @@
 
 import { type ConfigTarget, nameOf, parseTarget, targetText } from '../barman/target.ts';
 import type { Observed } from '../patroni/observe-clusters.ts';
-import { eventTimeOf, type Item, timeOf, versionOf } from './item.ts';
+import { eventTimeOf, type Item, isPaused, isPending, isRecorded, timeOf, versionOf } from './item.ts';
 import type { Ledger } from './ledger.ts';
+import type { Change } from './table.ts';
 
 /** How old an observation may be (ms): its version is that much older than its first request. */
 const STALENESS = 30_000;
 /** How old a desired state must be before an observation replaces it (ms). */
 const GRACE = 60_000;
+/** Heartbeats differ by some seconds: what is to last for so many intervals may be a quarter of one shorter. */
+const TOLERANCE = 0.25;
+/** How long Barman does not stream until the desired state is applied again, and how long until the next time (intervals). */
+const REAPPLY = { after: 2 - TOLERANCE, every: 10 };
+
+/** A Barman server, and what is to be said about it. */
+export interface Finding {
+  readonly server: string;
+  readonly message: string;
+}
 
 /** What follows from some observations. */
 export interface ObservationResult {
   /** Servers whose desired state came from an observation, and why. */
-  readonly reconciled: readonly { readonly server: string; readonly message: string }[];
+  readonly reconciled: readonly Finding[];
+  /** Servers for which Barman does not stream from the leader; without those that are paused. */
+  readonly notStreaming: readonly Finding[];
   /** Clusters whose leader is unknown, or has no model, and why. */
   readonly unknown: readonly { readonly cluster: string; readonly reason: string }[];
 }
@@ -39,14 +53,15 @@ export async function recordObservations(
   interval: number,
   signal: AbortSignal,
 ): Promise<ObservationResult> {
-  const reconciled: ObservationResult['reconciled'][number][] = [];
+  const reconciled: Finding[] = [];
+  const notStreaming: Finding[] = [];
   const unknown: ObservationResult['unknown'][number][] = [];
   for (const { cluster, at, observation } of observed) {
     if ('unknown' in observation) {
       unknown.push({ cluster: cluster.name, reason: observation.unknown });
       continue;
     }
-    const { leader } = observation;
+    const { leader, streaming } = observation;
     for (const [server, members] of cluster.servers) {
       if (members.size === 0) continue;
       const model = members.get(leader);
@@ -56,45 +71,61 @@ export async function recordObservations(
         continue;
       }
       const target: ConfigTarget = model === null ? { reset: true } : { model };
-      const item = items.find(({ barman_server }) => barman_server === server);
-      const seen = { server, cluster: cluster.scope, leader, target, at };
-      const message = await recordLeader(ledger, seen, item, interval, signal);
-      if (message !== undefined) reconciled.push({ server, message });
+      const seen = { server, cluster: cluster.scope, leader, target, streaming, at };
+      const read = items.find(({ barman_server }) => barman_server === server);
+      const item = await recordSeen(ledger, seen, read, signal);
+      if (!item) continue;
+      const why = await recordDesired(ledger, seen, item, interval, signal);
+      if (why !== undefined) reconciled.push({ server, message: why });
+      if (streaming !== false || isPaused(item)) continue;
+      notStreaming.push({ server, message: await reapply(ledger, seen, item, interval, signal) });
     }
   }
-  return { reconciled, unknown };
+  return { reconciled, notStreaming, unknown };
 }
 
-/** The leader of a server's cluster, and its target. */
-interface LeaderSeen {
+/** What was seen of a server's cluster: its leader, that one's target, and whether Barman streams from it. */
+interface Seen {
   readonly server: string;
   readonly cluster: string;
   readonly leader: string;
   readonly target: ConfigTarget;
+  readonly streaming: boolean | undefined;
   readonly at: number;
 }
 
-/** @returns why the leader's target was recorded as desired, if it was */
-async function recordLeader(
+/** Records what was seen, if it is new. @returns the item with it; undefined if another heartbeat has seen another leader meanwhile */
+async function recordSeen(
   ledger: Ledger,
-  { server, cluster, leader, target, at }: LeaderSeen,
-  item: Item | undefined,
+  { server, leader, target, streaming, at }: Seen,
+  item: Item = { barman_server: server },
+  signal: AbortSignal,
+): Promise<Item | undefined> {
+  const now = new Date(at).toISOString();
+  const differs = item.desired !== targetText(target);
+  const change: Change = {
+    ...(item.leader !== leader && { leader, leader_since: now }),
+    // Another leader starts over.
+    ...((item.leader !== leader || differs !== (item.differs_since !== undefined)) && {
+      differs_since: differs ? now : null,
+    }),
+    ...(streaming !== undefined && item.streaming !== streaming && { streaming, streaming_since: now }),
+  };
+  if (Object.keys(change).length === 0) return item;
+  return ledger.observed(item, change, signal);
+}
+
+/** @returns why the leader's target was recorded as desired, if it was */
+async function recordDesired(
+  ledger: Ledger,
+  { server, cluster, leader, target, at }: Seen,
+  item: Item,
   interval: number,
   signal: AbortSignal,
 ): Promise<string | undefined> {
-  const now = new Date(at).toISOString();
-  const differs = item?.desired !== targetText(target);
-  if (item?.leader !== leader) {
-    const change = { leader, leader_since: now, differs_since: differs ? now : null };
-    await ledger.observed(server, item, change, signal);
-    return undefined;
-  }
   const { desired, desired_version, differs_since } = item;
-  if (differs !== (differs_since !== undefined)) {
-    await ledger.observed(server, item, { differs_since: differs ? now : null }, signal);
+  if (differs_since === undefined || at - timeOf(differs_since, at) < (1 - TOLERANCE) * interval)
     return undefined;
-  }
-  if (!differs || at - timeOf(differs_since, at) < 0.75 * interval) return undefined;
   if (eventTimeOf(desired_version) >= at - GRACE) return undefined;
   const version = versionOf(at - STALENESS, `leader:${encodeURIComponent(leader)}`);
   if (!(await ledger.recordObserved(item, { server, cluster, target, version }, signal))) return undefined;
@@ -103,4 +134,22 @@ async function recordLeader(
     `Patroni's leader is ${leader}: ${nameOf(target)} is desired for Barman server ${server} now, and was ${before}; ` +
     'no event has said so, so a callback may be broken'
   );
+}
+
+/** Has the desired state applied again at times while Barman does not stream. @returns what is to be said about the server */
+async function reapply(
+  ledger: Ledger,
+  { server, leader, at }: Seen,
+  item: Item,
+  interval: number,
+  signal: AbortSignal,
+): Promise<string> {
+  const since = timeOf(item.streaming_since, at);
+  const message = `Barman does not stream from ${leader} for server ${server}, since ${new Date(since).toISOString()} or longer`;
+  const overdue = at - since - REAPPLY.after * interval;
+  const due = at - (overdue % (REAPPLY.every * interval));
+  if (overdue < 0 || timeOf(item.applied_at, 0) >= due) return message;
+  // Only what should lead to streaming: it is the leader's model, and applied.
+  if (item.differs_since !== undefined || isPending(item) || !isRecorded(item)) return message;
+  return (await ledger.reapply(item, signal)) ? `${message}; its model is applied again` : message;
 }
