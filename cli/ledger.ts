@@ -1,6 +1,6 @@
 /**
- * `npm run ledger -- --stage S`: what each Barman server should be set to, what it was last set to, and why they differ; and
- * the commands for it, see USAGE.
+ * `npm run ledger -- --stage S`: what each Barman server should be set to, what it was last set to, what Patroni says, and why they
+ * differ; and the commands for it, see USAGE.
  *
  * It finds credentials and region as AWS's own command does: AWS_PROFILE, AWS_REGION and so on.
  */
@@ -10,21 +10,14 @@ import { parseArgs } from 'node:util';
 import { InvokeCommand, LambdaClient } from '@aws-sdk/client-lambda';
 import { LedgerClient } from '../functions/config-switch/aws/dynamodb.ts';
 import { DynamoDbTable } from '../functions/config-switch/aws/dynamodb-table.ts';
-import { nameOf, parseTarget } from '../functions/config-switch/barman/target.ts';
-import {
-  type Item,
-  isKnownSchema,
-  isLeased,
-  isPaused,
-  isPending,
-  passedOver,
-} from '../functions/config-switch/reconcile/item.ts';
+import { type Item, isLeased } from '../functions/config-switch/reconcile/item.ts';
 import { Ledger } from '../functions/config-switch/reconcile/ledger.ts';
 import { Operator } from '../functions/config-switch/reconcile/operator.ts';
 import { check } from './check.ts';
 import { FailureQueue, redrive } from './redrive.ts';
+import { asJson, asTable, stateOf, time } from './show.ts';
 
-const USAGE = `usage: npm run ledger -- [--stage STAGE] [--region REGION] [COMMAND]
+const USAGE = `usage: npm run ledger -- [--stage STAGE] [--region REGION] [--watch | --json] [COMMAND]
   retry SERVER                         try at once, even if it was parked
   pause SERVER [--for 2h] [--no-wait]  send nothing to Barman for it, until resume or for so many minutes (m), hours (h) or days (d)
   resume SERVER                        the next heartbeat applies what was recorded
@@ -33,6 +26,8 @@ const USAGE = `usage: npm run ledger -- [--stage STAGE] [--region REGION] [COMMA
   redrive                              send the events of the failure queue again`;
 /** For each request to AWS (ms). */
 const TIMEOUT = 30_000;
+/** Between two looks at the ledger with --watch (ms). */
+const WATCH_INTERVAL = 2_000;
 
 try {
   process.exitCode = await main();
@@ -50,8 +45,12 @@ async function main(): Promise<number> {
   const ledger = new Ledger(table);
   const operator = new Operator(ledger, table);
   const [command, server, ...rest] = positionals;
+  if (values.watch && (values.json || command !== undefined)) throw new Error(USAGE);
+  const show = (items: readonly Item[]) =>
+    values.json ? asJson(items) : asTable(items, Date.now(), process.stdout.columns ?? 80);
   if (command === undefined) {
-    show(await ledger.all(signal()));
+    if (values.watch) return watch(name, async () => show(await ledger.all(signal())));
+    console.log(show(await ledger.all(signal())));
     return 0;
   }
   if (command === 'check' && server === undefined) {
@@ -88,7 +87,7 @@ async function main(): Promise<number> {
       item = await ledger.get(server, signal());
       if (item && !(await operator.forget(item, signal()))) {
         throw new Error(
-          `${server} is ${state(item)}: only a server that is in sync or parked can be forgotten, because a late event would be the newest afterwards`,
+          `${server} is ${stateOf(item)}: only a server that is in sync or parked can be forgotten, because a late event would be the newest afterwards`,
         );
       }
       break;
@@ -102,7 +101,7 @@ async function main(): Promise<number> {
     );
   }
   if (command === 'forget') console.log(`${server} is forgotten.`);
-  else show([(await ledger.get(server, signal())) ?? item]);
+  else console.log(show([(await ledger.get(server, signal())) ?? item]));
   return 0;
 }
 
@@ -114,11 +113,23 @@ function parse() {
         region: { type: 'string' },
         for: { type: 'string' },
         'no-wait': { type: 'boolean' },
+        watch: { type: 'boolean' },
+        json: { type: 'boolean' },
       },
       allowPositionals: true,
     });
   } catch (error) {
     throw new Error(`${error instanceof Error ? error.message : error}\n${USAGE}`);
+  }
+}
+
+/** Shows the ledger again and again, until Ctrl-C. An error is shown instead, and may be over the next time. */
+async function watch(name: string, show: () => Promise<string>): Promise<never> {
+  for (;;) {
+    const shown = await show().catch((error) => (error instanceof Error ? error.message : String(error)));
+    const clear = process.stdout.isTTY ? '\x1b[H\x1b[J' : '\n';
+    console.log(`${clear}${name}, ${time(new Date().toISOString())}\n\n${shown}`);
+    await sleep(WATCH_INTERVAL);
   }
 }
 
@@ -138,8 +149,8 @@ async function waitForLease(ledger: Ledger, server: string): Promise<void> {
     const item = await ledger.get(server, signal());
     if (!item || !isLeased(item)) return;
     if (!said)
-      console.log(
-        `A switch of ${server} has begun; waiting until it ends, at most until ${short(item.lease_expires_at)}.`,
+      console.error(
+        `A switch of ${server} has begun; waiting until it ends, at most until ${time(item.lease_expires_at)}.`,
       );
     said = true;
     await sleep(500);
@@ -155,68 +166,6 @@ async function invoke(name: string, event: unknown): Promise<unknown> {
   const response = Payload?.transformToString() ?? '';
   if (FunctionError) throw new Error(`the function failed: ${response}`);
   return JSON.parse(response);
-}
-
-function show(items: readonly Item[]): void {
-  if (items.length === 0) {
-    console.log('No role change has been recorded yet.');
-    return;
-  }
-  const rows = items
-    .toSorted((a, b) => a.barman_server.localeCompare(b.barman_server))
-    .map((item) => [
-      item.barman_server,
-      targetAndTime(item.desired, item.desired_version),
-      targetAndTime(item.applied, item.applied_version),
-      state(item),
-      item.last_error ?? '',
-    ]);
-  const table = [['SERVER', 'DESIRED', 'APPLIED', 'STATE', 'LAST ERROR'], ...rows];
-  const widths = rows[0]?.map((_, column) => Math.max(...table.map((row) => row[column]?.length ?? 0))) ?? [];
-  for (const row of table) {
-    console.log(
-      row
-        .map((cell, column) => cell.padEnd(widths[column] ?? 0))
-        .join('  ')
-        .trimEnd(),
-    );
-  }
-}
-
-function state(item: Item): string {
-  if (!isKnownSchema(item)) return `schema ${item.schema}, of a newer version`;
-  if (isLeased(item)) return `switching (lease until ${short(item.lease_expires_at)})`;
-  if (isPaused(item)) {
-    const time = item.paused_until ? `until ${short(item.paused_until)}` : `since ${short(item.paused_at)}`;
-    return `paused ${time}${isPending(item) ? ', pending' : ''}`;
-  }
-  const ids = passedOver(item).map(({ operation_id }) => operation_id);
-  const note = ids.length > 0 ? `, passed over: operation ${ids.join(', ')}` : '';
-  return `${progress(item)}${note}`;
-}
-
-function progress(item: Item): string {
-  if (!isPending(item)) return 'in sync';
-  const attempts = item.attempts ?? 0;
-  const after = `after ${attempts} ${attempts === 1 ? 'attempt' : 'attempts'}`;
-  if (item.parked) return `parked ${after}`;
-  if (item.lease_token !== undefined) {
-    const running = item.running_operation ? ` (waits for operation ${item.running_operation})` : '';
-    return `lease expired, the next heartbeat takes over${running}`;
-  }
-  const next = item.next_attempt_at ? short(item.next_attempt_at) : 'now';
-  return `pending, next attempt ${next}${attempts > 0 ? ` (failed ${after})` : ''}`;
-}
-
-/** A desired or applied state, and the time of its event. */
-function targetAndTime(target: string | undefined, version: string | undefined): string {
-  if (target === undefined) return '–';
-  return `${nameOf(parseTarget(target)).replace(/^model /, '')} (${short(version?.split('#')[0])})`;
-}
-
-/** A time, to the second. */
-function short(time = ''): string {
-  return time.replace('T', ' ').replace(/\.\d+Z$/, ' UTC');
 }
 
 function signal(): AbortSignal {
