@@ -168,7 +168,7 @@ describe('a server for which Barman does not stream from the leader', () => {
     const { run } = test;
     run.host.api.setActiveModel('pg:node2');
     expect(await beats(run, 2)).toMatchObject({
-      ...notStreaming(/^Barman does not stream from node1 for server main, since .*Z or longer$/),
+      ...notStreaming(/^Barman does not stream from node1 for server main, at least since .*Z$/),
       applied: 0,
     });
     expect(await itemOf(run)).toMatchObject({ streaming: false });
@@ -245,7 +245,7 @@ describe('a server for which Barman does not stream from the leader', () => {
     const { run } = test;
     await run.webhook(PROMOTION);
     pass(50_000);
-    expect(await beats(run, 1)).toMatchObject({ ...notStreaming(/longer$/), applied: 0 });
+    expect(await beats(run, 1)).toMatchObject({ ...notStreaming(/Z$/), applied: 0 });
     // The observation decides, as it does without the streaming check.
     pass(MINUTE);
     expect(await beats(run, 1)).toMatchObject({ observed: { reconciled: [{ server: 'main' }] }, applied: 1 });

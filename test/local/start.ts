@@ -1,8 +1,9 @@
 /**
- * `npm start`: a complete role change on this machine, with stand-ins for the Barman host and SSM, dynalite for DynamoDB,
- * the function under serverless-offline behind its HTTP route, and one signed webhook.
+ * `npm start`: two role changes on this machine, with stand-ins for the Barman host, Patroni and SSM, dynalite for DynamoDB, and
+ * the function under serverless-offline behind its HTTP route. Of the first a signed webhook tells; of the second nobody does, and the
+ * heartbeat notices.
  *
- * `-- --once` exits after that webhook, with the ExitCode of its response.
+ * `-- --once` exits after that: with the ExitCode of the webhook's response, or 1 if the heartbeat did not notice.
  */
 
 import { type ChildProcess, spawn } from 'node:child_process';
@@ -10,9 +11,12 @@ import { once } from 'node:events';
 import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { createInterface } from 'node:readline';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs, styleText } from 'node:util';
-import { type BarmanHost, startBarmanHost } from '../stand-ins/barman-host.ts';
+import type { Heartbeat } from '../../functions/config-switch/reconcile/heartbeat.ts';
+import { type BarmanHost, MODELS, startBarmanHost } from '../stand-ins/barman-host.ts';
 import { type DynamoDb, startDynamoDb } from '../stand-ins/dynamodb.ts';
+import { PatroniStandIn } from '../stand-ins/patroni-rest-api.ts';
 import type { SeenRequest } from '../stand-ins/pg-backup-api.ts';
 import { FUNCTION_NAME, type Local, STATE_FILE, send, showExchange } from './send.ts';
 
@@ -20,6 +24,8 @@ const STAGE = 'local';
 const LEDGER = `barman-config-switch-${STAGE}`;
 /** Maximum time for serverless-offline to build and listen (ms). */
 const START_TIMEOUT = 60_000;
+/** Between two heartbeats here (s); a deployment has one each minute. */
+const HEARTBEAT_INTERVAL = 2;
 
 const { values: options } = parseArgs({
   options: { once: { type: 'boolean', default: false }, port: { type: 'string', default: '3000' } },
@@ -29,6 +35,7 @@ const title = (text: string) => console.log(`\n${styleText('bold', text)}\n`);
 const workFolder = `.local/${process.pid}`;
 let offline: ChildProcess | undefined;
 let host: BarmanHost | undefined;
+let patroni: PatroniStandIn | undefined;
 let dynamoDb: DynamoDb | undefined;
 let ending = false;
 
@@ -43,8 +50,19 @@ try {
 }
 
 async function main(): Promise<number> {
-  host = await startBarmanHost({ operationTime: 700, requestCost: 12 });
-  host.api.setActiveModel('pg:node1');
+  host = await startBarmanHost({
+    operationTime: 700,
+    requestCost: 12,
+    servers: { main: {}, crm: {} },
+    models: { ...MODELS, 'crm:node1': { cluster: 'crm' }, 'crm:node2': { cluster: 'crm' } },
+  });
+  const { api } = host;
+  api.setActiveModel('pg:node1');
+  api.setActiveModel('crm:node1', 'crm');
+  patroni = await PatroniStandIn.start({ scope: 'crm' });
+  patroni.barmanStreamsFrom = () => api.activeModel('crm')?.replace('crm:', '');
+  const members = { node1: 'crm:node1', node2: 'crm:node2' };
+  host.put({ 'clusters/crm': JSON.stringify({ servers: { crm: members }, patroni: patroni.urls }) });
   dynamoDb = await startDynamoDb();
   await dynamoDb.createLedger(LEDGER);
   const local: Local = {
@@ -57,16 +75,24 @@ async function main(): Promise<number> {
 
   title('barman-config-switch on this machine');
   console.log(`  function       ${local.url}`);
-  console.log(`  pg-backup-api  ${host.api.url}  (stand-in: server main, models pg:node1 and pg:node2)`);
+  console.log(`  pg-backup-api  ${api.url}  (stand-in: servers main and crm, a model for each node)`);
+  console.log(`  Patroni        ${patroni.urls.join(', ')}  (stand-in: REST API of cluster crm)`);
   console.log(`  SSM            ${host.ssm.url}  (stand-in: parameters under ${host.path})`);
   console.log(`  DynamoDB       ${dynamoDb.url}  (dynalite: table ${LEDGER})`);
 
-  title('Patroni promoted node2; its callback sends');
+  title('Cluster main: Patroni promoted node2; its callback sends');
   const exitCode = showExchange(await send(local, 'webhook', { role: 'primary', barman_model: 'pg:node2' }));
   title('On the Barman host');
-  showRequests(host.api.requests);
-  console.log(`\n  active model   pg:node1 → ${host.api.activeModel() ?? 'none'}`);
-  if (options.once) return exitCode;
+  showRequests(api.requests);
+  console.log(`\n  active model of main  pg:node1 → ${api.activeModel() ?? 'none'}`);
+
+  title(
+    'Cluster crm: node2 was promoted by hand while the cluster was paused; Patroni runs no callback then',
+  );
+  patroni.leader = 'node2';
+  await runHeartbeats(local);
+  console.log(`\n  active model of crm   crm:node1 → ${api.activeModel('crm') ?? 'none'}`);
+  if (options.once) return api.activeModel('crm') === 'crm:node2' ? exitCode : 1;
 
   writeFileSync(STATE_FILE, JSON.stringify(local), { mode: 0o600 });
   title('Send more role changes from another terminal');
@@ -79,8 +105,7 @@ async function main(): Promise<number> {
     '  npm run invoke  -- --role primary --barman-model pg:node1   a direct invocation, as from the console',
   );
   console.log('\nPress Ctrl-C to stop. The log of the function follows.\n');
-  let seen = host.api.requests.length;
-  const { api } = host;
+  let seen = api.requests.length;
   setInterval(() => {
     showRequests(api.requests.slice(seen).filter((request) => request.response !== undefined));
     seen = api.requests.length;
@@ -89,8 +114,21 @@ async function main(): Promise<number> {
   throw new Error('serverless-offline exited');
 }
 
+/** Runs heartbeats until one has applied something, three at most. */
+async function runHeartbeats({ invokeUrl }: Local): Promise<void> {
+  console.log(`  A deployment has a heartbeat each minute; here it is each ${HEARTBEAT_INTERVAL} seconds.\n`);
+  for (let count = 1; count <= 3; count += 1) {
+    const response = await fetch(invokeUrl, { method: 'POST', body: '{"heartbeat":true}' });
+    const { observed, applied } = (await response.json()) as Heartbeat;
+    const [found] = [...observed.reconciled, ...observed.notStreaming];
+    console.log(`  heartbeat ${count}  ${found?.message ?? 'nothing to do'}`);
+    if (applied > 0) return;
+    await sleep(HEARTBEAT_INTERVAL * 1_000);
+  }
+}
+
 /** Starts serverless-offline and waits until the route listens. */
-async function startOffline(local: Local, { ssm, path }: BarmanHost, { url }: DynamoDb): Promise<void> {
+async function startOffline(local: Local, { ssm }: BarmanHost, { url }: DynamoDb): Promise<void> {
   // The bundle is CommonJS, but this package is an ES module.
   mkdirSync(workFolder, { recursive: true });
   writeFileSync(`${workFolder}/package.json`, '{"type":"commonjs"}');
@@ -99,7 +137,15 @@ async function startOffline(local: Local, { ssm, path }: BarmanHost, { url }: Dy
     [
       'node_modules/serverless/bin/serverless.js',
       'offline',
-      ...['--stage', STAGE, '--noPrependStageInUrl', '--noSponsor', '--host', '127.0.0.1'],
+      ...[
+        '--stage',
+        STAGE,
+        '--noPrependStageInUrl',
+        '--noSponsor',
+        '--localEnvironment',
+        '--host',
+        '127.0.0.1',
+      ],
       ...['--httpPort', new URL(local.url).port, '--lambdaPort', new URL(local.invokeUrl).port],
     ],
     {
@@ -107,7 +153,7 @@ async function startOffline(local: Local, { ssm, path }: BarmanHost, { url }: Dy
       env: {
         ...process.env,
         ESBUILD_WORK_FOLDER: workFolder,
-        PARAMETERS_PATH: path,
+        HEARTBEAT_INTERVAL: String(HEARTBEAT_INTERVAL),
         AWS_ENDPOINT_URL_SSM: ssm.url,
         AWS_ENDPOINT_URL_DYNAMODB: url,
         AWS_REGION: 'eu-central-1',
@@ -181,6 +227,7 @@ async function end(status: number): Promise<void> {
     offline.kill('SIGKILL');
     await ended;
   }
+  await patroni?.[Symbol.asyncDispose]();
   await host?.[Symbol.asyncDispose]();
   await dynamoDb?.close();
   rmSync(workFolder, { recursive: true, force: true });

@@ -145,7 +145,7 @@ async function reapply(
   signal: AbortSignal,
 ): Promise<string> {
   const since = timeOf(item.streaming_since, at);
-  const message = `Barman does not stream from ${leader} for server ${server}, since ${new Date(since).toISOString()} or longer`;
+  const message = `Barman does not stream from ${leader} for server ${server}, at least since ${new Date(since).toISOString()}`;
   const overdue = at - since - REAPPLY.after * interval;
   const due = at - (overdue % (REAPPLY.every * interval));
   if (overdue < 0 || timeOf(item.applied_at, 0) >= due) return message;
