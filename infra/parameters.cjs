@@ -243,13 +243,6 @@ module.exports = async ({ options, resolveVariable }) => {
         egress('REST API of Patroni on the database nodes', host, parameters['patroni-port']),
       ),
     ],
-    // Metrics of a rule on a bus other than the default have both dimensions (AWS/Events, "Dimensions").
-    ruleDimensions: [
-      { Name: 'RuleName', Value: `barman-config-switch-${stage}` },
-      ...(parameters['event-bus'] === 'default'
-        ? []
-        : [{ Name: 'EventBusName', Value: parameters['event-bus'] }]),
-    ],
     // The endpoint's own DNS name: it has no private DNS, so the region's name does not lead to it.
     environment: access === 'endpoint' ? { AWS_ENDPOINT_URL_SSM: { 'Fn::Sub': ENDPOINT_URL } } : {},
     customDomain: parameters['domain-name'] !== null,

@@ -29,7 +29,7 @@ export function createHeartbeatHandler({
         ...invocation,
         ledger,
         api,
-        credentials,
+        certificates: () => credentials.certificates(invocation.signal),
         operationTimeout,
         interval: heartbeatInterval,
         observe: () => observeClusters(credentials, invocation.signal),

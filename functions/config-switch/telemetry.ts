@@ -10,13 +10,8 @@ import { ExitCode, exitStatus } from './exit-code.ts';
 import type { Heartbeat, Reconciled } from './reconcile/heartbeat.ts';
 import type { Progress } from './reconcile/reconcile.ts';
 
-const REJECTION_METRIC: Record<Rejected['why'], string> = {
-  signature: 'SignatureRejected',
-  timestamp: 'TimestampStale',
-  'secret unreadable': 'SecretUnreadable',
-  'body too large': 'BodyTooLarge',
-  'payload format': 'PayloadFormatUnsupported',
-};
+/** From how many days on the log says each minute that a certificate expires. */
+const EXPIRES_SOON = 30;
 
 /** Service name, namespace and log level come from the environment (POWERTOOLS_…). */
 export const logger = new Logger();
@@ -74,7 +69,7 @@ function report(event: CompletedEvent, error?: Error | null): void {
     }
   } else if (error instanceof Rejected) {
     logger.warn(error.message, { rejected: error.why, ...fields });
-    metrics.addMetric(REJECTION_METRIC[error.why], MetricUnit.Count, 1);
+    metrics.addMetric('WebhookRejected', MetricUnit.Count, 1);
   }
   metrics.publishStoredMetrics();
 }
@@ -151,11 +146,15 @@ export function reportHeartbeat(invocation: Invocation, heartbeat: Heartbeat | E
       metrics.addMetric('NotStreaming', MetricUnit.Count, notStreaming.length);
     }
     metrics.addMetric('PausedPendingAge', MetricUnit.Seconds, heartbeat.pausedPendingAge);
-    for (const [name, days] of [
-      ['ClientCertDaysLeft', heartbeat.clientCertDaysLeft],
-      ['CaCertDaysLeft', heartbeat.caCertDaysLeft],
-    ] as const) {
-      if (days !== undefined) metrics.addMetric(name, MetricUnit.Count, days);
+    const { certificate } = heartbeat;
+    if (certificate) {
+      const { parameter, daysLeft } = certificate;
+      metrics.addMetric('CertificateDaysLeft', MetricUnit.Count, daysLeft);
+      if (daysLeft <= EXPIRES_SOON) {
+        const when =
+          daysLeft < 0 ? 'has expired' : `expires in ${daysLeft} ${daysLeft === 1 ? 'day' : 'days'}`;
+        logger.warn(`the certificate in the parameter ${parameter} ${when}`, { ...fields, parameter });
+      }
     }
   }
   metrics.publishStoredMetrics();

@@ -33,15 +33,7 @@ const widgets = [
     ],
     { stacked: true },
   ),
-  chart(12, 0, 12, 'Rejected webhooks', [
-    own('WrongCluster'),
-    own('SignatureRejected'),
-    own('TimestampStale'),
-    own('SecretUnreadable'),
-    own('BodyTooLarge'),
-    own('PayloadFormatUnsupported'),
-    own('ApiThrottles'),
-  ]),
+  chart(12, 0, 12, 'Rejected webhooks', [own('WrongCluster'), own('WebhookRejected')]),
   chart(0, 6, 8, 'Duration of a switch (ms)', [
     own('SwitchDuration', { stat: 'p50', label: 'median' }),
     own('SwitchDuration', { stat: 'Maximum', label: 'maximum' }),
@@ -99,11 +91,15 @@ const widgets = [
     own('StuckOperation'),
     own('Parked', { stat: 'Maximum' }),
   ]),
-  chart(16, 18, 8, 'pg-backup-api, ledger and certificates', [
+  chart(16, 18, 8, 'pg-backup-api, ledger, certificates, EventBridge', [
     own('PgBackupApiUnreachable', { stat: 'Maximum', label: 'unreachable' }),
     own('LedgerUnreachable'),
-    own('ClientCertDaysLeft', { stat: 'Minimum', yAxis: 'right' }),
-    own('CaCertDaysLeft', { stat: 'Minimum', yAxis: 'right' }),
+    ...['FailedInvocations', 'InvocationsFailedToBeSentToDlq'].flatMap((name) => [
+      ['AWS/Events', name, 'RuleName', SERVICE],
+      // On a bus other than the default, the metric has both dimensions.
+      ['AWS/Events', name, 'EventBusName', '${self:custom.parameters.event-bus}', 'RuleName', SERVICE],
+    ]),
+    own('CertificateDaysLeft', { stat: 'Minimum', yAxis: 'right' }),
   ]),
   {
     type: 'log',
@@ -112,12 +108,13 @@ const widgets = [
     width: 24,
     height: 8,
     properties: {
-      title: 'Latest events',
+      // A role change, or what a heartbeat did for one server; not its line of each minute.
+      title: 'Latest decisions',
       region: REGION,
       view: 'table',
       query:
-        "SOURCE '${ConfigSwitchLogGroup}' | filter level in ['INFO', 'WARN', 'ERROR'] and ispresent(request_id)" +
-        ' | fields @timestamp, exit_code, barman_server, barman_model, role, message | sort @timestamp desc | limit 50',
+        "SOURCE '${ConfigSwitchLogGroup}' | filter ispresent(barman_server)" +
+        ' | fields @timestamp, caller, exit_code, barman_server, barman_model, role, message | sort @timestamp desc | limit 50',
     },
   },
 ];

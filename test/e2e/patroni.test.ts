@@ -220,7 +220,7 @@ test('the callback › exits with 3 for a wrong secret and names the cause, and 
   expect(api.requests.filter(({ method }) => method === 'POST')).toHaveLength(before.requests);
   const metrics = `aws logs filter-log-events --log-group-name /aws/lambda/${stage.name} --output text`;
   await expect
-    .poll(async () => (await shell(metrics)).includes('"SignatureRejected":1'), { timeout: 30_000 })
+    .poll(async () => (await shell(metrics)).includes('"WebhookRejected":1'), { timeout: 30_000 })
     .toBe(true);
 });
 

@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
+import { ExitCode } from '../../functions/config-switch/exit-code.ts';
 import { OPTIONAL, packageStage, REQUIRED, type Resource, type Template } from './template.ts';
 
 const STAGE = 'barman-config-switch-prod';
@@ -169,12 +170,6 @@ describe.each(templates)('template with %s', (_, template) => {
       MaximumRetryAttempts: 2,
       DestinationConfig: { OnFailure: { Destination: { 'Fn::GetAtt': ['FailureQueue', 'Arn'] } } },
     });
-    for (const alarm of ['RuleFailedAlarm', 'RuleEventLostAlarm']) {
-      expect(template.Resources[alarm]?.Properties.Dimensions).toEqual([
-        { Name: 'RuleName', Value: STAGE },
-        ...(bus === 'default' ? [] : [{ Name: 'EventBusName', Value: bus }]),
-      ]);
-    }
   });
 
   test('has a failure queue that is encrypted, keeps events for 14 days, and accepts events only from the rule', () => {
@@ -246,59 +241,76 @@ describe.each(templates)('template with %s', (_, template) => {
     });
   });
 
-  test('sends every alarm to the topic, with a description that refers to docs/alarms.md', () => {
+  test('has 18 alarms, each with an urgency, one first thing to do, and a section in docs/alarms.md', () => {
     const alarms = ofType(template, 'AWS::CloudWatch::Alarm').map(({ Properties }) => Properties);
-    for (const { AlarmName, AlarmDescription, AlarmActions, TreatMissingData } of alarms) {
+    const names = alarms.map(({ AlarmName }) => AlarmName.replace(`${STAGE}-`, ''));
+    const urgent = (words: string) =>
+      names.filter((_, index) => alarms[index]?.AlarmDescription.startsWith(`${words}. `));
+    expect(urgent('Act now')).toEqual([
+      'switch-failed',
+      'pending',
+      'parked',
+      'not-streaming',
+      'pg-backup-api-unreachable',
+      'heartbeat-lost',
+      'event-lost',
+      'ledger-unreachable',
+      'function-errors',
+    ]);
+    expect(urgent('Act this week')).toEqual([
+      'invalid-args',
+      'wrong-cluster',
+      'webhooks-rejected',
+      'undeliverable-events',
+      'certificate-30-days',
+      'certificate-7-days',
+      'reconciled',
+      'leader-unknown',
+      'paused-pending',
+    ]);
+    for (const [
+      index,
+      { AlarmDescription, AlarmActions, MetricName, TreatMissingData },
+    ] of alarms.entries()) {
+      const name = names[index] ?? '';
       expect(AlarmActions).toEqual([{ Ref: 'AlarmTopic' }]);
-      const name = AlarmName.replace(`${STAGE}-`, '');
+      // One metric, without metric math.
+      expect(MetricName).toMatch(/^\w+$/);
       // Neither is reported while pg-backup-api is unreachable: that is no recovery.
       const ignored = name === 'pending' || name === 'not-streaming' ? 'ignore' : 'notBreaching';
       expect(TreatMissingData).toBe(name === 'heartbeat-lost' ? 'breaching' : ignored);
+      expect(AlarmDescription).toMatch(/\b(Run|Read|read|run|Fix|Compare) /);
       expect(AlarmDescription).toContain(`(docs/alarms.md#${name})`);
       expect(alarmsPage, `${name} in docs/alarms.md`).toContain(`### ${name}\n`);
     }
     // "OK" only where the metric reports a state: no further failure does not mean that Barman is right again.
-    const states = alarms.filter(({ OKActions }) => OKActions).map(({ AlarmName }) => AlarmName);
-    expect(states.map((name) => name.replace(`${STAGE}-`, ''))).toEqual([
+    expect(names.filter((_, index) => alarms[index]?.OKActions)).toEqual([
       'pending',
       'parked',
-      'paused-pending',
+      'not-streaming',
       'pg-backup-api-unreachable',
       'heartbeat-lost',
-      'not-streaming',
-      'leader-unknown',
-      'client-cert-30-days',
-      'client-cert-7-days',
-      'ca-cert-30-days',
-      'ca-cert-7-days',
       'undeliverable-events',
-      'failures-old',
+      'certificate-30-days',
+      'certificate-7-days',
+      'leader-unknown',
+      'paused-pending',
     ]);
-    expect(alarms.map(({ MetricName }) => MetricName)).toEqual(
-      expect.arrayContaining([
-        'CONFIG_SWITCH_FAILED',
-        'HTTP_ERROR',
-        'INVALID_ARGS',
-        'SignatureRejected',
-        'TimestampStale',
-        'SecretUnreadable',
-        'LedgerUnreachable',
-        'OldestPendingAge',
-        'Parked',
-        'StuckOperation',
-        'PgBackupApiUnreachable',
-        'ClientCertDaysLeft',
-        'CaCertDaysLeft',
-        'Errors',
-        'Throttles',
-        'Duration',
-        '5xx',
-        'ApiThrottles',
-        'FailedInvocations',
-        'ApproximateNumberOfMessagesVisible',
-        'ApproximateAgeOfOldestMessage',
-      ]),
-    );
+  });
+
+  test('has alarms and a dashboard for metrics that the function reports', () => {
+    const telemetry = readFileSync('functions/config-switch/telemetry.ts', 'utf8');
+    const statuses = Object.keys(ExitCode);
+    const dashboard = JSON.stringify(only(template, 'AWS::CloudWatch::Dashboard').Properties);
+    const own = [
+      ...ofType(template, 'AWS::CloudWatch::Alarm')
+        .filter(({ Properties }) => Properties.Namespace === 'BarmanConfigSwitch')
+        .map(({ Properties }) => Properties.MetricName),
+      ...[...dashboard.matchAll(/BarmanConfigSwitch\W+(\w+)/g)].map(([, name]) => name),
+    ];
+    expect(own.length).toBeGreaterThan(30);
+    for (const name of own)
+      expect(statuses.includes(name) || telemetry.includes(`'${name}'`), name).toBe(true);
   });
 
   test('has a dashboard of valid JSON', () => {

@@ -204,7 +204,7 @@ describe('parameters that TLS cannot use', () => {
     const message = expect.stringMatching(`${problem}.*; the last good values stay in use`);
     await expect.poll(run.log, SLOW).toContainEqual(expect.objectContaining({ level: 'WARN', message }));
     await run.send({ heartbeat: true });
-    expect(run.metrics().at(-1)).toMatchObject({ PgBackupApiUnreachable: 0, ClientCertDaysLeft: 89 });
+    expect(run.metrics().at(-1)).toMatchObject({ PgBackupApiUnreachable: 0, CertificateDaysLeft: 89 });
   });
 
   test.each(Object.entries(UNUSABLE))(
@@ -231,8 +231,7 @@ describe('parameters that TLS cannot use', () => {
     await run.send({ heartbeat: true });
     expect(run.metrics().at(-1)).toMatchObject({
       PgBackupApiUnreachable: 0,
-      ClientCertDaysLeft: 89,
-      CaCertDaysLeft: 364,
+      CertificateDaysLeft: 89,
     });
   });
 
@@ -263,13 +262,42 @@ describe('a client certificate that expires', () => {
       message: expect.stringMatching(/^the client certificate expired on 20.*Z; write a new one/),
     });
     await run.send({ heartbeat: true });
-    expect(run.metrics().at(-1)).toMatchObject({ PgBackupApiUnreachable: 1, ClientCertDaysLeft: -11 });
+    expect(run.metrics().at(-1)).toMatchObject({ PgBackupApiUnreachable: 1, CertificateDaysLeft: -11 });
+    expect(run.log()).toContainEqual(
+      expect.objectContaining({
+        level: 'WARN',
+        message: 'the certificate in the parameter client-cert has expired',
+      }),
+    );
     expect(run.host.api.requests.length, 'nothing was sent').toBe(before);
 
     pass(1_000);
     const { cert, key } = await run.host.ca.client('renewed', 200);
     run.host.put({ 'client-cert': cert, 'client-key': key });
     expect((await run.webhook(NODE1)).response.exit_code).toBe(0);
+  });
+});
+
+describe('the certificate that expires first', () => {
+  test('is reported, whichever it is, and named in the log from 30 days on', async () => {
+    await using run = await startFunction();
+    const soon = await run.host.ca.client('patroni', 20);
+    run.host.put({ 'patroni-client-cert': soon.cert, 'patroni-client-key': soon.key });
+    expect(await run.send({ heartbeat: true })).toMatchObject({
+      certificate: { parameter: 'patroni-client-cert', daysLeft: 19 },
+    });
+    expect(run.metrics().at(-1)).toMatchObject({ CertificateDaysLeft: 19 });
+    expect(run.log()).toContainEqual(
+      expect.objectContaining({
+        message: 'the certificate in the parameter patroni-client-cert expires in 19 days',
+      }),
+    );
+  });
+
+  test('is not named in the log before that', async () => {
+    await using run = await startFunction();
+    await run.send({ heartbeat: true });
+    expect(JSON.stringify(run.log())).not.toContain('expires');
   });
 });
 

@@ -241,7 +241,7 @@ describe('an unauthenticated caller', () => {
     expect(statusCode).toBe(401);
     expect(response).toEqual({ message: 'Unauthorized' });
     expect(run.host.api.requests).toEqual([]);
-    expect(run.metrics()).toContainEqual(expect.objectContaining({ SignatureRejected: 1 }));
+    expect(run.metrics()).toContainEqual(expect.objectContaining({ WebhookRejected: 1 }));
   });
 
   test('with an event id of 9 KB gets 401, and one line in the log that is cut', async () => {
@@ -268,7 +268,7 @@ describe('an unauthenticated caller', () => {
     expect(statusCode).toBe(status);
     if (status === 401) {
       expect(response).toEqual({ message: 'Unauthorized' });
-      expect(run.metrics()).toContainEqual(expect.objectContaining({ TimestampStale: 1 }));
+      expect(run.metrics()).toContainEqual(expect.objectContaining({ WebhookRejected: 1 }));
       expect(run.log()).toContainEqual(expect.objectContaining({ rejected: 'timestamp' }));
     }
   });
@@ -288,7 +288,7 @@ describe('a body over 16 KB', () => {
       expect(response).toEqual({ message: 'Content Too Large' });
     }
     expect(run.host.api.requests).toEqual([]);
-    expect(run.metrics()[0]).toMatchObject({ BodyTooLarge: 1 });
+    expect(run.metrics()[0]).toMatchObject({ WebhookRejected: 1 });
     expect(run.metrics()[0]).not.toHaveProperty('INVALID_ARGS');
     expect(run.log()[0]).toMatchObject({
       level: 'WARN',
@@ -361,7 +361,7 @@ describe('an HTTP request in another payload format', () => {
         message: expect.stringMatching(/not in payload format 2\.0; .*set the payload format/),
       }),
     ]);
-    expect(run.metrics()).toEqual([expect.objectContaining({ PayloadFormatUnsupported: 1 })]);
+    expect(run.metrics()).toEqual([expect.objectContaining({ WebhookRejected: 1 })]);
   });
 });
 
@@ -414,7 +414,7 @@ describe('a webhook secret', () => {
     expect(run.log()).toContainEqual(
       expect.objectContaining({ message: expect.stringContaining(`${run.host.path}webhook-secret`) }),
     );
-    expect(run.metrics()).toContainEqual(expect.objectContaining({ SecretUnreadable: 1 }));
+    expect(run.metrics()).toContainEqual(expect.objectContaining({ WebhookRejected: 1 }));
   });
 });
 
@@ -624,7 +624,7 @@ describe('telemetry', () => {
     expect(counted).toEqual([
       ['CONFIG_SWITCH_DONE', 'SwitchDuration', 'Attempts', 'Polls'],
       ['INVALID_ARGS'],
-      ['SignatureRejected'],
+      ['WebhookRejected'],
       ['CONFIG_SWITCH_SKIPPED'],
     ]);
     expect(run.log()[3]).not.toHaveProperty('operation_id');

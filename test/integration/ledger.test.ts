@@ -352,8 +352,7 @@ describe('the heartbeat', () => {
       expect.objectContaining({
         PgBackupApiUnreachable: 0,
         Parked: 0,
-        ClientCertDaysLeft: 89,
-        CaCertDaysLeft: expect.any(Number),
+        CertificateDaysLeft: 89,
       }),
     );
   });
@@ -363,7 +362,7 @@ describe('the heartbeat', () => {
     run.host.api.fault({ kind: 'stall' }, Number.POSITIVE_INFINITY);
     await run.send(heartbeat);
     expect(run.metrics()).toContainEqual(
-      expect.objectContaining({ PgBackupApiUnreachable: 1, ClientCertDaysLeft: 89 }),
+      expect.objectContaining({ PgBackupApiUnreachable: 1, CertificateDaysLeft: 89 }),
     );
     expect(run.log()).toContainEqual(
       expect.objectContaining({ level: 'ERROR', message: expect.stringMatching(/^heartbeat: .*status/) }),

@@ -242,7 +242,7 @@ export class World {
     const options: HeartbeatOptions = {
       ledger: new Ledger(instance),
       api: instance.pgBackupApi(signal),
-      credentials: instance,
+      certificates: async () => new Map(),
       signal,
       remaining: () => start + time - Date.now(),
       operationTimeout: OPERATION_TIMEOUT,

@@ -112,6 +112,25 @@ export class Credentials implements ConnectionSource, SecretSource {
     return { clusters: usable, tls: patroniTls };
   }
 
+  /**
+   * The certificates that are not malformed.
+   *
+   * @returns parameter → PEM
+   * @throws HttpError if SSM cannot be read
+   */
+  async certificates(signal: AbortSignal): Promise<ReadonlyMap<string, string>> {
+    const { connection, patroniTls } = await this.#fresh(() => true, signal);
+    const barman = connection instanceof HttpError ? {} : (connection.tls ?? {});
+    const patroni = patroniTls instanceof HttpError ? {} : patroniTls;
+    const all: [string, TlsSettings, 'cert' | 'ca'][] = [
+      ['client-cert', barman, 'cert'],
+      ['ca-cert', barman, 'ca'],
+      ['patroni-client-cert', patroni, 'cert'],
+      ['patroni-ca-cert', patroni, 'ca'],
+    ];
+    return new Map(all.flatMap(([name, tls, part]) => (tls[part] === undefined ? [] : [[name, tls[part]]])));
+  }
+
   /** What all parameters mean, read now; for the operator. @throws HttpError if SSM cannot be read */
   inspect(signal: AbortSignal): Promise<Parts> {
     return this.#renew(signal);

@@ -4,7 +4,6 @@
  * Several heartbeats at once do no harm: each applies under a lease, as an event does.
  */
 
-import type { ConnectionSource } from '../barman/http-client.ts';
 import type { PgBackupApi } from '../barman/pg-backup-api.ts';
 import { certificatesOf } from '../barman/tls.ts';
 import { deadline } from '../deadline.ts';
@@ -38,7 +37,8 @@ const SHORT = 8_000;
 export interface HeartbeatOptions {
   readonly ledger: Ledger;
   readonly api: PgBackupApi;
-  readonly credentials: ConnectionSource;
+  /** The certificates among the parameters: name → PEM. @throws HttpError if the parameters are unavailable */
+  readonly certificates: () => Promise<ReadonlyMap<string, string>>;
   /** Aborts at the deadline. */
   readonly signal: AbortSignal;
   /** Time left before the deadline (ms). */
@@ -83,9 +83,8 @@ export interface Heartbeat {
   readonly unknownSchema: readonly string[];
   /** Why pg-backup-api is unreachable, if it is. */
   readonly unreachable?: string;
-  /** Days until the certificates expire. */
-  readonly clientCertDaysLeft?: number | undefined;
-  readonly caCertDaysLeft?: number | undefined;
+  /** The certificate that expires first: its parameter, and the whole days until then. */
+  readonly certificate?: { readonly parameter: string; readonly daysLeft: number } | undefined;
 }
 
 /**
@@ -231,21 +230,28 @@ async function pollPassedOver(
 /** Asks for the status with the real credentials, and reads when the certificates expire. */
 async function probe({
   api,
-  credentials,
-  signal,
-}: HeartbeatOptions): Promise<Pick<Heartbeat, 'unreachable' | 'clientCertDaysLeft' | 'caCertDaysLeft'>> {
+  certificates,
+}: HeartbeatOptions): Promise<Pick<Heartbeat, 'unreachable' | 'certificate'>> {
+  // The status tells if the parameters are unavailable.
+  const certificate = firstToExpire(await certificates().catch(() => new Map()));
   try {
-    const { tls } = await credentials.connection(signal);
-    const days = tls ? { clientCertDaysLeft: daysLeft(tls.cert), caCertDaysLeft: daysLeft(tls.ca) } : {};
-    try {
-      await api.status();
-      return days;
-    } catch (error) {
-      return { ...days, unreachable: String(error instanceof Error ? error.message : error) };
-    }
+    await api.status();
+    return { certificate };
   } catch (error) {
-    return { unreachable: String(error instanceof Error ? error.message : error) };
+    return { certificate, unreachable: String(error instanceof Error ? error.message : error) };
   }
+}
+
+/** @param certificates parameter → PEM */
+function firstToExpire(certificates: ReadonlyMap<string, string>): Heartbeat['certificate'] {
+  let first: Heartbeat['certificate'];
+  for (const [parameter, pem] of certificates) {
+    const left = daysLeft(pem);
+    if (left !== undefined && left < (first?.daysLeft ?? Number.POSITIVE_INFINITY)) {
+      first = { parameter, daysLeft: left };
+    }
+  }
+  return first;
 }
 
 /**
