@@ -2,9 +2,10 @@
  * `npm run ledger -- --stage S`: what each Barman server should be set to, what it was last set to, what Patroni says, and why they
  * differ; and the commands for it, see USAGE.
  *
- * It finds credentials and region as AWS's own command does: AWS_PROFILE, AWS_REGION and so on.
+ * It finds credentials as AWS's own command does, AWS_PROFILE and so on; the region is that of the stage file, unless --region is given.
  */
 
+import { existsSync, readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import { InvokeCommand, LambdaClient } from '@aws-sdk/client-lambda';
@@ -39,7 +40,7 @@ try {
 async function main(): Promise<number> {
   const { values, positionals } = parse();
   const { stage } = values;
-  process.env.AWS_REGION = values.region ?? process.env.AWS_REGION ?? 'eu-central-1';
+  process.env.AWS_REGION = values.region ?? regionOf(stage) ?? process.env.AWS_REGION ?? 'eu-central-1';
   const name = `barman-config-switch-${stage}`;
   const table = new DynamoDbTable(new LedgerClient(), name);
   const ledger = new Ledger(table);
@@ -121,6 +122,13 @@ function parse() {
   } catch (error) {
     throw new Error(`${error instanceof Error ? error.message : error}\n${USAGE}`);
   }
+}
+
+/** @returns the region in the file of the stage, if it names one */
+function regionOf(stage: string): string | undefined {
+  const file = `infra/stages/${stage}.yml`;
+  if (!existsSync(file)) return undefined;
+  return /^region: *["']?([\w-]+)/m.exec(readFileSync(file, 'utf8'))?.[1];
 }
 
 /** Shows the ledger again and again, until Ctrl-C. An error is shown instead, and may be over the next time. */

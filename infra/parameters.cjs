@@ -8,6 +8,13 @@
  * default unless it is required; null means "not used".
  */
 const PARAMETERS = {
+  region: {
+    description:
+      'AWS region of the stage; `--region` has precedence. Without both it is `AWS_REGION`, or `eu-central-1`',
+    form: 'an AWS region, such as eu-central-1',
+    check: matches(/^[a-z]{2}(-[a-z]+)+-\d$/),
+    default: null,
+  },
   vpc: {
     description: 'id of the VPC',
     form: "the VPC's id, such as vpc-0123456789abcdef0",
@@ -62,8 +69,17 @@ const PARAMETERS = {
     form: 'nat (the VPC has a NAT), or the prefix list of DynamoDB, such as pl-66a5400f, to use a gateway endpoint (aws ec2 describe-managed-prefix-lists --filters Name=prefix-list-name,Values=com.amazonaws.<region>.dynamodb)',
     check: matches(/^(nat|pl-[0-9a-f]{8,17})$/),
   },
+  dns: {
+    description:
+      "addresses of the VPC's DNS servers as CIDR blocks, separated by commas, if its DHCP options name other ones than Amazon's, which needs no rule",
+    form: "the addresses of the VPC's own DNS servers as CIDR blocks, such as 10.0.0.10/32, separated by commas",
+    check: (value) => list(value).length > 0 && list(value).every(isCidr),
+    parse: list,
+    default: null,
+  },
   'route-tables': {
-    description: 'route tables of the subnets, to create that gateway endpoint in; omit it if there is one',
+    description:
+      'route tables of the subnets, to create that gateway endpoint in; omit it if there is one. The endpoint stays when the stage is removed, because others may use it',
     form: "the subnets' route tables, such as rtb-0123456789abcdef0, to create the gateway endpoint in; omit it if there is one",
     check: (value) => list(value).length > 0 && list(value).every(matches(/^rtb-[0-9a-f]{8,17}$/)),
     parse: list,
@@ -71,8 +87,8 @@ const PARAMETERS = {
   },
   'deletion-protection': {
     description:
-      '`true` prevents the ledger from being deleted by mistake; to remove the stage, first deploy it with `false`',
-    form: 'true (the ledger cannot be deleted by mistake) or false',
+      '`true` protects the stage from being removed by mistake (termination protection of its stack); to remove it, first deploy it with `false`',
+    form: 'true (the stage cannot be removed by mistake) or false',
     check: matches(/^(true|false)$/),
     parse: (value) => value === 'true',
     // Decided below.
@@ -85,6 +101,19 @@ const PARAMETERS = {
     form: 'the ARN of the KMS key that encrypts the parameters, if it is not aws/ssm, such as arn:aws:kms:eu-central-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab; not an alias, which IAM policies cannot name',
     check: matches(/^arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{12}:key\/[\w-]+$/),
     default: null,
+  },
+  'permissions-boundary': {
+    description: "ARN of the IAM policy that bounds the function's role, where your account demands one",
+    form: 'the ARN of an IAM policy, such as arn:aws:iam::123456789012:policy/boundary',
+    check: matches(/^arn:aws[a-z-]*:iam::(\d{12}|aws):policy\/\S+$/),
+    default: null,
+  },
+  api: {
+    description:
+      '`public`: an HTTP API for the callbacks; `none`: no public endpoint, where role changes arrive over EventBridge or by direct invocation only',
+    form: 'public (an HTTP API for the callbacks) or none (EventBridge and direct invocation only)',
+    check: matches(/^(public|none)$/),
+    default: 'public',
   },
   'event-bus': {
     description: 'event bus on which role changes arrive',
@@ -132,6 +161,12 @@ const PARAMETERS = {
     description: "e-mail address that receives the alarms, once AWS's confirmation mail is answered",
     form: 'an e-mail address, such as dba@example.com',
     check: matches(/^[^@\s]+@[^@\s]+\.[^@\s]+$/),
+    default: null,
+  },
+  'alarm-topic': {
+    description: 'ARN of an existing SNS topic that receives the alarms; without it the stage has its own',
+    form: 'the ARN of an SNS topic, such as arn:aws:sns:eu-central-1:123456789012:alarms',
+    check: matches(/^arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[\w-]+$/),
     default: null,
   },
   'domain-name': {
@@ -186,6 +221,8 @@ const ENDPOINT_URL = [
   },
 ];
 
+const ENDPOINT_SECURITY_GROUP = { 'Fn::GetAtt': ['SsmEndpointSecurityGroup', 'GroupId'] };
+
 /**
  * Called by osls.
  *
@@ -225,6 +262,14 @@ module.exports = async ({ options, resolveVariable }) => {
       'route-tables is for a gateway endpoint, but ledger-access is nat; omit route-tables, or set ledger-access to pl-…',
     );
   }
+  if (parameters.api === 'none' && DOMAIN.some((name) => parameters[name])) {
+    problems.push(`${DOMAIN.join(', ')} are for the API, but api is none; omit them`);
+  }
+  if (parameters['alarm-topic'] && parameters['alarm-email']) {
+    problems.push(
+      'alarm-email is for the topic of the stage, but alarm-topic is another one; subscribe there, and omit alarm-email',
+    );
+  }
   if (problems.length > 0) {
     const message = [`${file} (see infra/stages/example.yml), or --param:`, ...problems].join('\n- ');
     // osls prints the stack.
@@ -237,24 +282,25 @@ module.exports = async ({ options, resolveVariable }) => {
   return {
     ...parameters,
     'deletion-protection': parameters['deletion-protection'] ?? stage.startsWith('prod'),
-    egress: [
-      egress('pg-backup-api on the Barman host', parameters['barman-host'], parameters['barman-port']),
-      ...(parameters['patroni-hosts'] ?? []).map((host) =>
-        egress('REST API of Patroni on the database nodes', host, parameters['patroni-port']),
-      ),
-    ],
+    egress: egressRules(parameters),
+    permissionsBoundary: parameters['permissions-boundary'] ?? { Ref: 'AWS::NoValue' },
+    alarmTopic: parameters['alarm-topic'] ?? { Ref: 'AlarmTopic' },
+    events: parameters.api === 'none' ? [] : [{ httpApi: 'POST /config-switch' }],
+    url: parameters['domain-name']
+      ? `https://${parameters['domain-name']}/config-switch`
+      : { 'Fn::Sub': 'https://${HttpApi}.execute-api.${AWS::Region}.${AWS::URLSuffix}/config-switch' },
     // The endpoint's own DNS name: it has no private DNS, so the region's name does not lead to it.
     environment: access === 'endpoint' ? { AWS_ENDPOINT_URL_SSM: { 'Fn::Sub': ENDPOINT_URL } } : {},
     customDomain: parameters['domain-name'] !== null,
     files: {
-      ssmAccess: optional(`network/ssm-access-${isSecurityGroup(access) ? 'existing' : access}`),
-      ledgerAccess: optional(
-        `network/ledger-access-${parameters['ledger-access'] === 'nat' ? 'nat' : 'gateway'}`,
-      ),
+      ssmAccess:
+        access === 'nat' ? {} : optional(`network/ssm-access-${access === 'endpoint' ? access : 'existing'}`),
       ledgerEndpoint: optional('network/route-tables', parameters['route-tables']),
       parametersKey: optional('function/parameters-key', parameters['parameters-key']),
       domain: optional('api/domain-name', parameters['domain-name']),
       hostedZone: optional('api/hosted-zone', parameters['domain-name'] && parameters['hosted-zone']),
+      api: optional('api/api', parameters.api !== 'none'),
+      topic: optional('monitoring/topic', !parameters['alarm-topic']),
       alarmEmail: optional('monitoring/alarm-email', parameters['alarm-email']),
     },
   };
@@ -262,14 +308,42 @@ module.exports = async ({ options, resolveVariable }) => {
 
 module.exports.PARAMETERS = PARAMETERS;
 
-/** A rule that lets the function connect to a CIDR block or a security group; CloudFormation accepts only one of the two. */
-function egress(description, to, port) {
+/** What the function may connect to; it has no ingress. Security groups do not filter queries to Amazon's DNS servers. */
+function egressRules(parameters) {
+  const { 'ssm-access': ssm, 'ledger-access': ledger, 'barman-host': barman, dns } = parameters;
+  const overNat = [...(ssm === 'nat' ? ['SSM'] : []), ...(ledger === 'nat' ? ['DynamoDB'] : [])];
+  const rules = [
+    egress('pg-backup-api on the Barman host', barman, parameters['barman-port']),
+    ...(parameters['patroni-hosts'] ?? []).map((host) =>
+      egress('REST API of Patroni on the database nodes', host, parameters['patroni-port']),
+    ),
+    // Their public addresses change.
+    ...(overNat.length > 0 ? [egress(`${overNat.join(' and ')} over the NAT`, '0.0.0.0/0', 443)] : []),
+    ...(ssm === 'endpoint' ? [egress('SSM at its endpoint', ENDPOINT_SECURITY_GROUP, 443)] : []),
+    ...(isSecurityGroup(ssm) ? [egress('SSM at the endpoint of the VPC', ssm, 443)] : []),
+    ...(ledger === 'nat' ? [] : [egress('DynamoDB at its gateway endpoint', ledger, 443)]),
+    ...(dns ?? []).flatMap((server) => [
+      egress('DNS', server, 53, 'udp'),
+      egress('DNS over TCP', server, 53),
+    ]),
+  ];
+  // EC2 refuses a list in which two rules have the same target.
+  const target = ({ Description: _, ...rule }) => JSON.stringify(rule);
+  return rules.filter((rule, index) => rules.findIndex((one) => target(one) === target(rule)) === index);
+}
+
+/** @param to a CIDR block, a prefix list, or a security group; CloudFormation accepts only one of them */
+function egress(description, to, port, protocol = 'tcp') {
   return {
     Description: description,
-    IpProtocol: 'tcp',
+    IpProtocol: protocol,
     FromPort: port,
     ToPort: port,
-    ...(isCidr(to) ? { CidrIp: to } : { DestinationSecurityGroupId: to }),
+    ...(typeof to === 'string' && isCidr(to)
+      ? { CidrIp: to }
+      : typeof to === 'string' && to.startsWith('pl-')
+        ? { DestinationPrefixListId: to }
+        : { DestinationSecurityGroupId: to }),
   };
 }
 

@@ -130,7 +130,7 @@ const ALARMS = {
       description:
         'Webhooks were rejected. Read the field rejected in the log: the signature or the timestamp is wrong, or the secret is unreadable.',
       advice:
-        '`signature`: the secret of a node is an old one, or a stranger sent it; `timestamp`: the clock of a node is more than 5 minutes off; `secret unreadable`: the log names the parameter and the remedy, and webhooks get 503; `payload format`: the function is behind another API than the one of its stage; `body too large`: no callback sends that. The field `ip` in the access log (`/aws/http-api/barman-config-switch-<stage>`) shows the senders. None of these webhooks was accepted.',
+        '`signature`: the secret of a node is an old one, or a stranger sent it; `timestamp`: the clock of a node is more than 5 minutes off; `secret unreadable`: the log names the parameter and the remedy, and webhooks get 503; `payload format`: the function is behind another API than the one of its stage; `body too large`: no callback sends that. The field `ip` in the access log (`/aws/vendedlogs/http-api/barman-config-switch-<stage>`) shows the senders. None of these webhooks was accepted.',
     },
     'undeliverable-events': {
       ...QUEUE,
@@ -218,8 +218,8 @@ const resources = {
               AlarmDescription: `${urgency}. ${description} (docs/alarms.md#${name})`,
               ...DEFAULTS,
               ...metric,
-              AlarmActions: [{ Ref: 'AlarmTopic' }],
-              ...(isState && { OKActions: [{ Ref: 'AlarmTopic' }] }),
+              AlarmActions: ['${self:custom.parameters.alarmTopic}'],
+              ...(isState && { OKActions: ['${self:custom.parameters.alarmTopic}'] }),
             },
           },
         ]),

@@ -18,7 +18,8 @@ function chart(x, y, width, title, metrics, options = {}) {
 
 const own = (name, options = {}) => ['BarmanConfigSwitch', name, 'service', SERVICE, { ...options }];
 
-const widgets = [
+/** @param hasApi whether the stage has an HTTP API */
+const widgets = (hasApi) => [
   chart(
     0,
     0,
@@ -59,12 +60,16 @@ const widgets = [
       { stat: 'Maximum', yAxis: 'right' },
     ],
   ]),
-  chart(0, 12, 12, 'API', [
-    ['AWS/ApiGateway', 'Count', 'ApiId', '${HttpApi}'],
-    ['AWS/ApiGateway', '4xx', 'ApiId', '${HttpApi}'],
-    ['AWS/ApiGateway', '5xx', 'ApiId', '${HttpApi}'],
-    ['AWS/ApiGateway', 'Latency', 'ApiId', '${HttpApi}', { stat: 'p95', yAxis: 'right' }],
-  ]),
+  ...(hasApi
+    ? [
+        chart(0, 12, 12, 'API', [
+          ['AWS/ApiGateway', 'Count', 'ApiId', '${HttpApi}'],
+          ['AWS/ApiGateway', '4xx', 'ApiId', '${HttpApi}'],
+          ['AWS/ApiGateway', '5xx', 'ApiId', '${HttpApi}'],
+          ['AWS/ApiGateway', 'Latency', 'ApiId', '${HttpApi}', { stat: 'p95', yAxis: 'right' }],
+        ]),
+      ]
+    : []),
   chart(12, 12, 12, 'Function', [
     ['AWS/Lambda', 'Invocations', 'FunctionName', '${ConfigSwitchLambdaFunction}'],
     ['AWS/Lambda', 'Errors', 'FunctionName', '${ConfigSwitchLambdaFunction}'],
@@ -119,13 +124,18 @@ const widgets = [
   },
 ];
 
-module.exports = {
+/** Called by osls. */
+module.exports = async ({ resolveVariable }) => ({
   Resources: {
     Dashboard: {
       Type: 'AWS::CloudWatch::Dashboard',
       Properties: {
         DashboardName: SERVICE,
-        DashboardBody: { 'Fn::Sub': JSON.stringify({ widgets }) },
+        DashboardBody: {
+          'Fn::Sub': JSON.stringify({
+            widgets: widgets((await resolveVariable('self:custom.parameters')).api !== 'none'),
+          }),
+        },
       },
     },
   },
@@ -137,4 +147,4 @@ module.exports = {
       },
     },
   },
-};
+});

@@ -19,8 +19,6 @@ const PARAMETERS = {
   // The emulator's interface endpoints have no DNS names.
   'ssm-access': 'nat',
   'ledger-access': 'nat',
-  // The test removes the stage at the end.
-  'deletion-protection': 'false',
 };
 const PROMOTION = {
   action: 'on_role_change',
@@ -368,14 +366,20 @@ describe('the ledger', () => {
     const commands = block?.trim().replaceAll('SERVER', 'direct').split('\n') ?? [];
     const outputs = new Map<string, string>();
     for (const command of commands) {
-      outputs.set(/prod +(.*?) *#/.exec(command)?.[1] ?? '', await shell(command));
+      const words = /prod +(.*?) *#/.exec(command)?.[1] ?? '';
+      // This one runs until Ctrl-C.
+      const once =
+        words === '--watch' ? `timeout --signal INT 5 ${command.replace(/#.*/, '')} || true` : command;
+      outputs.set(words, await shell(once));
     }
     expect(Object.fromEntries(outputs)).toEqual({
-      '': expect.stringMatching(/^main .* in sync/m),
-      'retry direct': expect.stringMatching(/^direct .* in sync/m),
-      'pause direct': expect.stringMatching(/^direct .* paused since /m),
-      'pause direct --for 2h': expect.stringMatching(/^direct .* paused until /m),
-      'resume direct': expect.stringMatching(/^direct .* in sync/m),
+      '': expect.stringMatching(/^main +in sync /m),
+      '--watch': expect.stringMatching(/UTC\n\nSERVER .*^main +in sync /ms),
+      '--json': expect.stringMatching(/"state": "in sync"/),
+      'retry direct': expect.stringMatching(/^direct +in sync /m),
+      'pause direct': expect.stringMatching(/^direct +paused .*, since /ms),
+      'pause direct --for 2h': expect.stringMatching(/^direct +paused .*, until /ms),
+      'resume direct': expect.stringMatching(/^direct +in sync /m),
       'forget direct': expect.stringContaining('direct is forgotten.'),
       check: expect.stringMatching(/^ok {5}url, client-cert, client-key, ca-cert: https/m),
       redrive: expect.stringContaining('0 deleted, 0 left in the queue'),
@@ -446,7 +450,14 @@ describe('a stage', () => {
     expect((await webhook({ ...PROMOTION, role: 'replica' })).status).toBe(200);
   });
 
-  test('leaves only the function parameters when it is removed', async () => {
+  test('is protected from removal, and leaves only the function parameters when it is removed', async () => {
+    const before = await prod.resources();
+    await expect(prod.remove()).rejects.toThrow(/deletion protection is enabled/);
+    expect(await prod.resources()).toEqual(before);
+    const command = /^aws cloudformation update-termination-protection .*$/m.exec(
+      readFileSync('docs/operations.md', 'utf8'),
+    );
+    await shell(command?.[0] ?? 'no command for a protected stage in docs/operations.md');
     await prod.remove();
     const remaining = await Promise.all(
       [

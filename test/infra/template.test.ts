@@ -49,7 +49,7 @@ const FORCED: Readonly<Record<string, string>> = {
   'ssm:GetParametersByPath parameter/barman-config-switch/prod/*': 'a path is granted in this form',
 };
 
-describe.each(templates)('template with %s', (_, template) => {
+describe.each(templates)('template with %s', (kind, template) => {
   test('uses a wildcard only where AWS requires one', () => {
     const statements = [...everyObject(template.Resources)].filter(({ Effect }) => Effect === 'Allow');
     expect(statements.length).toBeGreaterThan(5);
@@ -76,36 +76,53 @@ describe.each(templates)('template with %s', (_, template) => {
     expect(JSON.stringify(denied?.Condition)).toContain(`function:${STAGE}`);
   });
 
-  test('allows the function egress to the Barman host, SSM and DynamoDB, and no ingress', () => {
+  test('allows the function egress to the Barman host, Patroni, SSM, DynamoDB and DNS, and no ingress', () => {
     const { VpcConfig } = only(template, 'AWS::Lambda::Function').Properties;
-    expect(VpcConfig.SecurityGroupIds).toEqual([
-      { 'Fn::GetAtt': ['FunctionSecurityGroup', 'GroupId'] },
-      { 'Fn::GetAtt': ['SsmAccessSecurityGroup', 'GroupId'] },
-      { 'Fn::GetAtt': ['LedgerAccessSecurityGroup', 'GroupId'] },
+    expect(VpcConfig.SecurityGroupIds).toEqual([{ 'Fn::GetAtt': ['FunctionSecurityGroup', 'GroupId'] }]);
+    const { SecurityGroupEgress, SecurityGroupIngress } =
+      template.Resources.FunctionSecurityGroup?.Properties ?? {};
+    expect(SecurityGroupIngress).toBeUndefined();
+    const tcp = (port: number, target: object) => ({
+      Description: expect.any(String),
+      IpProtocol: 'tcp',
+      FromPort: port,
+      ToPort: port,
+      ...target,
+    });
+    const dynamoDb = tcp(443, { DestinationPrefixListId: 'pl-66a5400f' });
+    const endpoint = { 'Fn::GetAtt': ['SsmEndpointSecurityGroup', 'GroupId'] };
+    expect(SecurityGroupEgress).toEqual(
+      {
+        'only the required parameters': [
+          tcp(443, { CidrIp: '10.0.3.4/32' }),
+          tcp(443, { DestinationSecurityGroupId: endpoint }),
+          dynamoDb,
+        ],
+        // One rule for both: EC2 refuses two with the same target.
+        'a NAT': [tcp(443, { CidrIp: '10.0.3.4/32' }), tcp(443, { CidrIp: '0.0.0.0/0' })],
+        'every parameter': [
+          tcp(7480, { CidrIp: '10.0.3.4/32' }),
+          tcp(8009, { CidrIp: '10.0.1.0/24' }),
+          tcp(8009, { DestinationSecurityGroupId: 'sg-0fedcba9876543210' }),
+          tcp(443, { DestinationSecurityGroupId: 'sg-0123456789abcdef0' }),
+          dynamoDb,
+          ...['10.0.0.10/32', '10.0.1.10/32'].flatMap((CidrIp) => [
+            { ...tcp(53, { CidrIp }), IpProtocol: 'udp' },
+            tcp(53, { CidrIp }),
+          ]),
+        ],
+      }[kind],
+    );
+  });
+
+  test('has a security group that no parameter but the VPC replaces', () => {
+    expect(ofType(template, 'AWS::EC2::SecurityGroup').length).toBe(kind === templates[0]?.[0] ? 2 : 1);
+    const { GroupDescription, GroupName, VpcId } = template.Resources.FunctionSecurityGroup?.Properties ?? {};
+    expect([GroupDescription, GroupName, VpcId]).toEqual([
+      `${STAGE.replace(/-prod$/, ' prod')}, the function`,
+      undefined,
+      REQUIRED.vpc,
     ]);
-    const port = template === most.template ? 7480 : 443;
-    const { Resources } = template;
-    expect(Resources.FunctionSecurityGroup?.Properties.SecurityGroupEgress).toEqual([
-      expect.objectContaining({ IpProtocol: 'tcp', FromPort: port, ToPort: port, CidrIp: '10.0.3.4/32' }),
-      // Closed unless patroni-hosts is set.
-      ...(template === most.template
-        ? [
-            expect.objectContaining({ FromPort: 8009, ToPort: 8009, CidrIp: '10.0.1.0/24' }),
-            expect.objectContaining({ FromPort: 8009, DestinationSecurityGroupId: 'sg-0fedcba9876543210' }),
-          ]
-        : []),
-    ]);
-    expect(Resources.SsmAccessSecurityGroup?.Properties.SecurityGroupEgress).toEqual([
-      expect.objectContaining({ IpProtocol: 'tcp', FromPort: 443, ToPort: 443 }),
-    ]);
-    const dynamoDb =
-      template === nat.template ? { CidrIp: '0.0.0.0/0' } : { DestinationPrefixListId: 'pl-66a5400f' };
-    expect(Resources.LedgerAccessSecurityGroup?.Properties.SecurityGroupEgress).toEqual([
-      expect.objectContaining({ IpProtocol: 'tcp', FromPort: 443, ToPort: 443, ...dynamoDb }),
-    ]);
-    for (const name of ['FunctionSecurityGroup', 'SsmAccessSecurityGroup', 'LedgerAccessSecurityGroup']) {
-      expect(Resources[name]?.Properties.SecurityGroupIngress).toBeUndefined();
-    }
   });
 
   test('has the function with its runtime, time-out, role and environment, and no versions', () => {
@@ -131,8 +148,8 @@ describe.each(templates)('template with %s', (_, template) => {
   test('keeps logs for log-retention days', () => {
     const groups = ofType(template, 'AWS::Logs::LogGroup').map(({ Properties }) => Properties);
     expect(groups.map(({ LogGroupName }) => LogGroupName).sort()).toEqual([
-      `/aws/http-api/${STAGE}`,
       `/aws/lambda/${STAGE}`,
+      `/aws/vendedlogs/http-api/${STAGE}`,
     ]);
     const days = template === most.template ? 30 : 365;
     expect(groups.map(({ RetentionInDays }) => RetentionInDays)).toEqual([days, days]);
@@ -193,7 +210,6 @@ describe.each(templates)('template with %s', (_, template) => {
         BillingMode: 'PAY_PER_REQUEST',
         SSESpecification: { SSEEnabled: true },
         PointInTimeRecoverySpecification: { PointInTimeRecoveryEnabled: true },
-        DeletionProtectionEnabled: template !== most.template,
       });
     }
     const server = { AttributeName: 'barman_server', KeyType: 'HASH' };
@@ -333,25 +349,21 @@ describe('ssm-access', () => {
     const { Variables } = only(least.template, 'AWS::Lambda::Function').Properties.Environment;
     expect(JSON.stringify(Variables.AWS_ENDPOINT_URL_SSM)).toContain('["SsmEndpoint","DnsEntries"]');
     expect(least.template.Resources.SsmEndpointSecurityGroup?.Properties).toMatchObject({
-      SecurityGroupIngress: [
-        {
-          FromPort: 443,
-          ToPort: 443,
-          SourceSecurityGroupId: { 'Fn::GetAtt': ['FunctionSecurityGroup', 'GroupId'] },
-        },
-      ],
       SecurityGroupEgress: [{ CidrIp: '127.0.0.1/32' }],
+    });
+    expect(only(least.template, 'AWS::EC2::SecurityGroupIngress').Properties).toMatchObject({
+      GroupId: { 'Fn::GetAtt': ['SsmEndpointSecurityGroup', 'GroupId'] },
+      FromPort: 443,
+      ToPort: 443,
+      SourceSecurityGroupId: { 'Fn::GetAtt': ['FunctionSecurityGroup', 'GroupId'] },
     });
   });
 
   test.each([
-    ['nat', nat.template, { CidrIp: '0.0.0.0/0' }],
-    ['sg-…', most.template, { DestinationSecurityGroupId: 'sg-0123456789abcdef0' }],
-  ])('%s › creates no endpoint, and allows egress to that target', (_, template, target) => {
+    ['nat', nat.template],
+    ['sg-…', most.template],
+  ])('%s › creates no endpoint', (_, template) => {
     expect(template.Resources).not.toHaveProperty('SsmEndpoint');
-    expect(template.Resources.SsmAccessSecurityGroup?.Properties.SecurityGroupEgress).toEqual([
-      expect.objectContaining(target),
-    ]);
     expect(only(template, 'AWS::Lambda::Function').Properties.Environment.Variables).not.toHaveProperty(
       'AWS_ENDPOINT_URL_SSM',
     );
@@ -368,11 +380,32 @@ describe('ssm-access', () => {
 });
 
 describe('optional parameters', () => {
-  test('route-tables › creates the gateway endpoint of DynamoDB in them', () => {
-    expect(only(most.template, 'AWS::EC2::VPCEndpoint').Properties).toMatchObject({
-      VpcEndpointType: 'Gateway',
-      RouteTableIds: ['rtb-0123456789abcdef0', 'rtb-0fedcba9876543210'],
+  test('route-tables › creates the gateway endpoint of DynamoDB in them, which stays when the stage is removed', () => {
+    expect(only(most.template, 'AWS::EC2::VPCEndpoint')).toMatchObject({
+      DeletionPolicy: 'Retain',
+      Properties: {
+        VpcEndpointType: 'Gateway',
+        RouteTableIds: ['rtb-0123456789abcdef0', 'rtb-0fedcba9876543210'],
+      },
     });
+  });
+
+  test("permissions-boundary › bounds the function's role", () => {
+    const boundary = (template: Template) => only(template, 'AWS::IAM::Role').Properties.PermissionsBoundary;
+    expect(boundary(most.template)).toBe(OPTIONAL['permissions-boundary']);
+    expect(boundary(least.template)).toEqual({ Ref: 'AWS::NoValue' });
+  });
+
+  test('api and alarm-topic › leave out the public endpoint and the topic of the stage', async () => {
+    const topic = 'arn:aws:sns:eu-central-1:123456789012:alarms';
+    const { template } = await packageStage({ ...REQUIRED, api: 'none', 'alarm-topic': topic });
+    const types = new Set(Object.values(template.Resources).map(({ Type }) => Type));
+    expect([...types].filter((type) => /ApiGateway|SNS/.test(type))).toEqual([]);
+    expect(Object.keys(template.Outputs)).not.toContain('ConfigSwitchUrl');
+    expect(JSON.stringify(template)).not.toMatch(/HttpApi|AlarmTopic/);
+    for (const { Properties } of ofType(template, 'AWS::CloudWatch::Alarm')) {
+      expect(Properties.AlarmActions).toEqual([topic]);
+    }
   });
 
   test('create nothing by default', () => {
@@ -408,6 +441,9 @@ describe('optional parameters', () => {
     });
     expect(only(most.template, 'AWS::ApiGatewayV2::Api').Properties.DisableExecuteApiEndpoint).toBe(true);
     expect(ofType(most.template, 'AWS::ApiGatewayV2::ApiMapping')).toHaveLength(1);
+    expect(most.template.Outputs.ConfigSwitchUrl).toMatchObject({
+      Value: 'https://barman.example.com/config-switch',
+    });
     expect(only(most.template, 'AWS::Route53::RecordSet').Properties.Name).toBe(OPTIONAL['domain-name']);
   });
 
@@ -434,6 +470,11 @@ describe('parameters', () => {
       'ssm-access': 'yes',
       'ledger-access': 'endpoint',
       'route-tables': 'main',
+      region: 'Frankfurt',
+      dns: '10.0.0.10',
+      'permissions-boundary': 'boundary',
+      api: 'private',
+      'alarm-topic': 'alarms',
       'deletion-protection': 'yes',
       'parameters-key': 'alias/mine',
       'event-bus': 'a bus',
@@ -455,8 +496,26 @@ describe('parameters', () => {
 
   test('stop the deployment if unknown; the error lists the valid ones', async () => {
     await expect(packageStage({ ...REQUIRED, barmanhost: '10.0.3.4/32' })).rejects.toThrow(
-      /unknown parameter barmanhost; valid: vpc, subnets, barman-host,/,
+      /unknown parameter barmanhost; valid: region, vpc, subnets, barman-host,/,
     );
+  });
+
+  test('of the API and of the alarms do not contradict each other', async () => {
+    const domain = {
+      'domain-name': OPTIONAL['domain-name'],
+      certificate: OPTIONAL.certificate,
+      truststore: OPTIONAL.truststore,
+    };
+    const topic = {
+      'alarm-topic': 'arn:aws:sns:eu-central-1:123456789012:alarms',
+      'alarm-email': 'dba@example.com',
+    };
+    const message = await packageStage({ ...REQUIRED, ...domain, ...topic, api: 'none' }).then(
+      () => '',
+      String,
+    );
+    expect(message).toContain('are for the API, but api is none; omit them');
+    expect(message).toContain('subscribe there, and omit alarm-email');
   });
 
   test('of a domain are set together or not at all', async () => {

@@ -57,7 +57,7 @@ describe('DynamoDbTable', () => {
   });
 
   test.each([
-    ['does not exist', 'nowhere', /table nowhere does not exist; deploy/],
+    ['does not exist', 'nowhere', /table nowhere does not exist in eu-central-1; deploy/],
     ['has an invalid name', 'x', /is unavailable/],
   ])('reports a table that %s', async (_, tableName, words) => {
     await expect(new DynamoDbTable(new LedgerClient(), tableName).get('main', signal())).rejects.toThrow(

@@ -1,7 +1,7 @@
 import { execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { promisify } from 'node:util';
-import { describe, expect, test } from 'vitest';
+import { describe, expect, test, vi } from 'vitest';
 import type { RecordedItem } from '../../functions/config-switch/reconcile/item.ts';
 import { PROMOTION, startFunction } from './function.ts';
 
@@ -145,12 +145,20 @@ describe('npm run ledger', () => {
     expect(stderr).not.toContain('    at ');
   });
 
-  test('reports a stage that does not exist', async () => {
+  test.each([
+    ['nowhere', [], 'us-east-1'],
+    ['nowhere', ['--region', 'us-west-2'], 'us-west-2'],
+    // Its file in infra/stages names the region.
+    ['local', [], 'eu-central-1'],
+  ])('reports that stage %s does not exist %j', async (stage, words, region) => {
     await using _ = await startFunction();
-    const { status, stderr } = await ledger('barman-config-switch-nowhere');
+    vi.stubEnv('AWS_REGION', 'us-east-1');
+    const name = `barman-config-switch-${stage}`;
+    const { status, stderr } = await ledger(name, ...words);
+    vi.unstubAllEnvs();
     expect([status, stderr]).toEqual([
       1,
-      expect.stringContaining('table barman-config-switch-nowhere does not exist'),
+      expect.stringContaining(`table ${name} does not exist in ${region}; deploy the stage again`),
     ]);
   });
 });

@@ -26,7 +26,11 @@ describe('a request without a response', () => {
   test.each([
     ['ECONNREFUSED', NOT_BEGUN, `${UNREACHED}the connection was refused (ECONNREFUSED)`],
     ['ENOTFOUND', NOT_BEGUN, `${UNREACHED}its host name does not exist (ENOTFOUND)`],
-    ['EAI_AGAIN', NOT_BEGUN, `${UNREACHED}its host name could not be resolved (EAI_AGAIN)`],
+    [
+      'EAI_AGAIN',
+      NOT_BEGUN,
+      `${UNREACHED}its host name could not be resolved; if the VPC has DNS servers of its own, set the stage parameter dns (EAI_AGAIN)`,
+    ],
     ['EHOSTUNREACH', NOT_BEGUN, `${UNREACHED}there is no route to the host (EHOSTUNREACH)`],
     ['ENETUNREACH', NOT_BEGUN, `${UNREACHED}there is no route to its network (ENETUNREACH)`],
     ['ETIMEDOUT', NOT_BEGUN, `${UNREACHED}the connection timed out (ETIMEDOUT)`],

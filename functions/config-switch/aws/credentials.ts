@@ -10,7 +10,7 @@ import { clearCache, getInternal } from '@middy/util';
 import type { Connection, ConnectionSource } from '../barman/http-client.ts';
 import type { TlsSettings } from '../barman/tls.ts';
 import { within } from '../deadline.ts';
-import { DeadlineExceeded, HttpError } from '../errors.ts';
+import { DeadlineExceeded, HttpError, UNRESOLVED } from '../errors.ts';
 import type { Secret, SecretSource } from '../event/signature.ts';
 import type { Cluster } from '../patroni/cluster.ts';
 import { MalformedParameter, type Part, type Parts, partsOf, secretsOf, type Values } from './parameters.ts';
@@ -301,6 +301,8 @@ function explain(error: unknown, path: string, signal: AbortSignal): HttpError {
   let remedy = '';
   if (name === 'AccessDeniedException') {
     remedy = "; the function's role needs ssm:GetParametersByPath on the path, and kms:Decrypt on its key";
+  } else if (code === 'EAI_AGAIN') {
+    remedy = `; its host name ${UNRESOLVED}`;
   } else if (code !== undefined || name === 'TimeoutError') {
     remedy = "; the function's subnets need a route to SSM: an interface endpoint or a NAT";
   }

@@ -5,7 +5,7 @@
 
 import { DynamoDBClient } from '@aws-sdk/client-dynamodb';
 import { within } from '../deadline.ts';
-import { DeadlineExceeded, LedgerError } from '../errors.ts';
+import { DeadlineExceeded, LedgerError, UNRESOLVED } from '../errors.ts';
 
 /** Time-outs (ms): DynamoDB responds within a few milliseconds, so a request that hangs is repeated early. */
 const CLIENT = {
@@ -47,12 +47,13 @@ function explain(error: unknown, table: string): string {
   const name = error instanceof Error ? error.name : 'unknown error';
   switch (name) {
     case 'ResourceNotFoundException':
-      return `table ${table} does not exist; deploy the stage again`;
+      return `table ${table} does not exist in ${process.env.AWS_REGION}; deploy the stage again`;
     case 'AccessDeniedException':
       return `${name}; the function's role needs the actions of infra/function/iam.yml on table ${table}`;
   }
   // Network errors have a code, DynamoDB's errors do not.
   const code = error instanceof Error && 'code' in error ? String(error.code) : undefined;
   if (code === undefined && name !== 'TimeoutError') return name;
+  if (code === 'EAI_AGAIN') return `${code}; its host name ${UNRESOLVED}`;
   return `${code ?? name}; the function's subnets need a route to DynamoDB: a gateway endpoint or a NAT`;
 }

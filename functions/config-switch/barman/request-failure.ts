@@ -1,5 +1,7 @@
 /** Failed requests to pg-backup-api: one table from HTTP status or error code to what may be done about it. */
 
+import { UNRESOLVED } from '../errors.ts';
+
 /** A request without a usable response. The message says why, for the response and the log. */
 export class RequestFailure extends Error {
   override readonly name = 'RequestFailure';
@@ -31,7 +33,7 @@ export class RequestFailure extends Error {
 const UNREACHABLE: Readonly<Record<string, string>> = {
   ECONNREFUSED: 'the connection was refused',
   ENOTFOUND: 'its host name does not exist',
-  EAI_AGAIN: 'its host name could not be resolved',
+  EAI_AGAIN: `its host name ${UNRESOLVED}`,
   EHOSTUNREACH: 'there is no route to the host',
   ENETUNREACH: 'there is no route to its network',
   ETIMEDOUT: 'the connection timed out',
