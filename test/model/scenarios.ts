@@ -52,19 +52,21 @@ const ms = (least: number, most: number) => fc.integer({ min: least, max: most }
 const delivery = (
   event: number,
   at: fc.Arbitrary<number>,
-  faults: { readonly [F in 'crashAt' | 'doneLate' | 'connects']?: fc.Arbitrary<number> } = {},
+  faults: { readonly [F in 'crashAt' | 'doneLate' | 'connects' | 'resends']?: fc.Arbitrary<number> } = {},
 ): fc.Arbitrary<Delivery> =>
   fc
     .record({ at, ...faults })
     .map((given) => ({ event, repeats: false, time: 28_500, crashAt: undefined, ...given }));
 
-/**
- * The steps at which a delivery crashes. A first one: put, record and acquire, POST, started; with a given time to connect, that is
- * a step before the POST. A repeated one: put, record and acquire, get, record, get, get, acquire.
- */
+// The steps of a delivery, at which it may crash.
+/** Put, record and acquire, POST, started. */
 const STARTED = fc.constant(4);
+/** Put, record and acquire, connect, POST. */
 const POST_AFTER_CONNECT = fc.constant(4);
+/** Put, record and acquire, get, record, get, get, acquire. */
 const ACQUIRE_OF_REPEATED = fc.constant(7);
+/** Put, record and acquire, get, record, get, poll, acquire, POST, started. */
+const STARTED_AFTER_PASSING_OVER = fc.constant(9);
 
 type Operation = Scenario['operations'][number];
 
@@ -173,12 +175,12 @@ const DIRECTED: readonly fc.Arbitrary<Scenario>[] = [
     deliveries: fc.tuple(delivery(1, ms(1_000, 1_100)), delivery(2, ms(15_000, 16_000))),
     operations: fc.tuple(operation(ms(15_000, 18_000)), operation(ms(2_000, 5_000))),
   }),
-  // The SDK sends writes again, and a newer event is recorded in between.
+  // The SDK sends each write again, and a newer event is recorded in between.
   directed({
-    spacing: fc.constant(100),
-    deliveries: fc.tuple(delivery(1, ms(100, 150)), delivery(2, ms(300, 3_500)), delivery(3, ms(300, 3_500))),
-    faults: ms(30, 60).map((percent) => percent / 100),
-    faultsUntil: fc.constant(3_000),
+    deliveries: fc.tuple(
+      delivery(1, ms(1_000, 1_100), { resends: ms(1_500, 2_500) }),
+      delivery(2, ms(3_400, 4_400)),
+    ),
   }),
   // A connection takes longer than the lease.
   directed({
@@ -217,6 +219,24 @@ const DIRECTED: readonly fc.Arbitrary<Scenario>[] = [
   directed({
     deliveries: fc.tuple(delivery(1, ms(1_000, 1_100)), delivery(2, ms(85_000, 100_000))),
     operations: fc.tuple(operation(ms(190_000, 400_000)), done, failed),
+  }),
+  // An invocation passes an operation over, and crashes before it records its own one.
+  directed({
+    deliveries: fc.tuple(
+      delivery(1, ms(40_000, 40_500)),
+      delivery(2, ms(115_000, 119_000), {
+        crashAt: STARTED_AFTER_PASSING_OVER,
+        doneLate: ms(60_000, 150_000),
+      }),
+      delivery(2, ms(136_000, 145_000)),
+    ),
+    operations: fc.tuple(operation(ms(80_000, 92_000)), operation(ms(40_000, 68_000))),
+    faultsUntil: fc.constant(240_000),
+  }),
+  // No operation ever ends, so that the next one is due later and later.
+  directed({
+    deliveries: fc.tuple(delivery(1, ms(1_000, 1_100))),
+    operations: fc.array(operation(ms(1_000, 10_000), 'stuck, applied'), { minLength: 20, maxLength: 20 }),
   }),
 ];
 

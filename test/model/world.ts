@@ -72,6 +72,8 @@ export interface Delivery {
   readonly doneLate?: number;
   /** How long its connection to pg-backup-api takes (ms); undefined: random. */
   readonly connects?: number;
+  /** After which time it sends each write again (ms); undefined: random. */
+  readonly resends?: number;
 }
 
 export interface Scenario {
@@ -512,7 +514,7 @@ export class World {
 }
 
 /** What happens to an instance: as for `Delivery`. */
-type InstanceFaults = Partial<Pick<Delivery, 'crashAt' | 'doneLate' | 'connects'>>;
+type InstanceFaults = Partial<Pick<Delivery, 'crashAt' | 'doneLate' | 'connects' | 'resends'>>;
 
 /** A running instance of the function. It may crash at any step, while its write or request is on the way. */
 class Instance implements Table, EventTable, ConnectionSource {
@@ -591,8 +593,12 @@ class Instance implements Table, EventTable, ConnectionSource {
 
   async #written<T>(signal: AbortSignal, write: () => T): Promise<T> {
     // After a late or lost response the SDK sends the write again; others may write in between.
-    const sentTwice = this.#world.faulty() && this.#world.pick([true, false]);
-    if (sentTwice) await this.step(signal, write, this.#world.between(1, 2_500));
+    let { resends } = this.#given;
+    if (this.#world.faulty() && this.#world.pick([true, false])) resends ??= this.#world.between(1, 2_500);
+    if (resends !== undefined) {
+      await this.step(signal, write);
+      await within(signal, after(resends));
+    }
     return this.#access(signal, write);
   }
 
