@@ -25,8 +25,6 @@ export interface Mutant {
   /** The condition that is removed. */
   readonly condition: string;
   readonly edits: readonly Edit[];
-  /** The short form has too few interleavings to notice it. */
-  readonly rare?: true;
 }
 
 const edit = (file: string, from: string, to: string): Edit => ({ file, from, to });
@@ -123,12 +121,10 @@ export const MUTANTS: readonly Mutant[] = [
   {
     condition: 'a POST is in doubt until its operation has ended',
     edits: [edit(PG_BACKUP_API, 'guard.inDoubt = true;', '')],
-    rare: true,
   },
   {
     condition: 'release: only if every POST has a known end',
     edits: [edit(RECONCILE, 'if (!guard.inDoubt && !signal.aborted) {', 'if (!signal.aborted) {')],
-    rare: true,
   },
   {
     condition: 'complete: only after the operation has ended',
@@ -149,7 +145,6 @@ export const MUTANTS: readonly Mutant[] = [
         "const leasedBy = (_: string) => either(absent('lease_token'), less('lease_token', '~'));",
       ),
     ],
-    rare: true,
   },
   {
     condition: 'complete: desired_version is what I applied',
@@ -180,7 +175,6 @@ export const MUTANTS: readonly Mutant[] = [
         '{ ...change, ...lease }, guarded.map((row) => either(row, leasedBy(lease.lease_token))), signal);',
       ),
     ],
-    rare: true,
   },
   {
     condition: 'a stuck operation is passed over',
@@ -195,17 +189,14 @@ export const MUTANTS: readonly Mutant[] = [
   {
     condition: 'a POST is sent only inside the POST window',
     edits: [edit(RECONCILE, 'if (mayPost(lease)) return;', 'return;')],
-    rare: true,
   },
   {
     condition: 'lease_expires_at covers the delay of a POST',
     edits: [edit(LEDGER, 'POST_WINDOW + POST_DELAY + CLOCK_SKEW', 'POST_WINDOW')],
-    rare: true,
   },
   {
     condition: 'P is longer than any operation that ends',
     edits: [edit(WORLD, 'const OPERATION_TIMEOUT = 60_000;', 'const OPERATION_TIMEOUT = 3_000;')],
-    rare: true,
   },
   {
     condition: 'started: the token is mine',
@@ -216,7 +207,6 @@ export const MUTANTS: readonly Mutant[] = [
         'await this.#write(barman_server, change, [], signal);',
       ),
     ],
-    rare: true,
   },
   {
     condition: 'acquire: the running operation of the token before is removed',
@@ -253,7 +243,6 @@ export const MUTANTS: readonly Mutant[] = [
         '({ ended_at: now, ...one }),',
       ),
     ],
-    rare: true,
   },
   {
     condition: 'acquire: also after the end of an operation that was passed over',
@@ -262,7 +251,6 @@ export const MUTANTS: readonly Mutant[] = [
   {
     condition: 'acquire: passed_over is as it was read',
     edits: [edit(LEDGER, 'passedOverIs(item.passed_over),\n      notPaused(),', 'notPaused(),')],
-    rare: true,
   },
   {
     condition: 'complete: only the marked ones are removed from passed_over',
@@ -283,17 +271,14 @@ export const MUTANTS: readonly Mutant[] = [
   {
     condition: 'drop: desired_version is as it was read',
     edits: [edit(LEDGER, '[desiredIs(item.desired_version), passedOverIs', '[passedOverIs')],
-    rare: true,
   },
   {
     condition: 'drop: passed_over is as it was read',
     edits: [edit(LEDGER, 'passedOverIs(item.passed_over), noLease]', 'noLease]')],
-    rare: true,
   },
   {
     condition: 'drop: no lease',
     edits: [edit(LEDGER, 'passedOverIs(item.passed_over), noLease]', 'passedOverIs(item.passed_over)]')],
-    rare: true,
   },
   {
     condition: 'passing over: only when the next attempt is due',
@@ -316,7 +301,6 @@ export const MUTANTS: readonly Mutant[] = [
   {
     condition: 'complete, newer desired: renewed only if not paused',
     edits: [edit(LEDGER, '[leasedBy(token), notPaused()]', '[leasedBy(token)]')],
-    rare: true,
   },
   {
     condition: 'a pause with an end ends by itself',
@@ -335,7 +319,6 @@ export const MUTANTS: readonly Mutant[] = [
   {
     condition: 'observation: its version is older than the answers may be',
     edits: [edit(OBSERVE, 'const STALENESS = 30_000;', 'const STALENESS = -30_000;')],
-    rare: true,
   },
   {
     condition: 'observation: two in a row, some time apart',
@@ -344,14 +327,12 @@ export const MUTANTS: readonly Mutant[] = [
       edit(OBSERVE, 'const STALENESS = 30_000;', 'const STALENESS = 0;'),
       edit(OBSERVE, 'const GRACE = 60_000;', 'const GRACE = 0;'),
     ],
-    rare: true,
   },
   {
     condition: 'observation: nothing else was recorded since the item was read',
     edits: [
       edit(LEDGER, '[newerThanDesired(desired.version), unchanged];', '[newerThanDesired(desired.version)];'),
     ],
-    rare: true,
   },
   {
     condition: 'FAILED: the desired state stays pending',

@@ -45,6 +45,16 @@ const POST_FAULTS = [
   'unavailable',
 ] as const;
 const GET_FAULTS = ['not connected', 'response lost', 'slow', 'not found', 'unavailable'] as const;
+const OPERATION_FAULTS = [
+  'stuck',
+  'stuck, applied',
+  'failed',
+  'failed, applied',
+  'slow',
+  'very slow',
+] as const;
+/** How an operation ends. */
+type Fate = 'done' | (typeof OPERATION_FAULTS)[number];
 
 /** One delivery of an event. */
 export interface Delivery {
@@ -58,6 +68,12 @@ export interface Delivery {
   readonly time: number;
   /** The step at which the instance crashes, if it does. */
   readonly crashAt: number | undefined;
+  /** How much later that step is done nevertheless (ms); undefined: random. */
+  readonly doneLate?: number;
+  /** How long its connection to pg-backup-api takes (ms); undefined: random. */
+  readonly connects?: number;
+  /** After which time it sends each write again (ms); undefined: random. */
+  readonly resends?: number;
 }
 
 export interface Scenario {
@@ -77,6 +93,10 @@ export interface Scenario {
   readonly faults: number;
   /** How long an operation takes at most that does not fail (ms): longer than an invocation, or than P. */
   readonly slowest: number;
+  /** How the first operations end, and after which time (ms); the others are random. */
+  readonly operations: readonly { readonly fate: Fate; readonly duration: number }[];
+  /** From when until when pg-backup-api is unavailable (ms). */
+  readonly outage?: { readonly from: number; readonly until: number };
   readonly faultsUntil: number;
   /** Whether a newer version of the function has written the item, in another format. */
   readonly newerSchema: boolean;
@@ -157,6 +177,14 @@ export class World {
     return this.#item;
   }
 
+  /** Whether the scenario has no fault at all. */
+  get nothingFails(): boolean {
+    const { faults, slowest, operations, outage, deliveries } = this.#scenario;
+    const crashes = deliveries.some(({ crashAt }) => crashAt !== undefined);
+    const fails = faults > 0 || crashes || operations.length > 0 || outage !== undefined;
+    return !fails && slowest < OPERATION_TIMEOUT;
+  }
+
   /** Whether an operation may still take effect. */
   get busy(): boolean {
     return [...this.#operations.values()].some(({ state }) => state === 'IN_PROGRESS');
@@ -172,7 +200,7 @@ export class World {
 
   /** Runs one invocation of the function, from the event to its result. */
   async deliver(delivery: Delivery, name: string): Promise<void> {
-    const instance = new Instance(this, name, delivery.crashAt);
+    const instance = new Instance(this, name, delivery);
     const start = Date.now();
     const { signal, clear } = deadline(delivery.time);
     const progress = newProgress();
@@ -236,7 +264,7 @@ export class World {
   /** Runs a heartbeat, which may crash too. */
   async beat(name: string, time = 27_500): Promise<void> {
     const crashAt = this.faulty() ? this.between(1, 24) : undefined;
-    const instance = new Instance(this, name, crashAt);
+    const instance = new Instance(this, name, { crashAt });
     const start = Date.now();
     const { signal, clear } = deadline(time);
     const options: HeartbeatOptions = {
@@ -312,7 +340,7 @@ export class World {
   /** The operator pauses the server, and resumes it unless the pause ends by itself. Either may fail, as a command may. */
   async pause({ for: time, resumed }: Scenario['pauses'][number]): Promise<void> {
     if (this.#scenario.newerSchema) return;
-    const instance = new Instance(this, 'operator', undefined);
+    const instance = new Instance(this, 'operator');
     const operator = new Operator(new Ledger(instance), instance);
     const { signal } = new AbortController();
     const until = resumed ? undefined : Date.now() + time;
@@ -383,18 +411,16 @@ export class World {
   /** Creates an operation, and begins it. */
   #create(event: number, sender: string): Response {
     const date = this.#hostTime();
-    const { zone, zoneChange, faultsUntil, proxy } = this.#scenario;
+    const { zone, zoneChange, faultsUntil, proxy, operations } = this.#scenario;
     const offset = !proxy && Date.now() > faultsUntil / 2 ? zone + zoneChange : zone;
     const id = new Date(date + offset * 3_600_000).toISOString().replace(/\.\d+Z$|[-:]/g, '');
     // Ids are times in seconds, so a second operation in the same second fails.
     if (this.#operations.has(id)) return { status: 500, json: { error: 'Internal Server Error' }, date };
     this.#checkPost(event, sender);
     const operation: Operation = { id, event, state: 'IN_PROGRESS' };
+    const { fate, duration } = operations[this.#operations.size] ?? this.#randomEnd();
     this.#operations.set(id, operation);
     this.log(`${id} begins: ${event}, by ${sender}`);
-    const fate = this.faulty()
-      ? this.pick(['stuck', 'stuck, applied', 'failed', 'failed, applied', 'slow', 'very slow'])
-      : 'done';
     const write = () => {
       if (event < this.#done && !this.#isPassedOver(operation))
         this.violate(`REGRESS: ${id} writes ${event}, the result of ${this.#done} was DONE`);
@@ -409,12 +435,17 @@ export class World {
         operation.state = fate.startsWith('failed') ? 'FAILED' : 'DONE';
       }
       this.log(`${id} ends: ${fate}`);
-    }, this.#duration(fate));
+    }, duration);
     return { status: 202, json: { operation_id: id }, date };
   }
 
-  /** How long an operation takes (ms). */
-  #duration(fate: string): number {
+  /** How an operation ends, and after which time (ms). */
+  #randomEnd(): Scenario['operations'][number] {
+    const fate = this.faulty() ? this.pick(OPERATION_FAULTS) : 'done';
+    return { fate, duration: this.#duration(fate) };
+  }
+
+  #duration(fate: Fate): number {
     const { slowest } = this.#scenario;
     // Longer than P: it is passed over before it takes effect.
     if (fate === 'very slow') return this.between(60_000, 400_000);
@@ -437,9 +468,7 @@ export class World {
     // A POST that was allowed before the pause arrives before the lease expires.
     if (Date.now() > this.#pausedAt + LEASE) this.violate(`PAUSED: ${sender} begins ${event}`);
     const earlier = [...this.#operations.values()].filter((operation) => operation.event === event);
-    const { deliveries, faults, slowest } = this.#scenario;
-    const nothingFails = faults === 0 && deliveries.every(({ crashAt }) => crashAt === undefined);
-    if (nothingFails && slowest < OPERATION_TIMEOUT && earlier.some(({ id }) => this.#known.has(id))) {
+    if (this.nothingFails && earlier.some(({ id }) => this.#known.has(id))) {
       this.violate(`REPEATED: ${sender} begins ${event} again, although nothing has failed`);
     }
     if (earlier.length > 12) this.violate(`TOO-MANY: ${sender} begins ${event} once more`);
@@ -451,6 +480,12 @@ export class World {
 
   #hostTime(): number {
     return Date.now() + this.#scenario.clockAhead;
+  }
+
+  /** Whether pg-backup-api is unavailable now. */
+  get outage(): boolean {
+    const { from, until } = this.#scenario.outage ?? { from: 0, until: 0 };
+    return from <= Date.now() && Date.now() < until;
   }
 
   // Random choices
@@ -478,21 +513,24 @@ export class World {
   }
 }
 
+/** What happens to an instance: as for `Delivery`. */
+type InstanceFaults = Partial<Pick<Delivery, 'crashAt' | 'doneLate' | 'connects' | 'resends'>>;
+
 /** A running instance of the function. It may crash at any step, while its write or request is on the way. */
 class Instance implements Table, EventTable, ConnectionSource {
   readonly #world: World;
   readonly name: string;
-  readonly #crashAt: number | undefined;
+  readonly #given: InstanceFaults;
   #steps = 0;
   crashed = false;
   readonly #crash = Promise.withResolvers<never>();
   /** Never resolves; rejects when the instance crashes. */
   readonly crash = this.#crash.promise;
 
-  constructor(world: World, name: string, crashAt: number | undefined) {
+  constructor(world: World, name: string, given: InstanceFaults = {}) {
     this.#world = world;
     this.name = name;
-    this.#crashAt = crashAt;
+    this.#given = given;
     this.crash.catch(() => {});
   }
 
@@ -509,12 +547,13 @@ class Instance implements Table, EventTable, ConnectionSource {
   ): Promise<T> {
     if (this.crashed) return NEVER;
     this.#steps += 1;
-    if (this.#steps === this.#crashAt) {
-      const fate = this.#world.pick(['not done', 'done', 'done late']);
+    const { crashAt, doneLate } = this.#given;
+    if (this.#steps === crashAt) {
+      const fate = doneLate ? 'done late' : this.#world.pick(['not done', 'done', 'done late']);
       this.#world.log(`${this.name} crashes, its step is ${fate}`);
       this.crashed = true;
       if (fate !== 'not done')
-        setTimeout(action, fate === 'done late' ? this.#world.between(1_000, latest) : 0);
+        setTimeout(action, fate === 'done late' ? (doneLate ?? this.#world.between(1_000, latest)) : 0);
       this.#crash.reject(new Error('crashed'));
       return NEVER;
     }
@@ -554,8 +593,12 @@ class Instance implements Table, EventTable, ConnectionSource {
 
   async #written<T>(signal: AbortSignal, write: () => T): Promise<T> {
     // After a late or lost response the SDK sends the write again; others may write in between.
-    const sentTwice = this.#world.faulty() && this.#world.pick([true, false]);
-    if (sentTwice) await this.step(signal, write, this.#world.between(1, 2_500));
+    let { resends } = this.#given;
+    if (this.#world.faulty() && this.#world.pick([true, false])) resends ??= this.#world.between(1, 2_500);
+    if (resends !== undefined) {
+      await this.step(signal, write);
+      await within(signal, after(resends));
+    }
     return this.#access(signal, write);
   }
 
@@ -570,13 +613,10 @@ class Instance implements Table, EventTable, ConnectionSource {
   }
 
   async connection(signal: AbortSignal): Promise<Connection> {
-    if (this.#world.faulty()) {
-      const duration = this.#world.pick([
-        this.#world.between(1_000, 8_000),
-        this.#world.between(8_000, 25_000),
-      ]);
-      await this.step(signal, () => {}, duration);
-    }
+    const world = this.#world;
+    let { connects } = this.#given;
+    if (world.faulty()) connects ??= world.pick([world.between(1_000, 8_000), world.between(8_000, 25_000)]);
+    if (connects !== undefined) await this.step(signal, () => {}, connects);
     return { url: connect((request) => this.#send(request)) };
   }
 
@@ -589,7 +629,8 @@ class Instance implements Table, EventTable, ConnectionSource {
     const world = this.#world;
     const serve = () => world.serve(request, this.name);
     const post = request.method === 'POST';
-    const fate = world.faulty() ? world.pick(post ? POST_FAULTS : GET_FAULTS) : 'served';
+    let fate = world.faulty() ? world.pick(post ? POST_FAULTS : GET_FAULTS) : 'served';
+    if (world.outage) fate = 'unavailable';
     if (fate !== 'served') world.log(`${this.name} ${request.method} ${request.path}: ${fate}`);
     switch (fate) {
       case 'served':

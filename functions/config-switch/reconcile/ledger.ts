@@ -274,6 +274,7 @@ export class Ledger {
   /** Forgets operations that were passed over: they can no longer set Barman back, or have run for too long. */
   async drop(item: RecordedItem, operationIds: ReadonlySet<string>, signal: AbortSignal): Promise<void> {
     const left = passedOver(item).filter(({ operation_id }) => !operationIds.has(operation_id));
+    // Not during a lease: its holder can renew it only while passed_over is as it was.
     const condition = [desiredIs(item.desired_version), passedOverIs(item.passed_over), noLease];
     await this.#write(item.barman_server, { passed_over: passedOverText(left) }, condition, signal);
   }
