@@ -35,6 +35,8 @@ async function runScenario({ deliveries, heartbeats, ...rest }: Scenario): Promi
     const at = Math.max(delivery.at, delivery.event * rest.spacing);
     setTimeout(() => void world.deliver(delivery, `H${index + 1}(${delivery.event})`), at);
   });
+  const { byHand } = rest;
+  if (byHand) setTimeout(() => world.switchByHand(byHand.event), byHand.at);
   for (const pause of rest.pauses) setTimeout(() => void world.pause(pause), pause.at);
   heartbeats.forEach((at, index) => {
     setTimeout(() => void world.beat(`B${index + 1}`), at);

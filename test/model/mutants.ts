@@ -269,16 +269,16 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [edit(HEARTBEAT, 'if (version === item.desired_version)', 'if (version === version)')],
   },
   {
-    condition: 'drop: desired_version is as it was read',
-    edits: [edit(LEDGER, '[desiredIs(item.desired_version), passedOverIs', '[passedOverIs')],
+    condition: 'drop, reapply: desired_version is as it was read',
+    edits: [edit(LEDGER, '[desiredIs(desired_version), passedOverIs', '[passedOverIs')],
   },
   {
-    condition: 'drop: passed_over is as it was read',
-    edits: [edit(LEDGER, 'passedOverIs(item.passed_over), noLease]', 'noLease]')],
+    condition: 'drop, reapply: passed_over is as it was read',
+    edits: [edit(LEDGER, 'passedOverIs(passed_over), noLease]', 'noLease]')],
   },
   {
-    condition: 'drop: no lease',
-    edits: [edit(LEDGER, 'passedOverIs(item.passed_over), noLease]', 'passedOverIs(item.passed_over)]')],
+    condition: 'drop, reapply: no lease',
+    edits: [edit(LEDGER, 'passedOverIs(passed_over), noLease]', 'passedOverIs(passed_over)]')],
   },
   {
     condition: 'passing over: only when the next attempt is due',
@@ -332,6 +332,20 @@ export const MUTANTS: readonly Mutant[] = [
     condition: 'observation: nothing else was recorded since the item was read',
     edits: [
       edit(LEDGER, '[newerThanDesired(desired.version), unchanged];', '[newerThanDesired(desired.version)];'),
+    ],
+  },
+  {
+    condition: 'observation: what does not stream is applied again',
+    edits: [edit(OBSERVE, 'if (overdue < 0 ||', 'if (overdue < 2 ** 50 ||')],
+  },
+  {
+    condition: 'observation: only if the model of the leader is desired and applied',
+    edits: [
+      edit(
+        OBSERVE,
+        'if (item.differs_since !== undefined || isPending(item) || !isRecorded(item)) return message;',
+        'if (!isRecorded(item)) return message;',
+      ),
     ],
   },
   {

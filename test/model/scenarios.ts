@@ -6,44 +6,51 @@
 import fc from 'fast-check';
 import type { Delivery, Scenario } from './world.ts';
 
-const random: fc.Arbitrary<Scenario> = fc.record({
-  seed: fc.integer(),
-  deliveries: fc.array(
-    fc.record({
-      event: fc.integer({ min: 1, max: 4 }),
-      repeats: fc.boolean(),
-      at: fc.oneof(
-        fc.integer({ min: 0, max: 3_000 }),
-        fc.integer({ min: 13_000, max: 45_000 }),
-        fc.integer({ min: 0, max: 90_000 }),
-      ),
-      time: fc.oneof(fc.constant(28_500), fc.integer({ min: 500, max: 28_500 })),
-      crashAt: fc.option(fc.integer({ min: 1, max: 24 }), { nil: undefined }),
-    }),
-    { minLength: 1, maxLength: 6 },
-  ),
-  lost: fc.array(fc.integer({ min: 1, max: 4 }), { maxLength: 2 }),
-  spacing: fc.constantFrom(1_000, 1_000, 1_000, 20_000),
-  observation: fc.option(fc.integer({ min: 0, max: 6_000 }), { nil: undefined, freq: 2 }),
-  pauses: fc.array(
-    fc.record({
-      at: fc.integer({ min: 0, max: 60_000 }),
-      for: fc.integer({ min: 1_000, max: 60_000 }),
-      resumed: fc.boolean(),
-    }),
-    { maxLength: 1 },
-  ),
-  heartbeats: fc.array(fc.integer({ min: 0, max: 90_000 }), { maxLength: 3 }),
-  faults: fc.constantFrom(0, 0.05, 0.15, 0.4),
-  slowest: fc.constantFrom(2_000, 40_000, 240_000),
-  operations: fc.constant([]),
-  faultsUntil: fc.constant(120_000),
-  zone: fc.integer({ min: -48, max: 56 }).map((quarters) => quarters / 4),
-  zoneChange: fc.integer({ min: -4, max: 4 }).map((quarters) => quarters / 4),
-  proxy: fc.boolean(),
-  clockAhead: fc.oneof(fc.constant(0), fc.integer({ min: -7_200_000, max: 7_200_000 })),
-  newerSchema: fc.integer({ min: 0, max: 19 }).map((one) => one === 19),
-});
+const random: fc.Arbitrary<Scenario> = fc
+  .record({
+    seed: fc.integer(),
+    deliveries: fc.array(
+      fc.record({
+        event: fc.integer({ min: 1, max: 4 }),
+        repeats: fc.boolean(),
+        at: fc.oneof(
+          fc.integer({ min: 0, max: 3_000 }),
+          fc.integer({ min: 13_000, max: 45_000 }),
+          fc.integer({ min: 0, max: 90_000 }),
+        ),
+        time: fc.oneof(fc.constant(28_500), fc.integer({ min: 500, max: 28_500 })),
+        crashAt: fc.option(fc.integer({ min: 1, max: 24 }), { nil: undefined }),
+      }),
+      { minLength: 1, maxLength: 6 },
+    ),
+    lost: fc.array(fc.integer({ min: 1, max: 4 }), { maxLength: 2 }),
+    spacing: fc.constantFrom(1_000, 1_000, 1_000, 20_000),
+    observation: fc.option(fc.integer({ min: 0, max: 6_000 }), { nil: undefined, freq: 2 }),
+    pauses: fc.array(
+      fc.record({
+        at: fc.integer({ min: 0, max: 60_000 }),
+        for: fc.integer({ min: 1_000, max: 60_000 }),
+        resumed: fc.boolean(),
+      }),
+      { maxLength: 1 },
+    ),
+    heartbeats: fc.array(fc.integer({ min: 0, max: 90_000 }), { maxLength: 3 }),
+    faults: fc.constantFrom(0, 0.05, 0.15, 0.4),
+    slowest: fc.constantFrom(2_000, 40_000, 240_000),
+    operations: fc.constant([]),
+    faultsUntil: fc.constant(120_000),
+    zone: fc.integer({ min: -48, max: 56 }).map((quarters) => quarters / 4),
+    zoneChange: fc.integer({ min: -4, max: 4 }).map((quarters) => quarters / 4),
+    proxy: fc.boolean(),
+    clockAhead: fc.oneof(fc.constant(0), fc.integer({ min: -7_200_000, max: 7_200_000 })),
+    newerSchema: fc.integer({ min: 0, max: 19 }).map((one) => one === 19),
+    byHand: fc.option(
+      fc.record({ at: fc.integer({ min: 60_000, max: 118_000 }), event: fc.integer({ min: 1, max: 4 }) }),
+      { nil: undefined },
+    ),
+  })
+  // Without an observation nobody notices.
+  .map((given) => ({ ...given, byHand: given.observation === undefined ? undefined : given.byHand }));
 
 /** A time from `least` to `most` (ms). */
 const ms = (least: number, most: number) => fc.integer({ min: least, max: most });
@@ -163,6 +170,12 @@ const DIRECTED: readonly fc.Arbitrary<Scenario>[] = [
     observation: ms(0, 6_000),
     lost: fc.constant([1]),
     heartbeats: fc.tuple(ms(118_000, 122_000)),
+  }),
+  // Someone applies another model by hand.
+  directed({
+    observation: ms(0, 6_000),
+    deliveries: fc.tuple(delivery(1, ms(1_000, 1_100))),
+    byHand: fc.record({ at: ms(62_000, 118_000), event: fc.constant(3) }),
   }),
   // No poll is answered for a time, while an operation is running.
   directed({

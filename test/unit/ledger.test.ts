@@ -118,7 +118,7 @@ describe('an item with a newer schema', () => {
     ['record', () => ledger.record(desired(0, 'a'), signal)],
     ['record and acquire', () => ledger.recordAndAcquire(desired(0, 'a'), signal)],
     ['acquire', () => ledger.acquire({ barman_server: 'main' }, 'a', signal)],
-    ['drop', () => ledger.drop(RECORDED, new Set(), signal)],
+    ['drop', () => ledger.setPassedOver(RECORDED, [], signal)],
     ['park', () => ledger.park({ barman_server: 'main', desired_version: 'x#x' }, signal)],
     ['retry', () => operator.retry('main', signal)],
     ['pause', () => operator.pause('main', undefined, signal)],
@@ -476,26 +476,26 @@ describe('operations that were passed over', () => {
     table.item = { ...item, passed_over: JSON.stringify([{ operation_id: 'z', since }]) };
     const before = table.item;
     expect(await ledger.acquire(item, version, signal, { ended: new Set(['x']) })).toBeUndefined();
-    await ledger.drop(item as RecordedItem, new Set(['y']), signal);
+    expect(await ledger.setPassedOver(item as RecordedItem, [], signal)).toBe(false);
     expect(table.item).toEqual(before);
   });
 
   test.each([
-    [['x'], ['y']],
-    [['x', 'y'], []],
-    [[], ['x', 'y']],
-  ])('are dropped: of x and y %j, %j stay', async (ids, left) => {
+    ['all', []],
+    ['one', [{ operation_id: 'y', version, since }]],
+    ['none, and another one is added', [...passedOver(item), { operation_id: 'z', since }]],
+  ])('are replaced: %s dropped', async (_, left) => {
     table.item = item;
-    await ledger.drop(item as RecordedItem, new Set(ids), signal);
-    expect(entries(table.item).map(({ operation_id }) => operation_id)).toEqual(left);
+    expect(await ledger.setPassedOver(item as RecordedItem, left, signal)).toBe(true);
+    expect(entries(table.item)).toEqual(left);
     expect('passed_over' in table.item).toBe(left.length > 0);
   });
 
   test.each([{ lease_token: 'another' }, { desired_version: desired(1, 'b').version }])(
-    'are not dropped if the item now has %j',
+    'are not replaced if the item now has %j',
     async (change) => {
       table.item = { ...item, ...change };
-      await ledger.drop(item as RecordedItem, new Set(['y']), signal);
+      expect(await ledger.setPassedOver(item as RecordedItem, [], signal)).toBe(false);
       expect(table.item).toEqual({ ...item, ...change });
     },
   );

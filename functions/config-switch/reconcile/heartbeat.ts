@@ -219,7 +219,10 @@ async function pollPassedOver(
           harmless.add(operation_id);
         }
       }
-      if (harmless.size > 0) await ledger.drop(item, harmless, signal);
+      if (harmless.size > 0) {
+        const left = passedOver(item).filter(({ operation_id }) => !harmless.has(operation_id));
+        await ledger.setPassedOver(item, left, signal);
+      }
     }
   } finally {
     limit.clear();

@@ -19,8 +19,8 @@
  *   complete  token is mine, and desired_version is what I applied         a newer desired state, or the lease was lost
  *   release   token is mine; only if every POST of mine has a known end    the lease was lost
  *   forget    in sync or parked, and as it was read; no token              the operator tries again
- *   drop      desired_version and passed_over as they were read, no token  the next heartbeat tries again
- *   reapply   the same                                                     the next heartbeat tries again
+ *   drop or   desired_version and passed_over as they were read, no token  the next heartbeat tries again
+ *   reapply
  *
  * The running operation belongs to its token: each acquire, complete and release removes it. Acquire adds, in the same write, all
  * operations that are passed over, and marks those that were seen to have ended before it; complete removes the marked ones and no
@@ -42,7 +42,6 @@ import {
   isKnownSchema,
   isRecorded,
   mustApplyAgain,
-  NOT_STREAMING,
   type PassedOver,
   passedOver,
   passedOverText,
@@ -271,21 +270,19 @@ export class Ledger {
     return this.#write(barman_server, { parked: true }, [desiredIs(desired_version)], signal);
   }
 
-  /** Forgets operations that were passed over: they can no longer set Barman back, or have run for too long. */
-  async drop(item: RecordedItem, operationIds: ReadonlySet<string>, signal: AbortSignal): Promise<void> {
-    const left = passedOver(item).filter(({ operation_id }) => !operationIds.has(operation_id));
-    // Not during a lease: its holder can renew it only while passed_over is as it was.
-    const condition = [desiredIs(item.desired_version), passedOverIs(item.passed_over), noLease];
-    await this.#write(item.barman_server, { passed_over: passedOverText(left) }, condition, signal);
-  }
-
-  /** Makes a server pending that is in sync, because Barman does not stream. @returns whether nothing has changed since it was read */
-  reapply(item: RecordedItem, signal: AbortSignal): Promise<boolean> {
-    const now = new Date().toISOString();
-    const entry: PassedOver = { operation_id: NOT_STREAMING, since: now, ended_at: now };
-    const condition = [desiredIs(item.desired_version), passedOverIs(item.passed_over), noLease];
-    const change = { passed_over: passedOverText([...passedOver(item), entry]) };
-    return this.#write(item.barman_server, change, condition, signal);
+  /**
+   * Replaces what was passed over: drops what can no longer set Barman back, or adds NOT_STREAMING. Not during a lease: its holder can
+   * renew it only while passed_over is as it was.
+   *
+   * @returns whether nothing has changed since the item was read
+   */
+  setPassedOver(
+    { barman_server, desired_version, passed_over }: RecordedItem,
+    entries: readonly PassedOver[],
+    signal: AbortSignal,
+  ): Promise<boolean> {
+    const condition = [desiredIs(desired_version), passedOverIs(passed_over), noLease];
+    return this.#write(barman_server, { passed_over: passedOverText(entries) }, condition, signal);
   }
 
   /** @returns whether the condition was true, so that the change is written */

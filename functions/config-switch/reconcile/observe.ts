@@ -10,7 +10,17 @@
 
 import { type ConfigTarget, nameOf, parseTarget, targetText } from '../barman/target.ts';
 import type { Observed } from '../patroni/observe-clusters.ts';
-import { eventTimeOf, type Item, isPaused, isPending, isRecorded, timeOf, versionOf } from './item.ts';
+import {
+  eventTimeOf,
+  type Item,
+  isPaused,
+  isPending,
+  isRecorded,
+  NOT_STREAMING,
+  passedOver,
+  timeOf,
+  versionOf,
+} from './item.ts';
 import type { Ledger } from './ledger.ts';
 import type { Change } from './table.ts';
 
@@ -151,5 +161,8 @@ async function reapply(
   if (overdue < 0 || timeOf(item.applied_at, 0) >= due) return message;
   // Only what should lead to streaming: it is the leader's model, and applied.
   if (item.differs_since !== undefined || isPending(item) || !isRecorded(item)) return message;
-  return (await ledger.reapply(item, signal)) ? `${message}; its model is applied again` : message;
+  const now = new Date().toISOString();
+  const entries = [...passedOver(item), { operation_id: NOT_STREAMING, since: now, ended_at: now }];
+  const isPendingNow = await ledger.setPassedOver(item, entries, signal);
+  return isPendingNow ? `${message}; its model is applied again` : message;
 }
