@@ -314,7 +314,7 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     condition: 'observation: the leader becomes the desired state',
-    edits: [edit(OBSERVE, 'if (!differs || at -', 'if (true || at -')],
+    edits: [edit(OBSERVE, 'if (differs_since === undefined || at -', 'if (interval > 0 || at -')],
   },
   {
     condition: 'observation: its version is older than the answers may be',
@@ -323,7 +323,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     condition: 'observation: two in a row, some time apart',
     edits: [
-      edit(OBSERVE, 'at - timeOf(differs_since, at) < 0.75 * interval', 'interval < 0'),
+      edit(OBSERVE, 'at - timeOf(differs_since, at) < (1 - TOLERANCE) * interval', 'interval < 0'),
       edit(OBSERVE, 'const STALENESS = 30_000;', 'const STALENESS = 0;'),
       edit(OBSERVE, 'const GRACE = 60_000;', 'const GRACE = 0;'),
     ],
@@ -339,14 +339,8 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [edit(OBSERVE, 'if (overdue < 0 ||', 'if (overdue < 2 ** 50 ||')],
   },
   {
-    condition: 'observation: only if the model of the leader is desired and applied',
-    edits: [
-      edit(
-        OBSERVE,
-        'if (item.differs_since !== undefined || isPending(item) || !isRecorded(item)) return message;',
-        'if (!isRecorded(item)) return message;',
-      ),
-    ],
+    condition: 'observation: not while it is pending anyway',
+    edits: [edit(OBSERVE, 'isPending(item) || !isRecorded(item)', '!isRecorded(item)')],
   },
   {
     condition: 'FAILED: the desired state stays pending',

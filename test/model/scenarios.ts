@@ -66,6 +66,8 @@ const delivery = (
     .map((given) => ({ event, repeats: false, time: 28_500, crashAt: undefined, ...given }));
 
 // The steps of a delivery, at which it may crash.
+/** Put, record and acquire, POST. */
+const POST = fc.constant(3);
 /** Put, record and acquire, POST, started. */
 const STARTED = fc.constant(4);
 /** Put, record and acquire, connect, POST. */
@@ -170,6 +172,22 @@ const DIRECTED: readonly fc.Arbitrary<Scenario>[] = [
     observation: ms(0, 6_000),
     lost: fc.constant([1]),
     heartbeats: fc.tuple(ms(118_000, 122_000)),
+  }),
+  // The host's clock is set back, so that the operation of an invocation that crashed is not the newest by its id.
+  directed({
+    deliveries: fc.tuple(
+      delivery(1, ms(1_000, 1_100)),
+      delivery(2, ms(61_000, 62_000), { crashAt: POST, doneLate: ms(100, 2_000) }),
+      delivery(3, ms(80_000, 85_000)),
+    ),
+    operations: fc.tuple(done, operation(ms(30_000, 45_000))),
+    zoneChange: fc.constant(-1),
+  }),
+  // No operation succeeds for a long time, and Barman does not stream.
+  directed({
+    observation: ms(0, 6_000),
+    deliveries: fc.tuple(delivery(1, ms(1_000, 1_100))),
+    operations: fc.array(failed, { minLength: 4, maxLength: 4 }),
   }),
   // Someone applies another model by hand.
   directed({

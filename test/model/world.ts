@@ -21,6 +21,7 @@ import {
   type Item,
   isPending,
   NOT_STREAMING,
+  passedOver,
   versionOf,
 } from '../../functions/config-switch/reconcile/item.ts';
 import { LEASE, Ledger, POST_DELAY } from '../../functions/config-switch/reconcile/ledger.ts';
@@ -398,6 +399,8 @@ export class World {
       this.violate(`ABANDONED: ${writer} completes although a newer desired state is recorded`);
     }
     this.#item = changed(this.#item, SERVER, change);
+    if (passedOver(this.#item).filter(({ operation_id }) => operation_id === NOT_STREAMING).length > 1)
+      this.violate(`GROWTH: ${writer} adds an entry that is there already`);
     if (change.running_operation) this.#known.add(change.running_operation);
     this.#recorded = Math.max(this.#recorded, this.eventOf(this.#item.desired_version));
     const { applied_version, passed_over } = this.#item;
