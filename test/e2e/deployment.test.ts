@@ -426,6 +426,7 @@ describe('a stage', () => {
       'alarm-email': 'dba@example.com',
       'event-bus': 'patroni',
       'log-retention': '30',
+      rollback: 'true',
     });
     await changed.deploy();
     const { logGroups } = await aws<{ logGroups: { retentionInDays: number }[] }>(
@@ -436,8 +437,15 @@ describe('a stage', () => {
     expect((await webhook({ ...PROMOTION, role: 'replica' })).status).toBe(200);
   });
 
-  test('is independent of another stage, and rejects webhooks without function parameters', async () => {
-    await bare.deploy();
+  test('is not deployed for the first time with rollback: the alarms to watch do not exist yet', async () => {
+    await expect(new Deployment('bare', { ...PARAMETERS, rollback: 'true' }).deploy()).rejects.toThrow(
+      /rollback is true, but stage bare is not deployed yet: .*deploy once without it/,
+    );
+  });
+
+  test('can be deployed from a release, is independent of another stage, and rejects webhooks without function parameters', async () => {
+    await shell('aws s3 mb s3://releases');
+    await bare.deployRelease('releases');
     const body = JSON.stringify(PROMOTION);
     const { status, headers, response } = await bare.post(body, signedHeaders(secret, body));
     expect([status, headers.get('retry-after'), response]).toEqual([
@@ -446,7 +454,7 @@ describe('a stage', () => {
       { message: 'Service Unavailable' },
     ]);
     expect((await webhook({ ...PROMOTION, role: 'replica' })).status).toBe(200);
-    await bare.remove();
+    await shell(`aws cloudformation delete-stack --stack-name ${bare.name}`);
     expect((await webhook({ ...PROMOTION, role: 'replica' })).status).toBe(200);
   });
 

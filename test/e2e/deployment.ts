@@ -1,6 +1,7 @@
 /** A stage, deployed into the emulator with `npm run deploy`, and the AWS CLI to inspect it. */
 
 import { execFile } from 'node:child_process';
+import { readFileSync } from 'node:fs';
 import { promisify } from 'node:util';
 import { inject } from 'vitest';
 
@@ -68,13 +69,32 @@ export class Deployment {
   async deploy(): Promise<string> {
     const parameters = Object.entries(this.#parameters).map(([name, value]) => `--param=${name}=${value}`);
     const output = await shell(`npm run deploy -- --stage ${this.stage} ${parameters.join(' ')}`);
+    await this.readOutputs();
+    return output;
+  }
+
+  /** Deploys it as docs/operations.md says, without osls. */
+  async deployRelease(bucket: string): Promise<void> {
+    const block = /```sh\n(npm run release -- --stage prod\n[\s\S]*?)```/.exec(
+      readFileSync('docs/operations.md', 'utf8'),
+    )?.[1];
+    if (!block) throw new Error('no commands for a release in docs/operations.md');
+    const parameters = Object.entries(this.#parameters).map(([name, value]) => `--param=${name}=${value}`);
+    const commands = block
+      .replace('--stage prod', `--stage ${this.stage} ${parameters.join(' ')}`)
+      .replaceAll('BUCKET', bucket)
+      .replaceAll('barman-config-switch-prod', this.name);
+    await shell(`set -e; ${commands}`);
+    await this.readOutputs();
+  }
+
+  async readOutputs(): Promise<void> {
     const { Stacks } = await aws<{
       Stacks: { Outputs: { OutputKey: string; OutputValue: string }[] }[];
     }>('cloudformation', 'describe-stacks', '--stack-name', this.name);
     this.outputs = Object.fromEntries(
       (Stacks[0]?.Outputs ?? []).map(({ OutputKey, OutputValue }) => [OutputKey, OutputValue]),
     );
-    return output;
   }
 
   async remove(): Promise<void> {

@@ -474,6 +474,7 @@ describe('parameters', () => {
       dns: '10.0.0.10',
       'permissions-boundary': 'boundary',
       api: 'private',
+      rollback: 'on',
       'alarm-topic': 'alarms',
       'deletion-protection': 'yes',
       'parameters-key': 'alias/mine',

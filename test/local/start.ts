@@ -38,6 +38,8 @@ let host: BarmanHost | undefined;
 let patroni: PatroniStandIn | undefined;
 let dynamoDb: DynamoDb | undefined;
 let ending = false;
+/** Whether the function's log is shown. */
+let following = false;
 
 process.once('SIGINT', () => void end(130));
 process.once('SIGTERM', () => void end(143));
@@ -105,6 +107,7 @@ async function main(): Promise<number> {
     '  npm run invoke  -- --role primary --barman-model pg:node1   a direct invocation, as from the console',
   );
   console.log('\nPress Ctrl-C to stop. The log of the function follows.\n');
+  following = true;
   let seen = api.requests.length;
   setInterval(() => {
     showRequests(api.requests.slice(seen).filter((request) => request.response !== undefined));
@@ -183,7 +186,7 @@ async function startOffline(local: Local, { ssm }: BarmanHost, { url }: DynamoDb
 
 /** Prints a line of serverless-offline's output only if it is from the function's log. */
 function showLog(line: string): void {
-  if (!options.once && line.startsWith('{"level"')) console.log(`  ${styleText('dim', line)}`);
+  if (following && line.startsWith('{"level"')) console.log(`  ${styleText('dim', line)}`);
 }
 
 function showRequests(requests: readonly SeenRequest[]): void {
