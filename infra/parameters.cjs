@@ -278,12 +278,6 @@ module.exports = async ({ options, resolveVariable }) => {
       'alarm-email is for the topic of the stage, but alarm-topic is another one; subscribe there, and omit alarm-email',
     );
   }
-  const service = `barman-config-switch-${stage}`;
-  if (parameters.rollback && !(await resolveVariable(`cf:${service}.LedgerTable, null`))) {
-    problems.push(
-      `rollback is true, but stage ${stage} is not deployed yet: CloudFormation fails if an alarm to watch does not exist; deploy once without it`,
-    );
-  }
   if (problems.length > 0) {
     const message = [`${file} (see infra/stages/example.yml), or --param:`, ...problems].join('\n- ');
     // osls prints the stack.
@@ -297,10 +291,6 @@ module.exports = async ({ options, resolveVariable }) => {
     ...parameters,
     'deletion-protection': parameters['deletion-protection'] ?? stage.startsWith('prod'),
     egress: egressRules(parameters),
-    rollbackConfiguration: parameters.rollback
-      ? await watchedAlarms(service, resolveVariable)
-      : // Empty, because CloudFormation keeps those of the last deployment otherwise.
-        { RollbackTriggers: [], MonitoringTimeInMinutes: 0 },
     permissionsBoundary: parameters['permissions-boundary'] ?? { Ref: 'AWS::NoValue' },
     alarmTopic: parameters['alarm-topic'] ?? { Ref: 'AlarmTopic' },
     events: parameters.api === 'none' ? [] : [{ httpApi: 'POST /config-switch' }],
@@ -325,19 +315,6 @@ module.exports = async ({ options, resolveVariable }) => {
 };
 
 module.exports.PARAMETERS = PARAMETERS;
-
-/** The alarms that undo a deployment (CloudFormation, "RollbackConfiguration"). */
-async function watchedAlarms(service, resolveVariable) {
-  const [region, account] = [await resolveVariable('aws:region'), await resolveVariable('aws:accountId')];
-  const partition = region.startsWith('cn-') ? 'aws-cn' : region.startsWith('us-gov-') ? 'aws-us-gov' : 'aws';
-  return {
-    RollbackTriggers: ['pg-backup-api-unreachable', 'heartbeat-lost', 'function-errors'].map((name) => ({
-      Arn: `arn:${partition}:cloudwatch:${region}:${account}:alarm:${service}-${name}`,
-      Type: 'AWS::CloudWatch::Alarm',
-    })),
-    MonitoringTimeInMinutes: 10,
-  };
-}
 
 /** What the function may connect to; it has no ingress. Security groups do not filter queries to Amazon's DNS servers. */
 function egressRules(parameters) {

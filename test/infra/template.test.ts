@@ -1,4 +1,5 @@
 import { readFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import { describe, expect, test } from 'vitest';
 import { ExitCode } from '../../functions/config-switch/exit-code.ts';
 import { OPTIONAL, packageStage, REQUIRED, type Resource, type Template } from './template.ts';
@@ -445,6 +446,31 @@ describe('optional parameters', () => {
       Value: 'https://barman.example.com/config-switch',
     });
     expect(only(most.template, 'AWS::Route53::RecordSet').Properties.Name).toBe(OPTIONAL['domain-name']);
+  });
+
+  test('rollback › watches three alarms for 10 minutes, and nothing if it is off', async () => {
+    const rollback = createRequire(import.meta.url)('../../infra/monitoring/rollback.cjs');
+    const resolved = (on: boolean, region: string): Readonly<Record<string, unknown>> => ({
+      'self:custom.parameters': { rollback: on },
+      'sls:stage': 'prod',
+      'cf:barman-config-switch-prod.LedgerTable, null': STAGE,
+      'aws:region': region,
+      'aws:accountId': '123456789012',
+    });
+    const configuration = (on: boolean, region = 'eu-central-1') =>
+      rollback({ resolveVariable: async (name: string) => resolved(on, region)[name] });
+    const alarms = new Set(
+      ofType(least.template, 'AWS::CloudWatch::Alarm').map(({ Properties }) => Properties.AlarmName),
+    );
+    const { RollbackTriggers, MonitoringTimeInMinutes } = await configuration(true);
+    expect([RollbackTriggers.length, MonitoringTimeInMinutes]).toEqual([3, 10]);
+    for (const { Arn, Type } of RollbackTriggers) {
+      expect(Type).toBe('AWS::CloudWatch::Alarm');
+      const [, name] = /^arn:aws:cloudwatch:eu-central-1:123456789012:alarm:(.*)$/.exec(Arn) ?? [];
+      expect(alarms).toContain(name);
+    }
+    expect((await configuration(true, 'cn-north-1')).RollbackTriggers[0].Arn).toMatch(/^arn:aws-cn:/);
+    expect(await configuration(false)).toEqual({ RollbackTriggers: [], MonitoringTimeInMinutes: 0 });
   });
 
   test('reserved-concurrency and alarm-email › are set', () => {
