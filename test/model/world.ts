@@ -74,7 +74,7 @@ export interface Delivery {
   readonly time: number;
   /** The step at which the instance crashes, if it does. */
   readonly crashAt: number | undefined;
-  /** How much later that step is done nevertheless (ms); undefined: random. */
+  /** How much later that step is done nevertheless (ms; a POST not later than 5 s); undefined: random. */
   readonly doneLate?: number;
   /** How long its connection to pg-backup-api takes (ms); undefined: random. */
   readonly connects?: number;
@@ -576,8 +576,8 @@ class Instance implements Table, EventTable, ConnectionSource {
       const fate = doneLate ? 'done late' : this.#world.pick(['not done', 'done', 'done late']);
       this.#world.log(`${this.name} crashes, its step is ${fate}`);
       this.crashed = true;
-      if (fate !== 'not done')
-        setTimeout(action, fate === 'done late' ? (doneLate ?? this.#world.between(1_000, latest)) : 0);
+      const late = () => Math.min(doneLate ?? this.#world.between(1_000, latest), latest);
+      if (fate !== 'not done') setTimeout(action, fate === 'done late' ? late() : 0);
       this.#crash.reject(new Error('crashed'));
       return NEVER;
     }
