@@ -1,0 +1,62 @@
+/** docs/migration.md: its example and its commands, on a folder in the place of /etc/patroni. */
+
+import { execFile, execFileSync } from 'node:child_process';
+import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:http';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+import { expect, inject, test } from 'vitest';
+import { startFunction } from '../integration/function.ts';
+import { listen, readBody } from '../stand-ins/server.ts';
+
+const page = readFileSync('docs/migration.md', 'utf8');
+const blocks = (language: string) =>
+  [...page.matchAll(new RegExp(`\`\`\`${language}\\n([\\s\\S]*?)\`\`\``, 'g'))].map(([, text = '']) => text);
+
+test('a node of patroni_barman › uses the function after the documented commands, and the way back restores it', async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'barman-config-switch-migration-'));
+  const download = join(folder, 'download');
+  mkdirSync(download);
+  await using run = await startFunction();
+  const server = await listen(
+    createServer(async (request, reply) => {
+      const names = ['webhook-id', 'webhook-timestamp', 'webhook-signature'] as const;
+      const headers = Object.fromEntries(names.map((name) => [name, String(request.headers[name])]));
+      const { statusCode, response } = await run.webhook(await readBody(request), { headers });
+      reply.writeHead(statusCode, { 'content-type': 'application/json' }).end(JSON.stringify(response));
+    }),
+  );
+  try {
+    const here = (text: string) =>
+      text
+        .replaceAll('/etc/patroni', folder)
+        .replaceAll('/var/log/patroni', folder)
+        .replaceAll('https://…/config-switch', `http://127.0.0.1:${server.port}/config-switch`)
+        // Only root may give files away.
+        .replaceAll(/-o (root|postgres) /g, process.getuid?.() === 0 ? '$&' : '');
+    const shell = (commands: string) => execFileSync('bash', ['-euc', here(commands)], { cwd: download });
+    const [example = ''] = blocks('yaml');
+    const [change = '', back = ''] = blocks('sh');
+    const file = join(folder, 'patroni.yml');
+    writeFileSync(file, here(example));
+    writeFileSync(join(download, 'webhook-secret'), run.host.webhookSecret);
+    copyFileSync('patroni/barman_config_switch.py', join(download, 'barman_config_switch.py'));
+    shell(change);
+    // Patroni reads the file in this way, and appends three words.
+    const read =
+      "import sys, yaml; print(yaml.safe_load(open(sys.argv[1]))['postgresql']['callbacks']['on_role_change'])";
+    const command = execFileSync(join(inject('tools'), 'python'), ['-c', read, file], {
+      encoding: 'utf8',
+    }).trim();
+    expect(command).not.toMatch(/patroni_barman|api-url|cert-file|key-file/);
+    await promisify(execFile)('bash', ['-c', `${command} on_role_change primary main`]);
+    expect(run.host.api.activeModel()).toBe('pg:node1');
+    expect(readFileSync(join(folder, 'barman.log'), 'utf8')).toContain('CONFIG_SWITCH_DONE');
+    shell(back);
+    expect(readFileSync(file, 'utf8')).toBe(here(example));
+  } finally {
+    await server.close();
+    rmSync(folder, { recursive: true });
+  }
+});
