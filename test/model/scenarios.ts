@@ -44,13 +44,17 @@ const random: fc.Arbitrary<Scenario> = fc
     proxy: fc.boolean(),
     clockAhead: fc.oneof(fc.constant(0), fc.integer({ min: -7_200_000, max: 7_200_000 })),
     newerSchema: fc.integer({ min: 0, max: 19 }).map((one) => one === 19),
+    withoutStreaming: fc.boolean(),
     byHand: fc.option(
       fc.record({ at: fc.integer({ min: 60_000, max: 118_000 }), event: fc.integer({ min: 1, max: 4 }) }),
       { nil: undefined },
     ),
   })
-  // Without an observation nobody notices.
-  .map((given) => ({ ...given, byHand: given.observation === undefined ? undefined : given.byHand }));
+  // Nobody notices without an observation.
+  .map((given) => ({
+    ...given,
+    byHand: given.observation === undefined || given.withoutStreaming ? undefined : given.byHand,
+  }));
 
 /** A time from `least` to `most` (ms). */
 const ms = (least: number, most: number) => fc.integer({ min: least, max: most });
@@ -128,6 +132,8 @@ const DIRECTED: readonly fc.Arbitrary<Scenario>[] = [
   directed({
     spacing: fc.constant(60_000),
     observation: ms(0, 6_000),
+    // Otherwise the heartbeat reads the item again, since Barman does not stream from the new leader.
+    withoutStreaming: fc.constant(true),
     deliveries: fc.tuple(delivery(1, ms(61_000, 61_200)), delivery(3, ms(180_100, 181_000))),
     operations: fc.tuple(operation(ms(120_300, 123_500)), done, done),
     faultsUntil: fc.constant(240_000),

@@ -91,6 +91,8 @@ export interface Scenario {
   readonly spacing: number;
   /** How old Patroni's answers are at most (ms); undefined: Patroni is not asked. */
   readonly observation: number | undefined;
+  /** WAL arrives in another way than by streaming, so that this is not checked. */
+  readonly withoutStreaming?: boolean;
   /** When the operator pauses the server (ms), and after which time the pause ends, by itself or by `resume`. */
   readonly pauses: readonly { readonly at: number; readonly for: number; readonly resumed: boolean }[];
   /** When someone applies the model of a role change by hand, if Barman is idle (ms). */
@@ -333,7 +335,7 @@ export class World {
     const leader = this.leaderAt(at - this.between(0, oldest + 1));
     const members = new Map([1, 2, 3, 4].map((event) => [String(event), String(event)]));
     const unknown = leader === 0 || this.faulty();
-    const streaming = this.#active === leader && !this.faulty();
+    const streaming = this.#scenario.withoutStreaming ? undefined : this.#active === leader && !this.faulty();
     return [
       {
         cluster: { name: 'c', scope: 'c', servers: new Map([[SERVER, members]]) },
