@@ -10,12 +10,20 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, inject, test } from 'vitest';
 import type { ObservationResult } from '../../functions/config-switch/reconcile/observe.ts';
-import { type FunctionUnderTest, type LogLine, PROMOTION, startFunction } from '../integration/function.ts';
+import type { FunctionUnderTest, LogLine } from '../integration/function.ts';
 import { CertificateAuthority } from '../stand-ins/certificates.ts';
 import { createSecret } from '../stand-ins/webhook.ts';
 import { Cluster, type NodeName, other } from './cluster.ts';
 import type { RestTls } from './cluster-files.ts';
 import { TlsProxy } from './tls-proxy.ts';
+
+Object.assign(process.env, {
+  AWS_REGION: 'eu-central-1',
+  AWS_ACCESS_KEY_ID: 'test',
+  AWS_SECRET_ACCESS_KEY: 'test',
+  POWERTOOLS_METRICS_NAMESPACE: 'BarmanConfigSwitch',
+});
+const { PROMOTION, startFunction } = await import('../integration/function.ts');
 
 /** The heartbeat's interval (s); in production one minute. */
 const INTERVAL = 5;
@@ -151,7 +159,7 @@ function printedFor(cause: string): RegExp {
   const row = DOCS.split('\n').find((line) => line.split(' | ')[1]?.startsWith(cause));
   const words = /^\| `([^`]+)`/.exec(row ?? '')?.[1];
   if (!words) throw new Error(`docs/operations.md does not say what is printed if ${cause}`);
-  return new RegExp(words.split('…').map(RegExp.escape).join('.*'));
+  return new RegExp(words.replace(/[.*+?^$()|[\]{}\\]/g, '\\$&').replaceAll('…', '.*'));
 }
 
 /** A command in a block of that section. @returns its words */
