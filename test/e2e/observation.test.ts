@@ -177,7 +177,10 @@ test('the leader › is unknown without the client certificate that the REST API
   console.log(`without a client certificate: ${JSON.stringify(observed.unknown)}`);
   expect(observed).toMatchObject({ reconciled: [], notStreaming: [] });
   expect(observed.unknown).toEqual([
-    { cluster: 'main', reason: expect.stringMatching(/no node answered: .*CERTIFICATE_REQUIRED/) },
+    {
+      cluster: 'main',
+      reason: expect.stringMatching(/^no node answered: .*there is no patroni-client-cert/),
+    },
   ]);
   expect(metrics).toMatchObject({ LeaderUnknown: 1, Reconciled: 0 });
   expect(row.run.host.api.operations()).toEqual([]);
@@ -191,7 +194,8 @@ test('the callback › exits with 4 for a Barman server of another cluster, and 
   });
   const before = { model: cluster.active, operations: api.operations() };
   const { code, output } = await cluster.callback(
-    ...['--secret-file', join(cluster.folder, 'webhook-secret')],
+    // It tries a refusal again: the function may not know a new server yet.
+    ...['--secret-file', join(cluster.folder, 'webhook-secret'), '--max-retries', '1'],
     ...[
       'config-switch',
       '--barman-server',
@@ -258,12 +262,14 @@ test('Barman › does not stream after a switchover to a node without the slot, 
   for (const { observed } of beats.all.slice(-EvaluationPeriods)) {
     expect(observed).toMatchObject({ reconciled: [], notStreaming: [{ server: 'main' }] });
   }
-  const printed = async () => {
-    const text = await cluster.barman(5_000, 'receive-wal', 'main');
-    console.log(`slot missing: receive-wal prints ${text}`);
-    return text;
-  };
-  await expect.poll(printed, { timeout: 20_000 }).toMatch(printedFor('the new leader has no slot'));
+  // For a moment it may be the one that `barman cron` starts that finds the slot missing.
+  let printed = '';
+  await until(async () => {
+    printed = await cluster.barman(5_000, 'receive-wal', 'main');
+    return !printed.includes('already running');
+  }, 'receive-wal is always running');
+  console.log(`slot missing: receive-wal prints ${printed}`);
+  expect(printed).toMatch(printedFor('the new leader has no slot'));
 
   const remedied = Date.now();
   const [command, ...words] = commandInDocs('patronictl edit-config');
@@ -275,7 +281,7 @@ test('Barman › does not stream after a switchover to a node without the slot, 
   await until(() => beats.all.slice(seen).at(-1)?.metrics.NotStreaming === 0, 'it is still not streaming');
   const running = await cluster.barman(5_000, 'receive-wal', 'main');
   console.log(`streaming: receive-wal prints ${running}`);
-  expect(running).toMatch(printedFor('it streams'));
+  expect(running).toMatch(printedFor('it streams from another node'));
   // The rows that follow need it.
   await until(() => hasSlot(leader), 'the new replica has no slot');
 });
