@@ -148,6 +148,8 @@ const hasSlot = async (name: NodeName) =>
   (
     await cluster.query(name, "SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'barman'")
   ).trim() === '1';
+/** Whether a callback of this row has led to a switch that is DONE. */
+const switchDone = () => answers.some(({ exit_code }) => exit_code === 0);
 const seconds = (from: number, to = Date.now()) => `${((to - from) / 1_000).toFixed(1)} s`;
 
 /** The section of docs/operations.md about WAL that does not arrive. */
@@ -244,8 +246,7 @@ test('Barman › does not stream after a switchover to a node without the slot, 
   await cluster.patronictl('edit-config', '--force', '-s', 'slots=null', 'main');
   await until(async () => !(await hasSlot(other(leader))), 'the replica still has the slot');
   expect(await cluster.switchover()).toBe(other(leader));
-  await until(() => answers.length > 0, 'no callback came');
-  expect(answers).toMatchObject([{ exit_code: 0 }]);
+  await until(switchDone, 'no event has switched');
   expect(cluster.active.model).toBe(`pg:${other(leader)}`);
   const start = Date.now();
 
@@ -295,7 +296,7 @@ test('Barman › is set once by the event after the leader was killed, and by no
   const beats = row.beats();
   await cluster.kill(leader);
   const killed = Date.now();
-  await until(() => answers.length > 0, 'no callback came');
+  await until(switchDone, 'no event has switched');
   const switched = Date.now();
   await cluster.barmanStreams(other(leader));
   // Until a heartbeat that began after the switch knows the leader, and that Barman streams from it.
@@ -381,6 +382,7 @@ test('Barman › is set to the new standby leader by the heartbeat after a switc
   await until(() => beats.all.at(-1)?.metrics.NotStreaming === 0, 'it is not streaming');
   const start = Date.now();
   expect(await standby.switchover()).toBe(other(leader));
+  // The first observation counts as a role change of half a minute before it, and another has to wait for one minute after that.
   await until(() => standby.active.model === `pg:${other(leader)}`, 'Barman does not follow', 90_000);
   console.log(
     `standby cluster: Barman's active model ${seconds(start, standby.active.at)} after the switchover began`,
@@ -392,5 +394,6 @@ test('Barman › is set to the new standby leader by the heartbeat after a switc
     { message: expect.stringContaining(`Patroni's leader is ${leader}:`) },
     { message: expect.stringContaining(`Patroni's leader is ${other(leader)}:`) },
   ]);
-  expect(answers).toEqual([]);
+  // The callback sends the role, and it does not match --switch-when promoted.
+  expect(answers.map(({ exit_code }) => exit_code)).not.toContain(0);
 });
