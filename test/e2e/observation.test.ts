@@ -131,14 +131,19 @@ async function startRow(of = cluster, name = 'main', { clientCertificate = true 
 async function startInSync(): Promise<Row & { readonly leader: NodeName }> {
   const leader = await cluster.healthy();
   const row = await startRow();
-  const event = { ...PROMOTION, barman_model: `pg:${leader}` };
-  expect((await row.run.webhook(event, { secret })).response).toMatchObject({ exit_code: 0 });
-  await cluster.barmanStreams(leader);
-  expect((await row.beat()).observed).toEqual({ reconciled: [], notStreaming: [], unknown: [] });
-  return { ...row, leader };
+  try {
+    const event = { ...PROMOTION, barman_model: `pg:${leader}` };
+    expect((await row.run.webhook(event, { secret })).response).toMatchObject({ exit_code: 0 });
+    await cluster.barmanStreams(leader);
+    expect((await row.beat()).observed).toEqual({ reconciled: [], notStreaming: [], unknown: [] });
+    return { ...row, leader };
+  } catch (error) {
+    await row[Symbol.asyncDispose]();
+    throw error;
+  }
 }
 
-/** Waits for a condition of the heartbeats. */
+/** Polls a condition. @throws Error with the message after the time-out (ms) */
 async function until(condition: () => unknown, message: string, timeout = 60_000): Promise<void> {
   await expect.poll(async () => Boolean(await condition()), { timeout, interval: 100, message }).toBe(true);
 }
@@ -198,16 +203,8 @@ test('the callback › exits with 4 for a Barman server of another cluster, and 
   const { code, output } = await cluster.callback(
     // It tries a refusal again: the function may not know a new server yet.
     ...['--secret-file', join(cluster.folder, 'webhook-secret'), '--max-retries', '1'],
-    ...[
-      'config-switch',
-      '--barman-server',
-      'other',
-      '--barman-model',
-      'pg:node1',
-      '--switch-when',
-      'promoted',
-    ],
-    ...['on_role_change', 'primary', 'main'],
+    ...['config-switch', '--barman-server', 'other', '--barman-model', 'pg:node1'],
+    ...['--switch-when', 'promoted', 'on_role_change', 'primary', 'main'],
   );
   expect(output).toMatch(/clusters\/main may not move Barman server other; add the server there/);
   expect(code).toBe(4);
