@@ -9,24 +9,14 @@ import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, inject, test } from 'vitest';
-import type { ObservationResult } from '../../functions/config-switch/reconcile/observe.ts';
-import type { FunctionUnderTest, LogLine } from '../integration/function.ts';
+import type { FunctionUnderTest } from '../integration/function.ts';
 import { CertificateAuthority } from '../stand-ins/certificates.ts';
 import { createSecret } from '../stand-ins/webhook.ts';
 import { Cluster, type NodeName, other } from './cluster.ts';
 import type { RestTls } from './cluster-files.ts';
+import { type Beat, type Observer, PROMOTION, startObserver } from './observer.ts';
 import { TlsProxy } from './tls-proxy.ts';
 
-Object.assign(process.env, {
-  AWS_REGION: 'eu-central-1',
-  AWS_ACCESS_KEY_ID: 'test',
-  AWS_SECRET_ACCESS_KEY: 'test',
-  POWERTOOLS_METRICS_NAMESPACE: 'BarmanConfigSwitch',
-});
-const { PROMOTION, startFunction } = await import('../integration/function.ts');
-
-/** The heartbeat's interval (s); in production one minute. */
-const INTERVAL = 5;
 const MODELS = { node1: 'pg:node1', node2: 'pg:node2' };
 const { ALARMS, DEFAULTS } = createRequire(import.meta.url)('../../infra/monitoring/alarms.cjs') as {
   ALARMS: Record<string, Record<string, object>>;
@@ -61,74 +51,25 @@ afterAll(async () => {
   await proxy?.close();
 }, 120_000);
 
-/** What a heartbeat answered, and its metrics. */
-interface Beat {
-  readonly at: number;
-  readonly applied: number;
-  readonly observed: ObservationResult;
-  readonly metrics: LogLine;
-}
-
-interface Row extends AsyncDisposable {
-  readonly run: FunctionUnderTest;
-  beat(): Promise<Beat>;
-  /** Runs heartbeats, one each interval, until `stop`. @returns those so far */
-  beats(): { readonly all: readonly Beat[]; stop(): Promise<void> };
-}
-
-/** Starts a function for a cluster; its name is the one of the parameter, and Patroni's scope. */
-async function startRow(of = cluster, name = 'main', { clientCertificate = true } = {}): Promise<Row> {
-  const run = await startFunction(
-    { barman: (server, model) => of.configSwitch(server, model) },
-    { HEARTBEAT_INTERVAL: String(INTERVAL) },
-  );
-  run.host.put({
+/** Starts the function of a row, for a cluster; its name is the one of the parameter, and Patroni's scope. */
+async function startRow(of = cluster, name = 'main', { clientCertificate = true } = {}): Promise<Observer> {
+  const { cert, key } = tls.client;
+  const row = await startObserver((server, model) => of.configSwitch(server, model), {
     'patroni-ca-cert': tls.ca,
-    ...(clientCertificate && {
-      'patroni-client-cert': tls.client.cert,
-      'patroni-client-key': tls.client.key,
-    }),
+    ...(clientCertificate && { 'patroni-client-cert': cert, 'patroni-client-key': key }),
     [`clusters/${name}`]: JSON.stringify({ servers: { main: MODELS }, patroni: of.restUrls, secret }),
   });
-  current = run;
+  current = row.run;
   answers = [];
-  const ended = new AbortController();
-  let running: Promise<void> | undefined;
-  const beat = async () => {
-    const at = Date.now();
-    const response = (await run.send({ heartbeat: true })) as Omit<Beat, 'at' | 'metrics'>;
-    const metrics = run.metrics().findLast((record) => 'LeaderUnknown' in record) ?? {};
-    return { at, applied: response.applied, observed: response.observed, metrics };
+  const dispose = async () => {
+    current = undefined;
+    await row[Symbol.asyncDispose]();
   };
-  const stop = async () => {
-    ended.abort();
-    await running;
-  };
-  return {
-    run,
-    beat,
-    beats: () => {
-      const all: Beat[] = [];
-      running = (async () => {
-        while (!ended.signal.aborted) {
-          const one = await beat();
-          all.push(one);
-          const pause = INTERVAL * 1_000 - (Date.now() - one.at);
-          await sleep(pause, undefined, { signal: ended.signal }).catch(() => {});
-        }
-      })();
-      return { all, stop };
-    },
-    [Symbol.asyncDispose]: async () => {
-      current = undefined;
-      await stop();
-      await run[Symbol.asyncDispose]();
-    },
-  };
+  return { ...row, [Symbol.asyncDispose]: dispose };
 }
 
 /** Starts a function that has set Barman to the leader by an event, and sees that Barman streams from it. */
-async function startInSync(): Promise<Row & { readonly leader: NodeName }> {
+async function startInSync(): Promise<Observer & { readonly leader: NodeName }> {
   const leader = await cluster.healthy();
   const row = await startRow();
   try {
