@@ -17,11 +17,23 @@ import {
   rmSync,
   writeFileSync,
 } from 'node:fs';
+import { type IncomingMessage, request as plainRequest } from 'node:http';
+import { request as tlsRequest } from 'node:https';
 import { createServer } from 'node:net';
 import { join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { inject } from 'vitest';
+import { readBody } from '../stand-ins/server.ts';
+import {
+  barman,
+  callbackWithClock,
+  NODES,
+  type NodeName,
+  patroni,
+  type RestTls,
+  tlsFiles,
+} from './cluster-files.ts';
 import { POSTGRESQL } from './setup.ts';
 
 const asRoot = process.getuid?.() === 0;
@@ -33,8 +45,7 @@ function asPostgres(command: string, words: readonly string[]): [string, string[
   return asRoot ? ['runuser', ['-u', 'postgres', '--', command, ...words]] : [command, [...words]];
 }
 
-export type NodeName = 'node1' | 'node2';
-const NODES: readonly NodeName[] = ['node1', 'node2'];
+export type { NodeName } from './cluster-files.ts';
 
 interface Node {
   readonly postgresPort: number;
@@ -50,6 +61,18 @@ export interface ClusterOptions {
   readonly secret: string;
   /** How far a node's clock is ahead of the others (s), for its callback only. */
   readonly clocks?: Partial<Record<NodeName, number>>;
+  /** Patroni's scope; default `main`. */
+  readonly scope?: string;
+  /** Patroni's REST API is https, and requires a client certificate. Default: plain http. */
+  readonly tls?: RestTls;
+  /** Makes it a standby cluster: PostgreSQL's port of the leader that it follows. */
+  readonly standbyOf?: number;
+}
+
+/** A change of Barman's active model, and when it was seen (ms since the epoch). */
+export interface ActiveModel {
+  readonly model: string;
+  readonly at: number;
 }
 
 export class Cluster {
@@ -57,16 +80,17 @@ export class Cluster {
   readonly #nodes: Readonly<Record<NodeName, Node>>;
   readonly #etcd: ChildProcess;
   readonly #cron: { stop: () => Promise<void> };
-  /** Barman's active model, and since when (ms since the epoch). */
-  readonly #watch: { stop: () => void; since: () => { model: string; at: number } };
+  readonly #watch: ReturnType<typeof watchModel>;
+  readonly #options: ClusterOptions;
 
   private constructor(
     folder: string,
     nodes: Readonly<Record<NodeName, Node>>,
     etcd: ChildProcess,
-    parts: Pick<Cluster, never> & {
+    parts: {
       cron: { stop: () => Promise<void> };
       watch: ReturnType<typeof watchModel>;
+      options: ClusterOptions;
     },
   ) {
     this.folder = folder;
@@ -74,9 +98,11 @@ export class Cluster {
     this.#etcd = etcd;
     this.#cron = parts.cron;
     this.#watch = parts.watch;
+    this.#options = parts.options;
   }
 
-  static async start({ callback, secret, clocks = {} }: ClusterOptions): Promise<Cluster> {
+  static async start(options: ClusterOptions): Promise<Cluster> {
+    const { callback, secret, clocks = {}, scope = 'main', tls, standbyOf } = options;
     const folder = mkdtempSync(join(inject('folder'), 'cluster-'));
     own(folder, 0o755);
     const script = resolve('patroni/barman_config_switch.py');
@@ -84,6 +110,8 @@ export class Cluster {
     writeFileSync(installed, readFileSync(script));
     own(installed, 0o755);
     write(join(folder, 'webhook-secret'), secret, 0o600);
+    for (const [file, text] of Object.entries(tls ? tlsFiles(tls) : {}))
+      write(join(folder, file), text, 0o600);
 
     const [client = 0, peer = 0, ...ports] = await freePorts(6);
     const etcdUrl = `http://127.0.0.1:${client}`;
@@ -109,7 +137,16 @@ export class Cluster {
           ...['config-switch', '--barman-server', 'main', '--barman-model', `pg:${name}`],
           ...['--switch-when', 'promoted'],
         ].join(' ');
-        write(config, patroni(name, folder, { client, postgresPort, restPort, command }), 0o600);
+        const settings = {
+          scope,
+          client,
+          postgresPort,
+          restPort,
+          command,
+          tls: tls !== undefined,
+          standbyOf,
+        };
+        write(config, patroni(name, folder, settings), 0o600);
         return [name, { postgresPort, restPort, config, log: join(folder, `${name}.log`) } satisfies Node];
       }),
     ) as unknown as Record<NodeName, Node>;
@@ -122,6 +159,7 @@ export class Cluster {
     const cluster = new Cluster(folder, nodes, etcd, {
       cron: repeat(CRON, () => runBarman(folder, 'cron')),
       watch,
+      options,
     });
     await cluster.startNode('node1');
     await cluster.#until(async () => (await cluster.leader()) === 'node1', 60_000, 'node1 is not the leader');
@@ -138,7 +176,12 @@ export class Cluster {
 
   /** URLs of Patroni's REST API on the nodes. */
   get restUrls(): string[] {
-    return NODES.map((name) => `http://127.0.0.1:${this.#nodes[name].restPort}`);
+    const { tls } = this.#options;
+    return NODES.map((name) => `http${tls ? 's' : ''}://127.0.0.1:${this.#nodes[name].restPort}`);
+  }
+
+  postgresPort(name: NodeName): number {
+    return this.#nodes[name].postgresPort;
   }
 
   /** Makes the callbacks of all nodes do nothing. @returns what restores them */
@@ -164,15 +207,11 @@ export class Cluster {
     await ended;
   }
 
-  /** @returns the node whose Patroni says that it is the primary, if there is one */
+  /** @returns the node whose Patroni says that it is the primary, or the standby leader, if there is one */
   async leader(): Promise<NodeName | undefined> {
+    const path = this.#options.standbyOf === undefined ? 'primary' : 'standby-leader';
     for (const name of NODES) {
-      const { restPort } = this.#nodes[name];
-      const status = await fetch(`http://127.0.0.1:${restPort}/primary`).then(
-        (response) => response.status,
-        () => 0,
-      );
-      if (status === 200) return name;
+      if ((await this.ask(name, path)).status === 200) return name;
     }
     return undefined;
   }
@@ -183,12 +222,8 @@ export class Cluster {
       async () => {
         const leader = await this.leader();
         if (!leader) return false;
-        const { restPort } = this.#nodes[other(leader)];
-        const response = await fetch(`http://127.0.0.1:${restPort}/replica?lag=1MB`).then(
-          async (response) => (await response.json()) as { replication_state?: string },
-          () => undefined,
-        );
-        return response?.replication_state === 'streaming';
+        const { body } = await this.ask(other(leader), 'replica?lag=1MB');
+        return /"replication_state": *"streaming"/.test(body);
       },
       90_000,
       'the cluster is not healthy',
@@ -202,17 +237,18 @@ export class Cluster {
    */
   async caughtUp(): Promise<void> {
     const leader = await this.healthy();
-    await this.#psql(leader, 'CHECKPOINT');
+    await this.query(leader, 'CHECKPOINT');
     const sql =
       'SELECT count(*) FROM pg_stat_replication WHERE replay_lsn = pg_current_wal_lsn() AND application_name';
-    const replayed = async () => (await this.#psql(leader, `${sql} = '${other(leader)}'`)).trim() === '1';
+    const replayed = async () => (await this.query(leader, `${sql} = '${other(leader)}'`)).trim() === '1';
     await this.#until(replayed, 60_000, 'the replica lags');
   }
 
   /** Runs `patronictl switchover`. @returns the new leader */
   async switchover(): Promise<NodeName> {
     const leader = await this.healthy();
-    await this.patronictl('switchover', 'main', '--force', '--leader', leader, '--candidate', other(leader));
+    const { scope = 'main' } = this.#options;
+    await this.patronictl('switchover', scope, '--force', '--leader', leader, '--candidate', other(leader));
     return other(leader);
   }
 
@@ -230,14 +266,39 @@ export class Cluster {
   /** When Patroni last promoted a node (ms since the epoch). @throws Error if it never did */
   promotedAt(name: NodeName): number {
     const lines = readFileSync(this.#nodes[name].log, 'utf8').split('\n');
-    const line = lines.findLast((line) => line.includes('promoted self to leader'));
+    const line = lines.findLast((line) => /promoted self to (a standby )?leader/.test(line));
     if (!line) throw new Error(`Patroni never promoted ${name}`);
     return new Date(line.slice(0, 23).replace(',', '.')).getTime();
   }
 
-  /** Barman's active model, and since when (ms since the epoch). */
-  get active(): { readonly model: string; readonly at: number } {
-    return this.#watch.since();
+  /** Barman's active model, and since when. */
+  get active(): ActiveModel {
+    return this.#watch.changes.at(-1) ?? { model: '', at: 0 };
+  }
+
+  /** All changes of Barman's active model so far. */
+  get activeModels(): readonly ActiveModel[] {
+    return this.#watch.changes;
+  }
+
+  /** Since when Barman streams from a node (ms since the epoch), by PostgreSQL there; undefined if it does not. */
+  async streamingSince(name: NodeName): Promise<number | undefined> {
+    const sql =
+      'SELECT extract(epoch FROM max(backend_start)) * 1000 FROM pg_stat_replication ' +
+      "WHERE application_name = 'barman_receive_wal' AND state = 'streaming'";
+    const since = await this.query(name, sql).catch(() => '');
+    return since.trim() === '' ? undefined : Number(since);
+  }
+
+  /** Waits until Barman streams from a node. @returns since when (ms since the epoch) */
+  async barmanStreams(name: NodeName, timeout = 60_000): Promise<number> {
+    let since: number | undefined;
+    const streams = async () => {
+      since = await this.streamingSince(name);
+      return since !== undefined;
+    };
+    await this.#until(streams, timeout, `Barman does not stream from ${name}`);
+    return since as number;
   }
 
   /** The log of a node's callback. */
@@ -256,8 +317,8 @@ export class Cluster {
   /** Writes WAL on a node, and waits until Barman has that file. */
   async walArrives(name: NodeName): Promise<void> {
     const sql = 'SELECT pg_walfile_name(pg_current_wal_lsn()) FROM (SELECT txid_current()) AS written';
-    const file = (await this.#psql(name, sql)).trim();
-    await this.#psql(name, 'SELECT pg_switch_wal()');
+    const file = (await this.query(name, sql)).trim();
+    await this.query(name, 'SELECT pg_switch_wal()');
     const received = async () =>
       ['streaming', 'wals'].some((folder) => {
         const path = join(this.folder, 'barman', 'main', folder);
@@ -276,6 +337,40 @@ export class Cluster {
     );
   }
 
+  /** Runs a command of Barman. @returns what it printed until it ended, or until the time limit (ms) */
+  async barman(limit: number, ...words: string[]): Promise<string> {
+    const command = asPostgres(join(inject('tools'), 'barman'), barmanWords(this.folder, words));
+    const output = { stdout: '', stderr: '' };
+    Object.assign(
+      output,
+      await promisify(execFile)(...command, { timeout: limit }).catch((error: typeof output) => error),
+    );
+    return output.stdout + output.stderr;
+  }
+
+  /** Runs the callback by hand, with its connection options. @returns its exit status and output */
+  async callback(...words: string[]): Promise<{ code: number; output: string }> {
+    const script = join(this.folder, 'barman_config_switch.py');
+    return promisify(execFile)(join(inject('tools'), 'python'), [
+      script,
+      ...this.#options.callback,
+      ...words,
+    ]).then(
+      ({ stdout, stderr }) => ({ code: 0, output: stdout + stderr }),
+      ({ code, stdout, stderr }) => ({ code, output: stdout + stderr }),
+    );
+  }
+
+  /** Stops etcd, as a machine that hangs. @returns what lets it continue */
+  async suspendEtcd(): Promise<() => void> {
+    const pid = this.#etcd.pid ?? 0;
+    const all = [...(await descendants(pid)), pid];
+    for (const one of all) process.kill(one, 'SIGSTOP');
+    return () => {
+      for (const one of all) process.kill(one, 'SIGCONT');
+    };
+  }
+
   async stop(): Promise<void> {
     this.#watch.stop();
     await this.#cron.stop();
@@ -288,7 +383,32 @@ export class Cluster {
     rmSync(this.folder, { recursive: true, force: true, maxRetries: 5 });
   }
 
-  async #psql(name: NodeName, sql: string): Promise<string> {
+  /** Asks Patroni's REST API on a node. The status is 0 without an answer. */
+  ask(name: NodeName, path: string): Promise<{ status: number; body: string }> {
+    const { tls } = this.#options;
+    const options = {
+      host: '127.0.0.1',
+      port: this.#nodes[name].restPort,
+      path: `/${path}`,
+      agent: false,
+      timeout: 5_000,
+    };
+    return new Promise((resolve) => {
+      const none = () => resolve({ status: 0, body: '' });
+      const read = async (response: IncomingMessage) =>
+        resolve({ status: response.statusCode ?? 0, body: await readBody(response).catch(() => '') });
+      const request = tls
+        ? tlsRequest({ ...options, ...tls.client, ca: tls.ca }, read)
+        : plainRequest(options, read);
+      request
+        .on('error', none)
+        .on('timeout', () => request.destroy())
+        .end();
+    });
+  }
+
+  /** Runs a query on a node. @returns the values, without alignment */
+  async query(name: NodeName, sql: string): Promise<string> {
     const connection = `host=127.0.0.1 port=${this.#nodes[name].postgresPort} user=postgres dbname=postgres`;
     return (await promisify(execFile)(join(POSTGRESQL, 'psql'), [connection, '-AtXc', sql])).stdout;
   }
@@ -316,92 +436,13 @@ export function other(name: NodeName): NodeName {
   return name === 'node1' ? 'node2' : 'node1';
 }
 
+function barmanWords(folder: string, words: readonly string[]): string[] {
+  return ['-c', join(folder, 'barman.conf'), ...words];
+}
+
 async function runBarman(folder: string, ...words: string[]): Promise<string> {
-  const [command, args] = asPostgres(join(inject('tools'), 'barman'), [
-    '-c',
-    join(folder, 'barman.conf'),
-    ...words,
-  ]);
+  const [command, args] = asPostgres(join(inject('tools'), 'barman'), barmanWords(folder, words));
   return (await promisify(execFile)(command, args)).stdout;
-}
-
-/** Patroni's configuration file: YAML, of which JSON is a subset. */
-function patroni(
-  name: NodeName,
-  folder: string,
-  {
-    client,
-    postgresPort,
-    restPort,
-    command,
-  }: { client: number; postgresPort: number; restPort: number; command: string },
-): string {
-  return JSON.stringify({
-    scope: 'main',
-    name,
-    restapi: { listen: `127.0.0.1:${restPort}`, connect_address: `127.0.0.1:${restPort}` },
-    etcd3: { hosts: [`127.0.0.1:${client}`] },
-    bootstrap: {
-      dcs: {
-        ttl: 20,
-        loop_wait: 2,
-        retry_timeout: 5,
-        slots: { barman: { type: 'physical' } },
-        postgresql: { use_pg_rewind: true, parameters: { wal_keep_size: '256MB', wal_log_hints: 'on' } },
-      },
-      initdb: [{ encoding: 'UTF8' }, 'data-checksums'],
-    },
-    postgresql: {
-      listen: `127.0.0.1:${postgresPort}`,
-      connect_address: `127.0.0.1:${postgresPort}`,
-      data_dir: join(folder, name),
-      bin_dir: POSTGRESQL,
-      pgpass: join(folder, `${name}.pgpass`),
-      pg_hba: ['host all all 127.0.0.1/32 trust', 'host replication all 127.0.0.1/32 trust'],
-      authentication: { superuser: { username: 'postgres' }, replication: { username: 'postgres' } },
-      parameters: { unix_socket_directories: '', max_wal_senders: 10, shared_buffers: '16MB' },
-      callbacks: { on_role_change: command },
-    },
-  });
-}
-
-/** Barman's configuration file, with one model per node. */
-function barman(folder: string, nodes: Readonly<Record<NodeName, Node>>): string {
-  const at = (name: NodeName) =>
-    `host=127.0.0.1 port=${nodes[name].postgresPort} user=postgres dbname=postgres`;
-  const model = (name: NodeName) => `
-[pg:${name}]
-cluster = main
-model = true
-conninfo = ${at(name)}
-streaming_conninfo = ${at(name)}
-`;
-  return `[barman]
-barman_home = ${join(folder, 'barman')}
-barman_user = postgres
-barman_lock_directory = ${join(folder, 'barman')}
-log_file = ${join(folder, 'barman.log')}
-path_prefix = ${POSTGRESQL}
-
-[main]
-cluster = main
-description = the cluster
-conninfo = ${at('node1')}
-streaming_conninfo = ${at('node1')}
-backup_method = postgres
-streaming_archiver = on
-slot_name = barman
-${NODES.map(model).join('')}`;
-}
-
-/** A script that runs the unchanged callback with a wrong clock; `ahead` in seconds. */
-function callbackWithClock(callback: string, ahead: number): string {
-  return `import runpy, sys, time
-real = time.time
-time.time = lambda: real() + ${ahead}
-sys.argv[0] = ${JSON.stringify(callback)}
-runpy.run_path(sys.argv[0], run_name="__main__")
-`;
 }
 
 function start(command: string, log: string, words: readonly string[]): ChildProcess {
@@ -456,13 +497,13 @@ function repeat(ms: number, action: () => Promise<unknown>): { stop: () => Promi
 
 /** Reads the file in which Barman keeps the active model, every 10 ms. */
 function watchModel(file: string) {
-  let since = { model: '', at: 0 };
+  const changes: ActiveModel[] = [];
   const read = () => {
     const model = existsSync(file) ? readFileSync(file, 'utf8').trim() : '';
-    if (model !== since.model) since = { model, at: Date.now() };
+    if (model !== (changes.at(-1)?.model ?? '')) changes.push({ model, at: Date.now() });
   };
   const timer = setInterval(read, 10);
-  return { stop: () => clearInterval(timer), since: () => since };
+  return { stop: () => clearInterval(timer), changes };
 }
 
 async function freePorts(count: number): Promise<number[]> {

@@ -3,21 +3,18 @@
  * Only the HTTP interface of pg-backup-api is a stand-in.
  */
 
-import { execFile } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { createServer, type Server } from 'node:https';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { promisify } from 'node:util';
 import { afterAll, beforeAll, expect, inject, test } from 'vitest';
 import { MODELS } from '../stand-ins/barman-host.ts';
 import { CertificateAuthority } from '../stand-ins/certificates.ts';
 import { PgBackupApiStandIn } from '../stand-ins/pg-backup-api.ts';
-import { listen, readBody, type StandInServer } from '../stand-ins/server.ts';
 import { createSecret } from '../stand-ins/webhook.ts';
 import { Cluster, type NodeName, other } from './cluster.ts';
 import { Deployment, shell } from './deployment.ts';
+import { TlsProxy } from './tls-proxy.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'barman-config-switch-patroni-'));
 const caFile = join(inject('folder'), 'callback-ca.pem');
@@ -33,46 +30,6 @@ let ca: CertificateAuthority;
 let api: PgBackupApiStandIn;
 let proxy: TlsProxy;
 let cluster: Cluster;
-
-/** A TLS proxy between the nodes and the emulator's HTTP API, which can be made unreachable. */
-class TlsProxy {
-  readonly #server: () => Server;
-  #listening: StandInServer;
-
-  private constructor(server: () => Server, listening: StandInServer) {
-    this.#server = server;
-    this.#listening = listening;
-  }
-
-  static async start(authority: CertificateAuthority): Promise<TlsProxy> {
-    const certificate = await authority.server();
-    const server = () =>
-      createServer({ cert: certificate.cert, key: certificate.key }, async (request, reply) => {
-        const names = ['webhook-id', 'webhook-timestamp', 'webhook-signature'] as const;
-        const headers = Object.fromEntries(names.map((name) => [name, String(request.headers[name])]));
-        const { status, response } = await stage.post(await readBody(request), headers);
-        reply.writeHead(status, { 'content-type': 'application/json' }).end(JSON.stringify(response));
-      });
-    return new TlsProxy(server, await listen(server()));
-  }
-
-  get url(): string {
-    return `https://127.0.0.1:${this.#listening.port}/config-switch`;
-  }
-
-  /** Stops listening. @returns a function that listens again on the same port */
-  async refuse(): Promise<() => Promise<void>> {
-    const { port } = this.#listening;
-    await this.#listening.close();
-    return async () => {
-      this.#listening = await listen(this.#server(), port);
-    };
-  }
-
-  close(): Promise<void> {
-    return this.#listening.close();
-  }
-}
 
 beforeAll(async () => {
   ca = await CertificateAuthority.create();
@@ -96,7 +53,7 @@ beforeAll(async () => {
       folder,
     );
   }
-  proxy = await TlsProxy.start(ca);
+  proxy = await TlsProxy.start(ca, (body, headers) => stage.post(body, headers));
   writeFileSync(caFile, ca.cert);
   cluster = await Cluster.start({
     callback: ['--url', proxy.url, '--ca-file', caFile],
@@ -121,7 +78,8 @@ afterAll(async () => {
 }, 120_000);
 
 /**
- * Waits until Barman follows a node: active model, connection and WAL. Prints how long the model took from the promotion.
+ * Waits until Barman follows a node: active model, connection and WAL. Prints how long the model took from the promotion, and
+ * how long Barman's WAL sender.
  *
  * @param title of the line that is printed
  * @param timeout for the active model (ms)
@@ -139,29 +97,19 @@ async function barmanFollows(
   const took = cluster.active.at - (promoted ?? cluster.promotedAt(name));
   console.log(`${title}: ${(took / 1_000).toFixed(1)} s from the promotion to Barman's active model`);
   expect(await cluster.followedNode()).toBe(name);
+  const streams = (await cluster.barmanStreams(name)) - (promoted ?? cluster.promotedAt(name));
+  console.log(`${title}: ${(streams / 1_000).toFixed(1)} s from the promotion to Barman's WAL sender`);
   await cluster.walArrives(name);
   // Nothing that arrived late has set Barman back meanwhile.
   expect(cluster.active.model).toBe(`pg:${name}`);
 }
 
 /** Runs the callback by hand, as on node1. @returns its exit status and output */
-async function callback(...options: string[]): Promise<{ code: number; output: string }> {
-  const command = [join(cluster.folder, 'barman_config_switch.py'), '--url', proxy.url, '--ca-file', caFile];
-  const words = [
-    'config-switch',
-    '--barman-server',
-    'main',
-    '--barman-model',
-    'pg:node1',
-    '--switch-when',
-    'always',
-  ];
-  return promisify(execFile)(join(inject('tools'), 'python'), [
-    ...[...command, ...options, ...words],
+function callback(...options: string[]): Promise<{ code: number; output: string }> {
+  return cluster.callback(
+    ...options,
+    ...['config-switch', '--barman-server', 'main', '--barman-model', 'pg:node1', '--switch-when', 'always'],
     ...['on_role_change', 'primary', 'main'],
-  ]).then(
-    ({ stdout, stderr }) => ({ code: 0, output: stdout + stderr }),
-    ({ code, stdout, stderr }) => ({ code, output: stdout + stderr }),
   );
 }
 

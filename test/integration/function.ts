@@ -88,7 +88,12 @@ export interface FunctionUnderTest extends AsyncDisposable {
 /** The function is loaded, and reads SSM, at the first call; until then parameters can be changed. */
 export async function startFunction(
   options: Omit<PgBackupApiOptions, 'tls'> = {},
-  settings: { MAX_RETRIES?: string; LEDGER_TABLE?: string; OPERATION_TIMEOUT?: string } = {},
+  settings: {
+    MAX_RETRIES?: string;
+    LEDGER_TABLE?: string;
+    OPERATION_TIMEOUT?: string;
+    HEARTBEAT_INTERVAL?: string;
+  } = {},
 ): Promise<FunctionUnderTest> {
   count += 1;
   const table = `barman-config-switch-test-${count}`;

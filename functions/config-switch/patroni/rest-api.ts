@@ -20,6 +20,9 @@ export type Answer =
 /** Asks a node. It never rejects. */
 export type Ask = (node: URL, path: 'cluster' | 'leader', signal: AbortSignal) => Promise<Answer>;
 
+/** With TLS 1.3 a server that gets no client certificate, or refuses it, completes the handshake and then closes the connection. */
+const NO_CERTIFICATE = /^(UND_ERR_SOCKET|ECONNRESET|EPIPE|ERR_SSL_\w*CERTIFICATE\w*)$/;
+
 type Undici = typeof import('../barman/undici.ts');
 
 /** The client of one heartbeat: a connection to each node. */
@@ -52,9 +55,18 @@ export class PatroniClient implements AsyncDisposable {
         date: Date.parse(String(response.headers.date)),
       };
     } catch (error) {
-      return { error: signal.aborted ? 'no answer in time' : reasonOf(error) };
+      if (signal.aborted) return { error: 'no answer in time' };
+      const reason = reasonOf(error);
+      const refused = node.protocol === 'https:' && NO_CERTIFICATE.test(reason);
+      return { error: refused ? `${reason} (${this.#certificateHint()})` : reason };
     }
   };
+
+  #certificateHint(): string {
+    return this.#tls.cert === undefined
+      ? 'it may require a client certificate: there is no patroni-client-cert'
+      : 'it may have refused patroni-client-cert';
+  }
 
   async [Symbol.asyncDispose](): Promise<void> {
     const undici = await this.#undici?.catch(() => undefined);

@@ -1,0 +1,337 @@
+/**
+ * Patroni as second witness, from end to end: real nodes whose REST API requires a client certificate, a real Barman, and the function in
+ * the process of the test, with a short interval of its heartbeat. Only the HTTP interface of pg-backup-api is a stand-in.
+ * The rows share one cluster, and each has a function of its own.
+ */
+
+import { readFileSync, writeFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterAll, beforeAll, expect, inject, test } from 'vitest';
+import type { FunctionUnderTest } from '../integration/function.ts';
+import { CertificateAuthority } from '../stand-ins/certificates.ts';
+import { createSecret } from '../stand-ins/webhook.ts';
+import { Cluster, type NodeName, other } from './cluster.ts';
+import type { RestTls } from './cluster-files.ts';
+import { type Beat, type Observer, PROMOTION, startObserver } from './observer.ts';
+import { TlsProxy } from './tls-proxy.ts';
+
+const MODELS = { node1: 'pg:node1', node2: 'pg:node2' };
+const { ALARMS, DEFAULTS } = createRequire(import.meta.url)('../../infra/monitoring/alarms.cjs') as {
+  ALARMS: Record<string, Record<string, object>>;
+  DEFAULTS: { EvaluationPeriods: number; Threshold: number };
+};
+const secret = createSecret();
+let tls: RestTls;
+let proxy: TlsProxy;
+let cluster: Cluster;
+let callbackOptions: readonly string[];
+/** The function of the row that runs, and what it answered to callbacks. */
+let current: FunctionUnderTest | undefined;
+let answers: { exit_code?: number }[] = [];
+
+beforeAll(async () => {
+  const ca = await CertificateAuthority.create();
+  tls = { ca: ca.cert, server: await ca.server(), client: await ca.client() };
+  proxy = await TlsProxy.start(ca, async (body, headers) => {
+    if (!current) return { status: 503, response: {} };
+    const { statusCode, response } = await current.webhook(body, { headers });
+    answers.push(response as { exit_code?: number });
+    return { status: statusCode, response };
+  });
+  const caFile = join(inject('folder'), 'observation-ca.pem');
+  writeFileSync(caFile, ca.cert);
+  callbackOptions = ['--url', proxy.url, '--ca-file', caFile];
+  cluster = await Cluster.start({ callback: callbackOptions, secret, tls });
+}, 200_000);
+
+afterAll(async () => {
+  await cluster?.stop();
+  await proxy?.close();
+}, 120_000);
+
+/** Starts the function of a row, for a cluster; its name is the one of the parameter, and Patroni's scope. */
+async function startRow(of = cluster, name = 'main', { clientCertificate = true } = {}): Promise<Observer> {
+  const { cert, key } = tls.client;
+  const row = await startObserver((server, model) => of.configSwitch(server, model), {
+    'patroni-ca-cert': tls.ca,
+    ...(clientCertificate && { 'patroni-client-cert': cert, 'patroni-client-key': key }),
+    [`clusters/${name}`]: JSON.stringify({ servers: { main: MODELS }, patroni: of.restUrls, secret }),
+  });
+  current = row.run;
+  answers = [];
+  const dispose = async () => {
+    current = undefined;
+    await row[Symbol.asyncDispose]();
+  };
+  return { ...row, [Symbol.asyncDispose]: dispose };
+}
+
+/** Starts a function that has set Barman to the leader by an event, and sees that Barman streams from it. */
+async function startInSync(): Promise<Observer & { readonly leader: NodeName }> {
+  const leader = await cluster.healthy();
+  const row = await startRow();
+  try {
+    const event = { ...PROMOTION, barman_model: `pg:${leader}` };
+    expect((await row.run.webhook(event, { secret })).response).toMatchObject({ exit_code: 0 });
+    await cluster.barmanStreams(leader);
+    expect((await row.beat()).observed).toEqual({ reconciled: [], notStreaming: [], unknown: [] });
+    return { ...row, leader };
+  } catch (error) {
+    await row[Symbol.asyncDispose]();
+    throw error;
+  }
+}
+
+/** Polls a condition. @throws Error with the message after the time-out (ms) */
+async function until(condition: () => unknown, message: string, timeout = 60_000): Promise<void> {
+  await expect.poll(async () => Boolean(await condition()), { timeout, interval: 100, message }).toBe(true);
+}
+
+/** Whether a node has the slot `barman`. */
+const hasSlot = async (name: NodeName) =>
+  (
+    await cluster.query(name, "SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'barman'")
+  ).trim() === '1';
+/** Whether a callback of this row has led to a switch that is DONE. */
+const switchDone = () => answers.some(({ exit_code }) => exit_code === 0);
+const seconds = (from: number, to = Date.now()) => `${((to - from) / 1_000).toFixed(1)} s`;
+
+/** The section of docs/operations.md about WAL that does not arrive. */
+const DOCS =
+  /^## WAL does not arrive\n.*?(?=^## )/ms.exec(readFileSync('docs/operations.md', 'utf8'))?.[0] ?? '';
+
+/** What the documentation says that `barman receive-wal` prints for a cause. */
+function printedFor(cause: string): RegExp {
+  const row = DOCS.split('\n').find((line) => line.split(' | ')[1]?.startsWith(cause));
+  const words = /^\| `([^`]+)`/.exec(row ?? '')?.[1];
+  if (!words) throw new Error(`docs/operations.md does not say what is printed if ${cause}`);
+  return new RegExp(words.replace(/[.*+?^$()|[\]{}\\]/g, '\\$&').replaceAll('…', '.*'));
+}
+
+/** A command in a block of that section. @returns its words */
+function commandInDocs(start: string): string[] {
+  const blocks = [...DOCS.matchAll(/^```sh\n(.*?)^```$/gms)].flatMap(([, block = '']) => block.split('\n'));
+  const line = blocks.find((line) => line.startsWith(start));
+  if (!line) throw new Error(`docs/operations.md has no command ${start}`);
+  return line.replace(/\s+#.*/, '').split(' ');
+}
+
+test('the leader › is unknown without the client certificate that the REST API requires, and the reason says so', async () => {
+  await cluster.healthy();
+  await using row = await startRow(cluster, 'main', { clientCertificate: false });
+  const { observed, metrics } = await row.beat();
+  console.log(`without a client certificate: ${JSON.stringify(observed.unknown)}`);
+  expect(observed).toMatchObject({ reconciled: [], notStreaming: [] });
+  expect(observed.unknown).toEqual([
+    {
+      cluster: 'main',
+      reason: expect.stringMatching(/^no node answered: .*there is no patroni-client-cert/),
+    },
+  ]);
+  expect(metrics).toMatchObject({ LeaderUnknown: 1, Reconciled: 0 });
+  expect(row.run.host.api.operations()).toEqual([]);
+});
+
+test('the callback › exits with 4 for a Barman server of another cluster, and nothing is moved', async () => {
+  await using row = await startInSync();
+  const { api } = row.run.host;
+  row.run.host.put({
+    'clusters/other': JSON.stringify({ servers: { other: MODELS }, secret: createSecret() }),
+  });
+  const before = { model: cluster.active, operations: api.operations() };
+  const { code, output } = await cluster.callback(
+    // It tries a refusal again: the function may not know a new server yet.
+    ...['--secret-file', join(cluster.folder, 'webhook-secret'), '--max-retries', '1'],
+    ...['config-switch', '--barman-server', 'other', '--barman-model', 'pg:node1'],
+    ...['--switch-when', 'promoted', 'on_role_change', 'primary', 'main'],
+  );
+  expect(output).toMatch(/clusters\/main may not move Barman server other; add the server there/);
+  expect(code).toBe(4);
+  expect({ model: cluster.active, operations: api.operations() }).toEqual(before);
+  expect(await row.run.ledger.get('other', AbortSignal.timeout(5_000))).toBeUndefined();
+});
+
+test('Barman › is set to the leader again within four heartbeats after a replica was applied by hand', async () => {
+  await using row = await startInSync();
+  const { leader } = row;
+  const start = Date.now();
+  expect(await cluster.configSwitch('main', `pg:${other(leader)}`)).toBe(true);
+  await until(async () => !(await cluster.streamingSince(leader)), 'Barman still streams from the leader');
+  await cluster.barmanStreams(other(leader));
+  console.log(`replica by hand: receive-wal prints ${await cluster.barman(5_000, 'receive-wal', 'main')}`);
+  const beats = row.beats();
+  await until(() => beats.all.some(({ applied }) => applied === 1), 'the model is not applied again');
+  const count = beats.all.findIndex(({ applied }) => applied === 1) + 1;
+  expect(count).toBeLessThanOrEqual(4);
+  for (const { observed } of beats.all.slice(0, count)) {
+    expect(observed).toMatchObject({ reconciled: [], notStreaming: [{ server: 'main' }], unknown: [] });
+  }
+  expect(cluster.active.model).toBe(`pg:${leader}`);
+  const streams = await cluster.barmanStreams(leader);
+  console.log(
+    `replica by hand: Barman streams from the leader after ${count} heartbeats, ${seconds(start, streams)}`,
+  );
+  const seen = beats.all.length;
+  await until(() => beats.all.slice(seen).at(-1)?.metrics.NotStreaming === 0, 'it is still not streaming');
+});
+
+test('Barman › does not stream after a switchover to a node without the slot, until the command of the documentation was run', async () => {
+  await using row = await startInSync();
+  const { leader } = row;
+  const { EvaluationPeriods, Threshold } = { ...DEFAULTS, ...ALARMS['Act now']?.['not-streaming'] };
+  await cluster.patronictl('edit-config', '--force', '-s', 'slots=null', 'main');
+  await until(async () => !(await hasSlot(other(leader))), 'the replica still has the slot');
+  expect(await cluster.switchover()).toBe(other(leader));
+  await until(switchDone, 'no event has switched');
+  expect(cluster.active.model).toBe(`pg:${other(leader)}`);
+  const start = Date.now();
+
+  const beats = row.beats();
+  const alarm = () => {
+    const last = beats.all.slice(-EvaluationPeriods);
+    return (
+      last.length === EvaluationPeriods &&
+      last.every(({ metrics }) => Number(metrics.NotStreaming) >= Threshold)
+    );
+  };
+  await until(alarm, 'the metric does not raise the alarm');
+  console.log(`slot missing: the alarm would come after ${seconds(start)}`);
+  for (const { observed } of beats.all.slice(-EvaluationPeriods)) {
+    expect(observed).toMatchObject({ reconciled: [], notStreaming: [{ server: 'main' }] });
+  }
+  // For a moment it may be the one that `barman cron` starts that finds the slot missing.
+  let printed = '';
+  await until(async () => {
+    printed = await cluster.barman(5_000, 'receive-wal', 'main');
+    return !printed.includes('already running');
+  }, 'receive-wal is always running');
+  console.log(`slot missing: receive-wal prints ${printed}`);
+  expect(printed).toMatch(printedFor('the new leader has no slot'));
+
+  const remedied = Date.now();
+  const [command, ...words] = commandInDocs('patronictl edit-config');
+  expect(command).toBe('patronictl');
+  await cluster.patronictl(...words.map((word) => (word === 'CLUSTER' ? 'main' : word)));
+  await cluster.barmanStreams(other(leader));
+  console.log(`slot missing: Barman streams ${seconds(remedied)} after the remedy`);
+  const seen = beats.all.length;
+  await until(() => beats.all.slice(seen).at(-1)?.metrics.NotStreaming === 0, 'it is still not streaming');
+  const running = await cluster.barman(5_000, 'receive-wal', 'main');
+  console.log(`streaming: receive-wal prints ${running}`);
+  expect(running).toMatch(printedFor('it streams from another node'));
+  // The rows that follow need it.
+  await until(() => hasSlot(leader), 'the new replica has no slot');
+});
+
+test('Barman › is set once by the event after the leader was killed, and by no heartbeat meanwhile', async () => {
+  await using row = await startInSync();
+  const { leader } = row;
+  await until(() => hasSlot(other(leader)), 'the replica has no slot');
+  await cluster.caughtUp();
+  const before = { models: cluster.activeModels.length, operations: row.run.host.api.operations().length };
+  const beats = row.beats();
+  await cluster.kill(leader);
+  const killed = Date.now();
+  await until(switchDone, 'no event has switched');
+  const switched = Date.now();
+  await cluster.barmanStreams(other(leader));
+  // Until a heartbeat that began after the switch knows the leader, and that Barman streams from it.
+  const settled = ({ at, observed, metrics }: Beat) =>
+    at > switched && observed.unknown.length === 0 && metrics.NotStreaming === 0;
+  await until(() => beats.all.some(settled), 'the leader is still unknown');
+  console.log(
+    `leader killed: event after ${seconds(killed, switched)}, ${beats.all.length} heartbeats, leader unknown in ${beats.all.filter(({ observed }) => observed.unknown.length > 0).length}`,
+  );
+  // Nor does any while the old leader comes back.
+  await cluster.startNode(leader);
+  await cluster.healthy();
+  await beats.stop();
+  expect(beats.all.flatMap(({ observed }) => observed.reconciled)).toEqual([]);
+  expect(beats.all.map(({ applied }) => applied)).not.toContain(1);
+  expect(cluster.activeModels.slice(before.models).map(({ model }) => model)).toEqual([
+    `pg:${other(leader)}`,
+  ]);
+  expect(row.run.host.api.operations().slice(before.operations)).toMatchObject([
+    { target: `pg:${other(leader)}`, status: 'DONE' },
+  ]);
+  expect(await cluster.streamingSince(other(leader))).toBeDefined();
+});
+
+test('the leader › is unknown while etcd hangs in failsafe mode, nothing is changed, and it is known again afterwards', async () => {
+  await using row = await startInSync();
+  const { api } = row.run.host;
+  await cluster.patronictl('edit-config', '--force', '-s', 'failsafe_mode=true', 'main');
+  // Each node has read whom it has to ask in failsafe mode.
+  await until(async () => {
+    const bodies = await Promise.all([cluster.ask('node1', 'failsafe'), cluster.ask('node2', 'failsafe')]);
+    return bodies.every(({ status, body }) => status === 200 && /node1.*node2|node2.*node1/s.test(body));
+  }, 'failsafe mode is not active');
+  const before = { operations: api.operations(), model: cluster.active };
+  const beats = row.beats();
+  await until(() => beats.all.length > 0, 'no heartbeat');
+  const resume = await cluster.suspendEtcd();
+  const stopped = Date.now();
+  try {
+    await sleep(60_000);
+    // Failsafe mode has kept the primary.
+    expect(await cluster.query(row.leader, 'SELECT pg_is_in_recovery()')).toBe('f\n');
+  } finally {
+    resume();
+  }
+  const during = beats.all.filter(({ at }) => at > stopped);
+  const unknown = during.filter(({ observed }) => observed.unknown.length > 0);
+  const reasons = unknown.map(({ observed }) => observed.unknown[0]?.reason);
+  console.log(
+    `etcd hangs: the leader is unknown after ${seconds(stopped, unknown[0]?.at)}: ${[...new Set(reasons)].join('; ')}`,
+  );
+  expect((unknown[0]?.at ?? Number.POSITIVE_INFINITY) - stopped).toBeLessThan(45_000);
+  // Once it is unknown, it stays unknown.
+  expect(during.slice(-unknown.length)).toEqual(unknown);
+  for (const { observed, metrics } of unknown) {
+    expect(observed).toMatchObject({
+      reconciled: [],
+      notStreaming: [],
+      unknown: [{ cluster: 'main', reason: expect.stringMatching(/failsafe mode|no answer in time|DCS/) }],
+    });
+    expect(metrics).toMatchObject({ LeaderUnknown: 1, Reconciled: 0, NotStreaming: 0 });
+  }
+  expect({ operations: api.operations(), model: cluster.active }).toEqual(before);
+  const resumed = Date.now();
+  const known = ({ at, observed }: Beat) => at > resumed && observed.unknown.length === 0;
+  await until(() => beats.all.some(known), 'the leader is still unknown', 90_000);
+  console.log(`etcd is back: the leader is known after ${seconds(resumed)}`);
+  await cluster.barmanStreams(await cluster.healthy());
+});
+
+test('Barman › is set to the new standby leader by the heartbeat after a switchover in a standby cluster, for which no callback comes', async () => {
+  const upstream = await cluster.healthy();
+  await using stack = new AsyncDisposableStack();
+  const standbyOf = cluster.postgresPort(upstream);
+  const options = { callback: callbackOptions, secret, tls, scope: 'dr', standbyOf };
+  const standby = stack.adopt(await Cluster.start(options), (one) => one.stop());
+  const row = stack.use(await startRow(standby, 'dr'));
+  const beats = row.beats();
+  const leader = await standby.healthy();
+  // No event has ever named the server.
+  await until(() => standby.active.model === `pg:${leader}`, 'Barman is not set to the standby leader');
+  await standby.barmanStreams(leader);
+  await until(() => beats.all.at(-1)?.metrics.NotStreaming === 0, 'it is not streaming');
+  const start = Date.now();
+  expect(await standby.switchover()).toBe(other(leader));
+  // The first observation counts as a role change of half a minute before it, and another has to wait for one minute after that.
+  await until(() => standby.active.model === `pg:${other(leader)}`, 'Barman does not follow', 90_000);
+  console.log(
+    `standby cluster: Barman's active model ${seconds(start, standby.active.at)} after the switchover began`,
+  );
+  await standby.barmanStreams(other(leader));
+  const seen = beats.all.length;
+  await until(() => beats.all.slice(seen).at(-1)?.metrics.NotStreaming === 0, 'it is not streaming');
+  expect(beats.all.flatMap(({ observed }) => observed.reconciled)).toMatchObject([
+    { message: expect.stringContaining(`Patroni's leader is ${leader}:`) },
+    { message: expect.stringContaining(`Patroni's leader is ${other(leader)}:`) },
+  ]);
+  // The callback sends the role, and it does not match --switch-when promoted.
+  expect(answers.map(({ exit_code }) => exit_code)).not.toContain(0);
+});

@@ -1,0 +1,83 @@
+/** The function in the process of the test, on a real Barman, and its heartbeats with a short interval. */
+
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { ObservationResult } from '../../functions/config-switch/reconcile/observe.ts';
+import type { FunctionUnderTest, LogLine } from '../integration/function.ts';
+import type { PgBackupApiOptions } from '../stand-ins/pg-backup-api.ts';
+
+// The SDK wants them; it talks to stand-ins only.
+Object.assign(process.env, {
+  AWS_REGION: 'eu-central-1',
+  AWS_ACCESS_KEY_ID: 'test',
+  AWS_SECRET_ACCESS_KEY: 'test',
+  POWERTOOLS_METRICS_NAMESPACE: 'BarmanConfigSwitch',
+});
+const { PROMOTION, startFunction } = await import('../integration/function.ts');
+
+export { PROMOTION };
+
+/** The heartbeat's interval (s); in production one minute. */
+const INTERVAL = 5;
+
+/** What a heartbeat answered, and its metrics. */
+export interface Beat {
+  /** When it began (ms since the epoch). */
+  readonly at: number;
+  readonly applied: number;
+  readonly observed: ObservationResult;
+  readonly metrics: LogLine;
+}
+
+export interface Observer extends AsyncDisposable {
+  readonly run: FunctionUnderTest;
+  beat(): Promise<Beat>;
+  /** Runs heartbeats, one each interval, until `stop`. @returns those so far */
+  beats(): { readonly all: readonly Beat[]; stop(): Promise<void> };
+}
+
+/**
+ * Starts a function.
+ *
+ * @param barman applies a model
+ * @param parameters of the function, in addition to those for pg-backup-api
+ */
+export async function startObserver(
+  barman: NonNullable<PgBackupApiOptions['barman']>,
+  parameters: Readonly<Record<string, string>>,
+): Promise<Observer> {
+  const run = await startFunction({ barman }, { HEARTBEAT_INTERVAL: String(INTERVAL) });
+  run.host.put(parameters);
+  const ended = new AbortController();
+  let running: Promise<void> | undefined;
+  const beat = async () => {
+    const at = Date.now();
+    const { applied, observed } = (await run.send({ heartbeat: true })) as Beat;
+    // Records of webhooks are among them.
+    const metrics = run.metrics().findLast((record) => 'LeaderUnknown' in record) ?? {};
+    return { at, applied, observed, metrics };
+  };
+  const stop = async () => {
+    ended.abort();
+    await running;
+  };
+  return {
+    run,
+    beat,
+    beats: () => {
+      const all: Beat[] = [];
+      running = (async () => {
+        while (!ended.signal.aborted) {
+          const one = await beat();
+          all.push(one);
+          const pause = INTERVAL * 1_000 - (Date.now() - one.at);
+          await sleep(pause, undefined, { signal: ended.signal }).catch(() => {});
+        }
+      })();
+      return { all, stop };
+    },
+    [Symbol.asyncDispose]: async () => {
+      await stop();
+      await run[Symbol.asyncDispose]();
+    },
+  };
+}
