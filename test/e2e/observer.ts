@@ -2,17 +2,8 @@
 
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { ObservationResult } from '../../functions/config-switch/reconcile/observe.ts';
-import type { FunctionUnderTest, LogLine } from '../integration/function.ts';
+import { type FunctionUnderTest, type LogLine, PROMOTION, startFunction } from '../integration/function.ts';
 import type { PgBackupApiOptions } from '../stand-ins/pg-backup-api.ts';
-
-// The SDK wants them; it talks to stand-ins only.
-Object.assign(process.env, {
-  AWS_REGION: 'eu-central-1',
-  AWS_ACCESS_KEY_ID: 'test',
-  AWS_SECRET_ACCESS_KEY: 'test',
-  POWERTOOLS_METRICS_NAMESPACE: 'BarmanConfigSwitch',
-});
-const { PROMOTION, startFunction } = await import('../integration/function.ts');
 
 export { PROMOTION };
 
