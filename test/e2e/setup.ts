@@ -48,6 +48,7 @@ const PACKAGES: Readonly<Record<string, string>> = {
   '/usr/bin/etcd': 'etcd-server',
   '/usr/bin/jq': 'jq',
   '/usr/sbin/ip': 'iproute2',
+  '/usr/sbin/nginx': 'nginx-light',
   '/usr/bin/openssl': 'openssl',
   '/usr/bin/pgrep': 'procps',
   [`${POSTGRESQL}/postgres`]: 'postgresql-15',
@@ -105,7 +106,8 @@ async function startMinistack(tools: string): Promise<{ endpoint: string; child:
   return { endpoint, child };
 }
 
-async function freePort(): Promise<number> {
+/** @returns a port of loopback that is free now */
+export async function freePort(): Promise<number> {
   const server = createServer().listen(0, '127.0.0.1');
   await once(server, 'listening');
   const address = server.address();
