@@ -1,5 +1,9 @@
-/** The files of a cluster: the configuration of Patroni and of Barman, and the callback of a node. */
+/**
+ * The files of a cluster: the configuration of Patroni and of Barman, and the callback of a node. They are those of docs/examples, with
+ * the names, ports and paths of the test filled in, and with what else the test needs.
+ */
 
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { KeyPair } from '../stand-ins/certificates.ts';
 import { POSTGRESQL } from './setup.ts';
@@ -20,8 +24,6 @@ export interface NodeSettings {
   readonly client: number;
   readonly postgresPort: number;
   readonly restPort: number;
-  /** Command line of the callback. */
-  readonly command: string;
   readonly tls: boolean;
   /** PostgreSQL's port of the leader that a standby cluster follows. */
   readonly standbyOf?: number | undefined;
@@ -38,11 +40,47 @@ export function tlsFiles({ ca, server, client }: RestTls): Record<string, string
   };
 }
 
-/** Patroni's configuration file: YAML, of which JSON is a subset. */
+const example = (name: string) => readFileSync(`docs/examples/${name}`, 'utf8');
+
+/** Replaces words of an example. @throws Error if it does not have one of them */
+function fill(text: string, words: Readonly<Record<string, string>>): string {
+  return Object.entries(words).reduce((filled, [from, to]) => {
+    if (!filled.includes(from)) throw new Error(`the example does not have "${from}"`);
+    return filled.replaceAll(from, to);
+  }, text);
+}
+
+/**
+ * The example of patroni.yml.
+ *
+ * @param command of the callback
+ * @param connection the callback's options in the place of `--url`
+ */
+export function patroniExample(
+  name: NodeName,
+  folder: string,
+  command: string,
+  connection: readonly string[],
+): string {
+  return fill(example('patroni.yml'), {
+    '/etc/patroni/barman_config_switch.py': command,
+    '--url https://…/config-switch': connection.join(' '),
+    '/etc/patroni/webhook-secret': join(folder, 'webhook-secret'),
+    '/var/log/postgresql/barman_config_switch.log': join(folder, `${name}-callback.log`),
+    'pg:node1': `pg:${name}`,
+    hostssl: 'host',
+    '10.0.3.4/32 scram-sha-256': '127.0.0.1/32 trust',
+    // The test itself, and the other node.
+    '# … and the lines':
+      '- host all postgres 127.0.0.1/32 trust\n    - host replication postgres 127.0.0.1/32 trust\n    #',
+  });
+}
+
+/** What else a node needs, in a file that Patroni reads after the example: YAML, of which JSON is a subset. */
 export function patroni(
   name: NodeName,
   folder: string,
-  { scope, client, postgresPort, restPort, command, tls, standbyOf }: NodeSettings,
+  { scope, client, postgresPort, restPort, tls, standbyOf }: NodeSettings,
 ): string {
   const file = (one: string) => join(folder, one);
   return JSON.stringify({
@@ -84,28 +122,21 @@ export function patroni(
       data_dir: file(name),
       bin_dir: POSTGRESQL,
       pgpass: file(`${name}.pgpass`),
-      pg_hba: ['host all all 127.0.0.1/32 trust', 'host replication all 127.0.0.1/32 trust'],
       authentication: { superuser: { username: 'postgres' }, replication: { username: 'postgres' } },
       parameters: { unix_socket_directories: '', max_wal_senders: 10, shared_buffers: '16MB' },
-      callbacks: { on_role_change: command },
     },
   });
 }
 
-/** Barman's configuration file, with one model per node. */
+/** Barman's configuration file. */
 export function barman(
   folder: string,
   nodes: Readonly<Record<NodeName, { readonly postgresPort: number }>>,
 ): string {
-  const at = (name: NodeName) =>
-    `host=127.0.0.1 port=${nodes[name].postgresPort} user=postgres dbname=postgres`;
-  const model = (name: NodeName) => `
-[pg:${name}]
-cluster = main
-model = true
-conninfo = ${at(name)}
-streaming_conninfo = ${at(name)}
-`;
+  const server = fill(example('barman.conf'), {
+    '10.0.1.11 port=5432': `127.0.0.1 port=${nodes.node1.postgresPort}`,
+    '10.0.1.12 port=5432': `127.0.0.1 port=${nodes.node2.postgresPort}`,
+  });
   return `[barman]
 barman_home = ${join(folder, 'barman')}
 barman_user = postgres
@@ -113,16 +144,11 @@ barman_lock_directory = ${join(folder, 'barman')}
 log_file = ${join(folder, 'barman.log')}
 path_prefix = ${POSTGRESQL}
 
-[main]
-cluster = main
-description = the cluster
-conninfo = ${at('node1')}
-streaming_conninfo = ${at('node1')}
-backup_method = postgres
-streaming_archiver = on
-slot_name = barman
-${NODES.map(model).join('')}`;
+${server}`;
 }
+
+/** The roles of Barman. */
+export const BARMAN_ROLES = example('barman.sql');
 
 /** A script that runs the unchanged callback with a wrong clock; `ahead` in seconds. */
 export function callbackWithClock(callback: string, ahead: number): string {

@@ -26,11 +26,13 @@ import { promisify } from 'node:util';
 import { inject } from 'vitest';
 import { readBody } from '../stand-ins/server.ts';
 import {
+  BARMAN_ROLES,
   barman,
   callbackWithClock,
   NODES,
   type NodeName,
   patroni,
+  patroniExample,
   type RestTls,
   tlsFiles,
 } from './cluster-files.ts';
@@ -125,28 +127,16 @@ export class Cluster {
     const nodes = Object.fromEntries(
       NODES.map((name, index) => {
         const [postgresPort = 0, restPort = 0] = ports.slice(2 * index);
-        const config = join(folder, `${name}.json`);
+        // Patroni reads all files of a folder, in the order of their names.
+        const config = join(folder, `${name}.d`);
+        mkdirSync(config);
+        own(config, 0o700);
         const clock = join(folder, `${name}-callback.py`);
         write(clock, callbackWithClock(installed, clocks[name] ?? 0), 0o755);
-        const command = [
-          join(inject('tools'), 'python'),
-          clock,
-          ...callback,
-          ...['--secret-file', join(folder, 'webhook-secret')],
-          ...['--log-file', join(folder, `${name}-callback.log`)],
-          ...['config-switch', '--barman-server', 'main', '--barman-model', `pg:${name}`],
-          ...['--switch-when', 'promoted'],
-        ].join(' ');
-        const settings = {
-          scope,
-          client,
-          postgresPort,
-          restPort,
-          command,
-          tls: tls !== undefined,
-          standbyOf,
-        };
-        write(config, patroni(name, folder, settings), 0o600);
+        const command = `${join(inject('tools'), 'python')} ${clock}`;
+        write(join(config, '1-example.yml'), patroniExample(name, folder, command, callback), 0o600);
+        const settings = { scope, client, postgresPort, restPort, tls: tls !== undefined, standbyOf };
+        write(join(config, '2-test.yml'), patroni(name, folder, settings), 0o600);
         return [name, { postgresPort, restPort, config, log: join(folder, `${name}.log`) } satisfies Node];
       }),
     ) as unknown as Record<NodeName, Node>;
@@ -163,6 +153,8 @@ export class Cluster {
     });
     await cluster.startNode('node1');
     await cluster.#until(async () => (await cluster.leader()) === 'node1', 60_000, 'node1 is not the leader');
+    // A standby cluster has the roles of the leader that it follows.
+    if (standbyOf === undefined) await cluster.query('node1', BARMAN_ROLES);
     await cluster.startNode('node2');
     await cluster.healthy();
     return cluster;

@@ -104,11 +104,11 @@ async function barmanFollows(
   expect(cluster.active.model).toBe(`pg:${name}`);
 }
 
-/** Runs the callback by hand, as on node1. @returns its exit status and output */
-function callback(...options: string[]): Promise<{ code: number; output: string }> {
+/** Runs the callback by hand. @returns its exit status and output */
+function callback(model: string, ...options: string[]): Promise<{ code: number; output: string }> {
   return cluster.callback(
     ...options,
-    ...['config-switch', '--barman-server', 'main', '--barman-model', 'pg:node1', '--switch-when', 'always'],
+    ...['config-switch', '--barman-server', 'main', '--barman-model', model, '--switch-when', 'always'],
     ...['on_role_change', 'primary', 'main'],
   );
 }
@@ -160,7 +160,7 @@ test('the callback › exits with 3 for a wrong secret and names the cause, and 
   const wrong = join(folder, 'wrong');
   writeFileSync(wrong, createSecret(), { mode: 0o600 });
   // A refusal is tried again: right after a rotation the function may not know the new secret yet.
-  const { code, output } = await callback('--secret-file', wrong, '--max-retries', '2');
+  const { code, output } = await callback('pg:node1', '--secret-file', wrong, '--max-retries', '2');
   expect(code).toBe(3);
   expect(output).toMatch(/401.*secret.*retrying/);
   expect(output).toMatch(/401.*secret.*giving up/);
@@ -172,11 +172,23 @@ test('the callback › exits with 3 for a wrong secret and names the cause, and 
     .toBe(true);
 });
 
-test('the callback › changes nothing with --dry-run, and prints what would happen', async () => {
+test('the callback › changes nothing with --dry-run, and prints what the README says', async () => {
   const { model } = cluster.active;
-  const { code, output } = await callback('--secret-file', join(folder, 'webhook-secret'), '--dry-run');
+  const another = model === 'pg:node1' ? 'pg:node2' : 'pg:node1';
+  const { code, output } = await callback(
+    another,
+    '--secret-file',
+    join(folder, 'webhook-secret'),
+    '--dry-run',
+  );
   expect(code).toBe(1);
-  expect(output).toContain('dry run:');
+  const [, printed = ''] = /^… (INFO: .* dry run: .*)$/m.exec(readFileSync('README.md', 'utf8')) ?? [];
+  expect(output).toContain(
+    printed
+      .replace('https://…/config-switch', proxy.url)
+      .replace('apply model pg:node1', `apply model ${another}`)
+      .replace('now model pg:node2', `now model ${model}`) || 'what is expected is not in the README',
+  );
   expect(cluster.active.model).toBe(model);
 });
 
@@ -215,3 +227,21 @@ test('Barman › follows a promotion by hand in a paused cluster, for which Patr
   await cluster.patronictl('resume', 'main', '--wait');
   await cluster.healthy();
 }, 600_000);
+
+test('the commands for after a failover › show that all is well, and make a backup', async () => {
+  await barmanFollows(await cluster.switchover(), 'switchover');
+  const block = /^## After a failover\n+```sh\n([\s\S]*?)```/m.exec(
+    readFileSync('docs/operations.md', 'utf8'),
+  )?.[1];
+  const [ledger = '', ...commands] = (block ?? '').trim().split('\n');
+  // The next heartbeat sees that Barman streams.
+  const shown = () => shell(ledger.replace('--stage prod', '--stage patroni'));
+  await expect.poll(shown, { timeout: 120_000, interval: 2_000 }).toMatch(/^main +in sync .* yes \d+s$/m);
+  expect(commands.length).toBeGreaterThan(2);
+  for (const command of commands) {
+    const [barman, ...words] = command.replace(/ +#.*/, '').replace('SERVER', 'main').split(' ');
+    expect(barman).toBe('barman');
+    const output = await cluster.barman(120_000, ...words);
+    expect(output, command).not.toMatch(/FAILED|ERROR/);
+  }
+}, 400_000);
