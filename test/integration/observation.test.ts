@@ -373,13 +373,13 @@ describe("Patroni's REST API over https", () => {
 describe('many clusters', () => {
   test('are asked at the same time: those that hang do not keep the heartbeat from what is pending', async () => {
     const servers = Object.fromEntries(
-      Array.from({ length: 40 }, (_, index) => [`s${index}`, { cluster: 'main' }]),
+      Array.from({ length: 200 }, (_, index) => [`s${index}`, { cluster: 'main' }]),
     );
     await using test = await start({ servers: { main: { cluster: 'main' }, ...servers } });
     const { run, patroni } = test;
     const hanging = await listen(createServer(() => {}));
-    for (let index = 0; index < 40; index += 1) {
-      const urls = index < 10 ? [`http://127.0.0.1:${hanging.port}`] : patroni.urls;
+    for (let index = 0; index < 200; index += 1) {
+      const urls = index < 20 ? [`http://127.0.0.1:${hanging.port}`] : patroni.urls;
       const change = { scope: 'main', servers: { [`s${index}`]: MODELS } };
       run.host.put({ [`clusters/c${index}`]: cluster(urls, change) });
     }
@@ -394,8 +394,8 @@ describe('many clusters', () => {
       observed: { unknown: unknown[] };
     };
     await hanging.close();
-    expect([applied, observed.unknown.length]).toEqual([1, 10]);
+    expect([applied, observed.unknown.length]).toEqual([1, 20]);
     expect(run.host.api.activeModel()).toBe('pg:node2');
-    expect((await run.ledger.all(signal())).filter(({ leader }) => leader === 'node1')).toHaveLength(31);
+    expect((await run.ledger.all(signal())).filter(({ leader }) => leader === 'node1')).toHaveLength(181);
   });
 });
