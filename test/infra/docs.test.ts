@@ -62,3 +62,20 @@ test('docs/development.md › names every npm script', () => {
 test('README.md › has at most 200 lines', () => {
   expect(readFileSync('README.md', 'utf8').trimEnd().split('\n').length).toBeLessThanOrEqual(200);
 });
+
+test('docs/configuration.md › has each environment variable of the function, and each attribute of the ledger is in docs/design.md', () => {
+  const variables = /interface Environment \{([\s\S]*?)\n\}/.exec(
+    readFileSync('functions/config-switch/services.ts', 'utf8'),
+  )?.[1];
+  const attributes = /interface Item \{([\s\S]*?)\n\}/.exec(
+    readFileSync('functions/config-switch/reconcile/item.ts', 'utf8'),
+  )?.[1];
+  for (const [page, names] of [
+    ['docs/configuration.md', variables],
+    ['docs/design.md', attributes],
+  ] as const) {
+    const all = [...(names ?? '').matchAll(/readonly (\w+)\??:/g)].map(([, name]) => name);
+    expect(all.length).toBeGreaterThan(4);
+    for (const name of all) expect(readFileSync(page, 'utf8'), `${name} in ${page}`).toContain(`\`${name}\``);
+  }
+});
