@@ -60,6 +60,7 @@ export async function benchClusters(): Promise<void> {
     ]);
   }
   table(
+    'clusters',
     `Parameters with a secret for each cluster; a page of ${PAGE.size} parameters takes SSM ${PAGE.time} ms`,
     ['clusters', 'first read', 'signature of a usual body', 'wrong signature, 16 KB'],
     rows,
@@ -111,6 +112,7 @@ export async function benchHeartbeat(): Promise<void> {
     ]);
   }
   table(
+    'heartbeat',
     'An idle heartbeat; Patroni, pg-backup-api and DynamoDB are on the same machine, and their memory counts, too',
     ['clusters', 'median', 'p95', 'requests to Patroni', 'memory'],
     rows,

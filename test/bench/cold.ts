@@ -168,6 +168,7 @@ async function coldStarts(ric: string): Promise<void> {
     return valuesOf(name, 'loading').map((one, run) => one - (empty[run] ?? 0));
   };
   table(
+    'cold',
     `Cold starts under ${RIC}, ${STARTS} of each in turn`,
     [
       'handler',
@@ -221,7 +222,7 @@ async function memory(ric: string): Promise<void> {
       `${Math.round(Number(new RegExp(`${name}:\\s+(\\d+)`).exec(status)?.[1]) / 1024)} MB`;
     rows.push([String(count), mb('VmRSS'), mb('VmHWM')]);
   }
-  table('Memory of one process', ['switches', 'resident', 'peak'], rows);
+  table('memory', 'Memory of one process', ['switches', 'resident', 'peak'], rows);
   if (host.api.operations('s0').length !== 1) throw new Error('no operation was created');
 }
 

@@ -40,6 +40,7 @@ export async function benchLedger(): Promise<void> {
     samples.push(performance.now() - start - (ended - created));
   }
   table(
+    'ledger',
     'What the ledger adds to a switch, with dynalite on the same machine',
     ['writes', 'median', 'p95', 'share of a 1.2 s operation'],
     [
@@ -70,6 +71,7 @@ export async function benchStorm(): Promise<void> {
   const most = 1_000 / (2 * STORM_HOST.requestCost);
   const rate = (1_000 * events) / respondedAfter;
   table(
+    'storm',
     `A storm: ${events} events for ${Object.keys(STORM_HOST.servers).length} Barman servers, ${STORM_HOST.requestCost} ms per request, one worker`,
     [
       'all responses after',

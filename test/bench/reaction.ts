@@ -5,7 +5,7 @@ import type { ResponseBody } from '../../functions/config-switch/event/response.
 import { startBarmanHost } from '../stand-ins/barman-host.ts';
 import { PgBackupApiStandIn } from '../stand-ins/pg-backup-api.ts';
 import { httpEvent, signedHeaders } from '../stand-ins/webhook.ts';
-import { median, ms, percent, quantile, speedUp, table } from './report.ts';
+import { chart, median, ms, percent, quantile, speedUp, table } from './report.ts';
 import { createFunction, hasPatroniBarman, PAYLOAD, runPatroniBarman, ssm } from './world.ts';
 
 /** Cost of a request for the host (ms): with one Barman server, and with a hundred. */
@@ -17,7 +17,7 @@ const OPERATIONS = [
   { time: 5_000, runs: 20 },
   { time: 20_000, runs: 6 },
 ];
-const COMPARED = [700, 1_200];
+const COMPARED = [200, 700, 1_200, 2_500, 5_000];
 const COMPARED_RUNS = 15;
 const SKIPS = 2_000;
 
@@ -108,19 +108,26 @@ async function closing(starting: Promise<PgBackupApiStandIn>): Promise<PgBackupA
 
 export async function benchReaction(): Promise<void> {
   if (hasPatroniBarman) {
-    const rows = await Promise.all(
+    const compared = await Promise.all(
       COMPARED.map(async (time) => {
         const { functionTimes, commandTimes } = await compare(time);
-        return [
-          ms(time),
-          ms(median(functionTimes)),
-          ms(median(commandTimes)),
-          speedUp(median(commandTimes) / median(functionTimes)),
-        ];
+        return { time, ours: median(functionTimes), theirs: median(commandTimes) };
       }),
     );
+    const rows = compared.map(({ time, ours, theirs }) => [
+      ms(time),
+      ms(ours),
+      ms(theirs),
+      speedUp(theirs / ours),
+    ]);
     const head = ['operation ±10 %', 'the function, warm', '`patroni_barman`', 'speed-up'];
-    table(`From the call to the response, ${COMPARED_RUNS} runs of each in turn`, head, rows);
+    table('compared', `From the call to the response, ${COMPARED_RUNS} runs of each in turn`, head, rows);
+    chart(
+      'compared-chart',
+      'From the call to the response: patroni_barman above, the function below',
+      { title: 'operation (ms)', values: COMPARED },
+      [compared.map(({ theirs }) => theirs), compared.map(({ ours }) => ours)],
+    );
   }
   const cells = await Promise.all(
     HOSTS.flatMap((cost) =>
@@ -128,6 +135,7 @@ export async function benchReaction(): Promise<void> {
     ),
   );
   table(
+    'polling',
     'From the end of the operation to the response',
     [
       'cost per request',
@@ -188,5 +196,5 @@ export async function benchSkips(): Promise<void> {
       samples.push(await runPatroniBarman(api.url, 'replica', 1));
     rows.push(['`patroni_barman`, its process', `${median(samples).toFixed(0)} ms`, '1']);
   }
-  table('A warm skip, inside the handler', ['caller', 'median', 'network calls'], rows);
+  table('skips', 'A warm skip, inside the handler', ['caller', 'median', 'network calls'], rows);
 }

@@ -1,4 +1,6 @@
-/** What the benchmarks share: quantiles, and the tables of docs/performance.md. */
+/** What the benchmarks share: quantiles, and the tables and charts of docs/performance.md. */
+
+import { readFileSync, writeFileSync } from 'node:fs';
 
 export function quantile(values: readonly number[], q: number): number {
   const sorted = [...values].sort((a, b) => a - b);
@@ -10,7 +12,57 @@ export const ms = (value: number) => `${Math.round(value)} ms`;
 export const percent = (part: number) => `${(100 * part).toFixed(part < 0.1 ? 1 : 0)} %`;
 export const speedUp = (ratio: number) => `${ratio.toFixed(1)}×`;
 
-export function table(title: string, head: readonly string[], rows: readonly (readonly unknown[])[]): void {
+const PAGE = 'docs/performance.md';
+
+/**
+ * Prints a table, and writes it into docs/performance.md if UPDATE_DOCS is set.
+ *
+ * @param name of the markers on the page
+ */
+export function table(
+  name: string,
+  title: string,
+  head: readonly string[],
+  rows: readonly (readonly unknown[])[],
+): void {
+  const lines = [head, head.map(() => '---'), ...rows].map((cells) => `| ${cells.join(' | ')} |`);
+  publish(name, title, lines);
+}
+
+/**
+ * Prints a chart with a line for each series (Mermaid), and writes it into docs/performance.md if UPDATE_DOCS is set.
+ *
+ * @param x the values of the x-axis, and its title
+ * @param series name → values; lines have the colours of Mermaid's order, so the title has to say which is which
+ */
+export function chart(
+  name: string,
+  title: string,
+  x: { readonly title: string; readonly values: readonly number[] },
+  series: readonly (readonly number[])[],
+): void {
+  const greatest = Math.max(...series.flat());
+  const list = (values: readonly number[]) => `[${values.map((value) => Math.round(value)).join(', ')}]`;
+  publish(name, title, [
+    '```mermaid',
+    'xychart-beta',
+    `  title "${title}"`,
+    `  x-axis "${x.title}" ${list(x.values)}`,
+    `  y-axis "ms" 0 --> ${Math.ceil(greatest / 1_000) * 1_000}`,
+    ...series.map((values) => `  line ${list(values)}`),
+    '```',
+  ]);
+}
+
+function publish(name: string, title: string, lines: readonly string[]): void {
   console.log(`\n${title}\n`);
-  for (const cells of [head, head.map(() => '---'), ...rows]) console.log(`| ${cells.join(' | ')} |`);
+  console.log(lines.join('\n'));
+  if (!process.env.UPDATE_DOCS) return;
+  const page = readFileSync(PAGE, 'utf8');
+  const between = new RegExp(`(?<=<!-- ${name} -->\n)[\\s\\S]*?(?=<!-- /${name} -->)`);
+  if (!between.test(page)) throw new Error(`${PAGE} has no <!-- ${name} --> … <!-- /${name} -->`);
+  writeFileSync(
+    PAGE,
+    page.replace(between, () => `\n${lines.join('\n')}\n\n`),
+  );
 }

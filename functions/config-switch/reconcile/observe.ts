@@ -4,8 +4,8 @@
  * may have applied another model by hand, or the slot may be missing.
  *
  * An observation is weaker than an event: it may be some seconds old. So it becomes a desired state only if two in a row, at
- * least three quarters of a heartbeat's interval apart, find the same leader and the same difference, and no event has been
- * recorded lately; and its version is older than the second of them, so that an event that arrives late still wins.
+ * least three quarters of a heartbeat's interval apart, find the same leader and the same difference, and what is desired is more
+ * than a minute old; and its version is older than the second of them, so that an event that arrives late still wins.
  */
 
 import { type ConfigTarget, nameOf, parseTarget, targetText } from '../barman/target.ts';
