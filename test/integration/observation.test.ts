@@ -63,7 +63,7 @@ describe("the leader's model", () => {
         level: 'WARN',
         barman_server: 'main',
         message:
-          "Patroni's leader is node2: model pg:node2 is desired for Barman server main now, and was model pg:node1; no event has said so, so a callback may be broken",
+          "Patroni's leader is node2: model pg:node2 is desired for Barman server main now (before: model pg:node1); no event has said so, so a callback may be broken",
       }),
     );
     pass(MINUTE);

@@ -141,7 +141,7 @@ async function recordDesired(
   if (!(await ledger.recordObserved(item, { server, cluster, target, version }, signal))) return undefined;
   const before = desired === undefined ? 'nothing' : nameOf(parseTarget(desired));
   return (
-    `Patroni's leader is ${leader}: ${nameOf(target)} is desired for Barman server ${server} now, and was ${before}; ` +
+    `Patroni's leader is ${leader}: ${nameOf(target)} is desired for Barman server ${server} now (before: ${before}); ` +
     'no event has said so, so a callback may be broken'
   );
 }
