@@ -1,4 +1,7 @@
-import { spawnSync } from 'node:child_process';
+import { execFile, spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
+import { readFileSync } from 'node:fs';
+import { promisify } from 'node:util';
 import { expect, test } from 'vitest';
 
 test('npm start -- --once › shows a role change with an event and one without, and exits with status 0', {
@@ -12,4 +15,40 @@ test('npm start -- --once › shows a role change with an event and one without,
   expect(stdout).toContain('active model of main  pg:node1 → pg:node2');
   expect(stdout).toContain('model crm:node2 is desired for Barman server crm now');
   expect(stdout).toContain('active model of crm   crm:node1 → crm:node2');
+});
+
+test("npm start › takes the README's role changes from another terminal, until Ctrl-C", {
+  timeout: 90_000,
+}, async () => {
+  const child = spawn('node', ['test/local/start.ts', '--port', '0']);
+  const ended = once(child, 'exit');
+  let output = '';
+  child.stdout.on('data', (data) => {
+    output += data;
+  });
+  try {
+    await expect.poll(() => output, { timeout: 60_000 }).toContain('Press Ctrl-C to stop.');
+    const commands = [
+      ...readFileSync('README.md', 'utf8').matchAll(/^npm run (?:webhook|invoke) .*?(?= *#|$)/gm),
+    ];
+    const shown: string[] = [];
+    for (const [command] of commands) {
+      // It exits with the ExitCode, as the callback does.
+      const { stdout } = await promisify(execFile)('bash', ['-c', command]).catch(
+        (error: { stdout: string }) => error,
+      );
+      shown.push(/"message": "(.*)"/.exec(stdout)?.[1] ?? stdout);
+    }
+    expect(shown).toEqual([
+      expect.stringContaining('does not match switch_when'),
+      'Barman server main now uses no model',
+      expect.stringMatching(/^dry run: Barman has no model pg:node9/),
+      'Barman server main now uses model pg:node1',
+    ]);
+    // The log of the function follows.
+    await expect.poll(() => output).toContain('"message":"Barman server main now uses model pg:node1"');
+  } finally {
+    child.kill('SIGINT');
+    expect(await ended).toEqual([130, null]);
+  }
 });
