@@ -79,3 +79,13 @@ test('docs/configuration.md › has each environment variable of the function, a
     for (const name of all) expect(readFileSync(page, 'utf8'), `${name} in ${page}`).toContain(`\`${name}\``);
   }
 });
+
+test('README.md › has the speed-up that docs/performance.md has', () => {
+  const compared = /<!-- compared -->([\s\S]*?)<!-- \/compared -->/.exec(
+    readFileSync('docs/performance.md', 'utf8'),
+  )?.[1];
+  const ratios = [...(compared ?? '').matchAll(/([\d.]+)× \|$/gm)].map(([, ratio]) => Number(ratio));
+  expect(readFileSync('README.md', 'utf8')).toContain(
+    `speed-up of ${Math.min(...ratios).toFixed(1)} to ${Math.max(...ratios).toFixed(1)}×`,
+  );
+});
