@@ -25,8 +25,6 @@ export interface NodeSettings {
   readonly postgresPort: number;
   readonly restPort: number;
   readonly tls: boolean;
-  /** PostgreSQL's port of the leader that a standby cluster follows. */
-  readonly standbyOf?: number | undefined;
 }
 
 /** The TLS files in a cluster's folder: name → content. */
@@ -51,36 +49,44 @@ function fill(text: string, words: Readonly<Record<string, string>>): string {
 }
 
 /**
- * The example of patroni.yml.
+ * The examples of a node, in the order in which Patroni reads them.
  *
  * @param command of the callback
  * @param connection the callback's options in the place of `--url`
+ * @param standbyOf PostgreSQL's port of the leader that a standby cluster follows
  */
-export function patroniExample(
+export function patroniExamples(
   name: NodeName,
   folder: string,
   command: string,
   connection: readonly string[],
-): string {
-  return fill(example('patroni.yml'), {
+  standbyOf?: number,
+): string[] {
+  const callback = {
     '/etc/patroni/barman_config_switch.py': command,
     '--url https://…/config-switch': connection.join(' '),
     '/etc/patroni/webhook-secret': join(folder, 'webhook-secret'),
     '/var/log/postgresql/barman_config_switch.log': join(folder, `${name}-callback.log`),
     'pg:node1': `pg:${name}`,
+  };
+  const node = fill(example('patroni.yml'), {
+    ...callback,
     hostssl: 'host',
     '10.0.3.4/32 scram-sha-256': '127.0.0.1/32 trust',
     // The test itself, and the other node.
     '# … and the lines':
       '- host all postgres 127.0.0.1/32 trust\n    - host replication postgres 127.0.0.1/32 trust\n    #',
   });
+  if (standbyOf === undefined) return [node];
+  const upstream = { '10.0.1.10': '127.0.0.1', 'port: 5432': `port: ${standbyOf}` };
+  return [node, fill(example('patroni-standby.yml'), { ...callback, ...upstream })];
 }
 
 /** What else a node needs, in a file that Patroni reads after the example: YAML, of which JSON is a subset. */
 export function patroni(
   name: NodeName,
   folder: string,
-  { scope, client, postgresPort, restPort, tls, standbyOf }: NodeSettings,
+  { scope, client, postgresPort, restPort, tls }: NodeSettings,
 ): string {
   const file = (one: string) => join(folder, one);
   return JSON.stringify({
@@ -112,7 +118,6 @@ export function patroni(
         retry_timeout: 5,
         slots: { barman: { type: 'physical' } },
         postgresql: { use_pg_rewind: true, parameters: { wal_keep_size: '256MB', wal_log_hints: 'on' } },
-        ...(standbyOf !== undefined && { standby_cluster: { host: '127.0.0.1', port: standbyOf } }),
       },
       initdb: [{ encoding: 'UTF8' }, 'data-checksums'],
     },

@@ -32,7 +32,7 @@ import {
   NODES,
   type NodeName,
   patroni,
-  patroniExample,
+  patroniExamples,
   type RestTls,
   tlsFiles,
 } from './cluster-files.ts';
@@ -134,9 +134,12 @@ export class Cluster {
         const clock = join(folder, `${name}-callback.py`);
         write(clock, callbackWithClock(installed, clocks[name] ?? 0), 0o755);
         const command = `${join(inject('tools'), 'python')} ${clock}`;
-        write(join(config, '1-example.yml'), patroniExample(name, folder, command, callback), 0o600);
-        const settings = { scope, client, postgresPort, restPort, tls: tls !== undefined, standbyOf };
-        write(join(config, '2-test.yml'), patroni(name, folder, settings), 0o600);
+        const settings = { scope, client, postgresPort, restPort, tls: tls !== undefined };
+        const files = [
+          ...patroniExamples(name, folder, command, callback, standbyOf),
+          patroni(name, folder, settings),
+        ];
+        for (const [order, text] of files.entries()) write(join(config, `${order}.yml`), text, 0o600);
         return [name, { postgresPort, restPort, config, log: join(folder, `${name}.log`) } satisfies Node];
       }),
     ) as unknown as Record<NodeName, Node>;

@@ -188,11 +188,18 @@ describe('the other callers', () => {
   });
 
   test('the callback with --event-bus puts an event, which is applied', async () => {
-    const callback = (model: string, role: string) =>
-      shell(
-        `python3 -B patroni/barman_config_switch.py --event-bus patroni config-switch --barman-server main \\
-          --barman-model ${model} --switch-when promoted on_role_change ${role} main`,
-      );
+    const example = /^### Over EventBridge\n[\s\S]*?on_role_change: >-\n([\s\S]*?)```/m.exec(
+      readFileSync('docs/configuration.md', 'utf8'),
+    )?.[1];
+    const callback = (model: string, role: string) => {
+      const command = (example ?? 'no example in docs/configuration.md')
+        .replaceAll(/\s+/g, ' ')
+        .replace('/etc/patroni/barman_config_switch.py', 'python3 -B patroni/barman_config_switch.py')
+        .replace('--event-bus default', '--event-bus patroni')
+        .replace(/--log-file \S+/, '')
+        .replace('pg:node1', model);
+      return shell(`${command} on_role_change ${role} main`);
+    };
     expect(await callback('pg:node1', 'primary')).toContain('accepted by EventBridge');
     await expect.poll(() => api.activeModel(), { timeout: 30_000 }).toBe('pg:node1');
     expect(await callback('pg:node2', 'master')).toContain('accepted by EventBridge');

@@ -305,7 +305,7 @@ test('the leader › is unknown while etcd hangs in failsafe mode, nothing is ch
   await cluster.barmanStreams(await cluster.healthy());
 });
 
-test('Barman › is set to the new standby leader by the heartbeat after a switchover in a standby cluster, for which no callback comes', async () => {
+test('Barman › is set to the new standby leader after a switchover in a standby cluster, by its event, or by the heartbeat without one', async () => {
   const upstream = await cluster.healthy();
   await using stack = new AsyncDisposableStack();
   const standbyOf = cluster.postgresPort(upstream);
@@ -318,6 +318,8 @@ test('Barman › is set to the new standby leader by the heartbeat after a switc
   await until(() => standby.active.model === `pg:${leader}`, 'Barman is not set to the standby leader');
   await standby.barmanStreams(leader);
   await until(() => beats.all.at(-1)?.metrics.NotStreaming === 0, 'it is not streaming');
+  // Without an event.
+  const restore = standby.disableCallbacks();
   const start = Date.now();
   expect(await standby.switchover()).toBe(other(leader));
   // The first observation counts as a role change of half a minute before it, and another has to wait for one minute after that.
@@ -332,6 +334,11 @@ test('Barman › is set to the new standby leader by the heartbeat after a switc
     { message: expect.stringContaining(`Patroni's leader is ${leader}:`) },
     { message: expect.stringContaining(`Patroni's leader is ${other(leader)}:`) },
   ]);
-  // The callback sends the role, and it does not match --switch-when promoted.
-  expect(answers.map(({ exit_code }) => exit_code)).not.toContain(0);
+  // With an event.
+  restore();
+  answers = [];
+  expect(await standby.switchover()).toBe(leader);
+  await until(switchDone, 'no event has switched');
+  await standby.barmanStreams(leader);
+  expect(standby.active.model).toBe(`pg:${leader}`);
 });
