@@ -1,4 +1,4 @@
-/** `npm run docs`: writes the stage parameters, the callback's options and the alarms into docs/, between their markers. */
+/** `npm run docs`: writes into docs/, between their markers, what stands elsewhere: stage parameters, callback options, alarms, a chart. */
 
 const { readFileSync, writeFileSync } = require('node:fs');
 const { join } = require('node:path');
@@ -9,6 +9,7 @@ const { PARAMETERS } = require('./parameters.cjs');
 const GENERATED = {
   'docs/configuration.md': { parameters: parametersTable, callback: callbackTable },
   'docs/alarms.md': { alarms: alarmSections },
+  'docs/performance.md': { 'end-to-end-chart': endToEndChart },
 };
 
 const COMPARISON = {
@@ -45,6 +46,25 @@ function callbackTable() {
   return ['| option | before or after `config-switch` | meaning |', '| --- | --- | --- |', ...rows].join(
     '\n',
   );
+}
+
+/** From the table of the end-to-end tests: the longest time of each row. */
+function endToEndChart() {
+  const development = readFileSync(join(__dirname, '../docs/development.md'), 'utf8');
+  const [, table] = /\| event \| Barman followed after \|\n\| --- \| --- \|\n((?:\|.*\n)+)/.exec(development);
+  const rows = [...table.matchAll(/^\| (.*?) \| (.*?) s\b/gm)].map(([, event, times]) => ({
+    event: event.replace(/[,:].*/, '').replaceAll('`', ''),
+    most: Number(/[\d.]+$/.exec(times)[0]),
+  }));
+  return [
+    '```mermaid',
+    'xychart-beta horizontal',
+    '  title "Seconds until Barman has followed, at most"',
+    `  x-axis [${rows.map(({ event }) => JSON.stringify(event)).join(', ')}]`,
+    '  y-axis "s"',
+    `  bar [${rows.map(({ most }) => most).join(', ')}]`,
+    '```',
+  ].join('\n');
 }
 
 function alarmSections() {
