@@ -420,6 +420,15 @@ describe('the ledger', () => {
 });
 
 describe('a stage', () => {
+  test('shows its outputs with the documented command', async () => {
+    const command = /^npx serverless info .*?(?= *#)/m.exec(readFileSync('README.md', 'utf8'))?.[0];
+    const parameters = Object.entries(PARAMETERS).map(([name, value]) => `--param=${name}=${value}`);
+    const output = await shell(`${command} ${parameters.join(' ')}`);
+    for (const name of ['ConfigSwitchUrl', 'FunctionSecurityGroup']) {
+      expect(output).toContain(`${name}: ${prod.outputs[name]}`);
+    }
+  });
+
   test('has no changes if it is deployed again unchanged', async () => {
     const before = await prod.resources();
     expect(await prod.deploy()).toContain('No changes to deploy');
