@@ -453,6 +453,22 @@ describe('a stage', () => {
     expect((await webhook({ ...PROMOTION, role: 'replica' })).status).toBe(200);
   });
 
+  test('returns to its deployment before with the documented commands', async () => {
+    const page = readFileSync('docs/operations.md', 'utf8');
+    const [list, rollback] = ['deploy list', 'rollback'].map((name) => {
+      const parameters = Object.entries(PARAMETERS).map(([name, value]) => `--param=${name}=${value}`);
+      return `${new RegExp(`^npx serverless ${name} .*$`, 'm').exec(page)?.[0]} ${parameters.join(' ')}`;
+    });
+    const timestamps = [...(await shell(list ?? '')).matchAll(/^Timestamp: (\d+)$/gm)].map(([, one]) => one);
+    expect(timestamps.length).toBeGreaterThan(1);
+    await shell((rollback ?? '').replace('TIMESTAMP', timestamps.at(-2) ?? ''));
+    const { logGroups } = await aws<{ logGroups: { retentionInDays: number }[] }>(
+      ...['logs', 'describe-log-groups', '--log-group-name-prefix', `/aws/lambda/${prod.name}`],
+    );
+    expect(logGroups.map(({ retentionInDays }) => retentionInDays)).toEqual([365]);
+    expect((await webhook({ ...PROMOTION, role: 'replica' })).status).toBe(200);
+  });
+
   test('is not deployed for the first time with rollback: the alarms to watch do not exist yet', async () => {
     await expect(new Deployment('bare', { ...PARAMETERS, rollback: 'true' }).deploy()).rejects.toThrow(
       /rollback is true, but stage bare is not deployed yet: .*deploy once without it/,
