@@ -50,7 +50,7 @@ const random: fc.Arbitrary<Scenario> = fc
       { nil: undefined },
     ),
   })
-  // Nobody notices without an observation.
+  // It is noticed only by an observation.
   .map((given) => ({
     ...given,
     byHand: given.observation === undefined || given.withoutStreaming ? undefined : given.byHand,
