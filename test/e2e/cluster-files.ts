@@ -20,8 +20,10 @@ export interface RestTls {
 
 export interface NodeSettings {
   readonly scope: string;
-  /** etcd's port. */
-  readonly client: number;
+  /** `HOST:PORT` of etcd. */
+  readonly etcd: string;
+  /** Default: loopback. */
+  readonly address?: string;
   readonly postgresPort: number;
   readonly restPort: number;
   readonly tls: boolean;
@@ -54,13 +56,14 @@ function fill(text: string, words: Readonly<Record<string, string>>): string {
  * @param command of the callback
  * @param connection the callback's options in the place of `--url`
  * @param standbyOf PostgreSQL's port of the leader that a standby cluster follows
+ * @param network of all hosts
  */
 export function patroniExamples(
-  name: NodeName,
+  name: string,
   folder: string,
   command: string,
   connection: readonly string[],
-  standbyOf?: number,
+  { standbyOf, network = '127.0.0.1/32' }: { standbyOf?: number | undefined; network?: string } = {},
 ): string[] {
   const callback = {
     '/etc/patroni/barman_config_switch.py': command,
@@ -72,10 +75,9 @@ export function patroniExamples(
   const node = fill(example('patroni.yml'), {
     ...callback,
     hostssl: 'host',
-    '10.0.3.4/32 scram-sha-256': '127.0.0.1/32 trust',
-    // The test itself, and the other node.
-    '# … and the lines':
-      '- host all postgres 127.0.0.1/32 trust\n    - host replication postgres 127.0.0.1/32 trust\n    #',
+    '10.0.3.4/32 scram-sha-256': `${network} trust`,
+    // The test itself, and the other nodes.
+    '# … and the lines': `- host all postgres ${network} trust\n    - host replication postgres ${network} trust\n    #`,
   });
   if (standbyOf === undefined) return [node];
   const upstream = { '10.0.1.10': '127.0.0.1', 'port: 5432': `port: ${standbyOf}` };
@@ -84,17 +86,17 @@ export function patroniExamples(
 
 /** What else a node needs, in a file that Patroni reads after the example: YAML, of which JSON is a subset. */
 export function patroni(
-  name: NodeName,
+  name: string,
   folder: string,
-  { scope, client, postgresPort, restPort, tls }: NodeSettings,
+  { scope, etcd, address = '127.0.0.1', postgresPort, restPort, tls }: NodeSettings,
 ): string {
   const file = (one: string) => join(folder, one);
   return JSON.stringify({
     scope,
     name,
     restapi: {
-      listen: `127.0.0.1:${restPort}`,
-      connect_address: `127.0.0.1:${restPort}`,
+      listen: `${address}:${restPort}`,
+      connect_address: `${address}:${restPort}`,
       ...(tls && {
         certfile: file('rest-server.pem'),
         keyfile: file('rest-server.key'),
@@ -110,7 +112,7 @@ export function patroni(
         cacert: file('rest-ca.pem'),
       },
     }),
-    etcd3: { hosts: [`127.0.0.1:${client}`] },
+    etcd3: { hosts: [etcd] },
     bootstrap: {
       dcs: {
         ttl: 20,
@@ -122,8 +124,8 @@ export function patroni(
       initdb: [{ encoding: 'UTF8' }, 'data-checksums'],
     },
     postgresql: {
-      listen: `127.0.0.1:${postgresPort}`,
-      connect_address: `127.0.0.1:${postgresPort}`,
+      listen: `${address}:${postgresPort}`,
+      connect_address: `${address}:${postgresPort}`,
       data_dir: file(name),
       bin_dir: POSTGRESQL,
       pgpass: file(`${name}.pgpass`),
@@ -133,14 +135,20 @@ export function patroni(
   });
 }
 
-/** Barman's configuration file. */
-export function barman(
-  folder: string,
-  nodes: Readonly<Record<NodeName, { readonly postgresPort: number }>>,
-): string {
-  const server = fill(example('barman.conf'), {
-    '10.0.1.11 port=5432': `127.0.0.1 port=${nodes.node1.postgresPort}`,
-    '10.0.1.12 port=5432': `127.0.0.1 port=${nodes.node2.postgresPort}`,
+/**
+ * Barman's configuration file.
+ *
+ * @param nodes node → where its PostgreSQL listens, `HOST port=PORT`; each node that the example does not have gets a model like node2's
+ */
+export function barman(folder: string, nodes: Readonly<Record<string, string>>): string {
+  const text = example('barman.conf');
+  const model = text.slice(text.indexOf('[pg:node2]'));
+  const others = Object.keys(nodes)
+    .filter((name) => !text.includes(`[pg:${name}]`))
+    .map((name) => fill(model, { node2: name, '10.0.1.12 port=5432': nodes[name] ?? '' }));
+  const server = fill(text, {
+    '10.0.1.11 port=5432': nodes.node1 ?? '',
+    '10.0.1.12 port=5432': nodes.node2 ?? '',
   });
   return `[barman]
 barman_home = ${join(folder, 'barman')}
@@ -149,7 +157,7 @@ barman_lock_directory = ${join(folder, 'barman')}
 log_file = ${join(folder, 'barman.log')}
 path_prefix = ${POSTGRESQL}
 
-${server}`;
+${[server, ...others].join('\n')}`;
 }
 
 /** The roles of Barman. */

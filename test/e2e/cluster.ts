@@ -1,17 +1,14 @@
 /**
  * A PostgreSQL cluster of two nodes with Patroni and etcd, and a Barman that streams from its leader: the real software on
- * loopback. If the tests run as root, it runs as user postgres, because PostgreSQL refuses to run as root.
+ * loopback.
  */
 
-import { type ChildProcess, execFile, spawn } from 'node:child_process';
+import { type ChildProcess, execFile } from 'node:child_process';
 import { once } from 'node:events';
 import {
-  chmodSync,
-  chownSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
-  openSync,
   readdirSync,
   readFileSync,
   rmSync,
@@ -36,16 +33,11 @@ import {
   type RestTls,
   tlsFiles,
 } from './cluster-files.ts';
+import { asPostgres, descendants, own, run, send, startLogged, writeOwned } from './processes.ts';
 import { POSTGRESQL } from './setup.ts';
 
-const asRoot = process.getuid?.() === 0;
 /** Interval of Barman's cron (ms); in production one minute. */
 const CRON = 2_000;
-
-/** @returns the command line that runs a command as user postgres */
-function asPostgres(command: string, words: readonly string[]): [string, string[]] {
-  return asRoot ? ['runuser', ['-u', 'postgres', '--', command, ...words]] : [command, [...words]];
-}
 
 export type { NodeName } from './cluster-files.ts';
 
@@ -111,18 +103,21 @@ export class Cluster {
     const installed = join(folder, 'barman_config_switch.py');
     writeFileSync(installed, readFileSync(script));
     own(installed, 0o755);
-    write(join(folder, 'webhook-secret'), secret, 0o600);
+    writeOwned(join(folder, 'webhook-secret'), secret, 0o600);
     for (const [file, text] of Object.entries(tls ? tlsFiles(tls) : {}))
-      write(join(folder, file), text, 0o600);
+      writeOwned(join(folder, file), text, 0o600);
 
     const [client = 0, peer = 0, ...ports] = await freePorts(6);
     const etcdUrl = `http://127.0.0.1:${client}`;
     const peerUrl = `http://127.0.0.1:${peer}`;
-    const etcd = start('etcd', join(folder, 'etcd.log'), [
-      ...['--data-dir', join(folder, 'etcd'), '--initial-cluster', `default=${peerUrl}`],
-      ...['--listen-client-urls', etcdUrl, '--advertise-client-urls', etcdUrl],
-      ...['--listen-peer-urls', peerUrl, '--initial-advertise-peer-urls', peerUrl],
-    ]);
+    const etcd = startLogged(
+      asPostgres('etcd', [
+        ...['--data-dir', join(folder, 'etcd'), '--initial-cluster', `default=${peerUrl}`],
+        ...['--listen-client-urls', etcdUrl, '--advertise-client-urls', etcdUrl],
+        ...['--listen-peer-urls', peerUrl, '--initial-advertise-peer-urls', peerUrl],
+      ]),
+      join(folder, 'etcd.log'),
+    );
 
     const nodes = Object.fromEntries(
       NODES.map((name, index) => {
@@ -132,18 +127,28 @@ export class Cluster {
         mkdirSync(config);
         own(config, 0o700);
         const clock = join(folder, `${name}-callback.py`);
-        write(clock, callbackWithClock(installed, clocks[name] ?? 0), 0o755);
+        writeOwned(clock, callbackWithClock(installed, clocks[name] ?? 0), 0o755);
         const command = `${join(inject('tools'), 'python')} ${clock}`;
-        const settings = { scope, client, postgresPort, restPort, tls: tls !== undefined };
+        const settings = {
+          scope,
+          etcd: `127.0.0.1:${client}`,
+          postgresPort,
+          restPort,
+          tls: tls !== undefined,
+        };
         const files = [
-          ...patroniExamples(name, folder, command, callback, standbyOf),
+          ...patroniExamples(name, folder, command, callback, { standbyOf }),
           patroni(name, folder, settings),
         ];
-        for (const [order, text] of files.entries()) write(join(config, `${order}.yml`), text, 0o600);
+        for (const [order, text] of files.entries()) writeOwned(join(config, `${order}.yml`), text, 0o600);
         return [name, { postgresPort, restPort, config, log: join(folder, `${name}.log`) } satisfies Node];
       }),
     ) as unknown as Record<NodeName, Node>;
-    write(join(folder, 'barman.conf'), barman(folder, nodes), 0o644);
+    const hosts = Object.entries(nodes).map(([name, { postgresPort }]) => [
+      name,
+      `127.0.0.1 port=${postgresPort}`,
+    ]);
+    writeOwned(join(folder, 'barman.conf'), barman(folder, Object.fromEntries(hosts)), 0o644);
     mkdirSync(join(folder, 'barman', 'main'), { recursive: true });
     own(join(folder, 'barman'), 0o755);
     own(join(folder, 'barman', 'main'), 0o755);
@@ -166,7 +171,7 @@ export class Cluster {
   /** Starts Patroni on a node. */
   async startNode(name: NodeName): Promise<void> {
     const node = this.#nodes[name];
-    node.process = start(join(inject('tools'), 'patroni'), node.log, [node.config]);
+    node.process = startLogged(asPostgres(join(inject('tools'), 'patroni'), [node.config]), node.log);
   }
 
   /** URLs of Patroni's REST API on the nodes. */
@@ -183,9 +188,9 @@ export class Cluster {
   disableCallbacks(): () => void {
     const files = NODES.map((name) => join(this.folder, `${name}-callback.py`));
     const scripts = files.map((file) => readFileSync(file, 'utf8'));
-    for (const file of files) write(file, '', 0o755);
+    for (const file of files) writeOwned(file, '', 0o755);
     return () => {
-      for (const [index, file] of files.entries()) write(file, scripts[index] ?? '', 0o755);
+      for (const [index, file] of files.entries()) writeOwned(file, scripts[index] ?? '', 0o755);
     };
   }
 
@@ -196,9 +201,9 @@ export class Cluster {
     const ended = once(patroni, 'exit');
     const postmaster = join(this.folder, name, 'postmaster.pid');
     const pid = existsSync(postmaster) ? Number(readFileSync(postmaster, 'utf8').split('\n')[0]) : 0;
-    for (const child of await descendants(patroni.pid)) kill(child);
-    kill(patroni.pid);
-    kill(pid);
+    for (const child of await descendants(patroni.pid)) send(child, 'SIGKILL');
+    send(patroni.pid, 'SIGKILL');
+    send(pid, 'SIGKILL');
     await ended;
   }
 
@@ -249,13 +254,13 @@ export class Cluster {
 
   async patronictl(...words: string[]): Promise<void> {
     const command = join(inject('tools'), 'patronictl');
-    await promisify(execFile)(...asPostgres(command, ['-c', this.#nodes.node1.config, ...words]));
+    await run(asPostgres(command, ['-c', this.#nodes.node1.config, ...words]));
   }
 
   /** Runs `pg_ctl` on a node, without Patroni. */
   async pgCtl(name: NodeName, ...words: string[]): Promise<void> {
     const command = join(POSTGRESQL, 'pg_ctl');
-    await promisify(execFile)(...asPostgres(command, [...words, '-D', join(this.folder, name)]));
+    await run(asPostgres(command, [...words, '-D', join(this.folder, name)]));
   }
 
   /** When Patroni last promoted a node (ms since the epoch). @throws Error if it never did */
@@ -334,11 +339,11 @@ export class Cluster {
 
   /** Runs a command of Barman. @returns what it printed until it ended, or until the time limit (ms) */
   async barman(limit: number, ...words: string[]): Promise<string> {
-    const command = asPostgres(join(inject('tools'), 'barman'), barmanWords(this.folder, words));
+    const [command, args] = asPostgres(join(inject('tools'), 'barman'), barmanWords(this.folder, words));
     const output = { stdout: '', stderr: '' };
     Object.assign(
       output,
-      await promisify(execFile)(...command, { timeout: limit }).catch((error: typeof output) => error),
+      await promisify(execFile)(command, args, { timeout: limit }).catch((error: typeof output) => error),
     );
     return output.stdout + output.stderr;
   }
@@ -360,9 +365,9 @@ export class Cluster {
   async suspendEtcd(): Promise<() => void> {
     const pid = this.#etcd.pid ?? 0;
     const all = [...(await descendants(pid)), pid];
-    for (const one of all) process.kill(one, 'SIGSTOP');
+    for (const one of all) send(one, 'SIGSTOP');
     return () => {
-      for (const one of all) process.kill(one, 'SIGCONT');
+      for (const one of all) send(one, 'SIGCONT');
     };
   }
 
@@ -373,8 +378,8 @@ export class Cluster {
       await this.kill(name);
     }
     const { stdout } = await promisify(execFile)('pgrep', ['-f', this.folder]).catch(() => ({ stdout: '' }));
-    for (const pid of stdout.trim().split('\n').filter(Boolean)) kill(Number(pid));
-    kill(this.#etcd.pid ?? 0);
+    for (const pid of stdout.trim().split('\n').filter(Boolean)) send(Number(pid), 'SIGKILL');
+    send(this.#etcd.pid ?? 0, 'SIGKILL');
     rmSync(this.folder, { recursive: true, force: true, maxRetries: 5 });
   }
 
@@ -436,40 +441,7 @@ function barmanWords(folder: string, words: readonly string[]): string[] {
 }
 
 async function runBarman(folder: string, ...words: string[]): Promise<string> {
-  const [command, args] = asPostgres(join(inject('tools'), 'barman'), barmanWords(folder, words));
-  return (await promisify(execFile)(command, args)).stdout;
-}
-
-function start(command: string, log: string, words: readonly string[]): ChildProcess {
-  const output = openSync(log, 'a');
-  return spawn(...asPostgres(command, words), { stdio: ['ignore', output, output] });
-}
-
-function write(file: string, text: string, mode: number): void {
-  writeFileSync(file, text);
-  own(file, mode);
-}
-
-/** Sets the mode, and makes postgres the owner. */
-function own(file: string, mode: number): void {
-  chmodSync(file, mode);
-  if (!asRoot) return;
-  const [, , uid, gid] = (/^postgres:.*$/m.exec(readFileSync('/etc/passwd', 'utf8'))?.[0] ?? '').split(':');
-  chownSync(file, Number(uid), Number(gid));
-}
-
-async function descendants(pid: number): Promise<number[]> {
-  const { stdout } = await promisify(execFile)('pgrep', ['-P', String(pid)]).catch(() => ({ stdout: '' }));
-  const children = stdout.trim().split('\n').filter(Boolean).map(Number);
-  return [...children, ...(await Promise.all(children.map(descendants))).flat()];
-}
-
-function kill(pid: number): void {
-  try {
-    if (pid > 0) process.kill(pid, 'SIGKILL');
-  } catch {
-    // The process has already ended.
-  }
+  return run(asPostgres(join(inject('tools'), 'barman'), barmanWords(folder, words)));
 }
 
 /** Runs an action again and again, with a pause after each (ms). */

@@ -10,7 +10,7 @@ import type { TestProject } from 'vitest/node';
 import { installFromPyPI, toolFolder } from '../tools.ts';
 
 /** Readable by user postgres. */
-const FOLDER = toolFolder('e2e');
+export const FOLDER = toolFolder('e2e');
 const REQUIREMENTS = 'test/e2e/requirements.txt';
 /** Debian's folder of PostgreSQL's programs. */
 export const POSTGRESQL = '/usr/lib/postgresql/15/bin';
@@ -29,9 +29,7 @@ declare module 'vitest' {
 }
 
 export default async function setup(project: TestProject): Promise<() => Promise<void>> {
-  installPackages();
-  console.log(`The tools of ${REQUIREMENTS} are installed from PyPI into ${FOLDER}`);
-  const tools = installFromPyPI(FOLDER, readFileSync(REQUIREMENTS, 'utf8'));
+  const tools = installTools();
   const { endpoint, child } = await startMinistack(tools);
   project.provide('endpoint', endpoint);
   project.provide('tools', tools);
@@ -54,6 +52,13 @@ const PACKAGES: Readonly<Record<string, string>> = {
   [`${POSTGRESQL}/postgres`]: 'postgresql-15',
   '/usr/share/doc/python3-venv': 'python3-venv',
 };
+
+/** Installs what the tests need from Debian and PyPI, where it is missing. @returns the folder of the programs from PyPI */
+export function installTools(): string {
+  installPackages();
+  console.log(`The tools of ${REQUIREMENTS} are installed from PyPI into ${FOLDER}`);
+  return installFromPyPI(FOLDER, readFileSync(REQUIREMENTS, 'utf8'));
+}
 
 function installPackages(): void {
   const missing = Object.keys(PACKAGES)

@@ -1,0 +1,56 @@
+/** Processes of the real software and their files. If the tests run as root, they belong to user postgres: PostgreSQL refuses to run as root. */
+
+import { type ChildProcess, execFile, spawn } from 'node:child_process';
+import { chmodSync, chownSync, openSync, readFileSync, writeFileSync } from 'node:fs';
+import { promisify } from 'node:util';
+
+/** A command and its arguments. */
+export type CommandLine = readonly [command: string, words: readonly string[]];
+
+const asRoot = process.getuid?.() === 0;
+
+/** @returns the command line that runs a command as user postgres */
+export function asPostgres(command: string, words: readonly string[]): CommandLine {
+  return asRoot ? ['runuser', ['-u', 'postgres', '--', command, ...words]] : [command, words];
+}
+
+/** Runs a command to its end. @returns what it printed @throws as `execFile` does */
+export async function run([command, words]: CommandLine, timeout = 0): Promise<string> {
+  return (await promisify(execFile)(command, words, { timeout })).stdout;
+}
+
+/** Starts a process that writes to a log file. */
+export function startLogged([command, words]: CommandLine, log: string): ChildProcess {
+  const file = openSync(log, 'a');
+  return spawn(command, words, { stdio: ['ignore', file, file] });
+}
+
+/** Writes a file that postgres owns. */
+export function writeOwned(file: string, text: string, mode: number): void {
+  writeFileSync(file, text);
+  own(file, mode);
+}
+
+/** Sets the mode, and makes postgres the owner. */
+export function own(file: string, mode: number): void {
+  chmodSync(file, mode);
+  if (!asRoot) return;
+  const [, , uid, gid] = (/^postgres:.*$/m.exec(readFileSync('/etc/passwd', 'utf8'))?.[0] ?? '').split(':');
+  chownSync(file, Number(uid), Number(gid));
+}
+
+/** @returns the ids of all processes that a process has started, and of those that they have started */
+export async function descendants(pid: number): Promise<number[]> {
+  const { stdout } = await promisify(execFile)('pgrep', ['-P', String(pid)]).catch(() => ({ stdout: '' }));
+  const children = stdout.trim().split('\n').filter(Boolean).map(Number);
+  return [...children, ...(await Promise.all(children.map(descendants))).flat()];
+}
+
+/** Sends a signal, unless the process has already ended. */
+export function send(pid: number, signal: NodeJS.Signals): void {
+  try {
+    if (pid > 0) process.kill(pid, signal);
+  } catch {
+    // It has already ended.
+  }
+}
