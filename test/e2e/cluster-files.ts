@@ -43,7 +43,7 @@ export function tlsFiles({ ca, server, client }: RestTls): Record<string, string
 const example = (name: string) => readFileSync(`docs/examples/${name}`, 'utf8');
 
 /** Replaces words of an example. @throws Error if it does not have one of them */
-function fill(text: string, words: Readonly<Record<string, string>>): string {
+export function fill(text: string, words: Readonly<Record<string, string>>): string {
   return Object.entries(words).reduce((filled, [from, to]) => {
     if (!filled.includes(from)) throw new Error(`the example does not have "${from}"`);
     return filled.replaceAll(from, to);

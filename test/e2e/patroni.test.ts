@@ -1,6 +1,6 @@
 /**
  * A role change from end to end: Patroni promotes a node, its callback calls the deployed function, and a real Barman follows.
- * Only the HTTP interface of pg-backup-api is a stand-in.
+ * Only the HTTP interface of pg-backup-api is a stand-in, behind nginx as in docs/examples.
  */
 
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -14,6 +14,8 @@ import { PgBackupApiStandIn } from '../stand-ins/pg-backup-api.ts';
 import { createSecret } from '../stand-ins/webhook.ts';
 import { Cluster, type NodeName, other } from './cluster.ts';
 import { Deployment, shell } from './deployment.ts';
+import { type Nginx, startNginx } from './nginx.ts';
+import { freePort } from './setup.ts';
 import { TlsProxy } from './tls-proxy.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'barman-config-switch-patroni-'));
@@ -28,6 +30,7 @@ const stage = new Deployment('patroni', {
 const secret = createSecret();
 let ca: CertificateAuthority;
 let api: PgBackupApiStandIn;
+let nginx: Nginx;
 let proxy: TlsProxy;
 let cluster: Cluster;
 
@@ -35,13 +38,19 @@ beforeAll(async () => {
   ca = await CertificateAuthority.create();
   api = await PgBackupApiStandIn.start({
     models: MODELS,
-    tls: { ...(await ca.server()), ca: ca.cert },
     barman: (server, model) => cluster.configSwitch(server, model),
+  });
+  nginx = await startNginx({
+    folder: join(folder, 'nginx'),
+    listen: `127.0.0.1:${await freePort()}`,
+    upstream: new URL(api.url).host,
+    ca: ca.cert,
+    server: await ca.server(),
   });
   await stage.deploy();
   const client = await ca.client();
   for (const [name, value] of Object.entries({
-    url: api.url,
+    url: nginx.url,
     'client-cert': client.cert,
     'client-key': client.key,
     'ca-cert': ca.cert,
@@ -72,6 +81,7 @@ beforeAll(async () => {
 afterAll(async () => {
   await cluster?.stop();
   await proxy?.close();
+  await nginx?.stop();
   await api?.close();
   await stage.remove();
   rmSync(folder, { recursive: true });

@@ -1,0 +1,85 @@
+/** nginx with docs/examples/nginx.conf, in front of pg-backup-api: names, ports and paths are filled in. */
+
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { connect } from 'node:net';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { KeyPair } from '../stand-ins/certificates.ts';
+import { fill } from './cluster-files.ts';
+
+/** Time limit for nginx to listen (ms). */
+const START_TIMEOUT = 20_000;
+
+export interface NginxOptions {
+  /** For its files; created if it does not exist, and left to the caller. */
+  readonly folder: string;
+  /** `host:port`, on which it listens with TLS. */
+  readonly listen: string;
+  /** `host:port` of pg-backup-api, without TLS. */
+  readonly upstream: string;
+  /** Certificate of the CA that signs client certificates, PEM. */
+  readonly ca: string;
+  /** Its own certificate, for the host in `listen`. */
+  readonly server: KeyPair;
+}
+
+export interface Nginx {
+  /** For the parameter `url`: with the path prefix of the example, without a trailing slash. */
+  readonly url: string;
+  stop(): Promise<void>;
+}
+
+/** @returns once it listens @throws Error with its log if it does not */
+export async function startNginx({ folder, listen, upstream, ca, server }: NginxOptions): Promise<Nginx> {
+  const file = (name: string) => join(folder, name);
+  const example = fill(readFileSync('docs/examples/nginx.conf', 'utf8'), {
+    'listen 443 ssl': `listen ${listen} ssl`,
+    '/etc/nginx': folder,
+    '127.0.0.1:7480': upstream,
+  });
+  const temporary = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi'].map(
+    (name) => `${name}_temp_path ${file(name)};`,
+  );
+  mkdirSync(folder, { recursive: true });
+  for (const [name, text] of Object.entries({
+    'barman.crt': server.cert,
+    'barman.key': server.key,
+    'function-ca.crt': ca,
+    'pg-backup-api.conf': example,
+    'nginx.conf': `daemon off; user root; worker_processes 1; pid ${file('nginx.pid')}; error_log ${file('error.log')};
+      events {} http { access_log off; ${temporary.join(' ')} include ${file('pg-backup-api.conf')}; }`,
+  })) {
+    writeFileSync(file(name), text, { mode: 0o600 });
+  }
+  const nginx = spawn('/usr/sbin/nginx', ['-c', file('nginx.conf'), '-e', file('error.log')], {
+    stdio: ['ignore', 'inherit', 'inherit'],
+  });
+  const ended = once(nginx, 'exit');
+  const stop = async () => {
+    nginx.kill();
+    await ended;
+  };
+  const end = performance.now() + START_TIMEOUT;
+  while (!(await accepts(listen))) {
+    if (nginx.exitCode !== null || performance.now() > end) {
+      await stop();
+      throw new Error(`nginx did not start:\n${readFileSync(file('error.log'), 'utf8')}`);
+    }
+    await sleep(100);
+  }
+  return { url: `https://${listen}/pgbapi`, stop };
+}
+
+/** @returns whether something listens on `host:port` */
+async function accepts(address: string): Promise<boolean> {
+  const { hostname, port } = new URL(`tcp://${address}`);
+  const socket = connect(Number(port), hostname);
+  return once(socket, 'connect')
+    .then(
+      () => true,
+      () => false,
+    )
+    .finally(() => socket.destroy());
+}
