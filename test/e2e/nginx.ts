@@ -1,6 +1,5 @@
 /** nginx with docs/examples/nginx.conf, in front of pg-backup-api: names, ports and paths are filled in. */
 
-import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
@@ -8,6 +7,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { KeyPair } from '../stand-ins/certificates.ts';
 import { fill } from './cluster-files.ts';
+import { type CommandLine, startLogged } from './processes.ts';
 
 /** Time limit for nginx to listen (ms). */
 const START_TIMEOUT = 20_000;
@@ -23,6 +23,8 @@ export interface NginxOptions {
   readonly ca: string;
   /** Its own certificate, for the host in `listen`. */
   readonly server: KeyPair;
+  /** Makes the command line that runs a command on its host. Default: this one. */
+  readonly on?: (command: CommandLine) => CommandLine;
 }
 
 export interface Nginx {
@@ -32,7 +34,14 @@ export interface Nginx {
 }
 
 /** @returns once it listens @throws Error with its log if it does not */
-export async function startNginx({ folder, listen, upstream, ca, server }: NginxOptions): Promise<Nginx> {
+export async function startNginx({
+  folder,
+  listen,
+  upstream,
+  ca,
+  server,
+  on = (command) => command,
+}: NginxOptions): Promise<Nginx> {
   const file = (name: string) => join(folder, name);
   const example = fill(readFileSync('docs/examples/nginx.conf', 'utf8'), {
     'listen 443 ssl': `listen ${listen} ssl`,
@@ -53,9 +62,8 @@ export async function startNginx({ folder, listen, upstream, ca, server }: Nginx
   })) {
     writeFileSync(file(name), text, { mode: 0o600 });
   }
-  const nginx = spawn('/usr/sbin/nginx', ['-c', file('nginx.conf'), '-e', file('error.log')], {
-    stdio: ['ignore', 'inherit', 'inherit'],
-  });
+  const words = ['-c', file('nginx.conf'), '-e', file('error.log')];
+  const nginx = startLogged(on(['/usr/sbin/nginx', words]), file('output.log'));
   const ended = once(nginx, 'exit');
   const stop = async () => {
     nginx.kill();

@@ -17,6 +17,8 @@ const ERRORS: Partial<Record<DynamoDbFault, { status: number; type: string }>> =
 export interface DynamoDb {
   /** Called before each request with the operation, such as `UpdateItem`. */
   fault: ((operation: string) => DynamoDbFault | undefined) | undefined;
+  /** Called with the item as it is after each update that succeeded, whether or not its response arrives. */
+  onUpdated: ((item: Readonly<Record<string, { S?: string }>>) => void) | undefined;
   /** For AWS_ENDPOINT_URL_DYNAMODB. */
   readonly url: string;
   /** Creates the two tables of a ledger, as infra/ledger.yml does. */
@@ -38,7 +40,12 @@ export async function startDynamoDb(): Promise<DynamoDb> {
     } else if (fault === 'reset') {
       request.socket.resetAndDestroy();
     } else if (fault !== 'stall') {
-      if (fault === 'lose response') response.end = () => response.destroy();
+      const end = response.end.bind(response);
+      response.end = ((...[body]: Parameters<typeof end>) => {
+        const updated = /^\{"Attributes":/.test(String(body)) && JSON.parse(String(body)).Attributes;
+        if (updated) standIn.onUpdated?.(updated);
+        return fault === 'lose response' ? response.destroy() : end(body);
+      }) as typeof response.end;
       dynamo.emit('request', request, response);
     }
   };
@@ -51,6 +58,7 @@ export async function startDynamoDb(): Promise<DynamoDb> {
   });
   const standIn: DynamoDb = {
     fault: undefined,
+    onUpdated: undefined,
     url,
     createLedger: async (name) => {
       const keys = { [name]: ['barman_server'], [`${name}-events`]: ['barman_server', 'event_id'] };

@@ -9,8 +9,11 @@ export interface StandInServer {
   close(): Promise<void>;
 }
 
-/** @param port 0: any free port */
-export async function listen(server: Server, port = 0): Promise<StandInServer> {
+/**
+ * @param port 0: any free port
+ * @param host the address to listen on; default: loopback
+ */
+export async function listen(server: Server, port = 0, host = '127.0.0.1'): Promise<StandInServer> {
   const sockets = new Set<Socket>();
   server.on('connection', (socket: Socket) => {
     sockets.add(socket);
@@ -19,7 +22,7 @@ export async function listen(server: Server, port = 0): Promise<StandInServer> {
     socket.on('error', () => {});
   });
   await new Promise<void>((resolve, reject) => {
-    server.once('error', reject).listen(port, '127.0.0.1', resolve);
+    server.once('error', reject).listen(port, host, resolve);
   });
   return {
     port: (server.address() as AddressInfo).port,

@@ -1,0 +1,161 @@
+/** What is in AWS: the function's instances, its HTTPS endpoint, its schedule, SSM and DynamoDB. */
+
+import { type ChildProcess, fork } from 'node:child_process';
+import { once } from 'node:events';
+import { createServer } from 'node:https';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { KeyPair } from '../stand-ins/certificates.ts';
+import { type DynamoDbFault, startDynamoDb } from '../stand-ins/dynamodb.ts';
+import { listen, readBody } from '../stand-ins/server.ts';
+import { type SsmFault, SsmStandIn } from '../stand-ins/ssm.ts';
+import { httpEvent } from '../stand-ins/webhook.ts';
+import type { Answer, Beat, Lease } from './check.ts';
+import { ADDRESS } from './network.ts';
+import { offer } from './remote.ts';
+
+export interface AwsSettings {
+  readonly certificate: KeyPair;
+  /** Of the function, by name. */
+  readonly parameters: Readonly<Record<string, string>>;
+  /** Between two heartbeats (s). */
+  readonly interval: number;
+}
+
+/** What the network does with webhooks. */
+export type Delivery = 'normal' | 'lost' | 'late' | 'doubled';
+
+export type AwsReport = { answer: Answer } | { lease: Lease } | { beat: Beat };
+
+/** The function's timeout (ms), as in serverless.yml. */
+const TIMEOUT = 29_000;
+/** How late a webhook is, at most (ms). */
+const LATE = 20_000;
+/** When an instance is killed, at most, after its event has arrived (ms). */
+const MID_SWITCH = 800;
+const PATH = '/barman-config-switch/chaos/';
+const NAMES = ['webhook-id', 'webhook-timestamp', 'webhook-signature'] as const;
+
+const ssm = await SsmStandIn.start();
+const dynamoDb = await startDynamoDb();
+await dynamoDb.createLedger('chaos');
+const idle: ChildProcess[] = [];
+const webhooks: { body: string; headers: Record<string, string> }[] = [];
+let environment: NodeJS.ProcessEnv = {};
+let delivery: Delivery = 'normal';
+/** How many of the next invocations are killed. */
+let kills = 0;
+
+const report = offer<AwsReport>({
+  start: async ({ certificate, parameters, interval }: AwsSettings) => {
+    ssm.put(PATH, parameters);
+    environment = {
+      ...process.env,
+      AWS_ENDPOINT_URL_SSM: ssm.url,
+      AWS_ENDPOINT_URL_DYNAMODB: dynamoDb.url,
+      AWS_REGION: 'eu-central-1',
+      AWS_ACCESS_KEY_ID: 'test',
+      AWS_SECRET_ACCESS_KEY: 'test',
+      POWERTOOLS_SERVICE_NAME: 'barman-config-switch-chaos',
+      POWERTOOLS_METRICS_NAMESPACE: 'BarmanConfigSwitch',
+      PARAMETERS_PATH: PATH,
+      LEDGER_TABLE: 'chaos',
+      HEARTBEAT_INTERVAL: String(interval),
+    };
+    const endpoint = createServer(certificate, async (request, reply) => {
+      const headers = Object.fromEntries(NAMES.map((name) => [name, String(request.headers[name])]));
+      const webhook = { body: await readBody(request), headers };
+      webhooks.push(webhook);
+      if (delivery === 'lost') return request.socket.destroy();
+      if (delivery === 'late') await sleep(Math.random() * LATE);
+      if (delivery === 'doubled') void deliver(webhook);
+      const { statusCode, body } = await deliver(webhook);
+      return reply.writeHead(statusCode, { 'content-type': 'application/json' }).end(body);
+    });
+    await listen(endpoint, 443, ADDRESS.aws);
+    setInterval(() => void heartbeat(), interval * 1_000);
+  },
+  deliver: (how: Delivery) => {
+    delivery = how;
+  },
+  /** Sends an earlier webhook again, byte for byte. */
+  replay: async (choice: number) => {
+    const webhook = webhooks.at(-1 - (choice % Math.max(1, Math.min(10, webhooks.length))));
+    if (!webhook) throw new Error('there was no webhook yet');
+    return `${(await deliver(webhook)).statusCode}`;
+  },
+  killNext: (count: number) => {
+    kills = count;
+  },
+  ssm: (fault: SsmFault | null) => {
+    if (fault) ssm.faults.set('*', fault);
+    else ssm.faults.clear();
+  },
+  /** Every other request fails. */
+  dynamoDb: (fault: DynamoDbFault | null) => {
+    dynamoDb.fault = fault ? () => (Math.random() < 0.5 ? fault : undefined) : undefined;
+  },
+});
+
+let lastToken = '';
+dynamoDb.onUpdated = ({ lease_token, desired, desired_version }) => {
+  const token = lease_token?.S ?? '';
+  if (token === '' || token === lastToken) return;
+  lastToken = token;
+  report({ lease: { at: Date.now(), target: desired?.S ?? '', version: desired_version?.S ?? '' } });
+};
+
+/** API Gateway: hands a webhook to the function. */
+async function deliver({ body, headers }: (typeof webhooks)[number]) {
+  try {
+    const response = (await invoke(httpEvent(body, headers))) as { statusCode: number; body: string };
+    const { exit_code, event_id, message } = JSON.parse(response.body) as Record<string, string | number>;
+    const answer = { at: Date.now(), status: response.statusCode, message: String(message) };
+    report({
+      answer: { ...answer, eventId: String(event_id ?? headers['webhook-id']), exitCode: Number(exit_code) },
+    });
+    return response;
+  } catch (error) {
+    const eventId = headers['webhook-id'] ?? '';
+    report({
+      answer: { at: Date.now(), status: 500, eventId, exitCode: Number.NaN, message: String(error) },
+    });
+    return { statusCode: 500, body: '{"message":"Internal Server Error"}' };
+  }
+}
+
+async function heartbeat(): Promise<void> {
+  const at = Date.now();
+  const result = await invoke({ heartbeat: true }).catch((error) => ({ message: String(error) }));
+  report({ beat: { at, result: result as Beat['result'] } });
+}
+
+/** @throws Error if the instance was killed, or time ran out */
+async function invoke(event: object): Promise<unknown> {
+  const instance =
+    idle.pop() ??
+    fork(new URL('function.ts', import.meta.url), { env: environment, stdio: 'inherit', execArgv: [] });
+  instance.kill('SIGCONT');
+  const timers = [setTimeout(() => instance.kill('SIGKILL'), TIMEOUT)];
+  if (kills > 0) {
+    kills -= 1;
+    timers.push(setTimeout(() => instance.kill('SIGKILL'), Math.random() * MID_SWITCH));
+  }
+  const ended = new AbortController();
+  try {
+    const dead = once(instance, 'exit', { signal: ended.signal }).then(() => {
+      throw new Error('the instance of the function has ended');
+    });
+    const answered = once(instance, 'message', { signal: ended.signal });
+    instance.send({ event, deadline: Date.now() + TIMEOUT });
+    const [{ response, error }] = (await Promise.race([dead, answered])) as [
+      { response?: unknown; error?: string },
+    ];
+    instance.kill('SIGSTOP');
+    idle.push(instance);
+    if (error !== undefined) throw new Error(error);
+    return response;
+  } finally {
+    ended.abort();
+    for (const timer of timers) clearTimeout(timer);
+  }
+}

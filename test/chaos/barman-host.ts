@@ -1,0 +1,60 @@
+/** pg-backup-api's stand-in on the Barman host. Its operations run the real `barman config-switch`, and survive it, as real ones do. */
+
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { asPostgres, run } from '../e2e/processes.ts';
+import { PgBackupApiStandIn } from '../stand-ins/pg-backup-api.ts';
+import type { Operation } from './check.ts';
+import { offer } from './remote.ts';
+
+export interface BarmanSettings {
+  /** The folder of barman.conf. */
+  readonly folder: string;
+  /** The folder of Barman's programs. */
+  readonly tools: string;
+  readonly models: Readonly<Record<string, { cluster: string }>>;
+}
+
+export type BarmanReport = { operation: Operation };
+
+/** pg-backup-api's port, as in docs/examples/nginx.conf. */
+const PORT = 7480;
+
+let api: PgBackupApiStandIn;
+/** How long each operation takes at least (ms); Infinity: its process dies before it has done anything. */
+let slow = 0;
+
+const report = offer<BarmanReport>({
+  start: async ({ folder, tools, models }: BarmanSettings) => {
+    api = await PgBackupApiStandIn.start({
+      port: PORT,
+      models,
+      barman: async (server, model) => {
+        const target = model === null ? 'reset' : `model ${model}`;
+        report({ operation: { at: Date.now(), target } });
+        if (slow === Number.POSITIVE_INFINITY) return new Promise(() => {});
+        await sleep(slow);
+        const words = ['-c', join(folder, 'barman.conf'), 'config-switch', server, model ?? '--reset'];
+        return run(asPostgres(join(tools, 'barman'), words)).then(
+          () => true,
+          () => false,
+        );
+      },
+    });
+  },
+  refuse: () => api.refuse(),
+  listen: () => api.listen(),
+  slow: (ms: number | null) => {
+    slow = ms ?? Number.POSITIVE_INFINITY;
+  },
+  /** The worker hangs: it answers nothing. */
+  stall: () => api.fault({ kind: 'stall' }, Number.POSITIVE_INFINITY),
+  /** Every other POST is carried out, and its response is lost. */
+  lose: () =>
+    api.fault(
+      { kind: 'lose response' },
+      Number.POSITIVE_INFINITY,
+      ({ method }) => method === 'POST' && Math.random() < 0.5,
+    ),
+  noFaults: () => api.noFaults(),
+});

@@ -1,0 +1,19 @@
+/** One instance of the function: it handles one event after the other, and aws.ts freezes it in between, as Lambda does. */
+
+import type { Context } from 'aws-lambda';
+import { handler } from '../../functions/config-switch/index.ts';
+
+let count = 0;
+process.on('message', async ({ event, deadline }: { event: unknown; deadline: number }) => {
+  count += 1;
+  const context = {
+    awsRequestId: `${process.pid}-${count}`,
+    getRemainingTimeInMillis: () => deadline - Date.now(),
+  } as Context;
+  try {
+    process.send?.({ response: (await handler(event, context)) ?? null });
+  } catch (error) {
+    process.send?.({ error: String(error) });
+  }
+});
+process.on('disconnect', () => process.exit());

@@ -1,0 +1,68 @@
+/** The hosts of a chaos run: network namespaces on one bridge, and cuts between them. */
+
+import { type CommandLine, run } from '../e2e/processes.ts';
+
+/** Host → address. The nemesis itself has the bridge's address, and is never cut off. */
+export const ADDRESS = {
+  node1: '10.77.0.11',
+  node2: '10.77.0.12',
+  node3: '10.77.0.13',
+  etcd: '10.77.0.2',
+  aws: '10.77.0.3',
+  barman: '10.77.0.4',
+} as const;
+export type Host = keyof typeof ADDRESS;
+export const HOSTS = Object.keys(ADDRESS) as Host[];
+/** Of all hosts, and of the nemesis. */
+export const NETWORK = '10.77.0.0/24';
+const BRIDGE = { name: 'chaos', address: '10.77.0.254/24' };
+/** No host has this one, so that what is sent to it is lost without an error, as in a broken network. */
+const NOWHERE = '02:00:00:00:00:ff';
+
+const ip = (...words: string[]) => run(['ip', words]);
+const macOf = (host: Host) => `02:00:00:00:00:${String(HOSTS.indexOf(host) + 1).padStart(2, '0')}`;
+
+/** Creates the hosts. Only in a network namespace of our own (chaos.ts): they end with it. */
+export async function createNetwork(): Promise<void> {
+  await ip('link', 'set', 'lo', 'up');
+  await ip('link', 'add', BRIDGE.name, 'type', 'bridge');
+  await ip('link', 'set', BRIDGE.name, 'up');
+  await ip('addr', 'add', BRIDGE.address, 'dev', BRIDGE.name);
+  for (const host of HOSTS) {
+    await ip('netns', 'add', host);
+    const peer = ['peer', 'name', 'eth0', 'address', macOf(host), 'netns', host];
+    await ip('link', 'add', host, 'type', 'veth', ...peer);
+    await ip('link', 'set', host, 'master', BRIDGE.name, 'up');
+    await ip('-n', host, 'link', 'set', 'lo', 'up');
+    await ip('-n', host, 'addr', 'add', `${ADDRESS[host]}/24`, 'dev', 'eth0');
+    await ip('-n', host, 'link', 'set', 'eth0', 'up');
+  }
+  for (const [a, b] of pairs(HOSTS)) await connect(a, b);
+}
+
+/** @returns the command line that runs a command on a host */
+export function on(host: Host, [command, words]: CommandLine): CommandLine {
+  return ['ip', ['netns', 'exec', host, command, ...words]];
+}
+
+/** Loses all packets between two hosts, in both directions. */
+export async function cut(a: Host, b: Host): Promise<void> {
+  await neighbour(a, b, NOWHERE);
+  await neighbour(b, a, NOWHERE);
+}
+
+/** Ends a cut. */
+export async function connect(a: Host, b: Host): Promise<void> {
+  await neighbour(a, b, macOf(b));
+  await neighbour(b, a, macOf(a));
+}
+
+/** Permanent, so that the kernel does not ask for an address that a cut has hidden. */
+async function neighbour(of: Host, to: Host, mac: string): Promise<void> {
+  await ip('-n', of, 'neigh', 'replace', ADDRESS[to], 'lladdr', mac, 'dev', 'eth0', 'nud', 'permanent');
+}
+
+/** Each two of a list. */
+export function pairs<T>(list: readonly T[]): [T, T][] {
+  return list.flatMap((a, index) => list.slice(index + 1).map((b): [T, T] => [a, b]));
+}
