@@ -1,4 +1,4 @@
-/** What the benchmarks share: quantiles, and the tables and charts of docs/performance.md. */
+/** Quantiles, and the tables and charts of docs/performance.md. */
 
 import { readFileSync, writeFileSync } from 'node:fs';
 
@@ -52,6 +52,18 @@ export function chart(
     ...series.map((values) => `  line ${list(values)}`),
     '```',
   ]);
+}
+
+/** Adds a row to a table of docs/performance.md if UPDATE_DOCS is set. */
+export function addRow(name: string, cells: readonly unknown[]): void {
+  if (!process.env.UPDATE_DOCS) return;
+  const page = readFileSync(PAGE, 'utf8');
+  const end = `\n\n<!-- /${name} -->`;
+  if (!page.includes(end)) throw new Error(`${PAGE} has no table ${name}`);
+  writeFileSync(
+    PAGE,
+    page.replace(end, () => `\n| ${cells.join(' | ')} |${end}`),
+  );
 }
 
 function publish(name: string, title: string, lines: readonly string[]): void {

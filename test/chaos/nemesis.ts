@@ -2,141 +2,146 @@
 
 import { setTimeout as sleep } from 'node:timers/promises';
 import fc from 'fast-check';
+import type { DynamoDbFault } from '../stand-ins/dynamodb.ts';
+import type { SsmFault } from '../stand-ins/ssm.ts';
+import type { Delivery } from './aws.ts';
 import { connect, cut, HOSTS, type Host, pairs } from './network.ts';
 import { NODES, type NodeName, type World } from './world.ts';
 
-/** Disturbs the world. @returns what ends it, where it does not end by itself @throws Error if it is not possible just now */
-type Fault = (world: World, choice: number) => Promise<(() => Promise<unknown>) | undefined>;
+/** What is disturbed. */
+interface Disturbed {
+  /** The host or value that was chosen. */
+  readonly target?: string;
+  /** Ends it, where it does not end by itself. */
+  readonly end?: () => unknown;
+}
+
+/** Disturbs the world. @throws Error if it is not possible just now */
+type Fault = (world: World, choice: number) => Promise<Disturbed>;
 
 const nodeOf = (choice: number) => NODES[choice % NODES.length] as NodeName;
 
-/** The leader; another node, if there is none. */
-const leaderOf = async (world: World, choice: number) => (await world.leader()) ?? nodeOf(choice);
+/** The leader, and a node to promote. */
+async function replicaOf(world: World, choice: number): Promise<{ leader: NodeName; candidate: NodeName }> {
+  const leader = await world.leader();
+  if (!leader) throw new Error('there is no leader');
+  return { leader, candidate: NODES.filter((name) => name !== leader)[choice % 2] as NodeName };
+}
 
 /** Two hosts that talk to each other. */
 const LINKS = pairs(HOSTS).filter(
   ([a, b]) => ![a, b].includes('etcd') || [a, b].some((host) => host.startsWith('node')),
 );
 
-const delivery =
-  (how: string): Fault =>
+const webhooks =
+  (delivery: Delivery): Fault =>
   async ({ aws }) => {
-    await aws.call('deliver', how);
-    return () => aws.call('deliver', 'normal');
+    await aws.call('deliver', delivery);
+    return { end: () => aws.call('deliver', 'normal') };
   };
 
-const faultOf =
-  (service: 'ssm' | 'dynamoDb', fault: string): Fault =>
+const service =
+  (name: 'ssm' | 'dynamoDb', fault: SsmFault | DynamoDbFault): Fault =>
   async ({ aws }) => {
-    await aws.call(service, fault);
-    return () => aws.call(service, null);
+    await aws.call(name, fault);
+    return { end: () => aws.call(name, null) };
+  };
+
+const operations =
+  (ms: (choice: number) => number | null): Fault =>
+  async ({ barmanHost }, choice) => {
+    const time = ms(choice);
+    await barmanHost.call('slow', time);
+    return { ...(time !== null && { target: `${time} ms` }), end: () => barmanHost.call('slow', 0) };
+  };
+
+const api =
+  (begin: string, end: string): Fault =>
+  async ({ barmanHost }) => {
+    await barmanHost.call(begin);
+    return { end: () => barmanHost.call(end) };
+  };
+
+/** Sends a signal to processes of the leader, or of any node if there is none. */
+const signal =
+  (signal: 'SIGKILL' | 'SIGSTOP', ...of: ('patroni' | 'postgres')[]): Fault =>
+  async (world, choice) => {
+    const target = (await world.leader()) ?? nodeOf(choice);
+    for (const one of of) await world.signal(target, one, signal);
+    const goOn = async () => {
+      for (const one of of) await world.signal(target, one, 'SIGCONT');
+    };
+    // Patroni starts PostgreSQL again.
+    return { target, end: signal === 'SIGSTOP' ? goOn : () => world.startNode(target) };
   };
 
 export const FAULTS: Readonly<Record<string, Fault>> = {
-  'kill the leader': async (world, choice) => {
-    const name = await leaderOf(world, choice);
-    await world.signalPatroni(name, 'SIGKILL');
-    await world.signalPostgres(name, 'SIGKILL');
-    return async () => world.startNode(name);
-  },
-  'kill Patroni on the leader': async (world, choice) => {
-    const name = await leaderOf(world, choice);
-    await world.signalPatroni(name, 'SIGKILL');
-    return async () => world.startNode(name);
-  },
-  'kill PostgreSQL on the leader': async (world, choice) => {
-    await world.signalPostgres(await leaderOf(world, choice), 'SIGKILL');
-    return undefined;
-  },
-  'stop Patroni on the leader': async (world, choice) => {
-    const name = await leaderOf(world, choice);
-    await world.signalPatroni(name, 'SIGSTOP');
-    return () => world.signalPatroni(name, 'SIGCONT');
-  },
-  'stop PostgreSQL on the leader': async (world, choice) => {
-    const name = await leaderOf(world, choice);
-    await world.signalPostgres(name, 'SIGSTOP');
-    return () => world.signalPostgres(name, 'SIGCONT');
-  },
+  'kill the leader': signal('SIGKILL', 'patroni', 'postgres'),
+  'kill Patroni': signal('SIGKILL', 'patroni'),
+  'kill PostgreSQL': signal('SIGKILL', 'postgres'),
+  'stop the leader': signal('SIGSTOP', 'patroni', 'postgres'),
+  'stop Patroni': signal('SIGSTOP', 'patroni'),
+  'stop PostgreSQL': signal('SIGSTOP', 'postgres'),
   'switch over': async (world, choice) => {
-    const leader = await world.leader();
-    if (!leader) throw new Error('there is no leader');
-    const candidate = NODES.filter((name) => name !== leader)[choice % 2];
+    const { leader, candidate } = await replicaOf(world, choice);
     await world.rest(leader, 'POST', 'switchover', { leader, candidate });
-    return undefined;
+    return { target: candidate };
   },
   'promote by hand': async (world, choice) => {
-    const leader = await world.leader();
-    if (!leader) throw new Error('there is no leader');
+    const { leader, candidate } = await replicaOf(world, choice);
     await world.setPause(true);
     // Each node has to read that first: one that has not would demote what was promoted.
     await sleep(5_000);
-    await world.pgCtl(NODES.filter((name) => name !== leader)[choice % 2] as NodeName, 'promote');
+    await world.pgCtl(candidate, 'promote');
     await world.pgCtl(leader, 'stop', '-m', 'fast');
-    return () => world.setPause(false);
+    return { target: candidate, end: () => world.setPause(false) };
   },
   'stop etcd': async (world) => {
-    await world.signalEtcd('SIGSTOP');
-    return () => world.signalEtcd('SIGCONT');
+    await world.signal('etcd', 'etcd', 'SIGSTOP');
+    return { end: () => world.signal('etcd', 'etcd', 'SIGCONT') };
   },
   'cut the network': async (_, choice) => {
     const [a, b] = LINKS[choice % LINKS.length] as [Host, Host];
     await cut(a, b);
-    return () => connect(a, b);
+    return { target: `${a} – ${b}`, end: () => connect(a, b) };
   },
-  'lose webhooks': delivery('lost'),
-  'delay webhooks': delivery('late'),
-  'double webhooks': delivery('doubled'),
+  'lose webhooks': webhooks('lost'),
+  'delay webhooks': webhooks('late'),
+  'double webhooks': webhooks('doubled'),
   'replay webhooks': async ({ aws }, choice) => {
     for (const one of [choice, choice + 3, choice + 7]) await aws.call('replay', one);
-    return undefined;
+    return {};
   },
   'disable callbacks': async (world) => {
-    for (const name of NODES) world.setCallback(name, null);
-    return async () => {
-      for (const name of NODES) world.setCallback(name, 0);
-    };
+    world.setCallbacks(null);
+    return { end: () => world.setCallbacks(0) };
   },
   'step the clock of a callback': async (world, choice) => {
-    const name = nodeOf(choice);
-    world.setCallback(name, (choice % 480) - 240);
-    return async () => world.setCallback(name, 0);
+    const [name, ahead] = [nodeOf(choice), (choice % 480) - 240];
+    world.setCallbacks(ahead, [name]);
+    return { target: `${name}, ${ahead} s`, end: () => world.setCallbacks(0) };
   },
   'kill the function in mid-switch': async ({ aws }) => {
     await aws.call('killNext', 3);
-    return () => aws.call('killNext', 0);
+    return { end: () => aws.call('killNext', 0) };
   },
-  'kill pg-backup-api': async ({ barmanHost }) => {
-    await barmanHost.call('refuse');
-    return () => barmanHost.call('listen');
-  },
-  'slow operations': async ({ barmanHost }, choice) => {
-    await barmanHost.call('slow', 1_000 + (choice % 20_000));
-    return () => barmanHost.call('slow', 0);
-  },
-  'kill operations': async ({ barmanHost }) => {
-    await barmanHost.call('slow', null);
-    return () => barmanHost.call('slow', 0);
-  },
-  'stall pg-backup-api': async ({ barmanHost }) => {
-    await barmanHost.call('stall');
-    return () => barmanHost.call('noFaults');
-  },
-  "lose pg-backup-api's responses": async ({ barmanHost }) => {
-    await barmanHost.call('lose');
-    return () => barmanHost.call('noFaults');
-  },
+  'kill pg-backup-api': api('refuse', 'listen'),
+  'stall pg-backup-api': api('stall', 'noFaults'),
+  "lose pg-backup-api's responses": api('lose', 'noFaults'),
   'stop pg-backup-api': async ({ barmanHost }) => {
     barmanHost.process.kill('SIGSTOP');
-    return async () => barmanHost.process.kill('SIGCONT');
+    return { end: () => barmanHost.process.kill('SIGCONT') };
   },
+  'slow operations': operations((choice) => 1_000 + (choice % 20_000)),
+  'kill operations': operations(() => null),
   'apply a model by hand': async (world, choice) => {
-    await world.barman(['config-switch', 'main', `pg:${nodeOf(choice)}`]);
-    return undefined;
+    const target = `pg:${nodeOf(choice)}`;
+    await world.barman(['config-switch', 'main', target]);
+    return { target };
   },
-  'throttle SSM': faultOf('ssm', 'throttling'),
-  'throttle DynamoDB': faultOf('dynamoDb', 'throttling'),
-  "lose DynamoDB's responses": faultOf('dynamoDb', 'lose response'),
+  'throttle SSM': service('ssm', 'throttling'),
+  'throttle DynamoDB': service('dynamoDb', 'throttling'),
+  "lose DynamoDB's responses": service('dynamoDb', 'lose response'),
 };
 
 /** What moves the leader. */
@@ -144,8 +149,9 @@ const MOVES = [
   'switch over',
   'switch over',
   'kill the leader',
-  'kill Patroni on the leader',
-  'stop Patroni on the leader',
+  'stop the leader',
+  'kill Patroni',
+  'stop Patroni',
   'promote by hand',
 ];
 
@@ -186,12 +192,13 @@ export async function disturb(
   const disturbOnce = async ({ fault, at, lasts, choice }: Step) => {
     await sleep(at);
     try {
-      say(fault);
-      const end = await FAULTS[fault]?.(world, choice);
+      const { target, end } = (await FAULTS[fault]?.(world, choice)) ?? {};
+      const what = target === undefined ? fault : `${fault}: ${target}`;
+      say(what);
       if (!end) return;
       await sleep(lasts);
       await end();
-      say(`end: ${fault}`);
+      say(`end: ${what}`);
     } catch (error) {
       // Another one was in its way. What it had begun is ended after the round.
       say(`${fault}: ${error instanceof Error ? error.message : error}`.split('\n')[0] ?? '');

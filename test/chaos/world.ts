@@ -4,7 +4,7 @@
  */
 
 import { type ChildProcess, execFile } from 'node:child_process';
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
@@ -29,6 +29,12 @@ const PORT = { postgres: 5432, rest: 8008 };
 /** What PostgreSQL and Patroni get if nothing disturbs them (ms). */
 const START_TIMEOUT = 120_000;
 const PAUSE = 200;
+
+/** Patroni's answer to `GET /cluster`. */
+interface Members {
+  readonly members: readonly { readonly name: NodeName; readonly role: string; readonly state: string }[];
+  readonly pause?: boolean;
+}
 
 export interface WorldOptions {
   /** For all files of the run; user postgres can read it. */
@@ -88,29 +94,26 @@ export class World {
     this.#patroni.set(name, startLogged(on(name, command), this.#file(`${name}.log`)));
   }
 
-  /** Sends a signal to Patroni, and to its callbacks. */
-  async signalPatroni(name: NodeName, signal: NodeJS.Signals): Promise<void> {
-    const { pid = 0 } = this.#patroni.get(name) ?? {};
-    this.#signal([...(await descendants(pid)), pid], signal);
-  }
-
-  /** Sends a signal to PostgreSQL: all its processes. */
-  async signalPostgres(name: NodeName, signal: NodeJS.Signals): Promise<void> {
-    const file = this.#file(name, 'postmaster.pid');
-    const pid = existsSync(file) ? Number(readFileSync(file, 'utf8').split('\n')[0]) : 0;
-    if (pid > 0) this.#signal([pid, ...(await descendants(pid))], signal);
-  }
-
-  async signalEtcd(signal: NodeJS.Signals): Promise<void> {
-    const pid = this.#etcd?.pid ?? 0;
-    this.#signal([...(await descendants(pid)), pid], signal);
-  }
-
-  #signal(pids: readonly number[], signal: NodeJS.Signals): void {
-    for (const pid of pids) {
-      if (signal === 'SIGSTOP') this.#stopped.add(pid);
-      send(pid, signal);
+  /** Sends a signal to a server and all processes that it has started, such as Patroni's callbacks. */
+  async signal(
+    host: NodeName | 'etcd',
+    server: 'patroni' | 'postgres' | 'etcd',
+    signal: NodeJS.Signals,
+  ): Promise<void> {
+    const pid = this.#pid(host, server);
+    if (pid === 0) return;
+    for (const one of [...(await descendants(pid)), pid]) {
+      if (signal === 'SIGSTOP') this.#stopped.add(one);
+      send(one, signal);
     }
+  }
+
+  /** 0 if it does not run. PostgreSQL is no child of Patroni. */
+  #pid(host: NodeName | 'etcd', server: 'patroni' | 'postgres' | 'etcd'): number {
+    if (host === 'etcd') return this.#etcd?.pid ?? 0;
+    if (server === 'patroni') return this.#patroni.get(host)?.pid ?? 0;
+    const file = this.#file(host, 'postmaster.pid');
+    return existsSync(file) ? Number(readFileSync(file, 'utf8').split('\n')[0]) : 0;
   }
 
   /** Runs `pg_ctl` on a node, without Patroni. */
@@ -153,7 +156,6 @@ export class World {
 
   /** The leader on which all nodes agree, if they do. */
   async agreedLeader(): Promise<NodeName | undefined> {
-    type Members = { members: { name: NodeName; role: string; state: string }[]; pause?: boolean };
     const asked = NODES.map((name) => this.rest(name, 'GET', 'cluster') as Promise<Members>);
     const answers = await Promise.all(asked).catch(() => []);
     const leaders = answers.map(({ members, pause }) => {
@@ -165,10 +167,28 @@ export class World {
     return (await this.leader()) === leader ? leader : undefined;
   }
 
+  /** Whether a leader runs, and all other nodes stream from it. */
+  async isHealthy(): Promise<boolean> {
+    const leader = await this.agreedLeader();
+    if (!leader) return false;
+    const { members } = (await this.rest(leader, 'GET', 'cluster')) as Members;
+    return (
+      members.length === NODES.length &&
+      members.every(({ name, state }) => name === leader || state === 'streaming')
+    );
+  }
+
   /** Barman's active model. */
   get activeModel(): string {
     const file = this.#file('barman', 'main', '.active-model.auto');
     return existsSync(file) ? readFileSync(file, 'utf8').trim() : '';
+  }
+
+  /** Removes what Barman has of the WAL file that it receives. */
+  dropPartialWal(): void {
+    const folder = this.#file('barman', 'main', 'streaming');
+    for (const file of readdirSync(folder).filter((name) => name.endsWith('.partial')))
+      rmSync(join(folder, file));
   }
 
   /** Whether Barman streams from a node, by PostgreSQL there. */
@@ -183,10 +203,10 @@ export class World {
     return run([join(POSTGRESQL, 'psql'), [connection, '-AtXc', sql]], 10_000);
   }
 
-  /** Makes the clock of a node's callback wrong, or the callback do nothing. @param ahead seconds; null: it does nothing */
-  setCallback(name: NodeName, ahead: number | null): void {
+  /** Makes the clock of callbacks wrong, or the callbacks do nothing. @param ahead seconds; null: they do nothing */
+  setCallbacks(ahead: number | null, names: readonly NodeName[] = NODES): void {
     const text = ahead === null ? '' : callbackWithClock(this.#file('barman_config_switch.py'), ahead);
-    writeOwned(this.#file(`${name}-callback.py`), text, 0o755);
+    for (const name of names) writeOwned(this.#file(`${name}-callback.py`), text, 0o755);
   }
 
   /** Ends everything that the nemesis has done. */
@@ -194,10 +214,8 @@ export class World {
     for (const [a, b] of pairs(HOSTS)) await connect(a, b);
     for (const pid of this.#stopped) send(pid, 'SIGCONT');
     this.#stopped.clear();
-    for (const name of NODES) {
-      this.setCallback(name, 0);
-      this.startNode(name);
-    }
+    this.setCallbacks(0);
+    for (const name of NODES) this.startNode(name);
     await this.aws.call('deliver', 'normal');
     await this.aws.call('killNext', 0);
     await this.aws.call('ssm', null);
@@ -237,11 +255,11 @@ export class World {
     writeOwned(this.#file('webhook-secret'), secret, 0o600);
     writeFileSync(this.#file('ca.pem'), ca);
     const connection = ['--url', `https://${ADDRESS.aws}/config-switch`, '--ca-file', this.#file('ca.pem')];
+    this.setCallbacks(0);
     for (const name of NODES) {
       const config = this.#file(`${name}.d`);
       mkdirSync(config);
       own(config, 0o700);
-      this.setCallback(name, 0);
       const command = `${join(this.#tools, 'python')} ${this.#file(`${name}-callback.py`)}`;
       const rest = { etcd: `${ADDRESS.etcd}:2379`, address: ADDRESS[name], tls: false };
       const settings = { scope: 'main', postgresPort: PORT.postgres, restPort: PORT.rest, ...rest };

@@ -1,0 +1,58 @@
+import fc from 'fast-check';
+import { expect, test } from 'vitest';
+import { type History, outdatedOperations, promise } from '../chaos/check.ts';
+import { FAULTS, plan } from '../chaos/nemesis.ts';
+
+const version = (second: number, id: string) => `2026-11-23T06:10:0${second}.000Z#${id}`;
+const lease = (at: number, node: string, second: number) => ({
+  at,
+  target: `model pg:${node}`,
+  version: version(second, node),
+});
+const operation = (at: number, node: string) => ({ at, target: `model pg:${node}` });
+const done = (at: number, eventId: string) => ({ at, eventId, status: 200, exitCode: 0, message: '' });
+const history = (given: Partial<History>): History => ({
+  answers: [],
+  leases: [lease(1, 'node1', 1), lease(3, 'node2', 2)],
+  operations: [],
+  beats: [],
+  ...given,
+});
+
+test.each<[string, Partial<History>, number]>([
+  ['in the order of the events', { operations: [operation(2, 'node1'), operation(4, 'node2')] }, 0],
+  [
+    'of an older event before the newer one is DONE',
+    { operations: [operation(4, 'node1')], answers: [done(5, 'node2')] },
+    0,
+  ],
+  [
+    'of an older event after the newer one is DONE',
+    { operations: [operation(6, 'node1')], answers: [done(5, 'node2')] },
+    1,
+  ],
+  [
+    'of an older event after the newer one was skipped',
+    { operations: [operation(6, 'node1')], answers: [{ ...done(5, 'node2'), exitCode: 1 }] },
+    0,
+  ],
+  ['of the newest event again', { operations: [operation(6, 'node2')], answers: [done(5, 'node2')] }, 0],
+  ['without a lease', { operations: [operation(2, 'node2')] }, 1],
+])('a chaos run › operations %s: %j has %i violations', (_, given, count) => {
+  expect(outdatedOperations(history(given))).toHaveLength(count);
+});
+
+test('a chaos run › is promised what is promised in production, for the heartbeat of production', () => {
+  expect(promise(60_000)).toBe(4 * 60_000);
+});
+
+test('a chaos run › has the same plan for the same seed, and every fault within its first 100 rounds', () => {
+  fc.assert(
+    fc.property(fc.integer(), (seed) => {
+      const rounds = plan(seed, 100);
+      expect(plan(seed, 100)).toEqual(rounds);
+      expect(new Set(rounds.flat().map(({ fault }) => fault))).toEqual(new Set(Object.keys(FAULTS)));
+    }),
+    { numRuns: 20 },
+  );
+});
