@@ -121,3 +121,6 @@ export async function freePort(): Promise<number> {
   if (typeof address !== 'object' || address === null) throw new Error('no free port');
   return address.port;
 }
+
+// Run as a script, it only installs the tools.
+if (import.meta.main) installTools();
