@@ -23,8 +23,6 @@ import { Remote } from './remote.ts';
 export const NODES = ['node1', 'node2', 'node3'] as const;
 export type NodeName = (typeof NODES)[number];
 
-/** Between two runs of Barman's cron (ms); in production one minute. */
-const CRON = 2_000;
 const PORT = { postgres: 5432, rest: 8008 };
 /** What PostgreSQL and Patroni get if nothing disturbs them (ms). */
 const START_TIMEOUT = 120_000;
@@ -332,10 +330,11 @@ export class World {
     await this.until(() => this.agreedLeader(), 'the nodes do not agree on a leader');
   }
 
+  /** Barman's cron, as often as the heartbeat: each minute in production. */
   async #cron(): Promise<void> {
     for (;;) {
       await this.barman(['cron']);
-      await sleep(CRON);
+      await sleep(this.#interval * 1_000);
     }
   }
 }
