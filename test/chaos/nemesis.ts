@@ -6,7 +6,8 @@ import type { DynamoDbFault } from '../stand-ins/dynamodb.ts';
 import type { SsmFault } from '../stand-ins/ssm.ts';
 import type { Delivery } from './aws.ts';
 import { connect, cut, HOSTS, type Host, pairs } from './network.ts';
-import { NODES, type NodeName, type World } from './world.ts';
+import { NODES, type NodeName } from './patroni-cluster.ts';
+import type { World } from './world.ts';
 
 /** What is disturbed. */
 interface Disturbed {
@@ -23,7 +24,7 @@ const nodeOf = (choice: number) => NODES[choice % NODES.length] as NodeName;
 
 /** The leader, and a node to promote. */
 async function replicaOf(world: World, choice: number): Promise<{ leader: NodeName; candidate: NodeName }> {
-  const leader = await world.leader();
+  const leader = await world.cluster.leader();
   if (!leader) throw new Error('there is no leader');
   return { leader, candidate: NODES.filter((name) => name !== leader)[choice % 2] as NodeName };
 }
@@ -66,13 +67,13 @@ const api =
 const signal =
   (signal: 'SIGKILL' | 'SIGSTOP', ...of: ('patroni' | 'postgres')[]): Fault =>
   async (world, choice) => {
-    const target = (await world.leader()) ?? nodeOf(choice);
-    for (const one of of) await world.signal(target, one, signal);
+    const target = (await world.cluster.leader()) ?? nodeOf(choice);
+    for (const one of of) await world.cluster.signal(target, one, signal);
     const goOn = async () => {
-      for (const one of of) await world.signal(target, one, 'SIGCONT');
+      for (const one of of) await world.cluster.signal(target, one, 'SIGCONT');
     };
     // Patroni starts PostgreSQL again.
-    return { target, end: signal === 'SIGSTOP' ? goOn : () => world.startNode(target) };
+    return { target, end: signal === 'SIGSTOP' ? goOn : () => world.cluster.startNode(target) };
   };
 
 export const FAULTS: Readonly<Record<string, Fault>> = {
@@ -84,21 +85,21 @@ export const FAULTS: Readonly<Record<string, Fault>> = {
   'stop PostgreSQL': signal('SIGSTOP', 'postgres'),
   'switch over': async (world, choice) => {
     const { leader, candidate } = await replicaOf(world, choice);
-    await world.rest(leader, 'POST', 'switchover', { leader, candidate });
+    await world.cluster.rest(leader, 'POST', 'switchover', { leader, candidate });
     return { target: candidate };
   },
   'promote by hand': async (world, choice) => {
     const { leader, candidate } = await replicaOf(world, choice);
-    await world.setPause(true);
+    await world.cluster.setPause(true);
     // Each node has to read that first: one that has not would demote what was promoted.
     await sleep(5_000);
-    await world.pgCtl(candidate, 'promote');
-    await world.pgCtl(leader, 'stop', '-m', 'fast');
-    return { target: candidate, end: () => world.setPause(false) };
+    await world.cluster.pgCtl(candidate, 'promote');
+    await world.cluster.pgCtl(leader, 'stop', '-m', 'fast');
+    return { target: candidate, end: () => world.cluster.setPause(false) };
   },
   'stop etcd': async (world) => {
-    await world.signal('etcd', 'etcd', 'SIGSTOP');
-    return { end: () => world.signal('etcd', 'etcd', 'SIGCONT') };
+    await world.cluster.signal('etcd', 'etcd', 'SIGSTOP');
+    return { end: () => world.cluster.signal('etcd', 'etcd', 'SIGCONT') };
   },
   'cut the network': async (_, choice) => {
     const [a, b] = LINKS[choice % LINKS.length] as [Host, Host];
@@ -113,13 +114,13 @@ export const FAULTS: Readonly<Record<string, Fault>> = {
     return {};
   },
   'disable callbacks': async (world) => {
-    world.setCallbacks(null);
-    return { end: () => world.setCallbacks(0) };
+    world.cluster.setCallbacks(null);
+    return { end: () => world.cluster.setCallbacks(0) };
   },
   'step the clock of a callback': async (world, choice) => {
     const [name, ahead] = [nodeOf(choice), (choice % 480) - 240];
-    world.setCallbacks(ahead, [name]);
-    return { target: `${name}, ${ahead} s`, end: () => world.setCallbacks(0) };
+    world.cluster.setCallbacks(ahead, [name]);
+    return { target: `${name}, ${ahead} s`, end: () => world.cluster.setCallbacks(0) };
   },
   'kill the function in mid-switch': async ({ aws }) => {
     await aws.call('killNext', 3);
