@@ -2,14 +2,23 @@
 
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { ResponseBody } from '../../functions/config-switch/event/response.ts';
+import type { Heartbeat } from '../../functions/config-switch/reconcile/heartbeat.ts';
 import { startBarmanHost } from '../stand-ins/barman-host.ts';
 import { PgBackupApiStandIn } from '../stand-ins/pg-backup-api.ts';
 import { httpEvent, signedHeaders } from '../stand-ins/webhook.ts';
 import { chart, median, ms, percent, quantile, speedUp, table } from './report.ts';
 import { createFunction, hasPatroniBarman, PAYLOAD, runPatroniBarman, ssm } from './world.ts';
 
-/** Cost of a request for the host (ms): with one Barman server, and with a hundred. */
-const HOSTS = [12, 900];
+/** A host with so many Barman servers: what a request costs it, and how long an operation takes (ms). */
+interface Host {
+  readonly servers: number;
+  readonly cost: number;
+  readonly time: number;
+}
+const ONE: Host = { servers: 1, cost: 12, time: 700 };
+const HUNDRED: Host = { servers: 100, cost: 900, time: 1_600 };
+/** Cost of a request for the host (ms). */
+const HOSTS = [ONE.cost, HUNDRED.cost];
 /** Operation times (ms), and how often each is measured. */
 const OPERATIONS = [
   { time: 200, runs: 40 },
@@ -17,8 +26,9 @@ const OPERATIONS = [
   { time: 5_000, runs: 20 },
   { time: 20_000, runs: 6 },
 ];
-const COMPARED = [200, 700, 1_200, 2_500, 5_000];
+const COMPARED = [200, ONE.time, 1_200, 2_500, 5_000];
 const COMPARED_RUNS = 15;
+const HEARTBEATS = 15;
 const SKIPS = 2_000;
 
 interface Sample {
@@ -66,19 +76,22 @@ async function measure(
   return { samples, concurrent: host.api.longestQueue };
 }
 
-/**
- * Runs the function and the real command in turn, on the same host.
- *
- * @param time of the operation (ms)
- * @returns the times from the call to the response (ms)
- */
-async function compare(time: number): Promise<{ functionTimes: number[]; commandTimes: number[] }> {
-  const path = `/compared/${time}/`;
+/** From the call to the response, medians (ms): the function, the command, and a heartbeat that finds nothing to do. */
+interface Compared extends Host {
+  readonly ours: number;
+  readonly theirs: number;
+  readonly idle: number;
+}
+
+/** Runs the function and the real command in turn, on the same host; then heartbeats. */
+async function compare(compared: Host): Promise<Compared> {
+  const { cost, time } = compared;
+  const path = `/compared/${cost}-${time}/`;
   await using host = await startBarmanHost({}, ssm, path);
   await using api = await closing(
     PgBackupApiStandIn.start({
       models: { 'pg:node2': { cluster: 'main' } },
-      requestCost: 12,
+      requestCost: cost,
       operationTime: time,
     }),
   );
@@ -98,7 +111,14 @@ async function compare(time: number): Promise<{ functionTimes: number[]; command
     commandTimes.push(await runPatroniBarman(api.url));
     await nextSecond();
   }
-  return { functionTimes, commandTimes };
+  const idle: number[] = [];
+  for (let beat = 0; beat < HEARTBEATS; beat += 1) {
+    const start = performance.now();
+    const { unreachable } = (await invoke({ heartbeat: true })) as Heartbeat;
+    if (unreachable !== undefined) throw new Error(unreachable);
+    idle.push(performance.now() - start);
+  }
+  return { ...compared, ours: median(functionTimes), theirs: median(commandTimes), idle: median(idle) };
 }
 
 async function closing(starting: Promise<PgBackupApiStandIn>): Promise<PgBackupApiStandIn & AsyncDisposable> {
@@ -108,12 +128,10 @@ async function closing(starting: Promise<PgBackupApiStandIn>): Promise<PgBackupA
 
 export async function benchReaction(): Promise<void> {
   if (hasPatroniBarman) {
-    const compared = await Promise.all(
-      COMPARED.map(async (time) => {
-        const { functionTimes, commandTimes } = await compare(time);
-        return { time, ours: median(functionTimes), theirs: median(commandTimes) };
-      }),
-    );
+    const [hundred, ...compared] = await Promise.all([
+      compare(HUNDRED),
+      ...COMPARED.map((time) => compare({ ...ONE, time })),
+    ]);
     const rows = compared.map(({ time, ours, theirs }) => [
       ms(time),
       ms(ours),
@@ -127,6 +145,22 @@ export async function benchReaction(): Promise<void> {
       'From the call to the response: patroni_barman above, the function below',
       { title: 'operation (ms)', values: COMPARED },
       [compared.map(({ theirs }) => theirs), compared.map(({ ours }) => ours)],
+    );
+    table(
+      'hosts',
+      'The same by the number of Barman servers on the host, and a heartbeat that finds nothing to do',
+      ['Barman servers', 'cost per request', ...head, 'idle heartbeat'],
+      [...compared.filter(({ time }) => time === ONE.time), hundred].map(
+        ({ servers, cost, time, ours, theirs, idle }) => [
+          servers,
+          ms(cost),
+          ms(time),
+          ms(ours),
+          ms(theirs),
+          speedUp(theirs / ours),
+          ms(idle),
+        ],
+      ),
     );
   }
   const cells = await Promise.all(
