@@ -1,6 +1,6 @@
 /**
- * Cold starts under AWS's own runtime interface client: the time from the start of the process to the response of a switch, and
- * the memory of the process.
+ * Cold starts under AWS's own runtime interface client: the time from the start of the process to the response of a switch or a
+ * heartbeat, and the memory of the process.
  */
 
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
@@ -10,7 +10,9 @@ import { createRequire } from 'node:module';
 import { join, resolve } from 'node:path';
 import { type BuildOptions, build } from 'esbuild';
 import type { ResponseBody } from '../../functions/config-switch/event/response.ts';
+import type { Heartbeat } from '../../functions/config-switch/reconcile/heartbeat.ts';
 import { MODELS, startBarmanHost } from '../stand-ins/barman-host.ts';
+import { PatroniStandIn } from '../stand-ins/patroni-rest-api.ts';
 import { startRuntimeApi } from '../stand-ins/runtime-api.ts';
 import { once } from '../tools.ts';
 import { median, ms, percent, table } from './report.ts';
@@ -122,16 +124,35 @@ async function start(ric: string, folder: string, path: string, table: string, n
 interface Start {
   /** From the start of the process until it asks for its first event. */
   readonly ready: number;
-  /** The first switch, and the second. */
+  /** The first switch or heartbeat, and the second. */
   readonly first: number;
   readonly second: number;
-  /** From the start of the process to the response of the first switch, minus the time of the second. */
+  /** From the start of the process to the first response, minus the time of the second switch or heartbeat. */
   readonly loading: number;
 }
 
+/** What is started: the bundles, and that of the function for a heartbeat. */
+type Started = Bundle | 'heartbeat';
+
+/** Starts a Barman host, and a cluster whose leader it follows, so that a heartbeat finds nothing to do. */
+async function startWorldInSync(ric: string, folder: string, path: string, table: string) {
+  const stack = new AsyncDisposableStack();
+  const patroni = stack.use(await PatroniStandIn.start());
+  const host = stack.use(await startBarmanHost({ requestCost: 12 }, ssm, path));
+  const servers = { main: { node1: 'pg:node1', node2: 'pg:node2' } };
+  host.put({ 'clusters/main': JSON.stringify({ servers, patroni: patroni.urls }) });
+  await dynamoDb.createLedger(table);
+  await using one = await start(ric, folder, path, table);
+  for (const event of [{ ...PAYLOAD, barman_model: 'pg:node1' }, { heartbeat: true }]) {
+    await one.api.invoke(event);
+  }
+  return stack;
+}
+
 async function coldStarts(ric: string): Promise<void> {
-  const folders = await bundles();
-  const names = Object.keys(folders) as (keyof typeof folders)[];
+  const { empty, deployed, naive } = await bundles();
+  const folders: Record<Started, string> = { empty, deployed, heartbeat: deployed, naive };
+  const names = Object.keys(folders) as Started[];
   const path = '/cold/';
   await using _host = await startBarmanHost(
     { servers: serversOf(2 * STARTS * names.length), requestCost: 12 },
@@ -139,31 +160,38 @@ async function coldStarts(ric: string): Promise<void> {
     path,
   );
   await dynamoDb.createLedger('bench-cold');
+  const [syncPath, syncLedger] = ['/cold-heartbeat/', 'bench-cold-heartbeat'];
+  await using _inSync = await startWorldInSync(ric, deployed, syncPath, syncLedger);
   const samples = new Map(names.map((name) => [name, [] as Start[]]));
   let server = 0;
   for (let run = 0; run < STARTS; run += 1) {
     for (const name of names) {
-      await using one = await start(ric, folders[name], path, 'bench-cold');
+      const heartbeat = name === 'heartbeat';
+      await using one = await start(
+        ric,
+        folders[name],
+        heartbeat ? syncPath : path,
+        heartbeat ? syncLedger : 'bench-cold',
+      );
       await one.api.ready();
       const ready = performance.now() - one.startedAt;
-      const switches: number[] = [];
+      const times: number[] = [];
       for (let count = 0; count < 2; count += 1) {
+        const event = heartbeat ? { heartbeat } : { ...PAYLOAD, barman_server: `s${server++}` };
         const before = performance.now();
-        const response = (await one.api.invoke({
-          ...PAYLOAD,
-          barman_server: `s${server++}`,
-        })) as ResponseBody;
-        if (response.exit_code !== 0) throw new Error(response.message);
-        switches.push(performance.now() - before);
+        const response = await one.api.invoke(event);
+        times.push(performance.now() - before);
+        checkResponse(response);
       }
-      const [first = 0, second = 0] = switches;
+      const [first = 0, second = 0] = times;
       samples.get(name)?.push({ ready, first, second, loading: ready + first - second });
     }
   }
-  const valuesOf = (name: Bundle, column: keyof Start) => (samples.get(name) ?? []).map((one) => one[column]);
-  const cell = (name: Bundle, column: keyof Start) => ms(median(valuesOf(name, column)));
+  const valuesOf = (name: Started, column: keyof Start) =>
+    (samples.get(name) ?? []).map((one) => one[column]);
+  const cell = (name: Started, column: keyof Start) => ms(median(valuesOf(name, column)));
   /** Loading times, minus that of the empty handler that was started in the same round (ms). */
-  const added = (name: Bundle) => {
+  const added = (name: Started) => {
     const empty = valuesOf('empty', 'loading');
     return valuesOf(name, 'loading').map((one, run) => one - (empty[run] ?? 0));
   };
@@ -174,13 +202,18 @@ async function coldStarts(ric: string): Promise<void> {
       'handler',
       'bundle',
       'start to ready',
-      'first switch',
-      'second switch',
+      'first response',
+      'second response',
       'start and load',
       'added to empty',
     ],
     names.map((name) => [
-      { empty: 'empty', deployed: 'the function', naive: "naive bundle, esbuild's defaults" }[name],
+      {
+        empty: 'empty',
+        deployed: 'the function, a switch',
+        heartbeat: 'the function, a heartbeat',
+        naive: "naive bundle, esbuild's defaults, a switch",
+      }[name],
       `${Math.round(statSync(join(folders[name], 'index.js')).size / 1024)} KB`,
       cell(name, 'ready'),
       name === 'empty' ? '–' : cell(name, 'first'),
@@ -189,11 +222,18 @@ async function coldStarts(ric: string): Promise<void> {
       name === 'empty' ? '–' : ms(median(added(name))),
     ]),
   );
-  const naive = added('naive');
-  const share = median(added('deployed').map((one, run) => one / (naive[run] ?? one)));
+  const addedByNaive = added('naive');
+  const share = median(added('deployed').map((one, run) => one / (addedByNaive[run] ?? one)));
   console.log(
     `\nThe function adds ${percent(share)} of the time that the naive bundle adds to the empty handler.`,
   );
+}
+
+/** @throws Error if a switch is not DONE, or a heartbeat has found anything to do */
+function checkResponse(response: unknown): void {
+  const { exit_code, pending, unreachable } = response as Partial<ResponseBody & Heartbeat>;
+  if (exit_code === 0 || (pending === 0 && unreachable === undefined)) return;
+  throw new Error(JSON.stringify(response));
 }
 
 /**
