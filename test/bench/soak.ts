@@ -1,0 +1,288 @@
+/**
+ * `npm run soak`: a day of one instance of the function in some minutes, a heartbeat for each simulated minute, with what may happen to
+ * 200 clusters in a day. The function has a process and a clock of its own, so its memory is not that of the stand-ins. What
+ * grows from hour to hour is a leak.
+ */
+
+import { fork } from 'node:child_process';
+import { once } from 'node:events';
+import { readdirSync } from 'node:fs';
+import { LedgerClient } from '../../functions/config-switch/aws/dynamodb.ts';
+import { DynamoDbTable } from '../../functions/config-switch/aws/dynamodb-table.ts';
+import type { Heartbeat } from '../../functions/config-switch/reconcile/heartbeat.ts';
+import { isPending } from '../../functions/config-switch/reconcile/item.ts';
+import { startBarmanHost } from '../stand-ins/barman-host.ts';
+import { PatroniStandIn } from '../stand-ins/patroni-rest-api.ts';
+import { createSecret, httpEvent, signedHeaders } from '../stand-ins/webhook.ts';
+import { median, table } from './report.ts';
+import type { Reply, Request, Usage } from './soak-function.ts';
+import { dynamoDb, ENVIRONMENT, ssm } from './world.ts';
+
+const HOURS = 24;
+const CLUSTERS = 200;
+const MINUTE = 60_000;
+const LEDGER = 'soak';
+const PATH = '/soak/';
+/** Lambda's time-out, and what is left of it for an operation that never ends (ms). */
+const TIMEOUT = { usual: 29_000, short: 3_000 };
+/** Between two changes of a leader; the last ones have to be reconciled before the end (minutes). */
+const CHANGE = { every: 5, until: HOURS * 60 - 10 };
+
+/** What may be reached, each measured at the end of an hour. */
+const LIMITS = {
+  /** From hours 7 to 12 to the last six (bytes): 1.4 KB per heartbeat. Before that V8 compiles. */
+  heapGrowth: 2 ** 20,
+  /** The same of the whole process (bytes); TLS contexts are not on the heap. */
+  residentGrowth: 16 * 2 ** 20,
+  /** 20 without connections; a heartbeat opens 401. */
+  files: 40,
+  resources: 10,
+  /** The text of an error has 1,000 at most (bytes). */
+  largestItem: 2_048,
+  /** In the first hour all clusters are reconciled: for each its own line, that of the observation, and its metrics. */
+  lines: (hour: number) => (hour === 1 ? 3 * CLUSTERS : 20),
+};
+
+interface Hour extends Usage {
+  readonly hour: number;
+  readonly files: number;
+  /** Items in the two tables. */
+  readonly servers: number;
+  readonly events: number;
+  /** Events so far that were sent with an id of their own. */
+  readonly sent: number;
+  /** Bytes. */
+  readonly largestItem: number;
+  /** Of one heartbeat, at most. */
+  readonly lines: number;
+}
+
+/** Starts the process of the function. */
+async function startProcess(now: number) {
+  const child = fork(new URL('soak-function.ts', import.meta.url), [String(now)], {
+    execArgv: ['--expose-gc'],
+    env: {
+      ...process.env,
+      ...ENVIRONMENT,
+      POWERTOOLS_LOG_LEVEL: 'INFO',
+      POWERTOOLS_METRICS_DISABLED: 'false',
+      POWERTOOLS_SERVICE_NAME: 'soak',
+      POWERTOOLS_METRICS_NAMESPACE: 'Soak',
+      PARAMETERS_PATH: PATH,
+      LEDGER_TABLE: LEDGER,
+      // With the defaults, the hour without pg-backup-api and the operations that never end would mostly be slept through.
+      MAX_RETRIES: '2',
+      OPERATION_TIMEOUT: '30',
+    },
+  });
+  const exited = once(child, 'exit').then(([code]) => {
+    throw new Error(`the process of the function ended with ${code}`);
+  });
+  exited.catch(() => {});
+  const message = async () => (await Promise.race([once(child, 'message'), exited]))[0] as unknown;
+  await message();
+  return {
+    ask: async (request: Request): Promise<Reply> => {
+      child.send(request);
+      return (await message()) as Reply;
+    },
+    openFiles: () => readdirSync(`/proc/${child.pid}/fd`).length,
+    [Symbol.asyncDispose]: async () => {
+      child.kill();
+      await exited.catch(() => {});
+    },
+  };
+}
+
+async function startCluster(index: number) {
+  const name = `server-${index}`;
+  return { name, patroni: await PatroniStandIn.start({ scope: name }), secret: createSecret() };
+}
+
+async function soak(): Promise<void> {
+  const startedAt = performance.now();
+  await using stack = new AsyncDisposableStack();
+  const clusters = await Promise.all(Array.from({ length: CLUSTERS }, (_, index) => startCluster(index)));
+  for (const { patroni } of clusters) stack.use(patroni);
+  const clusterAt = (index: number) => clusters[index % CLUSTERS] as (typeof clusters)[number];
+  const servers = Object.fromEntries(clusters.map(({ name }) => [name, { cluster: 'main' }]));
+  const host = stack.use(await startBarmanHost({ servers }, ssm, PATH));
+  for (const { name, patroni, secret } of clusters) {
+    const models = { node1: 'pg:node1', node2: 'pg:node2' };
+    const value = { secret, servers: { [name]: models }, patroni: patroni.urls };
+    host.put({ [`clusters/${name}`]: JSON.stringify(value) });
+  }
+  await dynamoDb.createLedger(LEDGER);
+  const client = new LedgerClient();
+  const scan = (name: string) => new DynamoDbTable(client, name).scan(AbortSignal.timeout(10_000));
+
+  const start = Date.now();
+  let now = start;
+  const run = stack.use(await startProcess(now));
+  const hours: Hour[] = [];
+  const seen = { reconciled: 0, unreachable: 0, unknown: 0, notStreaming: 0, passedOver: 0 };
+  let sent = 0;
+  let lines = 0;
+
+  const beat = async () => {
+    const reply = (await run.ask({ now, event: { heartbeat: true } })) as Exclude<Reply, Usage>;
+    const heartbeat = reply.response as Heartbeat;
+    if (!('pending' in heartbeat)) throw new Error(JSON.stringify(heartbeat));
+    lines = Math.max(lines, reply.lines);
+    seen.reconciled += heartbeat.observed.reconciled.length;
+    seen.notStreaming += heartbeat.observed.notStreaming.length;
+    seen.unknown += heartbeat.observed.unknown.length;
+    seen.unreachable += heartbeat.unreachable === undefined ? 0 : 1;
+  };
+
+  /** Sends a webhook, as the callback of a node does. */
+  const send = async (index: number, role: string, node: string, id: string, remaining = TIMEOUT.usual) => {
+    const { name, secret } = clusterAt(index);
+    const body = JSON.stringify({
+      action: 'on_role_change',
+      role,
+      cluster: name,
+      barman_server: name,
+      barman_model: `pg:${node}`,
+    });
+    const headers = signedHeaders(secret, body, { id, at: now });
+    await run.ask({ now, event: httpEvent(body, headers, { timeEpoch: now }), remaining });
+  };
+
+  /** The leader of a cluster changes: every third time without an event, every seventh with one that is delivered twice. */
+  const change = async (count: number) => {
+    const index = count * 37;
+    const { patroni } = clusterAt(index);
+    const [before, after] = patroni.leader === 'node1' ? ['node1', 'node2'] : ['node2', 'node1'];
+    patroni.leader = after;
+    if (count % 3 === 0) return;
+    const id = `event-${count}`;
+    sent += 1;
+    const neverEnds = count % 48 === 25;
+    if (neverEnds) host.api.plan({ time: Number.POSITIVE_INFINITY });
+    await send(index, 'primary', after, id, neverEnds ? TIMEOUT.short : TIMEOUT.usual);
+    await send(index, 'replica', before, `${id}-replica`);
+    if (count % 7 === 0) await send(index, 'primary', after, id);
+  };
+
+  const [hangs, doesNotStream] = [clusterAt(1).patroni, clusterAt(2).patroni];
+  const incidents: Record<number, () => unknown> = {
+    [5 * 60]: () => host.api.refuse(),
+    [6 * 60]: () => host.api.listen(),
+    [9 * 60]: () => {
+      hangs.answer = () => undefined;
+    },
+    [9 * 60 + 5]: () => {
+      hangs.answer = (_, __, normal) => normal;
+    },
+    [14 * 60]: () => {
+      doesNotStream.barmanStreamsFrom = () => undefined;
+    },
+    [14 * 60 + 45]: () => {
+      doesNotStream.barmanStreamsFrom = () => doesNotStream.leader;
+    },
+  };
+
+  /** The end of an hour: measures, and renews the client certificate. */
+  const measure = async (hour: number) => {
+    for (const requests of [
+      host.api.requests,
+      ssm.requests,
+      ...clusters.map(({ patroni }) => patroni.requests),
+    ])
+      requests.length = 0;
+    const { cert, key } = await host.ca.client();
+    host.put({ 'client-cert': cert, 'client-key': key });
+    const usage = (await run.ask({ now })) as Usage;
+    const [items, events] = await Promise.all([scan(LEDGER), scan(`${LEDGER}-events`)]);
+    seen.passedOver = items.filter(({ passed_over }) => passed_over !== undefined).length;
+    hours.push({
+      ...usage,
+      hour,
+      files: run.openFiles(),
+      servers: items.length,
+      events: events.length,
+      sent,
+      largestItem: Math.max(...items.map((item) => Buffer.byteLength(JSON.stringify(item)))),
+      lines,
+    });
+    lines = 0;
+    console.log(`${Math.round((performance.now() - startedAt) / 1_000)} s:`, hours.at(-1));
+  };
+
+  for (let minute = 0; minute < HOURS * 60; minute += 1) {
+    now = start + minute * MINUTE;
+    await incidents[minute]?.();
+    await beat();
+    now += MINUTE / 3;
+    if (minute % CHANGE.every === 2 && minute < CHANGE.until) await change((minute - 2) / CHANGE.every);
+    if (minute % 60 === 59) await measure((minute + 1) / 60);
+  }
+  const items = await scan(LEDGER);
+  const outOfSync = clusters.filter(({ name, patroni }) => {
+    const item = items.find(({ barman_server }) => barman_server === name);
+    return item === undefined || isPending(item) || host.api.activeModel(name) !== `pg:${patroni.leader}`;
+  });
+  console.log('Found by heartbeats:', seen);
+  const problems = [
+    ...outOfSync.map(({ name }) => `${name} is not in sync with its leader`),
+    ...Object.entries(seen).flatMap(([what, count]) => (count === 0 ? [`nothing was ${what}`] : [])),
+    ...problemsOf(hours),
+  ];
+  if (problems.length > 0) throw new Error(problems.join('\n'));
+  table(
+    'soak',
+    `A day with ${CLUSTERS} clusters`,
+    [
+      'after',
+      'heap',
+      'resident',
+      'open files',
+      'items: servers, events',
+      'largest item',
+      'log lines of a heartbeat, at most',
+    ],
+    hours
+      .filter(({ hour }) => hour === 1 || hour % 6 === 0)
+      .map((one) => [
+        `${one.hour} h`,
+        `${(one.heap / 2 ** 20).toFixed(1)} MB`,
+        `${(one.resident / 2 ** 20).toFixed(0)} MB`,
+        one.files,
+        `${one.servers}, ${one.events}`,
+        `${one.largestItem} bytes`,
+        one.lines,
+      ]),
+  );
+}
+
+/** What grows, or is too much. */
+function problemsOf(hours: readonly Hour[]): string[] {
+  const growth = (of: 'heap' | 'resident') =>
+    median(hours.slice(-6).map((one) => one[of])) - median(hours.slice(6, 12).map((one) => one[of]));
+  const [heap, resident] = [growth('heap'), growth('resident')];
+  return [
+    ...(heap > LIMITS.heapGrowth ? [`the heap has grown by ${heap} bytes in twelve hours`] : []),
+    ...(resident > LIMITS.residentGrowth
+      ? [`the process has grown by ${resident} bytes in twelve hours`]
+      : []),
+    ...hours.flatMap((one) => {
+      const limits: [string, number, number][] = [
+        ['open files', one.files, LIMITS.files],
+        ['timers, sockets and requests', one.resources, LIMITS.resources],
+        ['bytes in an item', one.largestItem, LIMITS.largestItem],
+        ['log lines of a heartbeat', one.lines, LIMITS.lines(one.hour)],
+        ['servers', one.servers, CLUSTERS],
+        ['events', one.events, one.sent],
+      ];
+      return limits
+        .filter(([, value, limit]) => value > limit)
+        .map(
+          ([what, value, limit]) => `${what} after ${one.hour} h: ${value}, at most ${limit} are expected`,
+        );
+    }),
+  ];
+}
+
+await soak();
+await Promise.all([ssm.close(), dynamoDb.close()]);
