@@ -80,6 +80,16 @@ test('docs/configuration.md › has each environment variable of the function, a
   }
 });
 
+test('docs/performance.md › has a place for each table of the benchmarks', () => {
+  const page = readFileSync('docs/performance.md', 'utf8');
+  const sources = globSync('test/bench/*.ts').map((path) => readFileSync(path, 'utf8'));
+  const names = sources.flatMap((source) =>
+    [...source.matchAll(/\b(?:table|chart)\(\s*'([\w-]+)'/g)].map(([, name]) => name),
+  );
+  expect(names.length).toBeGreaterThan(10);
+  for (const name of names) expect(page).toContain(`<!-- ${name} -->`);
+});
+
 test('README.md › has the speed-up that docs/performance.md has', () => {
   const page = readFileSync('docs/performance.md', 'utf8');
   const ratio = (time: string) => new RegExp(`^\\| ${time} \\|.* ([\\d.]+×) \\|$`, 'm').exec(page)?.[1];
