@@ -34,7 +34,7 @@ const LIMITS = {
   heapGrowth: 2 ** 20,
   /** The same of the whole process (bytes); TLS contexts are not on the heap. */
   residentGrowth: 16 * 2 ** 20,
-  /** 20 without connections; a heartbeat opens 401. */
+  /** About 25 are always open; each heartbeat opens 400 connections to Patroni, and closes them. */
   files: 40,
   resources: 10,
   /** The text of an error has 1,000 at most (bytes). */
