@@ -106,19 +106,15 @@ dynamoDb.onUpdated = ({ lease_token, desired, desired_version }) => {
 
 /** API Gateway: hands a webhook to the function. */
 async function deliver({ body, headers }: (typeof webhooks)[number]) {
+  const eventId = headers['webhook-id'] ?? '';
   try {
     const response = (await invoke(httpEvent(body, headers))) as { statusCode: number; body: string };
-    const { exit_code, event_id, message } = JSON.parse(response.body) as Record<string, string | number>;
-    const answer = { at: Date.now(), status: response.statusCode, message: String(message) };
-    report({
-      answer: { ...answer, eventId: String(event_id ?? headers['webhook-id']), exitCode: Number(exit_code) },
-    });
+    // Without one, the webhook was rejected.
+    const { exit_code: exitCode = null } = JSON.parse(response.body) as { exit_code?: number };
+    report({ answer: { at: Date.now(), eventId, status: response.statusCode, exitCode } });
     return response;
-  } catch (error) {
-    const eventId = headers['webhook-id'] ?? '';
-    report({
-      answer: { at: Date.now(), status: 500, eventId, exitCode: Number.NaN, message: String(error) },
-    });
+  } catch {
+    report({ answer: { at: Date.now(), eventId, status: 500, exitCode: null } });
     return { statusCode: 500, body: '{"message":"Internal Server Error"}' };
   }
 }

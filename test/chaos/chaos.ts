@@ -136,7 +136,7 @@ function verdict(): never {
   const followed = seconds(Math.max(...times));
   const found = violations.length === 0 ? 'none' : String(violations.length);
   const codes = Object.groupBy(answers, ({ exitCode, status }) =>
-    Number.isNaN(exitCode) ? `HTTP ${status}` : `ExitCode ${exitCode}`,
+    exitCode === null ? `HTTP ${status}` : `ExitCode ${exitCode}`,
   );
   const counted = Object.entries(codes).map(([code, all = []]) => `${all.length} × ${code}`);
   console.log(`

@@ -8,9 +8,8 @@ export interface Answer {
   readonly at: number;
   readonly eventId: string;
   readonly status: number;
-  /** NaN without one. */
-  readonly exitCode: number;
-  readonly message: string;
+  /** Null without one. */
+  readonly exitCode: number | null;
 }
 
 /** A lease, when it was acquired, and what is applied under it. */

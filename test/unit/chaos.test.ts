@@ -10,7 +10,7 @@ const lease = (at: number, node: string, second: number) => ({
   version: version(second, node),
 });
 const operation = (at: number, node: string) => ({ at, target: `model pg:${node}` });
-const done = (at: number, eventId: string) => ({ at, eventId, status: 200, exitCode: 0, message: '' });
+const done = (at: number, eventId: string) => ({ at, eventId, status: 200, exitCode: 0 });
 const history = (given: Partial<History>): History => ({
   answers: [],
   leases: [lease(1, 'node1', 1), lease(3, 'node2', 2)],
