@@ -14,7 +14,7 @@ import { addRow } from '../bench/report.ts';
 import { FOLDER, installTools } from '../e2e/setup.ts';
 import { CAUSES } from './causes.ts';
 import { outdatedOperations, promise } from './check.ts';
-import { disturb, plan } from './nemesis.ts';
+import { disturb, FAULTS, plan } from './nemesis.ts';
 import { type NodeName, until } from './patroni-cluster.ts';
 import { World } from './world.ts';
 
@@ -31,15 +31,27 @@ const { values } = parseArgs({
   },
 });
 
+const [minutes, seed, interval] = (['minutes', 'seed', 'interval'] as const).map((name) => {
+  const value = Number(values[name]);
+  if (value > 0) return value;
+  throw new Error(`--${name} must be a number greater than 0, not ${values[name]}`);
+}) as [number, number, number];
+const only = values.only?.split(',') ?? Object.keys(FAULTS);
+const unknown = only.filter((fault) => !(fault in FAULTS));
+if (unknown.length > 0)
+  throw new Error(
+    `--only: no fault is called ${unknown.join(', ')}; there are ${Object.keys(FAULTS).join(', ')}`,
+  );
+
 const { CHAOS_FOLDER: folder, CHAOS_TOOLS: tools } = process.env;
 if (folder === undefined || tools === undefined) process.exit(runInNamespaces());
 
-const [minutes, seed, interval] = [Number(values.minutes), Number(values.seed), Number(values.interval)];
 const started = Date.now();
 const seconds = (ms: number) => `${(ms / 1_000).toFixed(1)} s`;
 const say = (text: string) => {
-  const at = (Date.now() - started) / 1_000;
-  console.log(`${String(Math.floor(at / 60)).padStart(3)}:${(at % 60).toFixed(1).padStart(4, '0')}  ${text}`);
+  const tenths = Math.floor((Date.now() - started) / 100);
+  const second = ((tenths % 600) / 10).toFixed(1).padStart(4, '0');
+  console.log(`${String(Math.floor(tenths / 600)).padStart(3)}:${second}  ${text}`);
 };
 const limit = promise(interval * 1_000);
 const violations: string[] = [];
@@ -56,7 +68,7 @@ await follows();
 let rounds = 0;
 for (const [index, all] of plan(seed, 1_000).entries()) {
   if (Date.now() - started > minutes * 60_000) break;
-  const steps = all.filter(({ fault }) => values.only?.split(',').includes(fault) ?? true);
+  const steps = all.filter(({ fault }) => only.includes(fault));
   if (steps.length === 0 || (values.round !== undefined && Number(values.round) !== index + 1)) continue;
   rounds += 1;
   await world.cluster.repair(say);
