@@ -3,8 +3,8 @@
  * the names, ports and paths of the test filled in, and with what else the test needs.
  */
 
-import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { example, fill } from '../documentation.ts';
 import type { KeyPair } from '../stand-ins/certificates.ts';
 import { POSTGRESQL } from './setup.ts';
 
@@ -38,16 +38,6 @@ export function tlsFiles({ ca, server, client }: RestTls): Record<string, string
     'rest-client.pem': client.cert,
     'rest-client.key': client.key,
   };
-}
-
-const example = (name: string) => readFileSync(`docs/examples/${name}`, 'utf8');
-
-/** Replaces words of an example. @throws Error if it does not have one of them */
-export function fill(text: string, words: Readonly<Record<string, string>>): string {
-  return Object.entries(words).reduce((filled, [from, to]) => {
-    if (!filled.includes(from)) throw new Error(`the example does not have "${from}"`);
-    return filled.replaceAll(from, to);
-  }, text);
 }
 
 /**

@@ -12,6 +12,7 @@ import {
   readdirSync,
   readFileSync,
   rmSync,
+  symlinkSync,
   writeFileSync,
 } from 'node:fs';
 import { type IncomingMessage, request as plainRequest } from 'node:http';
@@ -21,6 +22,7 @@ import { join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { inject } from 'vitest';
+import { documentedBlock, fill } from '../documentation.ts';
 import { readBody } from '../stand-ins/server.ts';
 import {
   BARMAN_ROLES,
@@ -33,7 +35,7 @@ import {
   type RestTls,
   tlsFiles,
 } from './cluster-files.ts';
-import { asPostgres, descendants, own, run, send, startLogged, writeOwned } from './processes.ts';
+import { asPostgres, asRoot, descendants, own, run, send, startLogged, writeOwned } from './processes.ts';
 import { POSTGRESQL } from './setup.ts';
 
 /** Interval of Barman's cron (ms); in production one minute. */
@@ -99,11 +101,7 @@ export class Cluster {
     const { callback, secret, clocks = {}, scope = 'main', tls, standbyOf } = options;
     const folder = mkdtempSync(join(inject('folder'), 'cluster-'));
     own(folder, 0o755);
-    const script = resolve('patroni/barman_config_switch.py');
-    const installed = join(folder, 'barman_config_switch.py');
-    writeFileSync(installed, readFileSync(script));
-    own(installed, 0o755);
-    writeOwned(join(folder, 'webhook-secret'), secret, 0o600);
+    await install(folder, secret);
     for (const [file, text] of Object.entries(tls ? tlsFiles(tls) : {}))
       writeOwned(join(folder, file), text, 0o600);
 
@@ -127,7 +125,11 @@ export class Cluster {
         mkdirSync(config);
         own(config, 0o700);
         const clock = join(folder, `${name}-callback.py`);
-        writeOwned(clock, callbackWithClock(installed, clocks[name] ?? 0), 0o755);
+        writeOwned(
+          clock,
+          callbackWithClock(join(folder, 'barman_config_switch.py'), clocks[name] ?? 0),
+          0o755,
+        );
         const command = `${join(inject('tools'), 'python')} ${clock}`;
         const settings = {
           scope,
@@ -442,6 +444,21 @@ function barmanWords(folder: string, words: readonly string[]): string[] {
 
 async function runBarman(folder: string, ...words: string[]): Promise<string> {
   return run(asPostgres(join(inject('tools'), 'barman'), barmanWords(folder, words)));
+}
+
+/** Installs the callback and the secret with the commands of the README, into a folder in the place of /etc/patroni. */
+async function install(folder: string, secret: string): Promise<void> {
+  const download = join(folder, 'download');
+  mkdirSync(download);
+  writeFileSync(join(download, 'webhook-secret'), secret);
+  symlinkSync(resolve('patroni'), join(download, 'patroni'));
+  const commands = fill(documentedBlock('README.md', 'install -o root'), {
+    '/etc/patroni': folder,
+    // Only root may give files away.
+    ...(!asRoot && { '-o root ': '', '-o postgres ': '' }),
+  });
+  await promisify(execFile)('bash', ['-euc', commands], { cwd: download });
+  rmSync(download, { recursive: true });
 }
 
 /** Runs an action again and again, with a pause after each (ms). */

@@ -7,12 +7,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { expect, inject, test } from 'vitest';
+import { documentedBlock } from '../documentation.ts';
 import { startFunction } from '../integration/function.ts';
 import { listen, readBody } from '../stand-ins/server.ts';
 
 const page = readFileSync('docs/migration.md', 'utf8');
-const blocks = (language: string) =>
-  [...page.matchAll(new RegExp(`\`\`\`${language}\\n([\\s\\S]*?)\`\`\``, 'g'))].map(([, text = '']) => text);
 
 test('a node of patroni_barman › uses the function after the documented commands, and the way back restores it', async () => {
   const folder = mkdtempSync(join(tmpdir(), 'barman-config-switch-migration-'));
@@ -36,13 +35,12 @@ test('a node of patroni_barman › uses the function after the documented comman
         // Only root may give files away.
         .replaceAll(/-o (root|postgres) /g, process.getuid?.() === 0 ? '$&' : '');
     const shell = (commands: string) => execFileSync('bash', ['-euc', here(commands)], { cwd: download });
-    const [example = ''] = blocks('yaml');
-    const [change = '', back = ''] = blocks('sh');
+    const example = /```yaml\n([\s\S]*?)```/.exec(page)?.[1] ?? '';
     const file = join(folder, 'patroni.yml');
     writeFileSync(file, here(example));
     writeFileSync(join(download, 'webhook-secret'), run.host.webhookSecret);
     copyFileSync('patroni/barman_config_switch.py', join(download, 'barman_config_switch.py'));
-    shell(change);
+    shell(documentedBlock('docs/migration.md', 'install -o root'));
     // Patroni reads the file in this way, and appends three words.
     const read =
       "import sys, yaml; print(yaml.safe_load(open(sys.argv[1]))['postgresql']['callbacks']['on_role_change'])";
@@ -53,7 +51,7 @@ test('a node of patroni_barman › uses the function after the documented comman
     await promisify(execFile)('bash', ['-c', `${command} on_role_change primary main`]);
     expect(run.host.api.activeModel()).toBe('pg:node1');
     expect(readFileSync(join(folder, 'barman.log'), 'utf8')).toContain('CONFIG_SWITCH_DONE');
-    shell(back);
+    shell(documentedBlock('docs/migration.md', 'mv /etc/patroni/patroni.yml.before'));
     expect(readFileSync(file, 'utf8')).toBe(here(example));
   } finally {
     await server.close();

@@ -1,12 +1,13 @@
 /** docs/examples/nginx.conf in front of pg-backup-api: it lets through what the function sends, and nothing else. */
 
 import { execFile } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { request } from 'node:https';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { documentedCommand, fill } from '../documentation.ts';
 import { PROMOTION, startFunction } from '../integration/function.ts';
 import { MODELS } from '../stand-ins/barman-host.ts';
 import { CertificateAuthority, type KeyPair } from '../stand-ins/certificates.ts';
@@ -53,10 +54,11 @@ function status(method: string, path: string, credentials: object = client): Pro
 }
 
 test('the example for nginx › passes the contract suite, with the documented command', async () => {
-  const command = /^npm run contract .*\n.*$/m.exec(readFileSync('docs/operations.md', 'utf8'))?.[0] ?? '';
-  const here = command
-    .replace('https://barman.example.com/pgbapi', nginx.url)
-    .replace(/(--client-cert|--client-key|--ca) (\S+)/g, (_, option, name) => `${option} ${file(name)}`);
+  const command = documentedCommand('docs/operations.md', 'npm run contract');
+  const here = fill(command, { 'https://barman.example.com/pgbapi': nginx.url }).replace(
+    /(--client-cert|--client-key|--ca) (\S+)/g,
+    (_, option, name) => `${option} ${file(name)}`,
+  );
   const { stdout } = await promisify(execFile)('bash', ['-c', here]);
   expect(stdout).not.toMatch(/^ FAIL |^ {2}\?/m);
   expect(stdout.match(/ {2}ok/g)?.length).toBeGreaterThan(30);

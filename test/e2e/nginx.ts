@@ -5,8 +5,8 @@ import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { example, fill } from '../documentation.ts';
 import type { KeyPair } from '../stand-ins/certificates.ts';
-import { fill } from './cluster-files.ts';
 import { type CommandLine, startLogged } from './processes.ts';
 
 /** Time limit for nginx to listen (ms). */
@@ -43,7 +43,7 @@ export async function startNginx({
   on = (command) => command,
 }: NginxOptions): Promise<Nginx> {
   const file = (name: string) => join(folder, name);
-  const example = fill(readFileSync('docs/examples/nginx.conf', 'utf8'), {
+  const site = fill(example('nginx.conf'), {
     'listen 443 ssl': `listen ${listen} ssl`,
     '/etc/nginx': folder,
     '127.0.0.1:7480': upstream,
@@ -56,7 +56,7 @@ export async function startNginx({
     'barman.crt': server.cert,
     'barman.key': server.key,
     'function-ca.crt': ca,
-    'pg-backup-api.conf': example,
+    'pg-backup-api.conf': site,
     'nginx.conf': `daemon off; user root; worker_processes 1; pid ${file('nginx.pid')}; error_log ${file('error.log')};
       events {} http { access_log off; ${temporary.join(' ')} include ${file('pg-backup-api.conf')}; }`,
   })) {

@@ -9,6 +9,7 @@ import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, inject, test } from 'vitest';
+import { documentedCommand, fill } from '../documentation.ts';
 import type { FunctionUnderTest } from '../integration/function.ts';
 import { CertificateAuthority } from '../stand-ins/certificates.ts';
 import { createSecret } from '../stand-ins/webhook.ts';
@@ -110,12 +111,11 @@ function printedFor(cause: string): RegExp {
   return new RegExp(words.replace(/[.*+?^$()|[\]{}\\]/g, '\\$&').replaceAll('…', '.*'));
 }
 
-/** A command in a block of that section. @returns its words */
-function commandInDocs(start: string): string[] {
-  const blocks = [...DOCS.matchAll(/^```sh\n(.*?)^```$/gms)].flatMap(([, block = '']) => block.split('\n'));
-  const line = blocks.find((line) => line.startsWith(start));
-  if (!line) throw new Error(`docs/operations.md has no command ${start}`);
-  return line.replace(/\s+#.*/, '').split(' ');
+/** What `barman receive-wal` prints in five seconds, by the documented command. */
+function receiveWal(): Promise<string> {
+  const command = documentedCommand('docs/operations.md', 'sudo -u barman barman receive-wal');
+  const words = fill(command, { 'sudo -u barman barman ': '', SERVER: 'main' });
+  return cluster.barman(5_000, ...words.split(' '));
 }
 
 test('the leader › is unknown without the client certificate that the REST API requires, and the reason says so', async () => {
@@ -160,7 +160,7 @@ test('Barman › is set to the leader again within four heartbeats after a repli
   expect(await cluster.configSwitch('main', `pg:${other(leader)}`)).toBe(true);
   await until(async () => !(await cluster.streamingSince(leader)), 'Barman still streams from the leader');
   await cluster.barmanStreams(other(leader));
-  console.log(`replica by hand: receive-wal prints ${await cluster.barman(5_000, 'receive-wal', 'main')}`);
+  console.log(`replica by hand: receive-wal prints ${await receiveWal()}`);
   const beats = row.beats();
   await until(() => beats.all.some(({ applied }) => applied === 1), 'the model is not applied again');
   const count = beats.all.findIndex(({ applied }) => applied === 1) + 1;
@@ -204,21 +204,20 @@ test('Barman › does not stream after a switchover to a node without the slot, 
   // For a moment it may be the one that `barman cron` starts that finds the slot missing.
   let printed = '';
   await until(async () => {
-    printed = await cluster.barman(5_000, 'receive-wal', 'main');
+    printed = await receiveWal();
     return !printed.includes('already running');
   }, 'receive-wal is always running');
   console.log(`slot missing: receive-wal prints ${printed}`);
   expect(printed).toMatch(printedFor('the new leader has no slot'));
 
   const remedied = Date.now();
-  const [command, ...words] = commandInDocs('patronictl edit-config');
-  expect(command).toBe('patronictl');
-  await cluster.patronictl(...words.map((word) => (word === 'CLUSTER' ? 'main' : word)));
+  const remedy = documentedCommand('docs/operations.md', 'patronictl edit-config');
+  await cluster.patronictl(...fill(remedy, { 'patronictl ': '', CLUSTER: 'main' }).split(' '));
   await cluster.barmanStreams(other(leader));
   console.log(`slot missing: Barman streams ${seconds(remedied)} after the remedy`);
   const seen = beats.all.length;
   await until(() => beats.all.slice(seen).at(-1)?.metrics.NotStreaming === 0, 'it is still not streaming');
-  const running = await cluster.barman(5_000, 'receive-wal', 'main');
+  const running = await receiveWal();
   console.log(`streaming: receive-wal prints ${running}`);
   expect(running).toMatch(printedFor('it streams from another node'));
   // The rows that follow need it.

@@ -8,6 +8,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, inject, test } from 'vitest';
+import { commandsOf, documentedBlock, documentedCommand, fill } from '../documentation.ts';
 import { MODELS } from '../stand-ins/barman-host.ts';
 import { CertificateAuthority } from '../stand-ins/certificates.ts';
 import { PgBackupApiStandIn } from '../stand-ins/pg-backup-api.ts';
@@ -15,6 +16,7 @@ import { createSecret } from '../stand-ins/webhook.ts';
 import { Cluster, type NodeName, other } from './cluster.ts';
 import { Deployment, shell } from './deployment.ts';
 import { type Nginx, startNginx } from './nginx.ts';
+import { asRoot } from './processes.ts';
 import { freePort } from './setup.ts';
 import { TlsProxy } from './tls-proxy.ts';
 
@@ -182,23 +184,26 @@ test('the callback › exits with 3 for a wrong secret and names the cause, and 
     .toBe(true);
 });
 
-test('the callback › changes nothing with --dry-run, and prints what the README says', async () => {
+test('the callback › changes nothing with --dry-run, by the command in the README, and prints what it says', async () => {
   const { model } = cluster.active;
   const another = model === 'pg:node1' ? 'pg:node2' : 'pg:node1';
-  const { code, output } = await callback(
-    another,
-    '--secret-file',
-    join(folder, 'webhook-secret'),
-    '--dry-run',
-  );
-  expect(code).toBe(1);
+  // The stand-in knows the model once `barman config-switch` has ended, a moment after Barman.
+  await expect.poll(() => api.activeModel(), { timeout: 30_000 }).toBe(model);
+  const command = fill(documentedCommand('README.md', 'runuser -u postgres'), {
+    ...(!asRoot && { 'runuser -u postgres -- ': '' }),
+    '/etc/patroni': cluster.folder,
+    'https://…/config-switch': `${proxy.url} --ca-file ${caFile}`,
+    'pg:node1': another,
+  });
+  const output = await shell(`${command} || echo "exit code $?"`);
+  expect(output).toContain('exit code 1\n');
   const [, printed = ''] = /^… (INFO: .* dry run: .*)$/m.exec(readFileSync('README.md', 'utf8')) ?? [];
-  expect(output).toContain(
-    printed
-      .replace('https://…/config-switch', proxy.url)
-      .replace('apply model pg:node1', `apply model ${another}`)
-      .replace('now model pg:node2', `now model ${model}`) || 'what is expected is not in the README',
-  );
+  const words = {
+    'https://…/config-switch': proxy.url,
+    'apply model pg:node1': `apply model ${another}`,
+    'now model pg:node2': `now model ${model}`,
+  };
+  expect(output).toContain(fill(printed, words));
   expect(cluster.active.model).toBe(model);
 });
 
@@ -240,16 +245,13 @@ test('Barman › follows a promotion by hand in a paused cluster, for which Patr
 
 test('the commands for after a failover › show that all is well, and make a backup', async () => {
   await barmanFollows(await cluster.switchover(), 'switchover');
-  const block = /^## After a failover\n+```sh\n([\s\S]*?)```/m.exec(
-    readFileSync('docs/operations.md', 'utf8'),
-  )?.[1];
-  const [ledger = '', ...commands] = (block ?? '').trim().split('\n');
+  const [ledger = '', ...commands] = commandsOf(documentedBlock('docs/operations.md', 'barman check SERVER'));
   // The next heartbeat sees that Barman streams.
   const shown = () => shell(ledger.replace('--stage prod', '--stage patroni'));
   await expect.poll(shown, { timeout: 120_000, interval: 2_000 }).toMatch(/^main +in sync .* yes \d+s$/m);
   expect(commands.length).toBeGreaterThan(2);
   for (const command of commands) {
-    const [barman, ...words] = command.replace(/ +#.*/, '').replace('SERVER', 'main').split(' ');
+    const [barman, ...words] = fill(command, { SERVER: 'main' }).split(' ');
     expect(barman).toBe('barman');
     const output = await cluster.barman(120_000, ...words);
     expect(output, command).not.toMatch(/FAILED|ERROR/);

@@ -7,7 +7,8 @@ import { promisify } from 'node:util';
 /** A command and its arguments. */
 export type CommandLine = readonly [command: string, words: readonly string[]];
 
-const asRoot = process.getuid?.() === 0;
+/** Whether the tests run as root. */
+export const asRoot = process.getuid?.() === 0;
 
 /** @returns the command line that runs a command as user postgres */
 export function asPostgres(command: string, words: readonly string[]): CommandLine {

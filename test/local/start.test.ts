@@ -1,13 +1,15 @@
 import { execFile, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { readFileSync } from 'node:fs';
 import { promisify } from 'node:util';
 import { expect, test } from 'vitest';
+import { commandsOf, documentedBlock, documentedCommand, fill } from '../documentation.ts';
 
 test('npm start -- --once › shows a role change with an event and one without, and exits with status 0', {
   timeout: 90_000,
 }, () => {
-  const { status, stdout, stderr } = spawnSync('node', ['test/local/start.ts', '--once', '--port', '0'], {
+  // npm ci has run already.
+  const start = fill(documentedCommand('README.md', 'npm ci && npm start'), { 'npm ci && ': '' });
+  const { status, stdout, stderr } = spawnSync('bash', ['-c', `${start} -- --once --port 0`], {
     encoding: 'utf8',
   });
   expect({ status, stderr }).toEqual({ status: 0, stderr: '' });
@@ -28,11 +30,8 @@ test("npm start › takes the README's role changes from another terminal, until
   });
   try {
     await expect.poll(() => output, { timeout: 60_000 }).toContain('Press Ctrl-C to stop.');
-    const commands = [
-      ...readFileSync('README.md', 'utf8').matchAll(/^npm run (?:webhook|invoke) .*?(?= *#|$)/gm),
-    ];
     const shown: string[] = [];
-    for (const [command] of commands) {
+    for (const command of commandsOf(documentedBlock('README.md', 'npm run webhook'))) {
       // It exits with the ExitCode, as the callback does.
       const { stdout } = await promisify(execFile)('bash', ['-c', command]).catch(
         (error: { stdout: string }) => error,

@@ -1,0 +1,38 @@
+/** Commands and examples of the documentation, so that tests use what is written there. */
+
+import { readFileSync } from 'node:fs';
+
+/** @returns the blocks of shell commands of a document */
+export function shellBlocks(page: string): string[] {
+  return [...readFileSync(page, 'utf8').matchAll(/^```sh\n(.*?)^```$/gms)].map(([, block = '']) => block);
+}
+
+/** @returns the commands of a block: without comments, and with the lines that continue them */
+export function commandsOf(block: string): string[] {
+  const lines = block.replaceAll(/(^|\s+)# .*$/gm, '').split(/(?<!\\)\n/);
+  return lines.filter((line) => line.trim() !== '');
+}
+
+/** @returns the block in which a command begins so @throws Error if there is none */
+export function documentedBlock(page: string, start: string): string {
+  const found = shellBlocks(page).find((block) => commandsOf(block).some((line) => line.startsWith(start)));
+  if (found === undefined) throw new Error(`${page} has no command that begins with "${start}"`);
+  return found;
+}
+
+/** @returns the first command that begins so @throws Error if there is none */
+export function documentedCommand(page: string, start: string): string {
+  return commandsOf(documentedBlock(page, start)).find((line) => line.startsWith(start)) as string;
+}
+
+export function example(name: string): string {
+  return readFileSync(`docs/examples/${name}`, 'utf8');
+}
+
+/** Replaces words. @throws Error if the text does not have one of them */
+export function fill(text: string, words: Readonly<Record<string, string>>): string {
+  return Object.entries(words).reduce((filled, [from, to]) => {
+    if (!filled.includes(from)) throw new Error(`"${from}" is not in: ${text}`);
+    return filled.replaceAll(from, to);
+  }, text);
+}
