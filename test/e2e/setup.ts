@@ -46,6 +46,7 @@ const PACKAGES: Readonly<Record<string, string>> = {
   '/usr/bin/etcd': 'etcd-server',
   '/usr/bin/jq': 'jq',
   '/usr/sbin/ip': 'iproute2',
+  '/usr/sbin/logrotate': 'logrotate',
   '/usr/sbin/nginx': 'nginx-light',
   '/usr/bin/openssl': 'openssl',
   '/usr/bin/pgrep': 'procps',
