@@ -88,7 +88,8 @@ const ALARMS = {
       MetricName: 'DestinationDeliveryFailures',
       description:
         'Lambda could not put a failed role change into the failure queue: it is lost. Compare the leader with the applied model (npm run ledger -- --stage STAGE), and send the event again if they differ.',
-      advice: 'Its payload is in the log. The queue or its policy was changed, or it does not exist.',
+      advice:
+        'Its payload is in the log. The queue or its policy was changed, or it does not exist. An event that EventBridge could not hand over to Lambda goes into the same queue, and raises [undeliverable-events](#undeliverable-events); that the queue refused one too is only on the dashboard (`InvocationsFailedToBeSentToDlq`), since that needs two faults at once.',
     },
     'ledger-unreachable': {
       ...OWN,
