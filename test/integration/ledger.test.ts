@@ -329,6 +329,15 @@ describe('an operation', () => {
 });
 
 describe('the heartbeat', () => {
+  test('does not report as pending what it has applied, however long that was pending', async () => {
+    await using run = await startFunction({}, { MAX_RETRIES: '1' });
+    await run.host.api.refuse();
+    await run.webhook(PROMOTION);
+    await run.ageDesired(400_000);
+    await run.host.api.listen();
+    expect(await run.send(heartbeat)).toMatchObject({ pending: 1, applied: 1, oldestPendingAge: 0 });
+  });
+
   test('applies what is pending, without another event', async () => {
     await using run = await startFunction({}, { MAX_RETRIES: '1' });
     await run.host.api.refuse();

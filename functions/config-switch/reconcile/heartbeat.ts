@@ -73,7 +73,7 @@ export interface Heartbeat {
   readonly parked: number;
   /** Servers that are pending, but paused. */
   readonly pausedPending: number;
-  /** Age of the oldest pending desired state that is not parked (s); 0 without one, undefined while pg-backup-api is unreachable. */
+  /** Age of the oldest desired state that is still pending and not parked (s); 0 without one, undefined while pg-backup-api is unreachable. */
   readonly oldestPendingAge?: number;
   /** How long servers have been paused at most that are pending, and whose pause does not end by itself (s). */
   readonly pausedPendingAge: number;
@@ -119,16 +119,18 @@ export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
     }
   }
   // While pg-backup-api is unreachable each of them would only use up its attempts.
-  const applied = probed.unreachable === undefined ? await reconcileAll(options, due, ended) : 0;
+  const applied = probed.unreachable === undefined ? await reconcileAll(options, due, ended) : new Set();
   return {
     pending: pending.length,
-    applied,
+    applied: applied.size,
     parked,
     unknownSchema: all.filter((item) => !isKnownSchema(item)).map(({ barman_server }) => barman_server),
     pausedPending: paused.length,
     observed,
     // The reason for what is pending then has an alarm of its own.
-    ...(probed.unreachable === undefined && { oldestPendingAge: oldest(unparked.map(age)) }),
+    ...(probed.unreachable === undefined && {
+      oldestPendingAge: oldest(unparked.filter((item) => !applied.has(item.barman_server)).map(age)),
+    }),
     pausedPendingAge: oldest(
       paused.filter((item) => !item.paused_until).map(({ paused_at }) => now - timeOf(paused_at, now)),
     ),
@@ -137,13 +139,13 @@ export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
   };
 }
 
-/** One server after the other: a host with many servers needs long for each request. @returns how many were applied */
+/** One server after the other: a host with many servers needs long for each request. @returns those that were applied */
 async function reconcileAll(
   options: HeartbeatOptions,
   due: readonly RecordedItem[],
   endedOf: ReadonlyMap<string, ReadonlySet<string>>,
-): Promise<number> {
-  let applied = 0;
+): Promise<Set<string>> {
+  const applied = new Set<string>();
   for (const item of due) {
     if (options.remaining() < SHORT) break;
     const { barman_server, desired_version } = item;
@@ -153,7 +155,7 @@ async function reconcileAll(
     try {
       const ended = endedOf.get(barman_server) ?? new Set();
       result = await reconcile({ ...options, progress, ended }, barman_server, desired_version);
-      applied += 1;
+      applied.add(barman_server);
     } catch (error) {
       result = error instanceof Error ? error : new Error(String(error));
     }
