@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { commandsOf, documentedBlock, documentedCommand, fill } from '../documentation.ts';
 import { MODELS } from '../stand-ins/barman-host.ts';
 import { CertificateAuthority } from '../stand-ins/certificates.ts';
 import { PgBackupApiStandIn } from '../stand-ins/pg-backup-api.ts';
@@ -41,11 +42,9 @@ const api = await PgBackupApiStandIn.start({
   operationTime: 300,
   tls: { ...(await ca.server()), ca: ca.cert },
 });
-const prod = new Deployment('prod', {
-  ...PARAMETERS,
-  'alarm-email': 'dba@example.com',
-  'event-bus': 'patroni',
-});
+/** A repository with the project as it is here, and a clone of it from which the stage is deployed. */
+const [origin, clone] = ['origin', 'clone'].map((name) => join(folder, name)) as [string, string];
+const prod = new Deployment('prod', {}, clone);
 const bare = new Deployment('bare', PARAMETERS);
 let secret = '';
 
@@ -74,18 +73,28 @@ async function failures(): Promise<Record<string, unknown>[]> {
   return Messages.map(({ Body }) => JSON.parse(Body) as Record<string, unknown>);
 }
 
-/** The README's commands for the function's parameters, for this stage and this Barman host. */
-function parameterCommands(): string {
-  const commands = /```sh\n(# Files named as the parameters[\s\S]*?)```/.exec(
-    readFileSync('README.md', 'utf8'),
+const inOrigin = (words: string) =>
+  shell(
+    `git --git-dir ${origin}/.git --work-tree . -c user.name=test -c user.email=test@example.com ${words}`,
   );
-  if (!commands?.[1]) throw new Error('no commands for the parameters in the README');
-  return commands[1].replaceAll('https://barman.example.com/pgbapi', api.url);
-}
+/** What the first deployment printed. */
+let deployed = '';
 
 beforeAll(async () => {
   await shell('aws events create-event-bus --name patroni');
-  await prod.deploy();
+  await shell(`git init --quiet ${origin}`);
+  await inOrigin('add --all');
+  await inOrigin('commit --quiet --message test');
+  await shell(`git clone --quiet ${origin} ${clone}`);
+  // The three steps of the README.
+  const file = /```yaml\n(region: .*?)```/s.exec(readFileSync('README.md', 'utf8'))?.[1] ?? '';
+  const { 'ledger-access': ledgerAccess, 'ssm-access': ssmAccess } = PARAMETERS;
+  writeFileSync(
+    join(clone, 'infra/stages/prod.yml'),
+    fill(file, {
+      'ledger-access: pl-66a5400f': `ledger-access: ${ledgerAccess}\nssm-access: ${ssmAccess}\nevent-bus: patroni`,
+    }),
+  );
   const client = await ca.client();
   for (const [name, value] of Object.entries({
     'client-cert': client.cert,
@@ -94,7 +103,10 @@ beforeAll(async () => {
   })) {
     writeFileSync(join(folder, name), value, { mode: 0o600 });
   }
-  await shell(parameterCommands(), folder);
+  const parameters = documentedBlock('README.md', 'echo https://barman.example.com/pgbapi');
+  await shell(fill(parameters, { 'https://barman.example.com/pgbapi': api.url }), folder);
+  deployed = await prod.run(documentedBlock('README.md', 'npm run deploy'));
+  await prod.readOutputs();
   secret = readFileSync(join(folder, 'webhook-secret'), 'utf8').trim();
 });
 
@@ -281,10 +293,7 @@ describe('the ledger', () => {
   });
 
   test('redrives the failure queue with the documented command', async () => {
-    const command = /^npm run ledger -- --stage prod redrive$/m.exec(
-      readFileSync('docs/operations.md', 'utf8'),
-    )?.[0];
-    if (!command) throw new Error('no command for the redrive in docs/operations.md');
+    const command = documentedCommand('docs/operations.md', 'npm run ledger -- --stage prod redrive');
     /** @returns its lines about messages, without their ids */
     const redrive = async () => {
       const output = await shell(`${command} || true`);
@@ -344,10 +353,7 @@ describe('the ledger', () => {
   });
 
   test("is changed with a cluster's own secret only for that cluster's servers, set up with the documented commands", async () => {
-    const commands = /```sh\n(secret="whsec_[\s\S]*?)```/.exec(
-      readFileSync('docs/configuration.md', 'utf8'),
-    )?.[1];
-    if (!commands) throw new Error('no commands for a cluster in docs/configuration.md');
+    const commands = documentedBlock('docs/configuration.md', 'secret="whsec_');
     const output = await shell(`${commands}\necho "secret=$secret"`, folder);
     const own = /secret=(whsec_\S+)/.exec(output)?.[1] ?? '';
     try {
@@ -367,16 +373,13 @@ describe('the ledger', () => {
   });
 
   test('is shown and changed by the documented commands', async () => {
-    const block = /```sh\n(npm run ledger -- --stage prod [\s\S]*?)```/.exec(
-      readFileSync('docs/operations.md', 'utf8'),
-    )?.[1];
-    const commands = block?.trim().replaceAll('SERVER', 'direct').split('\n') ?? [];
+    const ledger = 'npm run ledger -- --stage prod';
+    const commands = commandsOf(documentedBlock('docs/operations.md', 'npm run ledger -- --stage prod'));
     const outputs = new Map<string, string>();
     for (const command of commands) {
-      const words = /prod +(.*?) *#/.exec(command)?.[1] ?? '';
+      const words = command.replace(ledger, '').replace('SERVER', 'direct').trim();
       // This one runs until Ctrl-C.
-      const once =
-        words === '--watch' ? `timeout --signal INT 5 ${command.replace(/#.*/, '')} || true` : command;
+      const once = words === '--watch' ? `timeout --signal INT 5 ${command} || true` : `${ledger} ${words}`;
       outputs.set(words, await shell(once));
     }
     expect(Object.fromEntries(outputs)).toEqual({
@@ -420,31 +423,25 @@ describe('the ledger', () => {
 });
 
 describe('a stage', () => {
-  test('shows its outputs with the documented command', async () => {
-    const command = /^npx serverless info .*?(?= *#)/m.exec(readFileSync('README.md', 'utf8'))?.[0];
-    const parameters = Object.entries(PARAMETERS).map(([name, value]) => `--param=${name}=${value}`);
-    const output = await shell(`${command} ${parameters.join(' ')}`);
+  test('is deployed with the commands of the README, which show its outputs', () => {
     for (const name of ['ConfigSwitchUrl', 'FunctionSecurityGroup']) {
-      expect(output).toContain(`${name}: ${prod.outputs[name]}`);
+      expect(deployed).toContain(`${name}: ${prod.outputs[name]}`);
     }
   });
 
-  test('has no changes if it is deployed again unchanged', async () => {
+  test('is upgraded with the documented commands, and has no changes if the code is the same', async () => {
     const before = await prod.resources();
-    expect(await prod.deploy()).toContain('No changes to deploy');
+    await inOrigin('commit --quiet --allow-empty --message newer');
+    const output = await prod.run(documentedBlock('docs/operations.md', 'git pull'));
+    expect(output).toContain('Fast-forward');
+    expect(output).toContain('No changes to deploy');
+    expect(output).toMatch(/^ok {5}url, client-cert, client-key, ca-cert: https/m);
     expect(await prod.resources()).toEqual(before);
-  });
+  }, 300_000);
 
   test('changes only the log retention if it is deployed again with another one', async () => {
     const before = await prod.resources();
-    const changed = new Deployment('prod', {
-      ...PARAMETERS,
-      'alarm-email': 'dba@example.com',
-      'event-bus': 'patroni',
-      'log-retention': '30',
-      rollback: 'true',
-    });
-    await changed.deploy();
+    await new Deployment('prod', { 'log-retention': '30', rollback: 'true' }, clone).deploy();
     const { logGroups } = await aws<{ logGroups: { retentionInDays: number }[] }>(
       ...['logs', 'describe-log-groups', '--log-group-name-prefix', `/aws/lambda/${prod.name}`],
     );
@@ -454,14 +451,11 @@ describe('a stage', () => {
   });
 
   test('returns to its deployment before with the documented commands', async () => {
-    const page = readFileSync('docs/operations.md', 'utf8');
-    const [list, rollback] = ['deploy list', 'rollback'].map((name) => {
-      const parameters = Object.entries(PARAMETERS).map(([name, value]) => `--param=${name}=${value}`);
-      return `${new RegExp(`^npx serverless ${name} .*$`, 'm').exec(page)?.[0]} ${parameters.join(' ')}`;
-    });
-    const timestamps = [...(await shell(list ?? '')).matchAll(/^Timestamp: (\d+)$/gm)].map(([, one]) => one);
+    const list = await prod.run(documentedCommand('docs/operations.md', 'npx serverless deploy list'));
+    const timestamps = [...list.matchAll(/^Timestamp: (\d+)$/gm)].map(([, one]) => one);
     expect(timestamps.length).toBeGreaterThan(1);
-    await shell((rollback ?? '').replace('TIMESTAMP', timestamps.at(-2) ?? ''));
+    const rollback = documentedCommand('docs/operations.md', 'npx serverless rollback');
+    await prod.run(fill(rollback, { TIMESTAMP: timestamps.at(-2) ?? '' }));
     const { logGroups } = await aws<{ logGroups: { retentionInDays: number }[] }>(
       ...['logs', 'describe-log-groups', '--log-group-name-prefix', `/aws/lambda/${prod.name}`],
     );
@@ -494,10 +488,7 @@ describe('a stage', () => {
     const before = await prod.resources();
     await expect(prod.remove()).rejects.toThrow(/deletion protection is enabled/);
     expect(await prod.resources()).toEqual(before);
-    const command = /^aws cloudformation update-termination-protection .*$/m.exec(
-      readFileSync('docs/operations.md', 'utf8'),
-    );
-    await shell(command?.[0] ?? 'no command for a protected stage in docs/operations.md');
+    await shell(documentedCommand('docs/operations.md', 'aws cloudformation update-termination-protection'));
     await prod.remove();
     const remaining = await Promise.all(
       [
@@ -519,9 +510,15 @@ describe('a stage', () => {
       ].map(async (command) => [command.join(' '), JSON.stringify(await aws(...command))] as const),
     );
     expect(remaining.filter(([, response]) => response.includes('barman-config-switch'))).toEqual([]);
-    const { Parameters } = await aws<{ Parameters: unknown[] }>(
-      ...['ssm', 'get-parameters-by-path', '--path', '/barman-config-switch/prod'],
-    );
-    expect(Parameters).toHaveLength(5);
+    const parameters = async () => {
+      const { Parameters } = await aws<{ Parameters: { Name: string }[] }>(
+        ...['ssm', 'get-parameters-by-path', '--path', '/barman-config-switch/prod'],
+      );
+      return Parameters.map(({ Name }) => Name);
+    };
+    expect(await parameters()).toHaveLength(5);
+    const remove = documentedCommand('docs/operations.md', 'aws ssm delete-parameters');
+    await shell(fill(remove, { '/barman-config-switch/prod/url …': (await parameters()).join(' ') }));
+    expect(await parameters()).toEqual([]);
   });
 });

@@ -1,9 +1,9 @@
-/** A stage, deployed into the emulator with `npm run deploy`, and the AWS CLI to inspect it. */
+/** A stage, deployed into the emulator with the documented commands, and the AWS CLI to inspect it. */
 
 import { execFile } from 'node:child_process';
-import { readFileSync } from 'node:fs';
 import { promisify } from 'node:util';
 import { inject } from 'vitest';
+import { documentedBlock, documentedCommand, fill } from '../documentation.ts';
 
 const run = promisify(execFile);
 const endpoint = inject('endpoint');
@@ -52,12 +52,15 @@ export interface HttpResponse {
 export class Deployment {
   readonly stage: string;
   readonly #parameters: Readonly<Record<string, string>>;
+  readonly #folder: string;
   /** The outputs of its stack, once it is deployed. */
   outputs: Readonly<Record<string, string>> = {};
 
-  constructor(stage: string, parameters: Readonly<Record<string, string>>) {
+  /** @param folder of the project; the parameters are in addition to those in its file of the stage */
+  constructor(stage: string, parameters: Readonly<Record<string, string>>, folder = '.') {
     this.stage = stage;
     this.#parameters = parameters;
+    this.#folder = folder;
   }
 
   /** The name of the function, and of the stack. */
@@ -65,26 +68,24 @@ export class Deployment {
     return `barman-config-switch-${this.stage}`;
   }
 
+  /** Runs documented commands for this stage. @returns their output */
+  run(commands: string): Promise<string> {
+    const parameters = Object.entries(this.#parameters).map(([name, value]) => `--param=${name}=${value}`);
+    const stage = ['--stage', this.stage, ...parameters].join(' ');
+    return shell(fill(commands, { '--stage prod': stage }), this.#folder);
+  }
+
   /** @returns the output of the deployment */
   async deploy(): Promise<string> {
-    const parameters = Object.entries(this.#parameters).map(([name, value]) => `--param=${name}=${value}`);
-    const output = await shell(`npm run deploy -- --stage ${this.stage} ${parameters.join(' ')}`);
+    const output = await this.run(documentedCommand('README.md', 'npm run deploy'));
     await this.readOutputs();
     return output;
   }
 
   /** Deploys it as docs/operations.md says, without osls. */
   async deployRelease(bucket: string): Promise<void> {
-    const block = /```sh\n(npm run release -- --stage prod\n[\s\S]*?)```/.exec(
-      readFileSync('docs/operations.md', 'utf8'),
-    )?.[1];
-    if (!block) throw new Error('no commands for a release in docs/operations.md');
-    const parameters = Object.entries(this.#parameters).map(([name, value]) => `--param=${name}=${value}`);
-    const commands = block
-      .replace('--stage prod', `--stage ${this.stage} ${parameters.join(' ')}`)
-      .replaceAll('BUCKET', bucket)
-      .replaceAll('barman-config-switch-prod', this.name);
-    await shell(`set -e; ${commands}`);
+    const commands = documentedBlock('docs/operations.md', 'npm run release');
+    await this.run(fill(commands, { BUCKET: bucket, 'barman-config-switch-prod': this.name }));
     await this.readOutputs();
   }
 
@@ -98,8 +99,7 @@ export class Deployment {
   }
 
   async remove(): Promise<void> {
-    const parameters = Object.entries(this.#parameters).map(([name, value]) => `--param=${name}=${value}`);
-    await shell(`npm run remove -- --stage ${this.stage} ${parameters.join(' ')}`);
+    await this.run(documentedCommand('docs/operations.md', 'npm run remove'));
   }
 
   /** The physical id of each resource of the stack. */

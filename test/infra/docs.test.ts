@@ -4,12 +4,20 @@ import { existsSync, globSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { describe, expect, test } from 'vitest';
+import { commandsOf, documentedBlock, shellBlocks } from '../documentation.ts';
 
 const { pages } = createRequire(import.meta.url)('../../infra/docs.cjs') as {
   pages: () => { path: string; actual: string; expected: string }[];
 };
 const DOCUMENTS = globSync('**/*.md', { exclude: ['node_modules'] }).toSorted();
 const { scripts } = JSON.parse(readFileSync('package.json', 'utf8')) as { scripts: Record<string, string> };
+
+/** Commands that no test runs, and why. */
+const NOT_RUN: Readonly<Record<string, string>> = { 'npm cit': 'it runs the tests' };
+/** What the tests take from the documentation: a block or a command, the page, and how it begins. */
+const TAKEN = globSync('test/**/*.ts').flatMap((file) => [
+  ...readFileSync(file, 'utf8').matchAll(/documented(Block|Command)\(\s*'([^']+)',\s*'([^']+)'/g),
+]);
 
 /** A document without its code blocks. */
 const proseOf = (path: string) => readFileSync(path, 'utf8').replace(/^```.*?^```$/gms, '');
@@ -41,6 +49,18 @@ describe.each(DOCUMENTS)('%s', (path) => {
       const linked = file === '' ? path : join(dirname(path), file);
       expect(existsSync(linked), target).toBe(true);
       if (anchor !== undefined) expect(anchorsOf(linked), target).toContain(anchor);
+    }
+  });
+
+  test('has only shell commands that a test takes from it', () => {
+    const taken = TAKEN.filter(([, , page]) => page === path);
+    for (const block of shellBlocks(path)) {
+      if (taken.some(([, what, , start = '']) => what === 'Block' && documentedBlock(path, start) === block))
+        continue;
+      const rest = commandsOf(block).filter(
+        (command) => !taken.some(([, , , start = '']) => command.startsWith(start)) && !(command in NOT_RUN),
+      );
+      expect(rest).toEqual([]);
     }
   });
 
