@@ -94,7 +94,9 @@ function notesOf(item: Item, now: number): string[] {
     notes.push(`an invocation is switching it, until ${time(item.lease_expires_at)} at most`);
   if (state === 'expired') {
     const running = running_operation ? `, and waits for operation ${running_operation}` : '';
-    notes.push(`an invocation has crashed or run out of time; the next heartbeat takes over${running}`);
+    notes.push(
+      `an invocation has crashed or run out of time, or its POST is in doubt; the next heartbeat takes over${running}`,
+    );
   }
   if (state === 'paused') {
     const end = item.paused_until ? `until ${time(item.paused_until)}` : `since ${time(item.paused_at)}`;

@@ -25,6 +25,21 @@ export function documentedCommand(page: string, start: string): string {
   return commandsOf(documentedBlock(page, start)).find((line) => line.startsWith(start)) as string;
 }
 
+/** @returns what the game day of docs/operations.md expects of the drill that begins so @throws Error if there is none */
+export function expectedOf(drill: string): string {
+  const rows = readFileSync('docs/operations.md', 'utf8').split('\n');
+  const row = rows.find((line) => line.startsWith(`| ${drill}`));
+  if (row === undefined) throw new Error(`docs/operations.md has no drill that begins with "${drill}"`);
+  return row.split(/ \| | \|$/)[1] as string;
+}
+
+/** @returns the first time limit that a text names (ms) @throws Error if it names none */
+export function limitOf(text: string): number {
+  const [, minutes] = /within (\d+|a) minutes?/.exec(text) ?? [];
+  if (minutes === undefined) throw new Error(`no time limit in: ${text}`);
+  return (minutes === 'a' ? 1 : Number(minutes)) * 60_000;
+}
+
 export function example(name: string): string {
   return readFileSync(`docs/examples/${name}`, 'utf8');
 }

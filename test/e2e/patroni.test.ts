@@ -8,7 +8,14 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, inject, test } from 'vitest';
-import { commandsOf, documentedBlock, documentedCommand, fill } from '../documentation.ts';
+import {
+  commandsOf,
+  documentedBlock,
+  documentedCommand,
+  expectedOf,
+  fill,
+  limitOf,
+} from '../documentation.ts';
 import { MODELS } from '../stand-ins/barman-host.ts';
 import { CertificateAuthority } from '../stand-ins/certificates.ts';
 import { PgBackupApiStandIn } from '../stand-ins/pg-backup-api.ts';
@@ -125,6 +132,13 @@ function callback(model: string, ...options: string[]): Promise<{ code: number; 
   );
 }
 
+/** How late a heartbeat of the emulator may be on a busy machine (ms). */
+const LATE = 30_000;
+/** The last line of a node's callback. */
+const lastLine = (name: NodeName) => cluster.callbackLog(name).trimEnd().split('\n').at(-1);
+/** Runs the ledger's command line. @returns its output */
+const ledger = (words = '') => shell(`npm run ledger -- --stage ${stage.stage} ${words}`);
+
 test('Barman › follows a switchover and the switchover back, with the clock of node2 four minutes fast', async () => {
   await barmanFollows(await cluster.switchover(), 'switchover');
   await barmanFollows(await cluster.switchover(), 'switchover back');
@@ -153,10 +167,30 @@ test('Barman › follows a switchover by the heartbeat after pg-backup-api was u
   await api.refuse();
   const leader = await cluster.switchover();
   await sleep(90_000);
-  await expect.poll(() => cluster.callbackLog(leader).trimEnd().split('\n').at(-1)).toContain('(recorded)');
-  await api.listen();
-  await barmanFollows(leader, 'pg-backup-api unreachable for 90 s', 300_000);
+  const expected = expectedOf('stop pg-backup-api');
+  try {
+    expect(expected).toContain("the callback's log says `(recorded)`; `expired`");
+    await expect.poll(() => lastLine(leader)).toContain('(recorded)');
+    expect(await ledger()).toMatch(/^main +expired /m);
+  } finally {
+    await api.listen();
+  }
+  await barmanFollows(leader, 'pg-backup-api unreachable for 90 s', limitOf(expected) + LATE);
 }, 600_000);
+
+test('Barman › follows a switchover during a pause after it, and the game day says what is seen', async () => {
+  const expected = expectedOf('`npm run ledger -- --stage STAGE pause SERVER`');
+  const words = ['is paused', '(recorded)', 'paused', 'a desired state is pending', 'in sync', 'resume'];
+  expect([...expected.matchAll(/`(.*?)`/g)].map(([, word]) => word)).toEqual(words);
+  await cluster.healthy();
+  await ledger('pause main');
+  const leader = await cluster.switchover();
+  await expect.poll(() => lastLine(leader), { timeout: 30_000 }).toMatch(/is paused.*\(recorded\)$/);
+  expect(await ledger()).toMatch(/^main +paused .*a\s+desired\s+state\s+is\s+pending/ms);
+  await ledger('resume main');
+  await barmanFollows(leader, 'paused', limitOf(expected) + LATE);
+  await expect.poll(() => ledger(), { timeout: 30_000 }).toMatch(/^main +in sync /m);
+}, 400_000);
 
 test('Barman › follows the last of three switchovers in a row, as fast as Patroni allows', async () => {
   await cluster.switchover();
@@ -216,7 +250,7 @@ test('Barman › follows a switchover by the heartbeat alone, while every callba
   await cluster.healthy();
   const restore = cluster.disableCallbacks();
   const leader = await cluster.switchover();
-  await barmanFollows(leader, 'no callback', 300_000);
+  await barmanFollows(leader, 'no callback', limitOf(expectedOf('make the callback unusable')));
   restore();
 }, 600_000);
 
@@ -245,9 +279,10 @@ test('Barman › follows a promotion by hand in a paused cluster, for which Patr
 
 test('the commands for after a failover › show that all is well, and make a backup', async () => {
   await barmanFollows(await cluster.switchover(), 'switchover');
-  const [ledger = '', ...commands] = commandsOf(documentedBlock('docs/operations.md', 'barman check SERVER'));
+  const [show = '', ...commands] = commandsOf(documentedBlock('docs/operations.md', 'barman check SERVER'));
+  expect(expectedOf('`patronictl switchover')).toMatch(/`in sync`.*STREAMING `yes`$/);
   // The next heartbeat sees that Barman streams.
-  const shown = () => shell(ledger.replace('--stage prod', '--stage patroni'));
+  const shown = () => shell(fill(show, { '--stage prod': `--stage ${stage.stage}` }));
   await expect.poll(shown, { timeout: 120_000, interval: 2_000 }).toMatch(/^main +in sync .* yes \d+s$/m);
   expect(commands.length).toBeGreaterThan(2);
   for (const command of commands) {

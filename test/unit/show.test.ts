@@ -82,7 +82,7 @@ describe('a note', () => {
     [
       'expired',
       { ...pending, ...lease(-9) },
-      'an invocation has crashed or run out of time; the next heartbeat takes over',
+      'an invocation has crashed or run out of time, or its POST is in doubt; the next heartbeat takes over',
     ],
     [
       'expired',

@@ -7,7 +7,7 @@
  *
  *   pending    desired_version > applied_version, no lease
  *   switching  a lease that has not expired; POSTs are sent until 6 s before it expires
- *   expired    its holder crashed or ran out of time: wait until its operations have ended, at most P, then acquire
+ *   expired    its holder crashed or ran out of time, or its POST is in doubt: wait until its operations have ended, at most P, then acquire
  *   in sync    desired_version = applied_version
  *
  *   write     condition (version: mine)                                    otherwise
