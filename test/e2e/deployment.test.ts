@@ -88,11 +88,14 @@ beforeAll(async () => {
   await shell(`git clone --quiet ${origin} ${clone}`);
   // The three steps of the README.
   const file = /```yaml\n(region: .*?)```/s.exec(readFileSync('README.md', 'utf8'))?.[1] ?? '';
-  const { 'ledger-access': ledgerAccess, 'ssm-access': ssmAccess } = PARAMETERS;
+  const configuration = readFileSync('docs/configuration.md', 'utf8');
+  const prefixLists = /`(aws ec2 describe-managed-prefix-lists .*?)`/.exec(configuration)?.[1] ?? '';
+  const found = JSON.parse(await shell(prefixLists)) as { PrefixLists: { PrefixListId: string }[] };
   writeFileSync(
     join(clone, 'infra/stages/prod.yml'),
     fill(file, {
-      'ledger-access: pl-66a5400f': `ledger-access: ${ledgerAccess}\nssm-access: ${ssmAccess}\nevent-bus: patroni`,
+      'pl-66a5400f': found.PrefixLists[0]?.PrefixListId ?? '',
+      'alarm-email': `ssm-access: ${PARAMETERS['ssm-access']}\nevent-bus: patroni\nalarm-email`,
     }),
   );
   const client = await ca.client();
