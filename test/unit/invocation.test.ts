@@ -1,0 +1,226 @@
+import type { Context } from 'aws-lambda';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import { DeadlineExceeded } from '../../functions/config-switch/errors.ts';
+import {
+  eventTime,
+  invocation,
+  isEventId,
+  isObject,
+  type ReceivedEvent,
+  receive,
+  startInvocation,
+} from '../../functions/config-switch/event/invocation.ts';
+import { newProgress } from '../../functions/config-switch/reconcile/reconcile.ts';
+import { httpEvent } from '../stand-ins/webhook.ts';
+
+const NOW = Date.parse('2026-11-23T06:10:00.500Z');
+const CONTEXT = { awsRequestId: 'request-1', getRemainingTimeInMillis: () => 29_000 } as Context;
+
+let received: { clearDeadline: () => void }[];
+beforeEach(() => {
+  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'Date', 'performance'], now: NOW });
+  received = [];
+});
+afterEach(() => {
+  for (const { clearDeadline } of received) clearDeadline();
+  expect(vi.getTimerCount()).toBe(0);
+  vi.useRealTimers();
+});
+function receiveNow(event: unknown): ReceivedEvent {
+  const one = receive(event, CONTEXT);
+  received.push(one);
+  return one;
+}
+function start(httpArrival?: number) {
+  const one = startInvocation(CONTEXT, httpArrival);
+  received.push(one);
+  return one;
+}
+
+describe('a webhook', () => {
+  const http = (change: object = {}, headers: object = { 'webhook-id': 'msg_1' }) => ({
+    ...httpEvent('{}', headers as Record<string, string>, { timeEpoch: NOW - 100 }),
+    ...change,
+  });
+
+  test('has the id of its header, and the arrival at API Gateway; its payload is unknown until it is verified', () => {
+    const event = http();
+    expect(receiveNow(event)).toMatchObject({
+      requestId: 'request-1',
+      arrived: { caller: 'http', event },
+      arrivedAt: NOW - 100,
+      eventId: 'msg_1',
+      payload: undefined,
+      progress: newProgress(),
+      counts: { attempts: 0, polls: 0 },
+    });
+  });
+
+  test('without an id has the one of the request', () => {
+    expect(receiveNow(http({}, {})).eventId).toBe('request-1');
+  });
+
+  test('has its id cut to a length that can be logged', () => {
+    expect(receiveNow(http({}, { 'webhook-id': 'x'.repeat(201) })).eventId).toBe('x'.repeat(200));
+  });
+
+  test.each<[string, { readonly timeEpoch?: number; readonly body?: undefined }]>([
+    ['has no body', { body: undefined }],
+    ['arrived at the first moment that a Date can have', { timeEpoch: -8.64e15 }],
+    ['arrived at the last one', { timeEpoch: 8.64e15 }],
+  ])('is recognised if it %s', (_, { timeEpoch = NOW, ...change }) => {
+    const event = http({ requestContext: { http: {}, timeEpoch }, ...change });
+    expect(receiveNow(event)).toMatchObject({ arrived: { caller: 'http', event }, arrivedAt: timeEpoch });
+  });
+
+  test('must be answered within the 30 s of API Gateway, less the time for the response', () => {
+    expect(receiveNow(http({ requestContext: { http: {}, timeEpoch: NOW - 20_000 } })).remaining()).toBe(
+      8_500,
+    );
+  });
+
+  test.each<[string, object]>([
+    ['another version', { version: '1.0' }],
+    ['no headers', { headers: null }],
+    ['a header that is not text', { headers: { a: 'b', c: ['d'] } }],
+    ['a body that is not text', { body: 7 }],
+    ['no request context', { requestContext: null }],
+    ['no method', { requestContext: { timeEpoch: NOW } }],
+    ['an arrival as text', { requestContext: { http: {}, timeEpoch: String(NOW) } }],
+    ['an arrival that no Date can have', { requestContext: { http: {}, timeEpoch: 8.64e15 + 2 } }],
+  ])('in another format (%s) is never taken for a payload', (_, change) => {
+    const event = receiveNow({ ...http(change), action: 'on_role_change' });
+    expect(event).toMatchObject({ arrivedAt: NOW, eventId: 'request-1', payload: undefined });
+    expect(event.arrived).toEqual({ caller: 'http' });
+    expect(event.progress).toEqual(newProgress());
+  });
+});
+
+describe('an EventBridge event', () => {
+  const eventBridge = (change: object = {}) => ({
+    id: 'event-1',
+    'detail-type': 'Patroni role change',
+    time: '2026-11-23T06:09:00Z',
+    detail: { role: 'primary' },
+    ...change,
+  });
+
+  test('has its own id, and its detail is the payload', () => {
+    expect(receiveNow(eventBridge())).toMatchObject({
+      requestId: 'request-1',
+      arrived: { caller: 'eventbridge' },
+      eventId: 'event-1',
+      payload: { role: 'primary' },
+      progress: newProgress(),
+    });
+  });
+
+  test.each([
+    [
+      'the end of the second that EventBridge has cut it to',
+      '2026-11-23T06:09:00Z',
+      '2026-11-23T06:09:00.999Z',
+    ],
+    ['its time, if that has milliseconds', '2026-11-23T06:09:00.001Z', '2026-11-23T06:09:00.001Z'],
+    ['now, if the second has not ended', '2026-11-23T06:10:00Z', '2026-11-23T06:10:00.500Z'],
+    ['now, if its time is in the future', '2026-11-23T07:00:00.001Z', '2026-11-23T06:10:00.500Z'],
+    ['now, if its time is none', 'yesterday', '2026-11-23T06:10:00.500Z'],
+  ])('arrived at %s', (_, time, arrivedAt) => {
+    expect(new Date(receiveNow(eventBridge({ time })).arrivedAt).toISOString()).toBe(arrivedAt);
+  });
+
+  test('with an id that cannot be stored has the one of the request', () => {
+    expect(receiveNow(eventBridge({ id: 'a b' })).eventId).toBe('request-1');
+  });
+
+  test.each<[string, object]>([
+    ['a detail', { detail: undefined }],
+    ['a type that is text', { 'detail-type': 7 }],
+  ])('needs %s; otherwise the whole is the payload', (_, change) => {
+    const event: Record<string, unknown> = eventBridge(change);
+    if (event.detail === undefined) delete event.detail;
+    expect(receiveNow(event)).toMatchObject({ arrived: { caller: 'direct' }, payload: event });
+  });
+});
+
+describe('a direct invocation', () => {
+  test.each([null, undefined, 7, 'x', [], {}, { action: 'on_role_change' }])(
+    'has %j as payload',
+    (payload) => {
+      const event = receiveNow(payload);
+      expect(event).toMatchObject({
+        requestId: 'request-1',
+        arrived: { caller: 'direct' },
+        arrivedAt: NOW,
+        eventId: 'request-1',
+        progress: newProgress(),
+      });
+      expect(event.payload).toBe(payload);
+    },
+  );
+});
+
+describe('the deadline', () => {
+  test('leaves the time that Lambda leaves, less that for the response', async () => {
+    const { signal, remaining, startedAt, requestId, counts } = start();
+    expect([requestId, counts, startedAt]).toEqual([
+      'request-1',
+      { attempts: 0, polls: 0 },
+      performance.now(),
+    ]);
+    expect(remaining()).toBe(27_500);
+    await vi.advanceTimersByTimeAsync(27_499);
+    expect([remaining(), signal.aborted]).toEqual([1, false]);
+    await vi.advanceTimersByTimeAsync(1);
+    expect([remaining(), signal.reason]).toEqual([0, expect.any(DeadlineExceeded)]);
+  });
+
+  test('is that of API Gateway if that is earlier', () => {
+    expect(start(NOW - 10_000).remaining()).toBe(18_500);
+  });
+
+  test.each(['after', 'onError'] as const)('ends with the event (%s)', async (end) => {
+    const middleware = invocation();
+    const request = { event: { role: 'primary' } as unknown, context: CONTEXT };
+    await middleware.before?.(request as never);
+    expect(request.event).toMatchObject({ arrived: { caller: 'direct' }, payload: { role: 'primary' } });
+    expect(vi.getTimerCount()).toBe(1);
+    await middleware[end]?.(request as never);
+    expect(vi.getTimerCount()).toBe(0);
+  });
+});
+
+describe('the time of an event', () => {
+  test.each([
+    ['its arrival', NOW, undefined, NOW],
+    ['its arrival, less its age', NOW, { ageMs: 2_000 }, NOW - 2_000],
+    ['never before 1970', 1_000, { ageMs: 2_000 }, 0],
+  ])('is %s', (_, arrivedAt, roleChange, time) => {
+    expect(eventTime({ arrivedAt, ...(roleChange && { roleChange }) })).toBe(time);
+  });
+});
+
+test.each<[unknown, boolean]>([
+  ['!', true],
+  ['~'.repeat(128), true],
+  ['', false],
+  ['x'.repeat(129), false],
+  ['a b', false],
+  ['a\n', false],
+  [' a', false],
+  ['ä', false],
+  [7, false],
+  [undefined, false],
+])('an event id › is 1 to 128 printable ASCII characters without spaces (%j: %s)', (id, valid) => {
+  expect(isEventId(id)).toBe(valid);
+});
+
+test.each<[unknown, boolean]>([
+  [{}, true],
+  [[], true],
+  [null, false],
+  [undefined, false],
+  ['x', false],
+])('an object › has properties that can be read (%j: %s)', (value, expected) => {
+  expect(isObject(value)).toBe(expected);
+});
