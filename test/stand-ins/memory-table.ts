@@ -1,37 +1,47 @@
-/** A ledger table in memory, with at most one item. */
+/** A ledger table in memory. */
 
 import type { Item } from '../../functions/config-switch/reconcile/item.ts';
 import type { Change, Condition, Table } from '../../functions/config-switch/reconcile/table.ts';
 import { changed, holds } from '../model/world.ts';
 
 export class MemoryTable implements Table {
-  item: Item | undefined;
+  readonly items = new Map<string, Item>();
   /** The next write takes effect, but its response is lost. */
   loseResponse = false;
   reads = 0;
   writes = 0;
 
-  async get(): Promise<Item | undefined> {
+  /** The item of `main`. */
+  get item(): Item | undefined {
+    return this.items.get('main');
+  }
+
+  set item(item: Item | undefined) {
+    this.items.delete('main');
+    if (item) this.items.set('main', item);
+  }
+
+  async get(server: string): Promise<Item | undefined> {
     this.reads += 1;
-    return this.item;
+    return this.items.get(server);
   }
 
   async update(server: string, change: Change, condition: Condition): Promise<Item | undefined> {
     this.writes += 1;
-    if (!holds(this.item, condition)) return undefined;
-    this.item = changed(this.item, server, change);
-    if (!this.loseResponse) return this.item;
+    const item = this.items.get(server);
+    if (!holds(item, condition)) return undefined;
+    const next = changed(item, server, change);
+    this.items.set(server, next);
+    if (!this.loseResponse) return next;
     this.loseResponse = false;
     return undefined;
   }
 
-  async delete(_: string, condition: Condition): Promise<boolean> {
-    if (!holds(this.item, condition)) return false;
-    this.item = undefined;
-    return true;
+  async delete(server: string, condition: Condition): Promise<boolean> {
+    return holds(this.items.get(server), condition) && this.items.delete(server);
   }
 
   async scan(): Promise<Item[]> {
-    return this.item ? [this.item] : [];
+    return [...this.items.values()];
   }
 }

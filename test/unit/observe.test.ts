@@ -1,0 +1,289 @@
+import { beforeEach, describe, expect, test } from 'vitest';
+import type { Observed } from '../../functions/config-switch/patroni/observe-clusters.ts';
+import { type Item, passedOver, versionOf } from '../../functions/config-switch/reconcile/item.ts';
+import { Ledger } from '../../functions/config-switch/reconcile/ledger.ts';
+import { recordObservations } from '../../functions/config-switch/reconcile/observe.ts';
+import { MemoryTable } from '../stand-ins/memory-table.ts';
+
+const NOW = Date.parse('2026-11-23T06:10:00.000Z');
+const MINUTE = 60_000;
+const at = (ms: number) => new Date(NOW + ms).toISOString();
+const { signal } = new AbortController();
+const MEMBERS = { node1: 'pg:node1', node2: 'pg:node2', node3: null };
+
+/** Set to the model of node1 ten minutes ago. */
+const IN_SYNC: Item = {
+  barman_server: 'main',
+  schema: 1,
+  cluster: 'scope',
+  desired: 'model pg:node1',
+  desired_version: versionOf(NOW - 10 * MINUTE, 'e'),
+  recorded_at: at(-10 * MINUTE),
+  applied: 'model pg:node1',
+  applied_version: versionOf(NOW - 10 * MINUTE, 'e'),
+  applied_at: at(-10 * MINUTE),
+  leader: 'node1',
+  leader_since: at(-10 * MINUTE),
+};
+
+let table: MemoryTable;
+beforeEach(() => {
+  table = new MemoryTable();
+});
+
+const clusterWith = (servers: Record<string, Record<string, string | null>>) => ({
+  name: 'parameter',
+  scope: 'scope',
+  servers: new Map(
+    Object.entries(servers).map(([server, members]) => [server, new Map(Object.entries(members))]),
+  ),
+});
+const CLUSTER = clusterWith({ main: MEMBERS });
+/** Records one observation of the cluster, so many ms after NOW. */
+const observe = async (
+  ms: number,
+  observation: Observed['observation'],
+  cluster: Observed['cluster'] = CLUSTER,
+) =>
+  recordObservations(
+    new Ledger(table),
+    await table.scan(),
+    [{ cluster, at: NOW + ms, observation }],
+    MINUTE,
+    signal,
+  );
+const NOTHING = { reconciled: [], notStreaming: [], unknown: [] };
+
+describe('what Patroni says', () => {
+  test('is recorded for a server that is not in the ledger', async () => {
+    expect(await observe(0, { leader: 'node1', streaming: true })).toEqual(NOTHING);
+    expect(table.item).toEqual({
+      barman_server: 'main',
+      schema: 1,
+      leader: 'node1',
+      leader_since: at(0),
+      differs_since: at(0),
+      streaming: true,
+      streaming_since: at(0),
+    });
+  });
+
+  test('is not written if it is as before', async () => {
+    table.item = { ...IN_SYNC, streaming: true, streaming_since: at(-MINUTE) };
+    expect(await observe(0, { leader: 'node1', streaming: true })).toEqual(NOTHING);
+    expect(table.writes).toBe(0);
+  });
+
+  test('is not written if it differs as before', async () => {
+    table.item = { ...IN_SYNC, leader: 'node2', differs_since: at(-1) };
+    expect(await observe(0, { leader: 'node2' })).toEqual(NOTHING);
+    expect(table.writes).toBe(0);
+  });
+
+  test('ends the difference once it is what is desired', async () => {
+    table.item = { ...IN_SYNC, differs_since: at(-MINUTE) };
+    expect(await observe(0, { leader: 'node1' })).toEqual(NOTHING);
+    expect(table.item).toEqual(IN_SYNC);
+  });
+
+  test('begins a difference as soon as something else is desired', async () => {
+    table.item = { ...IN_SYNC, desired: 'model other' };
+    await observe(0, { leader: 'node1' });
+    expect(table.item).toEqual({ ...IN_SYNC, desired: 'model other', differs_since: at(0) });
+  });
+
+  test('starts over with another leader', async () => {
+    table.item = { ...IN_SYNC, leader: 'node2', leader_since: at(-MINUTE), differs_since: at(-MINUTE) };
+    expect(await observe(0, { leader: 'node3' })).toEqual(NOTHING);
+    expect(table.item).toEqual({
+      ...IN_SYNC,
+      leader: 'node3',
+      leader_since: at(0),
+      differs_since: at(0),
+    });
+  });
+
+  test('is dropped if another heartbeat has seen another leader meanwhile', async () => {
+    table.item = IN_SYNC;
+    const read = await table.scan();
+    table.item = { ...IN_SYNC, leader: 'node3' };
+    const observed = [
+      { cluster: CLUSTER, at: NOW, observation: { leader: 'node2', streaming: false } },
+      {
+        cluster: clusterWith({ other: MEMBERS }),
+        at: NOW,
+        observation: { leader: 'node2', streaming: false },
+      },
+    ];
+    const { notStreaming } = await recordObservations(new Ledger(table), read, observed, MINUTE, signal);
+    expect(notStreaming.map(({ server }) => server)).toEqual(['other']);
+    expect(table.item).toEqual({ ...IN_SYNC, leader: 'node3' });
+  });
+
+  test('is the reason why a leader is unknown', async () => {
+    const { unknown, ...rest } = await observe(0, { unknown: 'no node answered' });
+    expect(unknown).toEqual([{ cluster: 'parameter', reason: 'no node answered' }]);
+    expect([rest, table.writes]).toEqual([{ reconciled: [], notStreaming: [] }, 0]);
+  });
+
+  test('does not matter for a server without members, and is unknown for one without that member', async () => {
+    const cluster = clusterWith({ a: {}, b: { node2: 'pg:node2' }, main: MEMBERS });
+    expect((await observe(0, { leader: 'node1' }, cluster)).unknown).toEqual([
+      {
+        cluster: 'parameter',
+        reason: 'its leader node1 has no model for Barman server b; add it to clusters/parameter',
+      },
+    ]);
+    expect([...table.items.keys()]).toEqual(['main']);
+  });
+});
+
+describe("the leader's model", () => {
+  const DIFFERENT: Item = { ...IN_SYNC, leader: 'node2', differs_since: at(0) };
+
+  test('becomes what is desired at the second observation, with a version that is half a minute older', async () => {
+    table.item = DIFFERENT;
+    expect(await observe(45_000, { leader: 'node2' })).toEqual({
+      ...NOTHING,
+      reconciled: [
+        {
+          server: 'main',
+          message:
+            "Patroni's leader is node2: model pg:node2 is desired for Barman server main now (before: model pg:node1); " +
+            'no event has said so, so a callback may be broken',
+        },
+      ],
+    });
+    expect(table.item).toMatchObject({
+      desired: 'model pg:node2',
+      desired_version: '2026-11-23T06:10:15.000Z#leader:node2',
+      cluster: 'scope',
+      applied: 'model pg:node1',
+    });
+    expect(table.item).not.toHaveProperty('differs_since');
+  });
+
+  test('does not become it less than three quarters of an interval after the first one', async () => {
+    table.item = DIFFERENT;
+    expect(await observe(44_999, { leader: 'node2' })).toEqual(NOTHING);
+    expect(table.writes).toBe(0);
+  });
+
+  test('becomes it for a server that no event has named', async () => {
+    await observe(0, { leader: 'node1' });
+    expect((await observe(MINUTE, { leader: 'node1' })).reconciled).toMatchObject([
+      { message: expect.stringContaining('(before: nothing)') },
+    ]);
+    expect(table.item).toMatchObject({ desired: 'model pg:node1' });
+  });
+
+  test('may be no model', async () => {
+    table.item = { ...DIFFERENT, leader: 'node3' };
+    expect((await observe(MINUTE, { leader: 'node3' })).reconciled).toMatchObject([
+      { message: expect.stringContaining('no model is desired for Barman server main now') },
+    ]);
+    expect(table.item).toMatchObject({ desired: 'reset' });
+  });
+
+  test.each([
+    ['not become it while an event is at most a minute old', MINUTE, []],
+    ['become it a moment later', MINUTE + 1, ['main']],
+  ])('does %s', async (_, age, reconciled) => {
+    table.item = { ...DIFFERENT, desired_version: versionOf(NOW + MINUTE - age, 'event') };
+    const found = await observe(MINUTE, { leader: 'node2' });
+    expect(found.reconciled.map(({ server }) => server)).toEqual(reconciled);
+  });
+
+  test('does not become it if something else was recorded meanwhile', async () => {
+    table.item = DIFFERENT;
+    const read = await table.scan();
+    table.item = { ...DIFFERENT, desired_version: versionOf(NOW - 9 * MINUTE, 'event') };
+    const observed = [{ cluster: CLUSTER, at: NOW + MINUTE, observation: { leader: 'node2' } }];
+    expect(await recordObservations(new Ledger(table), read, observed, MINUTE, signal)).toEqual(NOTHING);
+    expect(table.item.desired).toBe('model pg:node1');
+  });
+
+  test('has a version without the spaces that a member may have in its name', async () => {
+    table.item = { ...DIFFERENT, leader: 'node 2#' };
+    const cluster = clusterWith({ main: { 'node 2#': 'pg:node2' } });
+    await observe(MINUTE, { leader: 'node 2#' }, cluster);
+    expect(table.item.desired_version).toBe('2026-11-23T06:10:30.000Z#leader:node%202%23');
+  });
+});
+
+describe('a server for which Barman does not stream', () => {
+  const STREAMED: Item = { ...IN_SYNC, streaming: true, streaming_since: at(-10 * MINUTE) };
+  const STOPPED: Item = { ...IN_SYNC, streaming: false, streaming_since: at(0) };
+  const message =
+    'Barman does not stream from node1 for server main, at least since 2026-11-23T06:10:00.000Z';
+  const found = (text: string) => ({ ...NOTHING, notStreaming: [{ server: 'main', message: text }] });
+  const notStreaming = { leader: 'node1', streaming: false };
+
+  test('is reported from the first observation on', async () => {
+    table.item = STREAMED;
+    expect(await observe(0, notStreaming)).toEqual(found(message));
+    expect(table.item).toEqual(STOPPED);
+  });
+
+  test('is not, if nothing is known about that', async () => {
+    table.item = STREAMED;
+    expect(await observe(0, { leader: 'node1', streaming: undefined })).toEqual(NOTHING);
+    expect(table.item).toEqual(STREAMED);
+  });
+
+  test('is not while it is paused', async () => {
+    table.item = { ...STREAMED, paused: true };
+    expect(await observe(0, notStreaming)).toEqual(NOTHING);
+    expect(table.item).toEqual({ ...STOPPED, paused: true });
+  });
+
+  test('has its model applied again after almost two intervals', async () => {
+    table.item = STOPPED;
+    expect(await observe(104_999, notStreaming)).toEqual(found(message));
+    expect(table.item).toEqual(STOPPED);
+    expect(await observe(105_000, notStreaming)).toEqual(found(`${message}; its model is applied again`));
+    const now = expect.stringMatching(/Z$/);
+    expect(passedOver(table.item)).toEqual([{ operation_id: 'not-streaming', since: now, ended_at: now }]);
+  });
+
+  test('keeps the operations that were passed over', async () => {
+    const stuck = { operation_id: 'stuck', since: at(-MINUTE) };
+    table.item = { ...STOPPED, passed_over: JSON.stringify([stuck]) };
+    await observe(2 * MINUTE, notStreaming);
+    expect(passedOver(table.item)).toMatchObject([stuck, { operation_id: 'not-streaming' }]);
+  });
+
+  test.each([
+    ['once it was', 105_000, 10 * MINUTE, false],
+    ['until ten intervals later', 105_000, 705_000 - 1, false],
+    ['but then it is', 105_000, 705_000, true],
+    ['also if it was a moment too early', 704_999, 705_000, true],
+    ['but not if it was just now', 705_000, 705_000, false],
+    ['and each ten intervals after that', 705_000, 1_305_000, true],
+  ])('does not have it applied again, %s', async (_, applied, now, again) => {
+    table.item = { ...STOPPED, applied_at: at(applied) };
+    expect(await observe(now, notStreaming)).toEqual(
+      found(again ? `${message}; its model is applied again` : message),
+    );
+  });
+
+  test.each<[string, Partial<Item>]>([
+    ['is not what is desired', { desired: 'model other', differs_since: at(4 * MINUTE) }],
+    ['is not applied yet', { applied_version: versionOf(NOW - 11 * MINUTE, 'e') }],
+  ])('does not have it applied again if it %s', async (_, change) => {
+    table.item = { ...STOPPED, desired_version: versionOf(NOW - 10 * MINUTE, 'e'), ...change };
+    expect((await observe(4 * MINUTE, notStreaming)).notStreaming).toEqual([{ server: 'main', message }]);
+    expect(table.item).not.toHaveProperty('passed_over');
+  });
+
+  test('does not have it applied again if something was recorded meanwhile', async () => {
+    table.item = STOPPED;
+    const read = await table.scan();
+    table.item = { ...STOPPED, lease_token: 'another' };
+    const observed = [{ cluster: CLUSTER, at: NOW + 2 * MINUTE, observation: notStreaming }];
+    expect(await recordObservations(new Ledger(table), read, observed, MINUTE, signal)).toEqual(
+      found(message),
+    );
+    expect(table.item).not.toHaveProperty('passed_over');
+  });
+});
