@@ -1,0 +1,266 @@
+/** The requests to Patroni's REST API, and what is observed of several clusters, on real sockets. */
+
+import { createServer, type IncomingMessage, type RequestListener } from 'node:http';
+import { createServer as createHttpsServer, type ServerOptions } from 'node:https';
+import { describe, expect, test } from 'vitest';
+import { HttpError } from '../../functions/config-switch/errors.ts';
+import type { Cluster } from '../../functions/config-switch/patroni/cluster.ts';
+import {
+  type ClusterSource,
+  observeClusters,
+} from '../../functions/config-switch/patroni/observe-clusters.ts';
+import { PatroniClient } from '../../functions/config-switch/patroni/rest-api.ts';
+import { CertificateAuthority } from '../stand-ins/certificates.ts';
+import { PatroniStandIn } from '../stand-ins/patroni-rest-api.ts';
+import { listen } from '../stand-ins/server.ts';
+
+const signal = () => AbortSignal.timeout(5_000);
+
+/** A node with an answer of its own. */
+async function startNode(answer: RequestListener, tls?: ServerOptions) {
+  const requests: IncomingMessage[] = [];
+  const sockets = { opened: 0, closed: 0 };
+  const listener: RequestListener = (request, response) => {
+    requests.push(request);
+    answer(request, response);
+  };
+  const server = tls ? createHttpsServer(tls, listener) : createServer(listener);
+  server.on('connection', (socket) => {
+    sockets.opened += 1;
+    socket.on('close', () => {
+      sockets.closed += 1;
+    });
+  });
+  const { port, close } = await listen(server);
+  const url = new URL(`${tls ? 'https' : 'http'}://127.0.0.1:${port}`);
+  return { url, requests, sockets, [Symbol.asyncDispose]: close };
+}
+const json: RequestListener = (_, response) => response.end('{"state":"running"}');
+
+describe('a node', () => {
+  test('is asked for JSON, and its answer has the status, the body and the date', async () => {
+    await using node = await startNode(json);
+    await using client = new PatroniClient({});
+    const before = Math.floor(Date.now() / 1_000) * 1_000;
+    const answer = await client.ask(node.url, 'cluster', signal());
+    expect(answer).toEqual({ status: 200, body: { state: 'running' }, date: expect.any(Number) });
+    expect('date' in answer && answer.date).toBeGreaterThanOrEqual(before);
+    expect(node.requests).toMatchObject([
+      {
+        method: 'GET',
+        url: '/cluster',
+        headers: { accept: 'application/json', 'user-agent': 'barman-config-switch' },
+      },
+    ]);
+  });
+
+  test.each(['/patroni', '/patroni//'])('may be behind a proxy that adds a path (%s)', async (path) => {
+    await using node = await startNode(json);
+    await using client = new PatroniClient({});
+    await client.ask(new URL(path, node.url), 'leader', signal());
+    expect(node.requests[0]?.url).toBe('/patroni/leader');
+  });
+
+  test('is asked over one connection, which is closed at the end', async () => {
+    await using node = await startNode(json);
+    {
+      await using client = new PatroniClient({});
+      await Promise.all([
+        client.ask(node.url, 'cluster', signal()),
+        client.ask(node.url, 'cluster', signal()),
+      ]);
+      await client.ask(node.url, 'leader', signal());
+      expect(node.sockets).toEqual({ opened: 1, closed: 0 });
+    }
+    await expect.poll(() => node.sockets).toEqual({ opened: 1, closed: 1 });
+  });
+
+  test('that is not asked is not connected to', async () => {
+    await using client = new PatroniClient({});
+    expect(client.ask).toBeTypeOf('function');
+  });
+
+  test.each<[string, RequestListener, object]>([
+    [
+      'an error',
+      (_, response) => response.writeHead(503).end('{"role":"replica"}'),
+      { status: 503, body: { role: 'replica' } },
+    ],
+    [
+      'a redirect, which is not followed',
+      (_, response) => response.writeHead(302, { location: '/' }).end(),
+      { status: 302, body: undefined },
+    ],
+    ['no JSON', (_, response) => response.end('<html>'), { status: 200, body: undefined }],
+    [
+      'no date',
+      (_, response) => {
+        response.sendDate = false;
+        response.end('{}');
+      },
+      { status: 200, body: {}, date: Number.NaN },
+    ],
+    [
+      'the greatest body',
+      (_, response) => response.end(JSON.stringify('x'.repeat(1024 * 1024 - 2))),
+      { status: 200, body: expect.stringMatching(/^x+$/) },
+    ],
+    [
+      'a greater one',
+      (_, response) => response.end(JSON.stringify('x'.repeat(1024 * 1024 - 1))),
+      { error: 'UND_ERR_RES_EXCEEDED_MAX_SIZE' },
+    ],
+    ['no answer', (_, response) => response.destroy(), { error: 'UND_ERR_SOCKET' }],
+  ])('may give %s', async (_, answer, expected) => {
+    await using node = await startNode(answer);
+    await using client = new PatroniClient({});
+    expect(await client.ask(node.url, 'cluster', signal())).toMatchObject(expected);
+    expect(node.requests).toHaveLength(1);
+  });
+
+  test('that does not listen is reported with the reason', async () => {
+    const node = await startNode(json);
+    await node[Symbol.asyncDispose]();
+    await using client = new PatroniClient({});
+    expect(await client.ask(node.url, 'cluster', signal())).toEqual({ error: 'ECONNREFUSED' });
+  });
+
+  test.each<[string, RequestListener]>([
+    ['headers', () => {}],
+    ['body', (_, response) => response.write('{')],
+  ])('that does not end its %s is not waited for', async (_, answer) => {
+    await using node = await startNode(answer);
+    await using client = new PatroniClient({});
+    expect(await client.ask(node.url, 'cluster', AbortSignal.timeout(200))).toEqual({
+      error: 'no answer in time',
+    });
+  });
+});
+
+describe('a node over https', async () => {
+  const ca = await CertificateAuthority.create();
+  const server = await ca.server();
+  const client = await ca.client();
+  const mutual: ServerOptions = { ...server, ca: ca.cert, requestCert: true, rejectUnauthorized: true };
+
+  test('is verified, without a hint at the client certificate', async () => {
+    await using node = await startNode(json, server);
+    await using patroni = new PatroniClient({});
+    expect(await patroni.ask(node.url, 'cluster', signal())).toEqual({
+      error: expect.stringMatching(/^(UNABLE_TO_VERIFY_LEAF_SIGNATURE|SELF_SIGNED_CERT_IN_CHAIN)$/),
+    });
+  });
+
+  test('gets the client certificate, and no offer of HTTP/2', async () => {
+    const offered: string[][] = [];
+    const ALPNCallback = ({ protocols }: { protocols: string[] }) => {
+      offered.push(protocols);
+      return 'http/1.1';
+    };
+    await using node = await startNode(json, { ...mutual, ALPNCallback });
+    await using patroni = new PatroniClient({ ...client, ca: ca.cert });
+    expect(await patroni.ask(node.url, 'cluster', signal())).toMatchObject({ status: 200 });
+    expect(offered).toEqual([['http/1.1']]);
+  });
+
+  test('that refuses the connection may require a client certificate', async () => {
+    await using node = await startNode(json, mutual);
+    await using patroni = new PatroniClient({ ca: ca.cert });
+    expect(await patroni.ask(node.url, 'cluster', signal())).toEqual({
+      error: expect.stringMatching(
+        /^[A-Z_]+ \(it may require a client certificate: there is no patroni-client-cert\)$/,
+      ),
+    });
+  });
+
+  test('that refuses the connection may refuse the client certificate', async () => {
+    await using node = await startNode(json, mutual);
+    const other = await (await CertificateAuthority.create('Other CA')).client();
+    await using patroni = new PatroniClient({ ...other, ca: ca.cert });
+    expect(await patroni.ask(node.url, 'cluster', signal())).toEqual({
+      error: expect.stringMatching(/^[A-Z_]+ \(it may have refused patroni-client-cert\)$/),
+    });
+  });
+
+  test('is not connected to with a key of another certificate', async () => {
+    await using node = await startNode(json, mutual);
+    await using patroni = new PatroniClient({ cert: client.cert, key: server.key, ca: ca.cert });
+    expect(await patroni.ask(node.url, 'cluster', signal())).toEqual({
+      error: 'ERR_OSSL_X509_KEY_VALUES_MISMATCH',
+    });
+    expect(node.sockets.opened).toBe(0);
+  });
+});
+
+describe('the clusters', () => {
+  const members = new Map([['node1', 'pg:node1']]);
+  const cluster = (name: string, change: Partial<Cluster> = {}): Cluster => ({
+    name,
+    scope: 'main',
+    secrets: [],
+    servers: new Map([[`server-of-${name}`, members]]),
+    patroni: [],
+    streamingArchiverName: null,
+    ...change,
+  });
+  const source = (clusters: readonly Cluster[], tls: object = {}): ClusterSource => ({
+    clusters: async () => ({ clusters, tls }),
+  });
+  const urlsOf = (patroni: PatroniStandIn) => patroni.urls.map((url) => new URL(url));
+
+  test('are observed, except those without URLs', async () => {
+    await using patroni = await PatroniStandIn.start();
+    const asked = cluster('a', { patroni: urlsOf(patroni) });
+    const before = Date.now();
+    const observed = await observeClusters(source([asked, cluster('b')]), signal());
+    expect(observed).toEqual([
+      { cluster: asked, at: expect.any(Number), observation: { leader: 'node1', streaming: undefined } },
+    ]);
+    expect(observed[0]?.at).toBeGreaterThanOrEqual(before);
+    expect(observed[0]?.at).toBeLessThanOrEqual(Date.now());
+  });
+
+  test('that both have members of a server do not reconcile it, but their others', async () => {
+    await using patroni = await PatroniStandIn.start();
+    const several = (name: string) =>
+      cluster(name, {
+        servers: new Map([
+          ['main', members],
+          [`server-of-${name}`, members],
+        ]),
+        patroni: urlsOf(patroni),
+      });
+    const observed = await observeClusters(source([several('a'), several('b')]), signal());
+    expect(observed.map((one) => [[...one.cluster.servers.keys()], one.observation])).toEqual([
+      [['server-of-a'], { leader: 'node1', streaming: undefined }],
+      [['server-of-b'], { leader: 'node1', streaming: undefined }],
+      [[], { unknown: 'Barman server main has members in a and b, so none of them reconciles it' }],
+    ]);
+    expect(observed[2]).toMatchObject({ cluster: { name: 'a' }, at: observed[0]?.at });
+  });
+
+  test('are not asked without the certificates that they may require', async () => {
+    await using patroni = await PatroniStandIn.start();
+    const tls = new HttpError('patroni-client-key is missing');
+    const one = cluster('a', { patroni: urlsOf(patroni) });
+    expect(await observeClusters(source([one], tls), signal())).toMatchObject([
+      { cluster: { name: 'a' }, observation: { unknown: 'patroni-client-key is missing' } },
+    ]);
+    expect(patroni.requests).toEqual([]);
+  });
+
+  test('are asked with their certificates', async () => {
+    const ca = await CertificateAuthority.create();
+    await using patroni = await PatroniStandIn.start({ tls: { ...(await ca.server()), ca: ca.cert } });
+    const tls = { ...(await ca.client()), ca: ca.cert };
+    const one = cluster('a', { patroni: urlsOf(patroni) });
+    expect(await observeClusters(source([one], tls), signal())).toMatchObject([
+      { observation: { leader: 'node1' } },
+    ]);
+  });
+
+  test('are none while the parameters are unavailable', async () => {
+    const unavailable = { clusters: () => Promise.reject(new HttpError('throttled')) };
+    expect(await observeClusters(unavailable, signal())).toEqual([]);
+  });
+});
