@@ -2,6 +2,7 @@
 
 import { createServer, type IncomingMessage, type RequestListener } from 'node:http';
 import { createServer as createHttpsServer, type ServerOptions } from 'node:https';
+import { createServer as createTcpServer } from 'node:net';
 import { describe, expect, test } from 'vitest';
 import { HttpError } from '../../functions/config-switch/errors.ts';
 import type { Cluster } from '../../functions/config-switch/patroni/cluster.ts';
@@ -125,6 +126,15 @@ describe('a node', () => {
     expect(await client.ask(node.url, 'cluster', signal())).toEqual({ error: 'ECONNREFUSED' });
   });
 
+  test('that does not speak HTTP is reported with the reason', async () => {
+    const ssh = await listen(createTcpServer((socket) => socket.end('SSH-2.0-OpenSSH_9.2\r\n')));
+    await using client = new PatroniClient({});
+    expect(await client.ask(new URL(`http://127.0.0.1:${ssh.port}`), 'cluster', signal())).toEqual({
+      error: expect.stringContaining('does not match the HTTP/1.1 protocol'),
+    });
+    await ssh.close();
+  });
+
   test.each<[string, RequestListener]>([
     ['headers', () => {}],
     ['body', (_, response) => response.write('{')],
@@ -163,24 +173,23 @@ describe('a node over https', async () => {
     expect(offered).toEqual([['http/1.1']]);
   });
 
-  test('that refuses the connection may require a client certificate', async () => {
-    await using node = await startNode(json, mutual);
-    await using patroni = new PatroniClient({ ca: ca.cert });
-    expect(await patroni.ask(node.url, 'cluster', signal())).toEqual({
-      error: expect.stringMatching(
-        /^[A-Z_]+ \(it may require a client certificate: there is no patroni-client-cert\)$/,
-      ),
-    });
-  });
-
-  test('that refuses the connection may refuse the client certificate', async () => {
-    await using node = await startNode(json, mutual);
-    const other = await (await CertificateAuthority.create('Other CA')).client();
-    await using patroni = new PatroniClient({ ...other, ca: ca.cert });
-    expect(await patroni.ask(node.url, 'cluster', signal())).toEqual({
-      error: expect.stringMatching(/^[A-Z_]+ \(it may have refused patroni-client-cert\)$/),
-    });
-  });
+  test.each(['TLSv1.2', 'TLSv1.3'] as const)(
+    'that ends the connection may lack a client certificate (%s)',
+    async (maxVersion) => {
+      await using node = await startNode(json, { ...mutual, maxVersion });
+      await using patroni = new PatroniClient({ ca: ca.cert });
+      expect(await patroni.ask(node.url, 'cluster', signal())).toEqual({
+        error: expect.stringMatching(
+          /^[A-Z_/]+ \(it may require a client certificate: there is no patroni-client-cert\)$/,
+        ),
+      });
+      const other = await (await CertificateAuthority.create('Other CA')).client();
+      await using refused = new PatroniClient({ ...other, ca: ca.cert });
+      expect(await refused.ask(node.url, 'cluster', signal())).toEqual({
+        error: expect.stringMatching(/^[A-Z_/]+ \(it may have refused patroni-client-cert\)$/),
+      });
+    },
+  );
 
   test('is not connected to with a key of another certificate', async () => {
     await using node = await startNode(json, mutual);

@@ -20,8 +20,11 @@ export type Answer =
 /** Asks a node. It never rejects. */
 export type Ask = (node: URL, path: 'cluster' | 'leader', signal: AbortSignal) => Promise<Answer>;
 
-/** With TLS 1.3 a server that gets no client certificate, or refuses it, completes the handshake and then closes the connection. */
-const NO_CERTIFICATE = /^(UND_ERR_SOCKET|ECONNRESET|EPIPE|ERR_SSL_\w*CERTIFICATE\w*)$/;
+/**
+ * With TLS 1.3 a server that gets no client certificate, or refuses it, completes the handshake and then closes the connection;
+ * with TLS 1.2 it may send an alert instead, such as ERR_SSL_SSL/TLS_ALERT_HANDSHAKE_FAILURE.
+ */
+const NO_CERTIFICATE = /^(UND_ERR_SOCKET|ECONNRESET|EPIPE)$|_ALERT_/;
 
 type Undici = typeof import('../barman/undici.ts');
 
@@ -98,7 +101,7 @@ function parse(text: string): unknown {
   }
 }
 
-/** The code of a network or TLS error, such as ECONNREFUSED, or its text. */
+/** The code of a network or TLS error, such as ECONNREFUSED, or its text: the code of undici's HTTPParserError is undefined. */
 function reasonOf(error: unknown): string {
   if (!(error instanceof Error)) return String(error);
   return 'code' in error && typeof error.code === 'string' ? error.code : error.message;
