@@ -314,7 +314,7 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     condition: 'observation: the leader becomes the desired state',
-    edits: [edit(OBSERVE, 'if (differs_since === undefined || at -', 'if (interval > 0 || at -')],
+    edits: [edit(OBSERVE, 'if (at - timeOf(differs_since', 'if (interval > 0 || at - timeOf(differs_since')],
   },
   {
     condition: 'observation: its version is older than the answers may be',
@@ -323,7 +323,11 @@ export const MUTANTS: readonly Mutant[] = [
   {
     condition: 'observation: two in a row, some time apart',
     edits: [
-      edit(OBSERVE, 'at - timeOf(differs_since, at) < (1 - TOLERANCE) * interval', 'interval < 0'),
+      edit(
+        OBSERVE,
+        'at - timeOf(differs_since, Number.POSITIVE_INFINITY) < (1 - TOLERANCE) * interval',
+        'differs_since === undefined',
+      ),
       edit(OBSERVE, 'const STALENESS = 30_000;', 'const STALENESS = 0;'),
       edit(OBSERVE, 'const GRACE = 60_000;', 'const GRACE = 0;'),
     ],

@@ -64,7 +64,8 @@ let api: Api;
 let reconciled: Reconciled[];
 let options: HeartbeatOptions;
 beforeEach(() => {
-  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'Date', 'performance'], now: NOW });
+  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'Date', 'performance'], now: NOW - 100_000 });
+  vi.advanceTimersByTime(100_000);
   table = new MemoryTable();
   api = new Api();
   reconciled = [];
@@ -126,7 +127,13 @@ describe('a heartbeat', () => {
   test('applies what is pending, and reports it', async () => {
     const item = put('main');
     put('other', applied());
-    expect(await beat(options)).toMatchObject({ pending: 1, applied: 1, parked: 0, oldestPendingAge: 60 });
+    expect(await beat(options)).toMatchObject({
+      pending: 1,
+      applied: 1,
+      pausedPending: 0,
+      parked: 0,
+      oldestPendingAge: 60,
+    });
     expect(api.switched).toEqual(['main']);
     expect(get('main')).toMatchObject({ applied: 'model m', operation_id: 'op-of-main' });
     expect(reconciled).toEqual([
@@ -321,7 +328,7 @@ describe('pg-backup-api', () => {
   });
 
   test('is asked for the configuration of another server each minute', async () => {
-    for (const server of ['b', 'c', 'a']) put(server, applied());
+    for (const server of ['c', 'b', 'a']) put(server, applied());
     for (let minute = 0; minute < 4; minute += 1) {
       expect(await beat(options)).not.toHaveProperty('unreachable');
       vi.advanceTimersByTime(MINUTE);

@@ -76,7 +76,7 @@ export function response(): MiddlewareObj<CompletedEvent> {
       request.event = { ...request.event, response: body };
     },
     onError: (request) => {
-      const error = request.error ?? new Error('no error');
+      const error = request.error ?? new Error();
       if (error instanceof Rejected) {
         request.response = json(...REJECTION[error.why]);
         return;

@@ -106,7 +106,7 @@ export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
   const now = Date.now();
   const allPending = items.filter((item) => isPending(item, ended.get(item.barman_server)));
   const [paused, pending] = [allPending.filter(isPaused), allPending.filter((item) => !isPaused(item))];
-  const age = (item: Item) => now - pendingSince(item, now);
+  const age = (item: RecordedItem) => now - pendingSince(item, now);
 
   let parked = pending.filter((item) => item.parked).length;
   const due: RecordedItem[] = [];
@@ -173,7 +173,7 @@ function oldest(ages: readonly number[]): number {
  * The order in which servers are reconciled: fewest attempts first, so that those that fail do not delay the others; expired leases last,
  * because their operations have to be waited for; then the oldest.
  */
-function byOrder(age: (item: Item) => number): (a: Item, b: Item) => number {
+function byOrder(age: (item: RecordedItem) => number): (a: RecordedItem, b: RecordedItem) => number {
   const attempts = (item: Item) => item.attempts ?? 0;
   const expired = ({ lease_token }: Item) => (lease_token === undefined ? 0 : 1);
   return (a, b) => attempts(a) - attempts(b) || expired(a) - expired(b) || age(b) - age(a);
@@ -183,8 +183,8 @@ function byOrder(age: (item: Item) => number): (a: Item, b: Item) => number {
  * Since when a server is pending (ms since the epoch): since its desired state was recorded, a pause has ended by itself, or what was
  * passed over has ended.
  */
-function pendingSince(item: Item, now: number): number {
-  if ((item.applied_version ?? '') < (item.desired_version ?? '')) {
+function pendingSince(item: RecordedItem, now: number): number {
+  if ((item.applied_version ?? '') < item.desired_version) {
     return Math.max(timeOf(item.recorded_at, now), timeOf(item.paused_until, 0));
   }
   return Math.min(now, ...passedOver(item).map(({ ended_at }) => timeOf(ended_at, now)));
@@ -251,10 +251,8 @@ async function probe({
 function firstToExpire(certificates: ReadonlyMap<string, string>): Heartbeat['certificate'] {
   let first: Heartbeat['certificate'];
   for (const [parameter, pem] of certificates) {
-    const left = daysLeft(pem);
-    if (left !== undefined && left < (first?.daysLeft ?? Number.POSITIVE_INFINITY)) {
-      first = { parameter, daysLeft: left };
-    }
+    const left = daysLeft(pem) ?? Number.POSITIVE_INFINITY;
+    if (left < (first?.daysLeft ?? Number.POSITIVE_INFINITY)) first = { parameter, daysLeft: left };
   }
   return first;
 }

@@ -134,8 +134,7 @@ async function recordDesired(
   signal: AbortSignal,
 ): Promise<string | undefined> {
   const { desired, desired_version, differs_since } = item;
-  if (differs_since === undefined || at - timeOf(differs_since, at) < (1 - TOLERANCE) * interval)
-    return undefined;
+  if (at - timeOf(differs_since, Number.POSITIVE_INFINITY) < (1 - TOLERANCE) * interval) return undefined;
   if (eventTimeOf(desired_version) >= at - GRACE) return undefined;
   const version = versionOf(at - STALENESS, `leader:${encodeURIComponent(leader)}`);
   if (!(await ledger.recordObserved(item, { server, cluster, target, version }, signal))) return undefined;
