@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { parseCluster, secretKeys } from '../../functions/config-switch/patroni/cluster.ts';
+import { parseCluster, secretKeys, serversOfSeveral } from '../../functions/config-switch/patroni/cluster.ts';
 import { createSecret } from '../stand-ins/webhook.ts';
 
 const SECRET = createSecret();
@@ -70,6 +70,10 @@ describe('a cluster', () => {
       'is malformed: "secrets" is an unknown key; valid keys: secret, servers, patroni, scope, streaming_archiver_name',
     ],
     [
+      '{"servers":null}',
+      'is malformed: servers must be an object of Barman servers, such as {"main": {"node1": "pg:node1"}}',
+    ],
+    [
       '{"servers":[]}',
       'is malformed: servers must be an object of Barman servers, such as {"main": {"node1": "pg:node1"}}',
     ],
@@ -105,6 +109,9 @@ describe('a cluster', () => {
       '{"servers":{},"patroni":["https://u:p@a"]}',
       'is malformed: patroni.0 must not have a user, a password, a query or a fragment',
     ],
+    ['{"servers":{},"patroni":[7]}', 'is malformed: patroni.0 must be a string'],
+    ['{"servers":{},"patroni":["shttp://a"]}', 'is malformed: patroni.0 must be an http:// or https:// URL'],
+    ['{"servers":{},"scope":7}', 'is malformed: scope must be a string'],
     ['{"servers":{},"scope":""}', 'is malformed: scope must not be empty'],
     [
       '{"servers":{},"streaming_archiver_name":7}',
@@ -143,6 +150,30 @@ describe('a secret parameter', () => {
   );
 
   test('may have several, separated by any white space', () => {
-    expect(secretKeys(` ${SECRET}\n${SECRET}\t`)).toHaveLength(2);
+    expect(secretKeys(` ${SECRET}\n \r\n${SECRET}\t`)).toHaveLength(2);
   });
+
+  test.each([
+    [23, undefined],
+    [24, [24]],
+    [25, [25]],
+    [26, [26]],
+    [64, [64]],
+    [65, undefined],
+  ])('has 24 to 64 bytes (%i)', (size, sizes) => {
+    const keys = secretKeys(`whsec_${Buffer.alloc(size, 'ü').toString('base64')}`);
+    expect(keys?.map((key) => key.symmetricKeySize)).toEqual(sizes);
+  });
+});
+
+test('the servers of several clusters › are those with members in more than one', () => {
+  const cluster = (name: string, servers: object) => parseCluster(name, JSON.stringify({ servers }));
+  const members = { node1: 'pg:node1' };
+  expect(
+    serversOfSeveral([
+      cluster('a', { x: members, y: members, only: members }),
+      cluster('b', { x: members, y: {}, z: {} }),
+      cluster('c', { x: members }),
+    ]),
+  ).toEqual(new Map([['x', ['a', 'b', 'c']]]));
 });

@@ -58,6 +58,13 @@ function run(
 }
 
 describe('the leader is known', () => {
+  test('at once, without a timer that stays', async () => {
+    vi.useFakeTimers();
+    expect(await run([NORMAL, NORMAL])).toEqual({ leader: 'node1' });
+    expect(vi.getTimerCount()).toBe(0);
+    vi.useRealTimers();
+  });
+
   test.each<[string, readonly [Answer, Answer], (readonly [Answer, Answer])?]>([
     ['if all nodes name it and it confirms', [NORMAL, NORMAL]],
     ['if the other node does not answer', [NORMAL, DOWN], [CONFIRMED[0], DOWN]],
@@ -81,6 +88,7 @@ describe('the leader is known', () => {
       'with a sync standby',
       [members(leaderOf('node1'), replicaOf('node2', { role: 'sync_standby' })), NORMAL],
     ],
+    ['if its scope is not in the list of members', [ok({ members: [leaderOf('node1')] }), DOWN]],
     [
       'if it saw the DCS 30 s ago',
       [NORMAL, NORMAL],
@@ -262,6 +270,11 @@ describe('the leader is unknown', () => {
     ],
   ])('%s', async (_, cluster, leader, unknown) => {
     expect(await run(cluster, leader)).toEqual({ unknown });
+  });
+
+  test('does not hide an internal error', async () => {
+    const ask = () => Promise.reject(new TypeError('bug'));
+    await expect(observe(CLUSTER, ask, new AbortController().signal)).rejects.toThrow('bug');
   });
 
   test('after three seconds for each round, whatever a node does', async () => {

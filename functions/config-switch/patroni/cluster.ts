@@ -19,7 +19,10 @@ const name = v.pipe(
 );
 const url = v.pipe(
   v.string('must be a string'),
-  v.check((text) => /^https?:$/.test(URL.parse(text)?.protocol ?? ''), 'must be an http:// or https:// URL'),
+  v.check(
+    (text) => ['http:', 'https:'].includes(URL.parse(text)?.protocol ?? ''),
+    'must be an http:// or https:// URL',
+  ),
   v.transform((text) => new URL(text)),
   v.check(
     ({ username, password, search, hash }) => `${username}${password}${search}${hash}` === '',
@@ -42,8 +45,8 @@ const Settings = v.object(
     secret: v.exactOptional(
       v.pipe(
         v.string('must be a string'),
-        v.check((text) => secretKeys(text) !== undefined, `must be ${SECRET_FORM}`),
-        v.transform((text) => secretKeys(text) ?? []),
+        v.transform(secretKeys),
+        v.check((keys) => keys !== undefined, `must be ${SECRET_FORM}`),
       ),
     ),
     servers: recordOf(
@@ -131,7 +134,7 @@ export function parseCluster(clusterName: string, text: string): Cluster {
  */
 export function secretKeys(text: string): readonly KeyObject[] | undefined {
   const keys = text
-    .split(/\s+/)
+    .split(/\s/)
     .filter((secret) => secret !== '')
     .map((secret) => Buffer.from(SECRET.exec(secret)?.[1] ?? '', 'base64'));
   const wellFormed = keys.every(({ length }) => length >= SECRET_BYTES.min && length <= SECRET_BYTES.max);

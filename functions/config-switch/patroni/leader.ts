@@ -142,7 +142,8 @@ function streams(
   if (streamingArchiverName === null || state !== 'running') return undefined;
   return replication.some(
     (sender) =>
-      sender.application_name === streamingArchiverName && /^(streaming|catchup)$/.test(sender.state ?? ''),
+      sender.application_name === streamingArchiverName &&
+      (sender.state === 'streaming' || sender.state === 'catchup'),
   );
 }
 
