@@ -13,7 +13,7 @@ import {
   type RecordedItem,
   versionOf,
 } from '../../functions/config-switch/reconcile/item.ts';
-import { Ledger } from '../../functions/config-switch/reconcile/ledger.ts';
+import { Ledger, mayPost } from '../../functions/config-switch/reconcile/ledger.ts';
 import { Operator } from '../../functions/config-switch/reconcile/operator.ts';
 import { MemoryTable } from '../stand-ins/memory-table.ts';
 
@@ -93,6 +93,8 @@ describe('an item', () => {
     [{ ...IN_SYNC, passed_over: '[{"operation_id":"x","ended_at":"t"}]' }, true],
     [{ ...IN_SYNC, passed_over: '[{"operation_id":"y"}]' }, true],
     [{ passed_over: '[{"operation_id":"y"}]' }, false],
+    [{ desired: 'model m' }, false],
+    [{ desired_version: 'b' }, false],
   ])('%j is pending: %s', (item, pending) => {
     expect(isPending({ barman_server: 'main', ...item }, new Set(['y']))).toBe(pending);
   });
@@ -105,6 +107,16 @@ describe('an item', () => {
     [{ lease_token: 'me', lease_expires_at: at(0) }, false],
   ])('%j is leased: %s', (item, leased) => {
     expect(isLeased({ barman_server: 'main', ...item })).toBe(leased);
+  });
+
+  test.each([
+    [{}, false],
+    [{ paused_until: at(1) }, false],
+    [{ paused: true }, true],
+    [{ paused: true, paused_until: at(1) }, true],
+    [{ paused: true, paused_until: at(0) }, false],
+  ])('%j is paused: %s', (item, paused) => {
+    expect(isPaused({ barman_server: 'main', ...item })).toBe(paused);
   });
 });
 
@@ -119,6 +131,7 @@ describe('an item with a newer schema', () => {
     ['record and acquire', () => ledger.recordAndAcquire(desired(0, 'a'), signal)],
     ['acquire', () => ledger.acquire({ barman_server: 'main' }, 'a', signal)],
     ['drop', () => ledger.setPassedOver(RECORDED, [], signal)],
+    ['observed', () => ledger.observed({ barman_server: 'main' }, { leader: 'node1' }, signal)],
     ['park', () => ledger.park({ barman_server: 'main', desired_version: 'x#x' }, signal)],
     ['retry', () => operator.retry('main', signal)],
     ['pause', () => operator.pause('main', undefined, signal)],
@@ -128,6 +141,13 @@ describe('an item with a newer schema', () => {
     table.item = newer;
     const result = await write().catch((thrown: unknown) => thrown);
     expect([false, undefined, error]).toContainEqual(result);
+    expect(table.item).toEqual(newer);
+  });
+
+  test('is not changed by an operator who read it before', async () => {
+    table.item = newer;
+    const late = new Operator({ get: async () => RECORDED }, table);
+    expect(await late.pause('main', undefined, signal)).toBeUndefined();
     expect(table.item).toEqual(newer);
   });
 
@@ -212,6 +232,20 @@ describe('the lease', () => {
     }
     expect(await ledger.acquire(table.item, desired(6, 'c').version, signal)).toBeDefined();
   });
+});
+
+describe('a POST', () => {
+  test.each([
+    [1, 1, true],
+    [0, 1, false],
+    [1, 0, false],
+  ])(
+    'is allowed before the end of its window by both clocks (%i ms and %i ms left: %s)',
+    (one, other, allowed) => {
+      const postUntil = { monotonic: performance.now() + one, wall: Date.now() + other };
+      expect(mayPost({ postUntil })).toBe(allowed);
+    },
+  );
 });
 
 describe('complete', () => {
@@ -476,7 +510,10 @@ describe('operations that were passed over', () => {
     table.item = { ...item, passed_over: JSON.stringify([{ operation_id: 'z', since }]) };
     const before = table.item;
     expect(await ledger.acquire(item, version, signal, { ended: new Set(['x']) })).toBeUndefined();
-    expect(await ledger.setPassedOver(item as RecordedItem, [], signal)).toBe(false);
+    const { passed_over: _, ...without } = item;
+    for (const read of [item, without]) {
+      expect(await ledger.setPassedOver(read as RecordedItem, [], signal)).toBe(false);
+    }
     expect(table.item).toEqual(before);
   });
 
@@ -506,6 +543,11 @@ describe('operations that were passed over', () => {
       expect(passedOver({ barman_server: 'main', passed_over })).toEqual([]);
     },
   );
+
+  test('that were edited by hand are those that can be read', () => {
+    const passed_over = JSON.stringify([null, { operation_id: 'x', since }]);
+    expect(passedOver({ barman_server: 'main', passed_over })).toEqual([{ operation_id: 'x', since }]);
+  });
 });
 
 describe('the running operation', () => {

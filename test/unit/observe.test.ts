@@ -103,8 +103,11 @@ describe('what Patroni says', () => {
     });
   });
 
-  test('is dropped if another heartbeat has seen another leader meanwhile', async () => {
-    table.item = IN_SYNC;
+  test.each([
+    ['another leader', IN_SYNC],
+    ['the first leader', { barman_server: 'main' }],
+  ])('is dropped if another heartbeat has seen %s meanwhile', async (_, before) => {
+    table.item = before;
     const read = await table.scan();
     table.item = { ...IN_SYNC, leader: 'node3' };
     const observed = [
@@ -194,13 +197,18 @@ describe("the leader's model", () => {
     expect(found.reconciled.map(({ server }) => server)).toEqual(reconciled);
   });
 
-  test('does not become it if something else was recorded meanwhile', async () => {
-    table.item = DIFFERENT;
+  const SEEN: Item = { barman_server: 'main', leader: 'node2', differs_since: at(0) };
+  test.each([
+    ['something', DIFFERENT],
+    ['nothing', SEEN],
+  ])('does not become it if %s was desired, and an event was recorded meanwhile', async (_, before) => {
+    table.item = before;
     const read = await table.scan();
-    table.item = { ...DIFFERENT, desired_version: versionOf(NOW - 9 * MINUTE, 'event') };
+    const event = { ...DIFFERENT, desired_version: versionOf(NOW - 9 * MINUTE, 'event') };
+    table.item = event;
     const observed = [{ cluster: CLUSTER, at: NOW + MINUTE, observation: { leader: 'node2' } }];
     expect(await recordObservations(new Ledger(table), read, observed, MINUTE, signal)).toEqual(NOTHING);
-    expect(table.item.desired).toBe('model pg:node1');
+    expect(table.item).toEqual(event);
   });
 
   test('has a version without the spaces that a member may have in its name', async () => {

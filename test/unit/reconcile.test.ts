@@ -42,9 +42,7 @@ class Api {
     await guard.beforePost();
     this.targets.push(target);
     await this.onCreate();
-    const id = `op${this.targets.length}`;
-    guard.onCreated(id);
-    return id;
+    return `op${this.targets.length}`;
   }
   async waitForOperation(): Promise<'DONE'> {
     await this.onWait();
@@ -200,6 +198,12 @@ describe('reconcile', () => {
     await expect(run(desired(0, 'a'))).rejects.toThrow(new Busy(message));
     expect(table.item).toMatchObject({ desired: 'model a' });
     expect([options.progress.recorded, api.targets.length]).toEqual([true, 0]);
+  });
+
+  test('records nothing in an item that a newer version wrote', async () => {
+    table.item = { barman_server: 'main', schema: 2 };
+    await expect(run(desired(0, 'a'))).rejects.toThrow(LedgerError);
+    expect(options.progress.recorded).toBe(false);
   });
 
   test('reports an item that was deleted meanwhile', async () => {
@@ -379,6 +383,7 @@ describe('an expired lease', () => {
     api.recent = ['x', 'y'];
     expect(await run(desired(0, 'a'))).toMatchObject({ exitCode: 0 });
     expect(api.polled).toEqual(['y']);
+    expect(api.guard?.passedOver).toEqual(new Set(['x']));
     expect(table.item.passed_over).toBe(passedOver({ operation_id: 'x', since }));
   });
 
@@ -470,6 +475,24 @@ describe('an expired lease', () => {
     expect(await runToEnd(newer)).toMatchObject({ exitCode: 0 });
   });
 
+  test('whose operation has not ended is replaced as soon as the next attempt is due', async () => {
+    const next_attempt_at = new Date(NOW).toISOString();
+    table.item = expired(OPERATION_TIMEOUT, { next_attempt_at, attempts: 2 });
+    api.recent = ['y'];
+    api.onEnd = running;
+    expect(await runToEnd({ ...desired(0, 'x'), version: version(-9, 'x') })).toMatchObject({ exitCode: 0 });
+  });
+
+  test('whose operations applied nothing that is known leaves what is applied as it was', async () => {
+    table.item = expired(1_000, { applied: 'model w', applied_version: version(-99, 'w') });
+    api.recent = ['y'];
+    api.onCreate = () => {
+      throw new HttpError('refused');
+    };
+    await expect(run(desired(0, 'a'))).rejects.toThrow('refused');
+    expect(table.item).toMatchObject({ applied: 'model w', applied_version: version(-99, 'w') });
+  });
+
   test('whose operation was passed over counts an attempt, and says why', async () => {
     table.item = expired(OPERATION_TIMEOUT, { attempts: 2 });
     api.recent = ['y', 'z'];
@@ -515,17 +538,12 @@ describe('an expired lease with a running operation', () => {
 
   test('that ended DONE is complete, and a newer desired state is applied under the same lease', async () => {
     table.item = expired(1_000);
+    const acquire = vi.spyOn(options.ledger, 'acquire');
     expect(await run(newer)).toMatchObject({ exitCode: 0, operationId: 'op1' });
     expect(api.targets).toEqual([{ model: 'a' }]);
+    expect(acquire).not.toHaveBeenCalled();
     expect(table.item).toMatchObject({ applied: 'model a', operation_id: 'op1' });
     expect(table.item).not.toHaveProperty('running_operation');
-  });
-
-  test('that ended DONE is complete, and a newer desired state is left to others if time is short', async () => {
-    table.item = expired(1_000);
-    remaining = 10_000;
-    expect(await run(newer)).toMatchObject({ exitCode: 0, operationId: 'op1' });
-    expect(api.targets).toEqual([{ model: 'a' }]);
   });
 
   test('that ended FAILED counts as an attempt', async () => {
@@ -579,6 +597,19 @@ describe('the running operation', () => {
     }
   });
 
+  test('is not recorded any more once its application has ended, or after the deadline', async () => {
+    const started = vi.spyOn(options.ledger, 'started');
+    await run(desired(0, 'a'));
+    expect(started.mock.lastCall?.[2]).toMatchObject({ aborted: true });
+    api.onWait = () => {
+      expect(started.mock.lastCall?.[2].aborted).toBe(false);
+      controller.abort();
+      expect(started.mock.lastCall?.[2].aborted).toBe(true);
+    };
+    await run(desired(1, 'b'));
+    expect(started).toHaveBeenCalledTimes(2);
+  });
+
   test('that cannot be recorded changes nothing', async () => {
     api.onCreate = () => {
       vi.spyOn(table, 'update').mockRejectedValueOnce(new LedgerError('down'));
@@ -627,9 +658,16 @@ describe('an operation that was passed over and has ended', () => {
     expect(table.item).not.toHaveProperty('passed_over');
   });
 
-  test('is left to the heartbeat by an event', async () => {
-    table.item = inSync();
+  test.each([{}, { ended_at: since }])('is left to the heartbeat by an event (%j)', async (mark) => {
+    table.item = { ...inSync(), passed_over: passedOver({ operation_id: 'x', since, ...mark }) };
     expect(await run(desired(0, 'a'))).toMatchObject({ exitCode: 0, operationId: 'op0' });
+    expect(api.targets).toEqual([]);
+  });
+
+  test('is nothing to do for a heartbeat after another one has done it', async () => {
+    const { passed_over: _, ...done } = inSync();
+    table.item = done;
+    expect(await heartbeat('x')).toMatchObject({ exitCode: 0, operationId: 'op0' });
     expect(api.targets).toEqual([]);
   });
 

@@ -124,8 +124,8 @@ export function eventIdOf(version: string): string {
 }
 
 /** When the role changed that a version came from (ms since the epoch); 0 without a version. */
-export function eventTimeOf(version = ''): number {
-  return timeOf(version.split('#')[0], 0);
+export function eventTimeOf(version: string | undefined): number {
+  return timeOf(version?.split('#')[0], 0);
 }
 
 /** Whether this version of the function knows the format of an item. */
