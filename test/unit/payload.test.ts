@@ -2,9 +2,19 @@ import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { BARMAN_NAME, configTarget } from '../../functions/config-switch/barman/target.ts';
 import { InvalidArgs } from '../../functions/config-switch/errors.ts';
-import { parseJson, parseRoleChange } from '../../functions/config-switch/event/payload.ts';
+import { parseJson, parseRoleChange, payload } from '../../functions/config-switch/event/payload.ts';
 
 const REQUIRED = { action: 'on_role_change', role: 'primary', cluster: 'main', barman_server: 'main' };
+
+test('the middleware › adds the role change to the event', async () => {
+  const request = { event: { eventId: 'e', payload: REQUIRED } };
+  await payload().before?.(request as never);
+  expect(request.event).toEqual({
+    eventId: 'e',
+    payload: REQUIRED,
+    roleChange: parseRoleChange(REQUIRED),
+  });
+});
 
 describe('a role change', () => {
   test('has defaults for optional fields', () => {

@@ -274,6 +274,12 @@ describe('the permission', () => {
       ),
     );
   });
+
+  test('is refused with the names of all clusters that have the secret', async () => {
+    await expect(run([a, b], 'c1', async () => undefined)).rejects.toThrow(
+      /^the secret in clusters\/a, clusters\/b may not move Barman server c1;/,
+    );
+  });
 });
 
 describe('the middleware', () => {

@@ -30,17 +30,17 @@ describe('the certificates of a PEM file', () => {
   });
 
   test.each([
-    ['empty', ''],
-    ['no PEM', 'certificate'],
-    ['only a key', key],
-    ['torn', cert.slice(0, 300)],
-    ['torn after the first', `${cert}\n${ca.cert.slice(0, 300)}`],
-    ['torn before the last', `${cert.slice(0, 300)}\n${ca.cert}`],
-    ['without its beginning', `${cert}\n${ca.cert.slice(300)}`],
-    ['damaged', damaged],
-    ['damaged after the first', `${cert}\n${damaged}`],
-  ])('are an error if one of them cannot be read (%s)', (_, pem) => {
-    expect(() => certificatesOf(pem)).toThrow();
+    ['empty', '', 'no certificate'],
+    ['no PEM', 'certificate', 'no certificate'],
+    ['only a key', key, 'no certificate'],
+    ['torn', cert.slice(0, 300), 'no certificate'],
+    ['torn after the first', `${cert}\n${ca.cert.slice(0, 300)}`, 'a block is torn'],
+    ['torn before the last', `${cert.slice(0, 300)}\n${ca.cert}`, /./],
+    ['without its beginning', `${cert}\n${ca.cert.slice(300)}`, 'a block is torn'],
+    ['damaged', damaged, /./],
+    ['damaged after the first', `${cert}\n${damaged}`, /./],
+  ])('are an error if one of them cannot be read (%s)', (_, pem, reason) => {
+    expect(() => certificatesOf(pem)).toThrow(reason);
   });
 });
 

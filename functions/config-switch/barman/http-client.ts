@@ -49,7 +49,7 @@ export interface HttpClientOptions {
   /** Called after each failed attempt. */
   readonly onFailure?: (failure: { request: string; attempt: number; error: RequestFailure }) => void;
   /** Called for each request that is sent. */
-  readonly onRequest?: () => void;
+  readonly onRequest: () => void;
 }
 
 export interface Request<T> {
@@ -180,7 +180,7 @@ export class HttpClient implements AsyncDisposable {
     const attempt = deadline(timeout);
     const ended = AbortSignal.any([signal, attempt.signal]);
 
-    this.#options.onRequest?.();
+    this.#options.onRequest();
     const start = performance.now();
     let status: number;
     let text: string;
