@@ -354,6 +354,15 @@ describe('attempts', () => {
     expect(guard.inDoubt).toBe(false);
   });
 
+  test('of a POST after a 500 end with the remedy', async () => {
+    net.reply = () => [500, ''];
+    expect(await end(create(start()))).toMatchObject({
+      message: expect.stringMatching(
+        /^pg-backup-api answered 500 \(5 attempts\); see the error log of pg-backup-api/,
+      ),
+    });
+  });
+
   test.each([
     [404, [0, 100, 200]],
     [500, [0, 0, 0, 0, 0]],

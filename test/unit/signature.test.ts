@@ -94,6 +94,11 @@ describe('a signature', () => {
   ])('is missing if the header %s is "%s"', (name, value) => {
     expect(verify({ ...signedHeaders(secret, '{}', { at: NOW }), [name]: value }, '{}')).toBe('missing');
   });
+
+  test.each(['webhook-id', 'webhook-signature', 'webhook-timestamp'])('is missing without %s', (name) => {
+    const { [name]: _, ...headers } = signedHeaders(secret, '{}', { at: NOW });
+    expect(verify(headers, '{}')).toBe('missing');
+  });
 });
 
 describe('a signed body', () => {
