@@ -59,6 +59,10 @@ class Api {
   }
 }
 
+const refuse = () => {
+  throw new HttpError('refused');
+};
+
 let table: MemoryTable;
 let api: Api;
 let reconciled: Reconciled[];
@@ -124,7 +128,7 @@ describe('a heartbeat', () => {
     expect(api.read).toEqual([]);
   });
 
-  test('applies what is pending, and reports it', async () => {
+  test('applies what is pending, reports it, and does not count it as pending any more', async () => {
     const item = put('main');
     put('other', applied());
     expect(await beat(options)).toMatchObject({
@@ -132,7 +136,7 @@ describe('a heartbeat', () => {
       applied: 1,
       pausedPending: 0,
       parked: 0,
-      oldestPendingAge: 60,
+      oldestPendingAge: 0,
     });
     expect(api.switched).toEqual(['main']);
     expect(get('main')).toMatchObject({ applied: 'model m', operation_id: 'op-of-main' });
@@ -225,19 +229,15 @@ describe('a server', () => {
   test('is parked after a day, and not applied', async () => {
     put('main', { recorded_at: at(-DAY - 1) });
     put('other', { recorded_at: at(-DAY) });
-    expect(await beat(options)).toMatchObject({
-      pending: 2,
-      applied: 1,
-      parked: 1,
-      oldestPendingAge: 86_400,
-    });
+    expect(await beat(options)).toMatchObject({ pending: 2, applied: 1, parked: 1 });
     expect([get('main').parked, get('other').parked, api.switched]).toEqual([true, undefined, ['other']]);
   });
 
   test('that is parked counts as such, stays so, and has no age', async () => {
     put('main', { recorded_at: at(-2 * DAY), parked: true });
     put('other');
-    expect(await beat(options)).toMatchObject({ pending: 2, applied: 1, parked: 1, oldestPendingAge: 60 });
+    api.onSwitch = refuse;
+    expect(await beat(options)).toMatchObject({ pending: 2, applied: 0, parked: 1, oldestPendingAge: 60 });
     expect(api.switched).toEqual(['other']);
   });
 
@@ -288,7 +288,8 @@ describe('a server', () => {
     ],
   ])('is pending %s', async (_, change, seconds) => {
     put('main', change);
-    expect(await beat(options)).toMatchObject({ pending: 1, oldestPendingAge: seconds });
+    api.onSwitch = refuse;
+    expect(await beat(options)).toMatchObject({ pending: 1, applied: 0, oldestPendingAge: seconds });
   });
 
   test('that is paused is not applied, and counts separately', async () => {
@@ -347,7 +348,7 @@ describe('pg-backup-api', () => {
     expect(await beat(options)).toMatchObject({
       applied: 1,
       unreachable: 'the configuration of main cannot be read: 404',
-      oldestPendingAge: 60,
+      oldestPendingAge: 0,
     });
     api.onRead = () => {
       throw 'no error';

@@ -546,6 +546,15 @@ describe('an expired lease with a running operation', () => {
     expect(table.item).not.toHaveProperty('running_operation');
   });
 
+  test('that ended DONE is the result of its event, and a newer desired state is left to the heartbeat if time is short', async () => {
+    table.item = { ...expired(1_000), desired: 'model a', desired_version: newer.version };
+    remaining = 10_000;
+    expect(await run(older)).toMatchObject({ exitCode: 0, operationId: 'op0' });
+    expect(api.targets).toEqual([]);
+    expect(table.item).toMatchObject({ applied_version: older.version, desired_version: newer.version });
+    expect(table.item).not.toHaveProperty('lease_token');
+  });
+
   test('that ended FAILED counts as an attempt', async () => {
     table.item = { ...expired(1_000), attempts: 1 };
     api.onEnd = async () => 'FAILED';

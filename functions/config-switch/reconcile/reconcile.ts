@@ -294,7 +294,7 @@ async function waitOut(
  * @throws ConfigSwitchFailed if it ended FAILED, and nothing newer is desired
  */
 async function finish(
-  { ledger, signal }: ReconcileOptions,
+  { ledger, signal, remaining }: ReconcileOptions,
   item: Item & { lease_token: string },
   end: 'DONE' | 'FAILED',
 ): Promise<Lease | undefined> {
@@ -304,7 +304,8 @@ async function finish(
     item: { ...item, desired: running, desired_version: running_version },
   };
   if (end === 'DONE') {
-    const completion = await ledger.complete(expired, running_operation, true, signal);
+    const renew = remaining() > SHORT;
+    const completion = await ledger.complete(expired, running_operation, renew, signal);
     return completion.lease === 'renewed' ? completion.renewed : undefined;
   }
   const failed = operationFailed(barman_server, parseTarget(running), running_operation);
