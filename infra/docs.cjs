@@ -51,7 +51,7 @@ function callbackTable() {
 /** From the table of the end-to-end tests: the longest time of each row. */
 function endToEndChart() {
   const development = readFileSync(join(__dirname, '../docs/development.md'), 'utf8');
-  const [, table] = /\| event \| Barman followed after \|\n\| --- \| --- \|\n((?:\|.*\n)+)/.exec(development);
+  const [, table] = /\| event \| Barman followed after \|.*\n\|[- |]+\n((?:\|.*\n)+)/.exec(development);
   const rows = [...table.matchAll(/^\| (.*?) \| (.*?) s\b/gm)].map(([, event, times]) => ({
     event: event.replace(/[,:].*/, '').replaceAll('`', ''),
     most: Number(/[\d.]+$/.exec(times)[0]),
