@@ -81,7 +81,7 @@ function report(event: CompletedEvent, error?: Error | null): void {
 export function reportReconciled(requestId: string) {
   return ({ item, result, progress, duration }: Reconciled): void => {
     const failed = result instanceof Error;
-    logger[failed ? 'error' : 'info'](result.message, {
+    logger[result instanceof Busy ? 'warn' : failed ? 'error' : 'info'](result.message, {
       request_id: requestId,
       caller: 'heartbeat',
       barman_server: item.barman_server,

@@ -338,6 +338,31 @@ describe('the heartbeat', () => {
     expect(await run.send(heartbeat)).toMatchObject({ pending: 1, applied: 1, oldestPendingAge: 0 });
   });
 
+  test('warns of an operation that has not ended, and waits for the next attempt', async () => {
+    await using run = await startFunction({}, { OPERATION_TIMEOUT: '1' });
+    run.host.api.addOperation({ id: 'running', type: 'config_switch', status: 'IN_PROGRESS' });
+    await run.putItem({
+      barman_server: 'main',
+      desired: 'model pg:node2',
+      desired_version: `${at(-90_000)}#event`,
+      recorded_at: at(-90_000),
+      lease_token: 'another',
+      lease_expires_at: at(-60_000),
+      running: 'model pg:node2',
+      running_operation: 'running',
+      running_version: `${at(-90_000)}#event`,
+      next_attempt_at: at(60_000),
+    });
+    expect(await run.send(heartbeat)).toMatchObject({ pending: 1, applied: 0 });
+    expect(run.log()).toContainEqual(
+      expect.objectContaining({
+        level: 'WARN',
+        message: expect.stringMatching(/^operation running on main has not ended/),
+      }),
+    );
+    expect(run.metrics()).toContainEqual(expect.objectContaining({ Busy: 1 }));
+  });
+
   test('applies what is pending, without another event', async () => {
     await using run = await startFunction({}, { MAX_RETRIES: '1' });
     await run.host.api.refuse();
