@@ -154,6 +154,7 @@ function verdict(): never {
   console.log(`
 seed ${seed}, ${rounds} rounds (${inconclusive} inconclusive), violations: ${found}; Barman followed within ${followed} (promised: ${seconds(limit)})
 ${answers.length} answers to webhooks: ${counted.join(', ')}; ${beats.length} heartbeats, ${leases.length} leases, ${operations.length} operations`);
-  addRow('chaos', [seed, minutes, rounds, answers.length, beats.length, operations.length, followed, found]);
+  const counts = [rounds, inconclusive, answers.length, beats.length, operations.length];
+  addRow('chaos', [seed, minutes, `${interval} s`, ...counts, followed, found]);
   process.exit(violations.length === 0 ? 0 : 1);
 }
