@@ -42,8 +42,9 @@ export async function startDynamoDb(): Promise<DynamoDb> {
     } else if (fault !== 'stall') {
       const end = response.end.bind(response);
       response.end = ((...[body]: Parameters<typeof end>) => {
-        const updated = /^\{"Attributes":/.test(String(body)) && JSON.parse(String(body)).Attributes;
-        if (updated) standIn.onUpdated?.(updated);
+        // Most runs have no listener, and benchmarks measure these responses.
+        if (standIn.onUpdated && /^\{"Attributes":/.test(String(body)))
+          standIn.onUpdated(JSON.parse(String(body)).Attributes);
         return fault === 'lose response' ? response.destroy() : end(body);
       }) as typeof response.end;
       dynamo.emit('request', request, response);
