@@ -1,4 +1,4 @@
-import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import { beforeEach, describe, expect, test, vi } from 'vitest';
 import type { PgBackupApi } from '../../functions/config-switch/barman/pg-backup-api.ts';
 import { DeadlineExceeded, HttpError, LedgerError } from '../../functions/config-switch/errors.ts';
 import type { Observed } from '../../functions/config-switch/patroni/observe-clusters.ts';
@@ -17,6 +17,7 @@ import { Ledger } from '../../functions/config-switch/reconcile/ledger.ts';
 import { newProgress } from '../../functions/config-switch/reconcile/reconcile.ts';
 import { CertificateAuthority } from '../stand-ins/certificates.ts';
 import { MemoryTable } from '../stand-ins/memory-table.ts';
+import { useVirtualTime } from './virtual-time.ts';
 
 const NOW = Date.parse('2026-11-23T06:10:00.000Z');
 const MINUTE = 60_000;
@@ -67,9 +68,8 @@ let table: MemoryTable;
 let api: Api;
 let reconciled: Reconciled[];
 let options: HeartbeatOptions;
+useVirtualTime(NOW);
 beforeEach(() => {
-  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'Date', 'performance'], now: NOW - 100_000 });
-  vi.advanceTimersByTime(100_000);
   table = new MemoryTable();
   api = new Api();
   reconciled = [];
@@ -84,10 +84,6 @@ beforeEach(() => {
     observe: async () => [],
     onReconciled: (one) => reconciled.push(one),
   };
-});
-afterEach(() => {
-  expect(vi.getTimerCount()).toBe(0);
-  vi.useRealTimers();
 });
 
 /** Puts a server in the ledger whose desired state was recorded a minute ago, and has not been applied. */

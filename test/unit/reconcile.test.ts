@@ -1,4 +1,4 @@
-import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import { beforeEach, describe, expect, test, vi } from 'vitest';
 import type { PostGuard } from '../../functions/config-switch/barman/pg-backup-api.ts';
 import { Busy, ConfigSwitchFailed, HttpError, LedgerError } from '../../functions/config-switch/errors.ts';
 import {
@@ -17,6 +17,7 @@ import {
 } from '../../functions/config-switch/reconcile/reconcile.ts';
 import { MemoryEvents } from '../stand-ins/memory-events.ts';
 import { MemoryTable } from '../stand-ins/memory-table.ts';
+import { useVirtualTime } from './virtual-time.ts';
 
 const NOW = Date.parse('2026-11-23T06:10:00.000Z');
 const OPERATION_TIMEOUT = 60_000;
@@ -64,9 +65,8 @@ let api: Api;
 let controller: AbortController;
 let options: ReconcileOptions & { events: MemoryEvents };
 let remaining: number;
+useVirtualTime(NOW);
 beforeEach(() => {
-  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'Date', 'performance'], now: NOW - 100_000 });
-  vi.advanceTimersByTime(100_000);
   table = new MemoryTable();
   api = new Api();
   controller = new AbortController();
@@ -80,10 +80,6 @@ beforeEach(() => {
     operationTimeout: OPERATION_TIMEOUT,
     progress: newProgress(),
   };
-});
-afterEach(() => {
-  expect(vi.getTimerCount()).toBe(0);
-  vi.useRealTimers();
 });
 
 const version = (ms: number, id: string) => versionOf(NOW + ms, id);

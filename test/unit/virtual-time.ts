@@ -1,0 +1,18 @@
+import { afterEach, beforeEach, expect, vi } from 'vitest';
+
+/**
+ * Has each test of a file begin at a time, in virtual time; at its end no timer may be left.
+ *
+ * @param now ms since the epoch
+ */
+export function useVirtualTime(now: number): void {
+  beforeEach(() => {
+    // The monotonic clock has run for a while, as in a function that is in use.
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'Date', 'performance'], now: now - 100_000 });
+    vi.advanceTimersByTime(100_000);
+  });
+  afterEach(() => {
+    expect(vi.getTimerCount()).toBe(0);
+    vi.useRealTimers();
+  });
+}
