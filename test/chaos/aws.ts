@@ -8,7 +8,7 @@ import type { KeyPair } from '../stand-ins/certificates.ts';
 import { type DynamoDbFault, startDynamoDb } from '../stand-ins/dynamodb.ts';
 import { listen, readBody } from '../stand-ins/server.ts';
 import { type SsmFault, SsmStandIn } from '../stand-ins/ssm.ts';
-import { httpEvent } from '../stand-ins/webhook.ts';
+import { httpEvent, webhookHeaders } from '../stand-ins/webhook.ts';
 import type { Answer, Beat, Lease } from './check.ts';
 import { ADDRESS } from './network.ts';
 import { offer } from './remote.ts';
@@ -33,7 +33,6 @@ const LATE = 20_000;
 /** When an instance is killed, at most, after its event has arrived (ms). */
 const MID_SWITCH = 800;
 const PATH = '/barman-config-switch/chaos/';
-const NAMES = ['webhook-id', 'webhook-timestamp', 'webhook-signature'] as const;
 
 const ssm = await SsmStandIn.start();
 const dynamoDb = await startDynamoDb();
@@ -62,8 +61,7 @@ const report = offer<AwsReport>({
       HEARTBEAT_INTERVAL: String(interval),
     };
     const endpoint = createServer(certificate, async (request, reply) => {
-      const headers = Object.fromEntries(NAMES.map((name) => [name, String(request.headers[name])]));
-      const webhook = { body: await readBody(request), headers };
+      const webhook = { body: await readBody(request), headers: webhookHeaders(request) };
       webhooks.push(webhook);
       if (delivery === 'lost') return request.socket.destroy();
       if (delivery === 'late') await sleep(Math.random() * LATE);

@@ -10,6 +10,8 @@ import { expect, inject, test } from 'vitest';
 import { documentedBlock } from '../documentation.ts';
 import { startFunction } from '../integration/function.ts';
 import { listen, readBody } from '../stand-ins/server.ts';
+import { webhookHeaders } from '../stand-ins/webhook.ts';
+import { asRoot } from './processes.ts';
 
 const page = readFileSync('docs/migration.md', 'utf8');
 
@@ -20,8 +22,7 @@ test('a node of patroni_barman › uses the function after the documented comman
   await using run = await startFunction();
   const server = await listen(
     createServer(async (request, reply) => {
-      const names = ['webhook-id', 'webhook-timestamp', 'webhook-signature'] as const;
-      const headers = Object.fromEntries(names.map((name) => [name, String(request.headers[name])]));
+      const headers = webhookHeaders(request);
       const { statusCode, response } = await run.webhook(await readBody(request), { headers });
       reply.writeHead(statusCode, { 'content-type': 'application/json' }).end(JSON.stringify(response));
     }),
@@ -33,7 +34,7 @@ test('a node of patroni_barman › uses the function after the documented comman
         .replaceAll('/var/log/patroni', folder)
         .replaceAll('https://…/config-switch', `http://127.0.0.1:${server.port}/config-switch`)
         // Only root may give files away.
-        .replaceAll(/-o (root|postgres) /g, process.getuid?.() === 0 ? '$&' : '');
+        .replaceAll(/-o (root|postgres) /g, asRoot ? '$&' : '');
     const shell = (commands: string) => execFileSync('bash', ['-euc', here(commands)], { cwd: download });
     const example = /```yaml\n([\s\S]*?)```/.exec(page)?.[1] ?? '';
     const file = join(folder, 'patroni.yml');

@@ -3,6 +3,7 @@
 import { createServer, type Server } from 'node:https';
 import type { CertificateAuthority } from '../stand-ins/certificates.ts';
 import { listen, readBody, type StandInServer } from '../stand-ins/server.ts';
+import { webhookHeaders } from '../stand-ins/webhook.ts';
 
 /** Hands a webhook on to the function. */
 export type Post = (
@@ -23,9 +24,7 @@ export class TlsProxy {
     const certificate = await authority.server();
     const server = () =>
       createServer({ cert: certificate.cert, key: certificate.key }, async (request, reply) => {
-        const names = ['webhook-id', 'webhook-timestamp', 'webhook-signature'] as const;
-        const headers = Object.fromEntries(names.map((name) => [name, String(request.headers[name])]));
-        const { status, response } = await post(await readBody(request), headers);
+        const { status, response } = await post(await readBody(request), webhookHeaders(request));
         reply.writeHead(status, { 'content-type': 'application/json' }).end(JSON.stringify(response));
       });
     return new TlsProxy(server, await listen(server()));

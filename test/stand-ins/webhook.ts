@@ -1,6 +1,7 @@
 /** The sender's side of a webhook: Standard Webhooks headers over the raw body. */
 
 import { createHmac, randomBytes, randomUUID } from 'node:crypto';
+import type { IncomingMessage } from 'node:http';
 import { Webhook } from 'standardwebhooks';
 
 /** @returns a new secret, `whsec_…` */
@@ -24,6 +25,12 @@ export function signedHeaders(
       ? new Webhook(secret).sign(id, new Date(at), body)
       : `v1,${createHmac('sha256', key).update(`${id}.${timestamp}.`).update(body).digest('base64')}`;
   return { 'webhook-id': id, 'webhook-timestamp': timestamp, 'webhook-signature': signature };
+}
+
+/** @returns those headers of a request that belong to its signature */
+export function webhookHeaders({ headers }: IncomingMessage): Record<string, string> {
+  const names = ['webhook-id', 'webhook-timestamp', 'webhook-signature'];
+  return Object.fromEntries(names.map((name) => [name, String(headers[name])]));
 }
 
 /** @returns the event that an API Gateway HTTP API creates from a webhook, payload format 2.0 */
