@@ -11,6 +11,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import { addRow } from '../bench/report.ts';
+import { asRoot } from '../e2e/processes.ts';
 import { FOLDER, installTools } from '../e2e/setup.ts';
 import { CAUSES } from './causes.ts';
 import { outdatedOperations, promise } from './check.ts';
@@ -82,7 +83,7 @@ verdict();
 
 /** Runs this script again, in namespaces. @returns its exit status */
 function runInNamespaces(): number {
-  if (process.getuid?.() !== 0) throw new Error('namespaces need root: run it as root, or with sudo');
+  if (!asRoot) throw new Error('namespaces need root: run it as root, or with sudo');
   const CHAOS_TOOLS = installTools();
   const CHAOS_FOLDER = mkdtempSync(join(FOLDER, 'chaos-'));
   const env = { ...process.env, CHAOS_TOOLS, CHAOS_FOLDER };

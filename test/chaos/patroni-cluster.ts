@@ -1,11 +1,20 @@
 /** A cluster of three PostgreSQL nodes with Patroni and etcd, each on a host of its own. */
 
 import type { ChildProcess } from 'node:child_process';
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { BARMAN_ROLES, callbackWithClock, patroni, patroniExamples } from '../e2e/cluster-files.ts';
-import { asPostgres, descendants, own, run, send, startLogged, writeOwned } from '../e2e/processes.ts';
+import { BARMAN_ROLES, callbackWithClock, etcd, patroni, patroniExamples } from '../e2e/cluster-files.ts';
+import {
+  asPostgres,
+  own,
+  postmasterPid,
+  processTree,
+  run,
+  send,
+  startLogged,
+  writeOwned,
+} from '../e2e/processes.ts';
 import { POSTGRESQL } from '../e2e/setup.ts';
 import { ADDRESS, NETWORK, on } from './network.ts';
 
@@ -42,13 +51,8 @@ export class PatroniCluster {
   /** @param secret of the callbacks @param ca certificate of the function's endpoint, PEM */
   async start(secret: string, ca: string): Promise<void> {
     this.#writeFiles(secret, ca);
-    const [client, peer] = [`http://${ADDRESS.etcd}:2379`, `http://${ADDRESS.etcd}:2380`];
-    const etcd = asPostgres('etcd', [
-      ...['--data-dir', this.#file('etcd'), '--initial-cluster', `default=${peer}`],
-      ...['--listen-client-urls', client, '--advertise-client-urls', client],
-      ...['--listen-peer-urls', peer, '--initial-advertise-peer-urls', peer],
-    ]);
-    this.#etcd = startLogged(on('etcd', etcd), this.#file('etcd.log'));
+    const [client, peer] = [2379, 2380].map((port) => `http://${ADDRESS.etcd}:${port}`) as [string, string];
+    this.#etcd = startLogged(on('etcd', etcd(this.#folder, client, peer)), this.#file('etcd.log'));
     this.startNode('node1');
     await until(async () => (await this.leader()) === 'node1', 'node1 is not the leader');
     await this.query('node1', BARMAN_ROLES);
@@ -73,7 +77,7 @@ export class PatroniCluster {
   ): Promise<void> {
     const pid = this.#pid(host, server);
     if (pid === 0) return;
-    for (const one of [...(await descendants(pid)), pid]) {
+    for (const one of await processTree(pid)) {
       if (signal === 'SIGSTOP') this.#stopped.add(one);
       send(one, signal);
     }
@@ -83,8 +87,7 @@ export class PatroniCluster {
   #pid(host: NodeName | 'etcd', server: 'patroni' | 'postgres' | 'etcd'): number {
     if (host === 'etcd') return this.#etcd?.pid ?? 0;
     if (server === 'patroni') return this.#patroni.get(host)?.pid ?? 0;
-    const file = this.#file(host, 'postmaster.pid');
-    return existsSync(file) ? Number(readFileSync(file, 'utf8').split('\n')[0]) : 0;
+    return postmasterPid(this.#file(host));
   }
 
   /** Runs `pg_ctl` on a node, without Patroni. */
@@ -117,8 +120,7 @@ export class PatroniCluster {
 
   /** The leader on which all nodes agree, if they do. */
   async agreedLeader(): Promise<NodeName | undefined> {
-    const asked = NODES.map((name) => this.rest(name, 'GET', 'cluster') as Promise<Members>);
-    const answers = await Promise.all(asked).catch(() => []);
+    const answers = await Promise.all(this.#askForMembers()).catch(() => []);
     const leaders = answers.map(({ members, pause }) => {
       const all = members.filter(({ role, state }) => role === 'leader' && state === 'running');
       return all.length === 1 && !pause ? all[0]?.name : undefined;
@@ -135,13 +137,8 @@ export class PatroniCluster {
    */
   async repair(say: (text: string) => void): Promise<void> {
     const healthy = async () => (await this.#unhealthy()).length === 0;
-    if (
-      await until(healthy, '', PATIENCE).then(
-        () => true,
-        () => false,
-      )
-    )
-      return;
+    const recovers = until(healthy, '', PATIENCE).then(() => true);
+    if (await recovers.catch(() => false)) return;
     if (!(await this.agreedLeader())) {
       const { members } = await this.#members();
       const name = members.find(({ role }) => role === 'leader')?.name ?? NODES[0];
@@ -171,8 +168,11 @@ export class PatroniCluster {
 
   /** Patroni's view of the cluster, by the first node that answers. */
   async #members(): Promise<Members> {
-    const asked = NODES.map((name) => this.rest(name, 'GET', 'cluster') as Promise<Members>);
-    return Promise.any(asked).catch(() => ({ members: [] }));
+    return Promise.any(this.#askForMembers()).catch(() => ({ members: [] }));
+  }
+
+  #askForMembers(): Promise<Members>[] {
+    return NODES.map((name) => this.rest(name, 'GET', 'cluster') as Promise<Members>);
   }
 
   query(name: NodeName, sql: string): Promise<string> {

@@ -3,14 +3,12 @@
  * host of its own. Real software, but for pg-backup-api's HTTP interface and AWS's services.
  */
 
-import { execFile } from 'node:child_process';
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { promisify } from 'node:util';
 import { barman } from '../e2e/cluster-files.ts';
 import { startNginx } from '../e2e/nginx.ts';
-import { asPostgres, own, writeOwned } from '../e2e/processes.ts';
+import { asPostgres, outputOf, own, writeOwned } from '../e2e/processes.ts';
 import { CertificateAuthority } from '../stand-ins/certificates.ts';
 import { createSecret } from '../stand-ins/webhook.ts';
 import type { AwsReport, AwsSettings } from './aws.ts';
@@ -70,13 +68,9 @@ export class World {
   }
 
   /** Runs a command of Barman. @returns what it printed until it ended, or until the time limit (ms) */
-  async barman(words: readonly string[], limit = 20_000): Promise<string> {
+  barman(words: readonly string[], limit = 20_000): Promise<string> {
     const all = ['-c', this.#file('barman.conf'), ...words];
-    const [command, args] = on('barman', asPostgres(join(this.#tools, 'barman'), all));
-    const { stdout, stderr } = await promisify(execFile)(command, args, { timeout: limit }).catch(
-      (error: { stdout: string; stderr: string }) => error,
-    );
-    return stdout + stderr;
+    return outputOf(on('barman', asPostgres(join(this.#tools, 'barman'), all)), limit);
   }
 
   /** Barman's active model. */

@@ -6,6 +6,7 @@
 import { join } from 'node:path';
 import { example, fill } from '../documentation.ts';
 import type { KeyPair } from '../stand-ins/certificates.ts';
+import { asPostgres, type CommandLine } from './processes.ts';
 import { POSTGRESQL } from './setup.ts';
 
 export type NodeName = 'node1' | 'node2';
@@ -74,11 +75,20 @@ export function patroniExamples(
   return [node, fill(example('patroni-standby.yml'), { ...callback, ...upstream })];
 }
 
+/** The command line of etcd. @param client URL for clients @param peer URL for other members */
+export function etcd(folder: string, client: string, peer: string): CommandLine {
+  return asPostgres('etcd', [
+    ...['--data-dir', join(folder, 'etcd'), '--initial-cluster', `default=${peer}`],
+    ...['--listen-client-urls', client, '--advertise-client-urls', client],
+    ...['--listen-peer-urls', peer, '--initial-advertise-peer-urls', peer],
+  ]);
+}
+
 /** What else a node needs, in a file that Patroni reads after the example: YAML, of which JSON is a subset. */
 export function patroni(
   name: string,
   folder: string,
-  { scope, etcd, address = '127.0.0.1', postgresPort, restPort, tls }: NodeSettings,
+  { scope, etcd: dcs, address = '127.0.0.1', postgresPort, restPort, tls }: NodeSettings,
 ): string {
   const file = (one: string) => join(folder, one);
   return JSON.stringify({
@@ -102,7 +112,7 @@ export function patroni(
         cacert: file('rest-ca.pem'),
       },
     }),
-    etcd3: { hosts: [etcd] },
+    etcd3: { hosts: [dcs] },
     bootstrap: {
       dcs: {
         ttl: 20,

@@ -28,6 +28,7 @@ import {
   BARMAN_ROLES,
   barman,
   callbackWithClock,
+  etcd,
   NODES,
   type NodeName,
   patroni,
@@ -35,7 +36,18 @@ import {
   type RestTls,
   tlsFiles,
 } from './cluster-files.ts';
-import { asPostgres, asRoot, descendants, own, run, send, startLogged, writeOwned } from './processes.ts';
+import {
+  asPostgres,
+  asRoot,
+  outputOf,
+  own,
+  postmasterPid,
+  processTree,
+  run,
+  send,
+  startLogged,
+  writeOwned,
+} from './processes.ts';
 import { POSTGRESQL } from './setup.ts';
 
 /** Interval of Barman's cron (ms); in production one minute. */
@@ -106,16 +118,8 @@ export class Cluster {
       writeOwned(join(folder, file), text, 0o600);
 
     const [client = 0, peer = 0, ...ports] = await freePorts(6);
-    const etcdUrl = `http://127.0.0.1:${client}`;
-    const peerUrl = `http://127.0.0.1:${peer}`;
-    const etcd = startLogged(
-      asPostgres('etcd', [
-        ...['--data-dir', join(folder, 'etcd'), '--initial-cluster', `default=${peerUrl}`],
-        ...['--listen-client-urls', etcdUrl, '--advertise-client-urls', etcdUrl],
-        ...['--listen-peer-urls', peerUrl, '--initial-advertise-peer-urls', peerUrl],
-      ]),
-      join(folder, 'etcd.log'),
-    );
+    const urls = [client, peer].map((port) => `http://127.0.0.1:${port}`) as [string, string];
+    const etcdProcess = startLogged(etcd(folder, ...urls), join(folder, 'etcd.log'));
 
     const nodes = Object.fromEntries(
       NODES.map((name, index) => {
@@ -156,7 +160,7 @@ export class Cluster {
     own(join(folder, 'barman', 'main'), 0o755);
 
     const watch = watchModel(join(folder, 'barman', 'main', '.active-model.auto'));
-    const cluster = new Cluster(folder, nodes, etcd, {
+    const cluster = new Cluster(folder, nodes, etcdProcess, {
       cron: repeat(CRON, () => runBarman(folder, 'cron')),
       watch,
       options,
@@ -201,11 +205,8 @@ export class Cluster {
     const { process: patroni } = this.#nodes[name];
     if (!patroni?.pid || patroni.exitCode !== null || patroni.signalCode !== null) return;
     const ended = once(patroni, 'exit');
-    const postmaster = join(this.folder, name, 'postmaster.pid');
-    const pid = existsSync(postmaster) ? Number(readFileSync(postmaster, 'utf8').split('\n')[0]) : 0;
-    for (const child of await descendants(patroni.pid)) send(child, 'SIGKILL');
-    send(patroni.pid, 'SIGKILL');
-    send(pid, 'SIGKILL');
+    const pids = [...(await processTree(patroni.pid)), postmasterPid(join(this.folder, name))];
+    for (const pid of pids) send(pid, 'SIGKILL');
     await ended;
   }
 
@@ -340,14 +341,8 @@ export class Cluster {
   }
 
   /** Runs a command of Barman. @returns what it printed until it ended, or until the time limit (ms) */
-  async barman(limit: number, ...words: string[]): Promise<string> {
-    const [command, args] = asPostgres(join(inject('tools'), 'barman'), barmanWords(this.folder, words));
-    const output = { stdout: '', stderr: '' };
-    Object.assign(
-      output,
-      await promisify(execFile)(command, args, { timeout: limit }).catch((error: typeof output) => error),
-    );
-    return output.stdout + output.stderr;
+  barman(limit: number, ...words: string[]): Promise<string> {
+    return outputOf(asPostgres(join(inject('tools'), 'barman'), barmanWords(this.folder, words)), limit);
   }
 
   /** Runs the callback by hand, with its connection options. @returns its exit status and output */
@@ -365,8 +360,7 @@ export class Cluster {
 
   /** Stops etcd, as a machine that hangs. @returns what lets it continue */
   async suspendEtcd(): Promise<() => void> {
-    const pid = this.#etcd.pid ?? 0;
-    const all = [...(await descendants(pid)), pid];
+    const all = await processTree(this.#etcd.pid ?? 0);
     for (const one of all) send(one, 'SIGSTOP');
     return () => {
       for (const one of all) send(one, 'SIGCONT');

@@ -1,7 +1,8 @@
 /** Processes of the real software and their files. If the tests run as root, they belong to user postgres: PostgreSQL refuses to run as root. */
 
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
-import { chmodSync, chownSync, openSync, readFileSync, writeFileSync } from 'node:fs';
+import { chmodSync, chownSync, existsSync, openSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { promisify } from 'node:util';
 
 /** A command and its arguments. */
@@ -18,6 +19,14 @@ export function asPostgres(command: string, words: readonly string[]): CommandLi
 /** Runs a command to its end. @returns what it printed @throws as `execFile` does */
 export async function run([command, words]: CommandLine, timeout = 0): Promise<string> {
   return (await promisify(execFile)(command, words, { timeout })).stdout;
+}
+
+/** Runs a command. @returns all that it printed until it ended, or until the time limit (ms), whether or not it succeeded */
+export async function outputOf([command, words]: CommandLine, timeout: number): Promise<string> {
+  const { stdout, stderr } = await promisify(execFile)(command, words, { timeout }).catch(
+    (error: { stdout: string; stderr: string }) => error,
+  );
+  return stdout + stderr;
 }
 
 /** Starts a process that writes to a log file. */
@@ -40,11 +49,17 @@ export function own(file: string, mode: number): void {
   chownSync(file, Number(uid), Number(gid));
 }
 
-/** @returns the ids of all processes that a process has started, and of those that they have started */
-export async function descendants(pid: number): Promise<number[]> {
+/** @returns the ids of all processes that a process has started, and of those that they have started; its own is the last */
+export async function processTree(pid: number): Promise<number[]> {
   const { stdout } = await promisify(execFile)('pgrep', ['-P', String(pid)]).catch(() => ({ stdout: '' }));
   const children = stdout.trim().split('\n').filter(Boolean).map(Number);
-  return [...children, ...(await Promise.all(children.map(descendants))).flat()];
+  return [...(await Promise.all(children.map(processTree))).flat(), pid];
+}
+
+/** @returns the id of the PostgreSQL server that uses a data directory; 0 if none does */
+export function postmasterPid(dataDirectory: string): number {
+  const file = join(dataDirectory, 'postmaster.pid');
+  return existsSync(file) ? Number(readFileSync(file, 'utf8').split('\n')[0]) : 0;
 }
 
 /** Sends a signal, unless the process has already ended. */
