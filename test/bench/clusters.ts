@@ -102,19 +102,12 @@ export async function benchHeartbeat(): Promise<void> {
       times.push(performance.now() - start);
     }
     const requests = (patroni.requests.length - before) / BEATS;
-    const memory = process.memoryUsage().rss / 2 ** 20;
-    rows.push([
-      String(count),
-      ms(median(times)),
-      ms(quantile(times, 0.95)),
-      String(requests),
-      `${memory.toFixed(0)} MB`,
-    ]);
+    rows.push([String(count), ms(median(times)), ms(quantile(times, 0.95)), String(requests)]);
   }
   table(
     'heartbeat',
-    'An idle heartbeat; Patroni, pg-backup-api and DynamoDB are on the same machine, and their memory counts, too',
-    ['clusters', 'median', 'p95', 'requests to Patroni', 'memory'],
+    'An idle heartbeat; Patroni, pg-backup-api and DynamoDB are on the same machine',
+    ['clusters', 'median', 'p95', 'requests to Patroni'],
     rows,
   );
 }
