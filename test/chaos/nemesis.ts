@@ -135,6 +135,11 @@ export const FAULTS: Readonly<Record<string, Fault>> = {
   },
   'slow operations': operations((choice) => 1_000 + (choice % 20_000)),
   'kill operations': operations(() => null),
+  'remove WAL that Barman needs': async (world) => {
+    const { leader } = await replicaOf(world, 0);
+    await world.cluster.removeWal(leader);
+    return { target: leader };
+  },
   'apply a model by hand': async (world, choice) => {
     const target = `pg:${nodeOf(choice)}`;
     await world.barman(['config-switch', 'main', target]);

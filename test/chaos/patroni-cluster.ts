@@ -25,6 +25,8 @@ export const PORT = { postgres: 5432, rest: 8008 };
 /** What PostgreSQL and Patroni get if nothing disturbs them (ms). */
 const START_TIMEOUT = 120_000;
 const PAUSE = 200;
+/** Segments in `wal_keep_size` of test/e2e/cluster-files.ts. */
+const WAL_KEPT = 16;
 /** How long a healthy node may need to stream again (ms). */
 const PATIENCE = 40_000;
 
@@ -178,6 +180,23 @@ export class PatroniCluster {
   query(name: NodeName, sql: string): Promise<string> {
     const connection = `host=${ADDRESS[name]} port=${PORT.postgres} user=postgres dbname=postgres connect_timeout=3`;
     return run([join(POSTGRESQL, 'psql'), [connection, '-AtXc', sql]], 10_000);
+  }
+
+  /** Makes a leader remove the WAL that Barman needs, as after a mistake with slots. Patroni creates the slot again. */
+  async removeWal(leader: NodeName): Promise<void> {
+    const slot = "FROM pg_replication_slots WHERE slot_name = 'barman'";
+    const statements = [
+      `SELECT pg_terminate_backend(active_pid, 5000) ${slot} AND active`,
+      // More segments than wal_keep_size keeps.
+      `DO $$ BEGIN FOR n IN 1..${WAL_KEPT + 2} LOOP
+        PERFORM pg_logical_emit_message(false, 'chaos', ''); PERFORM pg_switch_wal();
+      END LOOP; END $$`,
+      // A new slot reserves WAL from the last checkpoint on.
+      'CHECKPOINT',
+      `SELECT pg_drop_replication_slot(slot_name) ${slot}`,
+      'CHECKPOINT',
+    ];
+    for (const sql of statements) await this.query(leader, sql);
   }
 
   /** Makes the clock of callbacks wrong, or the callbacks do nothing. @param ahead seconds; null: they do nothing */
