@@ -5,7 +5,8 @@ import type { World } from './world.ts';
 export interface Cause {
   /** What `barman receive-wal` prints. */
   readonly prints: RegExp;
-  readonly remedy: (world: World) => Promise<unknown>;
+  /** @param printed what matched */
+  readonly remedy: (world: World, printed: RegExpExecArray) => Promise<unknown>;
 }
 
 export const CAUSES: readonly Cause[] = [
@@ -24,5 +25,9 @@ export const CAUSES: readonly Cause[] = [
   {
     prints: /is not in this server's history/,
     remedy: (world) => world.barman(['receive-wal', '--reset', 'main']),
+  },
+  {
+    prints: /starting timeline (\d+) is not present in the server/,
+    remedy: (world, [, timeline]) => world.moveTimelineAway(Number(timeline)),
   },
 ];

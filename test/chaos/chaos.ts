@@ -137,10 +137,11 @@ async function remedied(leader: NodeName): Promise<void> {
   };
   await until(isFound, 'receive-wal is always running', 20_000).catch(({ message }) => say(message));
   const cause = CAUSES.find(({ prints }) => prints.test(printed));
-  if (!cause) return violation(`Barman does not stream, for no known cause: ${printed}`);
+  const match = cause?.prints.exec(printed);
+  if (!cause || !match) return violation(`Barman does not stream, for no known cause: ${printed}`);
   notStreaming += 1;
-  say(`not streaming, which the heartbeats report: ${cause.prints.exec(printed)?.[0]}`);
-  await cause.remedy(world);
+  say(`not streaming, which the heartbeats report: ${match[0]}`);
+  await cause.remedy(world, match);
   const streams = () => world.streamsFrom(leader);
   await until(streams, 'Barman does not stream after the remedy', limit)
     .then(() => say('Barman streams after the remedy'))

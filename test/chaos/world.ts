@@ -6,9 +6,9 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { barman } from '../e2e/cluster-files.ts';
+import { barman, moveTimelineAway } from '../e2e/cluster-files.ts';
 import { startNginx } from '../e2e/nginx.ts';
-import { asPostgres, outputOf, own, writeOwned } from '../e2e/processes.ts';
+import { asPostgres, outputOf, own, run, writeOwned } from '../e2e/processes.ts';
 import { CertificateAuthority } from '../stand-ins/certificates.ts';
 import { createSecret } from '../stand-ins/webhook.ts';
 import type { AwsReport, AwsSettings } from './aws.ts';
@@ -84,6 +84,11 @@ export class World {
     const folder = this.#file('barman', 'main', 'streaming');
     for (const file of readdirSync(folder).filter((name) => name.endsWith('.partial')))
       rmSync(join(folder, file));
+  }
+
+  /** Moves away what Barman has of a timeline. */
+  moveTimelineAway(timeline: number): Promise<string> {
+    return run(on('barman', moveTimelineAway(this.folder, this.#tools, timeline)));
   }
 
   /** Whether Barman streams from a node, by PostgreSQL there. */

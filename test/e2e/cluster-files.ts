@@ -4,7 +4,7 @@
  */
 
 import { join } from 'node:path';
-import { example, fill } from '../documentation.ts';
+import { documentedBlock, example, fill } from '../documentation.ts';
 import type { KeyPair } from '../stand-ins/certificates.ts';
 import { asPostgres, type CommandLine } from './processes.ts';
 import { POSTGRESQL } from './setup.ts';
@@ -158,6 +158,23 @@ log_file = ${join(folder, 'barman.log')}
 path_prefix = ${POSTGRESQL}
 
 ${[server, ...others].join('\n')}`;
+}
+
+/**
+ * The documented commands that move a timeline away from what Barman has.
+ *
+ * @param tools folder of Barman's program
+ */
+export function moveTimelineAway(folder: string, tools: string, timeline: number): CommandLine {
+  const command = `${join(tools, 'barman')} -c ${join(folder, 'barman.conf')}`;
+  const block = documentedBlock('docs/operations.md', 'cd /var/lib/barman/SERVER');
+  const commands = fill(block, {
+    '/var/lib/barman/SERVER': join(folder, 'barman', 'main'),
+    '0000000F': timeline.toString(16).toUpperCase().padStart(8, '0'),
+    'barman rebuild-xlogdb SERVER': `${command} rebuild-xlogdb main`,
+    'barman cron': `${command} cron`,
+  });
+  return asPostgres('bash', ['-ec', commands]);
 }
 
 /** The roles of Barman. */

@@ -29,6 +29,7 @@ import {
   barman,
   callbackWithClock,
   etcd,
+  moveTimelineAway,
   NODES,
   type NodeName,
   patroni,
@@ -322,14 +323,17 @@ export class Cluster {
     const sql = 'SELECT pg_walfile_name(pg_current_wal_lsn()) FROM (SELECT txid_current()) AS written';
     const file = (await this.query(name, sql)).trim();
     await this.query(name, 'SELECT pg_switch_wal()');
-    const received = async () =>
-      ['streaming', 'wals'].some((folder) => {
-        const path = join(this.folder, 'barman', 'main', folder);
-        return (
-          existsSync(path) && readdirSync(path, { recursive: true }).some((one) => String(one).endsWith(file))
-        );
-      });
-    await this.#until(received, 90_000, `Barman has not received ${file} of ${name}`);
+    await this.#until(async () => this.received(file), 90_000, `Barman has not received ${file} of ${name}`);
+  }
+
+  /** Whether Barman has a WAL file. */
+  received(file: string): boolean {
+    return ['streaming', 'wals'].some((folder) => {
+      const path = join(this.folder, 'barman', 'main', folder);
+      return (
+        existsSync(path) && readdirSync(path, { recursive: true }).some((one) => String(one).endsWith(file))
+      );
+    });
   }
 
   /** Runs `barman config-switch`, as pg-backup-api's helper does. @returns whether it succeeded */
@@ -343,6 +347,16 @@ export class Cluster {
   /** Runs a command of Barman. @returns what it printed until it ended, or until the time limit (ms) */
   barman(limit: number, ...words: string[]): Promise<string> {
     return outputOf(asPostgres(join(inject('tools'), 'barman'), barmanWords(this.folder, words)), limit);
+  }
+
+  /** What Barman has logged. */
+  barmanLog(): string {
+    return readFileSync(join(this.folder, 'barman.log'), 'utf8');
+  }
+
+  /** Moves away what Barman has of a timeline, as documented. */
+  async moveTimelineAway(timeline: number): Promise<void> {
+    await run(moveTimelineAway(this.folder, inject('tools'), timeline));
   }
 
   /** Runs the callback by hand, with its connection options. @returns its exit status and output */

@@ -118,6 +118,16 @@ function receiveWal(): Promise<string> {
   return cluster.barman(5_000, ...words.split(' '));
 }
 
+/** What it prints if Barman does not stream. For a moment it may be the one that `barman cron` starts that finds the cause. */
+async function causeByReceiveWal(): Promise<string> {
+  let printed = '';
+  await until(async () => {
+    printed = await receiveWal();
+    return !printed.includes('already running');
+  }, 'receive-wal is always running');
+  return printed;
+}
+
 test('the leader › is unknown without the client certificate that the REST API requires, and the reason says so', async () => {
   await cluster.healthy();
   await using row = await startRow(cluster, 'main', { clientCertificate: false });
@@ -203,12 +213,7 @@ test('Barman › does not stream after a switchover to a node without the slot, 
   for (const { observed } of beats.all.slice(-EvaluationPeriods)) {
     expect(observed).toMatchObject({ reconciled: [], notStreaming: [{ server: 'main' }] });
   }
-  // For a moment it may be the one that `barman cron` starts that finds the slot missing.
-  let printed = '';
-  await until(async () => {
-    printed = await receiveWal();
-    return !printed.includes('already running');
-  }, 'receive-wal is always running');
+  const printed = await causeByReceiveWal();
   console.log(`slot missing: receive-wal prints ${printed}`);
   expect(printed).toMatch(printedFor('the new leader has no slot'));
 
@@ -224,6 +229,54 @@ test('Barman › does not stream after a switchover to a node without the slot, 
   expect(running).toMatch(printedFor('it streams from another node'));
   // The rows that follow need it.
   await until(() => hasSlot(leader), 'the new replica has no slot');
+});
+
+test('Barman › does not stream after a promotion by hand that Patroni has undone, until the commands of the documentation were run', async () => {
+  await using row = await startInSync();
+  const { leader } = row;
+  const replica = other(leader);
+  await cluster.caughtUp();
+  await cluster.patronictl('pause', 'main', '--wait');
+  await cluster.pgCtl(replica, 'promote');
+  expect(await cluster.configSwitch('main', `pg:${replica}`)).toBe(true);
+  await cluster.barmanStreams(replica);
+  const sql = 'SELECT pg_walfile_name(pg_current_wal_lsn()) FROM (SELECT txid_current()) AS written';
+  const file = (await cluster.query(replica, sql)).trim();
+  await until(() => cluster.received(`${file}.partial`), 'Barman does not receive WAL of the replica');
+  const timeline = Number.parseInt(file.slice(0, 8), 16);
+  // Patroni keeps its leader, and makes the other one a replica again.
+  await cluster.patronictl('resume', 'main', '--wait');
+  await until(
+    async () => (await cluster.query(replica, 'SELECT pg_is_in_recovery()').catch(() => '')) === 't\n',
+    'it is no replica',
+  );
+  expect(await cluster.healthy()).toBe(leader);
+
+  const beats = row.beats();
+  await until(() => cluster.active.model === `pg:${leader}`, 'the model is not applied again');
+  const applied = beats.all.length;
+  await until(
+    () => beats.all.slice(applied + 1).at(-1)?.metrics.NotStreaming === 1,
+    'no heartbeat reports it',
+  );
+  const printed = await causeByReceiveWal();
+  console.log(`timeline ${timeline} of a promotion by hand: receive-wal prints ${printed}`);
+  expect(printed).toMatch(printedFor('Barman had streamed from a node that was promoted by hand'));
+  expect(printed).toContain(`starting timeline ${timeline} `);
+
+  const remedied = Date.now();
+  await cluster.moveTimelineAway(timeline);
+  await cluster.barmanStreams(leader);
+  console.log(`timeline ${timeline}: Barman streams ${seconds(remedied)} after the remedy`);
+  const seen = beats.all.length;
+  await until(() => beats.all.slice(seen).at(-1)?.metrics.NotStreaming === 0, 'it is still not streaming');
+  // The next promotion begins a timeline with the same number.
+  await cluster.caughtUp();
+  expect(await cluster.switchover()).toBe(replica);
+  await until(switchDone, 'no event has switched');
+  await cluster.barmanStreams(replica);
+  await cluster.walArrives(replica);
+  expect(cluster.barmanLog()).not.toMatch(/already present/);
 });
 
 test('Barman › is set once by the event after the leader was killed, and by no heartbeat meanwhile', async () => {
