@@ -22,10 +22,15 @@ type Fault = (world: World, choice: number) => Promise<Disturbed>;
 
 const nodeOf = (choice: number) => NODES[choice % NODES.length] as NodeName;
 
+async function leaderOf({ cluster }: World): Promise<NodeName> {
+  const leader = await cluster.leader();
+  if (!leader) throw new Error('there is no leader');
+  return leader;
+}
+
 /** The leader, and a node to promote. */
 async function replicaOf(world: World, choice: number): Promise<{ leader: NodeName; candidate: NodeName }> {
-  const leader = await world.cluster.leader();
-  if (!leader) throw new Error('there is no leader');
+  const leader = await leaderOf(world);
   return { leader, candidate: NODES.filter((name) => name !== leader)[choice % 2] as NodeName };
 }
 
@@ -136,9 +141,9 @@ export const FAULTS: Readonly<Record<string, Fault>> = {
   'slow operations': operations((choice) => 1_000 + (choice % 20_000)),
   'kill operations': operations(() => null),
   'remove WAL that Barman needs': async (world) => {
-    const { leader } = await replicaOf(world, 0);
-    await world.cluster.removeWal(leader);
-    return { target: leader };
+    const target = await leaderOf(world);
+    await world.cluster.removeWal(target);
+    return { target };
   },
   'apply a model by hand': async (world, choice) => {
     const target = `pg:${nodeOf(choice)}`;

@@ -25,8 +25,6 @@ export const PORT = { postgres: 5432, rest: 8008 };
 /** What PostgreSQL and Patroni get if nothing disturbs them (ms). */
 const START_TIMEOUT = 120_000;
 const PAUSE = 200;
-/** Segments in `wal_keep_size` of test/e2e/cluster-files.ts. */
-const WAL_KEPT = 16;
 /** How long a healthy node may need to stream again (ms). */
 const PATIENCE = 40_000;
 
@@ -188,7 +186,8 @@ export class PatroniCluster {
     const statements = [
       `SELECT pg_terminate_backend(active_pid, 5000) ${slot} AND active`,
       // More segments than wal_keep_size keeps.
-      `DO $$ BEGIN FOR n IN 1..${WAL_KEPT + 2} LOOP
+      `DO $$ BEGIN FOR n IN 1..2 +
+        pg_size_bytes(current_setting('wal_keep_size')) / pg_size_bytes(current_setting('wal_segment_size')) LOOP
         PERFORM pg_logical_emit_message(false, 'chaos', ''); PERFORM pg_switch_wal();
       END LOOP; END $$`,
       // A new slot reserves WAL from the last checkpoint on.

@@ -318,10 +318,15 @@ export class Cluster {
     return NODES.find((name) => String(this.#nodes[name].postgresPort) === port);
   }
 
+  /** Writes WAL on a node. @returns the name of the file */
+  async writeWal(name: NodeName): Promise<string> {
+    const sql = 'SELECT pg_walfile_name(pg_current_wal_lsn()) FROM (SELECT txid_current()) AS written';
+    return (await this.query(name, sql)).trim();
+  }
+
   /** Writes WAL on a node, and waits until Barman has that file. */
   async walArrives(name: NodeName): Promise<void> {
-    const sql = 'SELECT pg_walfile_name(pg_current_wal_lsn()) FROM (SELECT txid_current()) AS written';
-    const file = (await this.query(name, sql)).trim();
+    const file = await this.writeWal(name);
     await this.query(name, 'SELECT pg_switch_wal()');
     await this.#until(async () => this.received(file), 90_000, `Barman has not received ${file} of ${name}`);
   }
