@@ -19,7 +19,7 @@ import { FailureQueue, redrive } from './redrive.ts';
 import { asJson, asTable, stateOf, time } from './show.ts';
 
 const USAGE = `usage: npm run ledger -- [--stage STAGE] [--region REGION] [--watch | --json] [COMMAND]
-  retry SERVER                         try at once, even if it was parked
+  retry SERVER                         try at once
   pause SERVER [--for 2h] [--no-wait]  send nothing to Barman for it, until resume or for so many minutes (m), hours (h) or days (d)
   resume SERVER                        the next heartbeat applies what was recorded
   forget SERVER                        delete the item of a server that Barman does not have
@@ -88,7 +88,7 @@ async function main(): Promise<number> {
       item = await ledger.get(server, signal());
       if (item && !(await operator.forget(item, signal()))) {
         throw new Error(
-          `${server} is ${stateOf(item)}: only a server that is in sync or parked can be forgotten, because a late event would be the newest afterwards`,
+          `${server} is ${stateOf(item)}: only a server that is in sync, or has been pending for a day, can be forgotten, because a late event would be the newest afterwards`,
         );
       }
       break;

@@ -112,12 +112,11 @@ export function reportHeartbeat(invocation: Invocation, heartbeat: Heartbeat | E
     logger.error(`heartbeat: ${heartbeat.message}`, { ...fields, error: heartbeat });
     if (heartbeat instanceof LedgerError) metrics.addMetric('LedgerUnreachable', MetricUnit.Count, 1);
   } else {
-    const { pending, applied, parked, pausedPending, unknownSchema, unreachable, oldestPendingAge } =
-      heartbeat;
+    const { pending, applied, pausedPending, unreachable, oldestPendingAge } = heartbeat;
     const level = unreachable === undefined ? 'info' : 'error';
     const probed = unreachable ?? 'pg-backup-api is reachable';
     logger[level](
-      `heartbeat: ${pending} pending, ${applied} applied, ${parked} parked, ${pausedPending} paused and pending; ${probed}`,
+      `heartbeat: ${pending} pending, ${applied} applied, ${pausedPending} paused and pending; ${probed}`,
       fields,
     );
     const { reconciled, notStreaming, unknown } = heartbeat.observed;
@@ -129,18 +128,7 @@ export function reportHeartbeat(invocation: Invocation, heartbeat: Heartbeat | E
     }
     metrics.addMetric('Reconciled', MetricUnit.Count, reconciled.length);
     metrics.addMetric('LeaderUnknown', MetricUnit.Count, unknown.length);
-    for (const barman_server of unknownSchema) {
-      logger.error(
-        'skipped: the ledger has this server in a format of a newer version; deploy that version',
-        {
-          ...fields,
-          barman_server,
-        },
-      );
-      metrics.addMetric('UnknownSchema', MetricUnit.Count, 1);
-    }
     metrics.addMetric('PgBackupApiUnreachable', MetricUnit.Count, unreachable === undefined ? 0 : 1);
-    metrics.addMetric('Parked', MetricUnit.Count, parked);
     if (oldestPendingAge !== undefined) {
       metrics.addMetric('OldestPendingAge', MetricUnit.Seconds, oldestPendingAge);
       metrics.addMetric('NotStreaming', MetricUnit.Count, notStreaming.length);

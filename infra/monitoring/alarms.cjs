@@ -37,15 +37,7 @@ const ALARMS = {
       description:
         'A desired state has been pending for 5 minutes. Run npm run ledger -- --stage STAGE, which shows the server and the last error.',
       advice:
-        'Fix the cause; the heartbeat tries at growing intervals. If an operation hangs on the Barman host, it is passed over after one minute: end its process there. Its id is in the ledger, its file in `<barman_home>/SERVER/output`.',
-    },
-    parked: {
-      ...OWN,
-      isState: true,
-      MetricName: 'Parked',
-      Statistic: 'Maximum',
-      description:
-        'A desired state has been pending for a day, and the heartbeat has given up. Fix the cause, then run npm run ledger -- --stage STAGE retry SERVER.',
+        'Fix the cause, then run npm run ledger -- --stage STAGE retry SERVER: by itself the heartbeat tries at growing intervals, up to one hour. It never gives up, and the alarm stays on until the desired state is applied. If an operation hangs on the Barman host, it is passed over after one minute: end its process there. Its id is in the ledger, its file in `<barman_home>/SERVER/output`.',
     },
     'not-streaming': {
       ...OWN,

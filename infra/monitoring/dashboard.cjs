@@ -94,7 +94,6 @@ const widgets = (hasApi) => [
     own('Waited'),
     own('Busy'),
     own('StuckOperation'),
-    own('Parked', { stat: 'Maximum' }),
   ]),
   chart(16, 18, 8, 'pg-backup-api, ledger, certificates, EventBridge', [
     own('PgBackupApiUnreachable', { stat: 'Maximum', label: 'unreachable' }),

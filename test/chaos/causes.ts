@@ -18,13 +18,13 @@ export const CAUSES: readonly Cause[] = [
     prints: /requested WAL segment \S+ has already been removed/,
     remedy: async (world) => {
       await world.barman(['receive-wal', '--drop-slot', 'main']);
-      world.dropPartialWal();
+      await world.movePartialWalAway();
       await world.barman(['receive-wal', '--create-slot', 'main']);
     },
   },
   {
     prints: /is not in this server's history/,
-    remedy: (world) => world.barman(['receive-wal', '--reset', 'main']),
+    remedy: (world) => world.movePartialWalAway(),
   },
   {
     prints: /starting timeline (\d+) is not present in the server/,

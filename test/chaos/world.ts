@@ -3,10 +3,10 @@
  * host of its own. Real software, but for pg-backup-api's HTTP interface and AWS's services.
  */
 
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { barman, moveTimelineAway } from '../e2e/cluster-files.ts';
+import { barman, movePartialWalAway, moveTimelineAway } from '../e2e/cluster-files.ts';
 import { startNginx } from '../e2e/nginx.ts';
 import { asPostgres, outputOf, own, run, writeOwned } from '../e2e/processes.ts';
 import { CertificateAuthority } from '../stand-ins/certificates.ts';
@@ -79,11 +79,9 @@ export class World {
     return existsSync(file) ? readFileSync(file, 'utf8').trim() : '';
   }
 
-  /** Removes what Barman has of the WAL file that it receives. */
-  dropPartialWal(): void {
-    const folder = this.#file('barman', 'main', 'streaming');
-    for (const file of readdirSync(folder).filter((name) => name.endsWith('.partial')))
-      rmSync(join(folder, file));
+  /** Moves away what Barman has of the WAL file that it receives. */
+  movePartialWalAway(): Promise<string> {
+    return run(on('barman', movePartialWalAway(this.folder, this.#tools)));
   }
 
   /** Moves away what Barman has of a timeline. */

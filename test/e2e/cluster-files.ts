@@ -161,20 +161,42 @@ ${[server, ...others].join('\n')}`;
 }
 
 /**
- * The documented commands that move a timeline away from what Barman has.
+ * The documented commands for a timeline that Patroni has undone: they move away what Barman has of it.
  *
  * @param tools folder of Barman's program
  */
 export function moveTimelineAway(folder: string, tools: string, timeline: number): CommandLine {
-  const command = `${join(tools, 'barman')} -c ${join(folder, 'barman.conf')}`;
-  const block = documentedBlock('docs/operations.md', 'cd /var/lib/barman/SERVER');
+  return documentedRemedy(folder, tools, documentedBlock('docs/operations.md', 'find streaming wals'), {
+    '0000000F': timeline.toString(16).toUpperCase().padStart(8, '0'),
+    'barman rebuild-xlogdb SERVER': `${barmanCommand(folder, tools)} rebuild-xlogdb main`,
+  });
+}
+
+/**
+ * The documented commands for a Barman that is ahead of the leader: they move away its partial WAL only.
+ *
+ * @param tools folder of Barman's program
+ */
+export function movePartialWalAway(folder: string, tools: string): CommandLine {
+  return documentedRemedy(folder, tools, documentedBlock('docs/operations.md', 'find streaming -maxdepth'));
+}
+
+function documentedRemedy(
+  folder: string,
+  tools: string,
+  block: string,
+  words: Readonly<Record<string, string>> = {},
+): CommandLine {
   const commands = fill(block, {
     '/var/lib/barman/SERVER': join(folder, 'barman', 'main'),
-    '0000000F': timeline.toString(16).toUpperCase().padStart(8, '0'),
-    'barman rebuild-xlogdb SERVER': `${command} rebuild-xlogdb main`,
-    'barman cron': `${command} cron`,
+    ...words,
+    'barman cron': `${barmanCommand(folder, tools)} cron`,
   });
   return asPostgres('bash', ['-ec', commands]);
+}
+
+function barmanCommand(folder: string, tools: string): string {
+  return `${join(tools, 'barman')} -c ${join(folder, 'barman.conf')}`;
 }
 
 /** The roles of Barman. */

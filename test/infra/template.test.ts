@@ -258,7 +258,7 @@ describe.each(templates)('template with %s', (kind, template) => {
     });
   });
 
-  test('has 18 alarms, each with an urgency, one first thing to do, and a section in docs/alarms.md', () => {
+  test('has 17 alarms, each with an urgency, one first thing to do, and a section in docs/alarms.md', () => {
     const alarms = ofType(template, 'AWS::CloudWatch::Alarm').map(({ Properties }) => Properties);
     const names = alarms.map(({ AlarmName }) => AlarmName.replace(`${STAGE}-`, ''));
     const urgent = (words: string) =>
@@ -266,7 +266,6 @@ describe.each(templates)('template with %s', (kind, template) => {
     expect(urgent('Act now')).toEqual([
       'switch-failed',
       'pending',
-      'parked',
       'not-streaming',
       'pg-backup-api-unreachable',
       'heartbeat-lost',
@@ -303,7 +302,6 @@ describe.each(templates)('template with %s', (kind, template) => {
     // "OK" only where the metric reports a state: no further failure does not mean that Barman is right again.
     expect(names.filter((_, index) => alarms[index]?.OKActions)).toEqual([
       'pending',
-      'parked',
       'not-streaming',
       'pg-backup-api-unreachable',
       'heartbeat-lost',

@@ -16,7 +16,6 @@ describe('an event', () => {
     expect(response).toMatchObject({ exit_code: 0, recorded: true });
     expect(await run.ledger.get('main', signal())).toEqual({
       barman_server: 'main',
-      schema: 1,
       desired: 'model pg:node2',
       desired_version: expect.stringMatching(/^\d{4}-\d\d-\d\dT[\d:.]{12}Z#msg_/),
       cluster: 'main',
@@ -379,13 +378,12 @@ describe('the heartbeat', () => {
     });
     await run.host.api.listen();
     await run.operator.retry('main', signal());
-    expect(await run.send(heartbeat)).toMatchObject({ pending: 1, applied: 1, parked: 0 });
+    expect(await run.send(heartbeat)).toMatchObject({ pending: 1, applied: 1 });
     expect(run.host.api.activeModel()).toBe('pg:node2');
     expect(await run.send(heartbeat)).toMatchObject({ pending: 0, applied: 0, oldestPendingAge: 0 });
     expect(run.metrics()).toContainEqual(
       expect.objectContaining({
         PgBackupApiUnreachable: 0,
-        Parked: 0,
         CertificateDaysLeft: 89,
       }),
     );
@@ -435,18 +433,17 @@ describe('the heartbeat', () => {
     expect(run.host.api.operations()).toHaveLength(2);
   });
 
-  test('parks a desired state after a day, and counts it', async () => {
+  test('goes on with a desired state that has been pending for days, until it is applied', async () => {
     await using run = await startFunction();
     run.host.api.plan({ failed: 'untouched' });
     await run.webhook(PROMOTION);
-    await run.ageDesired(25 * 3_600_000);
-    expect(await run.send(heartbeat)).toMatchObject({ parked: 1, applied: 0 });
-    expect(await run.send(heartbeat)).toMatchObject({ parked: 1 });
-    expect(await run.ledger.get('main', signal())).toMatchObject({ parked: true });
-    expect((await run.webhook(PROMOTION)).response.exit_code, 'a newer event starts afresh').toBe(0);
+    await run.ageDesired(50 * 3_600_000);
+    await run.operator.retry('main', signal());
+    expect(await run.send(heartbeat)).toMatchObject({ pending: 1, applied: 1 });
+    expect(run.host.api.activeModel()).toBe('pg:node2');
   });
 
-  test('reaches a pending server although hundreds fail, and does not count parked ones as pending', async () => {
+  test('reaches a pending server although hundreds fail', async () => {
     await using run = await startFunction({}, { MAX_RETRIES: '1' });
     const long = new Date(Date.now() - 23 * 3_600_000).toISOString();
     // One after the other: on a busy machine hundreds of connections at once time out.
@@ -457,7 +454,6 @@ describe('the heartbeat', () => {
         desired_version: versionOf(Date.now(), 'x'),
         recorded_at: long,
         attempts: 1,
-        ...(index === 0 && { parked: true }),
       });
     }
     await run.putItem({
@@ -468,12 +464,8 @@ describe('the heartbeat', () => {
     });
     // Only a few of them fit into a heartbeat.
     const heartbeatResult = await run.send(heartbeat, 10_500);
-    expect(heartbeatResult).toMatchObject({ pending: 301, applied: 1, parked: 1 });
+    expect(heartbeatResult).toMatchObject({ pending: 301, applied: 1 });
     expect(run.host.api.activeModel()).toBe('pg:node2');
-    for (let index = 1; index < 300; index += 1) {
-      await run.putItem({ barman_server: `unknown-${index}`, parked: true });
-    }
-    expect(await run.send(heartbeat)).toMatchObject({ pending: 300, parked: 300, oldestPendingAge: 0 });
   });
 
   test('counts what it applies, and a failure only once for each desired state', async () => {
@@ -498,33 +490,6 @@ describe('the heartbeat', () => {
     await using run = await startFunction({}, { LEDGER_TABLE: 'no-such-table' });
     await run.send(heartbeat);
     expect(run.metrics()).toContainEqual(expect.objectContaining({ LedgerUnreachable: 1 }));
-  });
-});
-
-describe('an item of a newer version of the function', () => {
-  test('fails its own role changes with the remedy, and the heartbeat goes on with the other servers', async () => {
-    await using run = await startFunction(
-      { servers: { main: {}, other: { cluster: 'main' } } },
-      { MAX_RETRIES: '1' },
-    );
-    await run.host.api.refuse();
-    await run.webhook({ ...PROMOTION, barman_server: 'other' });
-    await run.host.api.listen();
-    await run.operator.retry('other', signal());
-    await run.putItem({ barman_server: 'main', schema: 2 });
-    const { statusCode, response } = await run.webhook(PROMOTION);
-    expect([statusCode, response.exit_code, response.recorded]).toEqual([503, 3, false]);
-    expect(response.message).toContain('has schema 2');
-    expect(await run.send(heartbeat)).toMatchObject({ pending: 1, applied: 1, unknownSchema: ['main'] });
-    expect(run.log()).toContainEqual(
-      expect.objectContaining({
-        level: 'ERROR',
-        barman_server: 'main',
-        message: expect.stringContaining('newer'),
-      }),
-    );
-    expect(run.metrics()).toContainEqual(expect.objectContaining({ UnknownSchema: 1 }));
-    expect(run.host.api.activeModel('other')).toBe('pg:node2');
   });
 });
 
@@ -568,14 +533,14 @@ describe('the operator', () => {
       'sees a pause end by itself',
       (run: FunctionUnderTest) => run.putItem({ barman_server: 'main', paused_until: at(-1) }),
     ],
-  ])('%s after more than a day: the desired state is applied, not parked', async (_, resume) => {
+  ])('%s after more than a day: the desired state is applied', async (_, resume) => {
     await using run = await startFunction();
     await run.webhook(NODE1);
     await run.operator.pause('main', undefined, signal());
     await run.webhook(PROMOTION);
     await run.ageDesired(30 * 3_600_000);
     await resume(run);
-    expect(await run.send(heartbeat)).toMatchObject({ pending: 1, applied: 1, parked: 0 });
+    expect(await run.send(heartbeat)).toMatchObject({ pending: 1, applied: 1 });
     expect(run.host.api.activeModel()).toBe('pg:node2');
   });
 });

@@ -79,7 +79,7 @@ describe("the leader's model", () => {
       applied: 1,
     });
     expect(test.run.host.api.activeModel()).toBe('pg:node1');
-    expect(await itemOf(test.run)).toMatchObject({ schema: 1, cluster: 'main', desired: 'model pg:node1' });
+    expect(await itemOf(test.run)).toMatchObject({ cluster: 'main', desired: 'model pg:node1' });
   });
 
   test('null drops the active model', async () => {

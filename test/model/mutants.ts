@@ -31,16 +31,6 @@ const edit = (file: string, from: string, to: string): Edit => ({ file, from, to
 
 export const MUTANTS: readonly Mutant[] = [
   {
-    condition: 'every write: the schema is known',
-    edits: [
-      edit(
-        TABLE,
-        "either(absent('schema'), equals('schema', SCHEMA))",
-        "either(absent('schema'), absent('paused'))",
-      ),
-    ],
-  },
-  {
     condition: 'record: desired_version is older than mine',
     edits: [edit(TABLE, "less('desired_version', version)", "less('desired_version', '~')")],
   },

@@ -43,7 +43,6 @@ const random: fc.Arbitrary<Scenario> = fc
     zoneChange: fc.integer({ min: -4, max: 4 }).map((quarters) => quarters / 4),
     proxy: fc.boolean(),
     clockAhead: fc.oneof(fc.constant(0), fc.integer({ min: -7_200_000, max: 7_200_000 })),
-    newerSchema: fc.integer({ min: 0, max: 19 }).map((one) => one === 19),
     withoutStreaming: fc.boolean(),
     byHand: fc.option(
       fc.record({ at: fc.integer({ min: 60_000, max: 118_000 }), event: fc.integer({ min: 1, max: 4 }) }),
@@ -105,7 +104,6 @@ const SMOOTH: Omit<Scenario, 'seed'> = {
   zoneChange: 0,
   proxy: false,
   clockAhead: 0,
-  newerSchema: false,
 };
 
 /** A scenario in which everything goes smoothly, except for what is given. */

@@ -108,8 +108,6 @@ export interface Scenario {
   /** From when until when pg-backup-api is unavailable (ms). */
   readonly outage?: { readonly from: number; readonly until: number };
   readonly faultsUntil: number;
-  /** Whether a newer version of the function has written the item, in another format. */
-  readonly newerSchema: boolean;
   /** Offset from UTC of the Barman host's clock, which makes the operation ids (h). */
   readonly zone: number;
   /** The zone changes by this (h), in the middle of the faults. */
@@ -182,7 +180,6 @@ export class World {
   constructor(scenario: Scenario) {
     this.#scenario = scenario;
     this.random = mulberry32(scenario.seed);
-    if (scenario.newerSchema) this.#item = { barman_server: SERVER, schema: 2 };
   }
 
   get item(): Item | undefined {
@@ -352,7 +349,6 @@ export class World {
 
   /** The operator pauses the server, and resumes it unless the pause ends by itself. Either may fail, as a command may. */
   async pause({ for: time, resumed }: Scenario['pauses'][number]): Promise<void> {
-    if (this.#scenario.newerSchema) return;
     const instance = new Instance(this, 'operator');
     const operator = new Operator(new Ledger(instance), instance);
     const { signal } = new AbortController();
@@ -391,7 +387,6 @@ export class World {
 
   write(change: Change, condition: Condition, writer: string): Item | undefined {
     if (!holds(this.#item, condition)) return undefined;
-    if (this.#item?.schema === 2) this.violate(`SCHEMA: ${writer} writes an item of a newer version`);
     if (change.lease_token) this.#leasedBy = writer;
     if (
       change.applied_version &&

@@ -1,11 +1,9 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { parseTarget, targetText } from '../../functions/config-switch/barman/target.ts';
-import { LedgerError } from '../../functions/config-switch/errors.ts';
 import {
   type DesiredState,
   eventIdOf,
   type Item,
-  isKnownSchema,
   isLeased,
   isPaused,
   isPending,
@@ -120,45 +118,6 @@ describe('an item', () => {
   });
 });
 
-describe('an item with a newer schema', () => {
-  const newer: Item = { barman_server: 'main', schema: 2, desired: 'model x', desired_version: 'x#x' };
-  const error = new LedgerError(
-    "the ledger's item of main has schema 2, which this version does not know; deploy the version that wrote it, or a newer one",
-  );
-
-  test.each<[string, () => Promise<unknown>]>([
-    ['record', () => ledger.record(desired(0, 'a'), signal)],
-    ['record and acquire', () => ledger.recordAndAcquire(desired(0, 'a'), signal)],
-    ['acquire', () => ledger.acquire({ barman_server: 'main' }, 'a', signal)],
-    ['drop', () => ledger.setPassedOver(RECORDED, [], signal)],
-    ['observed', () => ledger.observed({ barman_server: 'main' }, { leader: 'node1' }, signal)],
-    ['park', () => ledger.park({ barman_server: 'main', desired_version: 'x#x' }, signal)],
-    ['retry', () => operator.retry('main', signal)],
-    ['pause', () => operator.pause('main', undefined, signal)],
-    ['resume', () => operator.resume('main', signal)],
-    ['forget', () => operator.forget(newer, signal)],
-  ])('is not changed by %s', async (_, write) => {
-    table.item = newer;
-    const result = await write().catch((thrown: unknown) => thrown);
-    expect([false, undefined, error]).toContainEqual(result);
-    expect(table.item).toEqual(newer);
-  });
-
-  test('is not changed by an operator who read it before', async () => {
-    table.item = newer;
-    const late = new Operator({ get: async () => RECORDED }, table);
-    expect(await late.pause('main', undefined, signal)).toBeUndefined();
-    expect(table.item).toEqual(newer);
-  });
-
-  test('is an error for get, but listed by all', async () => {
-    table.item = newer;
-    await expect(ledger.get('main', signal)).rejects.toThrow(error);
-    expect(await ledger.all(signal)).toEqual([newer]);
-    expect([isKnownSchema(newer), isKnownSchema({ barman_server: 'main' })]).toEqual([false, true]);
-  });
-});
-
 describe('record', () => {
   test('writes the desired state and clears earlier failures', async () => {
     table.item = {
@@ -167,12 +126,10 @@ describe('record', () => {
       attempts: 3,
       next_attempt_at: at(9),
       last_error: 'no',
-      parked: true,
     };
     expect(await ledger.record(desired(0, 'a'), signal)).toBe(true);
     expect(table.item).toEqual({
       barman_server: 'main',
-      schema: 1,
       cluster: 'patroni',
       desired: 'model m-a',
       desired_version: versionOf(NOW, 'a'),
@@ -263,12 +220,10 @@ describe('complete', () => {
       attempts: 2,
       next_attempt_at: at(1),
       last_error: 'no',
-      parked: true,
     };
     expect(await ledger.complete(lease, 'op', true, signal)).toEqual({ lease: 'released' });
     expect(table.item).toEqual({
       barman_server: 'main',
-      schema: 1,
       cluster: 'patroni',
       desired: 'model m-a',
       desired_version: versionOf(NOW, 'a'),
@@ -331,8 +286,9 @@ describe('release', () => {
     [undefined, 60_000],
     [1, 120_000],
     [3, 480_000],
-    [4, 600_000],
-    [9, 600_000],
+    [5, 1_920_000],
+    [6, 3_600_000],
+    [2_000, 3_600_000],
   ])('after %s earlier ones is retried with back-off', async (attempts, delay) => {
     const lease = await acquireLease(0, 'a');
     const item = { ...lease.item, ...(attempts !== undefined && { attempts }) };
@@ -403,7 +359,7 @@ describe('the operator', () => {
     expect(table.item).not.toHaveProperty('paused_until');
   });
 
-  test('retries a pending desired state, including a parked one', async () => {
+  test('retries a pending desired state at once; it stays as old as it is', async () => {
     table.item = {
       barman_server: 'main',
       desired_version: 'k',
@@ -411,20 +367,18 @@ describe('the operator', () => {
       attempts: 4,
       next_attempt_at: at(9),
     };
-    expect(await ledger.park({ barman_server: 'main', desired_version: 'other' }, signal)).toBe(false);
-    expect(await ledger.park({ barman_server: 'main', desired_version: 'k' }, signal)).toBe(true);
-    expect(table.item).toMatchObject({ parked: true });
     expect(await operator.retry('main', signal)).toEqual({
       barman_server: 'main',
       desired_version: 'k',
-      recorded_at: at(0),
+      recorded_at: at(-9),
     });
   });
 
+  const DAY = 86_400_000;
   const inSync: Item = { ...RECORDED, applied: 'model m-a', applied_version: 'a', recorded_at: at(0) };
   test.each<[string, Item]>([
     ['in sync', inSync],
-    ['parked', { ...RECORDED, parked: true }],
+    ['pending for a day', { ...RECORDED, recorded_at: at(-DAY) }],
     ['without a desired state', { barman_server: 'main' }],
   ])('forgets a server that is %s', async (_, item) => {
     table.item = item;
@@ -433,11 +387,11 @@ describe('the operator', () => {
   });
 
   test.each<[string, Item, Partial<Item>]>([
-    ['is pending', RECORDED, {}],
+    ['has been pending for less than a day', { ...RECORDED, recorded_at: at(1 - DAY) }, {}],
     ['is leased', { ...inSync, lease_token: 'another' }, {}],
     [
-      'was parked, and is retried now',
-      { ...RECORDED, parked: true, recorded_at: at(-9) },
+      'was pending for a day, and is resumed now',
+      { ...RECORDED, recorded_at: at(-DAY) },
       { recorded_at: at(0) },
     ],
     ['has a newer desired state now', inSync, { desired_version: 'b' }],

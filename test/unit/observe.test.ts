@@ -14,7 +14,6 @@ const MEMBERS = { node1: 'pg:node1', node2: 'pg:node2', node3: null };
 /** Set to the model of node1 ten minutes ago. */
 const IN_SYNC: Item = {
   barman_server: 'main',
-  schema: 1,
   cluster: 'scope',
   desired: 'model pg:node1',
   desired_version: versionOf(NOW - 10 * MINUTE, 'e'),
@@ -59,7 +58,6 @@ describe('what Patroni says', () => {
     expect(await observe(0, { leader: 'node1', streaming: true })).toEqual(NOTHING);
     expect(table.item).toEqual({
       barman_server: 'main',
-      schema: 1,
       leader: 'node1',
       leader_since: at(0),
       differs_since: at(0),

@@ -196,12 +196,6 @@ describe('reconcile', () => {
     expect([options.progress.recorded, api.targets.length]).toEqual([true, 0]);
   });
 
-  test('records nothing in an item that a newer version wrote', async () => {
-    table.item = { barman_server: 'main', schema: 2 };
-    await expect(run(desired(0, 'a'))).rejects.toThrow(LedgerError);
-    expect(options.progress.recorded).toBe(false);
-  });
-
   test('reports an item that was deleted meanwhile', async () => {
     table.item = anotherInvocation();
     const get = vi.spyOn(table, 'get').mockResolvedValue(undefined);

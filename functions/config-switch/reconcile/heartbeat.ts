@@ -12,7 +12,6 @@ import type { Result } from '../exit-code.ts';
 import type { Observed } from '../patroni/observe-clusters.ts';
 import {
   type Item,
-  isKnownSchema,
   isLeased,
   isPaused,
   isPending,
@@ -25,8 +24,6 @@ import type { Ledger } from './ledger.ts';
 import { type ObservationResult, recordObservations } from './observe.ts';
 import { newProgress, type Progress, reconcile } from './reconcile.ts';
 
-/** How long a desired state may stay pending before it is parked (ms). */
-const PARK_AFTER = 24 * 3_600_000;
 /** How long an operation that was passed over is polled (ms). */
 const DROP_AFTER = 24 * 3_600_000;
 /** Time limit for the polls of the operations that were passed over (ms): a slow host must not use up the heartbeat. */
@@ -69,18 +66,14 @@ export interface Heartbeat {
   readonly pending: number;
   /** How many of them were applied. */
   readonly applied: number;
-  /** Servers that are parked, since now or before. */
-  readonly parked: number;
   /** Servers that are pending, but paused. */
   readonly pausedPending: number;
-  /** Age of the oldest desired state that is still pending and not parked (s); 0 without one, undefined while pg-backup-api is unreachable. */
+  /** Age of the oldest desired state that is still pending (s); 0 without one, undefined while pg-backup-api is unreachable. */
   readonly oldestPendingAge?: number;
   /** How long servers have been paused at most that are pending, and whose pause does not end by itself (s). */
   readonly pausedPendingAge: number;
   /** What follows from what Patroni says. */
   readonly observed: ObservationResult;
-  /** Servers that were skipped, because a newer version of the function wrote their items in an unknown format. */
-  readonly unknownSchema: readonly string[];
   /** Why pg-backup-api is unreachable, if it is. */
   readonly unreachable?: string;
   /** The certificate that expires first: its parameter, and the whole days until then. */
@@ -98,8 +91,7 @@ export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
   const [probed, leaders] = await Promise.all([probe(options), options.observe()]);
   const observed = await recordObservations(ledger, before, leaders, options.interval, signal);
   const changed = observed.reconciled.length + observed.notStreaming.length > 0;
-  const all = changed ? await ledger.all(signal) : before;
-  const items = all.filter(isKnownSchema);
+  const items = changed ? await ledger.all(signal) : before;
   const unreadable = probed.unreachable ?? (await probeServer(options, items));
   const ended =
     probed.unreachable === undefined ? await pollPassedOver(options, items) : new Map<string, Set<string>>();
@@ -108,28 +100,17 @@ export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
   const [paused, pending] = [allPending.filter(isPaused), allPending.filter((item) => !isPaused(item))];
   const age = (item: RecordedItem) => now - pendingSince(item, now);
 
-  let parked = pending.filter((item) => item.parked).length;
-  const due: RecordedItem[] = [];
-  const unparked = pending.filter((item) => !item.parked);
-  for (const item of unparked.sort(byOrder(age))) {
-    if (age(item) > PARK_AFTER && !isLeased(item)) {
-      if (await ledger.park(item, signal)) parked += 1;
-    } else if (isDue(item, now)) {
-      due.push(item);
-    }
-  }
+  const due = pending.filter((item) => isDue(item, now)).sort(byOrder(age));
   // While pg-backup-api is unreachable each of them would only use up its attempts.
   const applied = probed.unreachable === undefined ? await reconcileAll(options, due, ended) : new Set();
   return {
     pending: pending.length,
     applied: applied.size,
-    parked,
-    unknownSchema: all.filter((item) => !isKnownSchema(item)).map(({ barman_server }) => barman_server),
     pausedPending: paused.length,
     observed,
     // The reason for what is pending then has an alarm of its own.
     ...(probed.unreachable === undefined && {
-      oldestPendingAge: oldest(unparked.filter((item) => !applied.has(item.barman_server)).map(age)),
+      oldestPendingAge: oldest(pending.filter((item) => !applied.has(item.barman_server)).map(age)),
     }),
     pausedPendingAge: oldest(
       paused.filter((item) => !item.paused_until).map(({ paused_at }) => now - timeOf(paused_at, now)),

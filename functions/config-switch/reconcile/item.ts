@@ -2,9 +2,6 @@
 
 import type { ConfigTarget } from '../barman/target.ts';
 
-/** The format of the items that this version reads and writes. */
-export const SCHEMA = 1;
-
 /** What an event wants a Barman server to be set to. */
 export interface DesiredState {
   readonly server: string;
@@ -14,11 +11,12 @@ export interface DesiredState {
   readonly version: string;
 }
 
-/** The item of one Barman server. Times are ISO 8601 in UTC with milliseconds, so that they compare as text. */
+/**
+ * The item of one Barman server. Times are ISO 8601 in UTC with milliseconds, so that they compare as text. A format that an older
+ * version of the function could not read gets a table of its own: two versions run at the same time during a deployment.
+ */
 export interface Item {
   readonly barman_server: string;
-  /** The format of the item, raised only by an incompatible change; absent before the first record. */
-  readonly schema?: number;
   /** The newest desired state: `model <name>` or `reset`. */
   readonly desired?: string;
   /** Its version, event time and event id: `2026-11-23T06:10:00.000Z#<event id>`. Greater is newer. */
@@ -45,8 +43,6 @@ export interface Item {
   readonly attempts?: number;
   readonly next_attempt_at?: string;
   readonly last_error?: string;
-  /** True after the heartbeat has given up. */
-  readonly parked?: boolean;
   /** True while the operator wants nothing sent to Barman, since when, and until when if the pause ends by itself. */
   readonly paused?: boolean;
   readonly paused_at?: string;
@@ -126,11 +122,6 @@ export function eventIdOf(version: string): string {
 /** When the role changed that a version came from (ms since the epoch); 0 without a version. */
 export function eventTimeOf(version: string | undefined): number {
   return timeOf(version?.split('#')[0], 0);
-}
-
-/** Whether this version of the function knows the format of an item. */
-export function isKnownSchema({ schema = SCHEMA }: Item): boolean {
-  return schema === SCHEMA;
 }
 
 /** Whether an item has a desired state, applied or not. */

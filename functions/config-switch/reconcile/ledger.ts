@@ -18,7 +18,7 @@
  *   started   token is mine                                                the lease was lost
  *   complete  token is mine, and desired_version is what I applied         a newer desired state, or the lease was lost
  *   release   token is mine; only if every POST of mine has a known end    the lease was lost
- *   forget    in sync or parked, and as it was read; no token              the operator tries again
+ *   forget    in sync or pending for a day, and as it was read; no token   the operator tries again
  *   drop or   desired_version and passed_over as they were read, no token  the next heartbeat tries again
  *   reapply
  *
@@ -26,34 +26,27 @@
  * operations that are passed over, and marks those that were seen to have ended before it; complete removes the marked ones and no
  * others, because only they cannot take effect after what was applied.
  *
- * Every write also requires that the item's schema is known: a version of the function never touches what a newer one wrote in
- * another format.
- *
  * The token is new each time that a lease is acquired or renewed. Without any one of these conditions an event can be lost
  * or Barman left on an old primary (npm run model:mutants).
  */
 
 import { randomUUID } from 'node:crypto';
 import { targetText } from '../barman/target.ts';
-import { LedgerError } from '../errors.ts';
 import {
   type DesiredState,
   type Item,
-  isKnownSchema,
   isRecorded,
   mustApplyAgain,
   type PassedOver,
   passedOver,
   passedOverText,
   type RecordedItem,
-  SCHEMA,
 } from './item.ts';
 import {
   type Change,
   type Condition,
   desiredIs,
   either,
-  knownSchema,
   leaderIs,
   leasedBy,
   newerThanApplied,
@@ -73,8 +66,8 @@ export const POST_DELAY = 5_000;
 const CLOCK_SKEW = 1_000;
 /** How long a lease lasts (ms). */
 export const LEASE = POST_WINDOW + POST_DELAY + CLOCK_SKEW;
-/** The heartbeat's back-off after a failure (ms): doubled each time, up to the cap. */
-const BACKOFF = { base: 60_000, cap: 600_000 };
+/** The heartbeat's back-off after a failure (ms): doubled each time, up to the cap. It never gives up. */
+const BACKOFF = { base: 60_000, cap: 3_600_000 };
 
 /** The right to send POSTs, and the item as it was when the lease was acquired. */
 export interface Lease {
@@ -114,7 +107,6 @@ const FAILURES_CLEARED = {
   attempts: null,
   next_attempt_at: null,
   last_error: null,
-  parked: null,
 } as const;
 
 /** The writes of the protocol above. Each throws what the table throws. */
@@ -125,17 +117,11 @@ export class Ledger {
     this.#table = table;
   }
 
-  /** @throws LedgerError also for an item of an unknown schema */
-  async get(server: string, signal: AbortSignal): Promise<Item | undefined> {
-    const item = await this.#table.get(server, signal);
-    if (item === undefined || isKnownSchema(item)) return item;
-    throw new LedgerError(
-      `the ledger's item of ${server} has schema ${item.schema}, which this version does not know; ` +
-        'deploy the version that wrote it, or a newer one',
-    );
+  get(server: string, signal: AbortSignal): Promise<Item | undefined> {
+    return this.#table.get(server, signal);
   }
 
-  /** @returns the items of all servers, those of an unknown schema included */
+  /** @returns the items of all servers */
   all(signal: AbortSignal): Promise<Item[]> {
     return this.#table.scan(signal);
   }
@@ -258,16 +244,7 @@ export class Ledger {
    * @returns the item after that; undefined if another leader was recorded meanwhile
    */
   observed(item: Item, change: Change, signal: AbortSignal): Promise<Item | undefined> {
-    const condition = [knownSchema, leaderIs(item.leader)];
-    return this.#table.update(item.barman_server, { schema: SCHEMA, ...change }, condition, signal);
-  }
-
-  /** Gives up on a desired state. @returns whether it was still the newest one */
-  park(
-    { barman_server, desired_version }: Pick<RecordedItem, 'barman_server' | 'desired_version'>,
-    signal: AbortSignal,
-  ): Promise<boolean> {
-    return this.#write(barman_server, { parked: true }, [desiredIs(desired_version)], signal);
+    return this.#table.update(item.barman_server, change, [leaderIs(item.leader)], signal);
   }
 
   /**
@@ -287,7 +264,7 @@ export class Ledger {
 
   /** @returns whether the condition was true, so that the change is written */
   async #write(server: string, change: Change, condition: Condition, signal: AbortSignal): Promise<boolean> {
-    return (await this.#table.update(server, change, [knownSchema, ...condition], signal)) !== undefined;
+    return (await this.#table.update(server, change, condition, signal)) !== undefined;
   }
 
   async #lease(
@@ -303,8 +280,7 @@ export class Ledger {
       lease_token: randomUUID(),
       lease_expires_at: new Date(Date.now() + LEASE).toISOString(),
     };
-    const guarded = [knownSchema, ...condition];
-    const written = await this.#table.update(server, { ...change, ...lease }, guarded, signal);
+    const written = await this.#table.update(server, { ...change, ...lease }, condition, signal);
     // The SDK repeats a write whose response was late or lost. The second one must change nothing, since a newer desired
     // state may have been recorded in between; but the lease is ours if the item has our token.
     const item = written ?? (await this.#table.get(server, signal));
@@ -315,7 +291,6 @@ export class Ledger {
 
 function recorded({ target, cluster, version }: DesiredState): Change {
   return {
-    schema: SCHEMA,
     desired: targetText(target),
     desired_version: version,
     cluster,

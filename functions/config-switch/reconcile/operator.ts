@@ -1,10 +1,13 @@
 /** What an operator changes in the ledger. The function does not use this. */
 
-import { type Item, isPending } from './item.ts';
+import { type Item, isPending, timeOf } from './item.ts';
 import type { Ledger } from './ledger.ts';
-import { absent, type Change, equals, knownSchema, noLease, type Table } from './table.ts';
+import { absent, type Change, equals, noLease, type Table } from './table.ts';
 
-/** The operator's writes. Each throws what the table throws, and LedgerError for an item of an unknown schema. */
+/** How long a desired state has been pending at least when its server may be forgotten (ms): Barman does not have it. */
+const FORGET_PENDING_AFTER = 24 * 3_600_000;
+
+/** The operator's writes. Each throws what the table throws. */
 export class Operator {
   readonly #ledger: Pick<Ledger, 'get'>;
   readonly #table: Table;
@@ -17,9 +20,7 @@ export class Operator {
 
   /** Makes the next heartbeat try again. @returns undefined for an unknown server */
   retry(server: string, signal: AbortSignal): Promise<Item | undefined> {
-    const recorded_at = new Date().toISOString();
-    const change = { attempts: null, next_attempt_at: null, parked: null, recorded_at };
-    return this.#existing(server, change, signal);
+    return this.#existing(server, { attempts: null, next_attempt_at: null }, signal);
   }
 
   /**
@@ -38,7 +39,7 @@ export class Operator {
     return this.#existing(server, change, signal);
   }
 
-  /** Ends a pause; the 24 h until a desired state is parked start again. @returns undefined for an unknown server */
+  /** Ends a pause; what is pending counts as recorded now, as it could not be applied before. @returns undefined for an unknown server */
   resume(server: string, signal: AbortSignal): Promise<Item | undefined> {
     const recorded_at = new Date().toISOString();
     const change = { paused: null, paused_at: null, paused_until: null, next_attempt_at: null, recorded_at };
@@ -50,19 +51,19 @@ export class Operator {
    * late event would be the newest afterwards.
    *
    * @param item as it was read
-   * @returns whether it was in sync or parked, without a lease, and unchanged since
+   * @returns whether it was in sync or had been pending for a day, without a lease, and unchanged since
    */
   async forget(item: Item, signal: AbortSignal): Promise<boolean> {
-    if (isPending(item) && !item.parked) return false;
+    if (isPending(item) && Date.now() - timeOf(item.recorded_at, 0) < FORGET_PENDING_AFTER) return false;
     const unchanged = (['desired_version', 'applied_version', 'recorded_at'] as const).map((name) => {
       const value = item[name];
       return value === undefined ? absent(name) : equals(name, value);
     });
-    return this.#table.delete(item.barman_server, [knownSchema, noLease, ...unchanged], signal);
+    return this.#table.delete(item.barman_server, [noLease, ...unchanged], signal);
   }
 
   async #existing(server: string, change: Change, signal: AbortSignal): Promise<Item | undefined> {
     const item = await this.#ledger.get(server, signal);
-    return item && this.#table.update(server, change, [knownSchema], signal);
+    return item && this.#table.update(server, change, [], signal);
   }
 }

@@ -1,6 +1,6 @@
 /** The ledger's table, and the conditions of its writes. */
 
-import { type Item, SCHEMA } from './item.ts';
+import type { Item } from './item.ts';
 
 export type Attribute = Exclude<keyof Item, 'barman_server'>;
 
@@ -20,7 +20,6 @@ export const less = (attribute: Attribute, value: string): Clause => [[attribute
 export const either = (one: Clause, other: Clause): Clause => [...one, ...other];
 
 // The conditions of the ledger's writes.
-export const knownSchema = either(absent('schema'), equals('schema', SCHEMA));
 export const notPaused = () => either(absent('paused'), less('paused_until', new Date().toISOString()));
 export const noLease = absent('lease_token');
 export const leasedBy = (token: string) => equals('lease_token', token);
