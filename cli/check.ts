@@ -52,7 +52,7 @@ export async function check(path: string, signal: AbortSignal): Promise<number> 
   return problems;
 }
 
-function describeCluster({ scope, secrets, servers, patroni, streamingArchiverName }: Cluster): string {
+function describeCluster({ scope, secrets, servers, patroni, streaming_archiver_name }: Cluster): string {
   const models = [...servers].map(([server, members]) => {
     const pairs = [...members].map(([member, model]) => `${member} → ${model ?? 'no model'}`);
     return `${server} (${pairs.join(', ') || 'not reconciled'})`;
@@ -62,7 +62,7 @@ function describeCluster({ scope, secrets, servers, patroni, streamingArchiverNa
     `scope ${scope}`,
     `servers ${models.join(', ') || 'none'}`,
     patroni.length > 0 ? `Patroni ${patroni.map(({ href }) => href).join(' ')}` : 'Patroni is not asked',
-    streamingArchiverName ?? 'streaming is not checked',
+    streaming_archiver_name ?? 'streaming is not checked',
   ].join('; ');
 }
 

@@ -10,7 +10,8 @@ import {
   ReceiveMessageCommand,
   SQSClient,
 } from '@aws-sdk/client-sqs';
-import { eventIdOf, eventTimeOf, type Item, timeOf } from '../functions/config-switch/reconcile/item.ts';
+import { type Item, timeOf } from '../functions/config-switch/reconcile/item.ts';
+import { eventIdOf, eventTimeOf } from '../functions/config-switch/version.ts';
 
 /** How long Lambda keeps an asynchronous event at most before it gives up (ms; `maximumEventAge` in infra/function/function.yml). */
 const LONGEST_AGE = 6 * 3_600_000;

@@ -2,7 +2,6 @@
 
 import { nameOf, parseTarget } from '../functions/config-switch/barman/target.ts';
 import {
-  eventTimeOf,
   type Item,
   isLeased,
   isPaused,
@@ -11,6 +10,7 @@ import {
   NOT_STREAMING,
   passedOver,
 } from '../functions/config-switch/reconcile/item.ts';
+import { eventTimeOf } from '../functions/config-switch/version.ts';
 
 /** What an item says in one word or two. */
 export type State = 'in sync' | 'pending' | 'switching' | 'expired' | 'paused' | 'observed';
@@ -49,7 +49,7 @@ export function asTable(items: readonly Item[], now: number, width: number): str
     cells: [
       item.barman_server,
       stateOf(item),
-      since(shortTarget(item.desired), new Date(eventTimeOf(item.desired_version)).toISOString()),
+      since(shortTarget(item.desired), new Date(eventTimeOf(item.desired_version ?? '')).toISOString()),
       since(shortTarget(item.applied), item.applied_at),
       since(item.leader, item.leader_since),
       since(item.streaming === undefined ? undefined : item.streaming ? 'yes' : 'no', item.streaming_since),

@@ -14,7 +14,7 @@ export { switchConfig } from './barman/switch-config.ts';
 export { ExitCode } from './exit-code.ts';
 
 /** The roles that match a `switch_when`: as in Patroni's `_should_skip_switch`; "leader" is ours. */
-const ROLES_SWITCHED: Record<RoleChange['switchWhen'], ReadonlySet<RoleChange['role']> | 'any'> = {
+const ROLES_SWITCHED: Record<RoleChange['switch_when'], ReadonlySet<RoleChange['role']> | 'any'> = {
   promoted: new Set(['primary', 'promoted', 'master']),
   demoted: new Set(['replica', 'demoted']),
   leader: new Set(['primary', 'promoted', 'master', 'standby_leader']),
@@ -26,8 +26,8 @@ const ROLES_SWITCHED: Record<RoleChange['switchWhen'], ReadonlySet<RoleChange['r
  *
  * @returns true to skip the switch
  */
-export function shouldSkipSwitch({ role, switchWhen }: Pick<RoleChange, 'role' | 'switchWhen'>): boolean {
-  const roles = ROLES_SWITCHED[switchWhen];
+export function shouldSkipSwitch({ role, switch_when }: Pick<RoleChange, 'role' | 'switch_when'>): boolean {
+  const roles = ROLES_SWITCHED[switch_when];
   return roles !== 'any' && !roles.has(role);
 }
 
@@ -47,15 +47,20 @@ export async function runBarmanConfigSwitch(
   version: string,
 ): Promise<Result> {
   if (shouldSkipSwitch(args)) {
-    return skipped(`skipped: role "${args.role}" does not match switch_when "${args.switchWhen}"`);
+    return skipped(`skipped: role "${args.role}" does not match switch_when "${args.switch_when}"`);
   }
   const target = configTarget(args);
-  if (args.dryRun) {
-    return skipped(`dry run: ${rehearse(await options.api.diagnose(), args.barmanServer, target)}`);
+  if (args.dry_run) {
+    return skipped(`dry run: ${rehearse(await options.api.diagnose(), args.barman_server, target)}`);
   }
-  return recordAndReconcile(options, { server: args.barmanServer, cluster: args.cluster, target, version });
+  return recordAndReconcile(options, {
+    barman_server: args.barman_server,
+    cluster: args.cluster,
+    target,
+    version,
+  });
 }
 
 function skipped(message: string): Result {
-  return { exitCode: ExitCode.CONFIG_SWITCH_SKIPPED, message };
+  return { exit_code: ExitCode.CONFIG_SWITCH_SKIPPED, message };
 }

@@ -6,15 +6,15 @@ import { ExitCode } from './exit-code.ts';
 export type HttpErrorReason = 'error' | 'ledger' | 'timeout' | 'busy';
 
 export abstract class ConfigSwitchError extends Error {
-  abstract readonly exitCode: ExitCode;
+  abstract readonly exit_code: ExitCode;
   /** The operation of pg-backup-api that it is about, if one was created. */
-  operationId?: string;
+  operation_id?: string;
 }
 
 /** The payload is wrong; the message names each problem, its field and the remedy. */
 export class InvalidArgs extends ConfigSwitchError {
   override readonly name = 'InvalidArgs';
-  readonly exitCode = ExitCode.INVALID_ARGS;
+  readonly exit_code = ExitCode.INVALID_ARGS;
 }
 
 /** The secret of a webhook may not move its Barman server. */
@@ -23,13 +23,13 @@ export class WrongCluster extends InvalidArgs {}
 /** The operation ended FAILED. */
 export class ConfigSwitchFailed extends ConfigSwitchError {
   override readonly name = 'ConfigSwitchFailed';
-  readonly exitCode = ExitCode.CONFIG_SWITCH_FAILED;
+  readonly exit_code = ExitCode.CONFIG_SWITCH_FAILED;
 }
 
 /** pg-backup-api or the credentials for it are unavailable, or the result is not known at the deadline. */
 export class HttpError extends ConfigSwitchError {
   override readonly name = 'HttpError';
-  readonly exitCode = ExitCode.HTTP_ERROR;
+  readonly exit_code = ExitCode.HTTP_ERROR;
   readonly reason: HttpErrorReason = 'error';
 }
 
@@ -53,18 +53,18 @@ export class DeadlineExceeded extends HttpError {
  *
  * @param error what was thrown
  * @param message makes the new message from the old one
- * @param operationId the operation that it is about
+ * @param operation_id the operation that it is about
  * @throws error itself, if it is not an HttpError
  */
 export function httpErrorFrom(
   error: unknown,
   message: (old: string) => string,
-  operationId?: string,
+  operation_id?: string,
 ): HttpError {
   if (!(error instanceof HttpError)) throw error;
   const ErrorClass = error instanceof DeadlineExceeded ? DeadlineExceeded : HttpError;
   const longer = new ErrorClass(message(error.message), { cause: error });
-  if (operationId !== undefined) longer.operationId = operationId;
+  if (operation_id !== undefined) longer.operation_id = operation_id;
   return longer;
 }
 

@@ -33,8 +33,8 @@ export function exitStatus(code: ExitCode): ExitStatus {
 
 /** How a run ended that did not throw. */
 export interface Result {
-  readonly exitCode: typeof ExitCode.CONFIG_SWITCH_DONE | typeof ExitCode.CONFIG_SWITCH_SKIPPED;
+  readonly exit_code: typeof ExitCode.CONFIG_SWITCH_DONE | typeof ExitCode.CONFIG_SWITCH_SKIPPED;
   /** One sentence for a person. */
   readonly message: string;
-  readonly operationId?: string;
+  readonly operation_id?: string;
 }

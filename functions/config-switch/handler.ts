@@ -10,9 +10,9 @@ import { payload, type RoleChangeEvent } from './event/payload.ts';
 import { permission } from './event/permission.ts';
 import { response } from './event/response.ts';
 import { signature } from './event/signature.ts';
-import { versionOf } from './reconcile/item.ts';
 import type { Services } from './services.ts';
 import { telemetry } from './telemetry.ts';
+import { versionOf } from './version.ts';
 
 /**
  * @returns the handler for HTTP API events (payload format 2.0), EventBridge events, and the payload itself. Its response is an

@@ -41,7 +41,7 @@ function report(event: CompletedEvent, error?: Error | null): void {
     caller: arrived.caller,
     ...(arrived.caller === 'http' &&
       arrived.event && { api_request_id: arrived.event.requestContext.requestId }),
-    ...(roleChange && { role: roleChange.role, switch_when: roleChange.switchWhen }),
+    ...(roleChange && { role: roleChange.role, switch_when: roleChange.switch_when }),
     duration_ms,
     ...(progress.waited > 0 && { waited_ms: Math.round(progress.waited) }),
     ...(roleChange && counts),
@@ -62,7 +62,7 @@ function report(event: CompletedEvent, error?: Error | null): void {
     );
     if (error instanceof LedgerError) metrics.addMetric('LedgerUnreachable', MetricUnit.Count, 1);
     countProgress(progress);
-    if (counts.attempts > 0 && !roleChange?.dryRun) {
+    if (counts.attempts > 0 && !roleChange?.dry_run) {
       metrics.addMetric('SwitchDuration', MetricUnit.Milliseconds, duration_ms);
       metrics.addMetric('Attempts', MetricUnit.Count, counts.attempts);
       metrics.addMetric('Polls', MetricUnit.Count, counts.polls);
@@ -89,13 +89,13 @@ export function reportReconciled(requestId: string) {
       ...internalError(result),
     });
     if (!failed) {
-      metrics.addMetric(exitStatus(result.exitCode), MetricUnit.Count, 1);
+      metrics.addMetric(exitStatus(result.exit_code), MetricUnit.Count, 1);
       metrics.addMetric('SwitchDuration', MetricUnit.Milliseconds, Math.round(duration));
     } else if (result instanceof Busy) {
       metrics.addMetric('Busy', MetricUnit.Count, 1);
     } else if (result instanceof ConfigSwitchError && !item.attempts) {
       // The attempts that follow fail for the same reason: one alarm for each desired state.
-      metrics.addMetric(exitStatus(result.exitCode), MetricUnit.Count, 1);
+      metrics.addMetric(exitStatus(result.exit_code), MetricUnit.Count, 1);
     }
     countProgress(progress);
   };
@@ -120,8 +120,8 @@ export function reportHeartbeat(invocation: Invocation, heartbeat: Heartbeat | E
       fields,
     );
     const { reconciled, notStreaming, unknown } = heartbeat.observed;
-    for (const { server, message } of [...reconciled, ...notStreaming]) {
-      logger.warn(message, { ...fields, barman_server: server });
+    for (const { barman_server, message } of [...reconciled, ...notStreaming]) {
+      logger.warn(message, { ...fields, barman_server });
     }
     for (const { cluster, reason } of unknown) {
       logger.warn(`the leader of cluster ${cluster} is unknown: ${reason}`, { ...fields, cluster });

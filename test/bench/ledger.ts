@@ -5,8 +5,8 @@ import { LedgerClient } from '../../functions/config-switch/aws/dynamodb.ts';
 import { DynamoDbEvents } from '../../functions/config-switch/aws/dynamodb-events.ts';
 import { DynamoDbTable } from '../../functions/config-switch/aws/dynamodb-table.ts';
 import { fixVersion } from '../../functions/config-switch/reconcile/events.ts';
-import { versionOf } from '../../functions/config-switch/reconcile/item.ts';
 import { Ledger } from '../../functions/config-switch/reconcile/ledger.ts';
+import { versionOf } from '../../functions/config-switch/version.ts';
 import { startBarmanHost } from '../stand-ins/barman-host.ts';
 import { STORM_HOST, storm } from '../stand-ins/storm.ts';
 import { median, ms, percent, quantile, table } from './report.ts';
@@ -25,7 +25,7 @@ export async function benchLedger(): Promise<void> {
   const beside: number[] = [];
   for (let run = 0; run < SWITCHES; run += 1) {
     const start = performance.now();
-    const desired = { server: 'main', cluster: 'main', target: { model: 'pg:node1' } };
+    const desired = { barman_server: 'main', cluster: 'main', target: { model: 'pg:node1' } };
     const version = versionOf(Date.now() + run, randomUUID());
     const lease = await ledger.recordAndAcquire(
       await fixVersion(events, { ...desired, version }, signal),

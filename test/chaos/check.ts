@@ -1,7 +1,7 @@
 /** What a chaos run records, and what must be true of it. Times are ms since the epoch, by the one clock of the machine. */
 
-import { eventIdOf } from '../../functions/config-switch/reconcile/item.ts';
 import type { ObservationResult } from '../../functions/config-switch/reconcile/observe.ts';
+import { eventIdOf } from '../../functions/config-switch/version.ts';
 
 /** An answer to a webhook. */
 export interface Answer {

@@ -9,7 +9,7 @@ import { createServer as createTcpServer, type Server, type Socket } from 'node:
 import { createServer as createTlsServer, type TlsOptions } from 'node:tls';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { ExitCode, exitStatus } from '../../functions/config-switch/exit-code.ts';
-import { versionOf } from '../../functions/config-switch/reconcile/item.ts';
+import { versionOf } from '../../functions/config-switch/version.ts';
 import { CertificateAuthority, type KeyPair } from '../stand-ins/certificates.ts';
 import type { DynamoDbFault } from '../stand-ins/dynamodb.ts';
 import type { Fault, OperationPlan, PgBackupApiOptions, SeenRequest } from '../stand-ins/pg-backup-api.ts';
@@ -176,7 +176,7 @@ const paused: Break = async (run) => {
 };
 /** Another invocation has acquired the lease a moment ago. */
 const leased: Break = async (run) => {
-  const desired = { server: 'main', cluster: 'main', target: { model: 'pg:node1' } };
+  const desired = { barman_server: 'main', cluster: 'main', target: { model: 'pg:node1' } };
   await run.ledger.recordAndAcquire({ ...desired, version: versionOf(Date.now() - MINUTE, 'other') }, soon());
 };
 const soon = () => AbortSignal.timeout(5_000);

@@ -64,8 +64,8 @@ const shaped = fc.record({
 /** The design's rules, implemented independently of the function. */
 function expected(fields: Record<string, { value: unknown; valid: boolean }>): ExitCode {
   if (Object.values(fields).some(({ valid }) => !valid)) return ExitCode.INVALID_ARGS;
-  const switchWhen = String(fields.switch_when?.value ?? 'promoted');
-  if (!MATCHING[switchWhen]?.includes(String(fields.role?.value))) return ExitCode.CONFIG_SWITCH_SKIPPED;
+  const switch_when = String(fields.switch_when?.value ?? 'promoted');
+  if (!MATCHING[switch_when]?.includes(String(fields.role?.value))) return ExitCode.CONFIG_SWITCH_SKIPPED;
   const model = fields.barman_model?.value !== undefined;
   if (model === (fields.reset?.value === true)) return ExitCode.INVALID_ARGS;
   return ExitCode.HTTP_ERROR;

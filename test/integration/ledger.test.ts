@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'vitest';
-import { type DesiredState, passedOver, versionOf } from '../../functions/config-switch/reconcile/item.ts';
+import { type DesiredState, passedOver } from '../../functions/config-switch/reconcile/item.ts';
+import { versionOf } from '../../functions/config-switch/version.ts';
 import { signedHeaders } from '../stand-ins/webhook.ts';
 import { type FunctionUnderTest, PROMOTION, startFunction } from './function.ts';
 
@@ -138,7 +139,7 @@ describe('an event', () => {
 describe('another invocation', () => {
   async function leased(run: Awaited<ReturnType<typeof startFunction>>) {
     const desired: DesiredState = {
-      server: 'main',
+      barman_server: 'main',
       cluster: 'main',
       target: { model: 'pg:node1' },
       version: versionOf(Date.now() - 60_000, 'other'),

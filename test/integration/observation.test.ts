@@ -55,7 +55,7 @@ describe("the leader's model", () => {
     expect(await beats(run, 1)).toMatchObject({ observed: { reconciled: [] } });
     expect(await itemOf(run)).toMatchObject({ leader: 'node2', differs_since: expect.any(String) });
     pass(MINUTE);
-    expect(await beats(run, 1)).toMatchObject({ observed: { reconciled: [{ server: 'main' }] }, applied: 1 });
+    expect(await beats(run, 1)).toMatchObject({ observed: { reconciled: [{ barman_server: 'main' }] }, applied: 1 });
     expect(run.host.api.activeModel()).toBe('pg:node2');
     expect(run.metrics()).toContainEqual(expect.objectContaining({ Reconciled: 1, LeaderUnknown: 0 }));
     expect(run.log()).toContainEqual(
@@ -75,7 +75,7 @@ describe("the leader's model", () => {
   test('is applied for a server that no event has ever named', async () => {
     await using test = await start();
     expect(await beats(test.run, 2)).toMatchObject({
-      observed: { reconciled: [{ server: 'main' }] },
+      observed: { reconciled: [{ barman_server: 'main' }] },
       applied: 1,
     });
     expect(test.run.host.api.activeModel()).toBe('pg:node1');
@@ -99,7 +99,7 @@ describe("the leader's model", () => {
     expect(await beats(run, 1)).toMatchObject({ observed: { reconciled: [] } });
     // Patroni still names node1: it is right after all.
     pass(MINUTE);
-    expect(await beats(run, 1)).toMatchObject({ observed: { reconciled: [{ server: 'main' }] }, applied: 1 });
+    expect(await beats(run, 1)).toMatchObject({ observed: { reconciled: [{ barman_server: 'main' }] }, applied: 1 });
     expect(run.host.api.activeModel()).toBe('pg:node1');
     // The observation has the version of half a minute before it: this event is newer.
     const late = await run.webhook({ ...PROMOTION, age_ms: 20_000 });
@@ -120,7 +120,7 @@ describe("the leader's model", () => {
     pass(44_000);
     expect(await beats(run, 1)).toMatchObject({ observed: { reconciled: [] } });
     pass(1_000);
-    expect(await beats(run, 1)).toMatchObject({ observed: { reconciled: [{ server: 'main' }] } });
+    expect(await beats(run, 1)).toMatchObject({ observed: { reconciled: [{ barman_server: 'main' }] } });
   });
 
   test('is recorded for a paused server, and applied after the pause', async () => {
@@ -130,7 +130,7 @@ describe("the leader's model", () => {
     await run.operator.pause('main', undefined, signal());
     pass(10 * MINUTE);
     expect(await beats(run, 2)).toMatchObject({
-      observed: { reconciled: [{ server: 'main' }] },
+      observed: { reconciled: [{ barman_server: 'main' }] },
       applied: 0,
       pausedPending: 1,
     });
@@ -148,7 +148,7 @@ describe("the leader's model", () => {
 
 describe('a server for which Barman does not stream from the leader', () => {
   const notStreaming = (message: string | RegExp) => ({
-    observed: { notStreaming: [{ server: 'main', message: expect.stringMatching(message) }] },
+    observed: { notStreaming: [{ barman_server: 'main', message: expect.stringMatching(message) }] },
   });
   /** Barman is set to node1, the leader, and streams from the node that its model names. */
   async function startStreaming() {
@@ -248,7 +248,7 @@ describe('a server for which Barman does not stream from the leader', () => {
     expect(await beats(run, 1)).toMatchObject({ ...notStreaming(/Z$/), applied: 0 });
     // The observation decides, as it does without the streaming check.
     pass(MINUTE);
-    expect(await beats(run, 1)).toMatchObject({ observed: { reconciled: [{ server: 'main' }] }, applied: 1 });
+    expect(await beats(run, 1)).toMatchObject({ observed: { reconciled: [{ barman_server: 'main' }] }, applied: 1 });
     expect(run.host.api.operations()).toHaveLength(3);
   });
 

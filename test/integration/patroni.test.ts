@@ -209,7 +209,7 @@ describe('the clusters', () => {
     secrets: [],
     servers: new Map([[`server-of-${name}`, members]]),
     patroni: [],
-    streamingArchiverName: null,
+    streaming_archiver_name: null,
     ...change,
   });
   const source = (clusters: readonly Cluster[], tls: object = {}): ClusterSource => ({

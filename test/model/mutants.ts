@@ -95,7 +95,7 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       edit(
         PG_BACKUP_API,
-        "return status === 'IN_PROGRESS' ? this.waitForOperation(server, operationId, signal) : status;",
+        "return status === 'IN_PROGRESS' ? this.waitForOperation(server, operation_id, signal) : status;",
         "return status === 'IN_PROGRESS' ? 'DONE' : status;",
       ),
     ],
@@ -121,7 +121,7 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       edit(
         SWITCH_CONFIG,
-        'await api.waitForOperation(barmanServer, operationId);',
+        'await api.waitForOperation(barman_server, operation_id);',
         "'DONE' as 'DONE' | 'FAILED';",
       ),
     ],

@@ -22,7 +22,6 @@ import {
   isPending,
   NOT_STREAMING,
   passedOver,
-  versionOf,
 } from '../../functions/config-switch/reconcile/item.ts';
 import { LEASE, Ledger, POST_DELAY } from '../../functions/config-switch/reconcile/ledger.ts';
 import { Operator } from '../../functions/config-switch/reconcile/operator.ts';
@@ -33,6 +32,7 @@ import {
   recordAndReconcile,
 } from '../../functions/config-switch/reconcile/reconcile.ts';
 import type { Change, Condition, Table } from '../../functions/config-switch/reconcile/table.ts';
+import { versionOf } from '../../functions/config-switch/version.ts';
 import { connect, type Request, type Response } from './network.ts';
 
 const SERVER = 'main';
@@ -231,7 +231,7 @@ export class World {
     let result: Result | Error;
     try {
       result = await Promise.race([
-        recordAndReconcile(options, { server: SERVER, cluster: 'c', target, version }),
+        recordAndReconcile(options, { barman_server: SERVER, cluster: 'c', target, version }),
         instance.crash,
       ]);
     } catch (error) {
@@ -259,7 +259,7 @@ export class World {
         this.violate(`SELF-BLOCK: ${name} waits for itself`);
       return;
     }
-    if (result.exitCode === ExitCode.CONFIG_SWITCH_DONE) {
+    if (result.exit_code === ExitCode.CONFIG_SWITCH_DONE) {
       // Between the late effect of an operation that was passed over and its correction, this is accepted (docs/design.md).
       if (this.#active < event && !this.#item?.passed_over && !this.#byHand)
         this.violate(`FALSE-DONE: ${name} for event ${event}, Barman is set to ${this.#active}`);

@@ -39,7 +39,7 @@ describe('a cluster', () => {
         ['other', new Map()],
       ]),
       patroni: [new URL('https://10.0.1.11:8008'), new URL('http://10.0.1.12:8008/patroni')],
-      streamingArchiverName: 'receiver',
+      streaming_archiver_name: 'receiver',
     });
   });
 
@@ -50,12 +50,12 @@ describe('a cluster', () => {
       secrets: [],
       servers: new Map([['main', new Map()]]),
       patroni: [],
-      streamingArchiverName: 'barman_receive_wal',
+      streaming_archiver_name: 'barman_receive_wal',
     });
   });
 
   test('may have no streaming', () => {
-    expect(parse({ servers: {}, streaming_archiver_name: null }).streamingArchiverName).toBeNull();
+    expect(parse({ servers: {}, streaming_archiver_name: null }).streaming_archiver_name).toBeNull();
   });
 
   test.each([

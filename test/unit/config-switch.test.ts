@@ -9,9 +9,9 @@ import {
 import { ConfigSwitchFailed, HttpError } from '../../functions/config-switch/errors.ts';
 import { parseRoleChange } from '../../functions/config-switch/event/payload.ts';
 import { ExitCode, exitStatus } from '../../functions/config-switch/exit-code.ts';
-import { versionOf } from '../../functions/config-switch/reconcile/item.ts';
 import { Ledger } from '../../functions/config-switch/reconcile/ledger.ts';
 import { newProgress } from '../../functions/config-switch/reconcile/reconcile.ts';
+import { versionOf } from '../../functions/config-switch/version.ts';
 import { MemoryEvents } from '../stand-ins/memory-events.ts';
 import { MemoryTable } from '../stand-ins/memory-table.ts';
 
@@ -21,9 +21,9 @@ describe('shouldSkipSwitch', () => {
     ['demoted', ['replica', 'demoted']],
     ['leader', ['primary', 'promoted', 'master', 'standby_leader']],
     ['always', ['primary', 'promoted', 'master', 'standby_leader', 'replica', 'demoted']],
-  ] as const)('switches with switch_when %s for the roles %s', (switchWhen, accepted) => {
+  ] as const)('switches with switch_when %s for the roles %s', (switch_when, accepted) => {
     const roles = ['primary', 'promoted', 'master', 'standby_leader', 'replica', 'demoted'] as const;
-    expect(roles.filter((role) => !shouldSkipSwitch({ role, switchWhen }))).toEqual(accepted);
+    expect(roles.filter((role) => !shouldSkipSwitch({ role, switch_when }))).toEqual(accepted);
   });
 });
 
@@ -54,9 +54,9 @@ describe('switchConfig', () => {
   ])('to %j reports what was done, or where to find the reason', async (target, done, failed) => {
     const guard = newGuard();
     expect(await switchConfig(apiWithResult('DONE'), 'main', target, guard)).toEqual({
-      exitCode: 0,
+      exit_code: 0,
       message: done,
-      operationId: 'id',
+      operation_id: 'id',
     });
     expect(guard.inDoubt).toBe(false);
     guard.inDoubt = true;
@@ -67,7 +67,7 @@ describe('switchConfig', () => {
     expect(error).toBeInstanceOf(ConfigSwitchFailed);
     expect(error).toMatchObject({
       message: `${failed}: operation id ended FAILED; ${file}`,
-      operationId: 'id',
+      operation_id: 'id',
     });
   });
 });
@@ -120,7 +120,7 @@ describe('runBarmanConfigSwitch', () => {
   test('checks the role before model and reset', async () => {
     const { result, item } = await run({ role: 'replica' });
     expect(result).toEqual({
-      exitCode: 1,
+      exit_code: 1,
       message: 'skipped: role "replica" does not match switch_when "promoted"',
     });
     expect(item).toBeUndefined();
@@ -129,9 +129,9 @@ describe('runBarmanConfigSwitch', () => {
   test('records and applies the desired state', async () => {
     const { result, targets, item } = await run({ barman_model: 'm' });
     expect(result).toEqual({
-      exitCode: 0,
+      exit_code: 0,
       message: 'Barman server main now uses model m',
-      operationId: 'id',
+      operation_id: 'id',
     });
     expect(targets).toEqual([{ model: 'm' }]);
     expect(item).toMatchObject({
@@ -144,7 +144,7 @@ describe('runBarmanConfigSwitch', () => {
 
   const modelNames = (count: number) => Array.from({ length: count }, (_, index) => `s${index}`);
   const barman = (models: readonly string[], active: string | null = null): Diagnosis => ({
-    servers: new Map([['main', { activeModel: active, cluster: 'main' }]]),
+    servers: new Map([['main', { active_model: active, cluster: 'main' }]]),
     models: new Map(models.map((name) => [name, { cluster: name === 'foreign' ? 'other' : 'main' }])),
   });
   const nothing: Diagnosis = { servers: new Map(), models: new Map() };
@@ -158,7 +158,7 @@ describe('runBarmanConfigSwitch', () => {
     [
       'Barman has no server main, so the switch would end as HTTP_ERROR; its servers are other',
       { reset: true },
-      { ...nothing, servers: new Map([['other', { activeModel: null, cluster: 'main' }]]) },
+      { ...nothing, servers: new Map([['other', { active_model: null, cluster: 'main' }]]) },
     ],
     [
       'a switch would drop the active model of main (now model m is active)',
@@ -198,7 +198,7 @@ describe('runBarmanConfigSwitch', () => {
     const { result, item } = await run({ ...change, dry_run: true }, diagnosis);
     expect(item).toBeUndefined();
     expect(result).toEqual({
-      exitCode: 1,
+      exit_code: 1,
       message: `dry run: ${outcome}`,
     });
   });

@@ -1,7 +1,8 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { InvalidArgs } from '../../functions/config-switch/errors.ts';
 import { fixVersion } from '../../functions/config-switch/reconcile/events.ts';
-import { type DesiredState, versionOf } from '../../functions/config-switch/reconcile/item.ts';
+import type { DesiredState } from '../../functions/config-switch/reconcile/item.ts';
+import { versionOf } from '../../functions/config-switch/version.ts';
 import { MemoryEvents } from '../stand-ins/memory-events.ts';
 
 const NOW = Date.parse('2026-11-23T06:10:00.500Z');
@@ -17,7 +18,7 @@ afterEach(() => {
 });
 
 const desired = (ms: number, change: Partial<DesiredState> = {}): DesiredState => ({
-  server: 'main',
+  barman_server: 'main',
   cluster: 'patroni',
   target: { model: 'pg:node1' },
   version: versionOf(NOW + ms, 'event'),
@@ -45,7 +46,7 @@ describe('fixVersion', () => {
 
   test('treats the same id for another Barman server as another event', async () => {
     await fixVersion(events, desired(0), signal);
-    const other = desired(60_000, { server: 'other', target: { reset: true } });
+    const other = desired(60_000, { barman_server: 'other', target: { reset: true } });
     expect(await fixVersion(events, other, signal)).toEqual(other);
   });
 

@@ -7,14 +7,10 @@ import {
   type HeartbeatOptions,
   type Reconciled,
 } from '../../functions/config-switch/reconcile/heartbeat.ts';
-import {
-  type Item,
-  type PassedOver,
-  passedOver,
-  versionOf,
-} from '../../functions/config-switch/reconcile/item.ts';
+import { type Item, type PassedOver, passedOver } from '../../functions/config-switch/reconcile/item.ts';
 import { Ledger } from '../../functions/config-switch/reconcile/ledger.ts';
 import { newProgress } from '../../functions/config-switch/reconcile/reconcile.ts';
+import { versionOf } from '../../functions/config-switch/version.ts';
 import { CertificateAuthority } from '../stand-ins/certificates.ts';
 import { MemoryTable } from '../stand-ins/memory-table.ts';
 import { useVirtualTime } from './virtual-time.ts';
@@ -136,7 +132,7 @@ describe('a heartbeat', () => {
     expect(reconciled).toEqual([
       {
         item,
-        result: expect.objectContaining({ exitCode: 0, operationId: 'op-of-main' }),
+        result: expect.objectContaining({ exit_code: 0, operation_id: 'op-of-main' }),
         progress: { ...newProgress(), recorded: true },
         duration: 0,
       },
@@ -161,7 +157,7 @@ describe('a heartbeat', () => {
       expect(await beat(options)).toMatchObject({ pending: 2, applied: 1 });
       expect(reconciled.map(({ item }) => item.barman_server)).toEqual(['main', 'other']);
       expect(reconciled[0]?.result).toBeInstanceOf(Error);
-      expect(reconciled[1]?.result).toMatchObject({ exitCode: 0 });
+      expect(reconciled[1]?.result).toMatchObject({ exit_code: 0 });
       expect(reconciled[0]?.result).toMatchObject({ message: expect.stringMatching(/refused$/) });
     },
   );
@@ -475,7 +471,7 @@ describe('the leaders that Patroni names', () => {
     expect(heartbeat).toMatchObject({
       pending: 1,
       applied: 1,
-      observed: { reconciled: [{ server: 'main' }] },
+      observed: { reconciled: [{ barman_server: 'main' }] },
     });
     expect(get('main')).toMatchObject({ applied: 'model m2' });
   });
@@ -486,7 +482,7 @@ describe('the leaders that Patroni names', () => {
     expect(heartbeat).toMatchObject({
       pending: 1,
       applied: 1,
-      observed: { notStreaming: [{ server: 'main' }] },
+      observed: { notStreaming: [{ barman_server: 'main' }] },
     });
     expect(api.switched).toEqual(['main']);
   });

@@ -193,8 +193,8 @@ describe('the deadline', () => {
 describe('the time of an event', () => {
   test.each([
     ['its arrival', NOW, undefined, NOW],
-    ['its arrival, less its age', NOW, { ageMs: 2_000 }, NOW - 2_000],
-    ['never before 1970', 1_000, { ageMs: 2_000 }, 0],
+    ['its arrival, less its age', NOW, { age_ms: 2_000 }, NOW - 2_000],
+    ['never before 1970', 1_000, { age_ms: 2_000 }, 0],
   ])('is %s', (_, arrivedAt, roleChange, time) => {
     expect(eventTime({ arrivedAt, ...(roleChange && { roleChange }) })).toBe(time);
   });

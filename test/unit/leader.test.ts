@@ -12,7 +12,7 @@ const CLUSTER: Cluster = {
   secrets: [],
   servers: new Map(),
   patroni: [new URL('https://10.0.0.1:8008'), new URL('https://10.0.0.2:8008')],
-  streamingArchiverName: null,
+  streaming_archiver_name: null,
 };
 type Body = Record<string, unknown>;
 const ok = (body: unknown): Answer => ({ status: 200, body, date: NOW });
@@ -50,11 +50,11 @@ const DOWN: Answer = { error: 'ECONNREFUSED' };
 function run(
   cluster: readonly [Answer, Answer],
   leader: readonly [Answer, Answer] = CONFIRMED,
-  streamingArchiverName: string | null = null,
+  streaming_archiver_name: string | null = null,
 ) {
   const ask = async (node: URL, path: 'cluster' | 'leader') =>
     (path === 'cluster' ? cluster : leader)[node.hostname === '10.0.0.1' ? 0 : 1];
-  return observe({ ...CLUSTER, streamingArchiverName }, ask, new AbortController().signal);
+  return observe({ ...CLUSTER, streaming_archiver_name }, ask, new AbortController().signal);
 }
 
 describe('the leader is known', () => {

@@ -2,17 +2,16 @@ import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { parseTarget, targetText } from '../../functions/config-switch/barman/target.ts';
 import {
   type DesiredState,
-  eventIdOf,
   type Item,
   isLeased,
   isPaused,
   isPending,
   passedOver,
   type RecordedItem,
-  versionOf,
 } from '../../functions/config-switch/reconcile/item.ts';
 import { Ledger, mayPost } from '../../functions/config-switch/reconcile/ledger.ts';
 import { Operator } from '../../functions/config-switch/reconcile/operator.ts';
+import { eventIdOf, versionOf } from '../../functions/config-switch/version.ts';
 import { MemoryTable } from '../stand-ins/memory-table.ts';
 
 const NOW = Date.parse('2026-11-23T06:10:00.000Z');
@@ -44,7 +43,7 @@ const desired = (
   id: string,
   target: DesiredState['target'] = { model: `m-${id}` },
 ): DesiredState => ({
-  server: 'main',
+  barman_server: 'main',
   cluster: 'patroni',
   target,
   version: versionOf(NOW + ms, id),

@@ -1,8 +1,9 @@
 import { beforeEach, describe, expect, test } from 'vitest';
 import type { Observed } from '../../functions/config-switch/patroni/observe-clusters.ts';
-import { type Item, passedOver, versionOf } from '../../functions/config-switch/reconcile/item.ts';
+import { type Item, passedOver } from '../../functions/config-switch/reconcile/item.ts';
 import { Ledger } from '../../functions/config-switch/reconcile/ledger.ts';
 import { recordObservations } from '../../functions/config-switch/reconcile/observe.ts';
+import { versionOf } from '../../functions/config-switch/version.ts';
 import { MemoryTable } from '../stand-ins/memory-table.ts';
 
 const NOW = Date.parse('2026-11-23T06:10:00.000Z');
@@ -117,7 +118,7 @@ describe('what Patroni says', () => {
       },
     ];
     const { notStreaming } = await recordObservations(new Ledger(table), read, observed, MINUTE, signal);
-    expect(notStreaming.map(({ server }) => server)).toEqual(['other']);
+    expect(notStreaming.map(({ barman_server }) => barman_server)).toEqual(['other']);
     expect(table.item).toEqual({ ...IN_SYNC, leader: 'node3' });
   });
 
@@ -148,7 +149,7 @@ describe("the leader's model", () => {
       ...NOTHING,
       reconciled: [
         {
-          server: 'main',
+          barman_server: 'main',
           message:
             "Patroni's leader is node2: model pg:node2 is desired for Barman server main now (before: model pg:node1); " +
             'no event has said so, so a callback may be broken',
@@ -192,7 +193,7 @@ describe("the leader's model", () => {
   ])('does %s', async (_, age, reconciled) => {
     table.item = { ...DIFFERENT, desired_version: versionOf(NOW + MINUTE - age, 'event') };
     const found = await observe(MINUTE, { leader: 'node2' });
-    expect(found.reconciled.map(({ server }) => server)).toEqual(reconciled);
+    expect(found.reconciled.map(({ barman_server }) => barman_server)).toEqual(reconciled);
   });
 
   const SEEN: Item = { barman_server: 'main', leader: 'node2', differs_since: at(0) };
@@ -222,7 +223,7 @@ describe('a server for which Barman does not stream', () => {
   const STOPPED: Item = { ...IN_SYNC, streaming: false, streaming_since: at(0) };
   const message =
     'Barman does not stream from node1 for server main, at least since 2026-11-23T06:10:00.000Z';
-  const found = (text: string) => ({ ...NOTHING, notStreaming: [{ server: 'main', message: text }] });
+  const found = (text: string) => ({ ...NOTHING, notStreaming: [{ barman_server: 'main', message: text }] });
   const notStreaming = { leader: 'node1', streaming: false };
 
   test('is reported from the first observation on', async () => {
@@ -278,7 +279,7 @@ describe('a server for which Barman does not stream', () => {
     ['is not applied yet', { applied_version: versionOf(NOW - 11 * MINUTE, 'e') }],
   ])('does not have it applied again if it %s', async (_, change) => {
     table.item = { ...STOPPED, desired_version: versionOf(NOW - 10 * MINUTE, 'e'), ...change };
-    expect((await observe(4 * MINUTE, notStreaming)).notStreaming).toEqual([{ server: 'main', message }]);
+    expect((await observe(4 * MINUTE, notStreaming)).notStreaming).toEqual([{ barman_server: 'main', message }]);
     expect(table.item).not.toHaveProperty('passed_over');
   });
 

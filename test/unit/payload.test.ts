@@ -21,11 +21,11 @@ describe('a role change', () => {
     expect(parseRoleChange(REQUIRED)).toStrictEqual({
       role: 'primary',
       cluster: 'main',
-      barmanServer: 'main',
+      barman_server: 'main',
       reset: false,
-      switchWhen: 'promoted',
-      ageMs: 0,
-      dryRun: false,
+      switch_when: 'promoted',
+      age_ms: 0,
+      dry_run: false,
     });
   });
 
@@ -41,12 +41,12 @@ describe('a role change', () => {
     expect(parseRoleChange(payload)).toEqual({
       role: 'primary',
       cluster: 'main',
-      barmanServer: 'main',
-      barmanModel: 'pg:node2',
+      barman_server: 'main',
+      barman_model: 'pg:node2',
       reset: true,
-      switchWhen: 'always',
-      ageMs: 12,
-      dryRun: true,
+      switch_when: 'always',
+      age_ms: 12,
+      dry_run: true,
     });
   });
 

@@ -788,7 +788,7 @@ describe('an operation', () => {
     expect(await end(api.waitForOperation('main', 'a'))).toMatchObject({
       name: 'HttpError',
       reason: 'error',
-      operationId: 'a',
+      operation_id: 'a',
       message:
         'the result of operation a on main is unknown: pg-backup-api answered 200, but its JSON is not as expected: ' +
         'status is not ("IN_PROGRESS" | "DONE" | "FAILED") (2 attempts); ' +
@@ -802,7 +802,7 @@ describe('an operation', () => {
     const ended = await end(start().waitForOperation('main', 'a'));
     expect(ended).toBeInstanceOf(DeadlineExceeded);
     expect(ended).toMatchObject({
-      operationId: 'a',
+      operation_id: 'a',
       message: expect.stringContaining('the result of operation a on main is unknown: time is up; it will'),
     });
   });
@@ -879,9 +879,9 @@ describe('/diagnose', () => {
     const api = start();
     expect(await end(api.diagnose())).toEqual({
       servers: new Map([
-        ['main', { activeModel: 'node2', cluster: 'patroni' }],
-        ['own', { activeModel: null, cluster: 'own' }],
-        ['bare', { activeModel: null, cluster: 'bare' }],
+        ['main', { active_model: 'node2', cluster: 'patroni' }],
+        ['own', { active_model: null, cluster: 'own' }],
+        ['bare', { active_model: null, cluster: 'bare' }],
       ]),
       models: new Map([
         ['node2', { cluster: 'patroni' }],

@@ -6,7 +6,6 @@ import {
   type Item,
   isPending,
   type PassedOver,
-  versionOf,
 } from '../../functions/config-switch/reconcile/item.ts';
 import { Ledger } from '../../functions/config-switch/reconcile/ledger.ts';
 import {
@@ -15,6 +14,7 @@ import {
   reconcile,
   recordAndReconcile,
 } from '../../functions/config-switch/reconcile/reconcile.ts';
+import { versionOf } from '../../functions/config-switch/version.ts';
 import { MemoryEvents } from '../stand-ins/memory-events.ts';
 import { MemoryTable } from '../stand-ins/memory-table.ts';
 import { useVirtualTime } from './virtual-time.ts';
@@ -84,7 +84,7 @@ beforeEach(() => {
 
 const version = (ms: number, id: string) => versionOf(NOW + ms, id);
 const desired = (ms: number, id: string): DesiredState => ({
-  server: 'main',
+  barman_server: 'main',
   cluster: 'patroni',
   target: { model: id },
   version: version(ms, id),
@@ -118,9 +118,9 @@ test('newProgress › starts with nothing recorded or waited for', () => {
 describe('reconcile', () => {
   test('records and applies the desired state', async () => {
     expect(await run(desired(0, 'a'))).toEqual({
-      exitCode: 0,
+      exit_code: 0,
       message: 'Barman server main now uses model a',
-      operationId: 'op1',
+      operation_id: 'op1',
     });
     expect(table.item).toMatchObject({
       applied: 'model a',
@@ -134,9 +134,9 @@ describe('reconcile', () => {
   test('returns the recorded result for an event that was already applied', async () => {
     await run(desired(0, 'a'));
     expect(await run(desired(0, 'a'))).toEqual({
-      exitCode: 0,
+      exit_code: 0,
       message: 'this event was already applied: Barman was set to model a',
-      operationId: 'op1',
+      operation_id: 'op1',
     });
     expect([options.progress.duplicate, options.progress.superseded, api.targets.length]).toEqual([
       true,
@@ -153,14 +153,14 @@ describe('reconcile', () => {
       desired_version: version(0, 'a'),
     };
     const result = await run(desired(0, 'a'));
-    expect(result).not.toHaveProperty('operationId');
+    expect(result).not.toHaveProperty('operation_id');
     expect(result.message).toBe('this event was already applied: Barman was set to reset');
   });
 
   test('skips an event that is older than the applied version', async () => {
     await run(desired(5, 'b'));
     expect(await run(desired(0, 'a'))).toEqual({
-      exitCode: 1,
+      exit_code: 1,
       message: `superseded by a newer event: Barman was set to model b for ${version(5, 'b')}`,
     });
     expect([options.progress.superseded, options.progress.duplicate, api.targets.length]).toEqual([
@@ -172,12 +172,12 @@ describe('reconcile', () => {
 
   test('treats an event id with a different time as the event that was recorded', async () => {
     await run(desired(0, 'a'));
-    expect(await run(desired(9, 'a'))).toMatchObject({ exitCode: 0, operationId: 'op1' });
+    expect(await run(desired(9, 'a'))).toMatchObject({ exit_code: 0, operation_id: 'op1' });
     expect([options.progress.duplicate, options.progress.superseded]).toEqual([true, false]);
     await run(desired(5, 'b'));
     options.progress.superseded = false;
     expect(await run(desired(9, 'a'))).toMatchObject({
-      exitCode: 1,
+      exit_code: 1,
       message: `superseded by a newer event: Barman was set to model b for ${version(5, 'b')}`,
     });
     expect([options.progress.duplicate, options.progress.superseded, api.targets.length]).toEqual([
@@ -217,7 +217,7 @@ describe('a newer desired state', () => {
 
   test('that arrives during the switch is applied next, without a change to the result', async () => {
     arrivesDuringSwitch();
-    expect(await run(desired(0, 'a'))).toMatchObject({ exitCode: 0, operationId: 'op1' });
+    expect(await run(desired(0, 'a'))).toMatchObject({ exit_code: 0, operation_id: 'op1' });
     expect(api.targets).toEqual([{ model: 'a' }, { model: 'b' }]);
     expect(table.item).toMatchObject({ applied_version: version(5, 'b'), operation_id: 'op2' });
   });
@@ -225,7 +225,7 @@ describe('a newer desired state', () => {
   test('is left to the heartbeat if time is short', async () => {
     arrivesDuringSwitch();
     remaining = 10_000;
-    expect(await run(desired(0, 'a'))).toMatchObject({ exitCode: 0, operationId: 'op1' });
+    expect(await run(desired(0, 'a'))).toMatchObject({ exit_code: 0, operation_id: 'op1' });
     expect(api.targets).toEqual([{ model: 'a' }]);
     expect(table.item).toMatchObject({ applied_version: version(0, 'a'), desired_version: version(5, 'b') });
   });
@@ -235,14 +235,14 @@ describe('a newer desired state', () => {
     api.onCreate = () => {
       if (api.targets.length > 1) throw new HttpError('no');
     };
-    expect(await run(desired(0, 'a'))).toMatchObject({ exitCode: 0, operationId: 'op1' });
+    expect(await run(desired(0, 'a'))).toMatchObject({ exit_code: 0, operation_id: 'op1' });
     expect(table.item).toMatchObject({ applied_version: version(0, 'a'), last_error: 'no' });
   });
 
   test('that was recorded earlier is applied instead of the older one', async () => {
     table.item = { barman_server: 'main', desired: 'model b', desired_version: version(5, 'b') };
     expect(await run(desired(0, 'a'))).toEqual({
-      exitCode: 1,
+      exit_code: 1,
       message: `superseded by a newer event: Barman was set to model b for ${version(5, 'b')}`,
     });
     expect(api.targets).toEqual([{ model: 'b' }]);
@@ -312,7 +312,7 @@ describe('the lease of another invocation', () => {
       const lease_expires_at = new Date(NOW + 900).toISOString();
       table.item = { ...(table.item as Item), lease_token: 'a third', lease_expires_at };
     };
-    expect(await runToEnd(desired(0, 'a'))).toMatchObject({ exitCode: 0 });
+    expect(await runToEnd(desired(0, 'a'))).toMatchObject({ exit_code: 0 });
     expect([options.progress.waited, api.listed.length]).toEqual([1_000, 2]);
   });
 
@@ -326,7 +326,7 @@ describe('the lease of another invocation', () => {
       });
     };
     expect(await runToEnd(desired(0, 'a'))).toEqual({
-      exitCode: 1,
+      exit_code: 1,
       message: `superseded by a newer event: Barman was set to model b for ${version(5, 'b')}`,
     });
     expect(table.item).toMatchObject({ lease_token: 'another', applied: 'model b' });
@@ -338,7 +338,7 @@ describe('the lease of another invocation', () => {
       const { lease_token: _, lease_expires_at: __, ...item } = table.item as Item;
       table.item = item;
     }, 1_100);
-    expect(await runToEnd(desired(0, 'a'))).toMatchObject({ exitCode: 0 });
+    expect(await runToEnd(desired(0, 'a'))).toMatchObject({ exit_code: 0 });
     expect([options.progress.waited, options.progress.passedOver]).toEqual([1_250, false]);
     expect(api.listed).toEqual([]);
   });
@@ -360,7 +360,7 @@ describe('an expired lease', () => {
   test('is replaced once its operations have ended', async () => {
     table.item = expired(1_000);
     api.recent = ['x', 'y'];
-    expect(await run(desired(0, 'a'))).toMatchObject({ exitCode: 0, operationId: 'op1' });
+    expect(await run(desired(0, 'a'))).toMatchObject({ exit_code: 0, operation_id: 'op1' });
     expect(api.listed, 'the age of the lease').toEqual([15_000]);
     expect(api.polled).toEqual(['x', 'y']);
     expect(options.progress.passedOver).toBe(false);
@@ -371,7 +371,7 @@ describe('an expired lease', () => {
     const since = new Date(NOW - 90_000).toISOString();
     table.item = expired(1_000, { passed_over: passedOver({ operation_id: 'x', since }) });
     api.recent = ['x', 'y'];
-    expect(await run(desired(0, 'a'))).toMatchObject({ exitCode: 0 });
+    expect(await run(desired(0, 'a'))).toMatchObject({ exit_code: 0 });
     expect(api.polled).toEqual(['y']);
     expect(api.guard?.passedOver).toEqual(new Set(['x']));
     expect(table.item.passed_over).toBe(passedOver({ operation_id: 'x', since }));
@@ -381,7 +381,7 @@ describe('an expired lease', () => {
     table.item = expired(OPERATION_TIMEOUT - 10_000);
     api.recent = ['x', 'y', 'z'];
     api.onEnd = async (signal) => (api.polled.at(-1) === 'y' ? 'DONE' : running(signal));
-    expect(await runToEnd(desired(0, 'a'))).toMatchObject({ exitCode: 0 });
+    expect(await runToEnd(desired(0, 'a'))).toMatchObject({ exit_code: 0 });
     const since = new Date(NOW + 10_000).toISOString();
     expect(table.item).toMatchObject({
       applied_at: since,
@@ -396,7 +396,7 @@ describe('an expired lease', () => {
       table.item = expired(ms);
       api.recent = ['x', 'y'];
       api.onEnd = async (signal) => (signal.aborted && api.polled.at(-1) === 'y' ? 'DONE' : running(signal));
-      expect(await run(desired(0, 'a'))).toMatchObject({ exitCode: 0 });
+      expect(await run(desired(0, 'a'))).toMatchObject({ exit_code: 0 });
       const since = new Date(NOW).toISOString();
       expect(table.item.passed_over).toBe(passedOver({ operation_id: 'x', since }));
     },
@@ -407,7 +407,7 @@ describe('an expired lease', () => {
     table.item = item;
     api.recent = ['x'];
     api.onEnd = running;
-    expect(await run(desired(0, 'a'))).toMatchObject({ exitCode: 0 });
+    expect(await run(desired(0, 'a'))).toMatchObject({ exit_code: 0 });
     expect(options.progress.passedOver).toBe(true);
   });
 
@@ -424,7 +424,7 @@ describe('an expired lease', () => {
     table.item = expired(OPERATION_TIMEOUT - 28_500);
     api.recent = ['x'];
     api.onEnd = () => Promise.reject(new HttpError('no status'));
-    expect(await runToEnd(desired(0, 'a'))).toMatchObject({ exitCode: 0 });
+    expect(await runToEnd(desired(0, 'a'))).toMatchObject({ exit_code: 0 });
     expect(table.item.applied_at).toBe(new Date(NOW + 28_500).toISOString());
     expect(options.progress.passedOver).toBe(true);
   });
@@ -462,7 +462,7 @@ describe('an expired lease', () => {
     expect(await runToEnd(older)).toEqual(new Busy(message));
     expect([api.targets.length, table.item.passed_over]).toEqual([0, undefined]);
     // A newer event begins without failed attempts.
-    expect(await runToEnd(newer)).toMatchObject({ exitCode: 0 });
+    expect(await runToEnd(newer)).toMatchObject({ exit_code: 0 });
   });
 
   test('whose operation has not ended is replaced as soon as the next attempt is due', async () => {
@@ -470,7 +470,7 @@ describe('an expired lease', () => {
     table.item = expired(OPERATION_TIMEOUT, { next_attempt_at, attempts: 2 });
     api.recent = ['y'];
     api.onEnd = running;
-    expect(await runToEnd({ ...desired(0, 'x'), version: version(-9, 'x') })).toMatchObject({ exitCode: 0 });
+    expect(await runToEnd({ ...desired(0, 'x'), version: version(-9, 'x') })).toMatchObject({ exit_code: 0 });
   });
 
   test('whose operations applied nothing that is known leaves what is applied as it was', async () => {
@@ -513,7 +513,7 @@ describe('an expired lease with a running operation', () => {
 
   test('that ended DONE is complete, without another operation', async () => {
     table.item = expired(1_000);
-    expect(await run(older)).toMatchObject({ exitCode: 0, operationId: 'op0' });
+    expect(await run(older)).toMatchObject({ exit_code: 0, operation_id: 'op0' });
     expect([api.polled, api.listed, api.targets]).toEqual([['op0'], [], []]);
     expect(table.item).toEqual({
       barman_server: 'main',
@@ -529,7 +529,7 @@ describe('an expired lease with a running operation', () => {
   test('that ended DONE is complete, and a newer desired state is applied under the same lease', async () => {
     table.item = expired(1_000);
     const acquire = vi.spyOn(options.ledger, 'acquire');
-    expect(await run(newer)).toMatchObject({ exitCode: 0, operationId: 'op1' });
+    expect(await run(newer)).toMatchObject({ exit_code: 0, operation_id: 'op1' });
     expect(api.targets).toEqual([{ model: 'a' }]);
     expect(acquire).not.toHaveBeenCalled();
     expect(table.item).toMatchObject({ applied: 'model a', operation_id: 'op1' });
@@ -539,7 +539,7 @@ describe('an expired lease with a running operation', () => {
   test('that ended DONE is the result of its event, and a newer desired state is left to the heartbeat if time is short', async () => {
     table.item = { ...expired(1_000), desired: 'model a', desired_version: newer.version };
     remaining = 10_000;
-    expect(await run(older)).toMatchObject({ exitCode: 0, operationId: 'op0' });
+    expect(await run(older)).toMatchObject({ exit_code: 0, operation_id: 'op0' });
     expect(api.targets).toEqual([]);
     expect(table.item).toMatchObject({ applied_version: older.version, desired_version: newer.version });
     expect(table.item).not.toHaveProperty('lease_token');
@@ -551,7 +551,7 @@ describe('an expired lease with a running operation', () => {
     const failed = await runToEnd(older);
     expect(failed).toBeInstanceOf(ConfigSwitchFailed);
     expect(failed).toMatchObject({
-      operationId: 'op0',
+      operation_id: 'op0',
       message: expect.stringMatching(/^Barman could not apply model x on main: operation op0 ended FAILED/),
     });
     expect(table.item).toMatchObject({
@@ -565,14 +565,14 @@ describe('an expired lease with a running operation', () => {
   test('that ended FAILED does not delay a newer desired state', async () => {
     table.item = expired(1_000);
     api.onEnd = async () => 'FAILED';
-    expect(await run(newer)).toMatchObject({ exitCode: 0, operationId: 'op1' });
+    expect(await run(newer)).toMatchObject({ exit_code: 0, operation_id: 'op1' });
     expect(table.item).not.toHaveProperty('attempts');
   });
 
   test('that has not ended in time is passed over with its version', async () => {
     table.item = expired(OPERATION_TIMEOUT - 10_000);
     api.onEnd = running;
-    expect(await runToEnd(older)).toMatchObject({ exitCode: 0, operationId: 'op1' });
+    expect(await runToEnd(older)).toMatchObject({ exit_code: 0, operation_id: 'op1' });
     const since = new Date(NOW + 10_000).toISOString();
     expect(table.item.passed_over).toBe(passedOver({ operation_id: 'op0', version: older.version, since }));
     expect(api.listed).toEqual([]);
@@ -613,7 +613,7 @@ describe('the running operation', () => {
     api.onCreate = () => {
       vi.spyOn(table, 'update').mockRejectedValueOnce(new LedgerError('down'));
     };
-    expect(await run(desired(0, 'a'))).toMatchObject({ exitCode: 0, operationId: 'op1' });
+    expect(await run(desired(0, 'a'))).toMatchObject({ exit_code: 0, operation_id: 'op1' });
   });
 });
 
@@ -633,7 +633,7 @@ describe('an operation that was passed over and has ended', () => {
 
   test('has the desired state applied again by the heartbeat, and is forgotten', async () => {
     table.item = inSync();
-    expect(await heartbeat('x')).toMatchObject({ exitCode: 0, operationId: 'op1' });
+    expect(await heartbeat('x')).toMatchObject({ exit_code: 0, operation_id: 'op1' });
     expect(api.targets).toEqual([{ model: 'a' }]);
     expect(table.item).toMatchObject({
       applied_version: version(0, 'a'),
@@ -653,20 +653,20 @@ describe('an operation that was passed over and has ended', () => {
     ]);
     expect(isPending(table.item)).toBe(true);
     api.onWait = () => {};
-    expect(await heartbeat()).toMatchObject({ exitCode: 0, operationId: 'op2' });
+    expect(await heartbeat()).toMatchObject({ exit_code: 0, operation_id: 'op2' });
     expect(table.item).not.toHaveProperty('passed_over');
   });
 
   test.each([{}, { ended_at: since }])('is left to the heartbeat by an event (%j)', async (mark) => {
     table.item = { ...inSync(), passed_over: passedOver({ operation_id: 'x', since, ...mark }) };
-    expect(await run(desired(0, 'a'))).toMatchObject({ exitCode: 0, operationId: 'op0' });
+    expect(await run(desired(0, 'a'))).toMatchObject({ exit_code: 0, operation_id: 'op0' });
     expect(api.targets).toEqual([]);
   });
 
   test('is nothing to do for a heartbeat after another one has done it', async () => {
     const { passed_over: _, ...done } = inSync();
     table.item = done;
-    expect(await heartbeat('x')).toMatchObject({ exitCode: 0, operationId: 'op0' });
+    expect(await heartbeat('x')).toMatchObject({ exit_code: 0, operation_id: 'op0' });
     expect(api.targets).toEqual([]);
   });
 
@@ -677,7 +677,7 @@ describe('an operation that was passed over and has ended', () => {
       vi.advanceTimersByTime(8_000);
       return create(server, target, guard);
     };
-    expect(await heartbeat('x', 'y')).toMatchObject({ exitCode: 0, operationId: 'op1' });
+    expect(await heartbeat('x', 'y')).toMatchObject({ exit_code: 0, operation_id: 'op1' });
   });
 });
 
@@ -696,7 +696,7 @@ describe('a POST', () => {
       expect(table.item?.lease_token).not.toBe(lease_token);
       return id;
     };
-    expect(await run(desired(0, 'a'))).toMatchObject({ exitCode: 0 });
+    expect(await run(desired(0, 'a'))).toMatchObject({ exit_code: 0 });
     expect(acquire).toHaveBeenCalledTimes(1);
   });
 
@@ -707,7 +707,7 @@ describe('a POST', () => {
       vi.setSystemTime(NOW + 8_000);
       return create(server, target, guard);
     };
-    expect(await run(desired(0, 'a'))).toMatchObject({ exitCode: 0 });
+    expect(await run(desired(0, 'a'))).toMatchObject({ exit_code: 0 });
     expect(acquire).toHaveBeenCalledTimes(1);
   });
 
@@ -720,7 +720,7 @@ describe('a POST', () => {
       table.item = anotherInvocation({ applied: 'model b', applied_version: version(5, 'b') });
       return create(server, target, guard);
     };
-    expect(await run(desired(0, 'a'))).toMatchObject({ exitCode: 1 });
+    expect(await run(desired(0, 'a'))).toMatchObject({ exit_code: 1 });
     expect([times, api.targets.length]).toEqual([1, 0]);
   });
 
@@ -734,7 +734,7 @@ describe('a POST', () => {
       }
       return create(server, target, guard);
     };
-    expect(await run(desired(0, 'a'))).toMatchObject({ exitCode: 1 });
+    expect(await run(desired(0, 'a'))).toMatchObject({ exit_code: 1 });
     expect(api.targets).toEqual([{ model: 'b' }]);
   });
 });

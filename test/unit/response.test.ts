@@ -14,8 +14,8 @@ import { parseRoleChange } from '../../functions/config-switch/event/payload.ts'
 import { type CompletedEvent, response } from '../../functions/config-switch/event/response.ts';
 import type { Result } from '../../functions/config-switch/exit-code.ts';
 
-const DONE: Result = { exitCode: 0, message: 'main now uses model m', operationId: 'op1' };
-const SKIPPED: Result = { exitCode: 1, message: 'skipped' };
+const DONE: Result = { exit_code: 0, message: 'main now uses model m', operation_id: 'op1' };
+const SKIPPED: Result = { exit_code: 1, message: 'skipped' };
 const PAYLOAD = {
   action: 'on_role_change',
   role: 'primary',
@@ -111,7 +111,7 @@ describe('the body', () => {
   });
 
   test('names the operation of an error', async () => {
-    const error = Object.assign(new HttpError('unknown end'), { operationId: 'op2' });
+    const error = Object.assign(new HttpError('unknown end'), { operation_id: 'op2' });
     expect((await end(error)).caller).toMatchObject({ exit_code: 3, operation_id: 'op2' });
   });
 

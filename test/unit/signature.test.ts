@@ -244,7 +244,7 @@ describe('the permission', () => {
   ) => {
     const event = {
       signal,
-      roleChange: { barmanServer: server },
+      roleChange: { barman_server: server },
       ...(matching && { webhook: { body: '{}', matching, matchingOf: (of: readonly Secret[]) => of } }),
     };
     await permission({ rereadSecrets: reread }).before?.({ event } as unknown as Parameters<

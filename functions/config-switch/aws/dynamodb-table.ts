@@ -23,12 +23,12 @@ export class DynamoDbTable implements Table {
     this.#name = name;
   }
 
-  get(server: string, signal: AbortSignal): Promise<Item | undefined> {
+  get(barman_server: string, signal: AbortSignal): Promise<Item | undefined> {
     return this.#client.ask(this.#name, signal, async (client) => {
       const { Item: item } = await client.send(
         new GetItemCommand({
           TableName: this.#name,
-          Key: { barman_server: { S: server } },
+          Key: { barman_server: { S: barman_server } },
           ConsistentRead: true,
         }),
         { abortSignal: signal },
@@ -38,7 +38,7 @@ export class DynamoDbTable implements Table {
   }
 
   update(
-    server: string,
+    barman_server: string,
     change: Change,
     condition: Condition,
     signal: AbortSignal,
@@ -47,7 +47,7 @@ export class DynamoDbTable implements Table {
       const { Attributes = {} } = await client.send(
         new UpdateItemCommand({
           TableName: this.#name,
-          Key: { barman_server: { S: server } },
+          Key: { barman_server: { S: barman_server } },
           ReturnValues: 'ALL_NEW',
           ...expressions(change, condition),
         }),
@@ -57,13 +57,13 @@ export class DynamoDbTable implements Table {
     });
   }
 
-  async delete(server: string, condition: Condition, signal: AbortSignal): Promise<boolean> {
+  async delete(barman_server: string, condition: Condition, signal: AbortSignal): Promise<boolean> {
     const deleted = await this.#write(signal, async (client) => {
       const { UpdateExpression: _, ...conditions } = expressions({}, condition);
       await client.send(
         new DeleteItemCommand({
           TableName: this.#name,
-          Key: { barman_server: { S: server } },
+          Key: { barman_server: { S: barman_server } },
           ...conditions,
         }),
         { abortSignal: signal },

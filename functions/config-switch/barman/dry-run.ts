@@ -9,14 +9,19 @@ import type { ConfigTarget } from './target.ts';
  *
  * @returns a sentence for the operator
  */
-export function rehearse({ servers, models }: Diagnosis, barmanServer: string, target: ConfigTarget): string {
-  const server = servers.get(barmanServer);
+export function rehearse(
+  { servers, models }: Diagnosis,
+  barman_server: string,
+  target: ConfigTarget,
+): string {
+  const server = servers.get(barman_server);
   if (server === undefined) {
-    return `Barman has no server ${barmanServer}, so the switch would end as HTTP_ERROR; ${known('servers', servers)}`;
+    return `Barman has no server ${barman_server}, so the switch would end as HTTP_ERROR; ${known('servers', servers)}`;
   }
-  const active = server.activeModel === null ? 'no model is active' : `model ${server.activeModel} is active`;
+  const active =
+    server.active_model === null ? 'no model is active' : `model ${server.active_model} is active`;
   if (!('model' in target)) {
-    return `a switch would drop the active model of ${barmanServer} (now ${active})`;
+    return `a switch would drop the active model of ${barman_server} (now ${active})`;
   }
   const model = models.get(target.model);
   if (model === undefined) {
@@ -24,13 +29,13 @@ export function rehearse({ servers, models }: Diagnosis, barmanServer: string, t
   }
   if (model.cluster !== server.cluster) {
     return (
-      `model ${target.model} belongs to cluster ${model.cluster} and server ${barmanServer} to ${server.cluster}, ` +
+      `model ${target.model} belongs to cluster ${model.cluster} and server ${barman_server} to ${server.cluster}, ` +
       `so the switch would end as CONFIG_SWITCH_FAILED; give both the same "cluster" in Barman's configuration`
     );
   }
-  return server.activeModel === target.model
-    ? `model ${target.model} is already active on ${barmanServer}; a switch would change nothing`
-    : `a switch would apply model ${target.model} to ${barmanServer} (now ${active})`;
+  return server.active_model === target.model
+    ? `model ${target.model} is already active on ${barman_server}; a switch would change nothing`
+    : `a switch would apply model ${target.model} to ${barman_server} (now ${active})`;
 }
 
 function known(what: string, names: ReadonlyMap<string, unknown>): string {

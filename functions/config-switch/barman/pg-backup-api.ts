@@ -42,7 +42,7 @@ const DiagnoseOutput = v.object({
 
 /** The part of `/diagnose` that matters to a switch. */
 export interface Diagnosis {
-  readonly servers: ReadonlyMap<string, { readonly activeModel: string | null; readonly cluster: string }>;
+  readonly servers: ReadonlyMap<string, { readonly active_model: string | null; readonly cluster: string }>;
   readonly models: ReadonlyMap<string, { readonly cluster: string }>;
 }
 
@@ -51,7 +51,7 @@ export interface PostGuard {
   /** Called right before each POST; if it throws, nothing is sent. */
   readonly beforePost: () => Promise<void>;
   /** Called with the id of the operation that was created, right before it is waited for. */
-  readonly onCreated: (operationId: string) => void;
+  readonly onCreated: (operation_id: string) => void;
   /** Operations that are not waited for before another POST. */
   readonly passedOver: ReadonlySet<string>;
   /** Whether an operation that was requested, or may have been, may still be running. */
@@ -97,10 +97,14 @@ export class PgBackupApi implements AsyncDisposable {
    * @returns the id of the operation
    * @throws HttpError if it was refused, or all attempts failed
    */
-  async createConfigSwitchOperation(server: string, target: ConfigTarget, guard: PostGuard): Promise<string> {
+  async createConfigSwitchOperation(
+    barman_server: string,
+    target: ConfigTarget,
+    guard: PostGuard,
+  ): Promise<string> {
     const { operation_id } = await this.#http.request({
       method: 'POST',
-      path: ['servers', server, 'operations'],
+      path: ['servers', barman_server, 'operations'],
       body: requestBody(target),
       schema: CreatedOperation,
       beforeSend: async () => {
@@ -112,13 +116,13 @@ export class PgBackupApi implements AsyncDisposable {
       },
       beforeRetry: async ({ begun, status }, elapsed) => {
         // A POST looks the server up in the memory of pg-backup-api's worker; this GET makes it read the configuration again.
-        if (status === 404) await this.#listOperations(server, this.#options.signal, 1);
+        if (status === 404) await this.#listOperations(barman_server, this.#options.signal, 1);
         if (begun === 'no') return;
         if (begun === 'unknown') {
           await sleep(this.#options.postDelay - elapsed(), this.#options.signal);
         }
-        for (const id of await this.recentOperations(server, elapsed())) {
-          if (!guard.passedOver.has(id)) await this.endOf(server, id);
+        for (const id of await this.recentOperations(barman_server, elapsed())) {
+          if (!guard.passedOver.has(id)) await this.endOf(barman_server, id);
         }
         guard.inDoubt = false;
       },
@@ -135,8 +139,8 @@ export class PgBackupApi implements AsyncDisposable {
    * @throws HttpError, DeadlineExceeded with the id of the operation, if its end is unknown
    */
   async waitForOperation(
-    server: string,
-    operationId: string,
+    barman_server: string,
+    operation_id: string,
     signal = this.#options.signal,
   ): Promise<'DONE' | 'FAILED'> {
     const start = performance.now();
@@ -147,16 +151,16 @@ export class PgBackupApi implements AsyncDisposable {
         const pause = Math.max((now - start) * POLL.share, 2 * this.#http.last.time);
         const next = Math.max(soonest, this.#http.last.start + pause);
         await sleep(next - now, signal);
-        const status = await this.operationStatus(server, operationId, signal);
+        const status = await this.operationStatus(barman_server, operation_id, signal);
         if (status !== 'IN_PROGRESS') return status;
       }
     } catch (error) {
       throw httpErrorFrom(
         error,
         (message) =>
-          `the result of operation ${operationId} on ${server} is unknown: ${message}; ` +
-          `it will be in <barman_home>/${server}/output/${operationId}.json on the Barman host`,
-        operationId,
+          `the result of operation ${operation_id} on ${barman_server} is unknown: ${message}; ` +
+          `it will be in <barman_home>/${barman_server}/output/${operation_id}.json on the Barman host`,
+        operation_id,
       );
     }
   }
@@ -169,9 +173,9 @@ export class PgBackupApi implements AsyncDisposable {
    * @returns their ids, the oldest first
    * @throws HttpError
    */
-  async recentOperations(server: string, age: number): Promise<string[]> {
+  async recentOperations(barman_server: string, age: number): Promise<string[]> {
     const asked = stopwatch();
-    const operations = await this.#listOperations(server, this.#options.signal);
+    const operations = await this.#listOperations(barman_server, this.#options.signal);
     const ids = operations.filter(({ type }) => type === 'config_switch').map(({ id }) => id);
     return recent(ids.sort(), age + asked(), this.#http.last.hostTime);
   }
@@ -183,12 +187,12 @@ export class PgBackupApi implements AsyncDisposable {
    * @throws as `waitForOperation` does
    */
   async endOf(
-    server: string,
-    operationId: string,
+    barman_server: string,
+    operation_id: string,
     signal = this.#options.signal,
   ): Promise<'DONE' | 'FAILED'> {
-    const status = await this.operationStatus(server, operationId);
-    return status === 'IN_PROGRESS' ? this.waitForOperation(server, operationId, signal) : status;
+    const status = await this.operationStatus(barman_server, operation_id);
+    return status === 'IN_PROGRESS' ? this.waitForOperation(barman_server, operation_id, signal) : status;
   }
 
   /**
@@ -198,16 +202,16 @@ export class PgBackupApi implements AsyncDisposable {
    * @throws HttpError
    */
   async operationStatus(
-    server: string,
-    operationId: string,
+    barman_server: string,
+    operation_id: string,
     signal = this.#options.signal,
   ): Promise<'IN_PROGRESS' | 'DONE' | 'FAILED'> {
-    const known = this.#ended.get(`${server}/${operationId}`);
+    const known = this.#ended.get(`${barman_server}/${operation_id}`);
     if (known !== undefined) return known;
     this.#options.counts.polls += 1;
-    const path = ['servers', server, 'operations', operationId];
+    const path = ['servers', barman_server, 'operations', operation_id];
     const { status } = await this.#http.request({ method: 'GET', path, schema: Operation, signal });
-    if (status !== 'IN_PROGRESS') this.#ended.set(`${server}/${operationId}`, status);
+    if (status !== 'IN_PROGRESS') this.#ended.set(`${barman_server}/${operation_id}`, status);
     return status;
   }
 
@@ -227,9 +231,9 @@ export class PgBackupApi implements AsyncDisposable {
    *
    * @throws HttpError if not; DeadlineExceeded after five seconds
    */
-  readServer(server: string): Promise<void> {
+  readServer(barman_server: string): Promise<void> {
     return this.#within(READ_SERVER_TIMEOUT, async (signal) => {
-      await this.#listOperations(server, signal);
+      await this.#listOperations(barman_server, signal);
     });
   }
 
@@ -250,7 +254,7 @@ export class PgBackupApi implements AsyncDisposable {
       servers: new Map(
         Object.entries(servers).map(([name, { active_model, config }]) => [
           name,
-          { activeModel: active_model ?? null, cluster: config.cluster ?? name },
+          { active_model: active_model ?? null, cluster: config.cluster ?? name },
         ]),
       ),
       models: new Map(
@@ -274,8 +278,8 @@ export class PgBackupApi implements AsyncDisposable {
   }
 
   /** Lists a server's operations of all time. @param maxRetries maximum number of attempts */
-  async #listOperations(server: string, signal: AbortSignal, maxRetries = this.#options.maxRetries) {
-    const path = ['servers', server, 'operations'];
+  async #listOperations(barman_server: string, signal: AbortSignal, maxRetries = this.#options.maxRetries) {
+    const path = ['servers', barman_server, 'operations'];
     return (await this.#http.request({ method: 'GET', path, schema: Operations, signal, maxRetries }))
       .operations;
   }
@@ -306,7 +310,7 @@ function recent(ids: readonly string[], elapsed: number, hostTime: number | unde
 }
 
 /** The time in the id of an operation (`%Y%m%dT%H%M%S`), as if it were UTC (ms since the epoch). */
-function timeOf(operationId: string): number | undefined {
-  const time = Date.parse(operationId.replace(/(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)/, '-$1-$2T$3:$4:$5Z'));
+function timeOf(operation_id: string): number | undefined {
+  const time = Date.parse(operation_id.replace(/(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)/, '-$1-$2T$3:$4:$5Z'));
   return Number.isNaN(time) ? undefined : time;
 }

@@ -188,10 +188,10 @@ export function refusalOf(
  * For a POST that ends with 500: pg-backup-api writes the job of an operation, and then starts a helper process with the
  * command of its own name (pg_backup_api.logic.utility_controller, `servers_operations_post`).
  */
-function helperRemedy(server: string): string {
+function helperRemedy(barman_server: string): string {
   return (
     '; see the error log of pg-backup-api on the Barman host. If it cannot start its helper process, add the directory of ' +
-    `the command pg-backup-api to the PATH of its service, and delete the jobs that it left in <barman_home>/${server}/jobs`
+    `the command pg-backup-api to the PATH of its service, and delete the jobs that it left in <barman_home>/${barman_server}/jobs`
   );
 }
 

@@ -9,7 +9,7 @@ import { type ConfigTarget, describe, nameOf } from './target.ts';
  * Sets a Barman server to a model, or to none, and waits for the operation to end.
  *
  * @param api pg-backup-api, which also has the deadline
- * @param barmanServer the server in Barman's configuration
+ * @param barman_server the server in Barman's configuration
  * @param target the model to apply, or `reset`
  * @param guard when a POST may be sent, and whether an operation may still be running
  * @returns the DONE result
@@ -18,32 +18,32 @@ import { type ConfigTarget, describe, nameOf } from './target.ts';
  */
 export async function switchConfig(
   api: Pick<PgBackupApi, 'createConfigSwitchOperation' | 'waitForOperation'>,
-  barmanServer: string,
+  barman_server: string,
   target: ConfigTarget,
   guard: PostGuard,
-): Promise<Result & { operationId: string }> {
-  const operationId = await api.createConfigSwitchOperation(barmanServer, target, guard);
-  guard.onCreated(operationId);
-  const status = await api.waitForOperation(barmanServer, operationId);
+): Promise<Result & { operation_id: string }> {
+  const operation_id = await api.createConfigSwitchOperation(barman_server, target, guard);
+  guard.onCreated(operation_id);
+  const status = await api.waitForOperation(barman_server, operation_id);
   guard.inDoubt = false;
-  if (status === 'FAILED') throw operationFailed(barmanServer, target, operationId);
+  if (status === 'FAILED') throw operationFailed(barman_server, target, operation_id);
   return {
-    exitCode: ExitCode.CONFIG_SWITCH_DONE,
-    message: `Barman server ${barmanServer} now uses ${nameOf(target)}`,
-    operationId,
+    exit_code: ExitCode.CONFIG_SWITCH_DONE,
+    message: `Barman server ${barman_server} now uses ${nameOf(target)}`,
+    operation_id,
   };
 }
 
 /** The error for an operation that ended FAILED. */
 export function operationFailed(
-  barmanServer: string,
+  barman_server: string,
   target: ConfigTarget,
-  operationId: string,
+  operation_id: string,
 ): ConfigSwitchFailed {
   const error = new ConfigSwitchFailed(
-    `Barman could not ${describe(target)} on ${barmanServer}: operation ${operationId} ended FAILED; ` +
-      `the reason is in <barman_home>/${barmanServer}/output/${operationId}.json on the Barman host`,
+    `Barman could not ${describe(target)} on ${barman_server}: operation ${operation_id} ended FAILED; ` +
+      `the reason is in <barman_home>/${barman_server}/output/${operation_id}.json on the Barman host`,
   );
-  error.operationId = operationId;
+  error.operation_id = operation_id;
   return error;
 }

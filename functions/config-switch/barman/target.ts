@@ -17,18 +17,18 @@ const MODEL = 'model ';
  * @throws InvalidArgs if it names both or neither
  */
 export function configTarget({
-  barmanModel,
+  barman_model,
   reset,
 }: {
-  readonly barmanModel?: string;
+  readonly barman_model?: string;
   readonly reset: boolean;
 }): ConfigTarget {
-  if (barmanModel !== undefined && !reset) return { model: barmanModel };
-  if (barmanModel === undefined && reset) return { reset: true };
+  if (barman_model !== undefined && !reset) return { model: barman_model };
+  if (barman_model === undefined && reset) return { reset: true };
   throw new InvalidArgs(
     `one, and only one, of barman_model and reset must be given: ${
       reset
-        ? `barman_model is "${barmanModel}" and reset is true`
+        ? `barman_model is "${barman_model}" and reset is true`
         : 'barman_model is missing and reset is false'
     }`,
   );

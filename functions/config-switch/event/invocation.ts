@@ -140,8 +140,8 @@ export function receive(event: unknown, context: Context): ReceivedEvent {
 export function eventTime({
   arrivedAt,
   roleChange,
-}: Pick<ReceivedEvent, 'arrivedAt'> & { readonly roleChange?: { readonly ageMs: number } }): number {
-  return Math.max(0, arrivedAt - (roleChange?.ageMs ?? 0));
+}: Pick<ReceivedEvent, 'arrivedAt'> & { readonly roleChange?: { readonly age_ms: number } }): number {
+  return Math.max(0, arrivedAt - (roleChange?.age_ms ?? 0));
 }
 
 /** Whether a value has the form of an event id: 1 to 128 printable ASCII characters without spaces. */

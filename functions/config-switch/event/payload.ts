@@ -59,12 +59,12 @@ const RoleChangeSchema = v.pipe(
   v.transform((payload) => ({
     role: payload.role,
     cluster: payload.cluster,
-    barmanServer: payload.barman_server,
-    ...(payload.barman_model === undefined ? {} : { barmanModel: payload.barman_model }),
+    barman_server: payload.barman_server,
+    ...(payload.barman_model === undefined ? {} : { barman_model: payload.barman_model }),
     reset: payload.reset,
-    switchWhen: payload.switch_when,
-    ageMs: payload.age_ms,
-    dryRun: payload.dry_run,
+    switch_when: payload.switch_when,
+    age_ms: payload.age_ms,
+    dry_run: payload.dry_run,
   })),
   v.readonly(),
   // Stryker disable next-line StringLiteral: a brand exists for the compiler only

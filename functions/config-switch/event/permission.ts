@@ -15,19 +15,19 @@ export function permission(source: Pick<SecretSource, 'rereadSecrets'>): Middlew
   return {
     before: async ({ event: { webhook, roleChange, signal } }) => {
       if (!webhook) return;
-      const server = roleChange.barmanServer;
-      if (mayMove(webhook.matching, server)) return;
+      const barman_server = roleChange.barman_server;
+      if (mayMove(webhook.matching, barman_server)) return;
       // Without new values the old ones decide.
       const renewed = await source.rereadSecrets(signal).catch(() => undefined);
-      if (renewed && mayMove(webhook.matchingOf(renewed), server)) return;
+      if (renewed && mayMove(webhook.matchingOf(renewed), barman_server)) return;
       const parameters = [...new Set(webhook.matching.map(({ parameter }) => parameter))].join(', ');
       throw new WrongCluster(
-        `the secret in ${parameters} may not move Barman server ${server}; add the server there, or sign with the secret of its own cluster`,
+        `the secret in ${parameters} may not move Barman server ${barman_server}; add the server there, or sign with the secret of its own cluster`,
       );
     },
   };
 }
 
-function mayMove(secrets: readonly Secret[], server: string): boolean {
-  return secrets.some(({ servers }) => servers === 'all' || servers.has(server));
+function mayMove(secrets: readonly Secret[], barman_server: string): boolean {
+  return secrets.some(({ servers }) => servers === 'all' || servers.has(barman_server));
 }

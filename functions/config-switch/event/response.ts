@@ -93,17 +93,17 @@ function responseBody(
   { roleChange, eventId, requestId, progress }: CompletedEvent,
   result: Result | Error,
 ): ResponseBody {
-  const { exitCode, message, operationId } =
+  const { exit_code, message, operation_id } =
     result instanceof Error && !(result instanceof ConfigSwitchError) ? internalError(requestId) : result;
   return {
-    exit_code: exitCode,
-    exit_status: exitStatus(exitCode),
+    exit_code: exit_code,
+    exit_status: exitStatus(exit_code),
     message,
-    ...(roleChange && { cluster: roleChange.cluster, barman_server: roleChange.barmanServer }),
-    ...(roleChange?.barmanModel !== undefined && { barman_model: roleChange.barmanModel }),
+    ...(roleChange && { cluster: roleChange.cluster, barman_server: roleChange.barman_server }),
+    ...(roleChange?.barman_model !== undefined && { barman_model: roleChange.barman_model }),
     ...(roleChange?.reset && { reset: true }),
-    ...(operationId !== undefined && { operation_id: operationId }),
-    ...(roleChange?.dryRun && { dry_run: true }),
+    ...(operation_id !== undefined && { operation_id: operation_id }),
+    ...(roleChange?.dry_run && { dry_run: true }),
     recorded: progress.recorded,
     event_id: eventId,
     request_id: requestId,
@@ -144,9 +144,9 @@ function json(statusCode: number, body: object): APIGatewayProxyStructuredResult
   };
 }
 
-function internalError(requestId: string): { exitCode: ExitCode; message: string; operationId?: string } {
+function internalError(requestId: string): { exit_code: ExitCode; message: string; operation_id?: string } {
   return {
-    exitCode: ExitCode.HTTP_ERROR,
+    exit_code: ExitCode.HTTP_ERROR,
     message: `internal error; see the log of the function, request ${requestId}`,
   };
 }

@@ -79,7 +79,7 @@ export interface Cluster {
   /** URLs of Patroni's REST API; empty: it is not asked. */
   readonly patroni: readonly URL[];
   /** The `application_name` of Barman's receive-wal; null: WAL arrives in another way. */
-  readonly streamingArchiverName: string | null;
+  readonly streaming_archiver_name: string | null;
 }
 
 /**
@@ -107,9 +107,10 @@ export function parseCluster(clusterName: string, text: string): Cluster {
           `${JSON.stringify(key)} is an unknown key; valid keys: ${Object.keys(Settings.entries).join(', ')}`,
       ),
     ...Object.keys(Object(servers))
-      .filter((server) => !BARMAN_NAME.test(server) || server in {})
+      .filter((barman_server) => !BARMAN_NAME.test(barman_server) || barman_server in {})
       .map(
-        (server) => `${JSON.stringify(server)} in servers must be a name as in the configuration of Barman`,
+        (barman_server) =>
+          `${JSON.stringify(barman_server)} in servers must be a name as in the configuration of Barman`,
       ),
   ];
   if (!result.success || problems.length > 0) throw new Error(`is malformed: ${problems.join('; ')}`);
@@ -119,10 +120,13 @@ export function parseCluster(clusterName: string, text: string): Cluster {
     scope: output.scope ?? clusterName,
     secrets: output.secret ?? [],
     servers: new Map(
-      Object.entries(output.servers).map(([server, members]) => [server, new Map(Object.entries(members))]),
+      Object.entries(output.servers).map(([barman_server, members]) => [
+        barman_server,
+        new Map(Object.entries(members)),
+      ]),
     ),
     patroni: output.patroni ?? [],
-    streamingArchiverName:
+    streaming_archiver_name:
       output.streaming_archiver_name === undefined ? STREAMING_ARCHIVER_NAME : output.streaming_archiver_name,
   };
 }
@@ -149,8 +153,8 @@ export function secretKeys(text: string): readonly KeyObject[] | undefined {
 export function serversOfSeveral(clusters: Iterable<Cluster>): Map<string, readonly string[]> {
   const namesOf = new Map<string, string[]>();
   for (const { name, servers } of clusters) {
-    for (const [server, members] of servers) {
-      if (members.size > 0) namesOf.set(server, [...(namesOf.get(server) ?? []), name]);
+    for (const [barman_server, members] of servers) {
+      if (members.size > 0) namesOf.set(barman_server, [...(namesOf.get(barman_server) ?? []), name]);
     }
   }
   return new Map([...namesOf].filter(([, names]) => names.length > 1));

@@ -136,13 +136,13 @@ function leaderConfirmed(cluster: Cluster, leader: string, answers: Answers): Le
 
 /** Whether Barman is among those that stream from a node. One that catches up streams as well. */
 function streams(
-  { streamingArchiverName }: Cluster,
+  { streaming_archiver_name }: Cluster,
   { state, replication = [] }: v.InferOutput<typeof LeaderBody>,
 ): boolean | undefined {
-  if (streamingArchiverName === null || state !== 'running') return undefined;
+  if (streaming_archiver_name === null || state !== 'running') return undefined;
   return replication.some(
     (sender) =>
-      sender.application_name === streamingArchiverName &&
+      sender.application_name === streaming_archiver_name &&
       (sender.state === 'streaming' || sender.state === 'catchup'),
   );
 }

@@ -32,8 +32,8 @@ export async function observeClusters(source: ClusterSource, signal: AbortSignal
   const { clusters, tls } = await source.clusters(signal).catch(() => ({ clusters: [], tls: {} }));
   const ambiguous = serversOfSeveral(clusters);
   const at = Date.now();
-  const unknown = [...ambiguous].map(([server, names]): Observed => {
-    const reason = `Barman server ${server} has members in ${names.join(' and ')}, so none of them reconciles it`;
+  const unknown = [...ambiguous].map(([barman_server, names]): Observed => {
+    const reason = `Barman server ${barman_server} has members in ${names.join(' and ')}, so none of them reconciles it`;
     return {
       cluster: { name: names[0] ?? '', scope: '', servers: new Map() },
       at,
@@ -44,7 +44,9 @@ export async function observeClusters(source: ClusterSource, signal: AbortSignal
   const observed = clusters
     .filter(({ patroni }) => patroni.length > 0)
     .map(async (cluster): Promise<Observed> => {
-      const servers = new Map([...cluster.servers].filter(([server]) => !ambiguous.has(server)));
+      const servers = new Map(
+        [...cluster.servers].filter(([barman_server]) => !ambiguous.has(barman_server)),
+      );
       const observation =
         tls instanceof HttpError ? { unknown: tls.message } : await observe(cluster, client.ask, signal);
       return { cluster: { ...cluster, servers }, at, observation };

@@ -8,7 +8,8 @@
 
 import { targetText } from '../barman/target.ts';
 import { InvalidArgs } from '../errors.ts';
-import { type DesiredState, eventIdOf } from './item.ts';
+import { eventIdOf } from '../version.ts';
+import type { DesiredState } from './item.ts';
 
 /** How long an event is known (s): longer than any replay. The failure queue keeps events for 14 days. */
 const LIFETIME = 15 * 86_400;
@@ -46,7 +47,7 @@ export async function fixVersion(
   signal: AbortSignal,
 ): Promise<DesiredState> {
   const event: StoredEvent = {
-    barman_server: desired.server,
+    barman_server: desired.barman_server,
     event_id: eventIdOf(desired.version),
     version: desired.version,
     target: targetText(desired.target),
@@ -55,7 +56,7 @@ export async function fixVersion(
   const stored = await events.putIfAbsent(event, signal);
   if (stored.target === event.target) return { ...desired, version: stored.version };
   throw new InvalidArgs(
-    `event id ${event.event_id} was already used for ${stored.target} on ${desired.server}, and now for ${event.target}; ` +
+    `event id ${event.event_id} was already used for ${stored.target} on ${desired.barman_server}, and now for ${event.target}; ` +
       'give each role change an id of its own',
   );
 }

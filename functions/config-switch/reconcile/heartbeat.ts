@@ -245,14 +245,14 @@ function firstToExpire(certificates: ReadonlyMap<string, string>): Heartbeat['ce
  */
 async function probeServer({ api }: HeartbeatOptions, items: readonly Item[]): Promise<string | undefined> {
   const servers = items.map(({ barman_server }) => barman_server).sort();
-  const server = servers[Math.floor(Date.now() / 60_000) % servers.length];
-  if (server === undefined) return undefined;
+  const barman_server = servers[Math.floor(Date.now() / 60_000) % servers.length];
+  if (barman_server === undefined) return undefined;
   try {
-    await api.readServer(server);
+    await api.readServer(barman_server);
     return undefined;
   } catch (error) {
     if (error instanceof DeadlineExceeded) return undefined;
-    return `the configuration of ${server} cannot be read: ${error instanceof Error ? error.message : error}`;
+    return `the configuration of ${barman_server} cannot be read: ${error instanceof Error ? error.message : error}`;
   }
 }
 

@@ -4,7 +4,7 @@ import type { ConfigTarget } from '../barman/target.ts';
 
 /** What an event wants a Barman server to be set to. */
 export interface DesiredState {
-  readonly server: string;
+  readonly barman_server: string;
   readonly cluster: string;
   readonly target: ConfigTarget;
   /** From `versionOf`. */
@@ -103,25 +103,6 @@ export function mustApplyAgain(item: Item, ended: ReadonlySet<string> = new Set(
   return passedOver(item).some(
     ({ operation_id, ended_at }) => ended_at !== undefined || ended.has(operation_id),
   );
-}
-
-/**
- * The version of a desired state. Versions compare as text; greater is newer.
- *
- * @param eventTime ms since the epoch
- */
-export function versionOf(eventTime: number, eventId: string): string {
-  return `${new Date(eventTime).toISOString()}#${eventId}`;
-}
-
-/** The id of the event that a version came from. */
-export function eventIdOf(version: string): string {
-  return version.slice(version.indexOf('#') + 1);
-}
-
-/** When the role changed that a version came from (ms since the epoch); 0 without a version. */
-export function eventTimeOf(version: string | undefined): number {
-  return timeOf(version?.split('#')[0], 0);
 }
 
 /** Whether an item has a desired state, applied or not. */

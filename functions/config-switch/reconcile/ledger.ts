@@ -117,8 +117,8 @@ export class Ledger {
     this.#table = table;
   }
 
-  get(server: string, signal: AbortSignal): Promise<Item | undefined> {
-    return this.#table.get(server, signal);
+  get(barman_server: string, signal: AbortSignal): Promise<Item | undefined> {
+    return this.#table.get(barman_server, signal);
   }
 
   /** @returns the items of all servers */
@@ -128,7 +128,7 @@ export class Ledger {
 
   /** @returns whether this is the newest desired state now */
   record(desired: DesiredState, signal: AbortSignal): Promise<boolean> {
-    return this.#write(desired.server, recorded(desired), [newerThanDesired(desired.version)], signal);
+    return this.#write(desired.barman_server, recorded(desired), [newerThanDesired(desired.version)], signal);
   }
 
   /**
@@ -141,13 +141,13 @@ export class Ledger {
     const { desired_version } = item;
     const unchanged = desired_version === undefined ? noDesiredState : desiredIs(desired_version);
     const condition = [newerThanDesired(desired.version), unchanged];
-    return this.#write(desired.server, recorded(desired), condition, signal);
+    return this.#write(desired.barman_server, recorded(desired), condition, signal);
   }
 
   /** Records and acquires in one write. @returns undefined if that is not possible; then nothing is written */
   recordAndAcquire(desired: DesiredState, signal: AbortSignal): Promise<Lease | undefined> {
     const condition = [newerThanDesired(desired.version), noLease, notPaused()];
-    return this.#lease(desired.server, recorded(desired), condition, signal);
+    return this.#lease(desired.barman_server, recorded(desired), condition, signal);
   }
 
   /**
@@ -183,9 +183,9 @@ export class Ledger {
   }
 
   /** Records the operation that was created under a lease. */
-  async started({ token, item }: Lease, operationId: string, signal: AbortSignal): Promise<void> {
+  async started({ token, item }: Lease, operation_id: string, signal: AbortSignal): Promise<void> {
     const { barman_server, desired, desired_version } = item;
-    const change = { running: desired, running_operation: operationId, running_version: desired_version };
+    const change = { running: desired, running_operation: operation_id, running_version: desired_version };
     await this.#write(barman_server, change, [leasedBy(token)], signal);
   }
 
@@ -197,7 +197,7 @@ export class Ledger {
    */
   async complete(
     { token, item }: Pick<Lease, 'token' | 'item'>,
-    operationId: string,
+    operation_id: string,
     renew: boolean,
     signal: AbortSignal,
   ): Promise<Completion> {
@@ -205,7 +205,7 @@ export class Ledger {
     const applied: Change = {
       applied: desired,
       applied_version: desired_version,
-      operation_id: operationId,
+      operation_id: operation_id,
       applied_at: new Date().toISOString(),
       passed_over: passedOverText(passedOver(item).filter(({ ended_at }) => ended_at === undefined)),
     };
@@ -263,12 +263,17 @@ export class Ledger {
   }
 
   /** @returns whether the condition was true, so that the change is written */
-  async #write(server: string, change: Change, condition: Condition, signal: AbortSignal): Promise<boolean> {
-    return (await this.#table.update(server, change, condition, signal)) !== undefined;
+  async #write(
+    barman_server: string,
+    change: Change,
+    condition: Condition,
+    signal: AbortSignal,
+  ): Promise<boolean> {
+    return (await this.#table.update(barman_server, change, condition, signal)) !== undefined;
   }
 
   async #lease(
-    server: string,
+    barman_server: string,
     change: Change,
     condition: Condition,
     signal: AbortSignal,
@@ -280,10 +285,10 @@ export class Ledger {
       lease_token: randomUUID(),
       lease_expires_at: new Date(Date.now() + LEASE).toISOString(),
     };
-    const written = await this.#table.update(server, { ...change, ...lease }, condition, signal);
+    const written = await this.#table.update(barman_server, { ...change, ...lease }, condition, signal);
     // The SDK repeats a write whose response was late or lost. The second one must change nothing, since a newer desired
     // state may have been recorded in between; but the lease is ours if the item has our token.
-    const item = written ?? (await this.#table.get(server, signal));
+    const item = written ?? (await this.#table.get(barman_server, signal));
     if (item?.lease_token !== lease.lease_token || !isRecorded(item)) return undefined;
     return { token: lease.lease_token, item, postUntil };
   }

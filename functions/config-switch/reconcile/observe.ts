@@ -10,17 +10,8 @@
 
 import { type ConfigTarget, nameOf, parseTarget, targetText } from '../barman/target.ts';
 import type { Observed } from '../patroni/observe-clusters.ts';
-import {
-  eventTimeOf,
-  type Item,
-  isPaused,
-  isPending,
-  isRecorded,
-  NOT_STREAMING,
-  passedOver,
-  timeOf,
-  versionOf,
-} from './item.ts';
+import { eventTimeOf, versionOf } from '../version.ts';
+import { type Item, isPaused, isPending, isRecorded, NOT_STREAMING, passedOver, timeOf } from './item.ts';
 import type { Ledger } from './ledger.ts';
 import type { Change } from './table.ts';
 
@@ -35,7 +26,7 @@ const REAPPLY = { after: 2 - TOLERANCE, every: 10 };
 
 /** A Barman server, and what is to be said about it. */
 export interface Finding {
-  readonly server: string;
+  readonly barman_server: string;
   readonly message: string;
 }
 
@@ -72,23 +63,23 @@ export async function recordObservations(
       continue;
     }
     const { leader, streaming } = observation;
-    for (const [server, members] of cluster.servers) {
+    for (const [barman_server, members] of cluster.servers) {
       if (members.size === 0) continue;
       const model = members.get(leader);
       if (model === undefined) {
-        const reason = `its leader ${leader} has no model for Barman server ${server}; add it to clusters/${cluster.name}`;
+        const reason = `its leader ${leader} has no model for Barman server ${barman_server}; add it to clusters/${cluster.name}`;
         unknown.push({ cluster: cluster.name, reason });
         continue;
       }
       const target: ConfigTarget = model === null ? { reset: true } : { model };
-      const seen = { server, cluster: cluster.scope, leader, target, streaming, at };
-      const read = items.find(({ barman_server }) => barman_server === server);
+      const seen = { barman_server, cluster: cluster.scope, leader, target, streaming, at };
+      const read = items.find((one) => one.barman_server === barman_server);
       const item = await recordSeen(ledger, seen, read, signal);
       if (!item) continue;
       const why = await recordDesired(ledger, seen, item, interval, signal);
-      if (why !== undefined) reconciled.push({ server, message: why });
+      if (why !== undefined) reconciled.push({ barman_server, message: why });
       if (streaming !== false || isPaused(item)) continue;
-      notStreaming.push({ server, message: await reapply(ledger, seen, item, interval, signal) });
+      notStreaming.push({ barman_server, message: await reapply(ledger, seen, item, interval, signal) });
     }
   }
   return { reconciled, notStreaming, unknown };
@@ -96,7 +87,7 @@ export async function recordObservations(
 
 /** What was seen of a server's cluster: its leader, that one's target, and whether Barman streams from it. */
 interface Seen {
-  readonly server: string;
+  readonly barman_server: string;
   readonly cluster: string;
   readonly leader: string;
   readonly target: ConfigTarget;
@@ -107,8 +98,8 @@ interface Seen {
 /** Records what was seen, if it is new. @returns the item with it; undefined if another heartbeat has seen another leader meanwhile */
 async function recordSeen(
   ledger: Ledger,
-  { server, leader, target, streaming, at }: Seen,
-  item: Item = { barman_server: server },
+  { barman_server, leader, target, streaming, at }: Seen,
+  item: Item = { barman_server },
   signal: AbortSignal,
 ): Promise<Item | undefined> {
   const now = new Date(at).toISOString();
@@ -128,19 +119,20 @@ async function recordSeen(
 /** @returns why the leader's target was recorded as desired, if it was */
 async function recordDesired(
   ledger: Ledger,
-  { server, cluster, leader, target, at }: Seen,
+  { barman_server, cluster, leader, target, at }: Seen,
   item: Item,
   interval: number,
   signal: AbortSignal,
 ): Promise<string | undefined> {
   const { desired, desired_version, differs_since } = item;
   if (at - timeOf(differs_since, Number.POSITIVE_INFINITY) < (1 - TOLERANCE) * interval) return undefined;
-  if (eventTimeOf(desired_version) >= at - GRACE) return undefined;
+  if (eventTimeOf(desired_version ?? '') >= at - GRACE) return undefined;
   const version = versionOf(at - STALENESS, `leader:${encodeURIComponent(leader)}`);
-  if (!(await ledger.recordObserved(item, { server, cluster, target, version }, signal))) return undefined;
+  if (!(await ledger.recordObserved(item, { barman_server, cluster, target, version }, signal)))
+    return undefined;
   const before = desired === undefined ? 'nothing' : nameOf(parseTarget(desired));
   return (
-    `Patroni's leader is ${leader}: ${nameOf(target)} is desired for Barman server ${server} now (before: ${before}); ` +
+    `Patroni's leader is ${leader}: ${nameOf(target)} is desired for Barman server ${barman_server} now (before: ${before}); ` +
     'no event has said so, so a callback may be broken'
   );
 }
@@ -148,13 +140,13 @@ async function recordDesired(
 /** Has the desired state applied again at times while Barman does not stream. @returns what is to be said about the server */
 async function reapply(
   ledger: Ledger,
-  { server, leader, at }: Seen,
+  { barman_server, leader, at }: Seen,
   item: Item,
   interval: number,
   signal: AbortSignal,
 ): Promise<string> {
   const since = timeOf(item.streaming_since, at);
-  const message = `Barman does not stream from ${leader} for server ${server}, at least since ${new Date(since).toISOString()}`;
+  const message = `Barman does not stream from ${leader} for server ${barman_server}, at least since ${new Date(since).toISOString()}`;
   const overdue = at - since - REAPPLY.after * interval;
   const due = at - (overdue % (REAPPLY.every * interval));
   if (overdue < 0 || timeOf(item.applied_at, 0) >= due) return message;

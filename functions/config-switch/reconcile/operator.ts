@@ -19,8 +19,8 @@ export class Operator {
   }
 
   /** Makes the next heartbeat try again. @returns undefined for an unknown server */
-  retry(server: string, signal: AbortSignal): Promise<Item | undefined> {
-    return this.#existing(server, { attempts: null, next_attempt_at: null }, signal);
+  retry(barman_server: string, signal: AbortSignal): Promise<Item | undefined> {
+    return this.#existing(barman_server, { attempts: null, next_attempt_at: null }, signal);
   }
 
   /**
@@ -29,21 +29,21 @@ export class Operator {
    * @param until when the pause ends by itself (ms since the epoch); undefined: `resume` ends it
    * @returns undefined for an unknown server
    */
-  pause(server: string, until: number | undefined, signal: AbortSignal): Promise<Item | undefined> {
+  pause(barman_server: string, until: number | undefined, signal: AbortSignal): Promise<Item | undefined> {
     const change: Change = {
       paused: true,
       paused_at: new Date().toISOString(),
       paused_until: until === undefined ? null : new Date(until).toISOString(),
       next_attempt_at: null,
     };
-    return this.#existing(server, change, signal);
+    return this.#existing(barman_server, change, signal);
   }
 
   /** Ends a pause; what is pending counts as recorded now, as it could not be applied before. @returns undefined for an unknown server */
-  resume(server: string, signal: AbortSignal): Promise<Item | undefined> {
+  resume(barman_server: string, signal: AbortSignal): Promise<Item | undefined> {
     const recorded_at = new Date().toISOString();
     const change = { paused: null, paused_at: null, paused_until: null, next_attempt_at: null, recorded_at };
-    return this.#existing(server, change, signal);
+    return this.#existing(barman_server, change, signal);
   }
 
   /**
@@ -62,8 +62,8 @@ export class Operator {
     return this.#table.delete(item.barman_server, [noLease, ...unchanged], signal);
   }
 
-  async #existing(server: string, change: Change, signal: AbortSignal): Promise<Item | undefined> {
-    const item = await this.#ledger.get(server, signal);
-    return item && this.#table.update(server, change, [], signal);
+  async #existing(barman_server: string, change: Change, signal: AbortSignal): Promise<Item | undefined> {
+    const item = await this.#ledger.get(barman_server, signal);
+    return item && this.#table.update(barman_server, change, [], signal);
   }
 }

@@ -84,13 +84,13 @@ export async function recordAndReconcile(
 ): Promise<Result> {
   const { ledger, events, signal, progress } = options;
   const desired = await fixVersion(events, event, signal);
-  const { server, version } = desired;
+  const { barman_server, version } = desired;
   const lease = await ledger.recordAndAcquire(desired, signal);
   // Without a lease: another invocation holds it, or this event or a newer one is recorded, in an item whose schema is known.
-  if (!lease && !(await ledger.record(desired, signal))) await ledger.get(server, signal);
+  if (!lease && !(await ledger.record(desired, signal))) await ledger.get(barman_server, signal);
   progress.recorded = true;
   progress.duplicate = version !== event.version;
-  return reconcile(options, server, version, lease);
+  return reconcile(options, barman_server, version, lease);
 }
 
 /**
@@ -102,7 +102,7 @@ export async function recordAndReconcile(
  */
 export async function reconcile(
   options: ReconcileOptions,
-  server: string,
+  barman_server: string,
   version: string,
   acquired?: Lease,
 ): Promise<Result> {
@@ -113,7 +113,7 @@ export async function reconcile(
   try {
     for (;;) {
       if (!lease) {
-        const next = await acquire(options, server, version);
+        const next = await acquire(options, barman_server, version);
         if ('result' in next) return result ?? next.result;
         lease = next.lease;
       }
@@ -124,7 +124,7 @@ export async function reconcile(
         continue;
       }
       const renew = options.remaining() > SHORT;
-      const completion = await ledger.complete(applied.lease, applied.result.operationId, renew, signal);
+      const completion = await ledger.complete(applied.lease, applied.result.operation_id, renew, signal);
       lease = completion.lease === 'renewed' ? completion.renewed : undefined;
       if (completion.lease === 'lost') continue;
       if (desired_version === version) result = applied.result;
@@ -140,7 +140,7 @@ export async function reconcile(
 
 /** How an application under a lease ended that did not throw. */
 type Applied =
-  | { readonly status: 'done'; readonly lease: Lease; readonly result: Result & { operationId: string } }
+  | { readonly status: 'done'; readonly lease: Lease; readonly result: Result & { operation_id: string } }
   | { readonly status: 'lease lost' }
   /** Nothing was sent: the lease was renewed, and is for a newer desired state now. */
   | { readonly status: 'newer desired'; readonly lease: Lease };
@@ -158,8 +158,8 @@ async function apply(
     inDoubt: false,
     passedOver: new Set(passedOver(lease.item).map(({ operation_id }) => operation_id)),
     // This write is not waited for: without it, the next invocation waits for all recent operations, and then POSTs again.
-    onCreated: (operationId) => {
-      ledger.started(lease, operationId, AbortSignal.any([signal, ended.signal])).catch(() => {});
+    onCreated: (operation_id) => {
+      ledger.started(lease, operation_id, AbortSignal.any([signal, ended.signal])).catch(() => {});
     },
     beforePost: async () => {
       if (mayPost(lease)) return;
@@ -191,13 +191,15 @@ async function apply(
 type Acquired = { readonly lease: Lease } | { readonly result: Result };
 
 /** Waits for the lease, or for a result that makes it unnecessary. @throws Busy after 5 s */
-async function acquire(options: ReconcileOptions, server: string, version: string): Promise<Acquired> {
+async function acquire(options: ReconcileOptions, barman_server: string, version: string): Promise<Acquired> {
   const { ledger, signal, progress, ended } = options;
   const start = performance.now();
   for (;;) {
-    const item = await ledger.get(server, signal);
+    const item = await ledger.get(barman_server, signal);
     if (!item)
-      throw new LedgerError(`the ledger's item of ${server} was deleted meanwhile; send the event again`);
+      throw new LedgerError(
+        `the ledger's item of ${barman_server} was deleted meanwhile; send the event again`,
+      );
     const { applied, applied_version = '', operation_id, lease_token } = item;
     if (applied_version >= version && !(ended && mustApplyAgain(item, ended))) {
       const message = `Barman was set to ${applied}`;
@@ -209,14 +211,14 @@ async function acquire(options: ReconcileOptions, server: string, version: strin
     }
     if (isPaused(item)) {
       throw new Busy(
-        `Barman server ${server} is paused: the desired state is recorded, and will be applied after the pause`,
+        `Barman server ${barman_server} is paused: the desired state is recorded, and will be applied after the pause`,
       );
     }
     if (isLeased(item)) {
       const left = WAIT.most - (performance.now() - start);
       if (left <= 0) {
         throw new Busy(
-          `another invocation is switching ${server}: the desired state is recorded, and will be applied after that`,
+          `another invocation is switching ${barman_server}: the desired state is recorded, and will be applied after that`,
         );
       }
       const slept = Math.min(WAIT.interval, left);
@@ -314,16 +316,16 @@ async function finish(
   return undefined;
 }
 
-function alreadyApplied(progress: Progress, message: string, operationId: string | undefined): Result {
+function alreadyApplied(progress: Progress, message: string, operation_id: string | undefined): Result {
   progress.duplicate = true;
   return {
-    exitCode: ExitCode.CONFIG_SWITCH_DONE,
+    exit_code: ExitCode.CONFIG_SWITCH_DONE,
     message: `this event was already applied: ${message}`,
-    ...(operationId !== undefined && { operationId }),
+    ...(operation_id !== undefined && { operation_id }),
   };
 }
 
 function superseded(progress: Progress, message: string): Result {
   progress.superseded = true;
-  return { exitCode: ExitCode.CONFIG_SWITCH_SKIPPED, message: `superseded by a newer event: ${message}` };
+  return { exit_code: ExitCode.CONFIG_SWITCH_SKIPPED, message: `superseded by a newer event: ${message}` };
 }

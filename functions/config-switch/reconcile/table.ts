@@ -36,15 +36,15 @@ export const passedOverIs = (text: string | undefined) =>
 
 /** A table of items, with consistent reads and conditional writes; DynamoDB's in a deployment. */
 export interface Table {
-  get(server: string, signal: AbortSignal): Promise<Item | undefined>;
+  get(barman_server: string, signal: AbortSignal): Promise<Item | undefined>;
   /** @returns the whole item after the change, or undefined if the condition is false */
   update(
-    server: string,
+    barman_server: string,
     change: Change,
     condition: Condition,
     signal: AbortSignal,
   ): Promise<Item | undefined>;
   /** @returns whether the condition was true, so that the item is deleted */
-  delete(server: string, condition: Condition, signal: AbortSignal): Promise<boolean>;
+  delete(barman_server: string, condition: Condition, signal: AbortSignal): Promise<boolean>;
   scan(signal: AbortSignal): Promise<Item[]>;
 }
