@@ -11,7 +11,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs, styleText } from 'node:util';
 import { Agent, request } from 'undici';
 import * as v from 'valibot';
-import { BARMAN_NAME } from '../functions/config-switch/barman/target.ts';
+import { BARMAN_NAME } from '../functions/config-switch/target.ts';
 
 export interface Subject {
   /** Base URL of pg-backup-api, with the proxy's path prefix if it has one. */

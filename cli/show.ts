@@ -1,6 +1,5 @@
 /** The ledger as a person or a script reads it. */
 
-import { nameOf, parseTarget } from '../functions/config-switch/barman/target.ts';
 import {
   type Item,
   isLeased,
@@ -10,6 +9,7 @@ import {
   NOT_STREAMING,
   passedOver,
 } from '../functions/config-switch/reconcile/item.ts';
+import { nameOf, parseTarget } from '../functions/config-switch/target.ts';
 import { eventTimeOf } from '../functions/config-switch/version.ts';
 
 /** What an item says in one word or two. */

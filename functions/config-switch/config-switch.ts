@@ -5,10 +5,11 @@
 
 import { rehearse } from './barman/dry-run.ts';
 import type { PgBackupApi } from './barman/pg-backup-api.ts';
-import { configTarget } from './barman/target.ts';
 import type { RoleChange } from './event/payload.ts';
+import type { PermittedRoleChange } from './event/sender.ts';
 import { ExitCode, type Result } from './exit-code.ts';
 import { recordAndReconcile } from './reconcile/reconcile.ts';
+import { configTarget } from './target.ts';
 
 export { switchConfig } from './barman/switch-config.ts';
 export { ExitCode } from './exit-code.ts';
@@ -21,14 +22,23 @@ const ROLES_SWITCHED: Record<RoleChange['switch_when'], ReadonlySet<RoleChange['
   always: 'any',
 };
 
+declare const decided: unique symbol;
+/** For the compiler only: what `shouldSkipSwitch` has not yet decided may be either, and only what is to be switched is recorded. */
+interface ToSkip {
+  readonly [decided]?: 'skip';
+}
+interface ToSwitch {
+  readonly [decided]?: 'switch';
+}
+
 /**
- * Whether a role change does not match its `switch_when`.
- *
- * @returns true to skip the switch
+ * Returns whether a role change does not match its `switch_when`, so that the switch is skipped.
  */
-export function shouldSkipSwitch({ role, switch_when }: Pick<RoleChange, 'role' | 'switch_when'>): boolean {
-  const roles = ROLES_SWITCHED[switch_when];
-  return roles !== 'any' && !roles.has(role);
+export function shouldSkipSwitch<T extends Pick<RoleChange, 'role' | 'switch_when'>>(
+  args: T & (ToSkip | ToSwitch),
+): args is T & ToSkip {
+  const roles = ROLES_SWITCHED[args.switch_when];
+  return roles !== 'any' && !roles.has(args.role);
 }
 
 /**
@@ -43,22 +53,20 @@ export function shouldSkipSwitch({ role, switch_when }: Pick<RoleChange, 'role' 
  */
 export async function runBarmanConfigSwitch(
   options: Parameters<typeof recordAndReconcile>[0] & { readonly api: Pick<PgBackupApi, 'diagnose'> },
-  args: RoleChange,
+  args: PermittedRoleChange & (ToSkip | ToSwitch),
   version: string,
 ): Promise<Result> {
-  if (shouldSkipSwitch(args)) {
+  if (shouldSkipSwitch<PermittedRoleChange>(args)) {
     return skipped(`skipped: role "${args.role}" does not match switch_when "${args.switch_when}"`);
   }
-  const target = configTarget(args);
-  if (args.dry_run) {
-    return skipped(`dry run: ${rehearse(await options.api.diagnose(), args.barman_server, target)}`);
-  }
-  return recordAndReconcile(options, {
-    barman_server: args.barman_server,
-    cluster: args.cluster,
-    target,
-    version,
-  });
+  const { barman_server, cluster, target, dry_run } = toSwitch(args);
+  if (dry_run) return skipped(`dry run: ${rehearse(await options.api.diagnose(), barman_server, target)}`);
+  return recordAndReconcile(options, { barman_server, cluster, target, version });
+}
+
+/** Returns a role change that is not skipped, with its target. @throws InvalidArgs as `configTarget` does */
+function toSwitch(args: PermittedRoleChange & ToSwitch) {
+  return { ...args, target: configTarget(args) };
 }
 
 function skipped(message: string): Result {

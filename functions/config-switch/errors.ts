@@ -2,9 +2,6 @@
 
 import { ExitCode } from './exit-code.ts';
 
-/** Why an HTTP_ERROR is one; the HTTP status of the response depends on it, and on whether the desired state is recorded. */
-export type HttpErrorReason = 'error' | 'ledger' | 'timeout' | 'busy';
-
 export abstract class ConfigSwitchError extends Error {
   abstract readonly exit_code: ExitCode;
   /** The operation of pg-backup-api that it is about, if one was created. */
@@ -13,12 +10,14 @@ export abstract class ConfigSwitchError extends Error {
 
 /** The payload is wrong; the message names each problem, its field and the remedy. */
 export class InvalidArgs extends ConfigSwitchError {
-  override readonly name = 'InvalidArgs';
+  override readonly name: string = 'InvalidArgs';
   readonly exit_code = ExitCode.INVALID_ARGS;
 }
 
-/** The secret of a webhook may not move its Barman server. */
-export class WrongCluster extends InvalidArgs {}
+/** The secret of a webhook may not switch its Barman server. */
+export class WrongCluster extends InvalidArgs {
+  override readonly name = 'WrongCluster';
+}
 
 /** The operation ended FAILED. */
 export class ConfigSwitchFailed extends ConfigSwitchError {
@@ -28,28 +27,27 @@ export class ConfigSwitchFailed extends ConfigSwitchError {
 
 /** pg-backup-api or the credentials for it are unavailable, or the result is not known at the deadline. */
 export class HttpError extends ConfigSwitchError {
-  override readonly name = 'HttpError';
+  override readonly name: string = 'HttpError';
   readonly exit_code = ExitCode.HTTP_ERROR;
-  readonly reason: HttpErrorReason = 'error';
 }
 
 /** The ledger is unavailable. Without it nothing is switched: an old event could bring Barman back. */
 export class LedgerError extends HttpError {
-  override readonly reason = 'ledger';
+  override readonly name = 'LedgerError';
 }
 
 /** Another invocation is switching, or the server is paused. The desired state is recorded and will be applied. */
 export class Busy extends HttpError {
-  override readonly reason = 'busy';
+  override readonly name = 'Busy';
 }
 
 /** The deadline has passed. */
 export class DeadlineExceeded extends HttpError {
-  override readonly reason = 'timeout';
+  override readonly name = 'DeadlineExceeded';
 }
 
 /**
- * Makes an HttpError with a longer message and the same reason.
+ * Makes an HttpError, or a DeadlineExceeded from one, with a longer message.
  *
  * @param error what was thrown
  * @param message makes the new message from the old one

@@ -1,7 +1,8 @@
 /** The handler of the heartbeat. It throws nothing: after a failure the next heartbeat continues. */
 
 import type { Context } from 'aws-lambda';
-import { isObject, startInvocation } from './event/invocation.ts';
+import { isObject } from './event/receive.ts';
+import { startInvocation } from './invocation.ts';
 import { observeClusters } from './patroni/observe-clusters.ts';
 import { beat, type Heartbeat } from './reconcile/heartbeat.ts';
 import type { Services } from './services.ts';
@@ -14,7 +15,7 @@ export function isHeartbeat(event: unknown): boolean {
 
 /** @returns the handler, whose response is what it found and did, or why it failed */
 export function createHeartbeatHandler({
-  credentials,
+  settings,
   ledger,
   operationTimeout,
   heartbeatInterval,
@@ -24,15 +25,15 @@ export function createHeartbeatHandler({
     const invocation = startInvocation(context);
     await using api = connect(invocation);
     try {
-      const onReconciled = reportReconciled(invocation.requestId);
+      const onReconciled = reportReconciled(invocation.request_id);
       const heartbeat = await beat({
         ...invocation,
         ledger,
         api,
-        certificates: () => credentials.certificates(invocation.signal),
+        certificates: () => settings.certificates(invocation.signal),
         operationTimeout,
         interval: heartbeatInterval,
-        observe: () => observeClusters(credentials, invocation.signal),
+        observe: () => observeClusters(settings, invocation.signal),
         onReconciled,
       });
       reportHeartbeat(invocation, heartbeat);

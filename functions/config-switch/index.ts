@@ -1,8 +1,8 @@
 /** The entry point on Lambda: the schedule sends heartbeats, everything else is a role change. */
 
 import type { Context } from 'aws-lambda';
-import { createRoleChangeHandler } from './handler.ts';
 import { createHeartbeatHandler, isHeartbeat } from './heartbeat-handler.ts';
+import { createRoleChangeHandler } from './role-change.ts';
 import { startServices } from './services.ts';
 
 const services = startServices(process.env);

@@ -4,7 +4,8 @@ import { Credentials } from './aws/credentials.ts';
 import { LedgerClient } from './aws/dynamodb.ts';
 import { DynamoDbEvents } from './aws/dynamodb-events.ts';
 import { DynamoDbTable } from './aws/dynamodb-table.ts';
-import { PgBackupApi, type RequestCounts } from './barman/pg-backup-api.ts';
+import { PgBackupApi } from './barman/pg-backup-api.ts';
+import type { Invocation } from './invocation.ts';
 import type { EventTable } from './reconcile/events.ts';
 import { Ledger, POST_DELAY } from './reconcile/ledger.ts';
 import { logger } from './telemetry.ts';
@@ -31,7 +32,7 @@ export interface Environment {
 }
 
 export interface Services {
-  readonly credentials: Credentials;
+  readonly settings: Credentials;
   readonly ledger: Ledger;
   readonly events: EventTable;
   /** How long to wait for an operation of unknown end before the next POST (ms). */
@@ -39,11 +40,7 @@ export interface Services {
   /** Between two heartbeats (ms). */
   readonly heartbeatInterval: number;
   /** Creates the client of one invocation for pg-backup-api; the caller disposes of it. */
-  readonly connect: (invocation: {
-    readonly requestId: string;
-    readonly signal: AbortSignal;
-    readonly counts: RequestCounts;
-  }) => PgBackupApi;
+  readonly connect: (invocation: Pick<Invocation, 'request_id' | 'signal' | 'facts'>) => PgBackupApi;
 }
 
 /**
@@ -73,19 +70,19 @@ export function startServices(environment: Environment): Services {
   );
   const client = new LedgerClient();
   return {
-    credentials,
+    settings: credentials,
     ledger: new Ledger(new DynamoDbTable(client, table)),
     events: new DynamoDbEvents(client, `${table}-events`),
     operationTimeout: seconds * 1_000,
     heartbeatInterval: interval * 1_000,
-    connect: ({ requestId, signal, counts }) =>
+    connect: ({ request_id, signal, facts }) =>
       new PgBackupApi(credentials, {
         signal,
         maxRetries,
         postDelay: POST_DELAY,
-        counts,
+        facts,
         onFailure: ({ request, attempt, error }) =>
-          logger.warn(error.message, { request_id: requestId, request, attempt, max_retries: maxRetries }),
+          logger.warn(error.message, { request_id, request, attempt, max_retries: maxRetries }),
       }),
   };
 }

@@ -4,11 +4,10 @@ import { Logger } from '@aws-lambda-powertools/logger';
 import { Metrics, MetricUnit } from '@aws-lambda-powertools/metrics';
 import type { MiddlewareObj } from '@middy/core';
 import { Busy, ConfigSwitchError, LedgerError, Rejected, WrongCluster } from './errors.ts';
-import { eventTime, type Invocation } from './event/invocation.ts';
-import type { CompletedEvent } from './event/response.ts';
+import { type Event, eventTime } from './event/event.ts';
 import { ExitCode, exitStatus } from './exit-code.ts';
+import type { Facts, Invocation } from './invocation.ts';
 import type { Heartbeat, Reconciled } from './reconcile/heartbeat.ts';
-import type { Progress } from './reconcile/reconcile.ts';
 
 /** From how many days on the log says each minute that a certificate expires. */
 const EXPIRES_SOON = 30;
@@ -18,7 +17,7 @@ export const logger = new Logger();
 const metrics = new Metrics();
 
 /** Reports how an event ended, all at once and at the end, so that nothing leaks into the next invocation. */
-export function telemetry(): MiddlewareObj<CompletedEvent> {
+export function reporting(): MiddlewareObj<Event> {
   return {
     after: ({ event }) => report(event),
     onError: ({ event, error }) => report(event, error),
@@ -28,23 +27,24 @@ export function telemetry(): MiddlewareObj<CompletedEvent> {
 /**
  * Writes the log line and the metrics of an event.
  *
- * @param event with its response, unless it was rejected
+ * @param event whose facts have the response, unless it was rejected
  * @param error what was thrown, if anything
  */
-function report(event: CompletedEvent, error?: Error | null): void {
-  const { response, arrived, roleChange, progress, counts } = event;
+function report(event: Event, error?: Error | null): void {
+  const { arrived, event_id, facts } = event;
+  const { response, roleChange, waited, attempts, polls } = facts;
   const { duration_ms, ...common } = commonFields(event);
   const fields = {
     ...common,
-    event_id: event.eventId,
+    event_id,
     event_time: new Date(eventTime(event)).toISOString(),
     caller: arrived.caller,
     ...(arrived.caller === 'http' &&
       arrived.event && { api_request_id: arrived.event.requestContext.requestId }),
     ...(roleChange && { role: roleChange.role, switch_when: roleChange.switch_when }),
     duration_ms,
-    ...(progress.waited > 0 && { waited_ms: Math.round(progress.waited) }),
-    ...(roleChange && counts),
+    ...(waited > 0 && { waited_ms: Math.round(waited) }),
+    ...(roleChange && { attempts, polls }),
   };
 
   if (response) {
@@ -61,11 +61,11 @@ function report(event: CompletedEvent, error?: Error | null): void {
       1,
     );
     if (error instanceof LedgerError) metrics.addMetric('LedgerUnreachable', MetricUnit.Count, 1);
-    countProgress(progress);
-    if (counts.attempts > 0 && !roleChange?.dry_run) {
+    countFacts(facts);
+    if (attempts > 0 && !roleChange?.dry_run) {
       metrics.addMetric('SwitchDuration', MetricUnit.Milliseconds, duration_ms);
-      metrics.addMetric('Attempts', MetricUnit.Count, counts.attempts);
-      metrics.addMetric('Polls', MetricUnit.Count, counts.polls);
+      metrics.addMetric('Attempts', MetricUnit.Count, attempts);
+      metrics.addMetric('Polls', MetricUnit.Count, polls);
     }
   } else if (error instanceof Rejected) {
     logger.warn(error.message, { rejected: error.why, ...fields });
@@ -75,14 +75,14 @@ function report(event: CompletedEvent, error?: Error | null): void {
 }
 
 /**
- * @param requestId of the heartbeat
+ * @param request_id of the heartbeat
  * @returns what writes the log line and the metrics of one server that the heartbeat reconciled
  */
-export function reportReconciled(requestId: string) {
-  return ({ item, result, progress, duration }: Reconciled): void => {
+export function reportReconciled(request_id: string) {
+  return ({ item, result, facts, duration }: Reconciled): void => {
     const failed = result instanceof Error;
     logger[result instanceof Busy ? 'warn' : failed ? 'error' : 'info'](result.message, {
-      request_id: requestId,
+      request_id,
       caller: 'heartbeat',
       barman_server: item.barman_server,
       duration_ms: Math.round(duration),
@@ -97,7 +97,7 @@ export function reportReconciled(requestId: string) {
       // The attempts that follow fail for the same reason: one alarm for each desired state.
       metrics.addMetric(exitStatus(result.exit_code), MetricUnit.Count, 1);
     }
-    countProgress(progress);
+    countFacts(facts);
   };
 }
 
@@ -107,7 +107,8 @@ export function reportReconciled(requestId: string) {
  * @param heartbeat what it found and did, or what it threw
  */
 export function reportHeartbeat(invocation: Invocation, heartbeat: Heartbeat | Error): void {
-  const fields = { ...commonFields(invocation), caller: 'heartbeat', ...invocation.counts };
+  const { attempts, polls } = invocation.facts;
+  const fields = { ...commonFields(invocation), caller: 'heartbeat', attempts, polls };
   if (heartbeat instanceof Error) {
     logger.error(`heartbeat: ${heartbeat.message}`, { ...fields, error: heartbeat });
     if (heartbeat instanceof LedgerError) metrics.addMetric('LedgerUnreachable', MetricUnit.Count, 1);
@@ -148,8 +149,8 @@ export function reportHeartbeat(invocation: Invocation, heartbeat: Heartbeat | E
   metrics.publishStoredMetrics();
 }
 
-function commonFields({ requestId, startedAt }: Invocation) {
-  return { request_id: requestId, duration_ms: Math.round(performance.now() - startedAt) };
+function commonFields({ request_id, startedAt }: Invocation) {
+  return { request_id, duration_ms: Math.round(performance.now() - startedAt) };
 }
 
 /** An error that is not a ConfigSwitchError, with its stack: a fault of ours. */
@@ -157,7 +158,7 @@ function internalError(error: unknown): { error?: Error } {
   return error instanceof Error && !(error instanceof ConfigSwitchError) ? { error } : {};
 }
 
-function countProgress({ superseded, duplicate, passedOver, waited }: Progress): void {
+function countFacts({ superseded, duplicate, passedOver, waited }: Facts): void {
   if (superseded) metrics.addMetric('Superseded', MetricUnit.Count, 1);
   if (duplicate) metrics.addMetric('Duplicate', MetricUnit.Count, 1);
   if (passedOver) metrics.addMetric('StuckOperation', MetricUnit.Count, 1);

@@ -111,7 +111,7 @@ const ALARMS = {
       ...OWN,
       MetricName: 'WrongCluster',
       description:
-        'A webhook was signed with the secret of a cluster that may not move its Barman server, and was not applied (403). Read the message in the log: it names server and parameter.',
+        'A webhook was signed with the secret of a cluster that may not switch its Barman server, and was not applied (403). Read the message in the log: it names server and parameter.',
       advice:
         'Add the server to `servers` in that parameter, or give the node the secret of its own cluster. If neither is right, a secret is being used for a server of another team.',
     },

@@ -9,7 +9,7 @@ import { mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:f
 import { createRequire } from 'node:module';
 import { join, resolve } from 'node:path';
 import { type BuildOptions, build } from 'esbuild';
-import type { ResponseBody } from '../../functions/config-switch/event/response.ts';
+import type { ResponseBody } from '../../functions/config-switch/event/event.ts';
 import type { Heartbeat } from '../../functions/config-switch/reconcile/heartbeat.ts';
 import { MODELS, startBarmanHost } from '../stand-ins/barman-host.ts';
 import { PatroniStandIn } from '../stand-ins/patroni-rest-api.ts';

@@ -1,7 +1,7 @@
 /** The time from the end of an operation to the response, the number of polls, and the time of a skip. */
 
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { ResponseBody } from '../../functions/config-switch/event/response.ts';
+import type { ResponseBody } from '../../functions/config-switch/event/event.ts';
 import type { Heartbeat } from '../../functions/config-switch/reconcile/heartbeat.ts';
 import { startBarmanHost } from '../stand-ins/barman-host.ts';
 import { PgBackupApiStandIn } from '../stand-ins/pg-backup-api.ts';

@@ -369,7 +369,7 @@ describe('the ledger', () => {
         own,
       );
       expect([refused, response.exit_code, response.recorded]).toEqual([403, 4, false]);
-      expect(response.message).toContain('the secret in clusters/main may not move Barman server stuck');
+      expect(response.message).toContain('the secret in clusters/main may not switch Barman server stuck');
     } finally {
       await shell(`aws ssm delete-parameter --name /barman-config-switch/prod/clusters/main`);
     }

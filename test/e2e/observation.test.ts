@@ -157,7 +157,7 @@ test('the callback › exits with 4 for a Barman server of another cluster, and 
     ...['config-switch', '--barman-server', 'other', '--barman-model', 'pg:node1'],
     ...['--switch-when', 'promoted', 'on_role_change', 'primary', 'main'],
   );
-  expect(output).toMatch(/clusters\/main may not move Barman server other; add the server there/);
+  expect(output).toMatch(/clusters\/main may not switch Barman server other; add the server there/);
   expect(code).toBe(4);
   expect({ model: cluster.active, operations: api.operations() }).toEqual(before);
   expect(await row.run.ledger.get('other', AbortSignal.timeout(5_000))).toBeUndefined();

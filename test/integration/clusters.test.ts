@@ -1,4 +1,4 @@
-/** The parameters `clusters/NAME`: each cluster's secret may move its own Barman servers, and no others. */
+/** The parameters `clusters/NAME`: each cluster's secret may switch its own Barman servers, and no others. */
 
 import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';
@@ -22,7 +22,7 @@ beforeEach(() => {
 const pass = (ms: number) => vi.setSystemTime(Date.now() + ms);
 
 describe("a cluster's secret", () => {
-  test('moves the servers of its cluster', async () => {
+  test('switches the servers of its cluster', async () => {
     await using run = await startFunction(SERVERS);
     run.host.put(CLUSTERS);
     expect((await run.webhook(PROMOTION, { secret: secretA })).response.exit_code).toBe(0);
@@ -30,13 +30,13 @@ describe("a cluster's secret", () => {
     expect([run.host.api.activeModel(), run.host.api.activeModel('other')]).toEqual(['pg:node2', 'pg:node2']);
   });
 
-  test('moves no server of another cluster: 403, logged and counted', async () => {
+  test('switches no server of another cluster: 403, logged and counted', async () => {
     await using run = await startFunction(SERVERS);
     run.host.put(CLUSTERS);
     const { statusCode, response } = await run.webhook(OTHER, { secret: secretA });
     expect([statusCode, response.exit_code, response.recorded]).toEqual([403, 4, false]);
     expect(response.message).toBe(
-      'the secret in clusters/a may not move Barman server other; add the server there, or sign with the secret of its own cluster',
+      'the secret in clusters/a may not switch Barman server other; add the server there, or sign with the secret of its own cluster',
     );
     expect(run.host.api.requests).toEqual([]);
     expect(await run.ledger.all(AbortSignal.timeout(5_000))).toEqual([]);
@@ -49,13 +49,13 @@ describe("a cluster's secret", () => {
     expect((await run.webhook({ ...OTHER, role: 'replica' }, { secret: secretA })).statusCode).toBe(403);
   });
 
-  test('that several clusters have moves the servers of all of them', async () => {
+  test('that several clusters have switches the servers of all of them', async () => {
     await using run = await startFunction(SERVERS);
     run.host.put({ ...CLUSTERS, 'clusters/b': cluster(secretA, 'other') });
     expect((await run.webhook(OTHER, { secret: secretA })).response.exit_code).toBe(0);
   });
 
-  test('moves a server that was just added, after SSM was read again, once a minute at most', async () => {
+  test('switches a server that was just added, after SSM was read again, once a minute at most', async () => {
     await using run = await startFunction(SERVERS);
     run.host.put(CLUSTERS);
     expect((await run.webhook(OTHER, { secret: secretA })).statusCode).toBe(403);
@@ -69,7 +69,7 @@ describe("a cluster's secret", () => {
 });
 
 describe('webhook-secret', () => {
-  test('moves every server, beside the clusters', async () => {
+  test('switches every server, beside the clusters', async () => {
     await using run = await startFunction(SERVERS);
     run.host.put(CLUSTERS);
     expect((await run.webhook(PROMOTION)).statusCode).toBe(200);

@@ -6,7 +6,7 @@
 import { randomUUID } from 'node:crypto';
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import type { ResponseBody } from '../../functions/config-switch/event/response.ts';
+import type { ResponseBody } from '../../functions/config-switch/event/event.ts';
 import { ExitCode, exitStatus } from '../../functions/config-switch/exit-code.ts';
 import { signedHeaders } from '../stand-ins/webhook.ts';
 import { type FunctionUnderTest, type HttpResponse, startFunction } from './function.ts';

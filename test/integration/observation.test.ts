@@ -55,7 +55,10 @@ describe("the leader's model", () => {
     expect(await beats(run, 1)).toMatchObject({ observed: { reconciled: [] } });
     expect(await itemOf(run)).toMatchObject({ leader: 'node2', differs_since: expect.any(String) });
     pass(MINUTE);
-    expect(await beats(run, 1)).toMatchObject({ observed: { reconciled: [{ barman_server: 'main' }] }, applied: 1 });
+    expect(await beats(run, 1)).toMatchObject({
+      observed: { reconciled: [{ barman_server: 'main' }] },
+      applied: 1,
+    });
     expect(run.host.api.activeModel()).toBe('pg:node2');
     expect(run.metrics()).toContainEqual(expect.objectContaining({ Reconciled: 1, LeaderUnknown: 0 }));
     expect(run.log()).toContainEqual(
@@ -99,7 +102,10 @@ describe("the leader's model", () => {
     expect(await beats(run, 1)).toMatchObject({ observed: { reconciled: [] } });
     // Patroni still names node1: it is right after all.
     pass(MINUTE);
-    expect(await beats(run, 1)).toMatchObject({ observed: { reconciled: [{ barman_server: 'main' }] }, applied: 1 });
+    expect(await beats(run, 1)).toMatchObject({
+      observed: { reconciled: [{ barman_server: 'main' }] },
+      applied: 1,
+    });
     expect(run.host.api.activeModel()).toBe('pg:node1');
     // The observation has the version of half a minute before it: this event is newer.
     const late = await run.webhook({ ...PROMOTION, age_ms: 20_000 });
@@ -248,7 +254,10 @@ describe('a server for which Barman does not stream from the leader', () => {
     expect(await beats(run, 1)).toMatchObject({ ...notStreaming(/Z$/), applied: 0 });
     // The observation decides, as it does without the streaming check.
     pass(MINUTE);
-    expect(await beats(run, 1)).toMatchObject({ observed: { reconciled: [{ barman_server: 'main' }] }, applied: 1 });
+    expect(await beats(run, 1)).toMatchObject({
+      observed: { reconciled: [{ barman_server: 'main' }] },
+      applied: 1,
+    });
     expect(run.host.api.operations()).toHaveLength(3);
   });
 

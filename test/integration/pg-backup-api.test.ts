@@ -25,15 +25,15 @@ const guard = () => ({
 async function startClient(options: Partial<PgBackupApiOptions> = {}) {
   const standIn = await PgBackupApiStandIn.start({ models: { 'pg:node2': { cluster: 'main' } } });
   const connection = async () => ({ url: new URL(standIn.url) });
-  const counts = { attempts: 0, polls: 0 };
+  const facts = { attempts: 0, polls: 0 };
   const client = new PgBackupApi(
     { connection, rereadConnection: connection },
-    { signal: AbortSignal.timeout(20_000), maxRetries: 5, postDelay: 20, counts, ...options },
+    { signal: AbortSignal.timeout(20_000), maxRetries: 5, postDelay: 20, facts, ...options },
   );
   return {
     standIn,
     client,
-    counts,
+    facts,
     [Symbol.asyncDispose]: async () => {
       await client[Symbol.asyncDispose]();
       await standIn.close();
@@ -98,7 +98,7 @@ describe('creation', () => {
     run.standIn.addOperation({ id, type: 'config_switch', status: 'IN_PROGRESS' });
     run.standIn.fault({ kind: 'reset' }, 1, isPost);
     const creation = run.client.createConfigSwitchOperation('main', { reset: true }, guard());
-    await expect.poll(() => run.counts.polls).toBeGreaterThan(1);
+    await expect.poll(() => run.facts.polls).toBeGreaterThan(1);
     expect(run.standIn.requests.filter(isPost)).toHaveLength(1);
     await run.client[Symbol.asyncDispose]();
     await run.standIn.close();

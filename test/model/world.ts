@@ -14,6 +14,7 @@ import {
 } from '../../functions/config-switch/errors.ts';
 import type { Result } from '../../functions/config-switch/exit-code.ts';
 import { ExitCode } from '../../functions/config-switch/exit-code.ts';
+import { type Facts, newFacts } from '../../functions/config-switch/invocation.ts';
 import type { Observed } from '../../functions/config-switch/patroni/observe-clusters.ts';
 import type { EventTable, StoredEvent } from '../../functions/config-switch/reconcile/events.ts';
 import { beat, type HeartbeatOptions } from '../../functions/config-switch/reconcile/heartbeat.ts';
@@ -26,8 +27,6 @@ import {
 import { LEASE, Ledger, POST_DELAY } from '../../functions/config-switch/reconcile/ledger.ts';
 import { Operator } from '../../functions/config-switch/reconcile/operator.ts';
 import {
-  newProgress,
-  type Progress,
   type ReconcileOptions,
   recordAndReconcile,
 } from '../../functions/config-switch/reconcile/reconcile.ts';
@@ -212,7 +211,7 @@ export class World {
     const instance = new Instance(this, name, delivery);
     const start = Date.now();
     const { signal, clear } = deadline(delivery.time);
-    const progress = newProgress();
+    const facts = newFacts();
     const options: ReconcileOptions & { events: EventTable } = {
       ledger: new Ledger(instance),
       events: instance,
@@ -220,7 +219,7 @@ export class World {
       signal,
       remaining: () => start + delivery.time - Date.now(),
       operationTimeout: OPERATION_TIMEOUT,
-      progress,
+      facts,
     };
     const target = { model: String(delivery.event) };
     // A sender that repeats an event without `age_ms` dates it differently.
@@ -242,12 +241,12 @@ export class World {
     }
     if (instance.crashed) return;
     if (Date.now() > start + delivery.time + 1) this.violate(`LATE: ${name} returned after its deadline`);
-    this.#check(name, delivery.event, result, progress);
+    this.#check(name, delivery.event, result, facts);
   }
 
   /** Checks the result of an invocation. */
-  #check(name: string, event: number, result: Result | Error, progress: Progress): void {
-    if (progress.recorded) this.#recorded = Math.max(this.#recorded, event);
+  #check(name: string, event: number, result: Result | Error, facts: Facts): void {
+    if (facts.recorded) this.#recorded = Math.max(this.#recorded, event);
     this.log(
       `${name} returns ${result instanceof Error ? `${result.name}: ${result.message}` : result.message}`,
     );
@@ -629,7 +628,7 @@ class Instance implements Table, EventTable, ConnectionSource {
       signal,
       maxRetries: 5,
       postDelay: POST_DELAY,
-      counts: { attempts: 0, polls: 0 },
+      facts: newFacts(),
     });
   }
 

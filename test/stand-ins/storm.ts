@@ -2,7 +2,7 @@
 
 import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { ResponseBody } from '../../functions/config-switch/event/response.ts';
+import type { ResponseBody } from '../../functions/config-switch/event/event.ts';
 import type { Heartbeat } from '../../functions/config-switch/reconcile/heartbeat.ts';
 import type { BarmanHost } from './barman-host.ts';
 import type { PgBackupApiOptions } from './pg-backup-api.ts';

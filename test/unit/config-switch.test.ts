@@ -1,6 +1,6 @@
+import type { Context } from 'aws-lambda';
 import { describe, expect, test } from 'vitest';
 import type { Diagnosis } from '../../functions/config-switch/barman/pg-backup-api.ts';
-import type { ConfigTarget } from '../../functions/config-switch/barman/target.ts';
 import {
   runBarmanConfigSwitch,
   shouldSkipSwitch,
@@ -8,9 +8,16 @@ import {
 } from '../../functions/config-switch/config-switch.ts';
 import { ConfigSwitchFailed, HttpError } from '../../functions/config-switch/errors.ts';
 import { parseRoleChange } from '../../functions/config-switch/event/payload.ts';
+import { receive } from '../../functions/config-switch/event/receive.ts';
+import {
+  authenticate,
+  authorise,
+  type PermittedRoleChange,
+} from '../../functions/config-switch/event/sender.ts';
 import { ExitCode, exitStatus } from '../../functions/config-switch/exit-code.ts';
+import { newFacts } from '../../functions/config-switch/invocation.ts';
 import { Ledger } from '../../functions/config-switch/reconcile/ledger.ts';
-import { newProgress } from '../../functions/config-switch/reconcile/reconcile.ts';
+import type { ConfigTarget } from '../../functions/config-switch/target.ts';
 import { versionOf } from '../../functions/config-switch/version.ts';
 import { MemoryEvents } from '../stand-ins/memory-events.ts';
 import { MemoryTable } from '../stand-ins/memory-table.ts';
@@ -28,6 +35,14 @@ describe('shouldSkipSwitch', () => {
 });
 
 const REQUIRED = { action: 'on_role_change', role: 'primary', cluster: 'main', barman_server: 'main' };
+
+/** A role change of a direct invocation, which may switch every server. */
+async function permittedRoleChange(payload: object): Promise<PermittedRoleChange> {
+  const event = receive(payload, { getRemainingTimeInMillis: () => 0 } as Context);
+  const source = { secrets: async () => [], rereadSecrets: async () => undefined };
+  const sender = await authenticate(event, source);
+  return authorise(sender, parseRoleChange(sender.payload()), source, event.signal);
+}
 
 /** A guard in doubt, as after the POST. */
 const newGuard = () => ({
@@ -110,9 +125,9 @@ describe('runBarmanConfigSwitch', () => {
       signal: new AbortController().signal,
       remaining: () => 28_500,
       operationTimeout: 60_000,
-      progress: newProgress(),
+      facts: newFacts(),
     };
-    const args = parseRoleChange({ ...REQUIRED, ...change });
+    const args = await permittedRoleChange({ ...REQUIRED, ...change });
     const result = await runBarmanConfigSwitch(options, args, versionOf(0, 'event'));
     return { result, targets, item: table.item };
   };

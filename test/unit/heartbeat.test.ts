@@ -1,6 +1,7 @@
 import { beforeEach, describe, expect, test, vi } from 'vitest';
 import type { PgBackupApi } from '../../functions/config-switch/barman/pg-backup-api.ts';
 import { DeadlineExceeded, HttpError, LedgerError } from '../../functions/config-switch/errors.ts';
+import { newFacts } from '../../functions/config-switch/invocation.ts';
 import type { Observed } from '../../functions/config-switch/patroni/observe-clusters.ts';
 import {
   beat,
@@ -9,7 +10,6 @@ import {
 } from '../../functions/config-switch/reconcile/heartbeat.ts';
 import { type Item, type PassedOver, passedOver } from '../../functions/config-switch/reconcile/item.ts';
 import { Ledger } from '../../functions/config-switch/reconcile/ledger.ts';
-import { newProgress } from '../../functions/config-switch/reconcile/reconcile.ts';
 import { versionOf } from '../../functions/config-switch/version.ts';
 import { CertificateAuthority } from '../stand-ins/certificates.ts';
 import { MemoryTable } from '../stand-ins/memory-table.ts';
@@ -133,7 +133,7 @@ describe('a heartbeat', () => {
       {
         item,
         result: expect.objectContaining({ exit_code: 0, operation_id: 'op-of-main' }),
-        progress: { ...newProgress(), recorded: true },
+        facts: { ...newFacts(), recorded: true },
         duration: 0,
       },
     ]);

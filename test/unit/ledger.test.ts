@@ -1,5 +1,4 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
-import { parseTarget, targetText } from '../../functions/config-switch/barman/target.ts';
 import {
   type DesiredState,
   type Item,
@@ -11,6 +10,7 @@ import {
 } from '../../functions/config-switch/reconcile/item.ts';
 import { Ledger, mayPost } from '../../functions/config-switch/reconcile/ledger.ts';
 import { Operator } from '../../functions/config-switch/reconcile/operator.ts';
+import { parseTarget, targetText } from '../../functions/config-switch/target.ts';
 import { eventIdOf, versionOf } from '../../functions/config-switch/version.ts';
 import { MemoryTable } from '../stand-ins/memory-table.ts';
 

@@ -279,7 +279,9 @@ describe('a server for which Barman does not stream', () => {
     ['is not applied yet', { applied_version: versionOf(NOW - 11 * MINUTE, 'e') }],
   ])('does not have it applied again if it %s', async (_, change) => {
     table.item = { ...STOPPED, desired_version: versionOf(NOW - 10 * MINUTE, 'e'), ...change };
-    expect((await observe(4 * MINUTE, notStreaming)).notStreaming).toEqual([{ barman_server: 'main', message }]);
+    expect((await observe(4 * MINUTE, notStreaming)).notStreaming).toEqual([
+      { barman_server: 'main', message },
+    ]);
     expect(table.item).not.toHaveProperty('passed_over');
   });
 

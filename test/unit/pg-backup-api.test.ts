@@ -7,7 +7,6 @@ import {
   PgBackupApi,
   type PgBackupApiOptions,
   type PostGuard,
-  type RequestCounts,
 } from '../../functions/config-switch/barman/pg-backup-api.ts';
 import { RequestFailure } from '../../functions/config-switch/barman/request-failure.ts';
 import { DeadlineExceeded, HttpError, LedgerError } from '../../functions/config-switch/errors.ts';
@@ -87,7 +86,7 @@ let controller: AbortController;
 let source: { connection: Connection; reread: Connection; signals: AbortSignal[] };
 let random: number;
 let guard: PostGuard & { beforePost: () => Promise<void> };
-let counts: RequestCounts;
+let facts: { attempts: number; polls: number };
 beforeEach(() => {
   vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'Date', 'performance'], now: NOW - START });
   vi.advanceTimersByTime(START);
@@ -95,7 +94,7 @@ beforeEach(() => {
   source = { connection: PLAIN, reread: PLAIN, signals: [] };
   random = 0;
   guard = { inDoubt: false, beforePost: async () => {}, onCreated: () => {}, passedOver: new Set() };
-  counts = { attempts: 0, polls: 0 };
+  facts = { attempts: 0, polls: 0 };
   vi.spyOn(Math, 'random').mockImplementation(() => random);
   net.agents = [];
   net.sent = [];
@@ -120,7 +119,7 @@ const start = (options: Partial<PgBackupApiOptions> = {}) =>
         return source.reread;
       },
     },
-    { signal: controller.signal, maxRetries: 5, postDelay: 5_000, counts, ...options },
+    { signal: controller.signal, maxRetries: 5, postDelay: 5_000, facts, ...options },
   );
 const create = (api: PgBackupApi, server = 'main') =>
   api.createConfigSwitchOperation(server, { reset: true }, guard);
@@ -161,7 +160,7 @@ describe('a request', () => {
         body: '{"type":"config_switch","model_name":"pg:node2"}',
       },
     ]);
-    expect([counts, guard.inDoubt]).toEqual([{ attempts: 1, polls: 0 }, true]);
+    expect([facts, guard.inDoubt]).toEqual([{ attempts: 1, polls: 0 }, true]);
     expect(source.signals).toEqual([controller.signal]);
   });
 
@@ -187,7 +186,7 @@ describe('a request', () => {
         body: null,
       },
     ]);
-    expect([counts, guard.inDoubt]).toEqual([{ attempts: 1, polls: 0 }, false]);
+    expect([facts, guard.inDoubt]).toEqual([{ attempts: 1, polls: 0 }, false]);
   });
 
   test("uses one connection without pipelining, HTTP/2 or undici's time-outs", async () => {
@@ -242,7 +241,7 @@ describe('a request', () => {
   test('is not sent if the connection parameters are unavailable', async () => {
     const api = new PgBackupApi(
       { connection: () => Promise.reject(new HttpError('not known')), rereadConnection: Promise.reject },
-      { signal: controller.signal, maxRetries: 5, postDelay: 5_000, counts },
+      { signal: controller.signal, maxRetries: 5, postDelay: 5_000, facts },
     );
     expect(await end(create(api))).toMatchObject({ message: 'not known' });
     expect([net.sent, guard.inDoubt]).toEqual([[], false]);
@@ -311,7 +310,7 @@ describe('attempts', () => {
     const ended = await end(create(start({ maxRetries: 3, onFailure: (failure) => failures.push(failure) })));
     expect(ended).toBeInstanceOf(HttpError);
     expect(ended).toMatchObject({
-      reason: 'error',
+      name: 'HttpError',
       message: 'pg-backup-api is unreachable: the connection was refused (ECONNREFUSED) (3 attempts)',
       cause: expect.any(RequestFailure),
     });
@@ -489,7 +488,7 @@ describe('a POST', () => {
       `5150 GET ${LIST}/b`,
       `5150 POST ${LIST}`,
     ]);
-    expect([counts, guard.inDoubt]).toEqual([{ attempts: 6, polls: 3 }, true]);
+    expect([facts, guard.inDoubt]).toEqual([{ attempts: 6, polls: 3 }, true]);
   });
 
   test('whose connection was reset does not wait for older operations', async () => {
@@ -573,7 +572,7 @@ describe('a POST', () => {
     const api = start();
     const ended = await end(create(api));
     expect(ended).toMatchObject({
-      reason: 'error',
+      name: 'HttpError',
       message:
         'pg-backup-api did not respond: the connection was reset (ECONNRESET); then pg-backup-api answered 400',
     });
@@ -736,7 +735,7 @@ describe('an operation', () => {
     expect(await end(api.waitForOperation('main', '20261123T061000'))).toBe('DONE');
     expect(times()).toEqual([150, 225, 300, 375, 450, 525]);
     expect(net.sent[0]?.path).toBe('/servers/main/operations/20261123T061000');
-    expect(counts).toEqual({ attempts: 6, polls: 6 });
+    expect(facts).toEqual({ attempts: 6, polls: 6 });
   });
 
   test('can end FAILED', async () => {
@@ -787,7 +786,6 @@ describe('an operation', () => {
     const api = start({ maxRetries: 2 });
     expect(await end(api.waitForOperation('main', 'a'))).toMatchObject({
       name: 'HttpError',
-      reason: 'error',
       operation_id: 'a',
       message:
         'the result of operation a on main is unknown: pg-backup-api answered 200, but its JSON is not as expected: ' +
@@ -986,7 +984,7 @@ describe('refused credentials', () => {
     const error = new HttpError('SSM does not respond');
     const api = new PgBackupApi(
       { connection: async () => old, rereadConnection: () => Promise.reject(error) },
-      { signal: controller.signal, maxRetries: 5, postDelay: 5_000, counts },
+      { signal: controller.signal, maxRetries: 5, postDelay: 5_000, facts },
     );
     expect(await end(create(api))).toBe(error);
   });

@@ -1,6 +1,7 @@
 import { beforeEach, describe, expect, test, vi } from 'vitest';
 import type { PostGuard } from '../../functions/config-switch/barman/pg-backup-api.ts';
 import { Busy, ConfigSwitchFailed, HttpError, LedgerError } from '../../functions/config-switch/errors.ts';
+import { newFacts } from '../../functions/config-switch/invocation.ts';
 import {
   type DesiredState,
   type Item,
@@ -9,7 +10,6 @@ import {
 } from '../../functions/config-switch/reconcile/item.ts';
 import { Ledger } from '../../functions/config-switch/reconcile/ledger.ts';
 import {
-  newProgress,
   type ReconcileOptions,
   reconcile,
   recordAndReconcile,
@@ -78,7 +78,7 @@ beforeEach(() => {
     signal: controller.signal,
     remaining: () => remaining,
     operationTimeout: OPERATION_TIMEOUT,
-    progress: newProgress(),
+    facts: newFacts(),
   };
 });
 
@@ -105,16 +105,6 @@ const anotherInvocation = (change: Partial<Item> = {}): Item => ({
   ...change,
 });
 
-test('newProgress › starts with nothing recorded or waited for', () => {
-  expect(newProgress()).toEqual({
-    recorded: false,
-    duplicate: false,
-    superseded: false,
-    passedOver: false,
-    waited: 0,
-  });
-});
-
 describe('reconcile', () => {
   test('records and applies the desired state', async () => {
     expect(await run(desired(0, 'a'))).toEqual({
@@ -128,7 +118,7 @@ describe('reconcile', () => {
       operation_id: 'op1',
     });
     expect(table.item).not.toHaveProperty('lease_token');
-    expect(options.progress).toEqual({ ...newProgress(), recorded: true });
+    expect(options.facts).toEqual({ ...newFacts(), recorded: true });
   });
 
   test('returns the recorded result for an event that was already applied', async () => {
@@ -138,11 +128,7 @@ describe('reconcile', () => {
       message: 'this event was already applied: Barman was set to model a',
       operation_id: 'op1',
     });
-    expect([options.progress.duplicate, options.progress.superseded, api.targets.length]).toEqual([
-      true,
-      false,
-      1,
-    ]);
+    expect([options.facts.duplicate, options.facts.superseded, api.targets.length]).toEqual([true, false, 1]);
   });
 
   test('returns the recorded result without an operation id if none was recorded', async () => {
@@ -163,28 +149,20 @@ describe('reconcile', () => {
       exit_code: 1,
       message: `superseded by a newer event: Barman was set to model b for ${version(5, 'b')}`,
     });
-    expect([options.progress.superseded, options.progress.duplicate, api.targets.length]).toEqual([
-      true,
-      false,
-      1,
-    ]);
+    expect([options.facts.superseded, options.facts.duplicate, api.targets.length]).toEqual([true, false, 1]);
   });
 
   test('treats an event id with a different time as the event that was recorded', async () => {
     await run(desired(0, 'a'));
     expect(await run(desired(9, 'a'))).toMatchObject({ exit_code: 0, operation_id: 'op1' });
-    expect([options.progress.duplicate, options.progress.superseded]).toEqual([true, false]);
+    expect([options.facts.duplicate, options.facts.superseded]).toEqual([true, false]);
     await run(desired(5, 'b'));
-    options.progress.superseded = false;
+    options.facts.superseded = false;
     expect(await run(desired(9, 'a'))).toMatchObject({
       exit_code: 1,
       message: `superseded by a newer event: Barman was set to model b for ${version(5, 'b')}`,
     });
-    expect([options.progress.duplicate, options.progress.superseded, api.targets.length]).toEqual([
-      true,
-      true,
-      2,
-    ]);
+    expect([options.facts.duplicate, options.facts.superseded, api.targets.length]).toEqual([true, true, 2]);
   });
 
   test('records the desired state of a paused server, but does not apply it', async () => {
@@ -193,7 +171,7 @@ describe('reconcile', () => {
       'Barman server main is paused: the desired state is recorded, and will be applied after the pause';
     await expect(run(desired(0, 'a'))).rejects.toThrow(new Busy(message));
     expect(table.item).toMatchObject({ desired: 'model a' });
-    expect([options.progress.recorded, api.targets.length]).toEqual([true, 0]);
+    expect([options.facts.recorded, api.targets.length]).toEqual([true, 0]);
   });
 
   test('reports an item that was deleted meanwhile', async () => {
@@ -300,7 +278,7 @@ describe('the lease of another invocation', () => {
     }));
     await vi.advanceTimersByTimeAsync(20_000);
     expect(await ended).toEqual({ error: new Busy(message), after: 5_000 });
-    expect(options.progress).toEqual({ ...newProgress(), recorded: true, waited: 5_000 });
+    expect(options.facts).toEqual({ ...newFacts(), recorded: true, waited: 5_000 });
     expect(get.mock.calls.length).toBeGreaterThanOrEqual(21);
     expect(api.targets).toEqual([]);
   });
@@ -313,7 +291,7 @@ describe('the lease of another invocation', () => {
       table.item = { ...(table.item as Item), lease_token: 'a third', lease_expires_at };
     };
     expect(await runToEnd(desired(0, 'a'))).toMatchObject({ exit_code: 0 });
-    expect([options.progress.waited, api.listed.length]).toEqual([1_000, 2]);
+    expect([options.facts.waited, api.listed.length]).toEqual([1_000, 2]);
   });
 
   test('that was acquired during our switch decides the result', async () => {
@@ -339,7 +317,7 @@ describe('the lease of another invocation', () => {
       table.item = item;
     }, 1_100);
     expect(await runToEnd(desired(0, 'a'))).toMatchObject({ exit_code: 0 });
-    expect([options.progress.waited, options.progress.passedOver]).toEqual([1_250, false]);
+    expect([options.facts.waited, options.facts.passedOver]).toEqual([1_250, false]);
     expect(api.listed).toEqual([]);
   });
 });
@@ -363,7 +341,7 @@ describe('an expired lease', () => {
     expect(await run(desired(0, 'a'))).toMatchObject({ exit_code: 0, operation_id: 'op1' });
     expect(api.listed, 'the age of the lease').toEqual([15_000]);
     expect(api.polled).toEqual(['x', 'y']);
-    expect(options.progress.passedOver).toBe(false);
+    expect(options.facts.passedOver).toBe(false);
     expect(table.item).not.toHaveProperty('passed_over');
   });
 
@@ -387,7 +365,7 @@ describe('an expired lease', () => {
       applied_at: since,
       passed_over: passedOver({ operation_id: 'x', since }, { operation_id: 'z', since }),
     });
-    expect(options.progress.passedOver).toBe(true);
+    expect(options.facts.passedOver).toBe(true);
   });
 
   test.each([OPERATION_TIMEOUT, OPERATION_TIMEOUT + 1, NOW])(
@@ -408,7 +386,7 @@ describe('an expired lease', () => {
     api.recent = ['x'];
     api.onEnd = running;
     expect(await run(desired(0, 'a'))).toMatchObject({ exit_code: 0 });
-    expect(options.progress.passedOver).toBe(true);
+    expect(options.facts.passedOver).toBe(true);
   });
 
   test('is not replaced if its operations cannot be listed', async () => {
@@ -426,7 +404,7 @@ describe('an expired lease', () => {
     api.onEnd = () => Promise.reject(new HttpError('no status'));
     expect(await runToEnd(desired(0, 'a'))).toMatchObject({ exit_code: 0 });
     expect(table.item.applied_at).toBe(new Date(NOW + 28_500).toISOString());
-    expect(options.progress.passedOver).toBe(true);
+    expect(options.facts.passedOver).toBe(true);
   });
 
   test('is not replaced if there is not enough time to wait', async () => {
@@ -434,7 +412,7 @@ describe('an expired lease', () => {
     api.recent = ['x'];
     api.onEnd = () => Promise.reject(new HttpError('no status'));
     expect(await runToEnd(desired(0, 'a'))).toEqual(new HttpError('no status'));
-    expect([options.progress.passedOver, api.targets.length, table.item.lease_token]).toEqual([
+    expect([options.facts.passedOver, api.targets.length, table.item.lease_token]).toEqual([
       false,
       0,
       'another',

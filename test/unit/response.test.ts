@@ -9,10 +9,11 @@ import {
   Rejected,
   WrongCluster,
 } from '../../functions/config-switch/errors.ts';
-import type { Arrived } from '../../functions/config-switch/event/invocation.ts';
+import type { Arrived, Event, EventFacts } from '../../functions/config-switch/event/event.ts';
 import { parseRoleChange } from '../../functions/config-switch/event/payload.ts';
-import { type CompletedEvent, response } from '../../functions/config-switch/event/response.ts';
+import { responding } from '../../functions/config-switch/event/response.ts';
 import type { Result } from '../../functions/config-switch/exit-code.ts';
+import { newFacts } from '../../functions/config-switch/invocation.ts';
 
 const DONE: Result = { exit_code: 0, message: 'main now uses model m', operation_id: 'op1' };
 const SKIPPED: Result = { exit_code: 1, message: 'skipped' };
@@ -37,17 +38,14 @@ async function end(
   result: Result | Error | undefined,
   { caller = 'direct', payload = PAYLOAD, recorded = false }: Given = {},
 ) {
-  const event = {
-    requestId: 'r1',
-    eventId: 'e1',
-    arrived: { caller },
-    progress: { recorded },
+  const facts: EventFacts = {
+    ...newFacts(),
+    recorded,
     ...(payload && { roleChange: parseRoleChange(payload) }),
   };
-  const request: { event: Partial<CompletedEvent>; response?: unknown; error?: unknown } = {
-    event: event as unknown as CompletedEvent,
-  };
-  const middleware = response();
+  const event = { request_id: 'r1', event_id: 'e1', arrived: { caller }, facts };
+  const request: { event: Event; response?: unknown; error?: unknown } = { event: event as unknown as Event };
+  const middleware = responding();
   if (result && !(result instanceof Error)) {
     request.response = result;
     await middleware.after?.(request as never);
@@ -55,16 +53,16 @@ async function end(
     request.error = result;
     await middleware.onError?.(request as never);
   }
-  return { caller: request.response, event: request.event };
+  return { caller: request.response, facts };
 }
 async function endHttp(result: Result | Error, recorded = false) {
-  const { caller, event } = await end(result, { caller: 'http', recorded });
+  const { caller, facts } = await end(result, { caller: 'http', recorded });
   const { statusCode, headers, body } = caller as {
     statusCode: number;
     headers: Record<string, string>;
     body: string;
   };
-  return { status: statusCode, headers, body: JSON.parse(body) as object, event };
+  return { status: statusCode, headers, body: JSON.parse(body) as object, facts };
 }
 
 describe('the body', () => {
@@ -78,8 +76,8 @@ describe('the body', () => {
       recorded: true,
       ...IDS,
     };
-    const { caller, event } = await end(DONE, { recorded: true });
-    expect([caller, event.response]).toStrictEqual([body, body]);
+    const { caller, facts } = await end(DONE, { recorded: true });
+    expect([caller, facts.response]).toStrictEqual([body, body]);
   });
 
   test('names a reset and a dry run, and no operation where there is none', async () => {
@@ -99,7 +97,7 @@ describe('the body', () => {
   });
 
   test('has only the problem if the payload could not be read', async () => {
-    const { caller, event } = await end(new InvalidArgs('role is missing'), { payload: null });
+    const { caller, facts } = await end(new InvalidArgs('role is missing'), { payload: null });
     expect(caller).toStrictEqual({
       exit_code: 4,
       exit_status: 'INVALID_ARGS',
@@ -107,7 +105,7 @@ describe('the body', () => {
       recorded: false,
       ...IDS,
     });
-    expect(event.response).toBe(caller);
+    expect(facts.response).toBe(caller);
   });
 
   test('names the operation of an error', async () => {
@@ -144,7 +142,7 @@ describe('over HTTP', () => {
     async (_, result, status) => {
       const [recorded, otherwise] = [await endHttp(result, true), await endHttp(result, false)];
       expect({ recorded: recorded.status, otherwise: otherwise.status }).toEqual(status);
-      expect(recorded.body).toEqual(recorded.event.response);
+      expect(recorded.body).toEqual(recorded.facts.response);
       expect(recorded.body).toMatchObject({ recorded: true, ...IDS });
     },
   );
@@ -168,7 +166,7 @@ describe('over HTTP', () => {
     async (why, status, message) => {
       const rejected = await endHttp(new Rejected(why, 'the whole story'));
       expect([rejected.status, rejected.body]).toEqual([status, { message }]);
-      expect(rejected.event).not.toHaveProperty('response');
+      expect(rejected.facts).not.toHaveProperty('response');
     },
   );
 });
@@ -178,9 +176,9 @@ describe('an EventBridge event', () => {
     ['that could not be recorded', new LedgerError('throttled'), false],
     ['that met an internal error', new Error('bug'), false],
   ])('%s is thrown back to Lambda, which tries again', async (_, result, recorded) => {
-    const { caller, event } = await end(result, { caller: 'eventbridge', recorded });
+    const { caller, facts } = await end(result, { caller: 'eventbridge', recorded });
     expect(caller).toBeUndefined();
-    expect(event.response).toMatchObject({ exit_code: 3, recorded: false });
+    expect(facts.response).toMatchObject({ exit_code: 3, recorded: false });
   });
 
   test.each<[string, Result | Error, boolean]>([
@@ -189,8 +187,8 @@ describe('an EventBridge event', () => {
     ['is recorded, and will be applied later', new Busy('leased'), true],
     ['is invalid: another attempt cannot correct it', new InvalidArgs('invalid'), false],
   ])('has a response if it %s', async (_, result, recorded) => {
-    const { caller, event } = await end(result, { caller: 'eventbridge', recorded });
-    expect(caller).toBe(event.response);
+    const { caller, facts } = await end(result, { caller: 'eventbridge', recorded });
+    expect(caller).toBe(facts.response);
     expect(caller).toMatchObject(IDS);
   });
 });

@@ -2,13 +2,11 @@ import { createSecretKey } from 'node:crypto';
 import fc from 'fast-check';
 import { Webhook } from 'standardwebhooks';
 import { describe, expect, test, vi } from 'vitest';
-import { HttpError, WrongCluster } from '../../functions/config-switch/errors.ts';
-import { permission } from '../../functions/config-switch/event/permission.ts';
+import { HttpError } from '../../functions/config-switch/errors.ts';
 import {
   isStale,
   matchingSecrets,
   type Secret,
-  signature,
   signatureHeaders,
   signedWebhook,
 } from '../../functions/config-switch/event/signature.ts';
@@ -232,90 +230,6 @@ describe('the secrets that match', () => {
     );
     expect(webhook.matching).toEqual(both);
     expect(webhook.matchingOf(secrets)).toEqual([secrets[1]]);
-  });
-});
-
-describe('the permission', () => {
-  const { signal } = new AbortController();
-  const run = async (
-    matching: readonly Secret[] | undefined,
-    server: string,
-    reread: () => Promise<readonly Secret[] | undefined>,
-  ) => {
-    const event = {
-      signal,
-      roleChange: { barman_server: server },
-      ...(matching && { webhook: { body: '{}', matching, matchingOf: (of: readonly Secret[]) => of } }),
-    };
-    await permission({ rereadSecrets: reread }).before?.({ event } as unknown as Parameters<
-      NonNullable<ReturnType<typeof permission>['before']>
-    >[0]);
-  };
-  const a = secretOf(secret, 'clusters/a', new Set(['a1', 'a2']));
-  const b = secretOf(secret, 'clusters/b', new Set(['b1']));
-  const unread = () => Promise.reject(new Error('not to be read'));
-
-  test.each<[string, readonly Secret[] | undefined, string]>([
-    ['a server of the cluster', [a], 'a2'],
-    ['a server of either cluster', [a, b], 'b1'],
-    ['any server with webhook-secret', [secretOf(secret)], 'x'],
-    ['any server by other callers', undefined, 'x'],
-  ])('is given for %s', async (_, matching, server) => {
-    await expect(run(matching, server, unread)).resolves.toBeUndefined();
-  });
-
-  test('is given for a server that was added meanwhile', async () => {
-    await expect(run([a], 'b1', async () => [a, b])).resolves.toBeUndefined();
-  });
-
-  test.each<[string, () => Promise<readonly Secret[] | undefined>]>([
-    ['were read less than a minute ago', async () => undefined],
-    ['do not list it either', async () => [a]],
-    ['cannot be read', () => Promise.reject(new HttpError('no SSM'))],
-  ])('is refused for any other server, if the parameters %s', async (_, reread) => {
-    await expect(run([a, a], 'b1', reread)).rejects.toEqual(
-      new WrongCluster(
-        'the secret in clusters/a may not move Barman server b1; add the server there, or sign with the secret of its own cluster',
-      ),
-    );
-  });
-
-  test('is refused with the names of all clusters that have the secret', async () => {
-    await expect(run([a, b], 'c1', async () => undefined)).rejects.toThrow(
-      /^the secret in clusters\/a, clusters\/b may not move Barman server c1;/,
-    );
-  });
-});
-
-describe('the middleware', () => {
-  const { signal } = new AbortController();
-  const source = { secrets: async () => secrets, rereadSecrets: async () => undefined };
-  const run = async (event: object) => {
-    const request = { event: { arrivedAt: NOW, signal, ...event } } as Parameters<
-      NonNullable<ReturnType<typeof signature>['before']>
-    >[0];
-    await signature(source).before?.(request);
-    return request.event;
-  };
-
-  test('adds the payload of a webhook to the event, and leaves those of other callers alone', async () => {
-    const event = { headers: signedHeaders(secret, '{"a":1}', { at: NOW }), body: '{"a":1}' };
-    expect(await run({ arrived: { caller: 'http', event }, eventId: 'x' })).toMatchObject({
-      eventId: 'x',
-      payload: { a: 1 },
-    });
-    for (const caller of ['direct', 'eventbridge']) {
-      expect(await run({ arrived: { caller }, payload: 7 })).toMatchObject({ payload: 7 });
-    }
-  });
-
-  test('rejects an HTTP request that is not in payload format 2.0, with the remedy', async () => {
-    await expect(run({ arrived: { caller: 'http' } })).rejects.toMatchObject({
-      why: 'payload format',
-      message:
-        'HTTP request that is not in payload format 2.0; invoke the function through an HTTP API, ' +
-        'and set the payload format of its integration to 2.0',
-    });
   });
 });
 

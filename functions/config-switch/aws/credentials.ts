@@ -76,7 +76,7 @@ export class Credentials implements ConnectionSource, SecretSource {
   }
 
   /**
-   * Reads the secrets again, because none of them matched a signature, or those that did may not move a server.
+   * Reads the secrets again, because none of them matched a signature, or those that did may not switch a server.
    *
    * @returns undefined if the last such read is less than a minute old: anyone can send an invalid signature
    */

@@ -13,7 +13,7 @@ export type Part<T> = T | HttpError;
 /** What the parameters of a stage mean. */
 export interface Parts {
   readonly connection: Part<Connection>;
-  /** Of `webhook-secret`, which may move every server; undefined without that parameter. */
+  /** Of `webhook-secret`, which may switch every server; undefined without that parameter. */
   readonly webhookSecret: Part<readonly Secret[]> | undefined;
   readonly clusters: ReadonlyMap<string, Part<Cluster>>;
   readonly patroniTls: Part<TlsSettings>;

@@ -1,7 +1,7 @@
 /** What a config switch would do, judged by the configuration that `/diagnose` reports. */
 
+import type { ConfigTarget } from '../target.ts';
 import type { Diagnosis } from './pg-backup-api.ts';
-import type { ConfigTarget } from './target.ts';
 
 /**
  * Checks whether server and model exist and belong together. The rules are those of `barman config-switch` (barman.config,

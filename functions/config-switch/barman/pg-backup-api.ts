@@ -8,8 +8,9 @@
 import * as v from 'valibot';
 import { deadline, sleep, stopwatch } from '../deadline.ts';
 import { httpErrorFrom } from '../errors.ts';
+import type { Facts } from '../invocation.ts';
+import { BARMAN_NAME, type ConfigTarget, requestBody } from '../target.ts';
 import { type ConnectionSource, HttpClient, type HttpClientOptions } from './http-client.ts';
-import { BARMAN_NAME, type ConfigTarget, requestBody } from './target.ts';
 
 /** Time limit of one attempt at `/diagnose`, which queries every PostgreSQL server (ms): more than any invocation has. */
 const DIAGNOSE_TIMEOUT = 60_000;
@@ -58,19 +59,11 @@ export interface PostGuard {
   inDoubt: boolean;
 }
 
-/** The number of requests to pg-backup-api. */
-export interface RequestCounts {
-  /** All requests that were sent. */
-  attempts: number;
-  /** Requests for the status of an operation. */
-  polls: number;
-}
-
 export interface PgBackupApiOptions extends Omit<HttpClientOptions, 'onRequest'> {
   /** How long a POST without a response may still be on its way (ms). */
   readonly postDelay: number;
   /** Where its requests are counted. */
-  readonly counts: RequestCounts;
+  readonly facts: Pick<Facts, 'attempts' | 'polls'>;
 }
 
 /** The client of one invocation. */
@@ -85,7 +78,7 @@ export class PgBackupApi implements AsyncDisposable {
     this.#http = new HttpClient(source, {
       ...options,
       onRequest: () => {
-        options.counts.attempts += 1;
+        options.facts.attempts += 1;
       },
     });
   }
@@ -208,7 +201,7 @@ export class PgBackupApi implements AsyncDisposable {
   ): Promise<'IN_PROGRESS' | 'DONE' | 'FAILED'> {
     const known = this.#ended.get(`${barman_server}/${operation_id}`);
     if (known !== undefined) return known;
-    this.#options.counts.polls += 1;
+    this.#options.facts.polls += 1;
     const path = ['servers', barman_server, 'operations', operation_id];
     const { status } = await this.#http.request({ method: 'GET', path, schema: Operation, signal });
     if (status !== 'IN_PROGRESS') this.#ended.set(`${barman_server}/${operation_id}`, status);

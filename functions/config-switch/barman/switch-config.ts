@@ -2,8 +2,8 @@
 
 import { ConfigSwitchFailed } from '../errors.ts';
 import { ExitCode, type Result } from '../exit-code.ts';
+import { type ConfigTarget, describe, nameOf } from '../target.ts';
 import type { PgBackupApi, PostGuard } from './pg-backup-api.ts';
-import { type ConfigTarget, describe, nameOf } from './target.ts';
 
 /**
  * Sets a Barman server to a model, or to none, and waits for the operation to end.

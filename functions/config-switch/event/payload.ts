@@ -1,10 +1,8 @@
 /** The payload of a role change, with the names of `patroni_barman config-switch`. One schema for all callers. */
 
-import type { MiddlewareObj } from '@middy/core';
 import * as v from 'valibot';
-import { BARMAN_NAME } from '../barman/target.ts';
 import { InvalidArgs } from '../errors.ts';
-import type { ReceivedEvent } from './invocation.ts';
+import { BARMAN_NAME } from '../target.ts';
 
 const MAX_NAME_LENGTH = 255;
 /** Problems named in one message: a body of 16 KB can have thousands of unknown keys. */
@@ -56,16 +54,6 @@ const Payload = v.object(
 
 const RoleChangeSchema = v.pipe(
   Payload,
-  v.transform((payload) => ({
-    role: payload.role,
-    cluster: payload.cluster,
-    barman_server: payload.barman_server,
-    ...(payload.barman_model === undefined ? {} : { barman_model: payload.barman_model }),
-    reset: payload.reset,
-    switch_when: payload.switch_when,
-    age_ms: payload.age_ms,
-    dry_run: payload.dry_run,
-  })),
   v.readonly(),
   // Stryker disable next-line StringLiteral: a brand exists for the compiler only
   v.brand('RoleChange'),
@@ -73,20 +61,6 @@ const RoleChangeSchema = v.pipe(
 
 /** A well-formed role change; only `parseRoleChange` creates one. The one-of check of model and reset comes later. */
 export type RoleChange = v.InferOutput<typeof RoleChangeSchema>;
-
-/** An event with a parsed payload. */
-export interface RoleChangeEvent extends ReceivedEvent {
-  readonly roleChange: RoleChange;
-}
-
-/** Parses the payload, and adds the role change to the event. */
-export function payload(): MiddlewareObj<RoleChangeEvent> {
-  return {
-    before: (request) => {
-      request.event = { ...request.event, roleChange: parseRoleChange(request.event.payload) };
-    },
-  };
-}
 
 /**
  * Parses the payload of a role change.

@@ -3,33 +3,16 @@
 import type { MiddlewareObj } from '@middy/core';
 import type { APIGatewayProxyStructuredResultV2 } from 'aws-lambda';
 import {
+  Busy,
   ConfigSwitchError,
-  HttpError,
-  type HttpErrorReason,
+  DeadlineExceeded,
   InvalidArgs,
+  LedgerError,
   Rejected,
   WrongCluster,
 } from '../errors.ts';
 import { ExitCode, type ExitStatus, exitStatus, type Result } from '../exit-code.ts';
-import type { ReceivedEvent } from './invocation.ts';
-import type { RoleChange } from './payload.ts';
-
-/** The response to a role change; over HTTP it is the body, as JSON. */
-export interface ResponseBody {
-  readonly exit_code: ExitCode;
-  readonly exit_status: ExitStatus;
-  readonly message: string;
-  readonly cluster?: string;
-  readonly barman_server?: string;
-  readonly barman_model?: string;
-  readonly reset?: true;
-  readonly operation_id?: string;
-  readonly dry_run?: true;
-  /** The desired state is in the ledger and will be applied, whatever the code: the caller need not try again. */
-  readonly recorded: boolean;
-  readonly event_id: string;
-  readonly request_id: string;
-}
+import type { Event, ResponseBody } from './event.ts';
 
 const HTTP_STATUS: Record<ExitStatus, number> = {
   CONFIG_SWITCH_DONE: 200,
@@ -38,16 +21,13 @@ const HTTP_STATUS: Record<ExitStatus, number> = {
   HTTP_ERROR: 502,
   INVALID_ARGS: 400,
 };
-/** The HTTP status of an HTTP_ERROR: 202 while the desired state is recorded and not decided yet. */
-const STATUS_OF_HTTP_ERROR: Record<
-  HttpErrorReason,
-  { readonly recorded: number; readonly otherwise: number }
-> = {
-  error: { recorded: 502, otherwise: 502 },
-  ledger: { recorded: 503, otherwise: 503 },
-  timeout: { recorded: 202, otherwise: 504 },
-  busy: { recorded: 202, otherwise: 503 },
-};
+/** The statuses of errors that have their own: 202 while the desired state is recorded and not decided yet. */
+const STATUS_OF_ERROR = [
+  { ErrorClass: WrongCluster, recorded: 403, otherwise: 403 },
+  { ErrorClass: LedgerError, recorded: 503, otherwise: 503 },
+  { ErrorClass: DeadlineExceeded, recorded: 202, otherwise: 504 },
+  { ErrorClass: Busy, recorded: 202, otherwise: 503 },
+] as const;
 /** An unauthenticated caller learns nothing; while the secrets cannot be read, no caller is authenticated. */
 const REJECTION: Record<Rejected['why'], readonly [status: number, body: { readonly message: string }]> = {
   signature: [401, { message: 'Unauthorized' }],
@@ -59,21 +39,11 @@ const REJECTION: Record<Rejected['why'], readonly [status: number, body: { reado
 /** When a sender may try again (s). */
 const RETRY_AFTER = { 'retry-after': '5' };
 
-/** An event at its end. */
-export interface CompletedEvent extends ReceivedEvent {
-  /** Absent if the payload could not be read. */
-  readonly roleChange?: RoleChange;
-  /** Absent if the webhook was rejected. */
-  readonly response?: ResponseBody;
-}
-
-/** Responds to the caller, and leaves the response in the event for telemetry. */
-export function response(): MiddlewareObj<CompletedEvent> {
+/** Responds to the caller, and leaves the response in the event's facts for telemetry. */
+export function responding(): MiddlewareObj<Event> {
   return {
     after: (request) => {
-      const body = responseBody(request.event, request.response);
-      request.response = forCaller(request.event, request.response, body);
-      request.event = { ...request.event, response: body };
+      request.response = respond(request.event, request.response);
     },
     onError: (request) => {
       const error = request.error ?? new Error();
@@ -81,20 +51,22 @@ export function response(): MiddlewareObj<CompletedEvent> {
         request.response = json(...REJECTION[error.why]);
         return;
       }
-      const body = responseBody(request.event, error);
-      request.response = forCaller(request.event, error, body);
-      request.event = { ...request.event, response: body };
+      request.response = respond(request.event, error);
     },
   };
 }
 
+function respond(event: Event, result: Result | Error): ReturnType<typeof forCaller> {
+  const body = responseBody(event, result);
+  event.facts.response = body;
+  return forCaller(event, result, body);
+}
+
 /** An error that is not a ConfigSwitchError is a fault of ours: HTTP_ERROR, with its message in the log only. */
-function responseBody(
-  { roleChange, eventId, requestId, progress }: CompletedEvent,
-  result: Result | Error,
-): ResponseBody {
+function responseBody({ event_id, request_id, facts }: Event, result: Result | Error): ResponseBody {
+  const { roleChange, recorded } = facts;
   const { exit_code, message, operation_id } =
-    result instanceof Error && !(result instanceof ConfigSwitchError) ? internalError(requestId) : result;
+    result instanceof Error && !(result instanceof ConfigSwitchError) ? internalError(request_id) : result;
   return {
     exit_code: exit_code,
     exit_status: exitStatus(exit_code),
@@ -104,9 +76,9 @@ function responseBody(
     ...(roleChange?.reset && { reset: true }),
     ...(operation_id !== undefined && { operation_id: operation_id }),
     ...(roleChange?.dry_run && { dry_run: true }),
-    recorded: progress.recorded,
-    event_id: eventId,
-    request_id: requestId,
+    recorded,
+    event_id,
+    request_id,
   };
 }
 
@@ -115,19 +87,14 @@ function responseBody(
  *   is retried by Lambda and then kept in the failure queue. One with an invalid payload is not: a retry cannot correct it
  */
 function forCaller(
-  { arrived }: CompletedEvent,
+  { arrived }: Event,
   result: Result | Error,
   body: ResponseBody,
 ): APIGatewayProxyStructuredResultV2 | ResponseBody | undefined {
   switch (arrived.caller) {
     case 'http': {
-      const status =
-        result instanceof WrongCluster
-          ? 403
-          : result instanceof HttpError
-            ? STATUS_OF_HTTP_ERROR[result.reason][body.recorded ? 'recorded' : 'otherwise']
-            : HTTP_STATUS[body.exit_status];
-      return json(status, body);
+      const own = STATUS_OF_ERROR.find(({ ErrorClass }) => result instanceof ErrorClass);
+      return json(own?.[body.recorded ? 'recorded' : 'otherwise'] ?? HTTP_STATUS[body.exit_status], body);
     }
     case 'eventbridge':
       return result instanceof Error && !(result instanceof InvalidArgs) && !body.recorded ? undefined : body;
@@ -144,9 +111,9 @@ function json(statusCode: number, body: object): APIGatewayProxyStructuredResult
   };
 }
 
-function internalError(requestId: string): { exit_code: ExitCode; message: string; operation_id?: string } {
+function internalError(request_id: string): { exit_code: ExitCode; message: string; operation_id?: string } {
   return {
     exit_code: ExitCode.HTTP_ERROR,
-    message: `internal error; see the log of the function, request ${requestId}`,
+    message: `internal error; see the log of the function, request ${request_id}`,
   };
 }

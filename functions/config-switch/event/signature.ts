@@ -2,11 +2,10 @@
 
 import { isUtf8 } from 'node:buffer';
 import { createHmac, type KeyObject, timingSafeEqual } from 'node:crypto';
-import type { MiddlewareObj } from '@middy/core';
 import type { APIGatewayProxyEventV2 } from 'aws-lambda';
 import { HttpError, InvalidArgs, Rejected } from '../errors.ts';
-import { isEventId, type ReceivedEvent } from './invocation.ts';
-import { excerpt, parseJson } from './payload.ts';
+import { isEventId } from './event.ts';
+import { excerpt } from './payload.ts';
 
 /** Maximum body size (bytes): a payload has a few hundred, and anyone can make the function hash a body. */
 const MAX_BODY = 16 * 1024;
@@ -21,7 +20,7 @@ export interface SignatureHeaders {
   readonly signature: string;
 }
 
-/** A secret that webhooks may be signed with, and what such a webhook may move. */
+/** A secret that webhooks may be signed with, and the servers that such a webhook may switch. */
 export interface Secret {
   /** Of an HMAC. */
   readonly key: KeyObject;
@@ -45,29 +44,6 @@ export interface SignedWebhook {
   readonly matching: readonly Secret[];
   /** Those of other secrets that match it. */
   readonly matchingOf: (secrets: readonly Secret[]) => readonly Secret[];
-}
-
-/**
- * Verifies the signature of a webhook, and adds its payload to the event.
- *
- * @param source of the secrets
- * @throws Rejected also for an HTTP request that is not in payload format 2.0
- */
-export function signature(source: SecretSource): MiddlewareObj<ReceivedEvent> {
-  return {
-    before: async (request) => {
-      const { arrived, arrivedAt, signal } = request.event;
-      if (arrived.caller !== 'http') return;
-      if (!arrived.event) {
-        throw new Rejected(
-          'payload format',
-          'HTTP request that is not in payload format 2.0; invoke the function through an HTTP API, and set the payload format of its integration to 2.0',
-        );
-      }
-      const webhook = await signedWebhook(arrived.event, arrivedAt, source, signal);
-      request.event = { ...request.event, webhook, payload: parseJson(webhook.body) };
-    },
-  };
 }
 
 /**

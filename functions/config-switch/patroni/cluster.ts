@@ -1,8 +1,8 @@
-/** A Patroni cluster as the operator describes it: who may move which Barman server, and which model belongs to which member. */
+/** A Patroni cluster as the operator describes it: who may switch which Barman server, and which model belongs to which member. */
 
 import { createSecretKey, type KeyObject } from 'node:crypto';
 import * as v from 'valibot';
-import { BARMAN_NAME } from '../barman/target.ts';
+import { BARMAN_NAME } from '../target.ts';
 
 /** Barman's default for the option `streaming_archiver_name` (barman(5)). */
 const STREAMING_ARCHIVER_NAME = 'barman_receive_wal';
@@ -72,7 +72,7 @@ export interface Cluster {
   readonly name: string;
   /** The scope in Patroni's configuration. */
   readonly scope: string;
-  /** May move the servers of this cluster, and no others. */
+  /** May switch the servers of this cluster, and no others. */
   readonly secrets: readonly KeyObject[];
   /** Barman server → Patroni member → model; null: no model. Without members, nothing is reconciled for the server. */
   readonly servers: ReadonlyMap<string, ReadonlyMap<string, string | null>>;

@@ -6,8 +6,8 @@
  * the desired state is recorded, and whoever finds the event there uses the stored one.
  */
 
-import { targetText } from '../barman/target.ts';
 import { InvalidArgs } from '../errors.ts';
+import { targetText } from '../target.ts';
 import { eventIdOf } from '../version.ts';
 import type { DesiredState } from './item.ts';
 

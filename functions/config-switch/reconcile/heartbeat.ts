@@ -9,6 +9,7 @@ import { certificatesOf } from '../barman/tls.ts';
 import { deadline } from '../deadline.ts';
 import { DeadlineExceeded } from '../errors.ts';
 import type { Result } from '../exit-code.ts';
+import { type Facts, newFacts } from '../invocation.ts';
 import type { Observed } from '../patroni/observe-clusters.ts';
 import {
   type Item,
@@ -22,7 +23,7 @@ import {
 } from './item.ts';
 import type { Ledger } from './ledger.ts';
 import { type ObservationResult, recordObservations } from './observe.ts';
-import { newProgress, type Progress, reconcile } from './reconcile.ts';
+import { reconcile } from './reconcile.ts';
 
 /** How long an operation that was passed over is polled (ms). */
 const DROP_AFTER = 24 * 3_600_000;
@@ -55,7 +56,7 @@ export interface Reconciled {
   /** The item, as it was before. */
   readonly item: RecordedItem;
   readonly result: Result | Error;
-  readonly progress: Progress;
+  readonly facts: Facts;
   /** ms */
   readonly duration: number;
 }
@@ -130,17 +131,17 @@ async function reconcileAll(
   for (const item of due) {
     if (options.remaining() < SHORT) break;
     const { barman_server, desired_version } = item;
-    const progress = { ...newProgress(), recorded: true };
+    const facts = { ...newFacts(), recorded: true };
     const start = performance.now();
     let result: Result | Error;
     try {
       const ended = endedOf.get(barman_server) ?? new Set();
-      result = await reconcile({ ...options, progress, ended }, barman_server, desired_version);
+      result = await reconcile({ ...options, facts, ended }, barman_server, desired_version);
       applied.add(barman_server);
     } catch (error) {
       result = error instanceof Error ? error : new Error(String(error));
     }
-    options.onReconciled({ item, result, progress, duration: performance.now() - start });
+    options.onReconciled({ item, result, facts, duration: performance.now() - start });
   }
   return applied;
 }

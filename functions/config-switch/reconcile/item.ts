@@ -1,6 +1,6 @@
 /** The item of each Barman server in the ledger: desired and applied state, and what they say. */
 
-import type { ConfigTarget } from '../barman/target.ts';
+import type { ConfigTarget } from '../target.ts';
 
 /** What an event wants a Barman server to be set to. */
 export interface DesiredState {

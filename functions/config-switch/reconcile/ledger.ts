@@ -31,7 +31,7 @@
  */
 
 import { randomUUID } from 'node:crypto';
-import { targetText } from '../barman/target.ts';
+import { targetText } from '../target.ts';
 import {
   type DesiredState,
   type Item,

@@ -8,8 +8,8 @@
  * than a minute old; and its version is older than the second of them, so that an event that arrives late still wins.
  */
 
-import { type ConfigTarget, nameOf, parseTarget, targetText } from '../barman/target.ts';
 import type { Observed } from '../patroni/observe-clusters.ts';
+import { type ConfigTarget, nameOf, parseTarget, targetText } from '../target.ts';
 import { eventTimeOf, versionOf } from '../version.ts';
 import { type Item, isPaused, isPending, isRecorded, NOT_STREAMING, passedOver, timeOf } from './item.ts';
 import type { Ledger } from './ledger.ts';

@@ -5,10 +5,11 @@
 
 import type { PgBackupApi, PostGuard } from '../barman/pg-backup-api.ts';
 import { operationFailed, switchConfig } from '../barman/switch-config.ts';
-import { parseTarget } from '../barman/target.ts';
 import { deadline, sleep } from '../deadline.ts';
 import { Busy, LedgerError } from '../errors.ts';
 import { ExitCode, type Result } from '../exit-code.ts';
+import type { Facts } from '../invocation.ts';
+import { parseTarget } from '../target.ts';
 import { type EventTable, fixVersion } from './events.ts';
 import {
   type DesiredState,
@@ -26,24 +27,6 @@ const WAIT = { most: 5_000, interval: 250 };
 /** With less time than this before the deadline, a newer desired state is left to its own event or the heartbeat (ms). */
 const SHORT = 10_000;
 
-/** What happened on the way to the result, for the response and the metrics; updated in place. */
-export interface Progress {
-  /** The desired state is in the ledger and will be applied, whatever the response says. */
-  recorded: boolean;
-  /** The event had already been recorded. */
-  duplicate: boolean;
-  /** A newer event had already been applied, or was applied instead of this one. */
-  superseded: boolean;
-  /** An operation did not end in time, and was passed over. */
-  passedOver: boolean;
-  /** Time spent waiting for another invocation (ms). */
-  waited: number;
-}
-
-export function newProgress(): Progress {
-  return { recorded: false, duplicate: false, superseded: false, passedOver: false, waited: 0 };
-}
-
 export interface ReconcileOptions {
   readonly ledger: Ledger;
   readonly api: Pick<
@@ -56,7 +39,7 @@ export interface ReconcileOptions {
   readonly remaining: () => number;
   /** How long to wait for an operation of unknown end after its lease has expired (ms; "P"). */
   readonly operationTimeout: number;
-  readonly progress: Progress;
+  readonly facts: Facts;
   /**
    * Ids of operations that were passed over, and have ended since: the desired state is applied again. Absent for an event, which leaves
    * that to the heartbeat.
@@ -82,14 +65,14 @@ export async function recordAndReconcile(
   options: ReconcileOptions & { readonly events: EventTable },
   event: DesiredState,
 ): Promise<Result> {
-  const { ledger, events, signal, progress } = options;
+  const { ledger, events, signal, facts } = options;
   const desired = await fixVersion(events, event, signal);
   const { barman_server, version } = desired;
   const lease = await ledger.recordAndAcquire(desired, signal);
   // Without a lease: another invocation holds it, or this event or a newer one is recorded, in an item whose schema is known.
   if (!lease && !(await ledger.record(desired, signal))) await ledger.get(barman_server, signal);
-  progress.recorded = true;
-  progress.duplicate = version !== event.version;
+  facts.recorded = true;
+  facts.duplicate = version !== event.version;
   return reconcile(options, barman_server, version, lease);
 }
 
@@ -106,7 +89,7 @@ export async function reconcile(
   version: string,
   acquired?: Lease,
 ): Promise<Result> {
-  const { ledger, signal, progress } = options;
+  const { ledger, signal, facts } = options;
   let lease = acquired;
   /** The event's result, once its desired state or a newer one is applied. */
   let result: Result | undefined;
@@ -128,7 +111,7 @@ export async function reconcile(
       lease = completion.lease === 'renewed' ? completion.renewed : undefined;
       if (completion.lease === 'lost') continue;
       if (desired_version === version) result = applied.result;
-      else result ??= superseded(progress, `Barman was set to ${desired} for ${desired_version}`);
+      else result ??= superseded(facts, `Barman was set to ${desired} for ${desired_version}`);
       if (completion.lease === 'released') return result;
     }
   } catch (error) {
@@ -192,7 +175,7 @@ type Acquired = { readonly lease: Lease } | { readonly result: Result };
 
 /** Waits for the lease, or for a result that makes it unnecessary. @throws Busy after 5 s */
 async function acquire(options: ReconcileOptions, barman_server: string, version: string): Promise<Acquired> {
-  const { ledger, signal, progress, ended } = options;
+  const { ledger, signal, facts, ended } = options;
   const start = performance.now();
   for (;;) {
     const item = await ledger.get(barman_server, signal);
@@ -205,8 +188,8 @@ async function acquire(options: ReconcileOptions, barman_server: string, version
       const message = `Barman was set to ${applied}`;
       const result =
         applied_version === version
-          ? alreadyApplied(progress, message, operation_id)
-          : superseded(progress, `${message} for ${applied_version}`);
+          ? alreadyApplied(facts, message, operation_id)
+          : superseded(facts, `${message} for ${applied_version}`);
       return { result };
     }
     if (isPaused(item)) {
@@ -223,7 +206,7 @@ async function acquire(options: ReconcileOptions, barman_server: string, version
       }
       const slept = Math.min(WAIT.interval, left);
       await sleep(slept, signal);
-      progress.waited += slept;
+      facts.waited += slept;
       continue;
     }
     let known: KnownOperations = { ended };
@@ -235,7 +218,7 @@ async function acquire(options: ReconcileOptions, barman_server: string, version
         continue;
       }
       known = { ended, running: waited.running };
-      progress.passedOver ||= waited.running.length > 0;
+      facts.passedOver ||= waited.running.length > 0;
     }
     const lease = await ledger.acquire(item, version, signal, known);
     if (lease) return { lease };
@@ -316,8 +299,8 @@ async function finish(
   return undefined;
 }
 
-function alreadyApplied(progress: Progress, message: string, operation_id: string | undefined): Result {
-  progress.duplicate = true;
+function alreadyApplied(facts: Facts, message: string, operation_id: string | undefined): Result {
+  facts.duplicate = true;
   return {
     exit_code: ExitCode.CONFIG_SWITCH_DONE,
     message: `this event was already applied: ${message}`,
@@ -325,7 +308,7 @@ function alreadyApplied(progress: Progress, message: string, operation_id: strin
   };
 }
 
-function superseded(progress: Progress, message: string): Result {
-  progress.superseded = true;
+function superseded(facts: Facts, message: string): Result {
+  facts.superseded = true;
   return { exit_code: ExitCode.CONFIG_SWITCH_SKIPPED, message: `superseded by a newer event: ${message}` };
 }

@@ -1,6 +1,6 @@
 /** The target of a config switch: a model, or no model. The only place that turns it into text and back. */
 
-import { InvalidArgs } from '../errors.ts';
+import { InvalidArgs } from './errors.ts';
 
 /** Names that are safe as a path segment here and as an argument of `barman` on the host: not an option, not several words. */
 export const BARMAN_NAME = /^[A-Za-z0-9_][A-Za-z0-9_.:@+~=,-]*$/;

@@ -1,16 +1,10 @@
 import type { Context } from 'aws-lambda';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { DeadlineExceeded } from '../../functions/config-switch/errors.ts';
-import {
-  eventTime,
-  invocation,
-  isEventId,
-  isObject,
-  type ReceivedEvent,
-  receive,
-  startInvocation,
-} from '../../functions/config-switch/event/invocation.ts';
-import { newProgress } from '../../functions/config-switch/reconcile/reconcile.ts';
+import { type Event, eventTime, isEventId } from '../../functions/config-switch/event/event.ts';
+import type { RoleChange } from '../../functions/config-switch/event/payload.ts';
+import { isObject, receive, receiving } from '../../functions/config-switch/event/receive.ts';
+import { newFacts, startInvocation } from '../../functions/config-switch/invocation.ts';
 import { httpEvent } from '../stand-ins/webhook.ts';
 
 const NOW = Date.parse('2026-11-23T06:10:00.500Z');
@@ -26,7 +20,7 @@ afterEach(() => {
   expect(vi.getTimerCount()).toBe(0);
   vi.useRealTimers();
 });
-function receiveNow(event: unknown): ReceivedEvent {
+function receiveNow(event: unknown): Event {
   const one = receive(event, CONTEXT);
   received.push(one);
   return one;
@@ -43,25 +37,23 @@ describe('a webhook', () => {
     ...change,
   });
 
-  test('has the id of its header, and the arrival at API Gateway; its payload is unknown until it is verified', () => {
+  test('has the id of its header, and the arrival at API Gateway; its body is not parsed before it is authenticated', () => {
     const event = http();
     expect(receiveNow(event)).toMatchObject({
-      requestId: 'request-1',
+      request_id: 'request-1',
       arrived: { caller: 'http', event },
       arrivedAt: NOW - 100,
-      eventId: 'msg_1',
-      payload: undefined,
-      progress: newProgress(),
-      counts: { attempts: 0, polls: 0 },
+      event_id: 'msg_1',
+      facts: newFacts(),
     });
   });
 
   test('without an id has the one of the request', () => {
-    expect(receiveNow(http({}, {})).eventId).toBe('request-1');
+    expect(receiveNow(http({}, {})).event_id).toBe('request-1');
   });
 
   test('has its id cut to a length that can be logged', () => {
-    expect(receiveNow(http({}, { 'webhook-id': 'x'.repeat(201) })).eventId).toBe('x'.repeat(200));
+    expect(receiveNow(http({}, { 'webhook-id': 'x'.repeat(201) })).event_id).toBe('x'.repeat(200));
   });
 
   test.each<[string, { readonly timeEpoch?: number; readonly body?: undefined }]>([
@@ -90,9 +82,9 @@ describe('a webhook', () => {
     ['an arrival that no Date can have', { requestContext: { http: {}, timeEpoch: 8.64e15 + 2 } }],
   ])('in another format (%s) is never taken for a payload', (_, change) => {
     const event = receiveNow({ ...http(change), action: 'on_role_change' });
-    expect(event).toMatchObject({ arrivedAt: NOW, eventId: 'request-1', payload: undefined });
+    expect(event).toMatchObject({ arrivedAt: NOW, event_id: 'request-1' });
     expect(event.arrived).toEqual({ caller: 'http' });
-    expect(event.progress).toEqual(newProgress());
+    expect(event.facts).toEqual(newFacts());
   });
 });
 
@@ -107,11 +99,10 @@ describe('an EventBridge event', () => {
 
   test('has its own id, and its detail is the payload', () => {
     expect(receiveNow(eventBridge())).toMatchObject({
-      requestId: 'request-1',
-      arrived: { caller: 'eventbridge' },
-      eventId: 'event-1',
-      payload: { role: 'primary' },
-      progress: newProgress(),
+      request_id: 'request-1',
+      arrived: { caller: 'eventbridge', payload: { role: 'primary' } },
+      event_id: 'event-1',
+      facts: newFacts(),
     });
   });
 
@@ -130,7 +121,7 @@ describe('an EventBridge event', () => {
   });
 
   test('with an id that cannot be stored has the one of the request', () => {
-    expect(receiveNow(eventBridge({ id: 'a b' })).eventId).toBe('request-1');
+    expect(receiveNow(eventBridge({ id: 'a b' })).event_id).toBe('request-1');
   });
 
   test.each<[string, object]>([
@@ -139,7 +130,7 @@ describe('an EventBridge event', () => {
   ])('needs %s; otherwise the whole is the payload', (_, change) => {
     const event: Record<string, unknown> = eventBridge(change);
     if (event.detail === undefined) delete event.detail;
-    expect(receiveNow(event)).toMatchObject({ arrived: { caller: 'direct' }, payload: event });
+    expect(receiveNow(event)).toMatchObject({ arrived: { caller: 'direct', payload: event } });
   });
 });
 
@@ -149,25 +140,20 @@ describe('a direct invocation', () => {
     (payload) => {
       const event = receiveNow(payload);
       expect(event).toMatchObject({
-        requestId: 'request-1',
-        arrived: { caller: 'direct' },
+        request_id: 'request-1',
         arrivedAt: NOW,
-        eventId: 'request-1',
-        progress: newProgress(),
+        event_id: 'request-1',
+        facts: newFacts(),
       });
-      expect(event.payload).toBe(payload);
+      expect(event.arrived).toEqual({ caller: 'direct', payload });
     },
   );
 });
 
 describe('the deadline', () => {
   test('leaves the time that Lambda leaves, less that for the response', async () => {
-    const { signal, remaining, startedAt, requestId, counts } = start();
-    expect([requestId, counts, startedAt]).toEqual([
-      'request-1',
-      { attempts: 0, polls: 0 },
-      performance.now(),
-    ]);
+    const { signal, remaining, startedAt, request_id, facts } = start();
+    expect([request_id, facts, startedAt]).toEqual(['request-1', newFacts(), performance.now()]);
     expect(remaining()).toBe(27_500);
     await vi.advanceTimersByTimeAsync(27_499);
     expect([remaining(), signal.aborted]).toEqual([1, false]);
@@ -180,10 +166,10 @@ describe('the deadline', () => {
   });
 
   test.each(['after', 'onError'] as const)('ends with the event (%s)', async (end) => {
-    const middleware = invocation();
+    const middleware = receiving();
     const request = { event: { role: 'primary' } as unknown, context: CONTEXT };
     await middleware.before?.(request as never);
-    expect(request.event).toMatchObject({ arrived: { caller: 'direct' }, payload: { role: 'primary' } });
+    expect(request.event).toMatchObject({ arrived: { caller: 'direct', payload: { role: 'primary' } } });
     expect(vi.getTimerCount()).toBe(1);
     await middleware[end]?.(request as never);
     expect(vi.getTimerCount()).toBe(0);
@@ -196,7 +182,8 @@ describe('the time of an event', () => {
     ['its arrival, less its age', NOW, { age_ms: 2_000 }, NOW - 2_000],
     ['never before 1970', 1_000, { age_ms: 2_000 }, 0],
   ])('is %s', (_, arrivedAt, roleChange, time) => {
-    expect(eventTime({ arrivedAt, ...(roleChange && { roleChange }) })).toBe(time);
+    const facts = { ...newFacts(), ...(roleChange && { roleChange: roleChange as RoleChange }) };
+    expect(eventTime({ arrivedAt, facts })).toBe(time);
   });
 });
 

@@ -1,0 +1,68 @@
+/** One invocation of the function: how much time is left, and what has happened in it. */
+
+import type { Context } from 'aws-lambda';
+import { deadline, timeToDeadline } from './deadline.ts';
+
+/** What has happened so far, for the response, the log and the metrics; updated in place. */
+export interface Facts {
+  /** The desired state is in the ledger and will be applied, whatever the response says. */
+  recorded: boolean;
+  /** The event had already been recorded. */
+  duplicate: boolean;
+  /** A newer event had already been applied, or was applied instead of this one. */
+  superseded: boolean;
+  /** An operation did not end in time, and was passed over. */
+  passedOver: boolean;
+  /** Time spent waiting for another invocation (ms). */
+  waited: number;
+  /** Requests to pg-backup-api that were sent. */
+  attempts: number;
+  /** Those of them that asked for the status of an operation. */
+  polls: number;
+}
+
+export interface Invocation {
+  readonly request_id: string;
+  /** When it started, by `performance.now()` (ms). */
+  readonly startedAt: number;
+  /** Aborts at the deadline. */
+  readonly signal: AbortSignal;
+  /** Returns the time left before the deadline (ms). */
+  readonly remaining: () => number;
+  /** Stops the timer of the deadline. */
+  readonly clearDeadline: () => void;
+  readonly facts: Facts;
+}
+
+/** Returns the facts of an invocation in which nothing has happened yet. */
+export function newFacts(): Facts {
+  return {
+    recorded: false,
+    duplicate: false,
+    superseded: false,
+    passedOver: false,
+    waited: 0,
+    attempts: 0,
+    polls: 0,
+  };
+}
+
+/**
+ * Starts the deadline of an invocation.
+ *
+ * @param context from Lambda
+ * @param httpArrival `requestContext.timeEpoch` of an HTTP request (ms since the epoch)
+ */
+export function startInvocation(context: Context, httpArrival?: number): Invocation {
+  const startedAt = performance.now();
+  const time = timeToDeadline(context.getRemainingTimeInMillis(), httpArrival, Date.now());
+  const { signal, clear } = deadline(time);
+  return {
+    request_id: context.awsRequestId,
+    startedAt,
+    signal,
+    remaining: () => startedAt + time - performance.now(),
+    clearDeadline: clear,
+    facts: newFacts(),
+  };
+}
