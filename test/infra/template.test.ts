@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
 import { ExitCode } from '../../functions/config-switch/exit-code.ts';
 import { rollbackConfiguration } from '../../infra/monitoring/rollback.ts';
+import { resourcesByFile } from '../../infra/resources.ts';
 import { OPTIONAL, packageStage, REQUIRED, type Resource, type Template } from './template.ts';
 
 const STAGE = 'barman-config-switch-prod';
@@ -488,6 +489,35 @@ test('a malformed parameter stops the deployment, and the error has no stack', a
   const message = await packageStage({ ...REQUIRED, vpc: 'my-vpc' }).then(() => '', String);
   expect(message).toMatch(/^- vpc is "my-vpc"; expected the VPC's id, such as/m);
   expect(message).not.toContain('    at ');
+});
+
+test('resourcesByFile › finds the file of each resource; osls generates the others', () => {
+  const { 'serverless.yml, infra/function/function.yml': generated, ...ours } = resourcesByFile(
+    most.template,
+  );
+  expect(generated).toEqual([
+    'ServerlessDeploymentBucket',
+    'ServerlessDeploymentBucketPolicy',
+    'ConfigSwitchLogGroup',
+    'ConfigSwitchLambdaFunction',
+    'ConfigSwitchLambdaEvConf',
+    'HttpApi',
+    'HttpApiLogGroup',
+    'HttpApiStage',
+    'ConfigSwitchLambdaPermissionHttpApi',
+    'HttpApiIntegrationConfigSwitch',
+    'HttpApiRoutePostConfigDashswitch',
+  ]);
+  expect(ours).toMatchObject({
+    'infra/function/iam.yml': ['FunctionRole'],
+    'infra/ledger.yml': ['LedgerTable', 'EventsTable'],
+    'infra/monitoring/dashboard.ts': ['Dashboard'],
+    'infra/api/hosted-zone.yml': ['DomainRecord'],
+    'infra/monitoring/alarms.ts': expect.arrayContaining(['HeartbeatLostAlarm']),
+  });
+  expect(Object.values(ours).flat().length + (generated?.length ?? 0)).toBe(
+    Object.keys(most.template.Resources).length,
+  );
 });
 
 test('two stages › have no resource name in common: each name contains the stage', () => {
