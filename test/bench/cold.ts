@@ -6,11 +6,11 @@
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { once as event } from 'node:events';
 import { mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
-import { createRequire } from 'node:module';
 import { join, resolve } from 'node:path';
 import { type BuildOptions, build } from 'esbuild';
 import type { ResponseBody } from '../../functions/config-switch/event/event.ts';
 import type { Heartbeat } from '../../functions/config-switch/reconcile/heartbeat.ts';
+import { bundle as OPTIONS } from '../../infra/function/esbuild.ts';
 import { MODELS, startBarmanHost } from '../stand-ins/barman-host.ts';
 import { PatroniStandIn } from '../stand-ins/patroni-rest-api.ts';
 import { startRuntimeApi } from '../stand-ins/runtime-api.ts';
@@ -46,16 +46,9 @@ type Bundle = 'empty' | 'deployed' | 'naive';
  * @returns their folders
  */
 async function bundles(): Promise<Record<Bundle, string>> {
-  const {
-    outputWorkFolder: _,
-    exclude,
-    ...options
-  } = createRequire(import.meta.url)('../../infra/function/esbuild.cjs') as Required<BuildOptions> & {
-    exclude: string[];
-    outputWorkFolder: string;
-  };
+  const { outputWorkFolder: _, exclude, ...options } = OPTIONS;
   const { bundle, platform, target, format } = options;
-  const naiveOptions = { bundle, platform, target, format };
+  const naiveOptions: BuildOptions = { bundle, platform, target, format };
   const deployedOptions = { ...options, external: exclude };
   const entry = resolve('functions/config-switch/index.ts');
   const clients = ['undici', '@aws-sdk/client-dynamodb', '@aws-sdk/client-ssm'];

@@ -1,14 +1,11 @@
-/** The documentation: generated parts are up to date, links resolve, commands exist, and the README is short. */
+/** The documentation: generated parts are up to date, links resolve, commands exist, the README is short. */
 
 import { existsSync, globSync, readFileSync } from 'node:fs';
-import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { describe, expect, test } from 'vitest';
+import { pages } from '../../infra/docs.ts';
 import { commandsOf, documentedBlock, shellBlocks } from '../documentation.ts';
 
-const { pages } = createRequire(import.meta.url)('../../infra/docs.cjs') as {
-  pages: () => { path: string; actual: string; expected: string }[];
-};
 const DOCUMENTS = globSync('**/*.md', { exclude: ['node_modules'] }).toSorted();
 const { scripts } = JSON.parse(readFileSync('package.json', 'utf8')) as { scripts: Record<string, string> };
 

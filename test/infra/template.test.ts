@@ -1,22 +1,28 @@
 import { readFileSync } from 'node:fs';
-import { createRequire } from 'node:module';
 import { describe, expect, test } from 'vitest';
 import { ExitCode } from '../../functions/config-switch/exit-code.ts';
+import { rollbackConfiguration } from '../../infra/monitoring/rollback.ts';
+import { resourcesByFile } from '../../infra/resources.ts';
 import { OPTIONAL, packageStage, REQUIRED, type Resource, type Template } from './template.ts';
 
 const STAGE = 'barman-config-switch-prod';
 const alarmsPage = readFileSync('docs/alarms.md', 'utf8');
 
-const [least, nat, most] = await Promise.all([
+const TOPIC = 'arn:aws:sns:eu-central-1:123456789012:alarms';
+
+const [least, most, closed] = await Promise.all([
   packageStage(REQUIRED),
-  packageStage({ ...REQUIRED, 'ssm-access': 'nat', 'ledger-access': 'nat' }),
   packageStage({ ...REQUIRED, ...OPTIONAL, 'ssm-access': 'sg-0123456789abcdef0' }),
+  packageStage({
+    ...REQUIRED,
+    ...{ api: 'none', 'alarm-topic': TOPIC, 'ssm-access': 'nat', 'ledger-access': 'nat' },
+  }),
 ]);
-const templates: [string, Template][] = [
+const withApi: [string, Template][] = [
   ['only the required parameters', least.template],
-  ['a NAT', nat.template],
   ['every parameter', most.template],
 ];
+const all: [string, Template][] = [...withApi, ['a NAT, and without an API', closed.template]];
 
 function ofType({ Resources }: Template, type: string): Resource[] {
   return Object.values(Resources).filter(({ Type }) => Type === type);
@@ -50,7 +56,7 @@ const FORCED: Readonly<Record<string, string>> = {
   'ssm:GetParametersByPath parameter/barman-config-switch/prod/*': 'a path is granted in this form',
 };
 
-describe.each(templates)('template with %s', (kind, template) => {
+describe.each(all)('template with %s', (kind, template) => {
   test('uses a wildcard only where AWS requires one', () => {
     const statements = [...everyObject(template.Resources)].filter(({ Effect }) => Effect === 'Allow');
     expect(statements.length).toBeGreaterThan(5);
@@ -100,7 +106,7 @@ describe.each(templates)('template with %s', (kind, template) => {
           dynamoDb,
         ],
         // One rule for both: EC2 refuses two with the same target.
-        'a NAT': [tcp(443, { CidrIp: '10.0.3.4/32' }), tcp(443, { CidrIp: '0.0.0.0/0' })],
+        'a NAT, and without an API': [tcp(443, { CidrIp: '10.0.3.4/32' }), tcp(443, { CidrIp: '0.0.0.0/0' })],
         'every parameter': [
           tcp(7480, { CidrIp: '10.0.3.4/32' }),
           tcp(8009, { CidrIp: '10.0.1.0/24' }),
@@ -117,7 +123,7 @@ describe.each(templates)('template with %s', (kind, template) => {
   });
 
   test('has a security group that no parameter but the VPC replaces', () => {
-    expect(ofType(template, 'AWS::EC2::SecurityGroup').length).toBe(kind === templates[0]?.[0] ? 2 : 1);
+    expect(ofType(template, 'AWS::EC2::SecurityGroup').length).toBe(template === least.template ? 2 : 1);
     const { GroupDescription, GroupName, VpcId } = template.Resources.FunctionSecurityGroup?.Properties ?? {};
     expect([GroupDescription, GroupName, VpcId]).toEqual([
       `${STAGE.replace(/-prod$/, ' prod')}, the function`,
@@ -125,7 +131,9 @@ describe.each(templates)('template with %s', (kind, template) => {
       REQUIRED.vpc,
     ]);
   });
+});
 
+describe.each(withApi)('template with %s', (_, template) => {
   test('has the function with its runtime, time-out, role and environment, and no versions', () => {
     expect(only(template, 'AWS::Lambda::Function').Properties).toMatchObject({
       FunctionName: STAGE,
@@ -299,7 +307,7 @@ describe.each(templates)('template with %s', (kind, template) => {
       expect(AlarmDescription).toContain(`(docs/alarms.md#${name})`);
       expect(alarmsPage, `${name} in docs/alarms.md`).toContain(`### ${name}\n`);
     }
-    // "OK" only where the metric reports a state: no further failure does not mean that Barman is right again.
+    // "OK" only where the metric reports a state: no further failure does not mean that all is well again.
     expect(names.filter((_, index) => alarms[index]?.OKActions)).toEqual([
       'pending',
       'not-streaming',
@@ -359,7 +367,7 @@ describe('ssm-access', () => {
   });
 
   test.each([
-    ['nat', nat.template],
+    ['nat', closed.template],
     ['sg-…', most.template],
   ])('%s › creates no endpoint', (_, template) => {
     expect(template.Resources).not.toHaveProperty('SsmEndpoint');
@@ -395,15 +403,14 @@ describe('optional parameters', () => {
     expect(boundary(least.template)).toEqual({ Ref: 'AWS::NoValue' });
   });
 
-  test('api and alarm-topic › leave out the public endpoint and the topic of the stage', async () => {
-    const topic = 'arn:aws:sns:eu-central-1:123456789012:alarms';
-    const { template } = await packageStage({ ...REQUIRED, api: 'none', 'alarm-topic': topic });
+  test('api and alarm-topic › leave out the public endpoint and the topic of the stage', () => {
+    const { template } = closed;
     const types = new Set(Object.values(template.Resources).map(({ Type }) => Type));
     expect([...types].filter((type) => /ApiGateway|SNS/.test(type))).toEqual([]);
     expect(Object.keys(template.Outputs)).not.toContain('ConfigSwitchUrl');
     expect(JSON.stringify(template)).not.toMatch(/HttpApi|AlarmTopic/);
     for (const { Properties } of ofType(template, 'AWS::CloudWatch::Alarm')) {
-      expect(Properties.AlarmActions).toEqual([topic]);
+      expect(Properties.AlarmActions).toEqual([TOPIC]);
     }
   });
 
@@ -447,7 +454,6 @@ describe('optional parameters', () => {
   });
 
   test('rollback › watches three alarms for 10 minutes, and nothing if it is off', async () => {
-    const rollback = createRequire(import.meta.url)('../../infra/monitoring/rollback.cjs');
     const resolved = (on: boolean, region: string): Readonly<Record<string, unknown>> => ({
       'self:custom.parameters': { rollback: on },
       'sls:stage': 'prod',
@@ -456,7 +462,7 @@ describe('optional parameters', () => {
       'aws:accountId': '123456789012',
     });
     const configuration = (on: boolean, region = 'eu-central-1') =>
-      rollback({ resolveVariable: async (name: string) => resolved(on, region)[name] });
+      rollbackConfiguration({ options: {}, resolveVariable: async (name) => resolved(on, region)[name] });
     const alarms = new Set(
       ofType(least.template, 'AWS::CloudWatch::Alarm').map(({ Properties }) => Properties.AlarmName),
     );
@@ -467,7 +473,7 @@ describe('optional parameters', () => {
       const [, name] = /^arn:aws:cloudwatch:eu-central-1:123456789012:alarm:(.*)$/.exec(Arn) ?? [];
       expect(alarms).toContain(name);
     }
-    expect((await configuration(true, 'cn-north-1')).RollbackTriggers[0].Arn).toMatch(/^arn:aws-cn:/);
+    expect((await configuration(true, 'cn-north-1')).RollbackTriggers[0]?.Arn).toMatch(/^arn:aws-cn:/);
     expect(await configuration(false)).toEqual({ RollbackTriggers: [], MonitoringTimeInMinutes: 0 });
   });
 
@@ -477,98 +483,50 @@ describe('optional parameters', () => {
   });
 });
 
-describe('parameters', () => {
-  test.each(Object.keys(REQUIRED))('%s › stops the deployment if it is missing', async (name) => {
-    const rest = Object.fromEntries(Object.entries(REQUIRED).filter(([other]) => other !== name));
-    const message = await packageStage(rest).then(() => '', String);
-    expect(message).toMatch(new RegExp(`^- ${name} is missing; expected .*such as`, 'm'));
-    expect(message, 'no stack').not.toContain('    at ');
-  });
-
-  test('stop the deployment if malformed; the error names each, with its expected form', async () => {
-    const wrong = {
-      vpc: 'my-vpc',
-      subnets: 'subnet-0123456789abcdef0,eu-central-1a',
-      'barman-host': '10.0.300.4/32',
-      'barman-port': '70000',
-      'ssm-access': 'yes',
-      'ledger-access': 'endpoint',
-      'route-tables': 'main',
-      region: 'Frankfurt',
-      dns: '10.0.0.10',
-      'permissions-boundary': 'boundary',
-      api: 'private',
-      rollback: 'on',
-      'alarm-topic': 'alarms',
-      'deletion-protection': 'yes',
-      'parameters-key': 'alias/mine',
-      'event-bus': 'a bus',
-      'throttling-rate': '0',
-      'throttling-burst': 'many',
-      'reserved-concurrency': '1',
-      'log-retention': '42',
-      'alarm-email': 'dba',
-      'domain-name': 'https://barman.example.com',
-      certificate: 'cert.pem',
-      truststore: 'truststore.pem',
-      'hosted-zone': 'example.com',
-    };
-    const message = await packageStage(wrong).then(() => '', String);
-    for (const [name, value] of Object.entries(wrong)) {
-      expect(message).toContain(`- ${name} is "${value}"; expected `);
-    }
-  });
-
-  test('stop the deployment if unknown; the error lists the valid ones', async () => {
-    await expect(packageStage({ ...REQUIRED, barmanhost: '10.0.3.4/32' })).rejects.toThrow(
-      /unknown parameter barmanhost; valid: region, vpc, subnets, barman-host,/,
-    );
-  });
-
-  test('of the API and of the alarms do not contradict each other', async () => {
-    const domain = {
-      'domain-name': OPTIONAL['domain-name'],
-      certificate: OPTIONAL.certificate,
-      truststore: OPTIONAL.truststore,
-    };
-    const topic = {
-      'alarm-topic': 'arn:aws:sns:eu-central-1:123456789012:alarms',
-      'alarm-email': 'dba@example.com',
-    };
-    const message = await packageStage({ ...REQUIRED, ...domain, ...topic, api: 'none' }).then(
-      () => '',
-      String,
-    );
-    expect(message).toContain('are for the API, but api is none; omit them');
-    expect(message).toContain('subscribe there, and omit alarm-email');
-  });
-
-  test('of a domain are set together or not at all', async () => {
-    await expect(packageStage({ ...REQUIRED, 'domain-name': 'barman.example.com' })).rejects.toThrow(
-      /domain-name, certificate, truststore: set all of them, or none/,
-    );
-  });
-
-  test('barman-host › may be a security group', async () => {
-    const { template } = await packageStage({ ...REQUIRED, 'barman-host': 'sg-00000001' });
-    const [egress] = template.Resources.FunctionSecurityGroup?.Properties.SecurityGroupEgress ?? [];
-    expect(egress).toMatchObject({ DestinationSecurityGroupId: 'sg-00000001' });
-    expect(egress).not.toHaveProperty('CidrIp');
-  });
+test('a malformed parameter stops the deployment, and the error has no stack', async () => {
+  const message = await packageStage({ ...REQUIRED, vpc: 'my-vpc' }).then(() => '', String);
+  expect(message).toMatch(/^- vpc is "my-vpc"; expected the VPC's id, such as/m);
+  expect(message).not.toContain('    at ');
 });
 
-test('two stages › have no resource name in common', async () => {
-  const { template } = await packageStage(REQUIRED, 'test');
-  const names = ({ Resources }: Template) =>
-    [...everyObject(Resources)].flatMap((one) =>
-      Object.entries(one)
-        .filter(([key, value]) => /^(\w+Name|Name)$/.test(key) && typeof value === 'string')
-        .map(([, value]) => value as string)
-        .filter((value) => value.includes('barman-config-switch')),
-    );
-  const prod = new Set(names(least.template));
-  expect(prod.size).toBeGreaterThan(20);
-  expect(names(template).filter((name) => prod.has(name))).toEqual([]);
+test('resourcesByFile › finds the file of each resource; osls generates the others', () => {
+  const { 'serverless.yml, infra/function/function.yml': generated, ...ours } = resourcesByFile(
+    most.template,
+  );
+  expect(generated).toEqual([
+    'ServerlessDeploymentBucket',
+    'ServerlessDeploymentBucketPolicy',
+    'ConfigSwitchLogGroup',
+    'ConfigSwitchLambdaFunction',
+    'ConfigSwitchLambdaEvConf',
+    'HttpApi',
+    'HttpApiLogGroup',
+    'HttpApiStage',
+    'ConfigSwitchLambdaPermissionHttpApi',
+    'HttpApiIntegrationConfigSwitch',
+    'HttpApiRoutePostConfigDashswitch',
+  ]);
+  expect(ours).toMatchObject({
+    'infra/function/iam.yml': ['FunctionRole'],
+    'infra/ledger.yml': ['LedgerTable', 'EventsTable'],
+    'infra/monitoring/dashboard.ts': ['Dashboard'],
+    'infra/api/hosted-zone.yml': ['DomainRecord'],
+    'infra/monitoring/alarms.ts': expect.arrayContaining(['HeartbeatLostAlarm']),
+  });
+  expect(Object.values(ours).flat().length + (generated?.length ?? 0)).toBe(
+    Object.keys(most.template.Resources).length,
+  );
+});
+
+test('two stages › have no resource name in common: each name contains the stage', () => {
+  const names = [...everyObject(most.template.Resources)].flatMap((one) =>
+    Object.entries(one)
+      .filter(([key, value]) => /^(\w+Name|Name)$/.test(key) && typeof value === 'string')
+      .map(([, value]) => value as string)
+      .filter((value) => value.includes('barman-config-switch')),
+  );
+  expect(new Set(names).size).toBeGreaterThan(20);
+  for (const name of names) expect(name).toMatch(/barman-config-switch[-/]prod\b/);
 });
 
 test('package › contains one file, the bundle, without a source map', () => {

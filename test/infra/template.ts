@@ -1,4 +1,4 @@
-/** Packages the service as a deployment does, without an AWS account, and returns its CloudFormation template. */
+/** Packages the service as a deployment does, without an AWS account. */
 
 import { execFile } from 'node:child_process';
 import { cpSync, mkdtempSync, readFileSync, rmSync, symlinkSync } from 'node:fs';
@@ -81,6 +81,8 @@ export async function packageStage(
         env: {
           PATH: process.env.PATH,
           HOME: folder,
+          // Otherwise osls compiles the schema of serverless.yml each time, for a second.
+          SLS_SCHEMA_CACHE_BASE_DIR: resolve('node_modules/.cache'),
           SLS_TELEMETRY_DISABLED: '1',
           SLS_NOTIFICATIONS_MODE: 'off',
         },

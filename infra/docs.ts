@@ -1,44 +1,54 @@
-/** `npm run docs`: writes into docs/, between their markers, what stands elsewhere: stage parameters, callback options, alarms, a chart. */
+/**
+ * `npm run docs`: writes into docs/, between their markers, what stands elsewhere: stage parameters, callback
+ * options, alarms, a chart.
+ */
 
-const { readFileSync, writeFileSync } = require('node:fs');
-const { join } = require('node:path');
-const { ALARMS, DEFAULTS } = require('./monitoring/alarms.cjs');
-const { PARAMETERS } = require('./parameters.cjs');
+import { readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { ALARMS, type Alarm, type Condition, DEFAULTS } from './monitoring/alarms.ts';
+import { PARAMETERS, type Parameter } from './parameters/table.ts';
+
+const ROOT = join(import.meta.dirname, '..');
 
 /** Page → marker (`<!-- name -->` … `<!-- /name -->`) → what stands between them. */
-const GENERATED = {
+const GENERATED: Readonly<Record<string, Readonly<Record<string, () => string>>>> = {
   'docs/configuration.md': { parameters: parametersTable, callback: callbackTable },
   'docs/alarms.md': { alarms: alarmSections },
   'docs/performance.md': { 'end-to-end-chart': endToEndChart },
 };
 
-const COMPARISON = {
+const COMPARISON: Readonly<Record<Condition['ComparisonOperator'], (threshold: string) => string>> = {
   GreaterThanOrEqualToThreshold: (threshold) => `${threshold} or more`,
   LessThanOrEqualToThreshold: (threshold) => `${threshold} or less`,
   LessThanThreshold: (threshold) => `less than ${threshold}`,
 };
-const STATISTIC = { Sum: 'sum', Minimum: 'minimum', Maximum: 'maximum', SampleCount: 'number of samples' };
+const STATISTIC: Readonly<Record<Condition['Statistic'], string>> = {
+  Sum: 'sum',
+  Minimum: 'minimum',
+  Maximum: 'maximum',
+  SampleCount: 'number of samples',
+};
 
 function parametersTable() {
-  const rows = Object.entries(PARAMETERS).map(([name, { description, defaultInWords, ...rest }]) => {
+  const rows = Object.entries<Parameter>(PARAMETERS).map(([name, { text, defaultInWords, ...rest }]) => {
     const value = rest.default === null ? '–' : `\`${rest.default}\``;
-    return `| \`${name}\` | ${defaultInWords ?? ('default' in rest ? value : 'required')} | ${description} |`;
+    return `| \`${name}\` | ${defaultInWords ?? ('default' in rest ? value : 'required')} | ${text} |`;
   });
   return ['| parameter | default | meaning |', '| --- | --- | --- |', ...rows].join('\n');
 }
 
 /** From the calls of argparse in the callback's source. */
 function callbackTable() {
-  const source = readFileSync(join(__dirname, '../patroni/barman_config_switch.py'), 'utf8');
-  const [, secretVariable] = /^SECRET_VARIABLE = "(.*)"$/m.exec(source);
+  const source = readFileSync(join(ROOT, 'patroni/barman_config_switch.py'), 'utf8');
+  const [, secretVariable = ''] = /^SECRET_VARIABLE = "(.*)"$/m.exec(source) ?? [];
   const configSwitch = source.indexOf('.add_subparsers(');
   // Each call ends with a parenthesis at the end of a line.
   const calls = source.matchAll(/\.add_argument\(\s*"(--[\w-]+)"(.*?)\)\n/gs);
-  const rows = [...calls].map(({ 1: name, 2: args, index }) => {
-    const choices = /\bchoices=\[(.*?)\]/.exec(args)?.[1].replaceAll('"', '`');
+  const rows = [...calls].map(({ 1: name, 2: args = '', index }) => {
+    const choices = /\bchoices=\[(.*?)\]/.exec(args)?.[1]?.replaceAll('"', '`');
     const help = /\bhelp=f?"(.*?)"/.exec(args)?.[1] ?? `one of ${choices}`;
     const meaning = help
-      .replace('%(default)s', /\bdefault=([^,]*)/.exec(args)?.[1])
+      .replace('%(default)s', /\bdefault=([^,]*)/.exec(args)?.[1] ?? '')
       .replace('{SECRET_VARIABLE}', secretVariable);
     const required = args.includes('required=True') ? 'required; ' : '';
     return `| \`${name}\` | ${index < configSwitch ? 'before' : 'after'} | ${required}${meaning} |`;
@@ -50,11 +60,12 @@ function callbackTable() {
 
 /** From the table of the end-to-end tests: the longest time of each row. */
 function endToEndChart() {
-  const development = readFileSync(join(__dirname, '../docs/development.md'), 'utf8');
-  const [, table] = /\| event \| Barman followed after \|.*\n\|[- |]+\n((?:\|.*\n)+)/.exec(development);
-  const rows = [...table.matchAll(/^\| (.*?) \| (.*?) s\b/gm)].map(([, event, times]) => ({
+  const development = readFileSync(join(ROOT, 'docs/development.md'), 'utf8');
+  const [, table = ''] =
+    /\| event \| Barman followed after \|.*\n\|[- |]+\n((?:\|.*\n)+)/.exec(development) ?? [];
+  const rows = [...table.matchAll(/^\| (.*?) \| (.*?) s\b/gm)].map(([, event = '', times = '']) => ({
     event: event.replace(/[,:].*/, '').replaceAll('`', ''),
-    most: Number(/[\d.]+$/.exec(times)[0]),
+    most: Number(/[\d.]+$/.exec(times)?.[0]),
   }));
   return [
     '```mermaid',
@@ -73,13 +84,14 @@ function alarmSections() {
     .join('\n\n');
 }
 
-function alarmSection([name, { description, advice, ...alarm }]) {
+function alarmSection([name, alarm]: [string, Alarm]) {
+  const { description, advice } = alarm;
   const text = advice ? `${description} ${advice}` : description;
   return `### ${name}\n\n${text}\n\nAlarm condition: ${condition(alarm)}.`;
 }
 
 /** The alarm's condition in words. */
-function condition({ Namespace, MetricName, unit, ...alarm }) {
+function condition({ Namespace, MetricName, unit, ...alarm }: Alarm) {
   const { Statistic, ComparisonOperator, Threshold, Period, EvaluationPeriods, TreatMissingData } = {
     ...DEFAULTS,
     ...alarm,
@@ -89,16 +101,18 @@ function condition({ Namespace, MetricName, unit, ...alarm }) {
   const minutes = Period === 60 ? '1 minute' : `${Period / 60} minutes`;
   const periods = EvaluationPeriods === 1 ? 'within' : `in ${EvaluationPeriods} consecutive periods of`;
   const missing = TreatMissingData === 'breaching' ? ', or there is no data' : '';
-  return `the ${STATISTIC[Statistic]} of \`${metric}\` is ${COMPARISON[ComparisonOperator](threshold)} ${periods} ${minutes}${missing}`;
+  const compared = COMPARISON[ComparisonOperator](threshold);
+  return `the ${STATISTIC[Statistic]} of \`${metric}\` is ${compared} ${periods} ${minutes}${missing}`;
 }
 
 /**
- * @returns each page's path, with its text as it is and as it should be
+ * Returns each page's path, with its text as it is and as it should be.
+ *
  * @throws Error if a page has no markers
  */
-function pages() {
+export function pages(): { path: string; actual: string; expected: string }[] {
   return Object.entries(GENERATED).map(([path, parts]) => {
-    const actual = readFileSync(join(__dirname, '..', path), 'utf8');
+    const actual = readFileSync(join(ROOT, path), 'utf8');
     let expected = actual;
     for (const [name, generate] of Object.entries(parts)) {
       const between = new RegExp(`(?<=<!-- ${name} -->\n)[^]*(?=<!-- /${name} -->)`);
@@ -109,8 +123,6 @@ function pages() {
   });
 }
 
-module.exports = { pages };
-
-if (require.main === module) {
-  for (const { path, expected } of pages()) writeFileSync(join(__dirname, '..', path), expected);
+if (import.meta.main) {
+  for (const { path, expected } of pages()) writeFileSync(join(ROOT, path), expected);
 }

@@ -1,0 +1,165 @@
+/** The dashboard: results of role changes, their duration, and the latest log lines. */
+
+import type { Osls } from '../osls.ts';
+import { resolved } from '../parameters/index.ts';
+
+const SERVICE = '${self:service}-${sls:stage}';
+// A CloudFormation pseudo parameter; osls does not resolve it.
+const REGION = '${AWS::Region}';
+
+/** A chart on the dashboard's grid, which is 24 units wide. */
+function chart(
+  x: number,
+  y: number,
+  width: number,
+  title: string,
+  metrics: readonly unknown[],
+  options: object = {},
+) {
+  return {
+    type: 'metric',
+    x,
+    y,
+    width,
+    height: 6,
+    properties: { title, region: REGION, stat: 'Sum', period: 300, view: 'timeSeries', metrics, ...options },
+  };
+}
+
+const own = (name: string, options: object = {}) => [
+  'BarmanConfigSwitch',
+  name,
+  'service',
+  SERVICE,
+  { ...options },
+];
+
+/** @param hasApi whether the stage has an HTTP API */
+const widgets = (hasApi: boolean) => [
+  chart(
+    0,
+    0,
+    12,
+    'ExitCodes',
+    [
+      own('CONFIG_SWITCH_DONE', { label: '0 done', color: '#2ca02c' }),
+      own('CONFIG_SWITCH_SKIPPED', { label: '1 skipped', color: '#7f7f7f' }),
+      own('CONFIG_SWITCH_FAILED', { label: '2 failed', color: '#d62728' }),
+      own('HTTP_ERROR', { label: '3 HTTP error', color: '#ff7f0e' }),
+      own('INVALID_ARGS', { label: '4 invalid args', color: '#9467bd' }),
+    ],
+    { stacked: true },
+  ),
+  chart(12, 0, 12, 'Rejected webhooks', [own('WrongCluster'), own('WebhookRejected')]),
+  chart(0, 6, 8, 'Duration of a switch (ms)', [
+    own('SwitchDuration', { stat: 'p50', label: 'median' }),
+    own('SwitchDuration', { stat: 'Maximum', label: 'maximum' }),
+  ]),
+  chart(8, 6, 8, 'Requests to pg-backup-api per switch', [
+    own('Attempts', { stat: 'Average', label: 'requests, average' }),
+    own('Polls', { stat: 'Average', label: 'polls, average' }),
+    own('Polls', { stat: 'Maximum', label: 'polls, maximum' }),
+  ]),
+  chart(16, 6, 8, 'Failure queue', [
+    [
+      'AWS/SQS',
+      'ApproximateNumberOfMessagesVisible',
+      'QueueName',
+      '${FailureQueue.QueueName}',
+      { stat: 'Maximum' },
+    ],
+    [
+      'AWS/SQS',
+      'ApproximateAgeOfOldestMessage',
+      'QueueName',
+      '${FailureQueue.QueueName}',
+      { stat: 'Maximum', yAxis: 'right' },
+    ],
+  ]),
+  ...(hasApi
+    ? [
+        chart(0, 12, 12, 'API', [
+          ['AWS/ApiGateway', 'Count', 'ApiId', '${HttpApi}'],
+          ['AWS/ApiGateway', '4xx', 'ApiId', '${HttpApi}'],
+          ['AWS/ApiGateway', '5xx', 'ApiId', '${HttpApi}'],
+          ['AWS/ApiGateway', 'Latency', 'ApiId', '${HttpApi}', { stat: 'p95', yAxis: 'right' }],
+        ]),
+      ]
+    : []),
+  chart(12, 12, 12, 'Function', [
+    ['AWS/Lambda', 'Invocations', 'FunctionName', '${ConfigSwitchLambdaFunction}'],
+    ['AWS/Lambda', 'Errors', 'FunctionName', '${ConfigSwitchLambdaFunction}'],
+    ['AWS/Lambda', 'Throttles', 'FunctionName', '${ConfigSwitchLambdaFunction}'],
+    [
+      'AWS/Lambda',
+      'Duration',
+      'FunctionName',
+      '${ConfigSwitchLambdaFunction}',
+      { stat: 'Maximum', yAxis: 'right' },
+    ],
+  ]),
+  chart(0, 18, 8, 'Oldest pending event (s), and what Patroni says', [
+    own('OldestPendingAge', { stat: 'Maximum' }),
+    own('NotStreaming', { stat: 'Maximum', yAxis: 'right' }),
+    own('LeaderUnknown', { stat: 'Maximum', yAxis: 'right' }),
+    own('Reconciled', { yAxis: 'right' }),
+  ]),
+  chart(8, 18, 8, 'Late, repeated and concurrent events', [
+    own('Superseded'),
+    own('Duplicate'),
+    own('Waited'),
+    own('Busy'),
+    own('StuckOperation'),
+  ]),
+  chart(16, 18, 8, 'pg-backup-api, ledger, certificates, EventBridge', [
+    own('PgBackupApiUnreachable', { stat: 'Maximum', label: 'unreachable' }),
+    own('LedgerUnreachable'),
+    ...['FailedInvocations', 'InvocationsFailedToBeSentToDlq'].flatMap((name) => [
+      ['AWS/Events', name, 'RuleName', SERVICE],
+      // On a bus other than the default, the metric has both dimensions.
+      ['AWS/Events', name, 'EventBusName', '${self:custom.parameters.event-bus}', 'RuleName', SERVICE],
+    ]),
+    own('CertificateDaysLeft', { stat: 'Minimum', yAxis: 'right' }),
+  ]),
+  {
+    type: 'log',
+    x: 0,
+    y: 24,
+    width: 24,
+    height: 8,
+    properties: {
+      // A role change, or what a heartbeat did for one server; not its line of each minute.
+      title: 'Latest decisions',
+      region: REGION,
+      view: 'table',
+      query:
+        "SOURCE '${ConfigSwitchLogGroup}' | filter ispresent(barman_server)" +
+        ' | fields @timestamp, caller, exit_code, barman_server, barman_model, role, message | sort @timestamp desc | limit 50',
+    },
+  },
+];
+
+/** For serverless.yml. */
+export const dashboard = async (osls: Osls) => ({
+  Resources: {
+    Dashboard: {
+      Type: 'AWS::CloudWatch::Dashboard',
+      Properties: {
+        DashboardName: SERVICE,
+        DashboardBody: {
+          'Fn::Sub': JSON.stringify({
+            widgets: widgets((await resolved(osls)).api === 'public'),
+          }),
+        },
+      },
+    },
+  },
+  Outputs: {
+    Dashboard: {
+      Description: 'Dashboard with the results of role changes',
+      Value: {
+        'Fn::Sub': `https://\${AWS::Region}.console.aws.amazon.com/cloudwatch/home?region=\${AWS::Region}#dashboards:name=${SERVICE}`,
+      },
+    },
+  },
+});

@@ -1,0 +1,58 @@
+/** What the parameters choose: optional files of infra/, and single values elsewhere in serverless.yml. */
+
+import type { ParameterName, Parameters } from './table.ts';
+
+/** From the first of the endpoint's DNS entries, each of which is `<hosted zone>:<name>`. */
+const ENDPOINT_URL = [
+  'https://${host}',
+  {
+    host: {
+      'Fn::Select': [
+        1,
+        { 'Fn::Split': [':', { 'Fn::Select': [0, { 'Fn::GetAtt': ['SsmEndpoint', 'DnsEntries'] }] }] },
+      ],
+    },
+  },
+];
+
+/**
+ * Returns parameter → what it chooses; an optional file is named after it, and after its value if there are
+ * several.
+ */
+export function choose(parameters: Parameters) {
+  const { api, 'ssm-access': ssm, 'domain-name': domain, 'alarm-topic': topic } = parameters;
+  const isPublic = api === 'public';
+  const ssmAccess = ssm.startsWith('sg-') ? 'existing' : ssm;
+  return {
+    api: {
+      file: optional('api/api', isPublic),
+      events: isPublic ? [{ httpApi: 'POST /config-switch' }] : [],
+    },
+    'ssm-access': {
+      file: optional(`network/ssm-access-${ssmAccess}`, ssm !== 'nat'),
+      // The endpoint's own DNS name: it has no private DNS, so the region's name does not lead to it.
+      environment: ssm === 'endpoint' ? { AWS_ENDPOINT_URL_SSM: { 'Fn::Sub': ENDPOINT_URL } } : {},
+    },
+    'route-tables': { file: optional('network/route-tables', parameters['route-tables']) },
+    'parameters-key': { file: optional('function/parameters-key', parameters['parameters-key']) },
+    'permissions-boundary': { arn: parameters['permissions-boundary'] ?? { Ref: 'AWS::NoValue' } },
+    'domain-name': {
+      file: optional('api/domain-name', domain),
+      disableDefaultEndpoint: domain !== null,
+      url: domain
+        ? `https://${domain}/config-switch`
+        : { 'Fn::Sub': 'https://${HttpApi}.execute-api.${AWS::Region}.${AWS::URLSuffix}/config-switch' },
+    },
+    'hosted-zone': { file: optional('api/hosted-zone', domain && parameters['hosted-zone']) },
+    'alarm-topic': {
+      file: optional('monitoring/alarm-topic', !topic),
+      arn: topic ?? { Ref: 'AlarmTopic' },
+    },
+    'alarm-email': { file: optional('monitoring/alarm-email', parameters['alarm-email']) },
+  } satisfies Partial<Record<ParameterName, object>>;
+}
+
+/** A file of infra/ for serverless.yml, or nothing. */
+function optional(name: string, wanted: unknown) {
+  return wanted ? `\${file(infra/${name}.yml)}` : {};
+}

@@ -1,0 +1,1 @@
+module.exports = require('./index.ts'); // osls loads JavaScript only

@@ -1,0 +1,123 @@
+/** The parameters of a stage: what is read, what is rejected, and what they choose. */
+
+import { describe, expect, test } from 'vitest';
+import { parameters } from '../../infra/parameters/index.ts';
+import { egressRules } from '../../infra/parameters/network.ts';
+import { readParameters } from '../../infra/parameters/rules.ts';
+import { OPTIONAL, REQUIRED } from './template.ts';
+
+const TOPIC = 'arn:aws:sns:eu-central-1:123456789012:alarms';
+
+/** The error for what a stage sets. */
+function errorOf(given: Readonly<Record<string, string>>): string {
+  try {
+    readParameters('prod', given);
+  } catch (error) {
+    return (error as Error).message;
+  }
+  throw new Error('accepted');
+}
+
+describe('readParameters', () => {
+  test.each(Object.keys(REQUIRED))('rejects a stage without %s', (name) => {
+    const rest = Object.fromEntries(Object.entries(REQUIRED).filter(([other]) => other !== name));
+    expect(errorOf(rest)).toMatch(
+      new RegExp(`^infra/stages/prod.yml .*\n- ${name} is missing; expected .*such as.*$`),
+    );
+  });
+
+  test('rejects malformed values; the error names each, with what is expected', () => {
+    const wrong = {
+      vpc: 'my-vpc',
+      subnets: 'subnet-0123456789abcdef0,eu-central-1a',
+      'barman-host': '10.0.300.4/32',
+      'barman-port': '70000',
+      'patroni-hosts': ',',
+      'patroni-port': '0',
+      'ssm-access': 'yes',
+      'ledger-access': 'endpoint',
+      'route-tables': 'main',
+      region: 'Frankfurt',
+      dns: '10.0.0.10',
+      'permissions-boundary': 'boundary',
+      api: 'private',
+      rollback: 'on',
+      'alarm-topic': 'alarms',
+      'deletion-protection': 'yes',
+      'parameters-key': 'alias/mine',
+      'event-bus': 'a bus',
+      'throttling-rate': '0',
+      'throttling-burst': 'many',
+      'reserved-concurrency': '1',
+      'log-retention': '42',
+      'alarm-email': 'dba',
+      'domain-name': 'https://barman.example.com',
+      certificate: 'cert.pem',
+      truststore: 'truststore.pem',
+      'truststore-version': '1 2',
+      'hosted-zone': 'example.com',
+    };
+    const problems = errorOf(wrong).split('\n- ').slice(1);
+    for (const [name, value] of Object.entries(wrong)) {
+      expect(problems).toContainEqual(expect.stringContaining(`${name} is "${value}"; expected `));
+    }
+    expect(problems).toHaveLength(Object.keys(wrong).length);
+  });
+
+  test('rejects an unknown parameter; the error lists the valid ones', () => {
+    expect(errorOf({ ...REQUIRED, barmanhost: '10.0.3.4/32' })).toMatch(
+      /unknown parameter barmanhost; valid: region, vpc, subnets, barman-host,/,
+    );
+  });
+
+  test.each(['Prod', 'a-name-of-21-characters'.slice(0, 21), '1st'])('rejects the stage name %s', (stage) => {
+    expect(() => readParameters(stage, REQUIRED)).toThrow(/stage is ".*"; expected a name of at most 20/);
+  });
+
+  test.each([
+    [{ 'domain-name': OPTIONAL['domain-name'] }, 'certificate, truststore: set all of them, or none'],
+    [{ 'ledger-access': 'nat', 'route-tables': OPTIONAL['route-tables'] }, 'omit route-tables, or set'],
+    [
+      {
+        api: 'none',
+        'domain-name': OPTIONAL['domain-name'],
+        certificate: OPTIONAL.certificate,
+        truststore: OPTIONAL.truststore,
+      },
+      'are for the API, but api is none; omit them',
+    ],
+    [{ 'alarm-topic': TOPIC, 'alarm-email': 'dba@example.com' }, 'subscribe there, and omit alarm-email'],
+  ])('rejects the combination %j', (set, message) => {
+    expect(errorOf({ ...REQUIRED, ...(set as Record<string, string>) })).toContain(message);
+  });
+
+  test('protects stages named prod… from removal, unless deletion-protection is false', () => {
+    const isProtected = (stage: string, given = {}) =>
+      readParameters(stage, { ...REQUIRED, ...given })['deletion-protection'];
+    expect([isProtected('prod-eu'), isProtected('dev')]).toEqual([true, false]);
+    expect(isProtected('prod', { 'deletion-protection': 'false' })).toBe(false);
+  });
+});
+
+test("parameters › reads the stage's file, and options with precedence", async () => {
+  const resolved: Record<string, unknown> = {
+    'sls:stage': 'prod',
+    'file(infra/stages/prod.yml), null': { ...REQUIRED, subnets: ['subnet-00000001', 'subnet-00000002'] },
+  };
+  const read = await parameters({
+    options: { param: ['vpc=vpc-00000001', 'truststore-version=a=b'] },
+    resolveVariable: async (name) => resolved[name],
+  });
+  expect(read).toMatchObject({
+    vpc: 'vpc-00000001',
+    subnets: ['subnet-00000001', 'subnet-00000002'],
+    'barman-host': REQUIRED['barman-host'],
+    'truststore-version': 'a=b',
+  });
+});
+
+test('egressRules › has a security group for barman-host in place of a CIDR block', () => {
+  const [rule] = egressRules(readParameters('prod', { ...REQUIRED, 'barman-host': 'sg-00000001' }));
+  expect(rule).toMatchObject({ DestinationSecurityGroupId: 'sg-00000001' });
+  expect(rule).not.toHaveProperty('CidrIp');
+});
