@@ -1,9 +1,9 @@
 /** Reads the parameters of a stage as the function does, and says what is wrong with them before anything depends on it. */
 
-import { Credentials } from '../functions/config-switch/aws/credentials.ts';
-import { type Part, secretsOf } from '../functions/config-switch/aws/parameters.ts';
 import { HttpError } from '../functions/config-switch/errors.ts';
 import { type Cluster, serversOfSeveral } from '../functions/config-switch/patroni/cluster.ts';
+import { type Part, secretsOf } from '../functions/config-switch/settings/parameters.ts';
+import { Settings } from '../functions/config-switch/settings/settings.ts';
 
 /**
  * Prints one line per parameter, or group of parameters.
@@ -13,7 +13,7 @@ import { type Cluster, serversOfSeveral } from '../functions/config-switch/patro
  * @throws HttpError if SSM cannot be read
  */
 export async function check(path: string, signal: AbortSignal): Promise<number> {
-  const parts = await new Credentials(path, () => {}).inspect(signal);
+  const parts = await new Settings(path, () => {}).inspect(signal);
   let problems = 0;
   const line = <T>(name: string, part: Part<T>, describe: (value: T) => string) => {
     const wrong = part instanceof HttpError;

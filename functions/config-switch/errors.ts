@@ -75,7 +75,3 @@ export class Rejected extends Error {
     this.why = why;
   }
 }
-
-/** What to say of EAI_AGAIN, after "its host name ". */
-export const UNRESOLVED =
-  'could not be resolved; if the VPC has DNS servers of its own, set the stage parameter dns';

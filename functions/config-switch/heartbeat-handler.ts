@@ -30,7 +30,7 @@ export function createHeartbeatHandler({
         ...invocation,
         ledger,
         api,
-        certificates: () => settings.certificates(invocation.signal),
+        expiries: () => settings.expiries(invocation.signal),
         operationTimeout,
         interval: heartbeatInterval,
         observe: () => observeClusters(settings, invocation.signal),

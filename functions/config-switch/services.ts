@@ -1,13 +1,11 @@
 /** What an instance of the function uses for its whole life, created at its start from the environment. */
 
-import { Credentials } from './aws/credentials.ts';
-import { LedgerClient } from './aws/dynamodb.ts';
-import { DynamoDbEvents } from './aws/dynamodb-events.ts';
-import { DynamoDbTable } from './aws/dynamodb-table.ts';
+import { DynamoDbEvents, DynamoDbTable, LedgerClient } from './aws/dynamodb.ts';
 import { PgBackupApi } from './barman/pg-backup-api.ts';
 import type { Invocation } from './invocation.ts';
 import type { EventTable } from './reconcile/events.ts';
 import { Ledger, POST_DELAY } from './reconcile/ledger.ts';
+import { Settings } from './settings/settings.ts';
 import { logger } from './telemetry.ts';
 
 /** The default of `--max-retries` of patroni_barman. */
@@ -32,7 +30,7 @@ export interface Environment {
 }
 
 export interface Services {
-  readonly settings: Credentials;
+  readonly settings: Settings;
   readonly ledger: Ledger;
   readonly events: EventTable;
   /** How long to wait for an operation of unknown end before the next POST (ms). */
@@ -65,18 +63,18 @@ export function startServices(environment: Environment): Services {
   if (table === undefined || table === '') {
     throw new Error('environment variable LEDGER_TABLE must be the name of a DynamoDB table, the ledger');
   }
-  const credentials = new Credentials(path, (message, cause) =>
+  const settings = new Settings(path, (message, cause) =>
     logger.warn(message, cause instanceof Error ? { error: cause } : {}),
   );
   const client = new LedgerClient();
   return {
-    settings: credentials,
+    settings,
     ledger: new Ledger(new DynamoDbTable(client, table)),
     events: new DynamoDbEvents(client, `${table}-events`),
     operationTimeout: seconds * 1_000,
     heartbeatInterval: interval * 1_000,
     connect: ({ request_id, signal, facts }) =>
-      new PgBackupApi(credentials, {
+      new PgBackupApi(settings, {
         signal,
         maxRetries,
         postDelay: POST_DELAY,

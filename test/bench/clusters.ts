@@ -1,7 +1,7 @@
 /** What many clusters cost: to read the parameters, to verify a signature, and in each heartbeat. */
 
-import { Credentials } from '../../functions/config-switch/aws/credentials.ts';
 import { matchingSecrets, signatureHeaders } from '../../functions/config-switch/event/signature.ts';
+import { Settings } from '../../functions/config-switch/settings/settings.ts';
 import { startBarmanHost } from '../stand-ins/barman-host.ts';
 import { PatroniStandIn } from '../stand-ins/patroni-rest-api.ts';
 import { createSecret, signedHeaders } from '../stand-ins/webhook.ts';
@@ -36,7 +36,7 @@ export async function benchClusters(): Promise<void> {
     ssm.delay = PAGE.time;
     ssm.page = PAGE.size;
     const start = performance.now();
-    const known = await new Credentials(path, () => {}).secrets(AbortSignal.timeout(30_000));
+    const known = await new Settings(path, () => {}).secrets(AbortSignal.timeout(30_000));
     const read = performance.now() - start;
     ssm.delay = 0;
 

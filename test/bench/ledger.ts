@@ -1,9 +1,7 @@
 /** What the ledger adds to a switch, and how the function copes with many events at once. */
 
 import { randomUUID } from 'node:crypto';
-import { LedgerClient } from '../../functions/config-switch/aws/dynamodb.ts';
-import { DynamoDbEvents } from '../../functions/config-switch/aws/dynamodb-events.ts';
-import { DynamoDbTable } from '../../functions/config-switch/aws/dynamodb-table.ts';
+import { DynamoDbEvents, DynamoDbTable, LedgerClient } from '../../functions/config-switch/aws/dynamodb.ts';
 import { fixVersion } from '../../functions/config-switch/reconcile/events.ts';
 import { Ledger } from '../../functions/config-switch/reconcile/ledger.ts';
 import { versionOf } from '../../functions/config-switch/version.ts';

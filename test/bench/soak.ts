@@ -7,8 +7,7 @@
 import { fork } from 'node:child_process';
 import { once } from 'node:events';
 import { readdirSync } from 'node:fs';
-import { LedgerClient } from '../../functions/config-switch/aws/dynamodb.ts';
-import { DynamoDbTable } from '../../functions/config-switch/aws/dynamodb-table.ts';
+import { DynamoDbTable, LedgerClient } from '../../functions/config-switch/aws/dynamodb.ts';
 import type { Heartbeat } from '../../functions/config-switch/reconcile/heartbeat.ts';
 import { isPending } from '../../functions/config-switch/reconcile/item.ts';
 import { startBarmanHost } from '../stand-ins/barman-host.ts';

@@ -3,8 +3,7 @@
 import { inspect } from 'node:util';
 import type { Context } from 'aws-lambda';
 import { expect, vi } from 'vitest';
-import { LedgerClient } from '../../functions/config-switch/aws/dynamodb.ts';
-import { DynamoDbTable } from '../../functions/config-switch/aws/dynamodb-table.ts';
+import { DynamoDbTable, LedgerClient } from '../../functions/config-switch/aws/dynamodb.ts';
 import type { ResponseBody } from '../../functions/config-switch/event/event.ts';
 import type { Item } from '../../functions/config-switch/reconcile/item.ts';
 import { Ledger } from '../../functions/config-switch/reconcile/ledger.ts';

@@ -10,7 +10,7 @@ import { reset } from './network.ts';
 import { scenario } from './scenarios.ts';
 import { type Scenario, World } from './world.ts';
 
-vi.mock('../../functions/config-switch/barman/undici.ts', () => import('./network.ts'));
+vi.mock('../../functions/config-switch/http/undici.ts', () => import('./network.ts'));
 
 const runs = Number(process.env.RUNS ?? 400);
 

@@ -3,7 +3,7 @@
  * is the real ledger.ts, reconcile.ts, heartbeat.ts and pg-backup-api.ts; the invariants are checked here at each step.
  */
 
-import type { Connection, ConnectionSource } from '../../functions/config-switch/barman/http-client.ts';
+import type { Connection, ConnectionSource } from '../../functions/config-switch/barman/attempts.ts';
 import { PgBackupApi } from '../../functions/config-switch/barman/pg-backup-api.ts';
 import { deadline, within } from '../../functions/config-switch/deadline.ts';
 import {
@@ -278,7 +278,7 @@ export class World {
     const options: HeartbeatOptions = {
       ledger: new Ledger(instance),
       api: instance.pgBackupApi(signal),
-      certificates: async () => new Map(),
+      expiries: async () => new Map(),
       signal,
       remaining: () => start + time - Date.now(),
       operationTimeout: OPERATION_TIMEOUT,

@@ -11,7 +11,6 @@ import {
 import { type Item, type PassedOver, passedOver } from '../../functions/config-switch/reconcile/item.ts';
 import { Ledger } from '../../functions/config-switch/reconcile/ledger.ts';
 import { versionOf } from '../../functions/config-switch/version.ts';
-import { CertificateAuthority } from '../stand-ins/certificates.ts';
 import { MemoryTable } from '../stand-ins/memory-table.ts';
 import { useVirtualTime } from './virtual-time.ts';
 
@@ -72,7 +71,7 @@ beforeEach(() => {
   options = {
     ledger: new Ledger(table),
     api: api as unknown as PgBackupApi,
-    certificates: async () => new Map(),
+    expiries: async () => new Map(),
     signal: new AbortController().signal,
     remaining: () => 28_500,
     operationTimeout: MINUTE,
@@ -333,27 +332,25 @@ describe('pg-backup-api', () => {
 });
 
 describe('the certificate', () => {
-  const pem = async (days: number) =>
-    (await (await CertificateAuthority.create()).client('client', days)).cert;
+  const inDays = (days: number) => Date.now() + days * DAY;
 
   test('is the one that expires first', async () => {
-    const certificates = new Map([
-      ['a', await pem(40.5)],
-      ['b', await pem(20.5)],
-      ['c', await pem(30.5)],
-      ['unreadable', ''],
+    const expiries = new Map([
+      ['a', inDays(40.5)],
+      ['b', inDays(20.5)],
+      ['c', inDays(30.5)],
     ]);
-    const heartbeat = await beat({ ...options, certificates: async () => certificates });
+    const heartbeat = await beat({ ...options, expiries: async () => expiries });
     expect(heartbeat.certificate).toEqual({ parameter: 'b', daysLeft: 20 });
   });
 
   test('is the first of two that expire on the same day', async () => {
-    const same = await pem(20.5);
-    const certificates = new Map([
+    const same = inDays(20.5);
+    const expiries = new Map([
       ['a', same],
       ['b', same],
     ]);
-    const heartbeat = await beat({ ...options, certificates: async () => certificates });
+    const heartbeat = await beat({ ...options, expiries: async () => expiries });
     expect(heartbeat.certificate?.parameter).toBe('a');
   });
 
@@ -361,16 +358,16 @@ describe('the certificate', () => {
     api.onStatus = () => {
       throw new HttpError('ECONNREFUSED');
     };
-    const certificates = new Map([['a', await pem(20.5)]]);
-    expect(await beat({ ...options, certificates: async () => certificates })).toMatchObject({
+    const expiries = new Map([['a', inDays(20.5)]]);
+    expect(await beat({ ...options, expiries: async () => expiries })).toMatchObject({
       unreachable: 'ECONNREFUSED',
       certificate: { parameter: 'a', daysLeft: 20 },
     });
   });
 
   test('is unknown while the parameters are unavailable', async () => {
-    const certificates = () => Promise.reject(new HttpError('throttled'));
-    const heartbeat = await beat({ ...options, certificates });
+    const expiries = () => Promise.reject(new HttpError('throttled'));
+    const heartbeat = await beat({ ...options, expiries });
     expect([heartbeat.certificate, heartbeat.unreachable]).toEqual([undefined, undefined]);
   });
 });

@@ -2,13 +2,13 @@
 
 import type { SecureContext } from 'node:tls';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
-import type { Connection } from '../../functions/config-switch/barman/http-client.ts';
+import type { Connection } from '../../functions/config-switch/barman/attempts.ts';
+import { RequestFailure } from '../../functions/config-switch/barman/failures.ts';
 import {
   PgBackupApi,
   type PgBackupApiOptions,
   type PostGuard,
 } from '../../functions/config-switch/barman/pg-backup-api.ts';
-import { RequestFailure } from '../../functions/config-switch/barman/request-failure.ts';
 import { DeadlineExceeded, HttpError, LedgerError } from '../../functions/config-switch/errors.ts';
 import { CertificateAuthority } from '../stand-ins/certificates.ts';
 
@@ -35,7 +35,7 @@ const net = vi.hoisted(() => ({
   date: undefined as string | undefined,
 }));
 
-vi.mock('../../functions/config-switch/barman/undici.ts', () => ({
+vi.mock('../../functions/config-switch/http/undici.ts', () => ({
   Agent: class {
     destroyed = 0;
     readonly options: unknown;

@@ -1,12 +1,9 @@
 import { describe, expect, test } from 'vitest';
-import { certificatesOf, secureContextOf } from '../../functions/config-switch/barman/tls.ts';
-import { daysLeft } from '../../functions/config-switch/reconcile/heartbeat.ts';
+import { certificatesOf, secureContextOf } from '../../functions/config-switch/http/tls.ts';
 import { CertificateAuthority } from '../stand-ins/certificates.ts';
 
 const ca = await CertificateAuthority.create();
 const { cert, key } = await ca.client('client', 90);
-const { cert: soon } = await ca.client('soon', 7);
-const expired = await ca.client('expired', -1);
 const damaged = ca.cert.replace(/\n.{10}/, '\n');
 
 const other = (label: string) => `-----BEGIN ${label}-----\nAAAA\n-----END ${label}-----\n`;
@@ -56,17 +53,5 @@ describe('a TLS context', () => {
     expect(() => secureContextOf({ ...weak, ca: ca.cert })).toThrow(
       expect.objectContaining({ reason: 'ee key too small' }),
     );
-  });
-});
-
-describe('the days left', () => {
-  test.each([
-    ['one certificate', cert, 89],
-    ['the first of several to expire', `${cert}\n${soon}\n${ca.cert}`, 6],
-    ['an expired certificate', expired.cert, -2],
-    ['no certificate', '', undefined],
-    ['a torn certificate', `${cert}\n${ca.cert.slice(0, 300)}`, undefined],
-  ])('of %s are a whole number, or unknown', (_, pem, days) => {
-    expect(daysLeft(pem)).toBe(days);
   });
 });

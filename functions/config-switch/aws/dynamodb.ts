@@ -1,11 +1,24 @@
 /**
- * Requests to DynamoDB. The client is loaded at the start: loaded later, the modules that it shares with SSM's client would be
+ * The ledger in DynamoDB. The client is loaded at the start: loaded later, the modules that it shares with SSM's client would be
  * compiled one by one, which makes a cold start slower (npm run bench -- cold).
  */
 
-import { DynamoDBClient } from '@aws-sdk/client-dynamodb';
+import {
+  type AttributeValue,
+  ConditionalCheckFailedException,
+  DeleteItemCommand,
+  DynamoDBClient,
+  GetItemCommand,
+  PutItemCommand,
+  paginateScan,
+  UpdateItemCommand,
+} from '@aws-sdk/client-dynamodb';
 import { within } from '../deadline.ts';
-import { DeadlineExceeded, LedgerError, UNRESOLVED } from '../errors.ts';
+import { DeadlineExceeded, LedgerError } from '../errors.ts';
+import { explainSdkError } from '../http/network-errors.ts';
+import type { EventTable, StoredEvent } from '../reconcile/events.ts';
+import type { Item } from '../reconcile/item.ts';
+import type { Change, Comparison, Condition, Table } from '../reconcile/table.ts';
 
 /** Time-outs (ms): DynamoDB responds within a few milliseconds, so a request that hangs is repeated early. */
 const CLIENT = {
@@ -13,7 +26,7 @@ const CLIENT = {
   requestHandler: { connectionTimeout: 1_000, requestTimeout: 2_000, throwOnRequestTimeout: true },
 };
 
-/** Creates its client at the first request, for all tables. */
+/** The client for all tables, created at the first request. */
 export class LedgerClient {
   #client: DynamoDBClient | undefined;
 
@@ -22,13 +35,14 @@ export class LedgerClient {
    *
    * @param table its name, for the error
    * @param requests what to send
+   * @returns what the requests return, or undefined if the condition of a write is false
    * @throws LedgerError with the remedy; DeadlineExceeded once the signal has aborted
    */
-  async ask<T>(
+  async send<T>(
     table: string,
     signal: AbortSignal,
     requests: (client: DynamoDBClient) => Promise<T>,
-  ): Promise<T> {
+  ): Promise<T | undefined> {
     if (signal.aborted) throw new DeadlineExceeded('time ran out before the request to the ledger');
     try {
       this.#client ??= new DynamoDBClient(CLIENT);
@@ -37,23 +51,168 @@ export class LedgerClient {
       const cause = { cause: error };
       if (signal.aborted) throw new DeadlineExceeded('time ran out before the ledger responded', cause);
       if (error instanceof LedgerError) throw error;
-      throw new LedgerError(`the ledger is unavailable: ${explain(error, table)}`, cause);
+      if (error instanceof ConditionalCheckFailedException) return undefined;
+      const reason = explainSdkError(error, 'DynamoDB', 'a gateway endpoint or a NAT', {
+        ResourceNotFoundException: `table ${table} does not exist in ${process.env.AWS_REGION}; deploy the stage again`,
+        AccessDeniedException: `the function's role needs the actions of infra/function/iam.yml on table ${table}`,
+      });
+      throw new LedgerError(`the ledger is unavailable: ${reason}`, cause);
     }
   }
 }
 
-/** The cause in DynamoDB's words, and the remedy. */
-function explain(error: unknown, table: string): string {
-  const name = error instanceof Error ? error.name : 'unknown error';
-  switch (name) {
-    case 'ResourceNotFoundException':
-      return `table ${table} does not exist in ${process.env.AWS_REGION}; deploy the stage again`;
-    case 'AccessDeniedException':
-      return `${name}; the function's role needs the actions of infra/function/iam.yml on table ${table}`;
+/** The table of servers. */
+export class DynamoDbTable implements Table {
+  readonly #db: LedgerClient;
+  readonly #name: string;
+
+  /** @param name of the table, whose partition key is `barman_server` */
+  constructor(db: LedgerClient, name: string) {
+    this.#db = db;
+    this.#name = name;
   }
-  // Network errors have a code, DynamoDB's errors do not.
-  const code = error instanceof Error && 'code' in error ? String(error.code) : undefined;
-  if (code === undefined && name !== 'TimeoutError') return name;
-  if (code === 'EAI_AGAIN') return `${code}; its host name ${UNRESOLVED}`;
-  return `${code ?? name}; the function's subnets need a route to DynamoDB: a gateway endpoint or a NAT`;
+
+  get(barman_server: string, signal: AbortSignal): Promise<Item | undefined> {
+    return this.#db.send(this.#name, signal, async (client) => {
+      const { Item: item } = await client.send(
+        new GetItemCommand({ ...this.#key(barman_server), ConsistentRead: true }),
+        { abortSignal: signal },
+      );
+      return item && fromAttributes(item);
+    });
+  }
+
+  update(
+    barman_server: string,
+    change: Change,
+    condition: Condition,
+    signal: AbortSignal,
+  ): Promise<Item | undefined> {
+    return this.#db.send(this.#name, signal, async (client) => {
+      const { Attributes = {} } = await client.send(
+        new UpdateItemCommand({
+          ...this.#key(barman_server),
+          ReturnValues: 'ALL_NEW',
+          ...expressions(change, condition),
+        }),
+        { abortSignal: signal },
+      );
+      return fromAttributes(Attributes);
+    });
+  }
+
+  async delete(barman_server: string, condition: Condition, signal: AbortSignal): Promise<boolean> {
+    const deleted = await this.#db.send(this.#name, signal, async (client) => {
+      const { UpdateExpression: _, ...conditions } = expressions({}, condition);
+      const command = new DeleteItemCommand({ ...this.#key(barman_server), ...conditions });
+      await client.send(command, { abortSignal: signal });
+      return true;
+    });
+    return deleted === true;
+  }
+
+  async scan(signal: AbortSignal): Promise<Item[]> {
+    const items: Item[] = [];
+    await this.#db.send(this.#name, signal, async (client) => {
+      const pages = paginateScan({ client }, { TableName: this.#name, ConsistentRead: true });
+      for await (const { Items = [] } of pages) items.push(...Items.map(fromAttributes));
+    });
+    return items;
+  }
+
+  #key(barman_server: string) {
+    return { TableName: this.#name, Key: { barman_server: { S: barman_server } } };
+  }
+}
+
+/** The table of events. */
+export class DynamoDbEvents implements EventTable {
+  readonly #db: LedgerClient;
+  readonly #name: string;
+
+  /** @param name of the table, whose keys are `barman_server` and `event_id` */
+  constructor(db: LedgerClient, name: string) {
+    this.#db = db;
+    this.#name = name;
+  }
+
+  async putIfAbsent(event: StoredEvent, signal: AbortSignal): Promise<StoredEvent> {
+    const { barman_server, event_id, version, target, expires_at } = event;
+    const TableName = this.#name;
+    const Key = { barman_server: { S: barman_server }, event_id: { S: event_id } };
+    const Item = {
+      ...Key,
+      version: { S: version },
+      target: { S: target },
+      expires_at: { N: String(expires_at) },
+    };
+    const put = await this.#db.send(TableName, signal, (client) =>
+      client.send(
+        new PutItemCommand({ TableName, Item, ConditionExpression: 'attribute_not_exists(event_id)' }),
+        { abortSignal: signal },
+      ),
+    );
+    if (put) return event;
+    const found = await this.#db.send(TableName, signal, (client) =>
+      client.send(new GetItemCommand({ TableName, Key, ConsistentRead: true }), { abortSignal: signal }),
+    );
+    const stored = found?.Item;
+    if (stored?.version?.S === undefined || stored.target?.S === undefined) {
+      throw new LedgerError(`the event ${event_id} of ${barman_server} was deleted meanwhile; send it again`);
+    }
+    return { ...event, version: stored.version.S, target: stored.target.S };
+  }
+}
+
+/** DynamoDB's expressions. Every name is an alias `#…`, since it could be a reserved word. */
+function expressions(change: Change, condition: Condition) {
+  const names: Record<string, string> = {};
+  const values: Record<string, AttributeValue> = {};
+  const name = (attribute: string) => {
+    names[`#${attribute}`] = attribute;
+    return `#${attribute}`;
+  };
+  const value = (of: Value) => {
+    const key = `:v${Object.keys(values).length}`;
+    values[key] = toAttribute(of);
+    return key;
+  };
+  const compare = ([attribute, operator, operand]: Comparison) => {
+    if (operator === 'absent') return `attribute_not_exists(${name(attribute)})`;
+    return `${name(attribute)} ${operator} ${value(operand)}`;
+  };
+
+  const set: string[] = [];
+  const remove: string[] = [];
+  for (const [attribute, to] of Object.entries(change)) {
+    if (to === null) remove.push(name(attribute));
+    else set.push(`${name(attribute)} = ${value(to)}`);
+  }
+  return {
+    UpdateExpression: [
+      set.length > 0 ? `SET ${set.join(', ')}` : '',
+      remove.length > 0 ? `REMOVE ${remove.join(', ')}` : '',
+    ].join(' '),
+    ...(condition.length > 0 && {
+      ConditionExpression: condition.map((row) => `(${row.map(compare).join(' OR ')})`).join(' AND '),
+    }),
+    ExpressionAttributeNames: names,
+    ...(Object.keys(values).length > 0 && { ExpressionAttributeValues: values }),
+  };
+}
+
+type Value = string | number | boolean;
+
+function toAttribute(value: Value): AttributeValue {
+  if (typeof value === 'number') return { N: String(value) };
+  return typeof value === 'boolean' ? { BOOL: value } : { S: value };
+}
+
+function fromAttributes(attributes: Record<string, AttributeValue>): Item {
+  return Object.fromEntries(
+    Object.entries(attributes).map(([name, { S, N, BOOL }]) => [
+      name,
+      N === undefined ? (S ?? BOOL) : Number(N),
+    ]),
+  ) as unknown as Item;
 }

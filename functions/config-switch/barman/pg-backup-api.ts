@@ -10,7 +10,7 @@ import { deadline, sleep, stopwatch } from '../deadline.ts';
 import { httpErrorFrom } from '../errors.ts';
 import type { Facts } from '../invocation.ts';
 import { BARMAN_NAME, type ConfigTarget, requestBody } from '../target.ts';
-import { type ConnectionSource, HttpClient, type HttpClientOptions } from './http-client.ts';
+import { type ConnectionSource, HttpClient, type HttpClientOptions } from './attempts.ts';
 
 /** Time limit of one attempt at `/diagnose`, which queries every PostgreSQL server (ms): more than any invocation has. */
 const DIAGNOSE_TIMEOUT = 60_000;

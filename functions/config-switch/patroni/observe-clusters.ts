@@ -1,7 +1,7 @@
 /** Asks Patroni for the leaders of all clusters, at the same time. */
 
-import type { TlsSettings } from '../barman/tls.ts';
 import { HttpError } from '../errors.ts';
+import type { TlsSettings } from '../http/tls.ts';
 import { type Cluster, serversOfSeveral } from './cluster.ts';
 import { type Observation, observe } from './leader.ts';
 import { PatroniClient } from './rest-api.ts';

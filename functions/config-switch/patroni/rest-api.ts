@@ -1,7 +1,8 @@
 /** Requests to Patroni's REST API on the database nodes (Patroni's documentation, "Patroni REST API"). */
 
-import { secureContextOf, type TlsSettings } from '../barman/tls.ts';
-import { within } from '../deadline.ts';
+import { Agent } from '../http/agent.ts';
+import { networkFailureOf } from '../http/network-errors.ts';
+import { secureContextOf, type TlsSettings } from '../http/tls.ts';
 
 /** Maximum response size (bytes): a cluster of a hundred members has about 30 KB. */
 const MAX_RESPONSE_SIZE = 1024 * 1024;
@@ -20,18 +21,10 @@ export type Answer =
 /** Asks a node. It never rejects. */
 export type Ask = (node: URL, path: 'cluster' | 'leader', signal: AbortSignal) => Promise<Answer>;
 
-/**
- * With TLS 1.3 a server that gets no client certificate, or refuses it, completes the handshake and then closes the connection;
- * with TLS 1.2 it may send an alert instead, such as ERR_SSL_SSL/TLS_ALERT_HANDSHAKE_FAILURE.
- */
-const NO_CERTIFICATE = /^(UND_ERR_SOCKET|ECONNRESET|EPIPE)$|_ALERT_/;
-
-type Undici = typeof import('../barman/undici.ts');
-
 /** The client of one heartbeat: a connection to each node. */
 export class PatroniClient implements AsyncDisposable {
   readonly #tls: TlsSettings;
-  #undici: Promise<{ agent: InstanceType<Undici['Agent']>; request: Undici['request'] }> | undefined;
+  #agent: Agent | undefined;
 
   /** @param tls for https:// URLs */
   constructor(tls: TlsSettings) {
@@ -40,56 +33,38 @@ export class PatroniClient implements AsyncDisposable {
 
   readonly ask: Ask = async (node, path, signal) => {
     try {
-      this.#undici ??= this.#load();
-      const { agent, request } = await this.#undici;
-      const sent = request(agent, {
-        origin: node.origin,
-        path: `${node.pathname.replace(/\/+$/, '')}/${path}`,
-        method: 'GET',
-        signal,
-        headers: { accept: 'application/json', 'user-agent': 'barman-config-switch' },
+      this.#agent ??= new Agent({
+        secureContext: secureContextOf(this.#tls),
+        maxResponseSize: MAX_RESPONSE_SIZE,
       });
-      // undici observes the signal only once it is connected. It follows no redirect.
-      const response = await within(signal, sent);
-      const text = await within(signal, response.body.text());
-      return {
-        status: response.statusCode,
-        body: parse(text),
-        date: Date.parse(String(response.headers.date)),
-      };
+      const { status, date, text } = await this.#agent.send(
+        { method: 'GET', base: node, path: [path] },
+        signal,
+      );
+      return { status, date, body: parse(await text()) };
     } catch (error) {
       if (signal.aborted) return { error: 'no answer in time' };
-      const reason = reasonOf(error);
-      const refused = node.protocol === 'https:' && NO_CERTIFICATE.test(reason);
-      return { error: refused ? `${reason} (${this.#certificateHint()})` : reason };
+      return { error: this.#reasonOf(error, node) };
     }
   };
 
-  #certificateHint(): string {
-    return this.#tls.cert === undefined
-      ? 'it may require a client certificate: there is no patroni-client-cert'
-      : 'it may have refused patroni-client-cert';
-  }
-
   async [Symbol.asyncDispose](): Promise<void> {
-    const undici = await this.#undici?.catch(() => undefined);
-    // It cannot be destroyed while it connects, and the heartbeat does not wait for that.
-    undici?.agent.destroy().catch(() => {});
+    await this.#agent?.[Symbol.asyncDispose]();
   }
 
-  async #load() {
-    const { Agent, request } = await import('../barman/undici.ts');
-    const agent = new Agent({
-      connections: 1,
-      pipelining: 1,
-      allowH2: false,
-      maxResponseSize: MAX_RESPONSE_SIZE,
-      // The signal covers headers and body.
-      headersTimeout: 0,
-      bodyTimeout: 0,
-      connect: { rejectUnauthorized: true, secureContext: secureContextOf(this.#tls) },
-    });
-    return { agent, request };
+  /** Returns the code of a network or TLS error, such as ECONNREFUSED, with a hint where there is one. */
+  #reasonOf(error: unknown, node: URL): string {
+    const failure = networkFailureOf(error);
+    if (!failure) return error instanceof Error ? error.message : String(error);
+    const { code, kind, reason } = failure;
+    // With TLS 1.3 a server that gets no client certificate, or refuses it, completes the handshake and then closes the
+    // connection; with TLS 1.2 it may send an alert instead, such as ERR_SSL_SSL/TLS_ALERT_HANDSHAKE_FAILURE.
+    if (node.protocol === 'https:' && (kind === 'cut off' || code.includes('_ALERT_'))) {
+      return this.#tls.cert === undefined
+        ? `${code} (it may require a client certificate: there is no patroni-client-cert)`
+        : `${code} (it may have refused patroni-client-cert)`;
+    }
+    return code === 'HTTPParserError' ? reason : code;
   }
 }
 
@@ -99,10 +74,4 @@ function parse(text: string): unknown {
   } catch {
     return undefined;
   }
-}
-
-/** The code of a network or TLS error, such as ECONNREFUSED, or its text: the code of undici's HTTPParserError is undefined. */
-function reasonOf(error: unknown): string {
-  if (!(error instanceof Error)) return String(error);
-  return 'code' in error && typeof error.code === 'string' ? error.code : error.message;
 }

@@ -1,15 +1,14 @@
 /**
- * The heartbeat, each minute: compares Patroni's leaders with what is desired, applies what is pending, and checks the path to
+ * The heartbeat, every minute: compares Patroni's leaders with what is desired, applies what is pending, and checks the path to
  * pg-backup-api before a failover needs it.
  * Several heartbeats at once do no harm: each applies under a lease, as an event does.
  */
 
 import type { PgBackupApi } from '../barman/pg-backup-api.ts';
-import { certificatesOf } from '../barman/tls.ts';
 import { deadline } from '../deadline.ts';
 import { DeadlineExceeded } from '../errors.ts';
 import type { Result } from '../exit-code.ts';
-import { type Facts, newFacts } from '../invocation.ts';
+import { type Facts, type Invocation, newFacts } from '../invocation.ts';
 import type { Observed } from '../patroni/observe-clusters.ts';
 import {
   type Item,
@@ -30,17 +29,13 @@ const DROP_AFTER = 24 * 3_600_000;
 /** Time limit for the polls of the operations that were passed over (ms): a slow host must not use up the heartbeat. */
 const POLL_TIME = 5_000;
 /** With less time than this before the deadline no more servers are reconciled (ms). */
-const SHORT = 8_000;
+const APPLY_TIME = 8_000;
 
-export interface HeartbeatOptions {
+export interface HeartbeatOptions extends Pick<Invocation, 'signal' | 'remaining'> {
   readonly ledger: Ledger;
   readonly api: PgBackupApi;
-  /** The certificates among the parameters: name → PEM. @throws HttpError if the parameters are unavailable */
-  readonly certificates: () => Promise<ReadonlyMap<string, string>>;
-  /** Aborts at the deadline. */
-  readonly signal: AbortSignal;
-  /** Time left before the deadline (ms). */
-  readonly remaining: () => number;
+  /** When the certificates among the parameters expire: parameter → ms since the epoch. @throws HttpError if that is unknown */
+  readonly expiries: () => Promise<ReadonlyMap<string, number>>;
   /** How long to wait for an operation of unknown end after its lease has expired (ms). */
   readonly operationTimeout: number;
   /** Between two heartbeats (ms). */
@@ -62,8 +57,22 @@ export interface Reconciled {
 }
 
 /** What a heartbeat found and did. */
-export interface Heartbeat {
-  /** Servers that were pending when it began. */
+export interface Heartbeat extends Probed, Applied {
+  /** What follows from what Patroni says. */
+  readonly observed: ObservationResult;
+}
+
+/** What a heartbeat knows about the path to pg-backup-api. */
+interface Probed {
+  /** Why pg-backup-api is unreachable, if it is. */
+  readonly unreachable?: string;
+  /** The certificate that expires first: its parameter, and the whole days until then. */
+  readonly certificate?: { readonly parameter: string; readonly daysLeft: number } | undefined;
+}
+
+/** What was pending, and is now. */
+interface Applied {
+  /** Servers that were pending when the heartbeat began. */
   readonly pending: number;
   /** How many of them were applied. */
   readonly applied: number;
@@ -73,109 +82,95 @@ export interface Heartbeat {
   readonly oldestPendingAge?: number;
   /** How long servers have been paused at most that are pending, and whose pause does not end by itself (s). */
   readonly pausedPendingAge: number;
-  /** What follows from what Patroni says. */
-  readonly observed: ObservationResult;
-  /** Why pg-backup-api is unreachable, if it is. */
-  readonly unreachable?: string;
-  /** The certificate that expires first: its parameter, and the whole days until then. */
-  readonly certificate?: { readonly parameter: string; readonly daysLeft: number } | undefined;
 }
 
 /**
- * Probes pg-backup-api, asks Patroni for the leaders, and applies what is pending.
+ * Probes pg-backup-api, observes the clusters, and applies what is pending.
  *
  * @throws LedgerError if the ledger is unavailable
  */
 export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
-  const { ledger, signal } = options;
-  const before = await ledger.all(signal);
-  const [probed, leaders] = await Promise.all([probe(options), options.observe()]);
-  const observed = await recordObservations(ledger, before, leaders, options.interval, signal);
+  const before = await options.ledger.all(options.signal);
+  const [probed, { observed, items }] = await Promise.all([probe(options), observe(options, before)]);
+  const reachable = probed.unreachable === undefined;
+  const unreadable = reachable ? await probeServer(options, items) : undefined;
+  const applied = await apply(options, items, reachable);
+  return { ...probed, ...(unreadable !== undefined && { unreachable: unreadable }), observed, ...applied };
+}
+
+/** Asks for the status with the real credentials, and finds the certificate that expires first. */
+async function probe({ api, expiries }: HeartbeatOptions): Promise<Probed> {
+  // The status tells if the parameters are unavailable.
+  const certificate = firstToExpire(await expiries().catch(() => new Map()));
+  try {
+    await api.status();
+    return { certificate };
+  } catch (error) {
+    return { certificate, unreachable: messageOf(error) };
+  }
+}
+
+/** @param expiries parameter → ms since the epoch */
+function firstToExpire(expiries: ReadonlyMap<string, number>): Probed['certificate'] {
+  const [first] = [...expiries].sort(([, a], [, b]) => a - b);
+  return first && { parameter: first[0], daysLeft: Math.floor((first[1] - Date.now()) / 86_400_000) };
+}
+
+/**
+ * Reads the configuration of one known server, another one each minute: `/status` is fine while it cannot be read.
+ *
+ * @returns why it cannot be read; undefined also if that takes too long: a host with a thousand servers is slow, not broken
+ */
+async function probeServer({ api }: HeartbeatOptions, items: readonly Item[]): Promise<string | undefined> {
+  const servers = items.map(({ barman_server }) => barman_server).sort();
+  const barman_server = servers[Math.floor(Date.now() / 60_000) % servers.length];
+  if (barman_server === undefined) return undefined;
+  try {
+    await api.readServer(barman_server);
+    return undefined;
+  } catch (error) {
+    if (error instanceof DeadlineExceeded) return undefined;
+    return `the configuration of ${barman_server} cannot be read: ${messageOf(error)}`;
+  }
+}
+
+/** Asks Patroni for the leaders, and records what follows. @returns also the items after that */
+async function observe({ ledger, signal, interval, ...options }: HeartbeatOptions, items: readonly Item[]) {
+  const observed = await recordObservations(ledger, items, await options.observe(), interval, signal);
   const changed = observed.reconciled.length + observed.notStreaming.length > 0;
-  const items = changed ? await ledger.all(signal) : before;
-  const unreadable = probed.unreachable ?? (await probeServer(options, items));
-  const ended =
-    probed.unreachable === undefined ? await pollPassedOver(options, items) : new Map<string, Set<string>>();
+  return { observed, items: changed ? await ledger.all(signal) : items };
+}
+
+/**
+ * Applies what is pending and due.
+ *
+ * @param reachable whether pg-backup-api is reachable; otherwise each attempt would only use itself up, and the reason for what is
+ *   pending has an alarm of its own
+ */
+async function apply(
+  options: HeartbeatOptions,
+  items: readonly Item[],
+  reachable: boolean,
+): Promise<Applied> {
+  const ended = reachable ? await pollPassedOver(options, items) : new Map<string, Set<string>>();
   const now = Date.now();
   const allPending = items.filter((item) => isPending(item, ended.get(item.barman_server)));
   const [paused, pending] = [allPending.filter(isPaused), allPending.filter((item) => !isPaused(item))];
   const age = (item: RecordedItem) => now - pendingSince(item, now);
-
   const due = pending.filter((item) => isDue(item, now)).sort(byOrder(age));
-  // While pg-backup-api is unreachable each of them would only use up its attempts.
-  const applied = probed.unreachable === undefined ? await reconcileAll(options, due, ended) : new Set();
+  const applied = reachable ? await reconcileAll(options, due, ended) : new Set();
+  const pausedFor = paused
+    .filter((item) => !item.paused_until)
+    .map((item) => now - timeOf(item.paused_at, now));
   return {
     pending: pending.length,
     applied: applied.size,
     pausedPending: paused.length,
-    observed,
-    // The reason for what is pending then has an alarm of its own.
-    ...(probed.unreachable === undefined && {
+    ...(reachable && {
       oldestPendingAge: oldest(pending.filter((item) => !applied.has(item.barman_server)).map(age)),
     }),
-    pausedPendingAge: oldest(
-      paused.filter((item) => !item.paused_until).map(({ paused_at }) => now - timeOf(paused_at, now)),
-    ),
-    ...probed,
-    ...(unreadable !== undefined && { unreachable: unreadable }),
+    pausedPendingAge: oldest(pausedFor),
   };
-}
-
-/** One server after the other: a host with many servers needs long for each request. @returns those that were applied */
-async function reconcileAll(
-  options: HeartbeatOptions,
-  due: readonly RecordedItem[],
-  endedOf: ReadonlyMap<string, ReadonlySet<string>>,
-): Promise<Set<string>> {
-  const applied = new Set<string>();
-  for (const item of due) {
-    if (options.remaining() < SHORT) break;
-    const { barman_server, desired_version } = item;
-    const facts = { ...newFacts(), recorded: true };
-    const start = performance.now();
-    let result: Result | Error;
-    try {
-      const ended = endedOf.get(barman_server) ?? new Set();
-      result = await reconcile({ ...options, facts, ended }, barman_server, desired_version);
-      applied.add(barman_server);
-    } catch (error) {
-      result = error instanceof Error ? error : new Error(String(error));
-    }
-    options.onReconciled({ item, result, facts, duration: performance.now() - start });
-  }
-  return applied;
-}
-
-/** The greatest of some ages (ms), in seconds; 0 for none. */
-function oldest(ages: readonly number[]): number {
-  return Math.round(Math.max(0, ...ages) / 1_000);
-}
-
-/**
- * The order in which servers are reconciled: fewest attempts first, so that those that fail do not delay the others; expired leases last,
- * because their operations have to be waited for; then the oldest.
- */
-function byOrder(age: (item: RecordedItem) => number): (a: RecordedItem, b: RecordedItem) => number {
-  const attempts = (item: Item) => item.attempts ?? 0;
-  const expired = ({ lease_token }: Item) => (lease_token === undefined ? 0 : 1);
-  return (a, b) => attempts(a) - attempts(b) || expired(a) - expired(b) || age(b) - age(a);
-}
-
-/**
- * Since when a server is pending (ms since the epoch): since its desired state was recorded, a pause has ended by itself, or what was
- * passed over has ended.
- */
-function pendingSince(item: RecordedItem, now: number): number {
-  if ((item.applied_version ?? '') < item.desired_version) {
-    return Math.max(timeOf(item.recorded_at, now), timeOf(item.paused_until, 0));
-  }
-  return Math.min(now, ...passedOver(item).map(({ ended_at }) => timeOf(ended_at, now)));
-}
-
-/** Whether to reconcile a server now. The end of an operation under an expired lease is not an attempt, and always due. */
-function isDue(item: Item, now: number): boolean {
-  if (isLeased(item)) return false;
-  return item.lease_token !== undefined || timeOf(item.next_attempt_at ?? item.recorded_at, now) <= now;
 }
 
 /**
@@ -214,55 +209,63 @@ async function pollPassedOver(
   return ended;
 }
 
-/** Asks for the status with the real credentials, and reads when the certificates expire. */
-async function probe({
-  api,
-  certificates,
-}: HeartbeatOptions): Promise<Pick<Heartbeat, 'unreachable' | 'certificate'>> {
-  // The status tells if the parameters are unavailable.
-  const certificate = firstToExpire(await certificates().catch(() => new Map()));
-  try {
-    await api.status();
-    return { certificate };
-  } catch (error) {
-    return { certificate, unreachable: String(error instanceof Error ? error.message : error) };
+/** One server after the other: a host with many servers needs long for each request. @returns those that were applied */
+async function reconcileAll(
+  options: HeartbeatOptions,
+  due: readonly RecordedItem[],
+  endedOf: ReadonlyMap<string, ReadonlySet<string>>,
+): Promise<Set<string>> {
+  const applied = new Set<string>();
+  for (const item of due) {
+    if (options.remaining() < APPLY_TIME) break;
+    const { barman_server, desired_version } = item;
+    const facts = { ...newFacts(), recorded: true };
+    const start = performance.now();
+    let result: Result | Error;
+    try {
+      const ended = endedOf.get(barman_server) ?? new Set();
+      result = await reconcile({ ...options, facts, ended }, barman_server, desired_version);
+      applied.add(barman_server);
+    } catch (error) {
+      result = error instanceof Error ? error : new Error(String(error));
+    }
+    options.onReconciled({ item, result, facts, duration: performance.now() - start });
   }
-}
-
-/** @param certificates parameter → PEM */
-function firstToExpire(certificates: ReadonlyMap<string, string>): Heartbeat['certificate'] {
-  let first: Heartbeat['certificate'];
-  for (const [parameter, pem] of certificates) {
-    const left = daysLeft(pem) ?? Number.POSITIVE_INFINITY;
-    if (left < (first?.daysLeft ?? Number.POSITIVE_INFINITY)) first = { parameter, daysLeft: left };
-  }
-  return first;
+  return applied;
 }
 
 /**
- * Reads the configuration of one known server, another one each minute: `/status` is fine while it cannot be read.
- *
- * @returns why it cannot be read; undefined also if that takes too long: a host with a thousand servers is slow, not broken
+ * The order in which servers are reconciled: fewest attempts first, so that those that fail do not delay the others; expired leases last,
+ * because their operations have to be waited for; then the oldest.
  */
-async function probeServer({ api }: HeartbeatOptions, items: readonly Item[]): Promise<string | undefined> {
-  const servers = items.map(({ barman_server }) => barman_server).sort();
-  const barman_server = servers[Math.floor(Date.now() / 60_000) % servers.length];
-  if (barman_server === undefined) return undefined;
-  try {
-    await api.readServer(barman_server);
-    return undefined;
-  } catch (error) {
-    if (error instanceof DeadlineExceeded) return undefined;
-    return `the configuration of ${barman_server} cannot be read: ${error instanceof Error ? error.message : error}`;
-  }
+function byOrder(age: (item: RecordedItem) => number): (a: RecordedItem, b: RecordedItem) => number {
+  const attempts = (item: Item) => item.attempts ?? 0;
+  const expired = ({ lease_token }: Item) => (lease_token === undefined ? 0 : 1);
+  return (a, b) => attempts(a) - attempts(b) || expired(a) - expired(b) || age(b) - age(a);
 }
 
-/** Whole days until the first certificate of a PEM file expires; undefined if one cannot be read: TLS decides about that. */
-export function daysLeft(pem: string): number | undefined {
-  try {
-    const ends = certificatesOf(pem).map(({ validToDate }) => validToDate.getTime());
-    return Math.floor((Math.min(...ends) - Date.now()) / 86_400_000);
-  } catch {
-    return undefined;
+/**
+ * Since when a server is pending (ms since the epoch): since its desired state was recorded, a pause has ended by itself, or what was
+ * passed over has ended.
+ */
+function pendingSince(item: RecordedItem, now: number): number {
+  if ((item.applied_version ?? '') < item.desired_version) {
+    return Math.max(timeOf(item.recorded_at, now), timeOf(item.paused_until, 0));
   }
+  return Math.min(now, ...passedOver(item).map(({ ended_at }) => timeOf(ended_at, now)));
+}
+
+/** Whether to reconcile a server now. The end of an operation under an expired lease is not an attempt, and always due. */
+function isDue(item: Item, now: number): boolean {
+  if (isLeased(item)) return false;
+  return item.lease_token !== undefined || timeOf(item.next_attempt_at ?? item.recorded_at, now) <= now;
+}
+
+/** The greatest of some ages (ms), in seconds; 0 for none. */
+function oldest(ages: readonly number[]): number {
+  return Math.round(Math.max(0, ...ages) / 1_000);
+}
+
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
 }

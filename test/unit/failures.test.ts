@@ -6,7 +6,7 @@ import {
   refusalOf,
   timedOut,
   unexpected,
-} from '../../functions/config-switch/barman/request-failure.ts';
+} from '../../functions/config-switch/barman/failures.ts';
 
 function networkError(code: string, message = code): Error {
   return Object.assign(new Error(message), { code });

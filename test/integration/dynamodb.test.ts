@@ -1,7 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { LedgerClient } from '../../functions/config-switch/aws/dynamodb.ts';
-import { DynamoDbTable } from '../../functions/config-switch/aws/dynamodb-table.ts';
+import { DynamoDbTable, LedgerClient } from '../../functions/config-switch/aws/dynamodb.ts';
 import type { Change, Comparison, Condition } from '../../functions/config-switch/reconcile/table.ts';
 import { changed, holds } from '../model/world.ts';
 import { startDynamoDb } from '../stand-ins/dynamodb.ts';

@@ -1,10 +1,10 @@
 /** What the parameters of a stage mean: each is checked when it is read, so that a malformed one does not replace a good one. */
 
-import { createPrivateKey } from 'node:crypto';
-import type { Connection } from '../barman/http-client.ts';
-import { certificatesOf, secureContextOf, type TlsSettings } from '../barman/tls.ts';
+import { createPrivateKey, type X509Certificate } from 'node:crypto';
+import type { Connection } from '../barman/attempts.ts';
 import { HttpError } from '../errors.ts';
 import type { Secret } from '../event/signature.ts';
+import { certificatesOf, secureContextOf, type TlsSettings } from '../http/tls.ts';
 import { type Cluster, parseCluster, SECRET_FORM, secretKeys } from '../patroni/cluster.ts';
 
 /** A part of the parameters, or why it is unavailable. */
@@ -23,7 +23,9 @@ export interface Parts {
 export type Values = ReadonlyMap<string, string>;
 
 /** A value exists but is malformed, perhaps in the middle of a rotation: the last good value stays in use. */
-export class MalformedParameter extends HttpError {}
+export class MalformedParameter extends HttpError {
+  override readonly name = 'MalformedParameter';
+}
 
 const CLUSTERS = 'clusters/';
 const CA_FORM = 'one or more whole certificates in PEM';
@@ -107,15 +109,18 @@ function connectionFrom(values: Values, path: string): Connection {
     );
   }
 
-  const { cert, key, notAfter } = clientCertificateFrom(values, path, '');
+  const { expiry, ...client } = clientCertificateFrom(values, path, '');
   const ca = need(
     values,
     path,
     'ca-cert',
     "the certificate of the CA that signed the Barman host's certificate, in PEM",
   );
-  orWrong(() => certificatesOf(ca), path, 'ca-cert', CA_FORM);
-  const tls = { cert, key, ca, notAfter };
+  const expiries = new Map([
+    expiry,
+    ['ca-cert', firstExpiry(orWrong(() => certificatesOf(ca), path, 'ca-cert', CA_FORM))],
+  ]);
+  const tls = { ...client, ca, expiries };
   checkForTls(tls, path, 'client-cert');
   return { url, tls };
 }
@@ -123,10 +128,17 @@ function connectionFrom(values: Values, path: string): Connection {
 /** For Patroni's REST API: a CA, if it is not a public one, and a client certificate, if it is required there. */
 function patroniTlsFrom(values: Values, path: string): TlsSettings {
   const ca = values.get('patroni-ca-cert');
-  if (ca !== undefined) orWrong(() => certificatesOf(ca), path, 'patroni-ca-cert', CA_FORM);
-  const hasCertificate = values.has('patroni-client-cert') || values.has('patroni-client-key');
-  const client = hasCertificate ? clientCertificateFrom(values, path, 'patroni-') : {};
-  const tls = { ...(ca !== undefined && { ca }), ...client };
+  const expiries = new Map<string, number>();
+  if (ca !== undefined) {
+    const authorities = orWrong(() => certificatesOf(ca), path, 'patroni-ca-cert', CA_FORM);
+    expiries.set('patroni-ca-cert', firstExpiry(authorities));
+  }
+  let tls: TlsSettings = { ...(ca !== undefined && { ca }), expiries };
+  if (values.has('patroni-client-cert') || values.has('patroni-client-key')) {
+    const { expiry, ...client } = clientCertificateFrom(values, path, 'patroni-');
+    expiries.set(...expiry);
+    tls = { ...tls, ...client };
+  }
   checkForTls(tls, path, 'patroni-client-cert');
   return tls;
 }
@@ -136,12 +148,13 @@ function clientCertificateFrom(values: Values, path: string, prefix: '' | 'patro
   const [certName, keyName] = [`${prefix}client-cert`, `${prefix}client-key`];
   const cert = need(values, path, certName, 'the client certificate in PEM');
   const key = need(values, path, keyName, `the private key of ${certName} in PEM, without a pass phrase`);
-  const [certificate] = orWrong(
+  const certificates = orWrong(
     () => certificatesOf(cert),
     path,
     certName,
     'a certificate in PEM, with its whole chain if it has one',
   );
+  const [certificate] = certificates;
   const privateKey = orWrong(
     () => createPrivateKey(key),
     path,
@@ -157,7 +170,13 @@ function clientCertificateFrom(values: Values, path: string, prefix: '' | 'patro
       MalformedParameter,
     );
   }
-  return { cert, key, notAfter: certificate.validToDate.getTime() };
+  const expiry: [string, number] = [certName, firstExpiry(certificates)];
+  return { cert, key, notAfter: certificate.validToDate.getTime(), expiry };
+}
+
+/** Returns when the first of some certificates expires (ms since the epoch). */
+function firstExpiry(certificates: readonly X509Certificate[]): number {
+  return Math.min(...certificates.map(({ validToDate }) => validToDate.getTime()));
 }
 
 /** @param certName the parameter to name if they cannot be used */

@@ -4,15 +4,15 @@
  * is malformed, the last good values stay in use.
  */
 
-import { SSMClient, type SSMClientConfig } from '@aws-sdk/client-ssm';
-import ssm from '@middy/ssm';
-import { clearCache, getInternal } from '@middy/util';
-import type { Connection, ConnectionSource } from '../barman/http-client.ts';
-import type { TlsSettings } from '../barman/tls.ts';
+import { paginateGetParametersByPath, SSMClient } from '@aws-sdk/client-ssm';
+import type { Connection, ConnectionSource } from '../barman/attempts.ts';
 import { within } from '../deadline.ts';
-import { DeadlineExceeded, HttpError, UNRESOLVED } from '../errors.ts';
+import { DeadlineExceeded, HttpError } from '../errors.ts';
 import type { Secret, SecretSource } from '../event/signature.ts';
+import { explainSdkError } from '../http/network-errors.ts';
+import type { TlsSettings } from '../http/tls.ts';
 import type { Cluster } from '../patroni/cluster.ts';
+import type { ClusterSource } from '../patroni/observe-clusters.ts';
 import { MalformedParameter, type Part, type Parts, partsOf, secretsOf, type Values } from './parameters.ts';
 
 /** Older values are read again (ms). */
@@ -35,10 +35,14 @@ interface Reading {
   readonly at: number;
 }
 
-export class Credentials implements ConnectionSource, SecretSource {
+export class Settings implements ConnectionSource, SecretSource, ClusterSource {
   readonly #path: string;
   readonly #warn: (message: string, cause?: unknown) => void;
-  readonly #read: () => Promise<Reading>;
+  readonly #client = new SSMClient(SSM_CLIENT);
+  /** The read in progress, or one that nobody has waited for yet. Who comes meanwhile gets the same values. */
+  #reading: Promise<Reading> | undefined;
+  /** When it began (ms since the epoch). */
+  #readingSince = 0;
   #parts: Parts | undefined;
   /** Those in the parts. */
   #secrets: Part<readonly Secret[]> = [];
@@ -62,7 +66,7 @@ export class Credentials implements ConnectionSource, SecretSource {
   constructor(path: string, warn: (message: string, cause?: unknown) => void) {
     this.#path = path;
     this.#warn = warn;
-    this.#read = parameterReader(path);
+    void this.#startReading();
   }
 
   /**
@@ -113,22 +117,16 @@ export class Credentials implements ConnectionSource, SecretSource {
   }
 
   /**
-   * The certificates that are not malformed.
+   * Returns when the certificates expire that are not malformed: parameter → ms since the epoch.
    *
-   * @returns parameter → PEM
    * @throws HttpError if SSM cannot be read
    */
-  async certificates(signal: AbortSignal): Promise<ReadonlyMap<string, string>> {
+  async expiries(signal: AbortSignal): Promise<ReadonlyMap<string, number>> {
     const { connection, patroniTls } = await this.#fresh(() => true, signal);
-    const barman = connection instanceof HttpError ? {} : (connection.tls ?? {});
-    const patroni = patroniTls instanceof HttpError ? {} : patroniTls;
-    const all: [string, TlsSettings, 'cert' | 'ca'][] = [
-      ['client-cert', barman, 'cert'],
-      ['ca-cert', barman, 'ca'],
-      ['patroni-client-cert', patroni, 'cert'],
-      ['patroni-ca-cert', patroni, 'ca'],
-    ];
-    return new Map(all.flatMap(([name, tls, part]) => (tls[part] === undefined ? [] : [[name, tls[part]]])));
+    return new Map([
+      ...(connection instanceof HttpError ? [] : (connection.tls?.expiries ?? [])),
+      ...(patroniTls instanceof HttpError ? [] : (patroniTls.expiries ?? [])),
+    ]);
   }
 
   /** What all parameters mean, read now; for the operator. @throws HttpError if SSM cannot be read */
@@ -155,6 +153,37 @@ export class Credentials implements ConnectionSource, SecretSource {
         });
     }
     return parts;
+  }
+
+  /** Waits for a read: the one that began at the start of the instance, if that is not too long ago, otherwise a new one. */
+  async #read(): Promise<Reading> {
+    const old = Date.now() >= this.#readingSince + MAX_AGE;
+    const reading = old || !this.#reading ? this.#startReading() : this.#reading;
+    try {
+      return await reading;
+    } finally {
+      if (this.#reading === reading) this.#reading = undefined;
+    }
+  }
+
+  #startReading(): Promise<Reading> {
+    this.#readingSince = Date.now();
+    const reading = this.#readPages(this.#readingSince);
+    this.#reading = reading;
+    // A failure before the first invocation does not matter: that one reads again.
+    reading.catch(() => {
+      if (this.#reading === reading) this.#reading = undefined;
+    });
+    return reading;
+  }
+
+  async #readPages(at: number): Promise<Reading> {
+    const values = new Map<string, string>();
+    const input = { Path: this.#path, Recursive: true, WithDecryption: true };
+    for await (const { Parameters = [] } of paginateGetParametersByPath({ client: this.#client }, input)) {
+      for (const { Name = '', Value = '' } of Parameters) values.set(Name.slice(this.#path.length), Value);
+    }
+    return { values, at };
   }
 
   async #renew(signal: AbortSignal): Promise<Parts> {
@@ -203,110 +232,20 @@ export class Credentials implements ConnectionSource, SecretSource {
   }
 }
 
-/**
- * Reads the path with @middy/ssm, which starts at once. Each later call reads again, and so does the first one if it comes
- * late: an instance of the function may be created long before it is used.
- *
- * middy's cache never expires here, because its expiry would replace good values with a failed read.
- */
-function parameterReader(path: string): () => Promise<Reading> {
-  let values: Values = new Map();
-  const middleware = ssm({
-    AwsClient: recordingClient(path, (read) => {
-      values = read;
-    }),
-    fetchData: { parameters: path },
-    cacheKey: path,
-    cacheExpiry: -1,
-    awsClientOptions: SSM_CLIENT,
-  });
-  let at = Date.now();
-  let first = true;
-  let current: Promise<Reading> | undefined;
-  const read = async (): Promise<Reading> => {
-    if (!first || Date.now() - at >= MAX_AGE) {
-      clearCache(path);
-      at = Date.now();
-    }
-    first = false;
-    const request = { event: {}, context: {}, internal: {} } as Parameters<
-      NonNullable<typeof middleware.before>
-    >[0];
-    await middleware.before?.(request);
-    await getInternal('parameters', request);
-    return { values, at };
-  };
-  // One at a time: who comes meanwhile gets the same values.
-  return () => {
-    current ??= read().finally(() => {
-      current = undefined;
-    });
-    return current;
-  };
-}
-
-/**
- * A client that passes on the parameters as SSM has them: middy replaces "-" and "." in names by "_", so that two of them can become
- * one, and parses values that look like JSON.
- *
- * @param onRead called after the last page of each read, with the values by name without the path
- */
-function recordingClient(path: string, onRead: (values: Values) => void): typeof SSMClient {
-  return class extends SSMClient {
-    constructor(config: SSMClientConfig) {
-      super(config);
-      /** The pages so far, by the token of the next one. */
-      const reads = new Map<string, Map<string, string>>();
-      this.middlewareStack.add(
-        (next) => async (args) => {
-          const { NextToken: token } = args.input as { NextToken?: string };
-          const result = await next(args);
-          const page = result.output as {
-            Parameters?: { Name?: string; Value?: string }[];
-            NextToken?: string;
-          };
-          const values = (token === undefined ? undefined : reads.get(token)) ?? new Map<string, string>();
-          for (const { Name = '', Value = '' } of page.Parameters ?? [])
-            values.set(Name.slice(path.length), Value);
-          if (token !== undefined) reads.delete(token);
-          if (page.NextToken === undefined) onRead(values);
-          else reads.set(page.NextToken, values);
-          return result;
-        },
-        { step: 'initialize' },
-      );
-    }
-  };
-}
-
 function usable<T>(value: Part<T>): T {
   if (value instanceof HttpError) throw value;
   return value;
 }
 
-/** Why SSM could not be read. @param error from `within`, or what middy made of the SDK's error */
+/** Why SSM could not be read. */
 function explain(error: unknown, path: string, signal: AbortSignal): HttpError {
-  if (signal.aborted)
-    return new DeadlineExceeded(`time ran out while reading the parameters under ${path} from SSM`, {
-      cause: error,
-    });
-  const cause = error instanceof Error && typeof error.cause === 'object' ? error.cause : undefined;
-  const [first] =
-    cause !== null && cause !== undefined && 'data' in cause && Array.isArray(cause.data)
-      ? cause.data
-      : [error];
-  const code =
-    first instanceof Error && 'code' in first && typeof first.code === 'string' ? first.code : undefined;
-  const name = code ?? (first instanceof Error ? first.name : 'unknown error');
-  let remedy = '';
-  if (name === 'AccessDeniedException') {
-    remedy = "; the function's role needs ssm:GetParametersByPath on the path, and kms:Decrypt on its key";
-  } else if (code === 'EAI_AGAIN') {
-    remedy = `; its host name ${UNRESOLVED}`;
-  } else if (code !== undefined || name === 'TimeoutError') {
-    remedy = "; the function's subnets need a route to SSM: an interface endpoint or a NAT";
+  const cause = { cause: error };
+  if (signal.aborted) {
+    return new DeadlineExceeded(`time ran out while reading the parameters under ${path} from SSM`, cause);
   }
-  return new HttpError(`the parameters under ${path} could not be read from SSM: ${name}${remedy}`, {
-    cause: first,
+  const reason = explainSdkError(error, 'SSM', 'an interface endpoint or a NAT', {
+    AccessDeniedException:
+      "the function's role needs ssm:GetParametersByPath on the path, and kms:Decrypt on its key",
   });
+  return new HttpError(`the parameters under ${path} could not be read from SSM: ${reason}`, cause);
 }

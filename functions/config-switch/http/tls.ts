@@ -8,10 +8,15 @@ export interface TlsSettings {
   readonly cert?: string;
   readonly key?: string;
   readonly ca?: string;
+  /** When the first certificate in each parameter expires: parameter → ms since the epoch. */
+  readonly expiries?: ReadonlyMap<string, number>;
 }
 
 /** Those of the Barman host, which are all required. */
-export interface TlsCredentials extends Required<TlsSettings> {
+export interface TlsCredentials extends TlsSettings {
+  readonly cert: string;
+  readonly key: string;
+  readonly ca: string;
   /** When the client certificate expires (ms since the epoch), if that is known. */
   readonly notAfter?: number;
 }
@@ -29,7 +34,8 @@ const contexts = new WeakMap<TlsSettings, SecureContext>();
  * @throws Error with OpenSSL's `reason` if it cannot be used, such as "ee key too small"
  */
 export function secureContextOf(tls: TlsSettings): SecureContext {
-  const context = contexts.get(tls) ?? createSecureContext(tls);
+  const { cert, key, ca } = tls;
+  const context = contexts.get(tls) ?? createSecureContext({ cert, key, ca });
   contexts.set(tls, context);
   return context;
 }

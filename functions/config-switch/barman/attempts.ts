@@ -1,9 +1,11 @@
-/** Requests to pg-backup-api over one connection, each with retries until the deadline. */
+/** Attempts at requests to pg-backup-api, over one connection, until the deadline. */
 
 import { isDeepStrictEqual } from 'node:util';
 import * as v from 'valibot';
-import { deadline, sleep, stopwatch, within } from '../deadline.ts';
+import { deadline, sleep, stopwatch } from '../deadline.ts';
 import { DeadlineExceeded, HttpError, httpErrorFrom } from '../errors.ts';
+import { Agent, loadUndici } from '../http/agent.ts';
+import { secureContextOf, type TlsCredentials } from '../http/tls.ts';
 import {
   expiredCertificate,
   failureOf,
@@ -11,8 +13,7 @@ import {
   refusalOf,
   timedOut,
   unexpected,
-} from './request-failure.ts';
-import { secureContextOf, type TlsCredentials } from './tls.ts';
+} from './failures.ts';
 
 /** Time limit for TCP and TLS (ms). */
 const CONNECT_TIMEOUT = 3_000;
@@ -82,12 +83,9 @@ export interface LastRequest {
   readonly hostTime: number | undefined;
 }
 
-type Undici = typeof import('./undici.ts');
-
 interface Link {
   readonly connection: Connection;
-  readonly agent: InstanceType<Undici['Agent']>;
-  readonly request: Undici['request'];
+  readonly agent: Agent;
   answered: boolean;
 }
 
@@ -158,12 +156,11 @@ export class HttpClient implements AsyncDisposable {
     }
   }
 
-  /** Closes the connection: one that is kept while the function is frozen breaks silently, and would cost a time-out. */
+  /** Closes the connection. */
   async [Symbol.asyncDispose](): Promise<void> {
     const link = this.#link;
     this.#link = undefined;
-    // It cannot be destroyed while it connects, and the response does not wait for that.
-    link?.agent.destroy().catch(() => {});
+    await link?.agent[Symbol.asyncDispose]();
   }
 
   /** Sends a request once. @throws RequestFailure */
@@ -175,8 +172,6 @@ export class HttpClient implements AsyncDisposable {
     const { connection } = link;
     const { notAfter = Number.POSITIVE_INFINITY } = connection.tls ?? {};
     if (notAfter < Date.now()) throw expiredCertificate(notAfter);
-    const url = new URL(connection.url);
-    url.pathname = `${url.pathname.replace(/\/+$/, '')}/${path.map(encodeURIComponent).join('/')}`;
     const attempt = deadline(timeout);
     const ended = AbortSignal.any([signal, attempt.signal]);
 
@@ -186,24 +181,11 @@ export class HttpClient implements AsyncDisposable {
     let text: string;
     let hostTime: number | undefined;
     try {
-      const sent = link.request(link.agent, {
-        origin: url.origin,
-        path: url.pathname,
-        method,
-        signal: ended,
-        headers: {
-          accept: 'application/json',
-          'user-agent': 'barman-config-switch',
-          ...(body ? { 'content-type': 'application/json' } : {}),
-        },
-        body: body ? JSON.stringify(body) : null,
-      });
-      // undici observes the signal only once it is connected; after that it sends nothing any more.
-      const response = await within(ended, sent);
+      const response = await link.agent.send({ method, base: connection.url, path, body }, ended);
       link.answered = true;
-      status = response.statusCode;
-      hostTime = timeOfHeader(response.headers.date);
-      text = await response.body.text();
+      status = response.status;
+      hostTime = Number.isNaN(response.date) ? undefined : response.date;
+      text = await response.text();
     } catch (error) {
       if (attempt.signal.aborted) throw timedOut(timeout);
       throw failureOf(error, connection.tls !== undefined && !link.answered) ?? error;
@@ -228,24 +210,15 @@ export class HttpClient implements AsyncDisposable {
     );
   }
 
-  /** Loads undici, only for a real switch and while SSM responds, and creates the agent. */
+  /** Creates the agent; undici is loaded while SSM responds. */
   async #connect(source: Promise<Connection>): Promise<Link> {
-    const [{ Agent, request }, connection] = await Promise.all([import('./undici.ts'), source]);
+    const [connection] = await Promise.all([source, loadUndici()]);
     const agent = new Agent({
-      connections: 1,
-      pipelining: 1,
-      allowH2: false,
+      secureContext: connection.tls && secureContextOf(connection.tls),
+      connectTimeout: CONNECT_TIMEOUT,
       maxResponseSize: MAX_RESPONSE_SIZE,
-      // The signal of the attempt covers headers and body.
-      headersTimeout: 0,
-      bodyTimeout: 0,
-      connect: {
-        timeout: CONNECT_TIMEOUT,
-        rejectUnauthorized: true,
-        ...(connection.tls && { secureContext: secureContextOf(connection.tls) }),
-      },
     });
-    return { connection, agent, request, answered: false };
+    return { connection, agent, answered: false };
   }
 
   /** @returns whether the credentials differ from those that were refused */
@@ -258,9 +231,4 @@ export class HttpClient implements AsyncDisposable {
     this.#link = await this.#connect(Promise.resolve(connection));
     return true;
   }
-}
-
-function timeOfHeader(date: string | string[] | undefined): number | undefined {
-  const time = Date.parse(String(date));
-  return Number.isNaN(time) ? undefined : time;
 }

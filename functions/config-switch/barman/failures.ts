@@ -1,6 +1,6 @@
 /** Failed requests to pg-backup-api: one table from HTTP status or error code to what may be done about it. */
 
-import { UNRESOLVED } from '../errors.ts';
+import { networkFailureOf } from '../http/network-errors.ts';
 
 /** A request without a usable response. The message says why, for the response and the log. */
 export class RequestFailure extends Error {
@@ -29,26 +29,6 @@ export class RequestFailure extends Error {
   }
 }
 
-/** While connecting, these mean that nothing was sent. The kernel also reports them on an open connection (ip(7), tcp(7)). */
-const UNREACHABLE: Readonly<Record<string, string>> = {
-  ECONNREFUSED: 'the connection was refused',
-  ENOTFOUND: 'its host name does not exist',
-  EAI_AGAIN: `its host name ${UNRESOLVED}`,
-  EHOSTUNREACH: 'there is no route to the host',
-  ENETUNREACH: 'there is no route to its network',
-  ETIMEDOUT: 'the connection timed out',
-  UND_ERR_CONNECT_TIMEOUT: 'the connection timed out',
-};
-const CUT_OFF: Readonly<Record<string, string>> = {
-  ECONNRESET: 'the connection was reset',
-  EPIPE: 'the connection was closed',
-  ECONNABORTED: 'the connection was closed',
-  UND_ERR_SOCKET: 'the connection was closed',
-};
-/** OpenSSL's codes for a server certificate that does not verify, and Node's for one of another host. */
-const UNTRUSTED =
-  /^(CERT_|UNABLE_TO_|SELF_SIGNED_|DEPTH_ZERO_|INVALID_CA|INVALID_PURPOSE|PATH_LENGTH_|HOSTNAME_MISMATCH|ERR_TLS_CERT)/;
-
 /**
  * The failure of a request that ended without a response.
  *
@@ -58,51 +38,42 @@ const UNTRUSTED =
  * @returns the failure, or undefined for an error that did not come from the network
  */
 export function failureOf(error: unknown, freshTls: boolean): RequestFailure | undefined {
-  const code = codeOf(error);
-  if (code === undefined || !(error instanceof Error)) return undefined;
+  const failure = networkFailureOf(error);
+  if (!failure) return undefined;
+  const { code, sent } = failure;
+  const reason = `${failure.reason} (${code})`;
+  const inDoubt = { transient: true, begun: sent ? 'unknown' : 'no' } as const;
   const cause = { cause: error };
-  const unreachable = UNREACHABLE[code];
-  if (unreachable !== undefined) {
-    const open = 'syscall' in error && (error.syscall === 'read' || error.syscall === 'write');
-    return new RequestFailure(
-      `pg-backup-api ${open ? 'did not respond' : 'is unreachable'}: ${unreachable} (${code})`,
-      { transient: true, begun: open ? 'unknown' : 'no' },
-      cause,
-    );
+  switch (failure.kind) {
+    case 'unreachable':
+      return new RequestFailure(
+        `pg-backup-api ${sent ? 'did not respond' : 'is unreachable'}: ${reason}`,
+        inDoubt,
+        cause,
+      );
+    case 'untrusted':
+      return new RequestFailure(
+        `the certificate of the Barman host is not trusted: ${reason}; check ca-cert and url`,
+        { doubtsCredentials: true },
+        cause,
+      );
+    case 'tls':
+      return new RequestFailure(
+        `TLS with the Barman host failed: ${reason}; check client-cert, client-key and ca-cert`,
+        { doubtsCredentials: true },
+        cause,
+      );
+    case 'cut off': {
+      const hint = freshTls ? '; the Barman host may have refused client-cert' : '';
+      return new RequestFailure(
+        `pg-backup-api did not respond: ${reason}${hint}`,
+        { ...inDoubt, doubtsCredentials: freshTls },
+        cause,
+      );
+    }
+    case 'unusable':
+      return new RequestFailure(`the response of pg-backup-api is not usable: ${reason}`, inDoubt, cause);
   }
-  if (UNTRUSTED.test(code)) {
-    // Without Node's advice to start it with --use-system-ca: ca-cert is the only CA here.
-    const [reason] = error.message.split('; if the root CA');
-    return new RequestFailure(
-      `the certificate of the Barman host is not trusted: ${reason} (${code}); check ca-cert and url`,
-      { doubtsCredentials: true },
-      cause,
-    );
-  }
-  if (code.startsWith('ERR_SSL_') || code.startsWith('ERR_OSSL_') || code === 'EPROTO') {
-    const reason =
-      'reason' in error && typeof error.reason === 'string' ? error.reason : 'no common protocol';
-    return new RequestFailure(
-      `TLS with the Barman host failed: ${reason} (${code}); check client-cert, client-key and ca-cert`,
-      { doubtsCredentials: true },
-      cause,
-    );
-  }
-  const cutOff = CUT_OFF[code];
-  if (cutOff !== undefined) {
-    const hint = freshTls ? '; the Barman host may have refused client-cert' : '';
-    return new RequestFailure(
-      `pg-backup-api did not respond: ${cutOff} (${code})${hint}`,
-      { transient: true, begun: 'unknown', doubtsCredentials: freshTls },
-      cause,
-    );
-  }
-  // A response that is not HTTP, too large or incomplete; a socket error that is not in the tables above.
-  return new RequestFailure(
-    `the response of pg-backup-api is not usable: ${error.message} (${code})`,
-    { transient: true, begun: 'unknown' },
-    cause,
-  );
 }
 
 /**
@@ -209,14 +180,4 @@ function wordsOf(whole: string): string {
   // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters must not reach the log
   words = words.replace(/[\s\u0000-\u001f\u007f]+/g, ' ').trim();
   return words.length > 300 ? `${words.slice(0, 300)}…` : words;
-}
-
-/** The code of an error or, if several addresses were tried, of one of its errors. */
-function codeOf(error: unknown): string | undefined {
-  if (typeof error !== 'object' || error === null) return undefined;
-  // The code of undici's HTTPParserError is undefined.
-  if (error instanceof Error && error.name === 'HTTPParserError') return error.name;
-  if ('code' in error && typeof error.code === 'string') return error.code;
-  if (error instanceof AggregateError) return error.errors.map(codeOf).find((code) => code !== undefined);
-  return undefined;
 }

@@ -1,6 +1,6 @@
 import * as v from 'valibot';
 import { expect, test, vi } from 'vitest';
-import { HttpClient } from '../../functions/config-switch/barman/http-client.ts';
+import { HttpClient } from '../../functions/config-switch/barman/attempts.ts';
 import { HttpError } from '../../functions/config-switch/errors.ts';
 
 test('a client whose certificate has expired › reads the parameters again, and sends nothing', async () => {
