@@ -4,7 +4,6 @@ import { nameOf, parseTarget } from '../functions/config-switch/barman/target.ts
 import {
   eventTimeOf,
   type Item,
-  isKnownSchema,
   isLeased,
   isPaused,
   isPending,
@@ -14,24 +13,14 @@ import {
 } from '../functions/config-switch/reconcile/item.ts';
 
 /** What an item says in one word or two. */
-export type State =
-  | 'in sync'
-  | 'pending'
-  | 'switching'
-  | 'expired'
-  | 'paused'
-  | 'parked'
-  | 'observed'
-  | 'unknown schema';
+export type State = 'in sync' | 'pending' | 'switching' | 'expired' | 'paused' | 'observed';
 
 /** @returns the state of an item; `observed`: nothing is desired yet, but Patroni has named the leader */
 export function stateOf(item: Item): State {
-  if (!isKnownSchema(item)) return 'unknown schema';
   if (isLeased(item)) return 'switching';
   if (isPaused(item)) return 'paused';
   if (!isRecorded(item)) return 'observed';
   if (!isPending(item)) return 'in sync';
-  if (item.parked) return 'parked';
   return item.lease_token === undefined ? 'pending' : 'expired';
 }
 
@@ -88,8 +77,6 @@ function notesOf(item: Item, now: number): string[] {
   const notes: string[] = [];
   const { attempts = 0, last_error, next_attempt_at, running_operation } = item;
   const state = stateOf(item);
-  if (state === 'unknown schema')
-    return ['a newer version of the function wrote it; this one does not touch it'];
   if (state === 'switching')
     notes.push(`an invocation is switching it, until ${time(item.lease_expires_at)} at most`);
   if (state === 'expired') {
@@ -102,7 +89,6 @@ function notesOf(item: Item, now: number): string[] {
     const end = item.paused_until ? `until ${time(item.paused_until)}` : `since ${time(item.paused_at)}`;
     notes.push(`nothing is sent to Barman, ${end}${isPending(item) ? '; a desired state is pending' : ''}`);
   }
-  if (state === 'parked') notes.push(`the heartbeat has given up; retry ${item.barman_server} starts again`);
   if (state === 'pending') {
     const wait = Date.parse(next_attempt_at ?? '') - now;
     notes.push(`the next attempt is ${wait > 0 ? `in ${age(wait)}` : 'made by the next heartbeat'}`);

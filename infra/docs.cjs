@@ -4,11 +4,13 @@ const { readFileSync, writeFileSync } = require('node:fs');
 const { join } = require('node:path');
 const { ALARMS, DEFAULTS } = require('./monitoring/alarms.cjs');
 const { PARAMETERS } = require('./parameters.cjs');
+const { documentedCommands } = require('../cli/ledger.ts');
 
 /** Page → marker (`<!-- name -->` … `<!-- /name -->`) → what stands between them. */
 const GENERATED = {
   'docs/configuration.md': { parameters: parametersTable, callback: callbackTable },
   'docs/alarms.md': { alarms: alarmSections },
+  'docs/operations.md': { ledger: documentedCommands },
   'docs/performance.md': { 'end-to-end-chart': endToEndChart },
 };
 

@@ -95,7 +95,6 @@ describe('a note', () => {
       { ...pending, paused: true, paused_until: ago(-60) },
       `until ${at(-60)}; a desired state is pending`,
     ],
-    ['parked', { ...pending, parked: true }, 'the heartbeat has given up; retry crm starts again'],
     ['pending', pending, 'the next attempt is made by the next heartbeat'],
     ['pending', { ...pending, attempts: 1, last_error: 'FAILED' }, 'failed once: FAILED'],
     [
@@ -113,7 +112,6 @@ describe('a note', () => {
       { ...inSync, differs_since: ago(7_300) },
       "the leader's model is not the desired one, for 2h",
     ],
-    ['unknown schema', { ...inSync, schema: 2 }, 'a newer version of the function wrote it'],
   ])('tells of a server that is %s', (state, item, note) => {
     expect([stateOf(item), asTable([item], NOW, 300)]).toEqual([state, expect.stringContaining(note)]);
   });

@@ -2,6 +2,7 @@
 
 import type { MiddlewareObj } from '@middy/core';
 import type { APIGatewayProxyStructuredResultV2 } from 'aws-lambda';
+import * as v from 'valibot';
 import {
   ConfigSwitchError,
   HttpError,
@@ -30,6 +31,13 @@ export interface ResponseBody {
   readonly event_id: string;
   readonly request_id: string;
 }
+
+/** What a program reads of a response. */
+export const ResponseSchema = v.object({
+  exit_code: v.enum(ExitCode),
+  message: v.string(),
+  recorded: v.boolean(),
+}) satisfies v.GenericSchema<unknown, Pick<ResponseBody, 'exit_code' | 'message' | 'recorded'>>;
 
 const HTTP_STATUS: Record<ExitStatus, number> = {
   CONFIG_SWITCH_DONE: 200,
