@@ -4,8 +4,8 @@ import { type ParseArgsOptionDescriptor, parseArgs } from 'node:util';
 import { ExitCode } from '../functions/config-switch/exit-code.ts';
 
 export interface Option extends Readonly<ParseArgsOptionDescriptor> {
-  /** What it does, or what its value is. */
-  readonly help: string;
+  /** What it does, or what its value is; absent if the operands explain it. */
+  readonly help?: string;
   /** What its value is called; of strings only. */
   readonly value?: string;
 }
@@ -18,8 +18,10 @@ export interface Program<T extends Options> {
   readonly name: string;
   readonly summary: string;
   readonly options: T;
-  /** What may follow the options, and what that means; absent if nothing may. */
-  readonly operands?: { readonly form: string; readonly rows: readonly Row[] };
+  /** What may be typed besides the options, and what that does; absent if nothing may. */
+  readonly operands?: readonly Row[];
+  /** The exit status of a failure, if it is not 1. */
+  readonly failure?: number;
 }
 
 /** What is typed, and what it means. */
@@ -42,7 +44,7 @@ export class UsageError extends Error {
  * Parses the command line, and runs the command or shows its help.
  *
  * @param args without those of Node.js
- * @returns the exit status: that of main, 1 if it failed, and 4 (INVALID_ARGS) for a wrong command line
+ * @returns the exit status: that of main, or of a failure, or 4 (INVALID_ARGS) for a wrong command line
  */
 export async function run<const T extends Options>(
   program: Program<T>,
@@ -58,7 +60,7 @@ export async function run<const T extends Options>(
     return await main(values, operands);
   } catch (error) {
     console.error(messageOf(error));
-    if (!(error instanceof UsageError)) return 1;
+    if (!(error instanceof UsageError)) return program.failure ?? 1;
     console.error(`${program.name} -- --help shows what is valid.`);
     return ExitCode.INVALID_ARGS;
   }
@@ -94,32 +96,27 @@ function parse<T extends Options>({ options, operands: allowed }: Program<T>, ar
   }
 }
 
-function helpOf({ name, summary, options, operands }: Program<Options>): string {
-  const rows = Object.entries(options).map(([option, descriptor]): Row => {
-    const { help, default: fallback } = descriptor;
-    return [
-      typedOption(option, descriptor),
-      fallback === undefined ? help : `${help} (default: ${fallback})`,
-    ];
+function helpOf({ name, summary, options, operands = [] }: Program<Options>): string {
+  const rows = Object.entries(options).flatMap(([option, { help, value, default: fallback }]): Row[] => {
+    if (help === undefined) return [];
+    const typed = value === undefined ? `--${option}` : `--${option} ${value}`;
+    return [[typed, fallback === undefined ? help : `${help} (default: ${fallback})`]];
   });
-  const all: Row[] = [...rows, ['--help', 'shows this']];
+  const all: Row[] = [...operands, ...rows, ['--help', 'shows this']];
   return [
-    `usage: ${name} -- [OPTIONS] ${operands?.form ?? ''}`.trimEnd(),
+    `usage: ${name} -- [OPTIONS]${operands.length > 0 ? ' [COMMAND]' : ''}`,
     `\n${summary}\n`,
-    ...columns(
-      [...(operands?.rows ?? []), ...all].map(([typed, meaning]) => [`  ${typed}`, meaning]),
-      '  ',
-    ),
+    ...columns(all.map(([typed, meaning]) => [`  ${typed}`, meaning])),
   ].join('\n');
 }
 
-/** An option as one types it, with what its value is called. */
-export function typedOption(name: string, { value }: Option): string {
-  return value === undefined ? `--${name}` : `--${name} ${value}`;
-}
-
-/** Two columns, as lines. */
-export function columns(rows: readonly Row[], separator: string): string[] {
-  const width = Math.max(...rows.map(([typed]) => typed.length));
-  return rows.map(([typed, meaning]) => `${typed.padEnd(width)}${separator}${meaning}`);
+/** Aligns the columns of a table. @returns its lines */
+export function columns(rows: readonly (readonly string[])[]): string[] {
+  const widths = rows[0]?.map((_, column) => Math.max(...rows.map((row) => row[column]?.length ?? 0))) ?? [];
+  return rows.map((row) =>
+    row
+      .map((cell, column) => cell.padEnd(widths[column] ?? 0))
+      .join('  ')
+      .trimEnd(),
+  );
 }

@@ -16,16 +16,7 @@ import { type Item, isLeased } from '../functions/config-switch/reconcile/item.t
 import { Ledger } from '../functions/config-switch/reconcile/ledger.ts';
 import { Operator } from '../functions/config-switch/reconcile/operator.ts';
 import { check } from './check.ts';
-import {
-  columns,
-  messageOf,
-  type Program,
-  type Row,
-  start,
-  typedOption,
-  UsageError,
-  type Values,
-} from './command-line.ts';
+import { columns, messageOf, type Program, start, UsageError, type Values } from './command-line.ts';
 import { failureQueue, redrive } from './redrive.ts';
 import { asJson, asTable, stateOf, time } from './show.ts';
 import { regionOf, STAGE_OPTIONS, stageFile, unknownStage } from './stage.ts';
@@ -35,84 +26,74 @@ const TIMEOUT = 30_000;
 /** Between two looks at the ledger with --watch (ms). */
 const WATCH_INTERVAL = 2_000;
 
+/** Those that are not of the stage are explained with the commands. */
 const OPTIONS = {
   ...STAGE_OPTIONS,
-  watch: { type: 'boolean', help: 'the same, every two seconds' },
-  json: { type: 'boolean', help: 'for scripts: all attributes, and the state' },
-  for: { type: 'string', value: '2h', help: 'the pause ends by itself (m, h or d)' },
-  'no-wait': { type: 'boolean', help: 'does not wait until a switch that has begun has ended' },
+  watch: { type: 'boolean' },
+  json: { type: 'boolean' },
+  for: { type: 'string' },
+  'no-wait': { type: 'boolean' },
 } as const;
 
 interface Command {
-  /** Whether it is for one Barman server, which is named after it. */
-  readonly server?: true;
-  /** Besides --stage, --region and --json. */
-  readonly options?: readonly (keyof typeof OPTIONS)[];
+  /** As it is typed. What is in brackets is left out in the documentation, so that each line there can be run. */
+  readonly typed: string;
   readonly help: string;
   /** @returns the exit status */
   readonly run: (stage: Stage, server: string) => Promise<number>;
 }
 
-/** The commands: help, documentation and dispatch come from here. The first one is that without a name. */
-const COMMANDS: Readonly<Record<string, Command>> = {
-  '': {
-    help: 'each server: state, desired, applied, leader, streaming',
-    options: ['watch', 'json'],
-    run: list,
+/** What may follow `npm run ledger -- --stage S`: help, documentation and dispatch come from here. */
+const COMMANDS: readonly Command[] = [
+  { typed: '', help: 'each server: state, desired, applied, leader, streaming', run: list },
+  { typed: '--watch', help: 'the same, every two seconds', run: list },
+  { typed: '--json', help: 'for scripts: all attributes, and the state', run: list },
+  {
+    typed: 'retry SERVER [--json]',
+    help: 'tries at once, instead of when the next attempt is due',
+    run: retry,
   },
-  retry: { server: true, help: 'tries at once, instead of when the next attempt is due', run: retry },
-  pause: {
-    server: true,
+  {
+    typed: 'pause SERVER [--json] [--no-wait]',
     help: 'for maintenance on the Barman host: nothing is sent, events are recorded',
-    options: ['for', 'no-wait'],
     run: pause,
   },
-  resume: { server: true, help: 'the next heartbeat applies what was recorded', run: resume },
-  forget: { server: true, help: 'deletes the item of a server that Barman does not have', run: forget },
-  check: { help: 'says what is wrong with the function parameters', run: checkParameters },
-  redrive: { help: 'sends the events of the failure queue again', run: redriveEvents },
-};
-
-const typed = (name: string, { server }: Command) => `${name}${server ? ' SERVER' : ''}`;
+  { typed: 'pause SERVER --for 2h', help: 'the pause ends by itself (m, h or d)', run: pause },
+  { typed: 'resume SERVER [--json]', help: 'the next heartbeat applies what was recorded', run: resume },
+  { typed: 'forget SERVER', help: 'deletes the item of a server that Barman does not have', run: forget },
+  { typed: 'check', help: 'says what is wrong with the function parameters', run: checkParameters },
+  { typed: 'redrive', help: 'sends the events of the failure queue again', run: redriveEvents },
+];
 
 export const LEDGER: Program<typeof OPTIONS> = {
   name: 'npm run ledger',
   summary: 'Shows, or changes, what the ledger of a stage remembers of each Barman server.',
+  operands: COMMANDS.map(({ typed, help }) => [typed || '(nothing)', help]),
   options: OPTIONS,
-  operands: {
-    form: '[COMMAND]',
-    rows: Object.entries(COMMANDS).map(([name, command]) => [
-      typed(name, command) || '(no command)',
-      command.help,
-    ]),
-  },
 };
 
-/** The commands for docs/operations.md, with the options of each but `--no-wait`, which the text there explains. */
+/** The commands for docs/operations.md. */
 export function documentedCommands(): string {
-  const rows = Object.entries(COMMANDS).flatMap(([name, command]): Row[] => {
-    const line = `npm run ledger -- --stage prod ${typed(name, command)}`.trim();
-    const options = command.options?.filter((option) => option !== 'no-wait') ?? [];
-    const row = (option: keyof typeof OPTIONS): Row => [
-      `${line} ${typedOption(option, OPTIONS[option])}`,
-      OPTIONS[option].help,
-    ];
-    return [[line, command.help], ...options.map(row)];
+  const rows = COMMANDS.map(({ typed, help }) => {
+    return [`npm run ledger -- --stage prod ${typed.replace(/ \[.*/, '')}`.trim(), `# ${help}`];
   });
-  return ['```sh', ...columns(rows, '  # '), '```'].join('\n');
+  return ['```sh', ...columns(rows), '```'].join('\n');
 }
 
 /** Carries out the command. @returns the exit status */
 export async function ledger(values: Values<typeof OPTIONS>, operands: readonly string[]): Promise<number> {
-  const [name = '', server = ''] = operands;
-  const command = Object.hasOwn(COMMANDS, name) ? COMMANDS[name] : undefined;
+  const [name = '', server = '', ...rest] = operands;
+  const forms = COMMANDS.filter(({ typed }) => name === (/^\w+/.exec(typed)?.[0] ?? ''));
+  const [command] = forms;
   if (command === undefined) throw new UsageError(`unknown command ${name}`);
-  if (operands.length > 0 && operands.length !== (command.server ? 2 : 1)) {
-    throw new UsageError(`expected: ${typed(name, command)}`);
+  const typed = forms.map((form) => form.typed).join(' ');
+  const foreign = Object.keys(values).find(
+    (option) => !(option in STAGE_OPTIONS || typed.includes(`--${option}`)),
+  );
+  if (foreign !== undefined) throw new UsageError(`--${foreign} is for another command`);
+  if (typed.includes('SERVER') !== (server !== '') || rest.length > 0) {
+    throw new UsageError(`expected: ${command.typed}`);
   }
-  const valid = [...Object.keys(STAGE_OPTIONS), 'json', ...(command.options ?? [])];
-  const foreign = Object.keys(values).find((option) => !valid.includes(option));
-  if (foreign !== undefined) throw new UsageError(`--${foreign} is not an option of ${name}`);
   if (values.watch && values.json) throw new UsageError('--watch and --json exclude each other');
   const stage = new Stage(values);
   return command.run(stage, server).catch((error) => {

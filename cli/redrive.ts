@@ -21,6 +21,7 @@ import { messageOf } from './command-line.ts';
 /** How long Lambda keeps an asynchronous event at most before it gives up (ms; `maximumEventAge` in infra/function/function.yml). */
 const LONGEST_AGE = 6 * 3_600_000;
 
+const Json = v.pipe(v.string(), v.parseJson());
 const Heartbeat = v.strictObject({ heartbeat: v.literal(true) });
 /** How Lambda wraps an event that it gave up (Lambda Developer Guide, "Capturing records of Lambda asynchronous invocations"). */
 const LambdaRecord = v.object({
@@ -88,7 +89,8 @@ async function redriveOne(
   { ledger, invoke }: RedriveOptions,
   { body }: Message,
 ): Promise<{ done: boolean; text: string }> {
-  const json = parse(body);
+  // Text that is not JSON stays as it is, and is malformed, too.
+  const json = v.safeParse(Json, body).output;
   const record = v.safeParse(LambdaRecord, json);
   // EventBridge's own dead-letter queue has the event as it is.
   let event = record.success ? record.output.requestPayload : json;
@@ -118,14 +120,6 @@ async function redriveOne(
   if (!response.success) throw new Error('the response of the function has no reason');
   const { recorded, exit_code, message } = response.output;
   return { done: recorded || exit_code === ExitCode.CONFIG_SWITCH_SKIPPED, text: message };
-}
-
-function parse(body: string): unknown {
-  try {
-    return JSON.parse(body);
-  } catch {
-    return undefined;
-  }
 }
 
 /**

@@ -108,12 +108,14 @@ export const SEND: Record<'webhook' | 'invoke', Program<typeof OPTIONS>> = {
     summary:
       'Sends a signed role change to the function of `npm start`; ends with the ExitCode of its response.',
     options: OPTIONS,
+    failure: ExitCode.HTTP_ERROR,
   },
   invoke: {
     name: 'npm run invoke',
     summary:
       'Invokes the function of `npm start` with a role change; ends with the ExitCode of its response.',
     options: OPTIONS,
+    failure: ExitCode.HTTP_ERROR,
   },
 };
 

@@ -51,11 +51,13 @@ describe.each(Object.keys(PROGRAMS))('%s', (name) => {
 
 test.each([
   ['npm run ledger -- --watch --json', '--watch and --json exclude each other'],
-  ['npm run ledger -- retry main --watch', '--watch is not an option of retry'],
-  ['npm run ledger -- check --for 2h', '--for is not an option of check'],
+  ['npm run ledger -- retry main --watch', '--watch is for another command'],
+  ['npm run ledger -- --for 2h', '--for is for another command'],
+  ['npm run ledger -- redrive --json', '--json is for another command'],
+  ['npm run ledger -- check --for 2h', '--for is for another command'],
   ['npm run ledger -- pause main --for ever', '--for must be .* such as 90m, 2h or 3d, not "ever"'],
-  ['npm run ledger -- pause', 'expected: pause SERVER'],
-  ['npm run ledger -- pause main crm', 'expected: pause SERVER'],
+  ['npm run ledger -- pause', 'expected: pause SERVER '],
+  ['npm run ledger -- pause main crm', 'expected: pause SERVER '],
   ['npm run ledger -- check main', 'expected: check'],
   ['npm run ledger -- drop main', 'unknown command drop'],
   ['npm run ledger -- constructor main', 'unknown command constructor'],
