@@ -77,6 +77,23 @@ export function start<const T extends Options>(
   });
 }
 
+/**
+ * Parses the command line of a script; the process ends if it is wrong, or after its help.
+ *
+ * @param check throws UsageError
+ * @returns what check makes of it
+ */
+export async function commandLine<const T extends Options, R>(
+  program: Program<T>,
+  check: (...given: Parameters<Main<T>>) => R,
+): Promise<R> {
+  const results: R[] = [];
+  const parsed = (...given: Parameters<Main<T>>) => results.push(check(...given));
+  const status = await run(program, parsed, process.argv.slice(2));
+  for (const result of results) return result;
+  process.exit(status);
+}
+
 /** What went wrong, in words. */
 export function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error);
@@ -104,8 +121,7 @@ function helpOf({ name, summary, options, operands = [] }: Program<Options>): st
   });
   const all: Row[] = [...operands, ...rows, ['--help', 'shows this']];
   return [
-    `usage: ${name} -- [OPTIONS]${operands.length > 0 ? ' [COMMAND]' : ''}`,
-    `\n${summary}\n`,
+    `usage: ${name} -- …\n\n${summary}\n`,
     ...columns(all.map(([typed, meaning]) => [`  ${typed}`, meaning])),
   ].join('\n');
 }

@@ -7,6 +7,7 @@
 import { fork } from 'node:child_process';
 import { once } from 'node:events';
 import { readdirSync } from 'node:fs';
+import { commandLine } from '../../cli/command-line.ts';
 import { LedgerClient } from '../../functions/config-switch/aws/dynamodb.ts';
 import { DynamoDbTable } from '../../functions/config-switch/aws/dynamodb-table.ts';
 import type { Heartbeat } from '../../functions/config-switch/reconcile/heartbeat.ts';
@@ -284,5 +285,9 @@ function problemsOf(hours: readonly Hour[]): string[] {
   ];
 }
 
+await commandLine(
+  { name: 'npm run soak', summary: 'Runs a day of heartbeats in some minutes.', options: {} },
+  () => {},
+);
 await soak();
 await Promise.all([ssm.close(), dynamoDb.close()]);
