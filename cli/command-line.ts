@@ -1,4 +1,4 @@
-/** What the commands of this project have in common: options, `--help`, and errors in one line, without a stack trace. */
+/** What all commands have in common: options, `--help`, and errors in one line, without a stack trace. */
 
 import { type ParseArgsOptionDescriptor, parseArgs } from 'node:util';
 import { ExitCode } from '../functions/config-switch/exit-code.ts';

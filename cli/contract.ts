@@ -1,6 +1,6 @@
 /**
- * `npm run contract`: checks whether a running pg-backup-api does what the function relies on, one line per expectation, with the
- * function's own client. Run it before an upgrade of pg-backup-api, or of the proxy in front of it.
+ * `npm run contract`: checks whether a running pg-backup-api does what the function relies on, with the function's
+ * own client, one line per expectation. Run it before an upgrade of pg-backup-api, or of the proxy in front of it.
  *
  * It changes only the active model of the given server, and restores it at the end.
  */
@@ -33,10 +33,10 @@ export interface Line {
   readonly found: string;
 }
 
-/** Time limits for an operation and for `/diagnose` (ms): on a host with many servers each takes up to half a minute. */
+/** Time limits for an operation and for `/diagnose` (ms): with many servers each takes up to half a minute. */
 const OPERATION_TIMEOUT = 120_000;
 const DIAGNOSE_TIMEOUT = 60_000;
-/** Ids of operations are times in seconds, so another one of the same server has to wait for the next second (ms). */
+/** Ids of operations are times in seconds, so the next one of a server has to wait for the next second (ms). */
 const ID_RESOLUTION = 1_000;
 const TRIES = 5;
 const RESET: ConfigTarget = { reset: true };
@@ -61,7 +61,7 @@ export async function checkContract(subject: Subject, report: (line: Line) => vo
   const unknown = `contract-${randomUUID()}`;
   let passed = true;
   let lastPostAt = Number.NEGATIVE_INFINITY;
-  /** The target at the start, and the one that this run last switched to; undefined while they are unknown. */
+  /** The target at the start, and the one that this run last switched to; undefined until then. */
   const target: { initial?: ConfigTarget; last?: ConfigTarget } = {};
 
   /** Reports an expectation. @param find may return what it found; throws if it does not hold */
@@ -278,8 +278,7 @@ export async function contract(values: Values<typeof OPTIONS>): Promise<number> 
   process.once('SIGINT', () => interrupted.abort());
   const subject = { ...subjectFrom(values), signal: interrupted.signal };
   const passed = await checkContract(subject, ({ expectation, holds, found }) => {
-    const detail = found === undefined ? '' : styleText('dim', `  (${found})`);
-    console.log(`${MARKS[`${holds}`]} ${expectation}${detail}`);
+    console.log(`${MARKS[`${holds}`]} ${expectation}${styleText('dim', `  (${found})`)}`);
   });
   return interrupted.signal.aborted ? 130 : passed ? 0 : 1;
 }

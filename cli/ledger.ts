@@ -1,6 +1,6 @@
 /**
- * `npm run ledger -- --stage S`: what each Barman server should be set to, what it was last set to, what Patroni says, and why they
- * differ; and the commands for it, see COMMANDS.
+ * `npm run ledger -- --stage S`: what each Barman server should be set to, what it was last set to, what Patroni
+ * says, and why they differ; and the commands for it, see COMMANDS.
  *
  * It finds credentials as AWS's own command does, AWS_PROFILE and so on.
  */
@@ -36,7 +36,7 @@ const OPTIONS = {
 } as const;
 
 interface Command {
-  /** As it is typed. What is in brackets is left out in the documentation, so that each line there can be run. */
+  /** As it is typed; the documentation leaves out what is in brackets, so that each line there can be run. */
   readonly typed: string;
   readonly help: string;
   /** @returns the exit status */

@@ -1,6 +1,6 @@
 /**
- * Sends the events of the failure queue to the function again. A message is deleted only once its event is recorded, or if it is not
- * to be followed; every other one is named, and stays in the queue.
+ * Sends the events of the failure queue to the function again. A message is deleted only once its event is
+ * recorded, or if it is not to be followed; every other one is named, and stays in the queue.
  */
 
 import {
@@ -18,12 +18,12 @@ import { ExitCode } from '../functions/config-switch/exit-code.ts';
 import { eventIdOf, eventTimeOf, type Item } from '../functions/config-switch/reconcile/item.ts';
 import { messageOf } from './command-line.ts';
 
-/** How long Lambda keeps an asynchronous event at most before it gives up (ms; `maximumEventAge` in infra/function/function.yml). */
+/** How long Lambda keeps an event at most before it gives up (ms; `maximumEventAge` in infra/function/function.yml). */
 const LONGEST_AGE = 6 * 3_600_000;
 
 const Json = v.pipe(v.string(), v.parseJson());
 const Heartbeat = v.strictObject({ heartbeat: v.literal(true) });
-/** How Lambda wraps an event that it gave up (Lambda Developer Guide, "Capturing records of Lambda asynchronous invocations"). */
+/** An event that Lambda gave up (Developer Guide, "Capturing records of Lambda asynchronous invocations"). */
 const LambdaRecord = v.object({
   requestContext: v.object({ requestId: v.string() }),
   /** When it gave up (ms since the epoch). */

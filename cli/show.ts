@@ -36,8 +36,8 @@ export function asJson(items: readonly Item[]): string {
 }
 
 /**
- * The items as a table: what is desired, what was applied, and what Patroni says, each with its age; below a server, what a
- * person should know.
+ * The items as a table: what is desired, what was applied, and what Patroni says, each with its age; below a
+ * server, what a person should know.
  *
  * @param now ms since the epoch
  * @param width of the terminal (characters)

@@ -1,4 +1,4 @@
-/** The command lines of the project: each has --help, and a wrong one ends with one message and exit status 4. */
+/** The command lines: each has --help, and a wrong one ends with one message and exit status 4. */
 
 import { readFileSync } from 'node:fs';
 import { describe, expect, test, vi } from 'vitest';

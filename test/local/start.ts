@@ -1,9 +1,9 @@
 /**
- * `npm start`: two role changes on this machine, with stand-ins for the Barman host, Patroni and SSM, dynalite for DynamoDB, and
- * the function under serverless-offline behind its HTTP route. The first arrives as a signed webhook; for the second no event is sent,
- * and the heartbeat notices it.
+ * `npm start`: two role changes on this machine, with stand-ins for the Barman host, Patroni and SSM, dynalite for
+ * DynamoDB, and the function under serverless-offline behind its HTTP route. The first arrives as a signed webhook;
+ * for the second no event is sent, and the heartbeat notices it.
  *
- * `-- --once` exits after that: with the ExitCode of the webhook's response, or 1 if the heartbeat did not notice.
+ * `-- --once` exits then: with the ExitCode of the webhook's response, or 1 if the heartbeat did not notice.
  */
 
 import { type ChildProcess, spawn } from 'node:child_process';
