@@ -1,4 +1,4 @@
-/** Reads the parameters of a stage as the function does, and says what is wrong with them before anything depends on it. */
+/** Reads the parameters of a stage as the function does, and says what is wrong, before anything depends on it. */
 
 import { HttpError } from '../functions/config-switch/errors.ts';
 import { type Cluster, serversOfSeveral } from '../functions/config-switch/patroni/cluster.ts';
@@ -33,7 +33,8 @@ export async function check(path: string, signal: AbortSignal): Promise<number> 
     );
   }
   line('patroni-ca-cert, patroni-client-cert, patroni-client-key', parts.patroniTls, ({ ca, cert }) => {
-    return `${ca === undefined ? 'public CAs' : 'own CA'}, ${cert === undefined ? 'no client certificate' : 'with a client certificate'}`;
+    const client = cert === undefined ? 'no client certificate' : 'with a client certificate';
+    return `${ca === undefined ? 'public CAs' : 'own CA'}, ${client}`;
   });
   for (const [name, cluster] of parts.clusters) line(`clusters/${name}`, cluster, describeCluster);
   const secrets = secretsOf(parts, path);

@@ -1,6 +1,6 @@
 /**
- * `npm run contract`: checks whether a running pg-backup-api does what the function relies on, one line per expectation. Run it
- * before an upgrade of pg-backup-api, or of the proxy in front of it.
+ * `npm run contract`: checks whether a running pg-backup-api does what the function relies on, with the function's
+ * own client, one line per expectation. Run it before an upgrade of pg-backup-api, or of the proxy in front of it.
  *
  * It changes only the active model of the given server, and restores it at the end.
  */
@@ -8,16 +8,16 @@
 import { randomUUID } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { parseArgs, styleText } from 'node:util';
+import { isDeepStrictEqual, styleText } from 'node:util';
 import { Agent, request } from 'undici';
 import * as v from 'valibot';
-import { BARMAN_NAME } from '../functions/config-switch/target.ts';
+import { type Connection, HttpClient } from '../functions/config-switch/barman/attempts.ts';
+import { RequestFailure } from '../functions/config-switch/barman/failures.ts';
+import { DiagnoseOutput, PgBackupApi } from '../functions/config-switch/barman/pg-backup-api.ts';
+import { type ConfigTarget, nameOf, requestBody } from '../functions/config-switch/target.ts';
+import { messageOf, type Program, start, UsageError, type Values } from './command-line.ts';
 
-export interface Subject {
-  /** Base URL of pg-backup-api, with the proxy's path prefix if it has one. */
-  readonly url: string;
-  /** PEM; absent for plain HTTP. */
-  readonly tls?: { readonly cert?: string; readonly key?: string; readonly ca?: string };
+export interface Subject extends Connection {
   /** A Barman server, and models of its cluster to switch to. */
   readonly server: string;
   readonly models: readonly string[];
@@ -30,41 +30,17 @@ export interface Line {
   readonly expectation: string;
   readonly holds: boolean | null;
   /** What was found, or how long it took. */
-  readonly found?: string;
+  readonly found: string;
 }
 
-interface ResponseBody {
-  readonly status: number;
-  readonly type: string;
-  readonly body: string;
-  /** From the request to the end of the response (ms). */
-  readonly ms: number;
-}
-
-/** Time limit for an operation (ms): most take one second, on a host with many servers up to half a minute. */
+/** Time limits for an operation and for `/diagnose` (ms): with many servers each takes up to half a minute. */
 const OPERATION_TIMEOUT = 120_000;
-const REQUEST_TIMEOUT = 60_000;
-/** Ids of operations are times in seconds, so another one of the same server has to wait for the next second (ms). */
+const DIAGNOSE_TIMEOUT = 60_000;
+/** Ids of operations are times in seconds, so the next one of a server has to wait for the next second (ms). */
 const ID_RESOLUTION = 1_000;
 const TRIES = 5;
+const RESET: ConfigTarget = { reset: true };
 
-const Refusal = v.object({ error: v.string() });
-const Created = v.object({
-  operation_id: v.pipe(v.string(), v.regex(BARMAN_NAME), v.regex(/^\d{8}T\d{6}$/)),
-});
-const Operation = v.object({
-  operation_id: v.string(),
-  status: v.picklist(['IN_PROGRESS', 'DONE', 'FAILED']),
-});
-const Operations = v.object({ operations: v.array(v.object({ id: v.string(), type: v.string() })) });
-const Config = v.object({ cluster: v.nullish(v.string()) });
-const Diagnosis = v.object({
-  servers: v.record(v.string(), v.object({ active_model: v.nullable(v.string()), config: Config })),
-  models: v.record(v.string(), v.object({ config: Config })),
-});
-
-/** An expectation does not hold; the message says what was found. */
-class Mismatch extends Error {}
 /** An expectation could not be checked. */
 class Unchecked extends Error {}
 
@@ -76,304 +52,256 @@ class Unchecked extends Error {}
  * @returns whether no expectation failed and the active model was restored
  */
 export async function checkContract(subject: Subject, report: (line: Line) => void): Promise<boolean> {
-  const { server, models } = subject;
-  const { send, close } = connect(subject);
-  const operations = `servers/${encodeURIComponent(server)}/operations`;
+  const { server, models, tls } = subject;
+  const source = { connection: async () => subject, rereadConnection: async () => subject };
+  // The signal never aborts: an operation that has begun is waited for.
+  const options = { signal: new AbortController().signal, maxRetries: 1 };
+  await using api = new PgBackupApi(source, { ...options, postDelay: 0, facts: { attempts: 0, polls: 0 } });
+  await using http = new HttpClient(source, { ...options, onRequest: () => {} });
   const unknown = `contract-${randomUUID()}`;
   let passed = true;
   let lastPostAt = Number.NEGATIVE_INFINITY;
-  /** The model that this run last switched to (null: reset); undefined before its first switch. */
-  let switchedTo: string | null | undefined;
+  /** The target at the start, and the one that this run last switched to; undefined until then. */
+  const target: { initial?: ConfigTarget; last?: ConfigTarget } = {};
 
-  const line = async (expectation: string, find: () => Promise<string | undefined>): Promise<void> => {
+  /** Reports an expectation. @param find may return what it found; throws if it does not hold */
+  const expect = async (expectation: string, find: () => Promise<unknown>) => {
+    const start = performance.now();
     try {
       if (subject.signal?.aborted && find !== restore) throw new Unchecked('interrupted');
-      const found = await find();
-      report({ expectation, holds: true, ...(found !== undefined && { found }) });
+      const found = (await find()) ?? `${Math.round(performance.now() - start)} ms`;
+      report({ expectation, holds: true, found: String(found) });
     } catch (error) {
       const holds = error instanceof Unchecked ? null : false;
       passed &&= holds === null;
-      report({ expectation, holds, found: reasonOf(error) });
+      report({ expectation, holds, found: messageOf(error) });
     }
   };
-  const expectations = async (): Promise<void> => {
-    await line('GET /status is 200 and the JSON string "OK"', async () =>
-      took(expectJson(await send('GET', 'status'), 200, v.literal('OK'))),
-    );
-    if (subject.tls?.cert !== undefined) {
-      await line('a client without a certificate is rejected', async () => {
-        const { cert: _, key: __, ...tls } = subject.tls ?? {};
-        const client = connect({ ...subject, tls });
-        const response = await client.send('GET', 'status').catch(() => undefined);
-        await client.close();
-        return response === undefined
-          ? 'no connection'
-          : String(expectStatus(response, 400, 401, 403).status);
-      });
-    }
-    await line('GET /servers/S/operations is 200 and lists ids and types', async () =>
-      took(expectJson(await send('GET', operations), 200, Operations)),
-    );
-    for (const [method, path] of [
-      ['POST', `servers/${unknown}/operations`],
-      ['GET', `servers/${unknown}/operations`],
-      ['GET', `servers/${unknown}/operations/20000101T000000`],
-      ['GET', `${operations}/20000101T000000`],
-    ] as const) {
-      const what = path.startsWith(operations) ? 'operation' : 'server';
-      const shown = path.replace(operations, 'servers/S/operations').replace(unknown, 'unknown');
-      await line(`${method} /${shown}: an unknown ${what} is 404, a JSON object with "error"`, async () => {
-        const body = method === 'POST' ? { type: 'config_switch', reset: true } : undefined;
-        return expectJson(await send(method, path, body), 404, Refusal).value.error;
-      });
-    }
-    await line(
-      'GET /servers/S/operations takes a name with any of . : @ + ~ = , -: 404, a JSON object with "error"',
-      async () => {
-        const path = `servers/${encodeURIComponent(`${unknown}.a:b@c+d~e=f,g-h`)}/operations`;
-        return expectJson(await send('GET', path), 404, Refusal).value.error;
-      },
-    );
-    for (const { what, body, status } of [
-      { what: 'both model_name and reset', body: { model_name: unknown, reset: true }, status: 400 },
-      { what: 'reset false', body: { reset: false }, status: 400 },
-      { what: 'neither model_name nor reset', body: {}, status: 400 },
-      { what: 'an unknown type', body: { type: unknown, reset: true }, status: 500 },
-    ]) {
-      await line(`POST /servers/S/operations with ${what} is ${status}`, async () => {
-        const { type } = expectStatus(await post({ type: 'config_switch', ...body }), status);
-        return type;
-      });
-    }
-    for (const model of models) {
-      await switches(`"model_name":"${model}"`, { model_name: model }, model);
-      await switches(`"model_name":"${model}" again, although it is active`, { model_name: model }, model);
-    }
-    await line('an unknown model: the operation ends FAILED', async () => {
-      const id = expectJson(await post({ type: 'config_switch', model_name: unknown }), 202, Created).value
-        .operation_id;
-      return took(await ended(id, 'FAILED'));
+  const expectStatus = (status: number, expectation: string, send: () => Promise<unknown>) =>
+    expect(`${expectation} is ${status}`, async () => {
+      const found = await send().then(() => 'success', statusOf);
+      if (found !== status) throw new Error(String(found));
     });
-    await line('… the active model is unchanged', () => active(switchedTo ?? null));
-    await switches('"reset":true', { reset: true }, null);
-    await line('another operation of S in the same second is 500', async () => {
-      for (let tried = 0; tried < TRIES; tried += 1) {
-        const body = { type: 'config_switch', reset: true };
-        const { operation_id } = expectJson(await post(body), 202, Created).value;
-        const second = await send('POST', operations, body);
-        lastPostAt = performance.now();
-        await ended(operation_id, 'DONE');
-        if (second.status === 500) return second.type;
-        const other = expectJson(second, 202, Created).value.operation_id;
-        if (other === operation_id) throw new Mismatch('202, with the id of the first operation');
-        await ended(other, 'DONE');
-      }
-      throw new Unchecked(`no two requests arrived in the same second, in ${TRIES} tries`);
-    });
-  };
 
+  const send = (method: 'GET' | 'POST', path: readonly string[], body?: object) =>
+    http.request({ method, path: ['servers', ...path], schema: v.unknown(), ...(body && { body }) });
   /** Sends a POST in a second of its own. */
-  const post = async (body: object): Promise<ResponseBody> => {
-    await sleep(Math.max(0, lastPostAt + ID_RESOLUTION - performance.now()));
-    try {
-      return await send('POST', operations, body);
-    } finally {
+  const post = async <T>(request: () => Promise<T>, after = ID_RESOLUTION): Promise<T> => {
+    await sleep(Math.max(0, lastPostAt + after - performance.now()));
+    return request().finally(() => {
       lastPostAt = performance.now();
+    });
+  };
+  /** Requests a switch. @returns the id of its operation */
+  const create = async (to: ConfigTarget, after?: number): Promise<string> => {
+    const guard = {
+      beforePost: async () => {},
+      onCreated: () => {},
+      passedOver: new Set<string>(),
+      inDoubt: false,
+    };
+    const id = await post(() => api.createConfigSwitchOperation(server, to, guard), after);
+    // The function accepts other ids, too, but cannot know then which operations are recent.
+    if (!/^\d{8}T\d{6}$/.test(id)) throw new Error(`the id ${id} is not a time`);
+    return id;
+  };
+  const ended = async (id: string, expected: 'DONE' | 'FAILED' = 'DONE') => {
+    const status = await api.waitForOperation(server, id, AbortSignal.timeout(OPERATION_TIMEOUT));
+    if (status !== expected) throw new Error(`operation ${id} ended ${status}`);
+  };
+  const diagnose = async () => {
+    const path = ['diagnose'];
+    const output = await http.request({
+      method: 'GET',
+      path,
+      schema: DiagnoseOutput,
+      timeout: DIAGNOSE_TIMEOUT,
+    });
+    const model = output.servers[server]?.active_model;
+    // The function only shows it; here it is what is restored.
+    if (model === undefined) {
+      throw new Error(`no active_model of ${server}; servers: ${Object.keys(output.servers).join(', ')}`);
     }
+    return { ...output, active: model === null ? RESET : { model } };
   };
-  /** Polls an operation until it has ended. @throws Mismatch if it ended otherwise, or not in time */
-  const ended = async (id: string, expected: 'DONE' | 'FAILED') => {
-    const start = performance.now();
-    for (;;) {
-      const { value, ms } = expectJson(await send('GET', `${operations}/${id}`), 200, Operation);
-      if (value.operation_id !== id) throw new Mismatch(`operation_id is ${value.operation_id}, not ${id}`);
-      const elapsed = performance.now() - start;
-      if (value.status === expected) return { value, ms: elapsed };
-      if (value.status !== 'IN_PROGRESS') throw new Mismatch(`operation ${id} ended ${value.status}`);
-      if (elapsed > OPERATION_TIMEOUT) {
-        throw new Mismatch(`operation ${id} is IN_PROGRESS after ${OPERATION_TIMEOUT / 1_000} s`);
-      }
-      await sleep(Math.max(150, 2 * ms));
-    }
-  };
-  const activeNow = async (): Promise<string | null> => {
-    const { servers } = expectJson(await send('GET', 'diagnose'), 200, Diagnosis).value;
-    const found = servers[server];
-    if (!found) throw new Mismatch(`Barman has no server ${server}`);
-    return found.active_model;
-  };
-  const active = async (model: string | null): Promise<undefined> => {
-    const found = await activeNow();
-    if (found !== model) throw new Mismatch(`active: ${found ?? 'none'}`);
-    return undefined;
-  };
-  const switches = async (parameters: string, body: object, model: string | null): Promise<void> => {
+  const expectActive = (expected = RESET) =>
+    expect(`… Barman uses ${nameOf(expected)}`, async () => {
+      const { active } = await diagnose();
+      if (!isDeepStrictEqual(active, expected)) throw new Error(`it uses ${nameOf(active)}`);
+    });
+  const expectSwitch = async (what: string, to: ConfigTarget) => {
     let id = '';
-    await line(`POST /servers/S/operations with ${parameters} is 202 and an id`, async () => {
-      const created = expectJson(await post({ type: 'config_switch', ...body }), 202, Created);
-      id = created.value.operation_id;
-      switchedTo = model;
-      return `${id}, ${took(created)}`;
+    await expect(`POST /servers/S/operations with ${what} is 202 and an id`, async () => {
+      id = await create(to);
+      target.last = to;
+      return id;
     });
     if (id === '') return;
-    await line('… GET /servers/S/operations/ID returns its status, and finally DONE', async () =>
-      took(await ended(id, 'DONE')),
-    );
-    await line('… the list has it, as config_switch', async () => {
-      const { operations: all } = expectJson(await send('GET', operations), 200, Operations).value;
-      const type = all.find((one) => one.id === id)?.type;
-      if (type !== 'config_switch')
-        throw new Mismatch(type === undefined ? 'not listed' : `listed as ${type}`);
-      return undefined;
+    await expect('… GET /servers/S/operations/ID returns its status, and finally DONE', () => ended(id));
+    await expect('… the list has it, as a config_switch of now', async () => {
+      const ids = await api.recentOperations(server, OPERATION_TIMEOUT);
+      if (!ids.includes(id)) throw new Error(`listed: ${ids.join(', ') || 'none'}`);
     });
-    await line(`… the active model is ${model ?? 'none'}`, () => active(model));
+    await expectActive(to);
   };
-
-  /** The active model at the start (null: none); undefined if it is unknown. */
-  let initial: string | null | undefined;
-  const restore = async (): Promise<string | undefined> => {
-    const model = initial ?? null;
-    const now = await activeNow();
-    if (now === model) return 'already active';
-    if (now !== switchedTo)
-      throw new Unchecked(`another client has activated ${now ?? 'none'} meanwhile; it was not changed`);
-    const body = { type: 'config_switch', ...(model === null ? { reset: true } : { model_name: model }) };
-    await ended(expectJson(await post(body), 202, Created).value.operation_id, 'DONE');
-    return active(model);
-  };
-
-  try {
-    await line('GET /diagnose returns active models, and the clusters of servers and models', async () => {
-      const response = expectJson(await send('GET', 'diagnose'), 200, Diagnosis);
-      const { servers, models: known } = response.value;
-      const found = servers[server];
-      if (!found)
-        throw new Mismatch(`Barman has no server ${server}; it has ${Object.keys(servers).join(', ')}`);
-      const cluster = found.config.cluster ?? server;
-      const foreign = models.filter((model) => known[model]?.config.cluster !== cluster);
-      if (foreign.length > 0) throw new Mismatch(`not models of cluster ${cluster}: ${foreign.join(', ')}`);
-      initial = found.active_model;
-      return took(response);
-    });
-    // Without the active model nothing is switched, because it could not be restored.
-    if (initial !== undefined) await expectations();
-  } finally {
-    if (switchedTo !== undefined) {
-      await line(`at the end the active model is restored: ${initial ?? 'none'}`, restore);
+  const restore = async () => {
+    const { active } = await diagnose();
+    if (isDeepStrictEqual(active, target.initial)) return 'already active';
+    if (!isDeepStrictEqual(active, target.last)) {
+      throw new Unchecked(`another client has activated ${nameOf(active)} meanwhile; it was not changed`);
     }
-    await close();
+    await ended(await create(target.initial ?? RESET));
+    const after = (await diagnose()).active;
+    if (!isDeepStrictEqual(after, target.initial)) throw new Error(`it uses ${nameOf(after)}`);
+    return undefined;
+  };
+
+  await expect('GET /diagnose returns active models, and the clusters of servers and models', async () => {
+    const found = await diagnose();
+    const cluster = found.servers[server]?.config.cluster ?? server;
+    const foreign = models.filter((model) => found.models[model]?.config.cluster !== cluster);
+    if (foreign.length > 0) throw new Error(`not models of cluster ${cluster}: ${foreign.join(', ')}`);
+    target.initial = found.active;
+  });
+  // Without the active model nothing is switched, because it could not be restored.
+  if (target.initial === undefined) return passed;
+
+  await expect('GET /status is 200 and a JSON string', () => api.status());
+  if (tls) {
+    await expect('a client without a certificate is rejected', async () => {
+      const status = await statusWithoutCertificate(subject.url, tls.ca);
+      if (![undefined, 400, 401, 403].includes(status)) throw new Error(String(status));
+      return status ?? 'no connection';
+    });
   }
+  await expect('GET /servers/S/operations is 200 and lists ids and types', () => api.readServer(server));
+  for (const [shown, ...path] of [
+    ['/servers/unknown/operations', unknown, 'operations'],
+    ['/servers/unknown/operations/ID', unknown, 'operations', '20000101T000000'],
+    ['/servers/S/operations/unknown', server, 'operations', '20000101T000000'],
+    [
+      '/servers/unknown/operations, with each of . : @ + ~ = , - in the name,',
+      `${unknown}.:@+~=,-`,
+      'operations',
+    ],
+  ] as const) {
+    await expectStatus(404, `GET ${shown}`, () => send('GET', path));
+  }
+  await expectStatus(404, 'POST /servers/unknown/operations', () =>
+    send('POST', [unknown, 'operations'], requestBody(RESET)),
+  );
+  for (const [what, change, status] of [
+    ['both model_name and reset', { model_name: unknown }, 400],
+    ['reset false', { reset: false }, 400],
+    ['neither model_name nor reset', { reset: undefined }, 400],
+    ['an unknown type', { type: unknown }, 500],
+  ] as const) {
+    const body = { ...requestBody(RESET), ...change };
+    await expectStatus(status, `POST /servers/S/operations with ${what}`, () =>
+      post(() => send('POST', [server, 'operations'], body)),
+    );
+  }
+  for (const model of models) {
+    await expectSwitch(`model ${model}`, { model });
+    await expectSwitch(`model ${model} again, although it is active`, { model });
+  }
+  await expect('an unknown model: the operation ends FAILED', async () =>
+    ended(await create({ model: unknown }), 'FAILED'),
+  );
+  await expectActive(target.last);
+  await expectSwitch('reset', RESET);
+  await expect('another operation of S in the same second is 500', async () => {
+    for (let tried = 0; tried < TRIES; tried += 1) {
+      const first = await create(RESET);
+      const second = await create(RESET, 0).catch(statusOf);
+      await ended(first);
+      if (second === 500) return undefined;
+      if (typeof second === 'number' || second === first) throw new Error(`${second}, after ${first}`);
+      await ended(second);
+    }
+    throw new Unchecked(`no two requests arrived in the same second, in ${TRIES} tries`);
+  });
+  if (target.last) await expect(`at the end Barman uses ${nameOf(target.initial)} again`, restore);
   return passed;
 }
 
-function connect({ url, tls }: Subject) {
-  const agent = new Agent({ connect: { ...tls }, allowH2: false });
-  const base = url.replace(/\/+$/, '');
-  const send = async (method: 'GET' | 'POST', path: string, body?: object): Promise<ResponseBody> => {
-    const start = performance.now();
-    const response = await request(`${base}/${path}`, {
-      method,
-      dispatcher: agent,
-      signal: AbortSignal.timeout(REQUEST_TIMEOUT),
-      headers: { accept: 'application/json', ...(body && { 'content-type': 'application/json' }) },
-      ...(body && { body: JSON.stringify(body) }),
-    });
-    const text = await response.body.text();
-    const type = String(response.headers['content-type'] ?? 'no content-type').split(';')[0] as string;
-    return { status: response.statusCode, type, body: text, ms: performance.now() - start };
-  };
-  return { send, close: () => agent.destroy() };
+/** @returns the HTTP status with which a request was refused @throws error if it was not */
+function statusOf(error: unknown): number {
+  const cause = error instanceof Error ? error.cause : undefined;
+  if (cause instanceof RequestFailure && cause.status !== undefined) return cause.status;
+  throw error;
 }
 
-/** @throws Mismatch if the status is another */
-function expectStatus(response: ResponseBody, ...statuses: readonly number[]): ResponseBody {
-  if (statuses.includes(response.status)) return response;
-  const text = response.body.replace(/<[^>]*>|\s+/g, ' ').trim();
-  throw new Mismatch(`${response.status}, ${response.type}: ${text.slice(0, 200)}`);
-}
-
-/** @throws Mismatch if the status is another, or the body does not match the schema */
-function expectJson<T>(
-  response: ResponseBody,
-  status: number,
-  schema: v.GenericSchema<unknown, T>,
-): { value: T; ms: number } {
-  const { body, ms } = expectStatus(response, status);
-  let value: unknown;
-  try {
-    value = JSON.parse(body);
-  } catch {
-    throw new Mismatch(`${status}, but not JSON: ${body.slice(0, 200)}`);
-  }
-  const { success, output, issues } = v.safeParse(schema, value);
-  if (success) return { value: output, ms };
-  throw new Mismatch(
-    `${status}, but ${v.getDotPath(issues[0]) ?? 'it'} is not ${issues[0].expected}: ${body.slice(0, 200)}`,
+/** @returns the status of a request; undefined without a response */
+async function statusWithoutCertificate(url: URL, ca: string): Promise<number | undefined> {
+  const dispatcher = new Agent({ connect: { ca } });
+  const sent = request(`${url.href.replace(/\/+$/, '')}/status`, { dispatcher });
+  const status = await sent.then(
+    ({ statusCode }) => statusCode,
+    () => undefined,
   );
+  await dispatcher.destroy();
+  return status;
 }
 
-function took({ ms }: { ms: number }): string {
-  return `${Math.round(ms)} ms`;
-}
+const FILE = { type: 'string', value: 'FILE' } as const;
+const OPTIONS = {
+  url: { type: 'string', value: 'URL', help: 'the URL of pg-backup-api, as in the parameter url' },
+  'client-cert': { ...FILE, help: 'the client certificate; for https, as the next two' },
+  'client-key': { ...FILE, help: 'its private key' },
+  ca: { ...FILE, help: 'the CA of the Barman host' },
+  server: { type: 'string', value: 'SERVER', help: 'a Barman server whose active model may be switched' },
+  model: {
+    type: 'string',
+    value: 'MODEL',
+    multiple: true,
+    help: 'a model of its cluster; better two of them',
+  },
+} as const;
 
-function reasonOf(error: unknown): string {
-  if (!(error instanceof Error)) return String(error);
-  const code = 'code' in error ? ` (${error.code})` : '';
-  return error instanceof Mismatch || error instanceof Unchecked ? error.message : `${error.message}${code}`;
-}
+export const CONTRACT: Program<typeof OPTIONS> = {
+  name: 'npm run contract',
+  summary:
+    'Checks whether a running pg-backup-api does what the function relies on; restores the active model.',
+  options: OPTIONS,
+};
 
-/** Parses the command line. @throws Error that names the option and the remedy */
-function subjectFrom(argv: string[]): Subject {
-  const { values } = parseArgs({
-    args: argv,
-    options: {
-      url: { type: 'string' },
-      'client-cert': { type: 'string' },
-      'client-key': { type: 'string' },
-      ca: { type: 'string' },
-      server: { type: 'string' },
-      model: { type: 'string', multiple: true },
-    },
+const MARKS = {
+  true: styleText('green', '  ok  '),
+  false: styleText('red', ' FAIL '),
+  null: styleText('yellow', '  ?   '),
+};
+
+/** Checks the expectations, and prints them. @returns the exit status: 1 if one failed, 130 after Ctrl-C */
+export async function contract(values: Values<typeof OPTIONS>): Promise<number> {
+  const interrupted = new AbortController();
+  process.once('SIGINT', () => interrupted.abort());
+  const subject = { ...subjectFrom(values), signal: interrupted.signal };
+  const passed = await checkContract(subject, ({ expectation, holds, found }) => {
+    console.log(`${MARKS[`${holds}`]} ${expectation}${styleText('dim', `  (${found})`)}`);
   });
-  const { url, server, model: models } = values;
-  if (url === undefined || !URL.canParse(url)) {
-    throw new Error('--url: give the URL of pg-backup-api, such as https://barman.example.com/pgbapi');
-  }
-  if (server === undefined)
-    throw new Error('--server: give a Barman server whose active model may be switched');
-  if (models === undefined)
-    throw new Error('--model: give a model of its cluster; preferably two: --model A --model B');
-  const pem = (name: 'client-cert' | 'client-key' | 'ca') => {
-    const file = values[name];
-    if (file === undefined) return undefined;
+  return interrupted.signal.aborted ? 130 : passed ? 0 : 1;
+}
+
+/** @throws UsageError that names the option and the remedy */
+function subjectFrom(values: Values<typeof OPTIONS>): Subject {
+  const needed = (name: keyof typeof OPTIONS) => new UsageError(`--${name}: give ${OPTIONS[name].help}`);
+  const file = (name: 'client-cert' | 'client-key' | 'ca') => {
+    const path = values[name];
+    if (path === undefined) throw needed(name);
     try {
-      return readFileSync(file, 'utf8');
+      return readFileSync(path, 'utf8');
     } catch (error) {
-      throw new Error(`--${name}: ${error instanceof Error ? error.message : error}`);
+      throw new UsageError(`--${name}: ${messageOf(error)}`);
     }
   };
-  const [cert, key, ca] = [pem('client-cert'), pem('client-key'), pem('ca')];
-  const tls = { ...(cert && { cert }), ...(key && { key }), ...(ca && { ca }) };
-  return { url, server, models, ...(url.startsWith('https:') && { tls }) };
+  const url = URL.parse(values.url ?? '');
+  if (!url) throw needed('url');
+  if (values.server === undefined) throw needed('server');
+  if (values.model === undefined) throw needed('model');
+  const tls = () => ({ cert: file('client-cert'), key: file('client-key'), ca: file('ca') });
+  const { server, model: models } = values;
+  return { url, server, models, ...(url.protocol === 'https:' && { tls: tls() }) };
 }
 
-if (import.meta.main) {
-  try {
-    const interrupted = new AbortController();
-    process.once('SIGINT', () => interrupted.abort());
-    const subject = { ...subjectFrom(process.argv.slice(2)), signal: interrupted.signal };
-    const passed = await checkContract(subject, ({ expectation, holds, found }) => {
-      const mark =
-        holds === null
-          ? styleText('yellow', '  ?   ')
-          : holds
-            ? styleText('green', '  ok  ')
-            : styleText('red', ' FAIL ');
-      console.log(`${mark} ${expectation}${found === undefined ? '' : styleText('dim', `  (${found})`)}`);
-    });
-    process.exitCode = interrupted.signal.aborted ? 130 : passed ? 0 : 1;
-  } catch (error) {
-    console.error(error instanceof Error ? error.message : error);
-    process.exitCode = 4;
-  }
-}
+if (import.meta.main) start(CONTRACT, contract);

@@ -1,6 +1,6 @@
 /**
- * Sends the events of the failure queue to the function again. A message is deleted only once its event is recorded, or if it is not
- * to be followed; every other one is named, and stays in the queue.
+ * Sends the events of the failure queue to the function again. A message is deleted only once its event is
+ * recorded, or if it is not to be followed; every other one is named, and stays in the queue.
  */
 
 import {
@@ -10,11 +10,27 @@ import {
   ReceiveMessageCommand,
   SQSClient,
 } from '@aws-sdk/client-sqs';
-import { type Item, timeOf } from '../functions/config-switch/reconcile/item.ts';
+import * as v from 'valibot';
+import { parseRoleChange } from '../functions/config-switch/event/payload.ts';
+import { isEventBridge } from '../functions/config-switch/event/receive.ts';
+import { ResponseSchema } from '../functions/config-switch/event/response.ts';
+import { ExitCode } from '../functions/config-switch/exit-code.ts';
+import type { Item } from '../functions/config-switch/reconcile/item.ts';
 import { eventIdOf, eventTimeOf } from '../functions/config-switch/version.ts';
+import { messageOf } from './command-line.ts';
 
-/** How long Lambda keeps an asynchronous event at most before it gives up (ms; `maximumEventAge` in infra/function/function.yml). */
+/** How long Lambda keeps an event at most before it gives up (ms; `maximumEventAge` in infra/function/function.yml). */
 const LONGEST_AGE = 6 * 3_600_000;
+
+const Json = v.pipe(v.string(), v.parseJson());
+const Heartbeat = v.strictObject({ heartbeat: v.literal(true) });
+/** An event that Lambda gave up (Developer Guide, "Capturing records of Lambda asynchronous invocations"). */
+const LambdaRecord = v.object({
+  requestContext: v.object({ requestId: v.string() }),
+  /** When it gave up (ms since the epoch). */
+  timestamp: v.pipe(v.string(), v.transform(Date.parse), v.number()),
+  requestPayload: v.unknown(),
+});
 
 /** A message of the failure queue. */
 export interface Message {
@@ -55,7 +71,7 @@ export async function redrive(options: RedriveOptions): Promise<{ deleted: numbe
     for (const message of messages.filter(({ id }) => !left.has(id))) {
       const { done, text } = await redriveOne(options, message).catch((error: unknown) => ({
         done: false,
-        text: error instanceof Error ? error.message : String(error),
+        text: messageOf(error),
       }));
       console.log(`${message.id}: ${done ? 'deleted' : 'left in the queue'}: ${text}`);
       if (done) {
@@ -69,127 +85,76 @@ export async function redrive(options: RedriveOptions): Promise<{ deleted: numbe
   return { deleted, left: left.size };
 }
 
-/** @returns whether the message can be deleted, and why */
+/** @returns whether the message can be deleted, and why @throws Error also for a malformed one */
 async function redriveOne(
   { ledger, invoke }: RedriveOptions,
   { body }: Message,
 ): Promise<{ done: boolean; text: string }> {
-  const message = objectOf(parse(body));
-  if (!message) return { done: false, text: 'malformed: it is not a JSON object' };
-  const context = objectOf(message.requestContext);
-  // From EventBridge's own dead-letter queue, or from Lambda, which wraps the event (AWS Lambda Developer Guide, "Capturing
-  // records of Lambda asynchronous invocations").
-  let event = context ? objectOf(message.requestPayload) : message;
-  if (!event) return { done: false, text: 'malformed: it has no event' };
-  if (event.heartbeat === true && Object.keys(event).length === 1) {
-    return { done: true, text: 'a heartbeat, which is not repeated' };
-  }
-  if (event.detail === undefined || typeof event.time !== 'string') {
-    if (!context)
-      return { done: false, text: 'malformed: it is neither an event of EventBridge nor of Lambda' };
-    const { requestId } = context;
-    const server = event.barman_server;
-    const failedAt = timeOf(String(message.timestamp), Number.NaN);
-    if (typeof requestId !== 'string' || typeof server !== 'string' || Number.isNaN(failedAt)) {
-      return { done: false, text: 'malformed: it has no request id, timestamp or barman_server' };
-    }
-    const newer = await newerThan(ledger, server, failedAt - LONGEST_AGE, requestId);
-    if (newer) {
-      return {
-        done: false,
-        text:
-          `a direct invocation carries no time, and ${server} has a role change that may be newer (${newer}); ` +
+  // Text that is not JSON stays as it is, and is malformed, too.
+  const json = v.safeParse(Json, body).output;
+  const record = v.safeParse(LambdaRecord, json);
+  // EventBridge's own dead-letter queue has the event as it is.
+  let event = record.success ? record.output.requestPayload : json;
+  if (v.is(Heartbeat, event)) return { done: true, text: 'a heartbeat, which is not repeated' };
+  if (!isEventBridge(event) || Number.isNaN(Date.parse(event.time))) {
+    if (!record.success) throw new Error('malformed: it is neither an event of EventBridge nor of Lambda');
+    const { requestContext, timestamp } = record.output;
+    const { barman_server } = parseRoleChange(event);
+    const newest = (await ledger.get(barman_server, AbortSignal.timeout(30_000)))?.desired_version;
+    const mayBeNewer = eventTimeOf(newest ?? '') > timestamp - LONGEST_AGE;
+    if (newest !== undefined && mayBeNewer && eventIdOf(newest) !== requestContext.requestId) {
+      throw new Error(
+        `a direct invocation carries no time, and ${barman_server} has a role change that may be newer (${newest}); ` +
           'compare both, and delete the message, or invoke the function with its payload',
-      };
+      );
     }
     // It gets its first request id, and so the version of its first delivery, if that got so far.
     event = {
-      id: requestId,
+      id: requestContext.requestId,
       'detail-type': 'Patroni role change',
       source: 'patroni',
-      time: new Date(failedAt).toISOString(),
+      time: new Date(timestamp).toISOString(),
       detail: event,
     };
   }
-  const {
-    exit_code,
-    recorded,
-    message: text = 'the function gave no reason',
-  } = objectOf(await invoke(event)) ?? {};
-  return { done: recorded === true || exit_code === 1, text: String(text) };
+  const response = v.safeParse(ResponseSchema, await invoke(event));
+  if (!response.success) throw new Error('the response of the function has no reason');
+  const { recorded, exit_code, message } = response.output;
+  return { done: recorded || exit_code === ExitCode.CONFIG_SWITCH_SKIPPED, text: message };
 }
 
-/** @returns the newest version of a server if it may be newer than an event, of another id, from this time on (ms since the epoch) */
-async function newerThan(
-  ledger: RedriveOptions['ledger'],
-  server: string,
-  time: number,
-  eventId: string,
-): Promise<string | undefined> {
-  const { desired_version: newest } = (await ledger.get(server, AbortSignal.timeout(30_000))) ?? {};
-  if (newest === undefined || eventIdOf(newest) === eventId) return undefined;
-  return eventTimeOf(newest) > time ? newest : undefined;
-}
-
-function parse(body: string): unknown {
-  try {
-    return JSON.parse(body);
-  } catch {
-    return undefined;
-  }
-}
-
-function objectOf(value: unknown): Record<string, unknown> | undefined {
-  return typeof value === 'object' && value !== null && !Array.isArray(value)
-    ? (value as Record<string, unknown>)
-    : undefined;
-}
-
-/** The failure queue of a stage, in SQS. */
-export class FailureQueue implements Queue {
-  readonly #client: SQSClient;
-  readonly #url: string;
-
-  private constructor(client: SQSClient, url: string) {
-    this.#client = client;
-    this.#url = url;
-  }
-
-  /** @param name of the function @throws Error if it has no such queue */
-  static async find(name: string): Promise<FailureQueue> {
-    const client = new SQSClient({});
-    const { QueueUrl } = await client.send(new GetQueueUrlCommand({ QueueName: `${name}-failures` }));
-    return new FailureQueue(client, QueueUrl ?? '');
-  }
-
-  async receive(): Promise<readonly Message[]> {
-    const { Messages = [] } = await this.#client.send(
-      // An invocation takes up to half a minute.
-      new ReceiveMessageCommand({
-        QueueUrl: this.#url,
-        MaxNumberOfMessages: 10,
-        WaitTimeSeconds: 1,
-        VisibilityTimeout: 600,
-      }),
-    );
-    return Messages.map(({ MessageId = '', ReceiptHandle = '', Body = '' }) => ({
-      id: MessageId,
-      receipt: ReceiptHandle,
-      body: Body,
-    }));
-  }
-
-  async delete({ receipt }: Message): Promise<void> {
-    await this.#client.send(new DeleteMessageCommand({ QueueUrl: this.#url, ReceiptHandle: receipt }));
-  }
-
-  async release({ receipt }: Message): Promise<void> {
-    await this.#client.send(
-      new ChangeMessageVisibilityCommand({
-        QueueUrl: this.#url,
-        ReceiptHandle: receipt,
-        VisibilityTimeout: 0,
-      }),
-    );
-  }
+/**
+ * The failure queue of a stage, in SQS.
+ *
+ * @param name of the function
+ * @throws Error if it has no such queue
+ */
+export async function failureQueue(name: string): Promise<Queue> {
+  const client = new SQSClient({});
+  const { QueueUrl } = await client.send(new GetQueueUrlCommand({ QueueName: `${name}-failures` }));
+  return {
+    receive: async () => {
+      const { Messages = [] } = await client.send(
+        // An invocation takes up to half a minute.
+        new ReceiveMessageCommand({
+          QueueUrl,
+          MaxNumberOfMessages: 10,
+          WaitTimeSeconds: 1,
+          VisibilityTimeout: 600,
+        }),
+      );
+      return Messages.map(({ MessageId = '', ReceiptHandle = '', Body = '' }) => ({
+        id: MessageId,
+        receipt: ReceiptHandle,
+        body: Body,
+      }));
+    },
+    delete: async ({ receipt }) => {
+      await client.send(new DeleteMessageCommand({ QueueUrl, ReceiptHandle: receipt }));
+    },
+    release: async ({ receipt }) => {
+      const visible = { QueueUrl, ReceiptHandle: receipt, VisibilityTimeout: 0 };
+      await client.send(new ChangeMessageVisibilityCommand(visible));
+    },
+  };
 }

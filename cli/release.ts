@@ -1,12 +1,15 @@
 /**
- * `npm run release -- --stage S`: writes dist/, from which a stage is deployed without Node.js: the function's code, the stage's
- * CloudFormation template, which has the place of the code as its parameters, an SBOM (CycloneDX), and checksums. It needs no AWS account.
+ * `npm run release -- --stage S`: writes dist/, from which a stage is deployed without Node.js: the function's code,
+ * the stage's CloudFormation template, which has the place of the code as its parameters, an SBOM (CycloneDX), and
+ * checksums. It needs no AWS account.
  */
 
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { copyFileSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { copyFileSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { type Program, start, type Values } from './command-line.ts';
+import { STAGE_OPTIONS, stageFile, unknownStage } from './stage.ts';
 
 interface Template {
   Parameters?: object;
@@ -16,48 +19,75 @@ interface Template {
 
 const DIST = 'dist';
 const PACKAGE = '.serverless';
-
-rmSync(DIST, { recursive: true, force: true });
-mkdirSync(DIST);
-const options = process.argv.slice(2);
-execFileSync(process.execPath, ['node_modules/serverless/bin/serverless.js', 'package', ...options], {
-  stdio: ['ignore', 'inherit', 'inherit'],
-});
-
-const template = JSON.parse(
-  readFileSync(join(PACKAGE, 'cloudformation-template-update-stack.json'), 'utf8'),
-) as Template;
-// The bucket is the one that the code is uploaded to by hand.
-for (const name of Object.keys(template.Resources).filter((one) =>
-  one.startsWith('ServerlessDeploymentBucket'),
-)) {
-  delete template.Resources[name];
-}
-delete template.Outputs.ServerlessDeploymentBucketName;
-template.Parameters = {
-  CodeBucket: { Type: 'String', Description: 'S3 bucket with function.zip, in the region of the stage' },
-  CodeKey: {
-    Type: 'String',
-    Description: 'its key there; another one for each release, or CloudFormation sees no change',
+const OPTIONS = {
+  ...STAGE_OPTIONS,
+  param: {
+    type: 'string',
+    value: 'NAME=VALUE',
+    multiple: true,
+    help: 'a stage parameter, instead of that in the file of the stage',
   },
+} as const;
+
+export const RELEASE: Program<typeof OPTIONS> = {
+  name: 'npm run release',
+  summary: `Writes into ${DIST}/ what is needed to deploy a stage without Node.js.`,
+  options: OPTIONS,
 };
-const properties = template.Resources.ConfigSwitchLambdaFunction?.Properties;
-if (properties) properties.Code = { S3Bucket: { Ref: 'CodeBucket' }, S3Key: { Ref: 'CodeKey' } };
-if (JSON.stringify(template).includes('ServerlessDeploymentBucket')) {
-  throw new Error('the template still refers to the deployment bucket of osls');
+
+/** Packages the stage, and writes the release. @returns the exit status, that of osls if it fails */
+export function release({ stage, region, param = [] }: Values<typeof OPTIONS>): number {
+  const file = stageFile(stage);
+  if (param.length === 0 && !existsSync(file)) {
+    const remedy =
+      'copy infra/stages/example.yml to it, or give another --stage, or each parameter with --param';
+    throw unknownStage(stage, `${file} does not exist`, remedy);
+  }
+  rmSync(DIST, { recursive: true, force: true });
+  mkdirSync(DIST);
+  const options = ['--stage', stage, ...(region === undefined ? [] : ['--region', region])];
+  const words = ['package', ...options, ...param.flatMap((one) => ['--param', one])];
+  const { status } = spawnSync(process.execPath, ['node_modules/serverless/bin/serverless.js', ...words], {
+    stdio: ['ignore', 'inherit', 'inherit'],
+  });
+  if (status !== 0) return status ?? 1;
+
+  const template = JSON.parse(
+    readFileSync(join(PACKAGE, 'cloudformation-template-update-stack.json'), 'utf8'),
+  ) as Template;
+  // The bucket is the one that the code is uploaded to by hand.
+  for (const name of Object.keys(template.Resources).filter((one) =>
+    one.startsWith('ServerlessDeploymentBucket'),
+  )) {
+    delete template.Resources[name];
+  }
+  delete template.Outputs.ServerlessDeploymentBucketName;
+  template.Parameters = {
+    CodeBucket: { Type: 'String', Description: 'S3 bucket with function.zip, in the region of the stage' },
+    CodeKey: {
+      Type: 'String',
+      Description: 'its key there; another one for each release, or CloudFormation sees no change',
+    },
+  };
+  const properties = template.Resources.ConfigSwitchLambdaFunction?.Properties;
+  if (properties) properties.Code = { S3Bucket: { Ref: 'CodeBucket' }, S3Key: { Ref: 'CodeKey' } };
+  if (JSON.stringify(template).includes('ServerlessDeploymentBucket')) {
+    throw new Error('the template still refers to the deployment bucket of osls');
+  }
+
+  copyFileSync(join(PACKAGE, 'configSwitch.zip'), join(DIST, 'function.zip'));
+  writeFileSync(join(DIST, 'template.json'), `${JSON.stringify(template)}\n`);
+  writeFileSync(
+    join(DIST, 'sbom.json'),
+    execFileSync('npm', ['sbom', '--omit', 'dev', '--sbom-format', 'cyclonedx'], { maxBuffer: 2 ** 26 }),
+  );
+  const checksums = ['function.zip', 'template.json', 'sbom.json'].map((name) => {
+    const hash = createHash('sha256').update(readFileSync(join(DIST, name)));
+    return `${hash.digest('hex')}  ${name}\n`;
+  });
+  writeFileSync(join(DIST, 'SHA256SUMS'), checksums.join(''));
+  console.log(`${DIST}/ is written; docs/operations.md#a-release-without-nodejs says how to deploy it`);
+  return 0;
 }
 
-copyFileSync(join(PACKAGE, 'configSwitch.zip'), join(DIST, 'function.zip'));
-writeFileSync(join(DIST, 'template.json'), `${JSON.stringify(template)}\n`);
-writeFileSync(
-  join(DIST, 'sbom.json'),
-  execFileSync('npm', ['sbom', '--omit', 'dev', '--sbom-format', 'cyclonedx'], { maxBuffer: 2 ** 26 }),
-);
-const checksums = ['function.zip', 'template.json', 'sbom.json'].map((name) => {
-  const hash = createHash('sha256')
-    .update(readFileSync(join(DIST, name)))
-    .digest('hex');
-  return `${hash}  ${name}\n`;
-});
-writeFileSync(join(DIST, 'SHA256SUMS'), checksums.join(''));
-console.log(`${DIST}/ is written; docs/operations.md#a-release-without-nodejs says how to deploy it`);
+if (import.meta.main) start(RELEASE, release);

@@ -11,6 +11,7 @@ import {
 } from '../functions/config-switch/reconcile/item.ts';
 import { nameOf, parseTarget } from '../functions/config-switch/target.ts';
 import { eventTimeOf } from '../functions/config-switch/version.ts';
+import { columns } from './command-line.ts';
 
 /** What an item says in one word or two. */
 export type State = 'in sync' | 'pending' | 'switching' | 'expired' | 'paused' | 'observed';
@@ -35,8 +36,8 @@ export function asJson(items: readonly Item[]): string {
 }
 
 /**
- * The items as a table: what is desired, what was applied, and what Patroni says, each with its age; below a server, what a
- * person should know.
+ * The items as a table: what is desired, what was applied, and what Patroni says, each with its age; below a
+ * server, what a person should know.
  *
  * @param now ms since the epoch
  * @param width of the terminal (characters)
@@ -57,19 +58,9 @@ export function asTable(items: readonly Item[], now: number, width: number): str
     notes: notesOf(item, now),
   }));
   const header = ['SERVER', 'STATE', 'DESIRED', 'APPLIED', 'LEADER', 'STREAMING'];
-  const widths = header.map((title, column) =>
-    Math.max(title.length, ...rows.map(({ cells }) => cells[column]?.length ?? 0)),
-  );
-  const line = (cells: readonly string[]) =>
-    cells
-      .map((cell, column) => cell.padEnd(widths[column] ?? 0))
-      .join('  ')
-      .replaceAll(/\p{Cc}/gu, '\ufffd')
-      .trimEnd();
-  return [
-    line(header),
-    ...rows.flatMap(({ cells, notes }) => [line(cells), ...notes.flatMap((note) => wrap(note, width))]),
-  ].join('\n');
+  const [title = '', ...lines] = columns([header, ...rows.map(({ cells }) => cells)]).map(printable);
+  const notes = rows.map((row) => row.notes.flatMap((note) => wrap(note, width)));
+  return [title, ...lines.flatMap((line, index) => [line, ...(notes[index] ?? [])])].join('\n');
 }
 
 /** What a person should know about an item, a sentence each. */
@@ -132,11 +123,16 @@ export function time(iso = ''): string {
   return iso.replace('T', ' ').replace(/\.\d+Z$/, ' UTC');
 }
 
+/** Without control characters: a node or pg-backup-api may send some. */
+function printable(text: string): string {
+  return text.replaceAll(/\p{Cc}/gu, '\ufffd');
+}
+
 /** Breaks a note between words, indented. A longer word stays whole, so that it can be copied. */
 function wrap(note: string, width: number): string[] {
   const lines: string[] = [];
   let line = '  -';
-  for (const word of note.replaceAll(/(?!\s)\p{Cc}/gu, '\ufffd').split(/\s+/)) {
+  for (const word of note.split(/\s+/).map(printable)) {
     if (line.length + 1 + word.length > width && line.trim() !== '-' && line.trim() !== '') {
       lines.push(line);
       line = '   ';

@@ -5,6 +5,7 @@
 
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { documentedCommands } from '../cli/ledger.ts';
 import { ALARMS, type Alarm, type Condition, DEFAULTS } from './monitoring/alarms.ts';
 import { PARAMETERS, type Parameter } from './parameters/table.ts';
 
@@ -14,6 +15,7 @@ const ROOT = join(import.meta.dirname, '..');
 const GENERATED: Readonly<Record<string, Readonly<Record<string, () => string>>>> = {
   'docs/configuration.md': { parameters: parametersTable, callback: callbackTable },
   'docs/alarms.md': { alarms: alarmSections },
+  'docs/operations.md': { ledger: documentedCommands },
   'docs/performance.md': { 'end-to-end-chart': endToEndChart },
 };
 

@@ -4,26 +4,33 @@
  * `patroni_barman` comes from PyPI, and AWS's runtime interface client from npm.
  */
 
-import { benchClusters, benchHeartbeat } from './clusters.ts';
-import { benchCold } from './cold.ts';
-import { benchLedger, benchStorm } from './ledger.ts';
-import { benchReaction, benchSkips } from './reaction.ts';
-import { dynamoDb, ssm } from './world.ts';
+import { commandLine, UsageError } from '../../cli/command-line.ts';
 
+/** Loaded only once they run: they start servers, and install what is measured. */
 const PARTS: Record<string, () => Promise<void>> = {
-  skips: benchSkips,
-  ledger: benchLedger,
-  clusters: benchClusters,
-  heartbeat: benchHeartbeat,
-  cold: benchCold,
-  storm: benchStorm,
-  reaction: benchReaction,
+  skips: async () => (await import('./reaction.ts')).benchSkips(),
+  ledger: async () => (await import('./ledger.ts')).benchLedger(),
+  clusters: async () => (await import('./clusters.ts')).benchClusters(),
+  heartbeat: async () => (await import('./clusters.ts')).benchHeartbeat(),
+  cold: async () => (await import('./cold.ts')).benchCold(),
+  storm: async () => (await import('./ledger.ts')).benchStorm(),
+  reaction: async () => (await import('./reaction.ts')).benchReaction(),
 };
-const selected = process.argv.slice(2);
-const unknown = selected.filter((name) => !Object.hasOwn(PARTS, name));
-if (unknown.length > 0)
-  throw new Error(`unknown part ${unknown.join(', ')}; valid: ${Object.keys(PARTS).join(', ')}`);
+const selected = await commandLine(
+  {
+    name: 'npm run bench',
+    summary: 'Measures the tables of docs/performance.md, or some of their parts.',
+    operands: [['PART …', `any of ${Object.keys(PARTS).join(', ')}; all without one`]],
+    options: {},
+  },
+  (_, parts) => {
+    const unknown = parts.filter((name) => !Object.hasOwn(PARTS, name));
+    if (unknown.length === 0) return parts;
+    throw new UsageError(`unknown part ${unknown.join(', ')}; valid: ${Object.keys(PARTS).join(', ')}`);
+  },
+);
 for (const [name, bench] of Object.entries(PARTS)) {
   if (selected.length === 0 || selected.includes(name)) await bench();
 }
+const { dynamoDb, ssm } = await import('./world.ts');
 await Promise.all([ssm.close(), dynamoDb.close()]);

@@ -7,6 +7,7 @@
 import { fork } from 'node:child_process';
 import { once } from 'node:events';
 import { readdirSync } from 'node:fs';
+import { commandLine } from '../../cli/command-line.ts';
 import { DynamoDbTable, LedgerClient } from '../../functions/config-switch/aws/dynamodb.ts';
 import type { Heartbeat } from '../../functions/config-switch/reconcile/heartbeat.ts';
 import { isPending } from '../../functions/config-switch/reconcile/item.ts';
@@ -283,5 +284,9 @@ function problemsOf(hours: readonly Hour[]): string[] {
   ];
 }
 
+await commandLine(
+  { name: 'npm run soak', summary: 'Runs a day of heartbeats in some minutes.', options: {} },
+  () => {},
+);
 await soak();
 await Promise.all([ssm.close(), dynamoDb.close()]);

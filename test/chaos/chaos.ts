@@ -9,7 +9,7 @@ import { spawnSync } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { parseArgs } from 'node:util';
+import { commandLine, UsageError } from '../../cli/command-line.ts';
 import { addRow } from '../bench/report.ts';
 import { asRoot } from '../e2e/processes.ts';
 import { FOLDER, installTools } from '../e2e/setup.ts';
@@ -19,30 +19,42 @@ import { disturb, FAULTS, plan } from './nemesis.ts';
 import { type NodeName, until } from './patroni-cluster.ts';
 import { World } from './world.ts';
 
-const { values } = parseArgs({
+const CHAOS = {
+  name: 'npm run chaos',
+  summary: 'Disturbs everything around the function at random; Barman must follow after each round.',
   options: {
-    minutes: { type: 'string', default: '5' },
-    seed: { type: 'string', default: String(Math.floor(Math.random() * 1e6)) },
-    /** Between two heartbeats (s). */
-    interval: { type: 'string', default: '10' },
-    /** Repeats only this round of the seed, the first being 1. */
-    round: { type: 'string' },
-    /** Only these faults of each round, separated by commas: to find the shortest form of a violation. */
-    only: { type: 'string' },
+    minutes: { type: 'string', value: 'MINUTES', default: '5', help: 'how long' },
+    seed: { type: 'string', value: 'SEED', help: 'repeats a run; random otherwise' },
+    interval: { type: 'string', value: 'SECONDS', default: '10', help: 'between two heartbeats' },
+    round: { type: 'string', value: 'ROUND', help: 'repeats only this round of the seed, the first being 1' },
+    only: {
+      type: 'string',
+      value: 'FAULT,…',
+      help: 'only these faults of each round: to find the shortest form of a violation',
+    },
   },
+} as const;
+const { minutes, seed, interval, round, only } = await commandLine(CHAOS, (values) => {
+  const number = (name: 'minutes' | 'seed' | 'interval' | 'round', fallback?: number) => {
+    const value = Number(values[name] ?? fallback);
+    if (value > 0) return value;
+    throw new UsageError(`--${name} must be a number greater than 0, not ${values[name]}`);
+  };
+  const only = values.only?.split(',') ?? Object.keys(FAULTS);
+  const unknown = only.filter((fault) => !Object.hasOwn(FAULTS, fault));
+  if (unknown.length > 0) {
+    throw new UsageError(
+      `--only: unknown fault ${unknown.join(', ')}; valid: ${Object.keys(FAULTS).join(', ')}`,
+    );
+  }
+  return {
+    minutes: number('minutes'),
+    seed: number('seed', Math.ceil(Math.random() * 1e6)),
+    interval: number('interval'),
+    round: values.round === undefined ? undefined : number('round'),
+    only,
+  };
 });
-
-const [minutes, seed, interval] = (['minutes', 'seed', 'interval'] as const).map((name) => {
-  const value = Number(values[name]);
-  if (value > 0) return value;
-  throw new Error(`--${name} must be a number greater than 0, not ${values[name]}`);
-}) as [number, number, number];
-const only = values.only?.split(',') ?? Object.keys(FAULTS);
-const unknown = only.filter((fault) => !(fault in FAULTS));
-if (unknown.length > 0)
-  throw new Error(
-    `--only: no fault is called ${unknown.join(', ')}; there are ${Object.keys(FAULTS).join(', ')}`,
-  );
 
 const { CHAOS_FOLDER: folder, CHAOS_TOOLS: tools } = process.env;
 if (folder === undefined || tools === undefined) process.exit(runInNamespaces());
@@ -72,7 +84,7 @@ let rounds = 0;
 for (const [index, all] of plan(seed, 1_000).entries()) {
   if (Date.now() - started > minutes * 60_000) break;
   const steps = all.filter(({ fault }) => only.includes(fault));
-  if (steps.length === 0 || (values.round !== undefined && Number(values.round) !== index + 1)) continue;
+  if (steps.length === 0 || (round !== undefined && round !== index + 1)) continue;
   rounds += 1;
   await world.cluster.repair(say);
   say(`round ${index + 1}`);

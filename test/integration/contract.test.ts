@@ -1,121 +1,146 @@
-import { execFile } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { promisify } from 'node:util';
-import { expect, test } from 'vitest';
-import { checkContract, type Line, type Subject } from '../../cli/contract.ts';
+import { describe, expect, test, vi } from 'vitest';
+import { run } from '../../cli/command-line.ts';
+import { CONTRACT, checkContract, contract, type Line, type Subject } from '../../cli/contract.ts';
 import { MODELS, startBarmanHost } from '../stand-ins/barman-host.ts';
-import { PgBackupApiStandIn } from '../stand-ins/pg-backup-api.ts';
+import { type PgBackupApiOptions, PgBackupApiStandIn } from '../stand-ins/pg-backup-api.ts';
 
-/** Checks every expectation against a stand-in over plain HTTP. */
-async function check(api: PgBackupApiStandIn, subject: Partial<Subject> = {}) {
+/** Starts a stand-in over plain HTTP, and checks every expectation. @param onLine called with each line */
+async function check(
+  prepare: (api: PgBackupApiStandIn) => unknown,
+  subject: Partial<Subject> = {},
+  {
+    onLine = () => {},
+    ...options
+  }: PgBackupApiOptions & { onLine?: (line: Line, api: PgBackupApiStandIn) => void } = {},
+) {
+  const api = await PgBackupApiStandIn.start({ models: MODELS, ...options });
+  api.setActiveModel('pg:node1');
+  await prepare(api);
   const lines: Line[] = [];
-  const good = await checkContract(
-    { url: api.url, server: 'main', models: ['pg:node2'], ...subject },
-    (line) => lines.push(line),
-  );
-  return {
-    good,
-    lines,
-    broken: lines.filter(({ holds }) => holds === false).map((line) => line.expectation),
-  };
+  const whole = { url: new URL(api.url), server: 'main', models: ['pg:node2'], ...subject };
+  const good = await checkContract(whole, (line) => {
+    lines.push(line);
+    onLine(line, api);
+  });
+  await api.close();
+  const broken = lines.filter(({ holds }) => holds === false).map(({ expectation }) => expectation);
+  const posts = api.requests.filter(({ method }) => method === 'POST').length;
+  return { good, lines, broken, posts, active: api.activeModel() };
 }
 
-test('the contract suite › passes for the stand-in, and restores its active model', async () => {
-  await using host = await startBarmanHost({ prefix: '/pgbapi', operationTime: 200 });
-  host.api.setActiveModel('pg:node1');
-  const folder = mkdtempSync(join(tmpdir(), 'barman-config-switch-contract-'));
-  const files = ['client-cert', 'client-key', 'ca-cert'].flatMap((name) => {
-    const file = join(folder, name);
-    writeFileSync(file, host.ssm.parameters.get(`${host.path}${name}`) ?? '');
-    return [`--${name.replace('ca-cert', 'ca')}`, file];
+/** Runs the command in this process. */
+async function command(...args: string[]) {
+  const printed: string[] = [];
+  const log = vi.spyOn(console, 'log').mockImplementation((line) => void printed.push(line));
+  const error = vi.spyOn(console, 'error').mockImplementation((line) => void printed.push(line));
+  const status = await run(CONTRACT, contract, args);
+  log.mockRestore();
+  error.mockRestore();
+  return { status, printed };
+}
+
+// They mostly wait for the next second, because ids of operations are times.
+describe.concurrent('npm run contract', () => {
+  test('passes for the stand-in, and restores its active model', async () => {
+    await using host = await startBarmanHost({ prefix: '/pgbapi', operationTime: 200 });
+    host.api.setActiveModel('pg:node1');
+    const folder = mkdtempSync(join(tmpdir(), 'barman-config-switch-contract-'));
+    const files = ['client-cert', 'client-key', 'ca-cert'].flatMap((name) => {
+      const file = join(folder, name);
+      writeFileSync(file, host.ssm.parameters.get(`${host.path}${name}`) ?? '');
+      return [`--${name.replace('ca-cert', 'ca')}`, file];
+    });
+    const names = ['--server', 'main', '--model', 'pg:node1', '--model', 'pg:node2'];
+    const { status, printed } = await command('--url', host.api.url, ...names, ...files);
+    rmSync(folder, { recursive: true });
+    expect(printed.filter((line) => !line.startsWith('  ok'))).toEqual([]);
+    expect([status, printed.length]).toEqual([0, expect.toSatisfy((count: number) => count > 30)]);
+    expect(host.api.activeModel()).toBe('pg:node1');
   });
-  const options = ['--url', host.api.url, '--server', 'main', '--model', 'pg:node1', '--model', 'pg:node2'];
-  const { stdout } = await promisify(execFile)(process.execPath, ['cli/contract.ts', ...options, ...files]);
-  rmSync(folder, { recursive: true });
-  expect(stdout).not.toMatch(/^ FAIL |^ {2}\?/m);
-  expect(stdout.match(/ {2}ok/g)?.length).toBeGreaterThan(30);
-  expect(host.api.activeModel()).toBe('pg:node1');
-});
 
-test('the contract suite › names the expectation that fails, and restores the active model', async () => {
-  const api = await PgBackupApiStandIn.start({ models: MODELS });
-  api.setActiveModel('pg:node1');
-  api.fault({ kind: 'body', body: '{"operations":{}}' }, Number.POSITIVE_INFINITY, ({ method, path }) => {
-    return method === 'GET' && path === '/servers/main/operations';
+  test('names the expectation that fails, and restores the active model', async () => {
+    const always = Number.POSITIVE_INFINITY;
+    const { good, lines, broken, active } = await check((api) => {
+      api.fault({ kind: 'body', body: '{"operations":{}}' }, always, ({ method, path }) => {
+        return method === 'GET' && path === '/servers/main/operations';
+      });
+      api.fault({ kind: 'status', status: 200, body: '{}' }, always, ({ path }) =>
+        path.startsWith('/servers/contract-'),
+      );
+    });
+    expect(good).toBe(false);
+    expect(broken).toEqual([
+      'GET /servers/S/operations is 200 and lists ids and types',
+      'GET /servers/unknown/operations is 404',
+      'GET /servers/unknown/operations/ID is 404',
+      'GET /servers/unknown/operations, with each of . : @ + ~ = , - in the name, is 404',
+      'POST /servers/unknown/operations is 404',
+      ...Array(3).fill('… the list has it, as a config_switch of now'),
+    ]);
+    expect(lines.find(({ holds }) => holds === false)?.found).toContain('operations is not Array');
+    expect([lines.at(-1)?.holds, active]).toEqual([true, 'pg:node1']);
   });
-  api.fault({ kind: 'status', status: 200, body: '{}' }, Number.POSITIVE_INFINITY, ({ path }) =>
-    path.startsWith('/servers/contract-'),
-  );
-  const { good, lines, broken } = await check(api);
-  expect(good).toBe(false);
-  expect(broken).toEqual([
-    'GET /servers/S/operations is 200 and lists ids and types',
-    'POST /servers/unknown/operations: an unknown server is 404, a JSON object with "error"',
-    'GET /servers/unknown/operations: an unknown server is 404, a JSON object with "error"',
-    'GET /servers/unknown/operations/20000101T000000: an unknown server is 404, a JSON object with "error"',
-    'GET /servers/S/operations takes a name with any of . : @ + ~ = , -: 404, a JSON object with "error"',
-    ...Array(3).fill('… the list has it, as config_switch'),
-  ]);
-  expect(lines.find(({ holds }) => holds === false)?.found).toContain('operations is not Array');
-  expect(lines.at(-1)).toMatchObject({ holds: true });
-  expect(api.activeModel()).toBe('pg:node1');
-  await api.close();
-});
 
-test('the contract suite › switches nothing on an unknown server, or with a model of another one', async () => {
-  const api = await PgBackupApiStandIn.start({ models: { ...MODELS, foreign: { cluster: 'other' } } });
-  for (const subject of [{ server: 'other' }, { models: ['pg:node9'] }, { models: ['foreign'] }]) {
-    const { good, lines } = await check(api, subject);
-    expect([good, lines.length]).toEqual([false, 1]);
-  }
-  expect(api.requests.filter(({ method }) => method === 'POST')).toEqual([]);
-  await api.close();
-});
-
-test('the contract suite › does not touch a model that was activated meanwhile', async () => {
-  const api = await PgBackupApiStandIn.start({ models: MODELS });
-  const lines: Line[] = [];
-  await checkContract({ url: api.url, server: 'main', models: ['pg:node2'] }, (line) => {
-    lines.push(line);
-    if (line.expectation.startsWith('another operation')) api.setActiveModel('pg:node1');
+  test.each<[string, Partial<Subject>]>([
+    ['an unknown server', { server: 'other' }],
+    ['an unknown model', { models: ['pg:node9'] }],
+    ['a model of another cluster', { models: ['foreign'] }],
+  ])('switches nothing with %s', async (_, subject) => {
+    const models = { ...MODELS, foreign: { cluster: 'other' } };
+    const { good, lines, posts } = await check(() => {}, subject, { models });
+    expect([good, lines.length, posts]).toEqual([false, 1, 0]);
   });
-  expect(lines.at(-1)).toMatchObject({ holds: null, found: expect.stringContaining('not changed') });
-  expect(api.activeModel()).toBe('pg:node1');
-  await api.close();
-});
 
-test('the contract suite › restores the active model after an interruption', async () => {
-  const api = await PgBackupApiStandIn.start({ models: MODELS });
-  api.setActiveModel('pg:node1');
-  const interrupted = new AbortController();
-  const subject = { url: api.url, server: 'main', models: ['pg:node2'], signal: interrupted.signal };
-  const lines: Line[] = [];
-  await checkContract(subject, (line) => {
-    lines.push(line);
-    if (line.expectation === '… the active model is pg:node2') interrupted.abort();
+  test('switches nothing if it could not restore the active model, because /diagnose does not have it', async () => {
+    const body = JSON.stringify({
+      servers: { main: { config: {} } },
+      models: { 'pg:node2': { config: { cluster: 'main' } } },
+    });
+    const { lines, posts } = await check((api) => api.fault({ kind: 'body', body }));
+    expect([lines.length, lines[0]?.found, posts]).toEqual([
+      1,
+      expect.stringContaining('no active_model'),
+      0,
+    ]);
   });
-  expect(lines.at(-2)).toMatchObject({ holds: null, found: 'interrupted' });
-  expect(lines.at(-1)).toMatchObject({ holds: true });
-  expect(api.activeModel()).toBe('pg:node1');
-  await api.close();
-});
 
-test('the contract suite › reports in one line that pg-backup-api is down', async () => {
-  const api = await PgBackupApiStandIn.start();
-  await api.refuse();
-  const { good, lines } = await check(api);
-  expect([good, lines.length]).toEqual([false, 1]);
-  expect(lines[0]?.found).toContain('ECONNREFUSED');
-});
+  test('does not touch a model that was activated meanwhile', async () => {
+    const { lines, active } = await check(
+      () => {},
+      {},
+      {
+        onLine: ({ expectation }, api) => {
+          if (expectation.startsWith('another operation')) api.setActiveModel('pg:node2');
+        },
+      },
+    );
+    expect(active).toBe('pg:node2');
+    expect(lines.at(-1)).toMatchObject({ holds: null, found: expect.stringContaining('not changed') });
+  });
 
-test.each([
-  [['--server', 'main', '--model', 'm'], '--url'],
-  [['--url', 'http://127.0.0.1:1', '--model', 'm'], '--server'],
-  [['--url', 'http://127.0.0.1:1', '--server', 'main'], '--model'],
-  [['--url', 'https://127.0.0.1:1', '--server', 'main', '--model', 'm', '--ca', '/nowhere'], '--ca'],
-])('the contract suite › rejects invalid arguments (%j) with exit status 4', async (args, named) => {
-  const run = promisify(execFile)(process.execPath, ['cli/contract.ts', ...args]);
-  await expect(run).rejects.toMatchObject({ code: 4, stderr: expect.stringContaining(named) });
+  test('restores the active model after an interruption', async () => {
+    const interrupted = new AbortController();
+    const { lines, active } = await check(
+      () => {},
+      { signal: interrupted.signal },
+      {
+        onLine: ({ expectation }) => {
+          if (expectation === '… Barman uses model pg:node2') interrupted.abort();
+        },
+      },
+    );
+    expect(lines.at(-2)).toMatchObject({ holds: null, found: 'interrupted' });
+    expect([lines.at(-1)?.holds, active]).toEqual([true, 'pg:node1']);
+  });
+
+  test('reports in one line that pg-backup-api is down', async () => {
+    const { good, lines } = await check((api) => api.refuse());
+    expect([good, lines]).toEqual([
+      false,
+      [expect.objectContaining({ found: expect.stringContaining('ECONNREFUSED') })],
+    ]);
+  });
 });

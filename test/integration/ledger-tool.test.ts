@@ -1,21 +1,24 @@
-import { execFile, spawn } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { promisify } from 'node:util';
 import { describe, expect, test, vi } from 'vitest';
+import { run as runProgram } from '../../cli/command-line.ts';
+import { LEDGER, ledger as main } from '../../cli/ledger.ts';
 import { PROMOTION, startFunction } from './function.ts';
 
-/** Runs `npm run ledger` as an operator does. */
+/** Runs `npm run ledger` as an operator does, in this process. */
 async function ledger(table: string, ...words: string[]) {
-  const stage = table.replace('barman-config-switch-', '');
-  const run = promisify(execFile)(process.execPath, ['cli/ledger.ts', '--stage', stage, ...words]);
-  return run.then(
-    ({ stdout, stderr }) => ({ status: 0, stdout, stderr }),
-    ({ code, stdout, stderr }: { code: number; stdout: string; stderr: string }) => ({
-      status: code,
-      stdout,
-      stderr,
+  const printed = { log: '', error: '' };
+  const spies = (['log', 'error'] as const).map((stream) =>
+    vi.spyOn(console, stream).mockImplementation((line) => {
+      printed[stream] += `${line}\n`;
     }),
   );
+  vi.stubEnv('AWS_REGION', process.env.AWS_REGION);
+  const stage = table.replace('barman-config-switch-', '');
+  const status = await runProgram(LEDGER, main, ['--stage', stage, ...words]);
+  vi.unstubAllEnvs();
+  for (const spy of spies) spy.mockRestore();
+  return { status, stdout: printed.log, stderr: printed.error };
 }
 
 describe('npm run ledger', () => {
@@ -81,7 +84,7 @@ describe('npm run ledger', () => {
     expect((await response).exit_code).toBe(0);
   });
 
-  test('forgets a server only if nothing is pending for it', async () => {
+  test('forgets a server only if nothing is pending for it, or for a day already', async () => {
     await using run = await startFunction({}, { MAX_RETRIES: '1' });
     await run.host.api.refuse();
     await run.invoke({ ...PROMOTION, barman_server: 'misspelt' });
@@ -127,37 +130,40 @@ describe('npm run ledger', () => {
     expect(await ended).toEqual([null, 'SIGINT']);
   });
 
-  test.each([
-    [['--watch', '--json'], /usage:/],
-    [['--watch', 'retry', 'main'], /usage:/],
-    [['pause', 'main', '--for', 'ever'], /--for must be .* such as 90m, 2h or 3d, not "ever"/],
-    [['pause', 'nope'], /unknown server nope in the ledger of .*; known: main/],
-    [['pause'], /usage:/],
-    [['drop', 'main'], /usage:/],
-    [['--all'], /--all.*usage:/s],
-  ])('%j is rejected with the reason', async (words, message) => {
+  test('names the servers of the ledger if it does not have the one that is given', async () => {
     await using run = await startFunction();
     await run.invoke(PROMOTION);
-    const { status, stderr } = await ledger(run.table, ...words);
-    expect(status).toBe(1);
-    expect(stderr).toMatch(message);
-    expect(stderr).not.toContain('    at ');
+    const { status, stderr } = await ledger(run.table, 'pause', 'nope');
+    expect([status, stderr]).toEqual([1, `unknown server nope in the ledger of ${run.table}; known: main\n`]);
   });
 
   test.each([
     ['nowhere', [], 'us-east-1'],
     ['nowhere', ['--region', 'us-west-2'], 'us-west-2'],
+    ['nowhere', ['retry', 'main'], 'us-east-1'],
+    ['nowhere', ['check'], 'us-east-1'],
+    ['nowhere', ['redrive'], 'us-east-1'],
     // Its file in infra/stages names the region.
     ['local', [], 'eu-central-1'],
-  ])('reports that stage %s does not exist %j', async (stage, words, region) => {
+  ])('reports that stage %s is unknown (%j)', async (stage, words, region) => {
     await using _ = await startFunction();
     vi.stubEnv('AWS_REGION', 'us-east-1');
-    const name = `barman-config-switch-${stage}`;
-    const { status, stderr } = await ledger(name, ...words);
-    vi.unstubAllEnvs();
-    expect([status, stderr]).toEqual([
+    const { status, stdout, stderr } = await ledger(`barman-config-switch-${stage}`, ...words);
+    expect([status, stdout]).toEqual([1, '']);
+    expect(stderr).toMatch(
+      new RegExp(
+        `^unknown stage ${stage}: table barman-config-switch-${stage} does not exist in ${region} ` +
+          `\\(infra/stages has: .*\\); .* npm run deploy -- --stage ${stage}\n$`,
+      ),
+    );
+  });
+
+  test('checks the parameters of a stage that is not deployed yet', async () => {
+    await using _ = await startFunction();
+    const { status, stdout } = await ledger('barman-config-switch-local', 'check');
+    expect([status, stdout]).toEqual([
       1,
-      expect.stringContaining(`table ${name} does not exist in ${region}; deploy the stage again`),
+      expect.stringContaining('wrong  url, client-cert, client-key, ca-cert: '),
     ]);
   });
 });

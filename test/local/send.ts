@@ -6,7 +6,11 @@
  */
 
 import { readFileSync } from 'node:fs';
-import { parseArgs, styleText } from 'node:util';
+import { styleText } from 'node:util';
+import * as v from 'valibot';
+import { type Main, type Program, start, UsageError } from '../../cli/command-line.ts';
+import { ResponseSchema } from '../../functions/config-switch/event/response.ts';
+import { ExitCode } from '../../functions/config-switch/exit-code.ts';
 import { signedHeaders } from '../stand-ins/webhook.ts';
 
 /** Where a running `npm start` writes its addresses. */
@@ -56,22 +60,19 @@ export async function send(to: Local, how: 'webhook' | 'invoke', fields: object)
   };
 }
 
-/** Prints it. @returns the ExitCode of the response, or 3 where it has none */
+/** Prints it. @returns the ExitCode of the response, or HTTP_ERROR where it has none */
 export function showExchange({ request, headers, body, status, response, time }: Exchange): number {
-  const indented = (value: unknown) => `  ${JSON.stringify(value, null, 2).replaceAll('\n', '\n  ')}`;
+  const result = v.safeParse(v.pipe(v.string(), v.parseJson()), response);
+  const shown = result.success ? JSON.stringify(result.output, null, 2).replaceAll('\n', '\n  ') : response;
   console.log(`  ${request}`);
   for (const [name, value] of Object.entries(headers)) console.log(styleText('dim', `  ${name}: ${value}`));
   console.log(`  ${body}`);
   console.log(`\n${styleText('bold', `Response after ${time} ms`)}\n`);
-  console.log(`  HTTP ${status}`);
-  try {
-    const json = JSON.parse(response) as { exit_code?: number };
-    console.log(indented(json));
-    return json.exit_code ?? 3;
-  } catch {
-    console.log(`  ${response}`);
-    return 3;
-  }
+  console.log(`  HTTP ${status}\n  ${shown}`);
+  const { exit_code } = v.is(ResponseSchema, result.output)
+    ? result.output
+    : { exit_code: ExitCode.HTTP_ERROR };
+  return exit_code;
 }
 
 function readLocal(): Local {
@@ -85,36 +86,53 @@ function readLocal(): Local {
   }
 }
 
-async function main(): Promise<void> {
-  const { positionals, values } = parseArgs({
-    allowPositionals: true,
-    options: {
-      action: { type: 'string' },
-      role: { type: 'string' },
-      cluster: { type: 'string' },
-      'barman-server': { type: 'string' },
-      'barman-model': { type: 'string' },
-      'switch-when': { type: 'string' },
-      'age-ms': { type: 'string' },
-      reset: { type: 'boolean' },
-      'dry-run': { type: 'boolean' },
-    },
-  });
-  const [how] = positionals;
-  const { 'age-ms': age, ...given } = values;
-  if (how !== 'webhook' && how !== 'invoke')
-    throw new Error('usage: `npm run webhook -- …` or `npm run invoke -- …`');
-  const to = readLocal();
-  const named = Object.entries(given).map(([name, value]) => [name.replaceAll('-', '_'), value]);
-  const fields: object = Object.fromEntries(named);
-  process.exitCode = showExchange(
-    await send(to, how, age === undefined ? fields : { ...fields, age_ms: Number(age) }),
-  );
+const OPTIONS = {
+  role: { type: 'string', value: 'ROLE', help: "the node's new role: primary, replica, standby_leader, …" },
+  'barman-model': { type: 'string', value: 'MODEL', help: 'the model to apply, such as pg:node2' },
+  reset: { type: 'boolean', help: 'drops the active model' },
+  'dry-run': { type: 'boolean', help: 'changes nothing, and says what would happen' },
+  'switch-when': { type: 'string', value: 'WHEN', help: 'promoted, demoted, always or leader' },
+  'age-ms': { type: 'string', value: 'MS', help: 'how long ago the role changed' },
+  cluster: { type: 'string', value: 'CLUSTER', help: 'the Patroni cluster, main otherwise' },
+  'barman-server': {
+    type: 'string',
+    value: 'SERVER',
+    help: 'the Barman server: main or crm, main otherwise',
+  },
+  action: { type: 'string', value: 'ACTION', help: 'on_role_change otherwise' },
+} as const;
+
+export const SEND: Record<'webhook' | 'invoke', Program<typeof OPTIONS>> = {
+  webhook: {
+    name: 'npm run webhook',
+    summary:
+      'Sends a signed role change to the function of `npm start`; ends with the ExitCode of its response.',
+    options: OPTIONS,
+    failure: ExitCode.HTTP_ERROR,
+  },
+  invoke: {
+    name: 'npm run invoke',
+    summary:
+      'Invokes the function of `npm start` with a role change; ends with the ExitCode of its response.',
+    options: OPTIONS,
+    failure: ExitCode.HTTP_ERROR,
+  },
+};
+
+/** Sends what the options say. Wrong values are sent, too: the function explains them. */
+export function sendRoleChange(how: 'webhook' | 'invoke'): Main<typeof OPTIONS> {
+  return async ({ 'age-ms': age, ...given }) => {
+    if (age !== undefined && !Number.isFinite(Number(age))) {
+      throw new UsageError(`--age-ms must be a number of milliseconds, not "${age}"`);
+    }
+    const fields = Object.entries(given).map(([name, value]) => [name.replaceAll('-', '_'), value]);
+    const age_ms = age === undefined ? {} : { age_ms: Number(age) };
+    return showExchange(await send(readLocal(), how, { ...Object.fromEntries(fields), ...age_ms }));
+  };
 }
 
 if (import.meta.main) {
-  await main().catch((error: unknown) => {
-    console.error(error instanceof Error ? error.message : error);
-    process.exitCode = 4;
-  });
+  const [how, ...args] = process.argv.slice(2);
+  const name = how === 'invoke' ? 'invoke' : 'webhook';
+  start(SEND[name], sendRoleChange(name), args);
 }

@@ -19,6 +19,14 @@ test('npm start -- --once › shows a role change with an event and one without,
   expect(stdout).toContain('active model of crm   crm:node1 → crm:node2');
 });
 
+test('npm run webhook › explains that the function is not running', () => {
+  const { status, stderr } = spawnSync('node', ['test/local/send.ts', 'webhook'], { encoding: 'utf8' });
+  expect([status, stderr]).toEqual([
+    3,
+    expect.stringMatching(/^the function is not running: run `npm start`.*\n$/),
+  ]);
+});
+
 test("npm start › takes the README's role changes from another terminal, until Ctrl-C", {
   timeout: 90_000,
 }, async () => {

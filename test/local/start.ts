@@ -1,9 +1,9 @@
 /**
- * `npm start`: two role changes on this machine, with stand-ins for the Barman host, Patroni and SSM, dynalite for DynamoDB, and
- * the function under serverless-offline behind its HTTP route. The first arrives as a signed webhook; for the second no event is sent,
- * and the heartbeat notices it.
+ * `npm start`: two role changes on this machine, with stand-ins for the Barman host, Patroni and SSM, dynalite for
+ * DynamoDB, and the function under serverless-offline behind its HTTP route. The first arrives as a signed webhook;
+ * for the second no event is sent, and the heartbeat notices it.
  *
- * `-- --once` exits after that: with the ExitCode of the webhook's response, or 1 if the heartbeat did not notice.
+ * `-- --once` exits then: with the ExitCode of the webhook's response, or 1 if the heartbeat did not notice.
  */
 
 import { type ChildProcess, spawn } from 'node:child_process';
@@ -12,7 +12,8 @@ import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { parseArgs, styleText } from 'node:util';
+import { styleText } from 'node:util';
+import { type Program, run, UsageError, type Values } from '../../cli/command-line.ts';
 import type { Heartbeat } from '../../functions/config-switch/reconcile/heartbeat.ts';
 import { type BarmanHost, MODELS, startBarmanHost } from '../stand-ins/barman-host.ts';
 import { type DynamoDb, startDynamoDb } from '../stand-ins/dynamodb.ts';
@@ -27,9 +28,16 @@ const START_TIMEOUT = 60_000;
 /** Between two heartbeats here (s); a deployment has one each minute. */
 const HEARTBEAT_INTERVAL = 2;
 
-const { values: options } = parseArgs({
-  options: { once: { type: 'boolean', default: false }, port: { type: 'string', default: '3000' } },
-});
+const OPTIONS = {
+  once: { type: 'boolean', help: 'ends after the two role changes, with 0 if both switches were DONE' },
+  port: { type: 'string', value: 'PORT', default: '3000', help: 'the port of the route, if it is free' },
+} as const;
+
+export const START: Program<typeof OPTIONS> = {
+  name: 'npm start',
+  summary: 'Shows two role changes, end to end, on this machine; then takes more until Ctrl-C.',
+  options: OPTIONS,
+};
 
 const title = (text: string) => console.log(`\n${styleText('bold', text)}\n`);
 const workFolder = `.local/${process.pid}`;
@@ -41,17 +49,11 @@ let ending = false;
 /** Whether the function's log is shown. */
 let following = false;
 
-process.once('SIGINT', () => void end(130));
-process.once('SIGTERM', () => void end(143));
-
-try {
-  await end(await main());
-} catch (error) {
-  console.error(error instanceof Error ? error.message : error);
-  await end(1);
-}
-
-async function main(): Promise<number> {
+/** Shows the role changes. @returns the exit status, with --once */
+export async function startLocal({ once: onlyOnce, port }: Values<typeof OPTIONS>): Promise<number> {
+  if (!/^\d{1,5}$/.test(port) || Number(port) > 65_535) {
+    throw new UsageError(`--port must be a port number, not "${port}"`);
+  }
   host = await startBarmanHost({
     operationTime: 700,
     requestCost: 12,
@@ -68,7 +70,7 @@ async function main(): Promise<number> {
   dynamoDb = await startDynamoDb();
   await dynamoDb.createLedger(LEDGER);
   const local: Local = {
-    url: `http://127.0.0.1:${await freePort(Number(options.port))}/config-switch`,
+    url: `http://127.0.0.1:${await freePort(Number(port))}/config-switch`,
     invokeUrl: `http://127.0.0.1:${await freePort(0)}/2015-03-31/functions/${FUNCTION_NAME}-${STAGE}/invocations`,
     secret: host.webhookSecret,
   };
@@ -94,7 +96,7 @@ async function main(): Promise<number> {
   patroni.leader = 'node2';
   await runHeartbeats(local);
   console.log(`\n  active model of crm   crm:node1 → ${api.activeModel('crm') ?? 'none'}`);
-  if (options.once) return api.activeModel('crm') === 'crm:node2' ? exitCode : 1;
+  if (onlyOnce) return api.activeModel('crm') === 'crm:node2' ? exitCode : 1;
 
   writeFileSync(STATE_FILE, JSON.stringify(local), { mode: 0o600 });
   title('Send more role changes from another terminal');
@@ -235,4 +237,10 @@ async function end(status: number): Promise<void> {
   await dynamoDb?.close();
   rmSync(workFolder, { recursive: true, force: true });
   process.exit(status);
+}
+
+if (import.meta.main) {
+  process.once('SIGINT', () => void end(130));
+  process.once('SIGTERM', () => void end(143));
+  await end(await run(START, startLocal, process.argv.slice(2)));
 }

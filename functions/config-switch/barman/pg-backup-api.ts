@@ -35,7 +35,7 @@ const Operation = v.object({ status: v.picklist(['IN_PROGRESS', 'DONE', 'FAILED'
 const Operations = v.object({ operations: v.array(v.object({ id: v.string(), type: v.string() })) });
 const Clustered = v.object({ cluster: v.nullish(v.string()) });
 const Status = v.string();
-const DiagnoseOutput = v.object({
+export const DiagnoseOutput = v.object({
   servers: v.record(v.string(), v.object({ active_model: v.nullish(v.string()), config: Clustered })),
   // Barman before 3.10 has no models.
   models: v.optional(v.record(v.string(), v.object({ config: Clustered })), {}),

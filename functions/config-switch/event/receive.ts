@@ -69,7 +69,7 @@ function isHttp(event: unknown): event is APIGatewayProxyEventV2 {
   );
 }
 
-function isEventBridge(event: unknown): event is EventBridgeEvent<string, unknown> {
+export function isEventBridge(event: unknown): event is EventBridgeEvent<string, unknown> {
   return isObject(event) && typeof event['detail-type'] === 'string' && 'detail' in event;
 }
 

@@ -2,6 +2,7 @@
 
 import type { MiddlewareObj } from '@middy/core';
 import type { APIGatewayProxyStructuredResultV2 } from 'aws-lambda';
+import * as v from 'valibot';
 import {
   Busy,
   ConfigSwitchError,
@@ -13,6 +14,13 @@ import {
 } from '../errors.ts';
 import { ExitCode, type ExitStatus, exitStatus, type Result } from '../exit-code.ts';
 import type { Event, ResponseBody } from './event.ts';
+
+/** What a program reads of a response. */
+export const ResponseSchema = v.object({
+  exit_code: v.enum(ExitCode),
+  message: v.string(),
+  recorded: v.boolean(),
+}) satisfies v.GenericSchema<unknown, Pick<ResponseBody, 'exit_code' | 'message' | 'recorded'>>;
 
 const HTTP_STATUS: Record<ExitStatus, number> = {
   CONFIG_SWITCH_DONE: 200,

@@ -1,0 +1,105 @@
+/** The command lines: each has --help, and a wrong one ends with one message and exit status 4. */
+
+import { readFileSync } from 'node:fs';
+import { describe, expect, test, vi } from 'vitest';
+import { run } from '../../cli/command-line.ts';
+import { CONTRACT, contract } from '../../cli/contract.ts';
+import { documentedCommands, LEDGER, ledger } from '../../cli/ledger.ts';
+import { RELEASE, release } from '../../cli/release.ts';
+import { SEND, sendRoleChange } from '../local/send.ts';
+import { START, startLocal } from '../local/start.ts';
+
+const PROGRAMS: Record<string, (args: string[]) => Promise<number>> = {
+  'npm run ledger': (args) => run(LEDGER, ledger, args),
+  'npm run contract': (args) => run(CONTRACT, contract, args),
+  'npm run release': (args) => run(RELEASE, release, args),
+  'npm start': (args) => run(START, startLocal, args),
+  'npm run webhook': (args) => run(SEND.webhook, sendRoleChange('webhook'), args),
+  'npm run invoke': (args) => run(SEND.invoke, sendRoleChange('invoke'), args),
+};
+
+/** Runs a command line, such as `npm start -- --once`. */
+async function type(line: string) {
+  const printed = { log: '', error: '' };
+  const spies = (['log', 'error'] as const).map((stream) =>
+    vi.spyOn(console, stream).mockImplementation((text) => {
+      printed[stream] += `${text}\n`;
+    }),
+  );
+  const [name = '', args] = line.split(' -- ');
+  const status = await PROGRAMS[name]?.(args ? args.split(' ') : []);
+  for (const spy of spies) spy.mockRestore();
+  return { status, ...printed };
+}
+
+describe.each(Object.keys(PROGRAMS))('%s', (name) => {
+  test('has --help', async () => {
+    const { status, log, error } = await type(`${name} -- --nonsense --help`);
+    expect([status, error]).toEqual([0, '']);
+    expect(log).toMatch(new RegExp(`^usage: ${name} -- …\n\n\\S.*\n\n(  \\S.*\n)+$`));
+    expect(log).toMatch(/^ {2}--help +shows this$/m);
+  });
+
+  test('rejects an unknown option', async () => {
+    expect(await type(`${name} -- --nonsense`)).toEqual({
+      status: 4,
+      log: '',
+      error: `Unknown option '--nonsense'\n${name} -- --help shows what is valid.\n`,
+    });
+  });
+});
+
+test.each([
+  ['npm run ledger -- --watch --json', '--watch and --json exclude each other'],
+  ['npm run ledger -- retry main --watch', '--watch is for another command'],
+  ['npm run ledger -- --for 2h', '--for is for another command'],
+  ['npm run ledger -- redrive --json', '--json is for another command'],
+  ['npm run ledger -- check --for 2h', '--for is for another command'],
+  ['npm run ledger -- pause main --for ever', '--for must be .* such as 90m, 2h or 3d, not "ever"'],
+  ['npm run ledger -- pause', 'expected: pause SERVER '],
+  ['npm run ledger -- pause main crm', 'expected: pause SERVER '],
+  ['npm run ledger -- check main', 'expected: check'],
+  ['npm run ledger -- drop main', 'unknown command drop'],
+  ['npm run ledger -- constructor main', 'unknown command constructor'],
+  ['npm run ledger -- --stage', "Option '--stage <value>' argument missing"],
+  ['npm run contract -- --server main --model m', '--url: give the URL of pg-backup-api'],
+  ['npm run contract -- --url barman --server main --model m', '--url: give the URL of pg-backup-api'],
+  ['npm run contract -- --url http://127.0.0.1:1 --model m', '--server: give a Barman server'],
+  ['npm run contract -- --url http://127.0.0.1:1 --server main', '--model: give a model'],
+  ['npm run contract -- --url https://127.0.0.1:1 --server main --model m', '--client-cert: give the'],
+  [
+    'npm run contract -- --url https://127.0.0.1:1 --server main --model m --client-cert /nowhere',
+    '--client-cert: ENOENT',
+  ],
+  ['npm run release -- prod', "Unexpected argument 'prod'"],
+  ['npm start -- --port web', '--port must be a port number, not "web"'],
+  ['npm run webhook -- --age-ms old', '--age-ms must be a number of milliseconds, not "old"'],
+])('%s › is rejected with the reason', async (line, reason) => {
+  const { status, error } = await type(line);
+  expect([status, error]).toEqual([
+    4,
+    expect.stringMatching(new RegExp(`^${reason}.*\n.* --help shows what is valid.\n$`)),
+  ]);
+});
+
+test('npm run release › does not know a stage that has neither a file nor --param', async () => {
+  expect(await type('npm run release -- --stage nowhere')).toEqual({
+    status: 1,
+    log: '',
+    error: expect.stringMatching(
+      /^unknown stage nowhere: .* does not exist \(infra\/stages has: .*\); copy .*\n$/,
+    ),
+  });
+});
+
+test('npm run ledger › has its commands in the documentation', () => {
+  expect(readFileSync('docs/operations.md', 'utf8')).toContain(documentedCommands());
+});
+
+test('a failure › ends with its message, without a stack trace', async () => {
+  const error = vi.spyOn(console, 'error').mockImplementation(() => {});
+  const fail = () => Promise.reject(new Error('no'));
+  expect(await run({ name: 'npm run x', summary: '', options: {} }, fail, [])).toBe(1);
+  expect(error.mock.calls).toEqual([['no']]);
+  error.mockRestore();
+});
