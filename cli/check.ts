@@ -1,4 +1,7 @@
-/** Reads the parameters of a stage as the function does, and says what is wrong, before anything depends on it. */
+/**
+ * Reads the parameters of a stage as the function does, and says what is wrong, before anything depends on
+ * it.
+ */
 
 import { HttpError } from '../functions/config-switch/errors.ts';
 import { type Cluster, serversOfSeveral } from '../functions/config-switch/patroni/cluster.ts';

@@ -1,6 +1,7 @@
 /**
- * `npm run contract`: checks whether a running pg-backup-api does what the function relies on, with the function's
- * own client, one line per expectation. Run it before an upgrade of pg-backup-api, or of the proxy in front of it.
+ * `npm run contract`: checks whether a running pg-backup-api does what the function relies on, with the
+ * function's own client, one line per expectation. Run it before an upgrade of pg-backup-api, or of the proxy
+ * in front of it.
  *
  * It changes only the active model of the given server, and restores it at the end.
  */
@@ -33,10 +34,14 @@ export interface Line {
   readonly found: string;
 }
 
-/** Time limits for an operation and for `/diagnose` (ms): with many servers each takes up to half a minute. */
+/**
+ * Time limits for an operation and for `/diagnose` (ms): with many servers each takes up to half a minute.
+ */
 const OPERATION_TIMEOUT = 120_000;
 const DIAGNOSE_TIMEOUT = 60_000;
-/** Ids of operations are times in seconds, so the next one of a server has to wait for the next second (ms). */
+/**
+ * Ids of operations are times in seconds, so the next one of a server has to wait for the next second (ms).
+ */
 const ID_RESOLUTION = 1_000;
 const TRIES = 5;
 const RESET: ConfigTarget = { reset: true };
@@ -225,14 +230,14 @@ export async function checkContract(subject: Subject, report: (line: Line) => vo
   return passed;
 }
 
-/** @returns the HTTP status with which a request was refused @throws error if it was not */
+/** Returns the HTTP status with which a request was refused @throws error if it was not */
 function statusOf(error: unknown): number {
   const cause = error instanceof Error ? error.cause : undefined;
   if (cause instanceof RequestFailure && cause.status !== undefined) return cause.status;
   throw error;
 }
 
-/** @returns the status of a request; undefined without a response */
+/** Returns the status of a request; undefined without a response */
 async function statusWithoutCertificate(url: URL, ca: string): Promise<number | undefined> {
   const dispatcher = new Agent({ connect: { ca } });
   const sent = request(`${url.href.replace(/\/+$/, '')}/status`, { dispatcher });

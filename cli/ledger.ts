@@ -1,6 +1,6 @@
 /**
- * `npm run ledger -- --stage S`: what each Barman server should be set to, what it was last set to, what Patroni
- * says, and why they differ; and the commands for it, see COMMANDS.
+ * `npm run ledger -- --stage S`: what each Barman server should be set to, what it was last set to, what
+ * Patroni says, and why they differ; and the commands for it, see COMMANDS.
  *
  * It finds credentials as AWS's own command does, AWS_PROFILE and so on.
  */
@@ -71,7 +71,7 @@ export const LEDGER: Program<typeof OPTIONS> = {
   options: OPTIONS,
 };
 
-/** The commands for docs/operations.md. */
+/** Returns the commands for docs/operations.md. */
 export function documentedCommands(): string {
   const rows = COMMANDS.map(({ typed, help }) => {
     return [`npm run ledger -- --stage prod ${typed.replace(/ \[.*/, '')}`.trim(), `# ${help}`];
@@ -129,7 +129,7 @@ class Stage {
     return 0;
   }
 
-  /** @returns the item @throws Error that names the servers of the ledger, if it is not there */
+  /** Returns the item @throws Error that names the servers of the ledger, if it is not there */
   async known(server: string, item: Item | undefined): Promise<Item> {
     if (item) return item;
     const known = (await this.ledger.all(signal())).map(({ barman_server }) => barman_server);
@@ -154,7 +154,7 @@ class Stage {
     await this.ledger.get('-', signal());
   }
 
-  /** @returns the error to show; that of a missing table names the stage, which may be misspelt */
+  /** Returns the error to show; that of a missing table names the stage, which may be misspelt */
   explain(error: unknown): unknown {
     if (!(error instanceof LedgerError && error.cause instanceof ResourceNotFoundException)) return error;
     const { stage } = this.values;
@@ -222,7 +222,7 @@ async function redriveEvents(stage: Stage): Promise<number> {
   return left === 0 ? 0 : 1;
 }
 
-/** @returns ms @throws UsageError */
+/** Returns ms @throws UsageError */
 function duration(text: string): number {
   const [, number, unit] = /^(\d{1,4})([mhd])$/.exec(text) ?? [];
   if (number === undefined) {

@@ -19,7 +19,10 @@ import type { Item } from '../functions/config-switch/reconcile/item.ts';
 import { eventIdOf, eventTimeOf } from '../functions/config-switch/version.ts';
 import { messageOf } from './command-line.ts';
 
-/** How long Lambda keeps an event at most before it gives up (ms; `maximumEventAge` in infra/function/function.yml). */
+/**
+ * How long Lambda keeps an event at most before it gives up (ms; `maximumEventAge` in
+ * infra/function/function.yml).
+ */
 const LONGEST_AGE = 6 * 3_600_000;
 
 const Json = v.pipe(v.string(), v.parseJson());
@@ -41,7 +44,7 @@ export interface Message {
 
 /** The failure queue. */
 export interface Queue {
-  /** @returns some messages, which are invisible to others for a while; none if there are no more */
+  /** Returns some messages, which are invisible to others for a while; none if there are no more */
   receive(): Promise<readonly Message[]>;
   delete(message: Message): Promise<void>;
   /** Makes a message visible again. */
@@ -85,7 +88,7 @@ export async function redrive(options: RedriveOptions): Promise<{ deleted: numbe
   return { deleted, left: left.size };
 }
 
-/** @returns whether the message can be deleted, and why @throws Error also for a malformed one */
+/** Returns whether the message can be deleted, and why @throws Error also for a malformed one */
 async function redriveOne(
   { ledger, invoke }: RedriveOptions,
   { body }: Message,
@@ -124,7 +127,7 @@ async function redriveOne(
 }
 
 /**
- * The failure queue of a stage, in SQS.
+ * Returns the failure queue of a stage, in SQS.
  *
  * @param name of the function
  * @throws Error if it has no such queue

@@ -1,7 +1,7 @@
 /**
- * `npm run release -- --stage S`: writes dist/, from which a stage is deployed without Node.js: the function's code,
- * the stage's CloudFormation template, which has the place of the code as its parameters, an SBOM (CycloneDX), and
- * checksums. It needs no AWS account.
+ * `npm run release -- --stage S`: writes dist/, from which a stage is deployed without Node.js: the
+ * function's code, the stage's CloudFormation template, which has the place of the code as its parameters, an
+ * SBOM (CycloneDX), and checksums. It needs no AWS account.
  */
 
 import { execFileSync, spawnSync } from 'node:child_process';

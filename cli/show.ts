@@ -16,7 +16,7 @@ import { columns } from './command-line.ts';
 /** What an item says in one word or two. */
 export type State = 'in sync' | 'pending' | 'switching' | 'expired' | 'paused' | 'observed';
 
-/** @returns the state of an item; `observed`: nothing is desired yet, but Patroni has named the leader */
+/** Returns the state of an item; `observed`: nothing is desired yet, but Patroni has named the leader */
 export function stateOf(item: Item): State {
   if (isLeased(item)) return 'switching';
   if (isPaused(item)) return 'paused';
@@ -25,7 +25,7 @@ export function stateOf(item: Item): State {
   return item.lease_token === undefined ? 'pending' : 'expired';
 }
 
-/** @returns the items as JSON, with their states, sorted by server */
+/** Returns the items as JSON, with their states, sorted by server */
 export function asJson(items: readonly Item[]): string {
   const entries = sorted(items).map((item) => ({
     ...item,
@@ -36,8 +36,8 @@ export function asJson(items: readonly Item[]): string {
 }
 
 /**
- * The items as a table: what is desired, what was applied, and what Patroni says, each with its age; below a
- * server, what a person should know.
+ * Returns the items as a table: what is desired, what was applied, and what Patroni says, each with its age;
+ * below a server, what a person should know.
  *
  * @param now ms since the epoch
  * @param width of the terminal (characters)
@@ -118,7 +118,7 @@ function age(ms: number): string {
   return `${Math.floor(seconds / 86_400)}d`;
 }
 
-/** A time to the second. */
+/** Returns a time to the second. */
 export function time(iso = ''): string {
   return iso.replace('T', ' ').replace(/\.\d+Z$/, ' UTC');
 }

@@ -16,19 +16,19 @@ export const STAGE_OPTIONS = {
   },
 } as const;
 
-/** The file with the parameters of a stage. */
+/** Returns the file with the parameters of a stage. */
 export function stageFile(stage: string): string {
   return `${FOLDER}/${stage}.yml`;
 }
 
-/** @returns the region in the file of the stage, if it names one */
+/** Returns the region in the file of the stage, if it names one */
 export function regionOf(stage: string): string | undefined {
   if (!existsSync(stageFile(stage))) return undefined;
   return /^region: *["']?([\w-]+)/m.exec(readFileSync(stageFile(stage), 'utf8'))?.[1];
 }
 
 /**
- * The error for a stage that does not exist.
+ * Returns the error for a stage that does not exist.
  *
  * @param missing what it lacks, as a sentence
  * @param remedy what to do if the name is right

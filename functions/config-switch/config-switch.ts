@@ -1,6 +1,6 @@
 /**
- * A role change, from skip to switch. The names and their order are those of `patroni.scripts.barman.config_switch`, which
- * implements `patroni_barman config-switch`.
+ * A role change, from skip to switch. The names and their order are those of
+ * `patroni.scripts.barman.config_switch`, which implements `patroni_barman config-switch`.
  */
 
 import { rehearse } from './barman/dry-run.ts';
@@ -23,7 +23,10 @@ const ROLES_SWITCHED: Record<RoleChange['switch_when'], ReadonlySet<RoleChange['
 };
 
 declare const decided: unique symbol;
-/** For the compiler only: what `shouldSkipSwitch` has not yet decided may be either, and only what is to be switched is recorded. */
+/**
+ * For the compiler only: what `shouldSkipSwitch` has not yet decided may be either, and only what is to be
+ * switched is recorded.
+ */
 interface ToSkip {
   readonly [decided]?: 'skip';
 }

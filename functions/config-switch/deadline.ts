@@ -2,13 +2,16 @@
 
 import { DeadlineExceeded } from './errors.ts';
 
-/** Time-out of API Gateway, from the arrival of the request (ms; quota "Maximum integration timeout" of HTTP APIs). */
+/**
+ * Time-out of API Gateway, from the arrival of the request (ms; quota "Maximum integration timeout" of HTTP
+ * APIs).
+ */
 const API_GATEWAY_TIMEOUT = 30_000;
 /** Time reserved for the response: closing, logging, and the way back (ms). */
 const ANSWER_TIME = 1_500;
 
 /**
- * The time from now to the deadline of an invocation.
+ * Returns the time from now to the deadline of an invocation.
  *
  * @param remaining Lambda's remaining time (ms)
  * @param httpArrival `requestContext.timeEpoch` of an HTTP request (ms since the epoch)
@@ -22,7 +25,7 @@ export function timeToDeadline(remaining: number, httpArrival: number | undefine
 }
 
 /**
- * A signal that aborts with DeadlineExceeded.
+ * Returns a signal that aborts with DeadlineExceeded.
  *
  * @param ms from now
  * @returns the signal, and a function that stops its timer
@@ -37,8 +40,8 @@ export function deadline(ms: number): { signal: AbortSignal; clear: () => void }
 }
 
 /**
- * Starts to measure a time. By both clocks: the monotonic one stands still while the function is frozen, and the wall clock may be set
- * back.
+ * Starts to measure a time. By both clocks: the monotonic one stands still while the function is frozen, and
+ * the wall clock may be set back.
  *
  * @returns a function that returns the time since then (ms)
  */
@@ -65,7 +68,7 @@ export async function within<T>(signal: AbortSignal, promise: Promise<T>): Promi
 }
 
 /**
- * Sleeps.
+ * Waits for some time.
  *
  * @param ms how long; a negative time counts as 0
  * @throws the reason of the signal, as soon as it aborts

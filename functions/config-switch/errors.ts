@@ -1,4 +1,7 @@
-/** Errors as classes with the ExitCode that they mean. Their messages go to the caller, so they must not hold a secret. */
+/**
+ * Errors as classes with the ExitCode that they mean. Their messages go to the caller, so they must not hold
+ * a secret.
+ */
 
 import { ExitCode } from './exit-code.ts';
 
@@ -36,7 +39,10 @@ export class LedgerError extends HttpError {
   override readonly name = 'LedgerError';
 }
 
-/** Another invocation is switching, or the server is paused. The desired state is recorded and will be applied. */
+/**
+ * Another invocation is switching, or the server is paused. The desired state is recorded and will be
+ * applied.
+ */
 export class Busy extends HttpError {
   override readonly name = 'Busy';
 }
@@ -66,7 +72,10 @@ export function httpErrorFrom(
   return longer;
 }
 
-/** A webhook that is rejected before its payload is read: the response says nothing about the reason, and has no ExitCode. */
+/**
+ * A webhook that is rejected before its payload is read: the response says nothing about the reason, and has
+ * no ExitCode.
+ */
 export class Rejected extends Error {
   override readonly name = 'Rejected';
   readonly why: 'signature' | 'timestamp' | 'secret unreadable' | 'body too large' | 'payload format';

@@ -26,7 +26,7 @@ const STATUS: Record<ExitCode, ExitStatus> = {
   4: 'INVALID_ARGS',
 };
 
-/** The name of an ExitCode, as in responses and metrics. */
+/** Returns the name of an ExitCode, as in responses and metrics. */
 export function exitStatus(code: ExitCode): ExitStatus {
   return STATUS[code];
 }

@@ -8,12 +8,15 @@ import { beat, type Heartbeat } from './reconcile/heartbeat.ts';
 import type { Services } from './services.ts';
 import { reportHeartbeat, reportReconciled } from './telemetry.ts';
 
-/** Whether an event is that of the schedule, `{"heartbeat":true}`, and has nothing else that would be dropped. */
+/**
+ * Returns whether an event is that of the schedule, `{"heartbeat":true}`, and has nothing else that would be
+ * dropped.
+ */
 export function isHeartbeat(event: unknown): boolean {
   return isObject(event) && event.heartbeat === true && Object.keys(event).length === 1;
 }
 
-/** @returns the handler, whose response is what it found and did, or why it failed */
+/** Returns the handler, whose response is what it found and did, or why it failed */
 export function createHeartbeatHandler({
   settings,
   ledger,

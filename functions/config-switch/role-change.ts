@@ -13,11 +13,12 @@ import { reporting } from './telemetry.ts';
 import { versionOf } from './version.ts';
 
 /**
- * Creates the handler. From the outside in: report how the event ended, receive it, respond; inside, each step needs what the one
- * before it returned.
+ * Creates the handler. From the outside in: report how the event ended, receive it, respond; inside, each
+ * step needs what the one before it returned.
  *
- * @returns the handler for HTTP API events (payload format 2.0), EventBridge events, and the payload itself. Its response is an
- *   HTTP response, or the body alone; it throws if an EventBridge event with a valid payload could not be recorded
+ * @returns the handler for HTTP API events (payload format 2.0), EventBridge events, and the payload itself.
+ *   Its response is an HTTP response, or the body alone; it throws if an EventBridge event with a valid
+ *   payload could not be recorded
  */
 export function createRoleChangeHandler({ settings, connect, ...services }: Services) {
   const configSwitch = async (event: Event): Promise<Result> => {

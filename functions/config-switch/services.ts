@@ -10,7 +10,10 @@ import { logger } from './telemetry.ts';
 
 /** The default of `--max-retries` of patroni_barman. */
 const DEFAULT_MAX_RETRIES = 5;
-/** Default time limit for an operation (s): most take one second, on a host with many servers up to half a minute. */
+/**
+ * Default time limit for an operation (s): most take one second, on a host with many servers up to half a
+ * minute.
+ */
 const DEFAULT_OPERATION_TIMEOUT = 60;
 /** Default interval between two heartbeats (s), as in infra/events/heartbeat.yml. */
 const DEFAULT_HEARTBEAT_INTERVAL = 60;

@@ -2,7 +2,10 @@
 
 import { InvalidArgs } from './errors.ts';
 
-/** Names that are safe as a path segment here and as an argument of `barman` on the host: not an option, not several words. */
+/**
+ * Names that are safe as a path segment here and as an argument of `barman` on the host: not an option, not
+ * several words.
+ */
 export const BARMAN_NAME = /^[A-Za-z0-9_][A-Za-z0-9_.:@+~=,-]*$/;
 
 /** Never both. */
@@ -11,7 +14,7 @@ export type ConfigTarget = { readonly model: string } | { readonly reset: true }
 const MODEL = 'model ';
 
 /**
- * The target of a role change: one, and only one, of model and reset
+ * Returns the target of a role change: one, and only one, of model and reset
  * (`patroni.scripts.barman.config_switch`, `run_barman_config_switch`).
  *
  * @throws InvalidArgs if it names both or neither
@@ -34,7 +37,7 @@ export function configTarget({
   );
 }
 
-/** The text that the ledger stores: `model <name>` or `reset`. */
+/** Returns the text that the ledger stores: `model <name>` or `reset`. */
 export function targetText(target: ConfigTarget): string {
   return 'model' in target ? `${MODEL}${target.model}` : 'reset';
 }
@@ -44,7 +47,7 @@ export function parseTarget(text: string): ConfigTarget {
   return text.startsWith(MODEL) ? { model: text.slice(MODEL.length) } : { reset: true };
 }
 
-/** The body of a POST to `/servers/S/operations` (pg-backup-api 2.2, `servers_operations_post`). */
+/** Returns the body of a POST to `/servers/S/operations` (pg-backup-api 2.2, `servers_operations_post`). */
 export function requestBody(target: ConfigTarget): object {
   return {
     type: 'config_switch',
@@ -52,12 +55,12 @@ export function requestBody(target: ConfigTarget): object {
   };
 }
 
-/** A phrase, as in "could not …". */
+/** Returns a phrase, as in "could not …". */
 export function describe(target: ConfigTarget): string {
   return 'model' in target ? `apply model ${target.model}` : 'drop the active model';
 }
 
-/** A name, as in "now uses …". */
+/** Returns a name, as in "now uses …". */
 export function nameOf(target: ConfigTarget): string {
   return 'model' in target ? `model ${target.model}` : 'no model';
 }

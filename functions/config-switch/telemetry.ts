@@ -49,7 +49,8 @@ function report(event: Event, error?: Error | null): void {
 
   if (response) {
     const { message, ...body } = response;
-    // A server that is paused, or that another invocation is switching, is not a failure: it has its own metric.
+    // A server that is paused, or that another invocation is switching, is not a failure: it has its own
+    // metric.
     const busy = error instanceof Busy;
     const failed = response.exit_code > ExitCode.CONFIG_SWITCH_SKIPPED;
     const level = busy ? 'warn' : failed ? 'error' : 'info';
@@ -153,7 +154,7 @@ function commonFields({ request_id, startedAt }: Invocation) {
   return { request_id, duration_ms: Math.round(performance.now() - startedAt) };
 }
 
-/** An error that is not a ConfigSwitchError, with its stack: a fault of ours. */
+/** Returns an error that is not a ConfigSwitchError, with its stack: a fault of ours. */
 function internalError(error: unknown): { error?: Error } {
   return error instanceof Error && !(error instanceof ConfigSwitchError) ? { error } : {};
 }

@@ -1,6 +1,6 @@
 /**
- * The version of a desired state: event time and event id, such as `2026-11-23T06:10:00.000Z#msg_1`. Versions compare as text;
- * greater is newer. The only place that composes one and takes it apart.
+ * The version of a desired state: event time and event id, such as `2026-11-23T06:10:00.000Z#msg_1`. Versions
+ * compare as text; greater is newer. The only place that composes one and takes it apart.
  */
 
 /**

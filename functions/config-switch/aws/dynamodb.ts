@@ -1,6 +1,6 @@
 /**
- * The ledger in DynamoDB. The client is loaded at the start: loaded later, the modules that it shares with SSM's client would be
- * compiled one by one, which makes a cold start slower (npm run bench -- cold).
+ * The ledger in DynamoDB. The client is loaded at the start: loaded later, the modules that it shares with
+ * SSM's client would be compiled one by one, which makes a cold start slower (npm run bench -- cold).
  */
 
 import {
@@ -164,7 +164,7 @@ export class DynamoDbEvents implements EventTable {
   }
 }
 
-/** DynamoDB's expressions. Every name is an alias `#…`, since it could be a reserved word. */
+/** Composes DynamoDB's expressions. Every name is an alias `#…`, since it could be a reserved word. */
 function expressions(change: Change, condition: Condition) {
   const names: Record<string, string> = {};
   const values: Record<string, AttributeValue> = {};

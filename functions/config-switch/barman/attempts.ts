@@ -21,9 +21,15 @@ const CONNECT_TIMEOUT = 3_000;
 const ATTEMPT_TIMEOUT = 12_000;
 /** Maximum number of 404: one can be false, but three in a row hardly ever are. */
 const NOT_FOUND_ATTEMPTS = 3;
-/** Back-off between attempts (ms): random up to the base, which doubles at each attempt up to the cap ("full jitter"). */
+/**
+ * Back-off between attempts (ms): random up to the base, which doubles at each attempt up to the cap ("full
+ * jitter").
+ */
 const BACKOFF = { base: 250, cap: 4_000 };
-/** Additional wait (ms): until the file behind a false 404 is written; until the second in an operation's id has passed. */
+/**
+ * Additional wait (ms): until the file behind a false 404 is written; until the second in an operation's id
+ * has passed.
+ */
 const SPACING: Readonly<Record<string, number>> = { 'GET 404': 100, 'POST 404': 100, 'POST 500': 1_000 };
 /** Maximum response size (bytes): `/diagnose` lists every backup. */
 const MAX_RESPONSE_SIZE = 16 * 1024 * 1024;
@@ -79,7 +85,10 @@ export interface LastRequest {
   readonly start: number;
   /** How long it took (ms): its cost for the host. */
   readonly time: number;
-  /** The time of the response by its `Date` (ms since the epoch), truncated to the second; undefined without one. */
+  /**
+   * The time of the response by its `Date` (ms since the epoch), truncated to the second; undefined without
+   * one.
+   */
   readonly hostTime: number | undefined;
 }
 
@@ -173,7 +182,7 @@ export class HttpClient implements AsyncDisposable {
     const { notAfter = Number.POSITIVE_INFINITY } = connection.tls ?? {};
     if (notAfter < Date.now()) throw expiredCertificate(notAfter);
     const attempt = deadline(timeout);
-    const ended = AbortSignal.any([signal, attempt.signal]);
+    const limited = AbortSignal.any([signal, attempt.signal]);
 
     this.#options.onRequest();
     const start = performance.now();
@@ -181,7 +190,7 @@ export class HttpClient implements AsyncDisposable {
     let text: string;
     let hostTime: number | undefined;
     try {
-      const response = await link.agent.send({ method, base: connection.url, path, body }, ended);
+      const response = await link.agent.send({ method, base: connection.url, path, body }, limited);
       link.answered = true;
       status = response.status;
       hostTime = Number.isNaN(response.date) ? undefined : response.date;
@@ -221,7 +230,7 @@ export class HttpClient implements AsyncDisposable {
     return { connection, agent, answered: false };
   }
 
-  /** @returns whether the credentials differ from those that were refused */
+  /** Returns whether the credentials differ from those that were refused */
   async #rereadCredentials(link: Link): Promise<boolean> {
     if (this.#rereadDone) return false;
     this.#rereadDone = true;

@@ -4,8 +4,8 @@ import type { ConfigTarget } from '../target.ts';
 import type { Diagnosis } from './pg-backup-api.ts';
 
 /**
- * Checks whether server and model exist and belong together. The rules are those of `barman config-switch` (barman.config,
- * `ServerConfig.apply_model`).
+ * Checks whether server and model exist and belong together. The rules are those of `barman config-switch`
+ * (barman.config, `ServerConfig.apply_model`).
  *
  * @returns a sentence for the operator
  */

@@ -1,4 +1,6 @@
-/** Failed requests to pg-backup-api: one table from HTTP status or error code to what may be done about it. */
+/**
+ * Failed requests to pg-backup-api: one table from HTTP status or error code to what may be done about it.
+ */
 
 import { networkFailureOf } from '../http/network-errors.ts';
 
@@ -30,11 +32,11 @@ export class RequestFailure extends Error {
 }
 
 /**
- * The failure of a request that ended without a response.
+ * Returns the failure of a request that ended without a response.
  *
  * @param error what undici threw
- * @param freshTls whether this was the first request of a new TLS session: with TLS 1.3 a server that refuses the client
- *   certificate completes the handshake and then closes the connection
+ * @param freshTls whether this was the first request of a new TLS session: with TLS 1.3 a server that refuses
+ *   the client certificate completes the handshake and then closes the connection
  * @returns the failure, or undefined for an error that did not come from the network
  */
 export function failureOf(error: unknown, freshTls: boolean): RequestFailure | undefined {
@@ -77,7 +79,8 @@ export function failureOf(error: unknown, freshTls: boolean): RequestFailure | u
 }
 
 /**
- * An attempt that was not made, because the client certificate has expired: many servers only close the connection then.
+ * Returns the failure of an attempt that was not made, because the client certificate has expired: many
+ * servers only close the connection then.
  *
  * @param notAfter its end (ms since the epoch)
  */
@@ -89,7 +92,7 @@ export function expiredCertificate(notAfter: number): RequestFailure {
   );
 }
 
-/** An attempt that took too long. @param ms its time limit */
+/** Returns the failure of an attempt that took too long. @param ms its time limit */
 export function timedOut(ms: number): RequestFailure {
   return new RequestFailure(`pg-backup-api did not respond within ${ms / 1000} s`, {
     transient: true,
@@ -97,7 +100,11 @@ export function timedOut(ms: number): RequestFailure {
   });
 }
 
-/** A successful status, but not the expected JSON. @param what what is wrong with it */
+/**
+ * Returns the failure of a response with a successful status, but without the expected JSON.
+ *
+ * @param what what is wrong with it
+ */
 export function unexpected(status: number, what: string): RequestFailure {
   return new RequestFailure(`pg-backup-api answered ${status}, but ${what}`, {
     transient: true,
@@ -107,7 +114,7 @@ export function unexpected(status: number, what: string): RequestFailure {
 }
 
 /**
- * The failure of a response with an unsuccessful status.
+ * Returns the failure of a response with an unsuccessful status.
  *
  * @param status the HTTP status, not 2xx
  * @param body its text becomes part of the message
@@ -135,15 +142,17 @@ export function refusalOf(
       doubtsCredentials: true,
     });
   }
-  // It can be false: while the output file of an operation is open but not yet written, the operation does not exist.
+  // It can be false: while the output file of an operation is open but not yet written, the operation does
+  // not exist.
   if (status === 404) return new RequestFailure(message, { status, transient: true });
-  // The request was rejected, not begun: it arrived incomplete (408; RFC 9110, 15.5.9), too early (425; RFC 8470, 5.2) or too
-  // often (429; RFC 6585, 4).
+  // The request was rejected, not begun: it arrived incomplete (408; RFC 9110, 15.5.9), too early (425; RFC
+  // 8470, 5.2) or too often (429; RFC 6585, 4).
   if (status === 408 || status === 425 || status === 429) {
     return new RequestFailure(message, { status, transient: true });
   }
-  // 500 comes from pg-backup-api: another operation was created in the same second, or no process could be started. Any
-  // other 5xx comes from a proxy, which does not know: Apache also responds 503 if its connection to the server broke.
+  // 500 comes from pg-backup-api: another operation was created in the same second, or no process could be
+  // started. Any other 5xx comes from a proxy, which does not know: Apache also responds 503 if its
+  // connection to the server broke.
   if (status >= 500) {
     return new RequestFailure(message, {
       status,
@@ -156,8 +165,9 @@ export function refusalOf(
 }
 
 /**
- * For a POST that ends with 500: pg-backup-api writes the job of an operation, and then starts a helper process with the
- * command of its own name (pg_backup_api.logic.utility_controller, `servers_operations_post`).
+ * Returns the remedy for a POST that ends with 500: pg-backup-api writes the job of an operation, and then
+ * starts a helper process with the command of its own name (pg_backup_api.logic.utility_controller,
+ * `servers_operations_post`).
  */
 function helperRemedy(barman_server: string): string {
   return (
@@ -166,7 +176,7 @@ function helperRemedy(barman_server: string): string {
   );
 }
 
-/** The text of an error's body: the `error` of a JSON object, or the text of an HTML page. */
+/** Returns the text of an error's body: the `error` of a JSON object, or the text of an HTML page. */
 function wordsOf(whole: string): string {
   // The patterns below take quadratic time on a crafted body.
   const body = whole.slice(0, 4096);

@@ -1,8 +1,8 @@
 /**
  * The operations of pg-backup-api on the Barman host, and how long to wait for them.
  *
- * A POST creates an operation, which then runs by itself. So a POST without a response may have created one, and Barman
- * takes no lock: another POST is sent only after such an operation has ended.
+ * A POST creates an operation, which then runs by itself. So a POST without a response may have created one,
+ * and Barman takes no lock: another POST is sent only after such an operation has ended.
  */
 
 import * as v from 'valibot';
@@ -12,20 +12,26 @@ import type { Facts } from '../invocation.ts';
 import { BARMAN_NAME, type ConfigTarget, requestBody } from '../target.ts';
 import { type ConnectionSource, HttpClient, type HttpClientOptions } from './attempts.ts';
 
-/** Time limit of one attempt at `/diagnose`, which queries every PostgreSQL server (ms): more than any invocation has. */
+/**
+ * Time limit of one attempt at `/diagnose`, which queries every PostgreSQL server (ms): more than any
+ * invocation has.
+ */
 const DIAGNOSE_TIMEOUT = 60_000;
 /** Time limits of the heartbeat's probes (ms): a host that hangs must not use up the heartbeat. */
 const STATUS_TIMEOUT = 15_000;
 const READ_SERVER_TIMEOUT = 5_000;
 /**
- * First poll after the creation, and shortest interval between the starts of two polls (ms), or this share of the time
- * elapsed. For an operation of 1.2 s that is three polls more than with 100 ms and a tenth, and a response 25 ms sooner.
+ * First poll after the creation, and shortest interval between the starts of two polls (ms), or this share of
+ * the time elapsed. For an operation of 1.2 s that is three polls more than with 100 ms and a tenth, and a
+ * response 25 ms sooner.
  */
 const POLL = { first: 150, interval: 75, share: 1 / 16 };
 const HOUR = 3_600_000;
 /** All time zones differ by multiples of this (ms). */
 const QUARTER_HOUR = HOUR / 4;
-/** The largest difference between the clocks of the Barman host and of the proxy that sends the `Date` (ms). */
+/**
+ * The largest difference between the clocks of the Barman host and of the proxy that sends the `Date` (ms).
+ */
 const HOST_CLOCK_SKEW = 15_000;
 
 const CreatedOperation = v.object({
@@ -71,7 +77,7 @@ export class PgBackupApi implements AsyncDisposable {
   readonly #http: HttpClient;
   readonly #options: PgBackupApiOptions;
   /** `server/id` of the operations whose end is known: they are not polled again. */
-  readonly #ended = new Map<string, 'DONE' | 'FAILED'>();
+  readonly #outcomes = new Map<string, 'DONE' | 'FAILED'>();
 
   constructor(source: ConnectionSource, options: PgBackupApiOptions) {
     this.#options = options;
@@ -108,7 +114,8 @@ export class PgBackupApi implements AsyncDisposable {
         if (begun === 'no') guard.inDoubt = false;
       },
       beforeRetry: async ({ begun, status }, elapsed) => {
-        // A POST looks the server up in the memory of pg-backup-api's worker; this GET makes it read the configuration again.
+        // A POST looks the server up in the memory of pg-backup-api's worker; this GET makes it read the
+        // configuration again.
         if (status === 404) await this.#listOperations(barman_server, this.#options.signal, 1);
         if (begun === 'no') return;
         if (begun === 'unknown') {
@@ -124,8 +131,8 @@ export class PgBackupApi implements AsyncDisposable {
   }
 
   /**
-   * Waits for the end of an operation. Polls soon and then less and less often: fast for a small host, and gentle to one
-   * that needs long for each poll.
+   * Waits for the end of an operation. Polls soon and then less and less often: fast for a small host, and
+   * gentle to one that needs long for each poll.
    *
    * @param signal instead of the deadline's
    * @returns how it ended
@@ -140,7 +147,8 @@ export class PgBackupApi implements AsyncDisposable {
     try {
       for (let soonest = start + POLL.first; ; soonest = this.#http.last.start + POLL.interval) {
         const now = performance.now();
-        // A share of the time elapsed keeps the reaction fast; twice the last request leaves the host half of its time.
+        // A share of the time elapsed keeps the reaction fast; twice the last request leaves the host half of
+        // its time.
         const pause = Math.max((now - start) * POLL.share, 2 * this.#http.last.time);
         const next = Math.max(soonest, this.#http.last.start + pause);
         await sleep(next - now, signal);
@@ -159,8 +167,8 @@ export class PgBackupApi implements AsyncDisposable {
   }
 
   /**
-   * The config switches that a POST of unknown outcome may have created. The list does not say which of them belongs to that POST, if
-   * any, so none is taken for it.
+   * Returns the config switches that a POST of unknown outcome may have created. The list does not say which
+   * of them belongs to that POST, if any, so none is taken for it.
    *
    * @param age how long ago that POST may have been sent (ms)
    * @returns their ids, the oldest first
@@ -174,7 +182,8 @@ export class PgBackupApi implements AsyncDisposable {
   }
 
   /**
-   * Waits for the end of an operation that began earlier: polls it at once, whatever the signal is, and then as `waitForOperation` does.
+   * Waits for the end of an operation that began earlier: polls it at once, whatever the signal is, and then
+   * as `waitForOperation` does.
    *
    * @param signal instead of the deadline's
    * @throws as `waitForOperation` does
@@ -189,7 +198,7 @@ export class PgBackupApi implements AsyncDisposable {
   }
 
   /**
-   * The status of an operation; one that has ended is not asked for again.
+   * Returns the status of an operation; one that has ended is not asked for again.
    *
    * @param signal instead of the deadline's
    * @throws HttpError
@@ -199,12 +208,12 @@ export class PgBackupApi implements AsyncDisposable {
     operation_id: string,
     signal = this.#options.signal,
   ): Promise<'IN_PROGRESS' | 'DONE' | 'FAILED'> {
-    const known = this.#ended.get(`${barman_server}/${operation_id}`);
+    const known = this.#outcomes.get(`${barman_server}/${operation_id}`);
     if (known !== undefined) return known;
     this.#options.facts.polls += 1;
     const path = ['servers', barman_server, 'operations', operation_id];
     const { status } = await this.#http.request({ method: 'GET', path, schema: Operation, signal });
-    if (status !== 'IN_PROGRESS') this.#ended.set(`${barman_server}/${operation_id}`, status);
+    if (status !== 'IN_PROGRESS') this.#outcomes.set(`${barman_server}/${operation_id}`, status);
     return status;
   }
 
@@ -279,10 +288,11 @@ export class PgBackupApi implements AsyncDisposable {
 }
 
 /**
- * The operations that a POST of so many ms ago may have created. Ids are local times of the Barman host, whose time zone is
- * unknown, and whose clock may have been set. So of the ids from 13 h before the POST to 14 h after now, the extremes of all time
- * zones, these count: where the host's clock is known, those that fit the time since the POST in any zone, which is a multiple of a
- * quarter of an hour from UTC; the newest of all, in case the clock is wrong; and every id that is not a time.
+ * Returns the operations that a POST of so many ms ago may have created. Ids are local times of the Barman
+ * host, whose time zone is unknown, and whose clock may have been set. So of the ids from 13 h before the
+ * POST to 14 h after now, the extremes of all time zones, these count: where the host's clock is known, those
+ * that fit the time since the POST in any zone, which is a multiple of a quarter of an hour from UTC; the
+ * newest of all, in case the clock is wrong; and every id that is not a time.
  *
  * @param ids sorted
  * @param elapsed since the POST (ms)
@@ -302,7 +312,7 @@ function recent(ids: readonly string[], elapsed: number, hostTime: number | unde
   });
 }
 
-/** The time in the id of an operation (`%Y%m%dT%H%M%S`), as if it were UTC (ms since the epoch). */
+/** Returns the time in the id of an operation (`%Y%m%dT%H%M%S`), as if it were UTC (ms since the epoch). */
 function timeOf(operation_id: string): number | undefined {
   const time = Date.parse(operation_id.replace(/(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)/, '-$1-$2T$3:$4:$5Z'));
   return Number.isNaN(time) ? undefined : time;

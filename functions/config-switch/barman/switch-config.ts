@@ -34,7 +34,7 @@ export async function switchConfig(
   };
 }
 
-/** The error for an operation that ended FAILED. */
+/** Returns the error for an operation that ended FAILED. */
 export function operationFailed(
   barman_server: string,
   target: ConfigTarget,

@@ -8,7 +8,10 @@ import type { RoleChange } from './payload.ts';
 /** An event id becomes part of a version and of a key: printable ASCII without spaces. */
 const EVENT_ID = /^[!-~]{1,128}$/;
 
-/** How an event arrived: as the webhook of a Patroni callback, from an EventBridge rule, or as the payload itself. */
+/**
+ * How an event arrived: as the webhook of a Patroni callback, from an EventBridge rule, or as the payload
+ * itself.
+ */
 export type Arrived =
   /** `event` is absent if it is not in payload format 2.0. */
   | { readonly caller: 'http'; readonly event?: APIGatewayProxyEventV2 }
@@ -17,7 +20,10 @@ export type Arrived =
 /** An event, which stays the same on its way; what is found out about it is in its facts. */
 export interface Event extends Invocation {
   readonly arrived: Arrived;
-  /** The id that the caller gave the event: the same for each delivery. That of a webhook is valid once it is authenticated. */
+  /**
+   * The id that the caller gave the event: the same for each delivery. That of a webhook is valid once it is
+   * authenticated.
+   */
   readonly event_id: string;
   /** By a clock of AWS, never of a database node (ms since the epoch). */
   readonly arrivedAt: number;
@@ -42,21 +48,25 @@ export interface ResponseBody {
   readonly reset?: true;
   readonly operation_id?: string;
   readonly dry_run?: true;
-  /** The desired state is in the ledger and will be applied, whatever the code: the caller need not try again. */
+  /**
+   * The desired state is in the ledger and will be applied, whatever the code: the caller need not try again.
+   */
   readonly recorded: boolean;
   readonly event_id: string;
   readonly request_id: string;
 }
 
 /**
- * Returns when the role changed (ms since the epoch): the arrival by AWS's clock minus the age by the sender's monotonic clock, so
- * that the wrong clock of a node cannot reorder failovers.
+ * Returns when the role changed (ms since the epoch): the arrival by AWS's clock minus the age by the
+ * sender's monotonic clock, so that the wrong clock of a node cannot reorder failovers.
  */
 export function eventTime({ arrivedAt, facts }: Pick<Event, 'arrivedAt' | 'facts'>): number {
   return Math.max(0, arrivedAt - (facts.roleChange?.age_ms ?? 0));
 }
 
-/** Returns whether a value has the form of an event id: 1 to 128 printable ASCII characters without spaces. */
+/**
+ * Returns whether a value has the form of an event id: 1 to 128 printable ASCII characters without spaces.
+ */
 export function isEventId(value: unknown): value is string {
   return typeof value === 'string' && EVENT_ID.test(value);
 }

@@ -1,4 +1,6 @@
-/** The payload of a role change, with the names of `patroni_barman config-switch`. One schema for all callers. */
+/**
+ * The payload of a role change, with the names of `patroni_barman config-switch`. One schema for all callers.
+ */
 
 import * as v from 'valibot';
 import { InvalidArgs } from '../errors.ts';
@@ -8,7 +10,8 @@ const MAX_NAME_LENGTH = 255;
 /** Problems named in one message: a body of 16 KB can have thousands of unknown keys. */
 const MAX_PROBLEMS = 50;
 
-// Patroni 4 sends primary, replica, standby_leader, demoted; Patroni 3 promoted or master; older versions master.
+// Patroni 4 sends primary, replica, standby_leader, demoted; Patroni 3 promoted or master; older versions
+// master.
 const ROLES = ['primary', 'promoted', 'master', 'standby_leader', 'replica', 'demoted'] as const;
 const SWITCH_WHEN = ['promoted', 'demoted', 'always', 'leader'] as const;
 
@@ -59,7 +62,10 @@ const RoleChangeSchema = v.pipe(
   v.brand('RoleChange'),
 );
 
-/** A well-formed role change; only `parseRoleChange` creates one. The one-of check of model and reset comes later. */
+/**
+ * A well-formed role change; only `parseRoleChange` creates one. The one-of check of model and reset comes
+ * later.
+ */
 export type RoleChange = v.InferOutput<typeof RoleChangeSchema>;
 
 /**
@@ -109,7 +115,9 @@ function received(issue: v.BaseIssue<unknown>): string {
   return issue.message === 'is missing' ? '' : `, not ${excerpt(issue.input)}`;
 }
 
-/** A value, cut to 80 characters for a message. JSON escapes control characters and lone surrogates. */
+/**
+ * Returns a value, cut to 80 characters for a message. JSON escapes control characters and lone surrogates.
+ */
 export function excerpt(value: unknown): string {
   if (typeof value === 'object' && value !== null) return Array.isArray(value) ? 'an array' : 'an object';
   const text = typeof value === 'string' ? JSON.stringify(value) : String(value);

@@ -23,8 +23,8 @@ export function receiving(): MiddlewareObj<Event> {
 /**
  * Reads what every event has.
  *
- * @param event an HTTP API event (payload format 2.0), an EventBridge event, or the payload itself; an HTTP request in another
- *   format is never taken for the payload, which needs no signature
+ * @param event an HTTP API event (payload format 2.0), an EventBridge event, or the payload itself; an HTTP
+ *   request in another format is never taken for the payload, which needs no signature
  * @param context from Lambda
  */
 export function receive(event: unknown, context: Context): Event {
@@ -42,8 +42,8 @@ export function receive(event: unknown, context: Context): Event {
   if (looksLikeHttp(event)) return received({ caller: 'http' }, now, context.awsRequestId);
   if (isEventBridge(event)) {
     const time = Date.parse(event.time);
-    // The sender of an event may set its time: one in the future would stay the newest for ever. EventBridge truncates
-    // the time to the second, so the event may have been up to a second later.
+    // The sender of an event may set its time: one in the future would stay the newest for ever. EventBridge
+    // truncates the time to the second, so the event may have been up to a second later.
     const arrivedAt = Number.isNaN(time) ? now : Math.min(time % 1_000 === 0 ? time + 999 : time, now);
     const event_id = isEventId(event.id) ? event.id : context.awsRequestId;
     return received({ caller: 'eventbridge', payload: event.detail }, arrivedAt, event_id);
@@ -51,12 +51,16 @@ export function receive(event: unknown, context: Context): Event {
   return received({ caller: 'direct', payload: event }, now, context.awsRequestId);
 }
 
-/** Every event of API Gateway (HTTP, REST and WebSocket APIs), a load balancer or a function URL has a request context. */
+/**
+ * Every event of API Gateway (HTTP, REST and WebSocket APIs), a load balancer or a function URL has a request
+ * context.
+ */
 function looksLikeHttp(event: unknown): boolean {
   return isObject(event) && 'requestContext' in event;
 }
 
-// Only AWS can create events of these shapes: the sender of an HTTP request controls the body and headers only.
+// Only AWS can create events of these shapes: the sender of an HTTP request controls the body and headers
+// only.
 function isHttp(event: unknown): event is APIGatewayProxyEventV2 {
   return (
     isObject(event) &&

@@ -29,7 +29,9 @@ const HTTP_STATUS: Record<ExitStatus, number> = {
   HTTP_ERROR: 502,
   INVALID_ARGS: 400,
 };
-/** The statuses of errors that have their own: 202 while the desired state is recorded and not decided yet. */
+/**
+ * The statuses of errors that have their own: 202 while the desired state is recorded and not decided yet.
+ */
 const STATUS_OF_ERROR = [
   { ErrorClass: WrongCluster, recorded: 403, otherwise: 403 },
   { ErrorClass: LedgerError, recorded: 503, otherwise: 503 },
@@ -70,7 +72,10 @@ function respond(event: Event, result: Result | Error): ReturnType<typeof forCal
   return forCaller(event, result, body);
 }
 
-/** An error that is not a ConfigSwitchError is a fault of ours: HTTP_ERROR, with its message in the log only. */
+/**
+ * Composes the body. An error that is not a ConfigSwitchError is a fault of ours: HTTP_ERROR, with its
+ * message in the log only.
+ */
 function responseBody({ event_id, request_id, facts }: Event, result: Result | Error): ResponseBody {
   const { roleChange, recorded } = facts;
   const { exit_code, message, operation_id } =
@@ -91,8 +96,9 @@ function responseBody({ event_id, request_id, facts }: Event, result: Result | E
 }
 
 /**
- * @returns an HTTP response, the body alone, or undefined to throw the error: an EventBridge event that could not be recorded
- *   is retried by Lambda and then kept in the failure queue. One with an invalid payload is not: a retry cannot correct it
+ * Returns an HTTP response, the body alone, or undefined to throw the error: an EventBridge event that could
+ *   not be recorded is retried by Lambda and then kept in the failure queue. One with an invalid payload is
+ *   not: a retry cannot correct it
  */
 function forCaller(
   { arrived }: Event,

@@ -1,6 +1,7 @@
 /**
- * Who sent an event, and whether that sender may make its role change. Only `authenticate` makes a Sender, and only `authorise` a
- * PermittedRoleChange: without one of the two steps, or in another order, the handler does not compile.
+ * Who sent an event, and whether that sender may make its role change. Only `authenticate` makes a Sender,
+ * and only `authorise` a PermittedRoleChange: without one of the two steps, or in another order, the handler
+ * does not compile.
  */
 
 import { Rejected, WrongCluster } from '../errors.ts';
@@ -24,7 +25,8 @@ export interface Sender {
 export type PermittedRoleChange = RoleChange & { readonly [permitted]: true };
 
 /**
- * Authenticates the sender of an event: a webhook by its signature, everything else by IAM, before Lambda was called.
+ * Authenticates the sender of an event: a webhook by its signature, everything else by IAM, before Lambda was
+ * called.
  *
  * @param source of the secrets
  * @throws Rejected if the webhook is not signed with one of them, or is not in payload format 2.0
@@ -46,7 +48,8 @@ export async function authenticate(
 }
 
 /**
- * Checks that the secret of a webhook may switch its Barman server: one of the clusters of the matching secrets lists it.
+ * Checks that the secret of a webhook may switch its Barman server: one of the clusters of the matching
+ * secrets lists it.
  *
  * @param source of the secrets, which is asked again for a server that was perhaps just added
  * @param signal aborts at the deadline

@@ -1,4 +1,6 @@
-/** Signatures of webhooks, by Standard Webhooks (standardwebhooks.com, specification, "Verifying signatures"). */
+/**
+ * Signatures of webhooks, by Standard Webhooks (standardwebhooks.com, specification, "Verifying signatures").
+ */
 
 import { isUtf8 } from 'node:buffer';
 import { createHmac, type KeyObject, timingSafeEqual } from 'node:crypto';
@@ -129,10 +131,12 @@ export function signatureHeaders(
 }
 
 /**
- * The secrets that match a signature. All are tried: several may, and the servers of all of them count.
+ * Returns the secrets that match a signature. All are tried: several may, and the servers of all of them
+ * count.
  *
- * Not with the reference library: its SHA-256 is JavaScript, it signs text only, and its `verify` rejects a stale timestamp
- * before it checks the signature, so that a node with a wrong clock would look like an unauthenticated sender.
+ * Not with the reference library: its SHA-256 is JavaScript, it signs text only, and its `verify` rejects a
+ * stale timestamp before it checks the signature, so that a node with a wrong clock would look like an
+ * unauthenticated sender.
  *
  * @param headers the signature headers
  * @param body as it was sent
@@ -151,7 +155,7 @@ export function matchingSecrets(
 }
 
 /**
- * Whether a webhook was signed more than five minutes before or after its arrival.
+ * Returns whether a webhook was signed more than five minutes before or after its arrival.
  *
  * @param arrival when it arrived (ms since the epoch)
  */

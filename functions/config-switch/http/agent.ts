@@ -1,4 +1,6 @@
-/** How we talk to a host: one connection per origin and invocation, TLS always verified, no redirect followed. */
+/**
+ * How we talk to a host: one connection per origin and invocation, TLS always verified, no redirect followed.
+ */
 
 import type { SecureContext } from 'node:tls';
 import { within } from '../deadline.ts';
@@ -30,7 +32,10 @@ export interface HttpResponse {
   readonly text: () => Promise<string>;
 }
 
-/** Loads undici: for real requests only, while something else is waited for. It is a large part of a cold start. */
+/**
+ * Loads undici: for real requests only, while something else is waited for. It is a large part of a cold
+ * start.
+ */
 export const loadUndici = () => import('./undici.ts');
 
 type Undici = typeof import('./undici.ts');
@@ -74,7 +79,10 @@ export class Agent implements AsyncDisposable {
     };
   }
 
-  /** Closes the connections: one that is kept while the function is frozen breaks silently, and would cost a time-out. */
+  /**
+   * Closes the connections: one that is kept while the function is frozen breaks silently, and would cost a
+   * time-out.
+   */
   async [Symbol.asyncDispose](): Promise<void> {
     const created = await this.#undici?.catch(() => undefined);
     // It cannot be destroyed while it connects, and the response does not wait for that.

@@ -1,10 +1,14 @@
-/** The codes of network and TLS errors, in words and with their remedies: of our own requests and of those of the AWS SDK. */
+/**
+ * The codes of network and TLS errors, in words and with their remedies: of our own requests and of those of
+ * the AWS SDK.
+ */
 
 /** What an error of the network means. */
 export interface NetworkFailure {
   /**
-   * `unreachable`: no connection, or an open one on which nothing arrives; `untrusted`: the server's certificate does not verify;
-   * `tls`: no TLS session; `cut off`: the connection was closed; `unusable`: the response is not HTTP, too large or incomplete
+   * `unreachable`: no connection, or an open one on which nothing arrives; `untrusted`: the server's
+   * certificate does not verify; `tls`: no TLS session; `cut off`: the connection was closed; `unusable`: the
+   * response is not HTTP, too large or incomplete
    */
   readonly kind: 'unreachable' | 'untrusted' | 'tls' | 'cut off' | 'unusable';
   /** Such as ECONNREFUSED. */
@@ -19,7 +23,10 @@ export interface NetworkFailure {
 const UNRESOLVED =
   'could not be resolved; if the VPC has DNS servers of its own, set the stage parameter dns';
 
-/** While connecting, these mean that nothing was sent. The kernel also reports them on an open connection (ip(7), tcp(7)). */
+/**
+ * While connecting, these mean that nothing was sent. The kernel also reports them on an open connection
+ * (ip(7), tcp(7)).
+ */
 const UNREACHABLE: Readonly<Record<string, string>> = {
   ECONNREFUSED: 'the connection was refused',
   ENOTFOUND: 'its host name does not exist',

@@ -3,7 +3,10 @@
 import { X509Certificate } from 'node:crypto';
 import { createSecureContext, type SecureContext } from 'node:tls';
 
-/** PEM: a client certificate with its chain and its private key, and the CA certificates that the server is verified against. */
+/**
+ * PEM: a client certificate with its chain and its private key, and the CA certificates that the server is
+ * verified against.
+ */
 export interface TlsSettings {
   readonly cert?: string;
   readonly key?: string;
@@ -29,7 +32,8 @@ const CERTIFICATE = /^(X509 |TRUSTED )?CERTIFICATE$/;
 const contexts = new WeakMap<TlsSettings, SecureContext>();
 
 /**
- * The TLS context of a set of credentials. Created once per set: it is large, and not visible to the garbage collector.
+ * Returns the TLS context of a set of credentials. Created once per set: it is large, and not visible to the
+ * garbage collector.
  *
  * @throws Error with OpenSSL's `reason` if it cannot be used, such as "ee key too small"
  */
@@ -41,8 +45,8 @@ export function secureContextOf(tls: TlsSettings): SecureContext {
 }
 
 /**
- * The certificates in a PEM file. A secure context does not tell: OpenSSL reads CA certificates up to the first one that is
- * damaged, and ignores the rest.
+ * Returns the certificates in a PEM file. A secure context does not tell: OpenSSL reads CA certificates up to
+ * the first one that is damaged, and ignores the rest.
  *
  * @returns at least one
  * @throws Error if there is none, or a block is torn or damaged

@@ -1,6 +1,7 @@
 /**
- * Only undici's Agent and request: its index also loads fetch, WebSocket, caches and mocks, which would double its share of
- * a cold start (npm run bench -- cold). These are internal paths, so the version is pinned.
+ * Only undici's Agent and request: its index also loads fetch, WebSocket, caches and mocks, which would
+ * double its share of a cold start (npm run bench -- cold). These are internal paths, so the version is
+ * pinned.
  */
 
 import type { Dispatcher, Agent as UndiciAgent } from 'undici';

@@ -1,4 +1,7 @@
-/** A Patroni cluster as the operator describes it: who may switch which Barman server, and which model belongs to which member. */
+/**
+ * A Patroni cluster as the operator describes it: who may switch which Barman server, and which model belongs
+ * to which member.
+ */
 
 import { createSecretKey, type KeyObject } from 'node:crypto';
 import * as v from 'valibot';
@@ -74,7 +77,10 @@ export interface Cluster {
   readonly scope: string;
   /** May switch the servers of this cluster, and no others. */
   readonly secrets: readonly KeyObject[];
-  /** Barman server → Patroni member → model; null: no model. Without members, nothing is reconciled for the server. */
+  /**
+   * Barman server → Patroni member → model; null: no model. Without members, nothing is reconciled for the
+   * server.
+   */
   readonly servers: ReadonlyMap<string, ReadonlyMap<string, string | null>>;
   /** URLs of Patroni's REST API; empty: it is not asked. */
   readonly patroni: readonly URL[];
@@ -132,7 +138,7 @@ export function parseCluster(clusterName: string, text: string): Cluster {
 }
 
 /**
- * The keys in a secret parameter, several during a rotation.
+ * Returns the keys in a secret parameter, several during a rotation.
  *
  * @returns undefined if it is malformed, or has none
  */
@@ -146,7 +152,8 @@ export function secretKeys(text: string): readonly KeyObject[] | undefined {
 }
 
 /**
- * The Barman servers that have members in several clusters. They are reconciled by none of them: there would be two leaders.
+ * Returns the Barman servers that have members in several clusters. They are reconciled by none of them:
+ * there would be two leaders.
  *
  * @returns server → names of those clusters
  */

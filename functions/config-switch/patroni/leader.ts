@@ -1,7 +1,8 @@
 /**
- * Who is the leader of a Patroni cluster, and whether Barman streams from it. The REST API is sometimes wrong: nodes name a dead leader for the whole `ttl`, an old leader
- * that was cut off claims its role for seconds, and without the DCS two can claim it. So the leader is known only if all nodes that
- * answer name the same one, and that one confirms it itself; otherwise it is unknown, and nothing follows from that.
+ * Who is the leader of a Patroni cluster, and whether Barman streams from it. The REST API is sometimes
+ * wrong: nodes name a dead leader for the whole `ttl`, an old leader that was cut off claims its role for
+ * seconds, and without the DCS two can claim it. So the leader is known only if all nodes that answer name
+ * the same one, and that one confirms it itself; otherwise it is unknown, and nothing follows from that.
  */
 
 import * as v from 'valibot';
@@ -29,7 +30,8 @@ const ClusterBody = v.object({
 const LeaderBody = v.object({
   state: v.string(),
   role: v.string(),
-  // Absent if nothing streams from this node, and also if PostgreSQL did not answer; then the state is not `running`.
+  // Absent if nothing streams from this node, and also if PostgreSQL did not answer; then the state is not
+  // `running`.
   replication: v.optional(
     v.array(v.object({ application_name: v.nullish(v.string()), state: v.nullish(v.string()) })),
   ),
@@ -62,9 +64,9 @@ export async function observe(cluster: Cluster, ask: Ask, signal: AbortSignal): 
   const round = async (path: 'cluster' | 'leader') => {
     const limit = deadline(ROUND);
     try {
-      const ended = AbortSignal.any([signal, limit.signal]);
+      const limited = AbortSignal.any([signal, limit.signal]);
       return await Promise.all(
-        cluster.patroni.map(async (node) => [node, await ask(node, path, ended)] as const),
+        cluster.patroni.map(async (node) => [node, await ask(node, path, limited)] as const),
       );
     } finally {
       limit.clear();
@@ -81,7 +83,7 @@ export async function observe(cluster: Cluster, ask: Ask, signal: AbortSignal): 
 
 type Answers = readonly (readonly [URL, Answer])[];
 
-/** @returns the leader that all nodes name @throws Unknown */
+/** Returns the leader that all nodes name @throws Unknown */
 function leaderNamed(cluster: Cluster, answers: Answers): string {
   let leader: string | undefined;
   for (const [node, answer] of answers) {
@@ -109,7 +111,7 @@ function leaderNamed(cluster: Cluster, answers: Answers): string {
   return leader;
 }
 
-/** @returns the leader, if it and no other node claims to be it @throws Unknown */
+/** Returns the leader, if it and no other node claims to be it @throws Unknown */
 function leaderConfirmed(cluster: Cluster, leader: string, answers: Answers): Leader {
   let confirmed: Leader | undefined;
   for (const [{ host }, answer] of answers) {
@@ -134,7 +136,7 @@ function leaderConfirmed(cluster: Cluster, leader: string, answers: Answers): Le
   return confirmed;
 }
 
-/** Whether Barman is among those that stream from a node. One that catches up streams as well. */
+/** Returns whether Barman is among those that stream from a node. One that catches up streams as well. */
 function streams(
   { streaming_archiver_name }: Cluster,
   { state, replication = [] }: v.InferOutput<typeof LeaderBody>,

@@ -25,7 +25,8 @@ export interface Observed {
 /**
  * Observes all clusters that have URLs of Patroni's REST API, within six seconds.
  *
- * @returns one observation for each, without the servers that have members in several clusters; and one more for each such server
+ * @returns one observation for each, without the servers that have members in several clusters; and one more
+ *   for each such server
  */
 export async function observeClusters(source: ClusterSource, signal: AbortSignal): Promise<Observed[]> {
   // The probe reports that the parameters are unavailable.

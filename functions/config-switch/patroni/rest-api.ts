@@ -57,8 +57,9 @@ export class PatroniClient implements AsyncDisposable {
     const failure = networkFailureOf(error);
     if (!failure) return error instanceof Error ? error.message : String(error);
     const { code, kind, reason } = failure;
-    // With TLS 1.3 a server that gets no client certificate, or refuses it, completes the handshake and then closes the
-    // connection; with TLS 1.2 it may send an alert instead, such as ERR_SSL_SSL/TLS_ALERT_HANDSHAKE_FAILURE.
+    // With TLS 1.3 a server that gets no client certificate, or refuses it, completes the handshake and then
+    // closes the connection; with TLS 1.2 it may send an alert instead, such as
+    // ERR_SSL_SSL/TLS_ALERT_HANDSHAKE_FAILURE.
     if (node.protocol === 'https:' && (kind === 'cut off' || code.includes('_ALERT_'))) {
       return this.#tls.cert === undefined
         ? `${code} (it may require a client certificate: there is no patroni-client-cert)`

@@ -1,9 +1,10 @@
 /**
  * The events table: the version and target of each event, fixed at its first delivery.
  *
- * An event may be delivered again, by another path, or by a sender that repeats a request byte for byte, with another arrival and
- * age. Computed again, its version would be newer, and could bring Barman back to an old primary. So the version is stored before
- * the desired state is recorded, and whoever finds the event there uses the stored one.
+ * An event may be delivered again, by another path, or by a sender that repeats a request byte for byte, with
+ * another arrival and age. Computed again, its version would be newer, and could bring Barman back to an old
+ * primary. So the version is stored before the desired state is recorded, and whoever finds the event there
+ * uses the stored one.
  */
 
 import { InvalidArgs } from '../errors.ts';

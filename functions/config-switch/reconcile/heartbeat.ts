@@ -1,7 +1,7 @@
 /**
- * The heartbeat, every minute: compares Patroni's leaders with what is desired, applies what is pending, and checks the path to
- * pg-backup-api before a failover needs it.
- * Several heartbeats at once do no harm: each applies under a lease, as an event does.
+ * The heartbeat, every minute: compares Patroni's leaders with what is desired, applies what is pending, and
+ * checks the path to pg-backup-api before a failover needs it. Several heartbeats at once do no harm: each
+ * applies under a lease, as an event does.
  */
 
 import type { PgBackupApi } from '../barman/pg-backup-api.ts';
@@ -26,7 +26,10 @@ import { reconcile } from './reconcile.ts';
 
 /** How long an operation that was passed over is polled (ms). */
 const DROP_AFTER = 24 * 3_600_000;
-/** Time limit for the polls of the operations that were passed over (ms): a slow host must not use up the heartbeat. */
+/**
+ * Time limit for the polls of the operations that were passed over (ms): a slow host must not use up the
+ * heartbeat.
+ */
 const POLL_TIME = 5_000;
 /** With less time than this before the deadline no more servers are reconciled (ms). */
 const APPLY_TIME = 8_000;
@@ -34,7 +37,11 @@ const APPLY_TIME = 8_000;
 export interface HeartbeatOptions extends Pick<Invocation, 'signal' | 'remaining'> {
   readonly ledger: Ledger;
   readonly api: PgBackupApi;
-  /** When the certificates among the parameters expire: parameter → ms since the epoch. @throws HttpError if that is unknown */
+  /**
+   * When the certificates among the parameters expire: parameter → ms since the epoch.
+   *
+   * @throws HttpError if that is unknown
+   */
   readonly expiries: () => Promise<ReadonlyMap<string, number>>;
   /** How long to wait for an operation of unknown end after its lease has expired (ms). */
   readonly operationTimeout: number;
@@ -78,9 +85,14 @@ interface Applied {
   readonly applied: number;
   /** Servers that are pending, but paused. */
   readonly pausedPending: number;
-  /** Age of the oldest desired state that is still pending (s); 0 without one, undefined while pg-backup-api is unreachable. */
+  /**
+   * Age of the oldest desired state that is still pending (s); 0 without one, undefined while pg-backup-api
+   * is unreachable.
+   */
   readonly oldestPendingAge?: number;
-  /** How long servers have been paused at most that are pending, and whose pause does not end by itself (s). */
+  /**
+   * How long servers have been paused at most that are pending, and whose pause does not end by itself (s).
+   */
   readonly pausedPendingAge: number;
 }
 
@@ -117,9 +129,11 @@ function firstToExpire(expiries: ReadonlyMap<string, number>): Probed['certifica
 }
 
 /**
- * Reads the configuration of one known server, another one each minute: `/status` is fine while it cannot be read.
+ * Reads the configuration of one known server, another one each minute: `/status` is fine while it cannot be
+ * read.
  *
- * @returns why it cannot be read; undefined also if that takes too long: a host with a thousand servers is slow, not broken
+ * @returns why it cannot be read; undefined also if that takes too long: a host with a thousand servers is
+ *   slow, not broken
  */
 async function probeServer({ api }: HeartbeatOptions, items: readonly Item[]): Promise<string | undefined> {
   const servers = items.map(({ barman_server }) => barman_server).sort();
@@ -144,8 +158,8 @@ async function observe({ ledger, signal, interval, ...options }: HeartbeatOption
 /**
  * Applies what is pending and due.
  *
- * @param reachable whether pg-backup-api is reachable; otherwise each attempt would only use itself up, and the reason for what is
- *   pending has an alarm of its own
+ * @param reachable whether pg-backup-api is reachable; otherwise each attempt would only use itself up, and
+ *   the reason for what is pending has an alarm of its own
  */
 async function apply(
   options: HeartbeatOptions,
@@ -174,8 +188,8 @@ async function apply(
 }
 
 /**
- * Polls the operations that were passed over, and drops those that can no longer set Barman back: an operation of the desired state
- * that has ended, or one that has not ended within a day.
+ * Polls the operations that were passed over, and drops those that can no longer set Barman back: an
+ * operation of the desired state that has ended, or one that has not ended within a day.
  *
  * @returns for each server those that have ended, so that its desired state must be applied again
  */
@@ -209,7 +223,11 @@ async function pollPassedOver(
   return ended;
 }
 
-/** One server after the other: a host with many servers needs long for each request. @returns those that were applied */
+/**
+ * Reconciles one server after the other: a host with many servers needs long for each request.
+ *
+ * @returns those that were applied
+ */
 async function reconcileAll(
   options: HeartbeatOptions,
   due: readonly RecordedItem[],
@@ -235,8 +253,8 @@ async function reconcileAll(
 }
 
 /**
- * The order in which servers are reconciled: fewest attempts first, so that those that fail do not delay the others; expired leases last,
- * because their operations have to be waited for; then the oldest.
+ * Returns the order in which servers are reconciled: fewest attempts first, so that those that fail do not
+ * delay the others; expired leases last, because their operations have to be waited for; then the oldest.
  */
 function byOrder(age: (item: RecordedItem) => number): (a: RecordedItem, b: RecordedItem) => number {
   const attempts = (item: Item) => item.attempts ?? 0;
@@ -245,8 +263,8 @@ function byOrder(age: (item: RecordedItem) => number): (a: RecordedItem, b: Reco
 }
 
 /**
- * Since when a server is pending (ms since the epoch): since its desired state was recorded, a pause has ended by itself, or what was
- * passed over has ended.
+ * Returns since when a server is pending (ms since the epoch): since its desired state was recorded, a pause
+ * has ended by itself, or what was passed over has ended.
  */
 function pendingSince(item: RecordedItem, now: number): number {
   if ((item.applied_version ?? '') < item.desired_version) {
@@ -255,13 +273,16 @@ function pendingSince(item: RecordedItem, now: number): number {
   return Math.min(now, ...passedOver(item).map(({ ended_at }) => timeOf(ended_at, now)));
 }
 
-/** Whether to reconcile a server now. The end of an operation under an expired lease is not an attempt, and always due. */
+/**
+ * Returns whether to reconcile a server now. The end of an operation under an expired lease is not an
+ * attempt, and always due.
+ */
 function isDue(item: Item, now: number): boolean {
   if (isLeased(item)) return false;
   return item.lease_token !== undefined || timeOf(item.next_attempt_at ?? item.recorded_at, now) <= now;
 }
 
-/** The greatest of some ages (ms), in seconds; 0 for none. */
+/** Returns the greatest of some ages (ms), in seconds; 0 for none. */
 function oldest(ages: readonly number[]): number {
   return Math.round(Math.max(0, ...ages) / 1_000);
 }

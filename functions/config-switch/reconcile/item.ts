@@ -12,8 +12,9 @@ export interface DesiredState {
 }
 
 /**
- * The item of one Barman server. Times are ISO 8601 in UTC with milliseconds, so that they compare as text. A format that an older
- * version of the function could not read gets a table of its own: two versions run at the same time during a deployment.
+ * The item of one Barman server. Times are ISO 8601 in UTC with milliseconds, so that they compare as text. A
+ * format that an older version of the function could not read gets a table of its own: two versions run at
+ * the same time during a deployment.
  */
 export interface Item {
   readonly barman_server: string;
@@ -33,17 +34,22 @@ export interface Item {
   readonly lease_token?: string;
   readonly lease_expires_at?: string;
   /**
-   * The operation that was created under the lease, and what it applies: the target and its version. Whoever finds the lease
-   * expired waits for this one.
+   * The operation that was created under the lease, and what it applies: the target and its version. Whoever
+   * finds the lease expired waits for this one.
    */
   readonly running_operation?: string;
   readonly running?: string;
   readonly running_version?: string;
-  /** Failed attempts at the desired state, when the heartbeat makes the next one, and why the last one failed. */
+  /**
+   * Failed attempts at the desired state, when the heartbeat makes the next one, and why the last one failed.
+   */
   readonly attempts?: number;
   readonly next_attempt_at?: string;
   readonly last_error?: string;
-  /** True while the operator wants nothing sent to Barman, since when, and until when if the pause ends by itself. */
+  /**
+   * True while the operator wants nothing sent to Barman, since when, and until when if the pause ends by
+   * itself.
+   */
   readonly paused?: boolean;
   readonly paused_at?: string;
   readonly paused_until?: string;
@@ -54,7 +60,10 @@ export interface Item {
   /** Whether Barman streams WAL from the leader, and since when it does or does not. */
   readonly streaming?: boolean;
   readonly streaming_since?: string;
-  /** The operations that were passed over (PassedOver), as JSON, so that a condition can compare them as a whole. */
+  /**
+   * The operations that were passed over (PassedOver), as JSON, so that a condition can compare them as a
+   * whole.
+   */
   readonly passed_over?: string;
 }
 
@@ -62,9 +71,9 @@ export interface Item {
 export type RecordedItem = Item & Required<Pick<Item, 'desired' | 'desired_version'>>;
 
 /**
- * An operation that was passed over: it had not ended in time, and is no longer waited for, so that it cannot block its server. But it may
- * still take effect, and set Barman back. So it stays in the item until it has ended, and until an application that began after that
- * is complete, whatever it did in between.
+ * An operation that was passed over: it had not ended in time, and is no longer waited for, so that it cannot
+ * block its server. But it may still take effect, and set Barman back. So it stays in the item until it has
+ * ended, and until an application that began after that is complete, whatever it did in between.
  */
 export interface PassedOver {
   readonly operation_id: string;
@@ -75,10 +84,13 @@ export interface PassedOver {
   readonly ended_at?: string;
 }
 
-/** In the place of an operation id: Barman does not stream, so the desired state is applied again. This entry has ended from the start. */
+/**
+ * In the place of an operation id: Barman does not stream, so the desired state is applied again. This entry
+ * has ended from the start.
+ */
 export const NOT_STREAMING = 'not-streaming';
 
-/** The operations of an item that were passed over. */
+/** Returns the operations of an item that were passed over. */
 export function passedOver({ passed_over }: Item): readonly PassedOver[] {
   try {
     const entries: unknown = JSON.parse(passed_over ?? '[]');
@@ -89,13 +101,14 @@ export function passedOver({ passed_over }: Item): readonly PassedOver[] {
   }
 }
 
-/** @returns the attribute for so many entries; null for none */
+/** Returns the attribute for so many entries; null for none */
 export function passedOverText(entries: readonly PassedOver[]): string | null {
   return entries.length > 0 ? JSON.stringify(entries) : null;
 }
 
 /**
- * Whether the desired state must be applied again, because an operation that was passed over has ended.
+ * Returns whether the desired state must be applied again, because an operation that was passed over has
+ * ended.
  *
  * @param ended ids of operations whose end was seen just now
  */
@@ -105,13 +118,13 @@ export function mustApplyAgain(item: Item, ended: ReadonlySet<string> = new Set(
   );
 }
 
-/** Whether an item has a desired state, applied or not. */
+/** Returns whether an item has a desired state, applied or not. */
 export function isRecorded(item: Item): item is RecordedItem {
   return item.desired !== undefined && item.desired_version !== undefined;
 }
 
 /**
- * Whether the newest desired state has not been applied, or must be applied again.
+ * Returns whether the newest desired state has not been applied, or must be applied again.
  *
  * @param ended as for `mustApplyAgain`
  */
@@ -120,12 +133,12 @@ export function isPending(item: Item, ended?: ReadonlySet<string>): item is Reco
   return (item.applied_version ?? '') < item.desired_version || mustApplyAgain(item, ended);
 }
 
-/** Whether the operator wants nothing sent to Barman for a server. */
+/** Returns whether the operator wants nothing sent to Barman for a server. */
 export function isPaused({ paused, paused_until }: Item): boolean {
   return paused === true && Date.now() < timeOf(paused_until, Number.POSITIVE_INFINITY);
 }
 
-/** Whether another invocation may still send a POST, or one may still arrive. */
+/** Returns whether another invocation may still send a POST, or one may still arrive. */
 export function isLeased({ lease_token, lease_expires_at }: Item): boolean {
   return lease_token !== undefined && Date.now() < timeOf(lease_expires_at, 0);
 }

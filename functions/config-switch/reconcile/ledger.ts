@@ -1,9 +1,9 @@
 /**
- * The ledger: what each Barman server should be set to (desired), what it was last set to (applied), and who may send a POST
- * for it (lease).
+ * The ledger: what each Barman server should be set to (desired), what it was last set to (applied), and who
+ * may send a POST for it (lease).
  *
- * Role changes arrive late, twice and out of order, and Barman takes no lock. So the desired state is recorded first, and
- * then whoever holds the server's lease applies the newest one. The states of an item:
+ * Role changes arrive late, twice and out of order, and Barman takes no lock. So the desired state is
+ * recorded first, and then whoever holds the server's lease applies the newest one. The states of an item:
  *
  *   pending    desired_version > applied_version, no lease
  *   switching  a lease that has not expired; POSTs are sent until 6 s before it expires
@@ -22,12 +22,13 @@
  *   drop or   desired_version and passed_over as they were read, no token  the next heartbeat tries again
  *   reapply
  *
- * The running operation belongs to its token: each acquire, complete and release removes it. Acquire adds, in the same write, all
- * operations that are passed over, and marks those that were seen to have ended before it; complete removes the marked ones and no
- * others, because only they cannot take effect after what was applied.
+ * The running operation belongs to its token: each acquire, complete and release removes it. Acquire adds, in
+ * the same write, all operations that are passed over, and marks those that were seen to have ended before
+ * it; complete removes the marked ones and no others, because only they cannot take effect after what was
+ * applied.
  *
- * The token is new each time that a lease is acquired or renewed. Without any one of these conditions an event can be lost
- * or Barman left on an old primary (npm run model:mutants).
+ * The token is new each time that a lease is acquired or renewed. Without any one of these conditions an
+ * event can be lost or Barman left on an old primary (npm run model:mutants).
  */
 
 import { randomUUID } from 'node:crypto';
@@ -94,8 +95,8 @@ export type Completion =
   | { readonly lease: 'renewed'; readonly renewed: Lease };
 
 /**
- * Whether a POST may still be sent under a lease. By both clocks: the monotonic one may stand still while the function is frozen, and
- * the wall clock may be set back.
+ * Returns whether a POST may still be sent under a lease. By both clocks: the monotonic one may stand still
+ * while the function is frozen, and the wall clock may be set back.
  */
 export function mayPost({ postUntil }: Pick<Lease, 'postUntil'>): boolean {
   return performance.now() < postUntil.monotonic && Date.now() < postUntil.wall;
@@ -121,19 +122,19 @@ export class Ledger {
     return this.#table.get(barman_server, signal);
   }
 
-  /** @returns the items of all servers */
+  /** Returns the items of all servers */
   all(signal: AbortSignal): Promise<Item[]> {
     return this.#table.scan(signal);
   }
 
-  /** @returns whether this is the newest desired state now */
+  /** Returns whether this is the newest desired state now */
   record(desired: DesiredState, signal: AbortSignal): Promise<boolean> {
     return this.#write(desired.barman_server, recorded(desired), [newerThanDesired(desired.version)], signal);
   }
 
   /**
-   * Records what Patroni's leader asks for, unless something else was recorded since the item was read: another heartbeat may have
-   * observed the same.
+   * Records what Patroni's leader asks for, unless something else was recorded since the item was read:
+   * another heartbeat may have observed the same.
    *
    * @returns whether this is the newest desired state now
    */
@@ -144,7 +145,11 @@ export class Ledger {
     return this.#write(desired.barman_server, recorded(desired), condition, signal);
   }
 
-  /** Records and acquires in one write. @returns undefined if that is not possible; then nothing is written */
+  /**
+   * Records and acquires in one write.
+   *
+   * @returns undefined if that is not possible; then nothing is written
+   */
   recordAndAcquire(desired: DesiredState, signal: AbortSignal): Promise<Lease | undefined> {
     const condition = [newerThanDesired(desired.version), noLease, notPaused()];
     return this.#lease(desired.barman_server, recorded(desired), condition, signal);
@@ -154,8 +159,8 @@ export class Ledger {
    * Acquires the lease to apply the newest desired state, or renews it.
    *
    * @param item as it was read; its token, if it has one, was waited out, or is the own one to renew
-   * @param version what is to be applied at least; the lease is refused if this version or a newer one is applied, unless an operation
-   *   that was passed over has ended
+   * @param version what is to be applied at least; the lease is refused if this version or a newer one is
+   *   applied, unless an operation that was passed over has ended
    * @returns undefined if the condition is false
    */
   acquire(
@@ -248,8 +253,8 @@ export class Ledger {
   }
 
   /**
-   * Replaces what was passed over: drops what can no longer set Barman back, or adds NOT_STREAMING. Not during a lease: its holder can
-   * renew it only while passed_over is as it was.
+   * Replaces what was passed over: drops what can no longer set Barman back, or adds NOT_STREAMING. Not
+   * during a lease: its holder can renew it only while passed_over is as it was.
    *
    * @returns whether nothing has changed since the item was read
    */
@@ -262,7 +267,7 @@ export class Ledger {
     return this.#write(barman_server, { passed_over: passedOverText(entries) }, condition, signal);
   }
 
-  /** @returns whether the condition was true, so that the change is written */
+  /** Returns whether the condition was true, so that the change is written */
   async #write(
     barman_server: string,
     change: Change,
@@ -286,8 +291,8 @@ export class Ledger {
       lease_expires_at: new Date(Date.now() + LEASE).toISOString(),
     };
     const written = await this.#table.update(barman_server, { ...change, ...lease }, condition, signal);
-    // The SDK repeats a write whose response was late or lost. The second one must change nothing, since a newer desired
-    // state may have been recorded in between; but the lease is ours if the item has our token.
+    // The SDK repeats a write whose response was late or lost. The second one must change nothing, since a
+    // newer desired state may have been recorded in between; but the lease is ours if the item has our token.
     const item = written ?? (await this.#table.get(barman_server, signal));
     if (item?.lease_token !== lease.lease_token || !isRecorded(item)) return undefined;
     return { token: lease.lease_token, item, postUntil };
@@ -306,7 +311,7 @@ function recorded({ target, cluster, version }: DesiredState): Change {
   };
 }
 
-/** The attributes after one more failed attempt. */
+/** Returns the attributes after one more failed attempt. */
 function failedAttempt({ attempts = 0 }: Item, error: string): Change {
   const backoff = Math.min(BACKOFF.cap, BACKOFF.base * 2 ** attempts);
   return {

@@ -1,11 +1,13 @@
 /**
- * Compares what Patroni says with what is desired, so that Barman follows even if no event arrives: a callback may be broken, or
- * Patroni may fire none (a promotion while the cluster is paused, bootstrap). And checks that Barman streams from the leader: someone
- * may have applied another model by hand, or the slot may be missing.
+ * Compares what Patroni says with what is desired, so that Barman follows even if no event arrives: a
+ * callback may be broken, or Patroni may fire none (a promotion while the cluster is paused, bootstrap). And
+ * checks that Barman streams from the leader: someone may have applied another model by hand, or the slot may
+ * be missing.
  *
- * An observation is weaker than an event: it may be some seconds old. So it becomes a desired state only if two in a row, at
- * least three quarters of a heartbeat's interval apart, find the same leader and the same difference, and what is desired is more
- * than a minute old; and its version is older than the second of them, so that an event that arrives late still wins.
+ * An observation is weaker than an event: it may be some seconds old. So it becomes a desired state only if
+ * two in a row, at least three quarters of a heartbeat's interval apart, find the same leader and the same
+ * difference, and what is desired is more than a minute old; and its version is older than the second of
+ * them, so that an event that arrives late still wins.
  */
 
 import type { Observed } from '../patroni/observe-clusters.ts';
@@ -19,9 +21,14 @@ import type { Change } from './table.ts';
 const STALENESS = 30_000;
 /** How old a desired state must be before an observation replaces it (ms). */
 const GRACE = 60_000;
-/** Heartbeats differ by some seconds: what is to last for so many intervals may be a quarter of one shorter. */
+/**
+ * Heartbeats differ by some seconds: what is to last for so many intervals may be a quarter of one shorter.
+ */
 const TOLERANCE = 0.25;
-/** How long Barman does not stream until the desired state is applied again, and how long until the next time (intervals). */
+/**
+ * How long Barman does not stream until the desired state is applied again, and how long until the next time
+ * (intervals).
+ */
 const REAPPLY = { after: 2 - TOLERANCE, every: 10 };
 
 /** A Barman server, and what is to be said about it. */
@@ -95,7 +102,11 @@ interface Seen {
   readonly at: number;
 }
 
-/** Records what was seen, if it is new. @returns the item with it; undefined if another heartbeat has seen another leader meanwhile */
+/**
+ * Records what was seen, if it is new.
+ *
+ * @returns the item with it; undefined if another heartbeat has seen another leader meanwhile
+ */
 async function recordSeen(
   ledger: Ledger,
   { barman_server, leader, target, streaming, at }: Seen,
@@ -116,7 +127,7 @@ async function recordSeen(
   return ledger.observed(item, change, signal);
 }
 
-/** @returns why the leader's target was recorded as desired, if it was */
+/** Returns why the leader's target was recorded as desired, if it was */
 async function recordDesired(
   ledger: Ledger,
   { barman_server, cluster, leader, target, at }: Seen,
@@ -137,7 +148,11 @@ async function recordDesired(
   );
 }
 
-/** Has the desired state applied again at times while Barman does not stream. @returns what is to be said about the server */
+/**
+ * Has the desired state applied again at times while Barman does not stream.
+ *
+ * @returns what is to be said about the server
+ */
 async function reapply(
   ledger: Ledger,
   { barman_server, leader, at }: Seen,

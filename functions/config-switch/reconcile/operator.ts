@@ -4,7 +4,10 @@ import { type Item, isPending, timeOf } from './item.ts';
 import type { Ledger } from './ledger.ts';
 import { absent, type Change, equals, noLease, type Table } from './table.ts';
 
-/** How long a desired state has been pending at least when its server may be forgotten (ms): Barman does not have it. */
+/**
+ * How long a desired state has been pending at least when its server may be forgotten (ms): Barman does not
+ * have it.
+ */
 const FORGET_PENDING_AFTER = 24 * 3_600_000;
 
 /** The operator's writes. Each throws what the table throws. */
@@ -24,7 +27,8 @@ export class Operator {
   }
 
   /**
-   * Stops the POSTs for a server; events are recorded meanwhile. One that was allowed before may still arrive until the lease expires.
+   * Stops the POSTs for a server; events are recorded meanwhile. One that was allowed before may still arrive
+   * until the lease expires.
    *
    * @param until when the pause ends by itself (ms since the epoch); undefined: `resume` ends it
    * @returns undefined for an unknown server
@@ -39,7 +43,11 @@ export class Operator {
     return this.#existing(barman_server, change, signal);
   }
 
-  /** Ends a pause; what is pending counts as recorded now, as it could not be applied before. @returns undefined for an unknown server */
+  /**
+   * Ends a pause; what is pending counts as recorded now, as it could not be applied before.
+   *
+   * @returns undefined for an unknown server
+   */
   resume(barman_server: string, signal: AbortSignal): Promise<Item | undefined> {
     const recorded_at = new Date().toISOString();
     const change = { paused: null, paused_at: null, paused_until: null, next_attempt_at: null, recorded_at };
@@ -47,8 +55,8 @@ export class Operator {
   }
 
   /**
-   * Deletes the item of a server that Barman does not have any more, or never had. The item is the memory of the order: a
-   * late event would be the newest afterwards.
+   * Deletes the item of a server that Barman does not have any more, or never had. The item is the memory of
+   * the order: a late event would be the newest afterwards.
    *
    * @param item as it was read
    * @returns whether it was in sync or had been pending for a day, without a lease, and unchanged since

@@ -1,6 +1,6 @@
 /**
- * Records a desired state, and brings Barman up to the newest one. The protocol is in ledger.ts and events.ts; here is who
- * waits for whom, and which result an event gets.
+ * Records a desired state, and brings Barman up to the newest one. The protocol is in ledger.ts and
+ * events.ts; here is who waits for whom, and which result an event gets.
  */
 
 import type { PgBackupApi, PostGuard } from '../barman/pg-backup-api.ts';
@@ -24,8 +24,11 @@ import { type KnownOperations, LEASE, type Lease, type Ledger, mayPost } from '.
 
 /** How long to wait for another invocation's lease, and how often to read the item meanwhile (ms). */
 const WAIT = { most: 5_000, interval: 250 };
-/** With less time than this before the deadline, a newer desired state is left to its own event or the heartbeat (ms). */
-const SHORT = 10_000;
+/**
+ * With less time than this before the deadline, a newer desired state is left to its own event or the
+ * heartbeat (ms).
+ */
+const RENEW_TIME = 10_000;
 
 export interface ReconcileOptions {
   readonly ledger: Ledger;
@@ -41,8 +44,8 @@ export interface ReconcileOptions {
   readonly operationTimeout: number;
   readonly facts: Facts;
   /**
-   * Ids of operations that were passed over, and have ended since: the desired state is applied again. Absent for an event, which leaves
-   * that to the heartbeat.
+   * Ids of operations that were passed over, and have ended since: the desired state is applied again. Absent
+   * for an event, which leaves that to the heartbeat.
    */
   readonly ended?: ReadonlySet<string>;
 }
@@ -69,7 +72,8 @@ export async function recordAndReconcile(
   const desired = await fixVersion(events, event, signal);
   const { barman_server, version } = desired;
   const lease = await ledger.recordAndAcquire(desired, signal);
-  // Without a lease: another invocation holds it, or this event or a newer one is recorded, in an item whose schema is known.
+  // Without a lease: another invocation holds it, or this event or a newer one is recorded, in an item whose
+  // schema is known.
   if (!lease && !(await ledger.record(desired, signal))) await ledger.get(barman_server, signal);
   facts.recorded = true;
   facts.duplicate = version !== event.version;
@@ -106,7 +110,7 @@ export async function reconcile(
         lease = applied.status === 'newer desired' ? applied.lease : undefined;
         continue;
       }
-      const renew = options.remaining() > SHORT;
+      const renew = options.remaining() > RENEW_TIME;
       const completion = await ledger.complete(applied.lease, applied.result.operation_id, renew, signal);
       lease = completion.lease === 'renewed' ? completion.renewed : undefined;
       if (completion.lease === 'lost') continue;
@@ -128,7 +132,9 @@ type Applied =
   /** Nothing was sent: the lease was renewed, and is for a newer desired state now. */
   | { readonly status: 'newer desired'; readonly lease: Lease };
 
-/** Applies the lease's desired state: one config switch, whose POSTs are sent only while the lease allows it. */
+/**
+ * Applies the lease's desired state: one config switch, whose POSTs are sent only while the lease allows it.
+ */
 async function apply(
   { ledger, api, signal }: ReconcileOptions,
   version: string,
@@ -136,13 +142,14 @@ async function apply(
 ): Promise<Applied> {
   let lease = acquired;
   const { barman_server, desired, desired_version } = lease.item;
-  const ended = new AbortController();
+  const finished = new AbortController();
   const guard: PostGuard = {
     inDoubt: false,
     passedOver: new Set(passedOver(lease.item).map(({ operation_id }) => operation_id)),
-    // This write is not waited for: without it, the next invocation waits for all recent operations, and then POSTs again.
+    // This write is not waited for: without it, the next invocation waits for all recent operations, and then
+    // POSTs again.
     onCreated: (operation_id) => {
-      ledger.started(lease, operation_id, AbortSignal.any([signal, ended.signal])).catch(() => {});
+      ledger.started(lease, operation_id, AbortSignal.any([signal, finished.signal])).catch(() => {});
     },
     beforePost: async () => {
       if (mayPost(lease)) return;
@@ -166,7 +173,7 @@ async function apply(
     }
     throw error;
   } finally {
-    ended.abort();
+    finished.abort();
   }
 }
 
@@ -226,7 +233,8 @@ async function acquire(options: ReconcileOptions, barman_server: string, version
 }
 
 /**
- * Waits until the operation has ended that was created under an expired lease, or, if that is not known, those that may have been.
+ * Waits until the operation has ended that was created under an expired lease, or, if that is not known,
+ * those that may have been.
  *
  * @returns how the known one ended; or the operations that have not ended in time, and are to be passed over
  * @throws HttpError if they cannot be polled, and there is no time to wait until they no longer matter
@@ -289,7 +297,7 @@ async function finish(
     item: { ...item, desired: running, desired_version: running_version },
   };
   if (end === 'DONE') {
-    const renew = remaining() > SHORT;
+    const renew = remaining() > RENEW_TIME;
     const completion = await ledger.complete(expired, running_operation, renew, signal);
     return completion.lease === 'renewed' ? completion.renewed : undefined;
   }

@@ -37,14 +37,14 @@ export const passedOverIs = (text: string | undefined) =>
 /** A table of items, with consistent reads and conditional writes; DynamoDB's in a deployment. */
 export interface Table {
   get(barman_server: string, signal: AbortSignal): Promise<Item | undefined>;
-  /** @returns the whole item after the change, or undefined if the condition is false */
+  /** Returns the whole item after the change, or undefined if the condition is false */
   update(
     barman_server: string,
     change: Change,
     condition: Condition,
     signal: AbortSignal,
   ): Promise<Item | undefined>;
-  /** @returns whether the condition was true, so that the item is deleted */
+  /** Returns whether the condition was true, so that the item is deleted */
   delete(barman_server: string, condition: Condition, signal: AbortSignal): Promise<boolean>;
   scan(signal: AbortSignal): Promise<Item[]>;
 }

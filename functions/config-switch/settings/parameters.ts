@@ -1,4 +1,7 @@
-/** What the parameters of a stage mean: each is checked when it is read, so that a malformed one does not replace a good one. */
+/**
+ * What the parameters of a stage mean: each is checked when it is read, so that a malformed one does not
+ * replace a good one.
+ */
 
 import { createPrivateKey, type X509Certificate } from 'node:crypto';
 import type { Connection } from '../barman/attempts.ts';
@@ -49,7 +52,7 @@ export function partsOf(values: Values, path: string): Parts {
 }
 
 /**
- * The secrets that webhooks may be signed with: those that are usable.
+ * Returns the secrets that webhooks may be signed with: those that are usable.
  *
  * @returns an error if there is none
  */
@@ -125,7 +128,9 @@ function connectionFrom(values: Values, path: string): Connection {
   return { url, tls };
 }
 
-/** For Patroni's REST API: a CA, if it is not a public one, and a client certificate, if it is required there. */
+/**
+ * For Patroni's REST API: a CA, if it is not a public one, and a client certificate, if it is required there.
+ */
 function patroniTlsFrom(values: Values, path: string): TlsSettings {
   const ca = values.get('patroni-ca-cert');
   const expiries = new Map<string, number>();

@@ -1,7 +1,7 @@
 /**
- * The parameters under one SSM path: the URL of pg-backup-api, the certificates and key for it, and the secrets of
- * webhooks. They are read at the start, and again when they are old or were refused. While SSM is unavailable, or a value
- * is malformed, the last good values stay in use.
+ * The parameters under one SSM path: the URL of pg-backup-api, the certificates and key for it, and the
+ * secrets of webhooks. They are read at the start, and again when they are old or were refused. While SSM is
+ * unavailable, or a value is malformed, the last good values stay in use.
  */
 
 import { paginateGetParametersByPath, SSMClient } from '@aws-sdk/client-ssm';
@@ -17,7 +17,9 @@ import { MalformedParameter, type Part, type Parts, partsOf, secretsOf, type Val
 
 /** Older values are read again (ms). */
 const MAX_AGE = 5 * 60_000;
-/** Shortest interval between reads after a failed one, and for webhooks whose signature does not match (ms). */
+/**
+ * Shortest interval between reads after a failed one, and for webhooks whose signature does not match (ms).
+ */
 const MIN_INTERVAL = 60_000;
 /** The same while there is no good value (ms): short, but not zero, since anyone can send a webhook. */
 const REPAIR_INTERVAL = 5_000;
@@ -39,7 +41,9 @@ export class Settings implements ConnectionSource, SecretSource, ClusterSource {
   readonly #path: string;
   readonly #warn: (message: string, cause?: unknown) => void;
   readonly #client = new SSMClient(SSM_CLIENT);
-  /** The read in progress, or one that nobody has waited for yet. Who comes meanwhile gets the same values. */
+  /**
+   * The read in progress, or one that nobody has waited for yet. Who comes meanwhile gets the same values.
+   */
   #reading: Promise<Reading> | undefined;
   /** When it began (ms since the epoch). */
   #readingSince = 0;
@@ -70,7 +74,7 @@ export class Settings implements ConnectionSource, SecretSource, ClusterSource {
   }
 
   /**
-   * The secrets that webhooks may be signed with.
+   * Returns the secrets that webhooks may be signed with.
    *
    * @throws HttpError if SSM cannot be read, or there is no secret that is not malformed
    */
@@ -80,7 +84,8 @@ export class Settings implements ConnectionSource, SecretSource, ClusterSource {
   }
 
   /**
-   * Reads the secrets again, because none of them matched a signature, or those that did may not switch a server.
+   * Reads the secrets again, because none of them matched a signature, or those that did may not switch a
+   * server.
    *
    * @returns undefined if the last such read is less than a minute old: anyone can send an invalid signature
    */
@@ -92,7 +97,7 @@ export class Settings implements ConnectionSource, SecretSource, ClusterSource {
   }
 
   /**
-   * The URL of pg-backup-api, and the certificates and key for it.
+   * Returns the URL of pg-backup-api, and the certificates and key for it.
    *
    * @throws HttpError if SSM cannot be read, or a parameter is missing or malformed
    */
@@ -106,7 +111,7 @@ export class Settings implements ConnectionSource, SecretSource, ClusterSource {
   }
 
   /**
-   * The clusters that are not malformed, and the TLS settings for their REST API.
+   * Returns the clusters that are not malformed, and the TLS settings for their REST API.
    *
    * @throws HttpError if SSM cannot be read
    */
@@ -129,14 +134,15 @@ export class Settings implements ConnectionSource, SecretSource, ClusterSource {
     ]);
   }
 
-  /** What all parameters mean, read now; for the operator. @throws HttpError if SSM cannot be read */
+  /** Returns what all parameters mean, read now; for the operator. @throws HttpError if SSM cannot be read */
   inspect(signal: AbortSignal): Promise<Parts> {
     return this.#renew(signal);
   }
 
   /**
-   * The current parts. Old values stay in use while they are read again, so that no request waits for that; unless they are very
-   * old, as in an instance that was frozen for long: a secret that was removed must not be accepted for ever.
+   * Returns the current parts. Old values stay in use while they are read again, so that no request waits for
+   * that; unless they are very old, as in an instance that was frozen for long: a secret that was removed
+   * must not be accepted for ever.
    */
   async #fresh(isUsable: (parts: Parts) => boolean, signal: AbortSignal): Promise<Parts> {
     const now = Date.now();
@@ -155,7 +161,10 @@ export class Settings implements ConnectionSource, SecretSource, ClusterSource {
     return parts;
   }
 
-  /** Waits for a read: the one that began at the start of the instance, if that is not too long ago, otherwise a new one. */
+  /**
+   * Waits for a read: the one that began at the start of the instance, if that is not too long ago, otherwise
+   * a new one.
+   */
   async #read(): Promise<Reading> {
     const old = Date.now() >= this.#readingSince + MAX_AGE;
     const reading = old || !this.#reading ? this.#startReading() : this.#reading;
@@ -237,7 +246,7 @@ function usable<T>(value: Part<T>): T {
   return value;
 }
 
-/** Why SSM could not be read. */
+/** Explains why SSM could not be read. */
 function explain(error: unknown, path: string, signal: AbortSignal): HttpError {
   const cause = { cause: error };
   if (signal.aborted) {
