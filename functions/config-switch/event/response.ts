@@ -81,13 +81,13 @@ function responseBody({ event_id, request_id, facts }: Event, result: Result | E
   const { exit_code, message, operation_id } =
     result instanceof Error && !(result instanceof ConfigSwitchError) ? internalError(request_id) : result;
   return {
-    exit_code: exit_code,
+    exit_code,
     exit_status: exitStatus(exit_code),
     message,
     ...(roleChange && { cluster: roleChange.cluster, barman_server: roleChange.barman_server }),
     ...(roleChange?.barman_model !== undefined && { barman_model: roleChange.barman_model }),
     ...(roleChange?.reset && { reset: true }),
-    ...(operation_id !== undefined && { operation_id: operation_id }),
+    ...(operation_id !== undefined && { operation_id }),
     ...(roleChange?.dry_run && { dry_run: true }),
     recorded,
     event_id,
@@ -97,8 +97,8 @@ function responseBody({ event_id, request_id, facts }: Event, result: Result | E
 
 /**
  * Returns an HTTP response, the body alone, or undefined to throw the error: an EventBridge event that could
- *   not be recorded is retried by Lambda and then kept in the failure queue. One with an invalid payload is
- *   not: a retry cannot correct it
+ * not be recorded is retried by Lambda and then kept in the failure queue. One with an invalid payload is
+ * not: a retry cannot correct it.
  */
 function forCaller(
   { arrived }: Event,

@@ -210,7 +210,7 @@ export class Ledger {
     const applied: Change = {
       applied: desired,
       applied_version: desired_version,
-      operation_id: operation_id,
+      operation_id,
       applied_at: new Date().toISOString(),
       passed_over: passedOverText(passedOver(item).filter(({ ended_at }) => ended_at === undefined)),
     };
