@@ -199,7 +199,7 @@ class Deadline(NamedTuple):
     end: float
 
     def within(self, limit: float) -> "Deadline":
-        """Returns the deadline of a part of this time that begins now, and its own limit (s)."""
+        """Returns the deadline of a part that starts now: after its own limit (s), or at this one."""
         return Deadline(min(self.end, boot_time() + limit))
 
     def left(self) -> float:

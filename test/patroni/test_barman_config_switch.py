@@ -115,12 +115,14 @@ def server_context():
 class Function:
     """Stand-in for the function's HTTP API. Sends the given responses in order, and repeats the last one."""
 
-    def __init__(self, *responses, context=None, host="127.0.0.1"):
+    def __init__(self, *responses, context=None, host="127.0.0.1", keep_alive=False):
         self.requests = []
         self.arrived = threading.Event()
         function = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1" if keep_alive else "HTTP/1.0"
+
             def do_POST(self):
                 body = self.rfile.read(int(self.headers["content-length"]))
                 function.requests.append((self.path, dict(self.headers), body, time.time()))
@@ -280,8 +282,8 @@ class CallbackTest(unittest.TestCase):
         self.addCleanup(function.close)
         return function
 
-    def tls_function(self, *responses):
-        return self.function(*responses, context=server_context())
+    def tls_function(self, *responses, **options):
+        return self.function(*responses, context=server_context(), **options)
 
     def fifo(self):
         fifo = self.folder / "fifo"
@@ -400,6 +402,7 @@ class CallbackTest(unittest.TestCase):
         for first in [
             response(3, 502, recorded=False),
             response(3, 504, recorded=False),
+            response(3, 502, recorded="no"),
             (503, b'{"message":"Service Unavailable"}', {}),
             (429, b'{"message":"Too Many Requests"}', {}),
             (500, b"", {}),
@@ -524,10 +527,7 @@ class CallbackTest(unittest.TestCase):
 
         def respond_after_the_second_request(handler):
             self.assertTrue(second.arrived.wait(30))
-            status, body, _ = response(0)
-            handler.send_response(status)
-            handler.end_headers()
-            handler.wfile.write(body)
+            handler.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n" + response(0)[1])
 
         first = self.function(respond_after_the_second_request)
         self.assertEqual(self.run_callback("--url", first.url, "--url", second.url)[0], 0)
@@ -633,31 +633,26 @@ class CallbackTest(unittest.TestCase):
 
     def test_connection_discards_unsent_data_when_the_process_is_killed(self):
         """Through a proxy, the connection to the proxy does."""
-        function, proxy = self.tls_function(response(0)), self.proxy()
+        function, proxy = self.tls_function(response(0), keep_alive=True), self.proxy()
         ca = ["--ca-file", certificate("ca.pem")]
         option = getattr(socket, "TCP_USER_TIMEOUT", 18)
-        discard, found = callback.discard_when_killed, []
+        discard, close, found = callback.discard_when_killed, callback.close_normally, []
 
         def inspect(sock):
-            discard(sock)
+            linger = struct.unpack("ii", sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8))
             address = "{}:{}".format(*sock.getpeername())
-            found.append((address, type(sock), self.linger(sock), sock.getsockopt(socket.IPPROTO_TCP, option)))
+            found.append((address, type(sock), linger, sock.getsockopt(socket.IPPROTO_TCP, option)))
+
+        def patched(name, change):
+            return mock.patch.object(callback, name, lambda sock: (change(sock), inspect(sock)))
 
         for options, address in [([], function.address), (["--proxy", proxy.address], proxy.address)]:
-            with mock.patch.object(callback, "discard_when_killed", inspect):
+            with patched("discard_when_killed", discard), patched("close_normally", close):
                 result = endpoint(function.url, *ca, *options).attempt(callback.Deadline(callback.boot_time() + 30))
             self.assertEqual(result.exit_code, 0, result.message)
-            self.assertEqual(found.pop(), (address, ssl.SSLSocket, (1, 0), 5000))
-
-    def test_connection_is_closed_normally_after_the_response(self):
-        with socket.socket() as sock:
-            callback.discard_when_killed(sock)
-            callback.close_normally(sock)
-            self.assertEqual(self.linger(sock), (0, 0))
-        callback.close_normally(None)
-
-    def linger(self, sock):
-        return struct.unpack("ii", sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8))
+            # Until the response; then the connection is closed normally.
+            expected = [(address, ssl.SSLSocket, linger, 5000) for linger in ((1, 0), (0, 0))]
+            self.assertEqual([found.pop(0), found.pop(0), *found], expected)
 
     # EventBridge.
 
@@ -959,6 +954,13 @@ class CallbackTest(unittest.TestCase):
         code, output = self.run_process("--surprise")
         self.assertEqual((code, len(output.splitlines())), (4, 1), output)
 
+    def test_unexpected_error_is_an_http_error(self):
+        """Python would exit with 1, which means CONFIG_SWITCH_SKIPPED."""
+        with mock.patch.object(callback, "tls_context", side_effect=OSError("no CA certificates")):
+            code, output = self.run_callback("--url", "https://example.com/")
+        self.assertEqual(code, 3)
+        self.assertIn("OSError: no CA certificates", output)
+
     def test_password_in_the_url_is_not_shown(self):
         for url in ["https://a:pass-word@x/", "ftp://a:pass-word@x/", "https://a:pass-word@x y/", "a:pass-word@x"]:
             with self.subTest(url=url):
@@ -1003,7 +1005,8 @@ class CallbackTest(unittest.TestCase):
     def test_secret_is_read_from_the_environment_without_a_file(self):
         function = self.function(response(0))
         command = [sys.executable, str(CALLBACK), *self.arguments("--url", function.url)[2:]]
-        for env, expected in [({"BARMAN_CONFIG_SWITCH_SECRET": SECRET}, 0), ({}, 4)]:
+        name = "BARMAN_CONFIG_SWITCH_SECRET"
+        for env, expected in [({name: SECRET}, 0), ({name: "whsec_ä"}, 4), ({}, 4)]:
             with self.subTest(env=env):
                 done = subprocess.run(command, env={**ENV, **env}, stderr=subprocess.PIPE, timeout=60, check=False)
                 self.assertEqual((done.returncode, len(function.requests)), (expected, 1))
@@ -1054,17 +1057,21 @@ class CallbackTest(unittest.TestCase):
                 code, output = self.run_process("--url", function.url, "--log-file", file)
                 self.assertEqual((code, len(output.splitlines())), (0, lines), output)
 
-    def test_arguments_that_are_not_utf_8(self):
-        function, log = self.function(response(0)), self.folder / "log"
+    def test_arguments_and_locale_that_are_not_utf_8(self):
+        status, body, _ = response(0)
+        function = self.function((status, body.replace(b"test", "Zürich".encode()), {}))
+        log = self.folder / "log"
         options = ["--log-file", str(log)]
         from_patroni = ["on_role_change", "primary", b"caf\xe9"]
-        for env in ({"LC_ALL": "C"}, {"LC_ALL": "C.UTF-8"}):
+        for env in ({"LC_ALL": "C"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}, {"LC_ALL": "C.UTF-8"}):
             with self.subTest(env=env):
                 done = self.run_process("--url", function.url, *options, patroni=from_patroni, env=env)
                 self.assertEqual(done, (0, ""))
                 self.assertEqual(json.loads(function.requests[-1][2].decode())["cluster"], "caf\udce9")
         code, _ = self.run_process(b"--url", b"ftp://\xe9", *options, env={"LC_ALL": "C"})
-        self.assertEqual((code, len(log.read_text(encoding="utf-8").splitlines())), (4, 3))
+        lines = log.read_text(encoding="utf-8").splitlines()
+        self.assertEqual((code, len(lines)), (4, 4))
+        self.assertTrue(all("Zürich message" in line for line in lines[:3]), lines)
 
     def test_log_has_one_printable_line_per_attempt_for_any_response(self):
         forged = "\x1b[2J\r\nforged \u2028 line"
