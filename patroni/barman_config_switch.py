@@ -768,6 +768,7 @@ def one_line(text: str, max_length: int) -> str:
 
 
 if __name__ == "__main__":
-    # Ctrl-C exits without a traceback. os._exit does not wait for the threads of attempts that timed out.
+    # Ctrl-C exits without a traceback. os._exit ends the threads of attempts that timed out at once: Python's
+    # own shutdown is not safe beside them.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     os._exit(main(sys.argv[1:]))

@@ -716,7 +716,8 @@ class CallbackTest(unittest.TestCase):
         aws = self.aws()
         script = f"#!/bin/sh\nexec 3>{fifo}\n{shutil.which('sleep')} 600 &\necho started >&3\nwait\n"
         (self.folder / "bin" / "aws").write_text(script)
-        code, output = self.run_callback("--event-bus", "patroni", "--max-time", "1", env=aws.env)
+        with mock.patch.object(callback, "AWS_TIMEOUT", 1.0):
+            code, output = self.run_callback("--event-bus", "patroni", "--max-retries", "1", env=aws.env)
         self.assertEqual((code, len(output.splitlines())), (3, 1), output)
         self.assertIn("aws was killed after 1.0 s", output)
         self.assertEqual(os.read(reader, 100), b"started\n")
@@ -1223,6 +1224,10 @@ class OptionsTest(unittest.TestCase):
             page.write_text(expected, encoding="utf-8")
         else:
             self.assertEqual(actual, expected, f"{page} is stale; set UPDATE_DOCS=1 to write it")
+
+    def test_documentation_has_the_time_limit_of_aws(self):
+        page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+        self.assertIn(f"killed after {callback.AWS_TIMEOUT:.0f} s", page)
 
     def table(self):
         """Returns the rows of the table in docs/configuration.md."""
