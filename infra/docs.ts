@@ -1,6 +1,6 @@
 /**
- * `npm run docs`: writes into docs/, between their markers, what stands elsewhere: stage parameters, callback
- * options, alarms, a chart.
+ * `npm run docs`: writes into docs/, between their markers, what stands elsewhere: stage parameters, alarms, the
+ * commands of the ledger, a chart.
  */
 
 import { readFileSync, writeFileSync } from 'node:fs';
@@ -13,7 +13,7 @@ const ROOT = join(import.meta.dirname, '..');
 
 /** Page → marker (`<!-- name -->` … `<!-- /name -->`) → what stands between them. */
 const GENERATED: Readonly<Record<string, Readonly<Record<string, () => string>>>> = {
-  'docs/configuration.md': { parameters: parametersTable, callback: callbackTable },
+  'docs/configuration.md': { parameters: parametersTable },
   'docs/alarms.md': { alarms: alarmSections },
   'docs/operations.md': { ledger: documentedCommands },
   'docs/performance.md': { 'end-to-end-chart': endToEndChart },
@@ -37,27 +37,6 @@ function parametersTable() {
     return `| \`${name}\` | ${defaultInWords ?? ('default' in rest ? value : 'required')} | ${text} |`;
   });
   return ['| parameter | default | meaning |', '| --- | --- | --- |', ...rows].join('\n');
-}
-
-/** From the calls of argparse in the callback's source. */
-function callbackTable() {
-  const source = readFileSync(join(ROOT, 'patroni/barman_config_switch.py'), 'utf8');
-  const [, secretVariable = ''] = /^SECRET_VARIABLE = "(.*)"$/m.exec(source) ?? [];
-  const configSwitch = source.indexOf('.add_subparsers(');
-  // Each call ends with a parenthesis at the end of a line.
-  const calls = source.matchAll(/\.add_argument\(\s*"(--[\w-]+)"(.*?)\)\n/gs);
-  const rows = [...calls].map(({ 1: name, 2: args = '', index }) => {
-    const choices = /\bchoices=\[(.*?)\]/.exec(args)?.[1]?.replaceAll('"', '`');
-    const help = /\bhelp=f?"(.*?)"/.exec(args)?.[1] ?? `one of ${choices}`;
-    const meaning = help
-      .replace('%(default)s', /\bdefault=([^,]*)/.exec(args)?.[1] ?? '')
-      .replace('{SECRET_VARIABLE}', secretVariable);
-    const required = args.includes('required=True') ? 'required; ' : '';
-    return `| \`${name}\` | ${index < configSwitch ? 'before' : 'after'} | ${required}${meaning} |`;
-  });
-  return ['| option | before or after `config-switch` | meaning |', '| --- | --- | --- |', ...rows].join(
-    '\n',
-  );
 }
 
 /** From the table of the end-to-end tests: the longest time of each row. */

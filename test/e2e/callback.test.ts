@@ -29,8 +29,9 @@ test('the callback › has no type errors (mypy)', async () => {
 });
 
 test('the callback › passes the linter and is formatted (ruff)', async () => {
-  await run('ruff', 'check', '--no-cache', 'patroni');
-  await run('ruff', 'format', '--no-cache', '--check', 'patroni');
+  const shared = ['--no-cache', '--config', 'patroni/ruff.toml', 'patroni', 'test/patroni'];
+  await run('ruff', 'check', ...shared);
+  await run('ruff', 'format', '--check', ...shared);
 });
 
 test('the callback › runs on Python 3.6 (vermin)', async () => {

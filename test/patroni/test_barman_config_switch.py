@@ -1,16 +1,23 @@
-"""Tests of the callback for Patroni nodes. It runs as under Patroni: as a process, over real sockets and real TLS."""
+"""Tests of the callback for Patroni nodes, over real sockets and real TLS.
 
-import argparse
+UPDATE_DOCS=1 writes the table of its options into docs/configuration.md.
+"""
+
+import atexit
 import base64
+import contextlib
 import email.message
 import email.utils
+import functools
 import hashlib
 import hmac
 import http.server
 import importlib.util
+import io
 import json
 import os
 import pathlib
+import re
 import select
 import shutil
 import signal
@@ -26,18 +33,11 @@ import time
 import unittest
 from unittest import mock
 
-CALLBACK = pathlib.Path(__file__).resolve().parents[2] / "patroni" / "barman_config_switch.py"
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+CALLBACK = ROOT / "patroni" / "barman_config_switch.py"
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 OTHER_SECRET = "whsec_" + base64.b64encode(bytes(range(1, 33))).decode()
-SWITCH = [
-    "config-switch",
-    "--barman-server",
-    "main",
-    "--barman-model",
-    "pg:node1",
-    "--switch-when",
-    "promoted",
-]
+SWITCH = ["config-switch", "--barman-server", "main", "--barman-model", "pg:node1", "--switch-when", "promoted"]
 FROM_PATRONI = ["on_role_change", "primary", "main"]
 QUICK = ["--retry-wait", "0.01"]
 #: Without the proxy settings and the secret of whoever runs the tests: Patroni passes neither.
@@ -46,24 +46,6 @@ ENV = {
     for name, value in os.environ.items()
     if not name.lower().endswith("_proxy") and name != "BARMAN_CONFIG_SWITCH_SECRET"
 }
-
-spec = importlib.util.spec_from_file_location("barman_config_switch", str(CALLBACK))
-callback = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(callback)
-
-
-def response(exit_code, status=200, recorded=True, headers=()):
-    """Returns status, body and headers of a response of the function."""
-    names = {code: name for name, code in callback.EXIT_CODES.items()}
-    body = {
-        "exit_code": exit_code,
-        "exit_status": names[exit_code],
-        "message": "test message",
-        "recorded": recorded,
-    }
-    return status, json.dumps(body).encode(), dict(headers)
-
-
 #: The payload of the role change that the tests send, without its age.
 ROLE_CHANGE = {
     "action": "on_role_change",
@@ -74,16 +56,73 @@ ROLE_CHANGE = {
     "switch_when": "promoted",
 }
 
+spec = importlib.util.spec_from_file_location("barman_config_switch", str(CALLBACK))
+callback = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(callback)
+
+
+def response(exit_code, status=200, recorded=True, headers=()):
+    """Returns status, body and headers of a response of the function."""
+    name = callback.ExitCode(exit_code).name
+    body = {"exit_code": exit_code, "exit_status": name, "message": "test message", "recorded": recorded}
+    return status, json.dumps(body).encode(), dict(headers)
+
+
+def settings(*options):
+    """Returns the settings of a command line."""
+    return callback.parse([*options, *SWITCH, *FROM_PATRONI])
+
+
+def endpoint(url, *options):
+    """Returns the endpoint of a URL."""
+    given = settings("--url", url, *options)
+    return callback.Endpoint(url, given, [b"secret"], callback.tls_context(given))
+
+
+@functools.lru_cache(maxsize=None)
+def certificates():
+    """Creates a CA, certificates of it for a server and a client, and an encrypted key, in a folder."""
+    folder = pathlib.Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, str(folder))
+
+    def openssl(*arguments):
+        subprocess.run(["openssl", *arguments], cwd=str(folder), check=True, stderr=subprocess.DEVNULL)
+
+    new = ["req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj"]
+    ca = ["-x509", "-addext", "keyUsage=critical,keyCertSign", "-keyout", "ca.key", "-out", "ca.pem"]
+    openssl(*new, "/CN=Test CA", *ca)
+    (folder / "san").write_text("subjectAltName=IP:127.0.0.1\nauthorityKeyIdentifier=keyid\n")
+    for name in ("server", "client"):
+        openssl(*new, f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.csr")
+        sign = ["x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"]
+        openssl(*sign, "-extfile", "san", "-out", f"{name}.pem")
+    openssl("pkey", "-in", "client.key", "-aes256", "-passout", "pass:word", "-out", "locked.key")
+    return folder
+
+
+def certificate(name):
+    """Returns the path of one of the certificates or keys."""
+    return str(certificates() / name)
+
+
+def server_context():
+    """Returns the TLS settings of a server with a certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate("server.pem"), certificate("server.key"))
+    return context
+
 
 class Function:
     """Stand-in for the function's HTTP API. Sends the given responses in order, and repeats the last one."""
 
-    def __init__(self, *responses, context=None, host="127.0.0.1"):
+    def __init__(self, *responses, context=None, host="127.0.0.1", keep_alive=False):
         self.requests = []
         self.arrived = threading.Event()
         function = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1" if keep_alive else "HTTP/1.0"
+
             def do_POST(self):
                 body = self.rfile.read(int(self.headers["content-length"]))
                 function.requests.append((self.path, dict(self.headers), body, time.time()))
@@ -116,7 +155,7 @@ class Function:
             def handle_error(self, *_):
                 pass
 
-        self.host = "[" + host + "]" if ":" in host else host
+        self.host = f"[{host}]" if ":" in host else host
         self.server = Server((host, 0), Handler)
         self.scheme = "http"
         if context:
@@ -129,8 +168,12 @@ class Function:
         ).start()
 
     @property
+    def address(self):
+        return f"{self.host}:{self.server.server_port}"
+
+    @property
     def url(self):
-        return "{}://{}:{}/config-switch".format(self.scheme, self.host, self.server.server_port)
+        return f"{self.scheme}://{self.address}/config-switch"
 
     def close(self):
         self.server.shutdown()
@@ -150,7 +193,7 @@ class Proxy:
                 while not lines or lines[-1]:
                     lines.append(self.rfile.readline().decode().rstrip())
                 proxy.requests.append((lines[0], email.message_from_string("\n".join(lines[1:]))))
-                self.wfile.write("HTTP/1.1 {}\r\n\r\n".format(status).encode())
+                self.wfile.write(f"HTTP/1.1 {status}\r\n\r\n".encode())
                 if status.startswith("200"):
                     host, port = lines[0].split()[1].rsplit(":", 1)
                     with socket.create_connection((host, int(port))) as function:
@@ -171,7 +214,7 @@ class Proxy:
             daemon_threads = True
 
         self.server = Server(("127.0.0.1", 0), Handler)
-        self.address = "127.0.0.1:{}".format(self.server.server_address[1])
+        self.address = f"127.0.0.1:{self.server.server_address[1]}"
         threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
     def close(self):
@@ -180,7 +223,7 @@ class Proxy:
 
 
 class FakeAws:
-    """Stand-in for the aws command. Runs the given Python programs in order, one per call, and repeats the last one."""
+    """Stand-in for the aws command. Runs the given Python programs in order, and repeats the last one."""
 
     def __init__(self, folder, *programs):
         self.record = folder / "aws-calls"
@@ -191,15 +234,13 @@ class FakeAws:
         self.env = {"PATH": str(bin_folder)}
         script = bin_folder / "aws"
         script.write_text(
-            "#!{}\n"
+            f"#!{sys.executable}\n"
             "import json, os, signal, subprocess, sys\n"
-            "with open({record!r}, 'a+') as record:\n"
-            "    record.write(json.dumps({{'arguments': sys.argv[1:], 'environment': dict(os.environ)}}) + '\\n')\n"
+            f"with open({str(self.record)!r}, 'a+') as record:\n"
+            "    record.write(json.dumps({'arguments': sys.argv[1:], 'environment': dict(os.environ)}) + '\\n')\n"
             "    record.seek(0)\n"
             "    calls = len(record.readlines())\n"
-            "exec({programs!r}[min(calls, {count}) - 1])\n".format(
-                sys.executable, record=str(self.record), programs=programs, count=len(programs)
-            )
+            f"exec({programs!r}[min(calls, {len(programs)}) - 1])\n"
         )
         script.chmod(0o755)
 
@@ -241,32 +282,60 @@ class CallbackTest(unittest.TestCase):
         self.addCleanup(function.close)
         return function
 
-    def command(self, *options, switch=SWITCH, patroni=FROM_PATRONI):
-        return [sys.executable, str(CALLBACK), *options, *switch, *patroni]
+    def tls_function(self, *responses, **options):
+        return self.function(*responses, context=server_context(), **options)
+
+    def fifo(self):
+        fifo = self.folder / "fifo"
+        os.mkfifo(str(fifo))
+        return fifo
+
+    def unused_address(self):
+        """Returns an address of which nothing listens at the port."""
+        bound = socket.socket()
+        self.addCleanup(bound.close)
+        bound.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{bound.getsockname()[1]}"
+
+    def arguments(self, *options, switch=SWITCH, patroni=FROM_PATRONI):
+        return ["--secret-file", str(self.secret_file), *options, *switch, *patroni]
 
     def run_callback(self, *options, env=None, **arguments):
-        """Runs the callback, and checks that it prints no traceback and no secret.
+        """Runs the callback in this process, without random delays. Returns the exit code and the output."""
+        output = io.StringIO()
+        with contextlib.ExitStack() as stack:
+            for context in [
+                mock.patch.dict(os.environ, {**ENV, **(env or {})}, clear=True),
+                mock.patch.object(callback, "STARTED", callback.boot_time()),
+                mock.patch.object(callback.random, "uniform", lambda low, _: low),
+                mock.patch.object(callback.STDERR, "stream", output),
+                contextlib.redirect_stderr(output),
+            ]:
+                stack.enter_context(context)
+            code = callback.main(self.arguments(*options, **arguments))
+        for handler in list(callback.logger.handlers):
+            callback.logger.removeHandler(handler)
+            handler.close()
+        return self.checked(code, output.getvalue())
 
-        Returns the exit code and the output.
-        """
-        command = self.command("--secret-file", str(self.secret_file), *options, **arguments)
-        done = subprocess.run(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={**ENV, **(env or {})},
-            timeout=60,
-        )
-        output = (done.stdout + done.stderr).decode()
+    def run_process(self, *options, env=None, stderr=subprocess.PIPE, **arguments):
+        """Runs the callback as Patroni does. Returns the exit code and the output."""
+        command = [sys.executable, str(CALLBACK), *self.arguments(*options, **arguments)]
+        env = {**ENV, **(env or {})}
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=stderr, env=env, timeout=60, check=False)
+        return self.checked(done.returncode, (done.stdout + (done.stderr or b"")).decode())
+
+    def checked(self, code, output):
+        """Checks that the output has no traceback and no secret."""
         self.assertNotIn("Traceback", output)
         self.assertNotIn(SECRET[6:], output)
-        return done.returncode, output
+        return code, output
 
     # The request.
 
     def test_payload_has_the_fields_of_the_role_change(self):
         function = self.function(response(0))
-        code, output = self.run_callback("--url", function.url)
+        code, output = self.run_process("--url", function.url)
         self.assertEqual(code, 0, output)
         ((path, headers, body, _),) = function.requests
         self.assertEqual(path, "/config-switch")
@@ -277,22 +346,12 @@ class CallbackTest(unittest.TestCase):
 
     def test_payload_with_reset_and_dry_run_and_role_master(self):
         function = self.function(response(1))
-        switch = [
-            "config-switch",
-            "--barman-server",
-            "main",
-            "--reset",
-            "--switch-when",
-            "always",
-        ]
+        switch = ["config-switch", "--barman-server", "main", "--reset", "--switch-when", "always"]
         from_patroni = ["on_role_change", "master", "main"]
         code, _ = self.run_callback("--url", function.url, "--dry-run", switch=switch, patroni=from_patroni)
         self.assertEqual(code, 1)
         payload = json.loads(function.requests[0][2].decode())
-        self.assertEqual(
-            (payload["reset"], payload["dry_run"], payload["role"]),
-            (True, True, "master"),
-        )
+        self.assertEqual((payload["reset"], payload["dry_run"], payload["role"]), (True, True, "master"))
         self.assertNotIn("barman_model", payload)
 
     def test_signature_matches_the_reference_example(self):
@@ -303,29 +362,25 @@ class CallbackTest(unittest.TestCase):
 
     def test_each_attempt_has_a_new_signature_and_the_same_id(self):
         function = self.function(response(3, 502, recorded=False), response(3, 502, recorded=False), response(0))
-        self.write_secret(SECRET + " " + OTHER_SECRET + "\n")
+        self.write_secret(f"{SECRET} {OTHER_SECRET}\n")
         code, output = self.run_callback("--url", function.url, *QUICK)
         self.assertEqual(code, 0, output)
         self.assertEqual(len({headers["webhook-id"] for _, headers, _, _ in function.requests}), 1)
         ages = [json.loads(body.decode())["age_ms"] for _, _, body, _ in function.requests]
-        self.assertEqual(ages, sorted(ages))
+        self.assertEqual(ages, sorted(set(ages)))
         for _, headers, body, arrived in function.requests:
             self.assertLess(abs(arrived - int(headers["webhook-timestamp"])), 5)
             signed = "{webhook-id}.{webhook-timestamp}.".format(**headers).encode() + body
-            expected = [
-                "v1," + base64.b64encode(hmac.new(bytes(range(n, n + 32)), signed, hashlib.sha256).digest()).decode()
-                for n in (0, 1)
-            ]
+            digests = [hmac.new(bytes(range(n, n + 32)), signed, hashlib.sha256).digest() for n in (0, 1)]
+            expected = ["v1," + base64.b64encode(digest).decode() for digest in digests]
             self.assertEqual(headers["webhook-signature"].split(), expected)
 
-    def test_secret_is_read_from_the_environment(self):
+    def test_each_role_change_has_an_id_of_its_own(self):
         function = self.function(response(0))
-        command = self.command("--url", function.url)
-        env = {**ENV, "BARMAN_CONFIG_SWITCH_SECRET": SECRET}
-        self.assertEqual(
-            subprocess.run(command, env=env, stderr=subprocess.DEVNULL, timeout=60).returncode,
-            0,
-        )
+        for _ in range(2):
+            self.run_process("--url", function.url)
+        first, second = [headers["webhook-id"] for _, headers, _, _ in function.requests]
+        self.assertNotEqual(first, second)
 
     # The response.
 
@@ -347,6 +402,7 @@ class CallbackTest(unittest.TestCase):
         for first in [
             response(3, 502, recorded=False),
             response(3, 504, recorded=False),
+            response(3, 502, recorded="no"),
             (503, b'{"message":"Service Unavailable"}', {}),
             (429, b'{"message":"Too Many Requests"}', {}),
             (500, b"", {}),
@@ -376,12 +432,7 @@ class CallbackTest(unittest.TestCase):
                 self.assertEqual(len(output.splitlines()), 2, "one log line per attempt")
 
     def test_redirects_and_client_errors_are_not_retried(self):
-        for status, message in [
-            (301, "redirect"),
-            (308, "redirect"),
-            (400, "400"),
-            (413, "413"),
-        ]:
+        for status, message in [(301, "redirect"), (308, "redirect"), (400, "400"), (413, "413")]:
             with self.subTest(status=status):
                 location = self.function(response(0))
                 # The function never redirects: the body of a redirect is ignored, even if it looks valid.
@@ -391,7 +442,7 @@ class CallbackTest(unittest.TestCase):
                 self.assertEqual((code, len(function.requests), len(location.requests)), (3, 1, 0))
                 self.assertIn(message, output)
 
-    def test_refusals_end_with_their_own_exit_code(self):
+    def test_refusals_end_with_their_own_exit_code_after_the_last_attempt(self):
         for refusal, expected in [
             ((401, b"", {}), 3),
             ((403, b"no", {}), 3),
@@ -407,12 +458,11 @@ class CallbackTest(unittest.TestCase):
     def test_401_names_the_secret_or_the_clock_as_the_cause(self):
         def unauthorized(ahead):
             date = email.utils.formatdate(time.time() - ahead, usegmt=True)
-            return lambda handler: handler.wfile.write(
-                "HTTP/1.1 401 Unauthorized\r\ndate: {}\r\ncontent-length: 0\r\n\r\n".format(date).encode()
-            )
+            head = f"HTTP/1.1 401 Unauthorized\r\ndate: {date}\r\ncontent-length: 0\r\n\r\n"
+            return lambda handler: handler.wfile.write(head.encode())
 
         for ahead, message in [
-            (0, "secret does not match"),
+            (0, "secret does not match.*clock is correct"),
             (-400, r"clock is (39|40)\d s slow"),
             (900, r"clock is 90\d s fast"),
         ]:
@@ -431,17 +481,16 @@ class CallbackTest(unittest.TestCase):
                 fresh = abs(int(handler.headers["webhook-timestamp"]) - now) <= 300
                 status, body, _ = response(0) if fresh else (401, b"", {})
                 date = email.utils.formatdate(now, usegmt=True)
-                head = "HTTP/1.1 {} x\r\ndate: {}\r\ncontent-length: {}\r\n\r\n".format(status, date, len(body))
+                head = f"HTTP/1.1 {status} x\r\ndate: {date}\r\ncontent-length: {len(body)}\r\n\r\n"
                 handler.wfile.write(head.encode() + body)
 
             return handle
 
-        context = self.certificates()
-        ca_file = ["--ca-file", str(self.folder / "ca.pem")]
+        ca = ["--ca-file", certificate("ca.pem")]
         for ahead, message in [(360, r"36\d s fast"), (-100000, r"(99999|100000) s slow")]:
             with self.subTest(ahead=ahead):
-                function = self.function(check_timestamp(ahead), context=context)
-                code, output = self.run_callback("--url", function.url, *ca_file, *QUICK)
+                function = self.tls_function(check_timestamp(ahead))
+                code, output = self.run_callback("--url", function.url, *ca, *QUICK)
                 self.assertEqual((code, len(function.requests)), (0, 2), output)
                 self.assertRegex(output, message + ".*signing with the server's time")
         # Without TLS anyone could answer with a time of the future, and use the signature then.
@@ -450,61 +499,20 @@ class CallbackTest(unittest.TestCase):
         self.assertEqual((code, len(function.requests)), (3, 2), output)
         self.assertNotIn("signing with", output)
 
-    def test_clock_does_not_stop_while_the_node_is_suspended(self):
-        clock = getattr(time, "CLOCK_BOOTTIME", 7)
-        with mock.patch.object(callback.time, "clock_gettime", lambda given: {clock: callback.STARTED + 3600}[given]):
-            self.assertAlmostEqual(callback.elapsed(), 3600, 3)
-        with mock.patch.object(callback.time, "clock_gettime", side_effect=OSError):
-            self.assertEqual(int(callback.boot_time()), int(time.monotonic()))
-
-    def test_connection_discards_unsent_data_when_the_process_is_killed(self):
-        with socket.socket() as sock:
-            callback.discard_when_killed(sock)
-            linger = struct.unpack("ii", sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8))
-            self.assertEqual(linger, (1, 0))
-            timeout = getattr(socket, "TCP_USER_TIMEOUT", 18)
-            self.assertEqual(sock.getsockopt(socket.IPPROTO_TCP, timeout), 5000)
-            callback.close_normally(sock)
-            linger = struct.unpack("ii", sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8))
-            self.assertEqual(linger, (0, 0))
-        callback.close_normally(None)
-
     def test_retry_after_is_the_minimum_delay(self):
-        function = self.function(response(3, 503, recorded=False, headers={"retry-after": "1"}), response(0))
-        self.assertEqual(self.run_callback("--url", function.url, *QUICK)[0], 0)
-        self.assertGreaterEqual(function.requests[1][3] - function.requests[0][3], 1)
-
-    def test_max_retries_limits_the_attempts(self):
-        function = self.function(response(3, 502, recorded=False))
-        code, output = self.run_callback("--url", function.url, *QUICK, "--max-retries", "3")
-        self.assertEqual((code, len(function.requests)), (3, 3))
-        self.assertIn("giving up", output.splitlines()[-1])
-
-    def test_max_time_ends_an_attempt_without_a_response(self):
-        release = threading.Event()
-        self.addCleanup(release.set)
-        function = self.function(lambda handler: release.wait(30))
-        code, output = self.run_callback("--url", function.url, "--max-time", "1")
-        self.assertEqual((code, len(function.requests)), (3, 1))
-        self.assertIn("no response within", output)
+        function = self.function(response(3, 503, recorded=False, headers={"retry-after": "40"}), response(0))
+        with mock.patch.object(callback.Deadline, "wait"):
+            code, output = self.run_callback("--url", function.url, *QUICK)
+        self.assertEqual(code, 0)
+        self.assertIn("retrying in 40.0 s", output)
 
     def test_dry_run_is_one_attempt_by_default(self):
         function = self.function(response(3, 502, recorded=False))
         self.assertEqual(self.run_callback("--url", function.url, "--dry-run")[0], 3)
         self.assertEqual(len(function.requests), 1)
         function = self.function(response(3, 502, recorded=False), response(1))
-        self.assertEqual(
-            self.run_callback("--url", function.url, "--dry-run", "--max-retries", "2", *QUICK)[0],
-            1,
-        )
-
-    def test_connection_refused_is_an_http_error(self):
-        with socket.socket() as not_listening:
-            not_listening.bind(("127.0.0.1", 0))
-            url = "http://127.0.0.1:{}/".format(not_listening.getsockname()[1])
-            code, output = self.run_callback("--url", url, "--max-retries", "2", *QUICK)
-        self.assertEqual(code, 3)
-        self.assertIn("refused", output)
+        code, _ = self.run_callback("--url", function.url, "--dry-run", "--max-retries", "2", *QUICK)
+        self.assertEqual(code, 1)
 
     def test_huge_response_is_cut_in_the_log(self):
         function = self.function((200, b"x" * 1000000, {}))
@@ -512,78 +520,139 @@ class CallbackTest(unittest.TestCase):
         self.assertEqual(code, 3)
         self.assertLess(len(output), 2000)
 
-    def test_greatest_exit_code_of_several_urls_is_returned(self):
-        done, failed = self.function(response(0)), self.function(response(2, 502))
-        code, _ = self.run_callback("--url", done.url, "--url", failed.url)
-        self.assertEqual(code, 2)
-        self.assertEqual(done.requests[0][1]["webhook-id"], failed.requests[0][1]["webhook-id"])
+    # Several URLs.
 
     def test_several_urls_are_called_in_parallel(self):
         second = self.function(response(0))
 
         def respond_after_the_second_request(handler):
             self.assertTrue(second.arrived.wait(30))
-            status, body, _ = response(0)
-            handler.send_response(status)
-            handler.end_headers()
-            handler.wfile.write(body)
+            handler.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n" + response(0)[1])
 
         first = self.function(respond_after_the_second_request)
         self.assertEqual(self.run_callback("--url", first.url, "--url", second.url)[0], 0)
 
-    def test_unavailable_url_does_not_affect_the_others(self):
-        good, down = self.function(response(0)), self.function((503, b"", {}))
-        code, _ = self.run_callback("--url", down.url, "--url", good.url, "--max-retries", "2", *QUICK)
-        self.assertEqual((code, len(good.requests), len(down.requests)), (3, 1, 2))
+    def test_greatest_exit_code_of_several_urls_is_returned(self):
+        """An unavailable URL does not affect the others."""
+        urls = []
+        functions = [self.function((503, b"", {})), self.function(response(2, 502)), self.function(response(0))]
+        for function in functions:
+            urls += ["--url", function.url]
+        self.assertEqual(self.run_callback(*urls, "--max-retries", "2", *QUICK)[0], 3)
+        self.assertEqual([len(function.requests) for function in functions], [2, 1, 1])
+        requests = [request for function in functions for request in function.requests]
+        self.assertEqual(len({headers["webhook-id"] for _, headers, _, _ in requests}), 1)
+        self.assertEqual(self.run_callback(*urls[2:])[0], 2)
+
+    # Time.
+
+    def test_max_time_ends_an_attempt_without_a_response(self):
+        release = threading.Event()
+        self.addCleanup(release.set)
+        function = self.function(lambda handler: release.wait(30))
+        code, output = self.run_callback("--url", function.url, "--max-time", "0.5")
+        self.assertEqual((code, len(function.requests)), (3, 1))
+        self.assertIn("no response within 0.5 s; giving up", output)
 
     def test_attempt_times_out_if_the_server_sends_one_byte_at_a_time(self):
+        done = threading.Event()
+        self.addCleanup(done.set)
 
         def send_slowly(handler):
-            try:
-                while True:
-                    handler.wfile.write(b"H")
-                    time.sleep(0.02)
-            except OSError:
-                pass
+            while not done.wait(0.02):
+                handler.wfile.write(b"H")
 
         function = self.function(send_slowly, response(0))
-        program = (
-            "import sys; sys.path.insert(0, {!r}); import barman_config_switch as callback;"
-            "callback.ATTEMPT_TIMEOUT = 0.3; sys.exit(callback.main(sys.argv[1:]))"
-        ).format(str(CALLBACK.parent))
-        command = [
-            sys.executable,
-            "-B",
-            "-c",
-            program,
-            "--url",
-            function.url,
-            "--secret-file",
-            str(self.secret_file),
-        ]
-        done = subprocess.run(
-            [*command, *QUICK, *SWITCH, *FROM_PATRONI],
-            stderr=subprocess.PIPE,
-            timeout=60,
-        )
-        self.assertEqual(done.returncode, 0, done.stderr.decode())
+        with mock.patch.object(callback, "HTTP_TIMEOUT", 0.3):
+            code, output = self.run_callback("--url", function.url, *QUICK)
+        self.assertEqual(code, 0, output)
+        self.assertIn("attempt 1: no response within 0.3 s", output)
+
+    def test_clock_does_not_stop_while_the_node_is_suspended(self):
+        given = settings("--url", "https://x/")
+        clock = getattr(time, "CLOCK_BOOTTIME", 7)
+        with mock.patch.object(callback.time, "clock_gettime", lambda asked: {clock: callback.STARTED + 3600}[asked]):
+            self.assertAlmostEqual(callback.payload(given)["age_ms"], 3600000, delta=1)
+        with mock.patch.object(callback.time, "clock_gettime", side_effect=OSError):
+            self.assertEqual(int(callback.boot_time()), int(time.monotonic()))
+
+    def test_age_includes_the_time_to_connect(self):
+        """Otherwise a slow connection would make an old role change look newer than it is."""
+        ages = []
+
+        def serve(listening):
+            connection, _ = listening.accept()
+            time.sleep(0.5)  # Simulates lost packets at the start of the TLS handshake.
+            with server_context().wrap_socket(connection, server_side=True) as tls:
+                request = b""
+                while not request.endswith(b"}"):
+                    request += tls.recv(65536)
+                ages.append(json.loads(request.split(b"\r\n\r\n")[1].decode())["age_ms"])
+                body = response(0)[1]
+                tls.sendall(f"HTTP/1.1 200 OK\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
+
+        with socket.socket() as listening:
+            listening.bind(("127.0.0.1", 0))
+            listening.listen(1)
+            server = threading.Thread(target=serve, args=(listening,))
+            server.start()
+            url = f"https://127.0.0.1:{listening.getsockname()[1]}/"
+            code, output = self.run_callback("--url", url, "--ca-file", certificate("ca.pem"))
+            server.join()
+        self.assertEqual(code, 0, output)
+        self.assertGreaterEqual(ages[0], 500)
+
+    def test_nothing_is_sent_if_connecting_takes_longer_than_the_time_limit(self):
+        """The next attempt may be running."""
+        function = self.function(response(0))
+        late = endpoint(function.url).post(callback.Deadline(callback.boot_time()))
+        self.assertEqual((late.exit_code, late.retry), (3, True))
+        self.assertIn("timed out while connecting", late.message)
+        self.assertEqual(function.requests, [])
+        in_time = endpoint(function.url).post(callback.Deadline(callback.boot_time() + 30))
+        self.assertEqual((in_time.exit_code, len(function.requests)), (0, 1))
+
+    # The process.
 
     def test_kill_ends_the_process_at_once_and_leaves_no_files(self):
+        release = threading.Event()
+        self.addCleanup(release.set)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):
             with self.subTest(signal=number):
-                release = threading.Event()
-                function = self.function(lambda handler: release.wait(30))  # noqa: B023
-                command = self.command("--url", function.url, "--secret-file", str(self.secret_file))
+                function = self.function(lambda handler: release.wait(30))
+                command = [sys.executable, str(CALLBACK), *self.arguments("--url", function.url)]
                 before = sorted(os.listdir(str(self.folder)))
                 with subprocess.Popen(command, stderr=subprocess.PIPE, env=ENV) as process:
                     self.assertTrue(function.arrived.wait(30))
-                    with open("/proc/{}/cmdline".format(process.pid), "rb") as cmdline:
+                    with open(f"/proc/{process.pid}/cmdline", "rb") as cmdline:
                         self.assertNotIn(SECRET[6:].encode(), cmdline.read(), "visible in ps")
                     process.send_signal(number)
                     self.assertEqual(process.wait(30), -number)
                     self.assertEqual(process.stderr.read(), b"")
                 self.assertEqual(sorted(os.listdir(str(self.folder))), before)
-                release.set()
+
+    def test_connection_discards_unsent_data_when_the_process_is_killed(self):
+        """Through a proxy, the connection to the proxy does."""
+        function, proxy = self.tls_function(response(0), keep_alive=True), self.proxy()
+        ca = ["--ca-file", certificate("ca.pem")]
+        option = getattr(socket, "TCP_USER_TIMEOUT", 18)
+        discard, close, found = callback.discard_when_killed, callback.close_normally, []
+
+        def inspect(sock):
+            linger = struct.unpack("ii", sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8))
+            address = "{}:{}".format(*sock.getpeername())
+            found.append((address, type(sock), linger, sock.getsockopt(socket.IPPROTO_TCP, option)))
+
+        def patched(name, change):
+            return mock.patch.object(callback, name, lambda sock: (change(sock), inspect(sock)))
+
+        for options, address in [([], function.address), (["--proxy", proxy.address], proxy.address)]:
+            with patched("discard_when_killed", discard), patched("close_normally", close):
+                result = endpoint(function.url, *ca, *options).attempt(callback.Deadline(callback.boot_time() + 30))
+            self.assertEqual(result.exit_code, 0, result.message)
+            # Until the response; then the connection is closed normally.
+            expected = [(address, ssl.SSLSocket, linger, 5000) for linger in ((1, 0), (0, 0))]
+            self.assertEqual([found.pop(0), found.pop(0), *found], expected)
 
     # EventBridge.
 
@@ -592,22 +661,20 @@ class CallbackTest(unittest.TestCase):
 
     def test_event_bus_gets_the_role_change_without_a_secret(self):
         aws = self.aws(ACCEPTED)
-        command = self.command("--event-bus", "patroni")
-        done = subprocess.run(command, env={**ENV, **aws.env}, stderr=subprocess.PIPE, timeout=60)
-        output = done.stderr.decode()
-        self.assertEqual(done.returncode, 0, output)
+        self.secret_file.unlink()
+        code, output = self.run_callback("--event-bus", "patroni", env=aws.env)
+        self.assertEqual(code, 0, output)
         self.assertIn("event bus patroni, attempt 1: accepted by EventBridge, not confirmed", output)
         (call,) = aws.calls
         self.assertEqual(call["arguments"][:2], ["events", "put-events"])
         for option in ("--cli-connect-timeout", "--cli-read-timeout"):
-            self.assertGreater(int(call["arguments"][call["arguments"].index(option) + 1]), 0)
+            limit = int(call["arguments"][call["arguments"].index(option) + 1])
+            self.assertTrue(0 < limit < callback.AWS_TIMEOUT)
         self.assertEqual(call["environment"]["AWS_MAX_ATTEMPTS"], "1")
         (entry,) = aws.entries
         payload = json.loads(entry.pop("Detail"))
         # No Time: EventBridge dates the event by AWS's clock, whatever this node's clock says.
-        self.assertEqual(
-            entry, {"Source": "patroni", "DetailType": "Patroni role change", "EventBusName": "patroni"}
-        )
+        self.assertEqual(entry, {"Source": "patroni", "DetailType": "Patroni role change", "EventBusName": "patroni"})
         self.assertGreaterEqual(payload.pop("age_ms"), 0)
         self.assertEqual(payload, ROLE_CHANGE)
 
@@ -633,36 +700,30 @@ class CallbackTest(unittest.TestCase):
 
     def test_event_bus_that_never_accepts_is_an_http_error(self):
         aws = self.aws(THROTTLED)
-        code, output = self.run_callback("--event-bus", "patroni", "--max-retries", "2", *QUICK, env=aws.env)
-        self.assertEqual((code, len(aws.calls)), (3, 2))
-        self.assertIn("giving up", output.splitlines()[-1])
+        for script, message in [(None, "not accepted"), ("#!/nowhere\n", "No such file or directory.*aws")]:
+            with self.subTest(script=script):
+                if script:
+                    (self.folder / "bin" / "aws").write_text(script)
+                code, output = self.run_callback("--event-bus", "patroni", "--max-retries", "2", *QUICK, env=aws.env)
+                self.assertEqual((code, len(output.splitlines())), (3, 2))
+                self.assertRegex(output, f"attempt 2: .*{message}.*; giving up")
 
     def test_aws_is_killed_with_its_children_at_the_time_limit(self):
         """They could deliver the event later, with an age_ms that was computed long ago."""
-        fifo = self.folder / "fifo"
-        os.mkfifo(str(fifo))
+        fifo = self.fifo()
         reader = os.open(str(fifo), os.O_RDONLY | os.O_NONBLOCK)
         self.addCleanup(os.close, reader)
-        aws = self.aws(
-            "writer = os.open({!r}, os.O_WRONLY)\n"
-            "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], pass_fds=[writer])\n"
-            "os.write(writer, b'started')\n"
-            "signal.pause()".format(str(fifo))
-        )
-        code, output = self.run_callback("--event-bus", "patroni", "--max-time", "3", env=aws.env)
+        aws = self.aws()
+        script = f"#!/bin/sh\nexec 3>{fifo}\n{shutil.which('sleep')} 600 &\necho started >&3\nwait\n"
+        (self.folder / "bin" / "aws").write_text(script)
+        with mock.patch.object(callback, "AWS_TIMEOUT", 1.0):
+            code, output = self.run_callback("--event-bus", "patroni", "--max-retries", "1", env=aws.env)
         self.assertEqual((code, len(output.splitlines())), (3, 1), output)
-        self.assertIn("aws was killed after", output)
-        self.assertEqual(os.read(reader, 100), b"started")
+        self.assertIn("aws was killed after 1.0 s", output)
+        self.assertEqual(os.read(reader, 100), b"started\n")
         # The end of the file: no process has the FIFO open for writing.
         self.assertEqual(select.select([reader], [], [], 10)[0], [reader])
         self.assertEqual(os.read(reader, 100), b"")
-
-    def test_aws_that_cannot_be_started_is_a_failed_attempt(self):
-        aws = self.aws(ACCEPTED)
-        (self.folder / "bin" / "aws").write_text("#!/nowhere\n")
-        code, output = self.run_callback("--event-bus", "patroni", "--max-retries", "2", *QUICK, env=aws.env)
-        self.assertEqual((code, len(output.splitlines())), (3, 2))
-        self.assertIn("aws could not be started", output)
 
     def test_missing_aws_command_is_an_error_that_names_the_remedy(self):
         code, output = self.run_callback("--event-bus", "patroni", env={"PATH": "/nowhere"})
@@ -677,162 +738,47 @@ class CallbackTest(unittest.TestCase):
         self.assertIn("SignatureDoesNotMatch", output)
         self.assertNotIn("IQoJ", output)
 
-    # Time.
-
-    def test_age_includes_the_time_to_connect(self):
-        """Otherwise a slow connection would make an old role change look newer than it is."""
-        context = self.certificates()
-        ages = []
-
-        def serve(listening):
-            connection, _ = listening.accept()
-            time.sleep(1.5)  # Simulates lost packets at the start of the TLS handshake.
-            with context.wrap_socket(connection, server_side=True) as tls:
-                request = b""
-                while not request.endswith(b"}"):
-                    request += tls.recv(65536)
-                ages.append(json.loads(request.split(b"\r\n\r\n")[1].decode())["age_ms"])
-                body = response(0)[1]
-                tls.sendall("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n".format(len(body)).encode() + body)
-
-        with socket.socket() as listening:
-            listening.bind(("127.0.0.1", 0))
-            listening.listen(1)
-            server = threading.Thread(target=serve, args=(listening,))
-            server.start()
-            url = "https://127.0.0.1:{}/".format(listening.getsockname()[1])
-            code, output = self.run_callback("--url", url, "--ca-file", str(self.folder / "ca.pem"))
-            server.join()
-        self.assertEqual(code, 0, output)
-        self.assertGreaterEqual(ages[0], 1500)
-
-    def test_nothing_is_sent_if_connecting_takes_longer_than_the_time_limit(self):
-        function = self.function(response(0))
-        endpoint = callback.Endpoint(function.url, callback.tls_context(None, None, None), False)
-        args = argparse.Namespace()
-        attempt = callback.try_once(endpoint, [b"secret"], "msg_1", args, callback.elapsed() - 1)
-        self.assertTrue(attempt.retry)
-        self.assertEqual(function.requests, [])
-
     # TLS.
 
-    def certificates(self):
-        def openssl(*arguments):
-            subprocess.run(
-                ["openssl", *arguments],
-                cwd=str(self.folder),
-                check=True,
-                stderr=subprocess.DEVNULL,
-            )
-
-        new = [
-            "req",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:prime256v1",
-            "-nodes",
-            "-subj",
-        ]
-        openssl(
-            *new,
-            "/CN=Test CA",
-            "-x509",
-            "-addext",
-            "keyUsage=critical,keyCertSign",
-            "-keyout",
-            "ca.key",
-            "-out",
-            "ca.pem",
-        )
-        (self.folder / "san").write_text("subjectAltName=IP:127.0.0.1\nauthorityKeyIdentifier=keyid\n")
-        for name in ("server", "client"):
-            openssl(*new, "/CN=" + name, "-keyout", name + ".key", "-out", name + ".csr")
-            signed = [
-                "x509",
-                "-req",
-                "-in",
-                name + ".csr",
-                "-CA",
-                "ca.pem",
-                "-CAkey",
-                "ca.key",
-                "-CAcreateserial",
-            ]
-            openssl(*signed, "-extfile", "san", "-out", name + ".pem")
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(str(self.folder / "server.pem"), str(self.folder / "server.key"))
-        return context
-
     def test_tls_verifies_the_server(self):
-        context = self.certificates()
-        function = self.function(response(0), context=context)
-        ca = ["--ca-file", str(self.folder / "ca.pem")]
-        self.assertEqual(self.run_callback("--url", function.url, *ca)[0], 0)
+        function = self.tls_function(response(0))
+        self.assertEqual(self.run_callback("--url", function.url, "--ca-file", certificate("ca.pem"))[0], 0)
         code, output = self.run_callback("--url", function.url, "--max-retries", "1")
         self.assertEqual(code, 3, "unknown CA")
         self.assertIn("TLS failed", output)
         self.assertEqual(len(function.requests), 1)
 
+    @unittest.skipUnless(hasattr(ssl, "TLSVersion"), "Python 3.7")
+    def test_tls_is_1_2_or_newer(self):
+        self.assertEqual(callback.tls_context(settings("--url", "https://x/")).minimum_version, ssl.TLSVersion.TLSv1_2)
+
     def test_mutual_tls_sends_the_client_certificate(self):
-        context = self.certificates()
+        context = server_context()
         context.verify_mode = ssl.CERT_REQUIRED
-        context.load_verify_locations(str(self.folder / "ca.pem"))
+        context.load_verify_locations(certificate("ca.pem"))
         function = self.function(response(0), context=context)
-        common = [
-            "--url",
-            function.url,
-            "--ca-file",
-            str(self.folder / "ca.pem"),
-            "--max-retries",
-            "1",
-        ]
-        client = [
-            "--client-cert",
-            str(self.folder / "client.pem"),
-            "--client-key",
-            str(self.folder / "client.key"),
-        ]
+        common = ["--url", function.url, "--ca-file", certificate("ca.pem"), "--max-retries", "1"]
+        client = ["--client-cert", certificate("client.pem"), "--client-key", certificate("client.key")]
         self.assertEqual(self.run_callback(*common, *client)[0], 0)
         self.assertEqual(self.run_callback(*common)[0], 3)
 
     def test_certificate_of_another_host_is_rejected(self):
-        context = self.certificates()
-        function = self.function(response(0), context=context)
+        function, proxy = self.tls_function(response(0)), self.proxy()
         url = function.url.replace("127.0.0.1", "localhost")
-        code, output = self.run_callback(
-            "--url",
-            url,
-            "--ca-file",
-            str(self.folder / "ca.pem"),
-            "--max-retries",
-            "2",
-            *QUICK,
-        )
-        self.assertEqual((code, function.requests), (3, []))
-        self.assertIn("attempt 2: TLS failed", output)
+        ca = ["--ca-file", certificate("ca.pem")]
+        for options, message in [
+            ([], "attempt 2: TLS failed"),
+            (["--proxy", proxy.address], f"attempt 2: TLS through proxy {proxy.address} failed"),
+        ]:
+            with self.subTest(options=options):
+                code, output = self.run_callback("--url", url, *ca, *options, "--max-retries", "2", *QUICK)
+                self.assertEqual((code, function.requests), (3, []))
+                self.assertIn(message, output)
+        self.assertEqual(len(proxy.requests), 2)
 
     def test_encrypted_client_key_is_an_error_without_a_prompt(self):
-        self.certificates()
-        encrypt = [
-            "openssl",
-            "pkey",
-            "-in",
-            "client.key",
-            "-aes256",
-            "-passout",
-            "pass:word",
-            "-out",
-            "locked.key",
-        ]
-        subprocess.run(encrypt, cwd=str(self.folder), check=True, stderr=subprocess.DEVNULL)
-        client = [
-            "--client-cert",
-            str(self.folder / "client.pem"),
-            "--client-key",
-            str(self.folder / "locked.key"),
-        ]
-        code, output = self.run_callback("--url", "https://example.com/", *client)
+        client = ["--client-cert", certificate("client.pem"), "--client-key", certificate("locked.key")]
+        code, output = self.run_process("--url", "https://example.com/", *client)
         self.assertEqual(code, 4)
         self.assertIn("--client-cert", output)
 
@@ -844,11 +790,9 @@ class CallbackTest(unittest.TestCase):
         return proxy
 
     def test_proxy_is_used_with_connect_and_its_credentials(self):
-        function = self.function(response(0), context=self.certificates())
-        host = function.url.split("/")[2]
-        ca = ["--ca-file", str(self.folder / "ca.pem")]
-        proxy = self.proxy()
-        url = "http://us%40er:pass%3Aword@" + proxy.address
+        function, proxy = self.tls_function(response(0)), self.proxy()
+        ca = ["--ca-file", certificate("ca.pem")]
+        url = f"http://us%40er:pass%3Aword@{proxy.address}"
         for options, env in [
             (["--proxy", url], {}),
             (["--proxy", url + "/"], {"NO_PROXY": "*"}),
@@ -860,22 +804,21 @@ class CallbackTest(unittest.TestCase):
                 code, output = self.run_callback("--url", function.url, *ca, *options, env=env)
                 self.assertEqual(code, 0, output)
                 ((request, headers),) = proxy.requests
-                self.assertRegex(request, "^CONNECT {} HTTP/1".format(host))
+                self.assertRegex(request, f"^CONNECT {function.address} HTTP/1")
                 authorization = "Basic " + base64.b64encode(b"us@er:pass:word").decode()
                 self.assertEqual(headers.get_all("proxy-authorization"), [authorization])
                 ((path, headers, _, _),) = function.requests
-                self.assertEqual((path, headers["Host"]), ("/config-switch", host))
+                self.assertEqual((path, headers["Host"]), ("/config-switch", function.address))
                 self.assertNotIn("proxy-authorization", {name.lower() for name in headers})
                 proxy.requests.clear()
                 function.requests.clear()
 
     def test_proxy_of_the_environment_is_not_used_for_excluded_hosts_and_plain_http(self):
-        context = self.certificates()
-        ca = ["--ca-file", str(self.folder / "ca.pem")]
+        ca = ["--ca-file", certificate("ca.pem")]
         unused = {"HTTPS_PROXY": "http://127.0.0.1:1", "HTTP_PROXY": "http://127.0.0.1:1"}
         for function, env in [
-            (self.function(response(0), context=context), {"NO_PROXY": "example.com, 127.0.0.1"}),
-            (self.function(response(0), context=context), {"no_proxy": "*"}),
+            (self.tls_function(response(0)), {"NO_PROXY": "example.com, 127.0.0.1"}),
+            (self.tls_function(response(0)), {"no_proxy": "*"}),
             (self.function(response(0)), {}),
         ]:
             with self.subTest(env=env):
@@ -889,53 +832,27 @@ class CallbackTest(unittest.TestCase):
         self.assertIsNone(proxy.requests[0][1]["proxy-authorization"])
 
     def test_refusal_of_the_proxy_is_a_failed_attempt_that_names_the_proxy(self):
-        function = self.function(response(0), context=self.certificates())
+        function = self.tls_function(response(0))
         for status in ("407 Proxy Authentication Required", "403 Forbidden", "502 Bad Gateway"):
             with self.subTest(status=status):
                 proxy = self.proxy(status)
-                url = "http://us3r:pass-word@" + proxy.address
-                code, output = self.run_callback(
-                    "--url", function.url, "--proxy", url, "--max-retries", "2", *QUICK
-                )
+                url = f"http://us3r:pass-word@{proxy.address}"
+                options = ["--proxy", url, "--max-retries", "2", *QUICK]
+                code, output = self.run_callback("--url", function.url, *options)
                 self.assertEqual((code, len(proxy.requests), function.requests), (3, 2, []))
-                self.assertRegex(output, "attempt 2: .*proxy {}.*{}".format(proxy.address, status))
+                self.assertRegex(output, f"attempt 2: .*proxy {proxy.address}.*{status}")
                 self.assertNotRegex(output, "pass-word|us3r|" + base64.b64encode(b"us3r:pass-word").decode())
 
-    def test_proxy_that_does_not_listen_is_named(self):
-        with socket.socket() as not_listening:
-            not_listening.bind(("127.0.0.1", 0))
-            proxy = "127.0.0.1:{}".format(not_listening.getsockname()[1])
-            code, output = self.run_callback("--url", "https://x/", "--proxy", proxy, "--max-retries", "1")
-        self.assertEqual(code, 3)
-        self.assertRegex(output, "proxy {}.*refused".format(proxy))
-
-    def test_tls_verifies_the_host_behind_the_proxy(self):
-        function = self.function(response(0), context=self.certificates())
-        proxy = self.proxy()
-        url = function.url.replace("127.0.0.1", "localhost")
-        ca = ["--ca-file", str(self.folder / "ca.pem")]
-        code, output = self.run_callback("--url", url, "--proxy", proxy.address, *ca, "--max-retries", "1")
-        self.assertEqual((code, len(proxy.requests), function.requests), (3, 1, []))
-        self.assertRegex(output, "TLS through proxy {} failed".format(proxy.address))
-
-    def test_connection_to_the_proxy_discards_unsent_data_when_the_process_is_killed(self):
-        function = self.function(response(0), context=self.certificates())
-        proxy = self.proxy()
-        tls = callback.tls_context(str(self.folder / "ca.pem"), None, None)
-        endpoint = callback.Endpoint(function.url, tls, False, proxy.address)
-        found = []
-
-        def inspect(sock):
-            callback_discards(sock)
-            linger = sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8)
-            found.append(("%s:%d" % sock.getpeername(), type(sock), struct.unpack("ii", linger)))
-
-        callback_discards = callback.discard_when_killed
-        args = callback.parse(["--url", function.url, *SWITCH, *FROM_PATRONI])
-        with mock.patch.object(callback, "discard_when_killed", inspect):
-            attempt = callback.try_once(endpoint, [b"secret"], "msg_1", args, callback.elapsed() + 30)
-        self.assertEqual(attempt.exit_code, 0, attempt.message)
-        self.assertEqual(found, [(proxy.address, ssl.SSLSocket, (1, 0))])
+    def test_refused_connection_is_a_failed_attempt_that_names_the_proxy(self):
+        address = self.unused_address()
+        for options, message in [
+            (["--url", f"http://{address}/"], "attempt 2: request failed: .*refused"),
+            (["--url", "https://x/", "--proxy", address], f"attempt 2: request through proxy {address} .*refused"),
+        ]:
+            with self.subTest(options=options):
+                code, output = self.run_callback(*options, "--max-retries", "2", *QUICK)
+                self.assertEqual(code, 3)
+                self.assertRegex(output, message)
 
     def test_invalid_proxy_is_rejected_without_showing_its_password(self):
         for url, message in [
@@ -954,7 +871,7 @@ class CallbackTest(unittest.TestCase):
                 with self.subTest(url=url, source=source):
                     code, output = self.run_callback("--url", "https://x/", "--max-retries", "1", *options, env=env)
                     self.assertEqual(code, 4, output)
-                    self.assertRegex(output, "{}: .*{}".format(source, message))
+                    self.assertRegex(output, f"{source}: .*{message}")
                     self.assertNotRegex(output, "pass-word|us3r")
 
     def test_password_of_a_misspelt_option_is_not_shown(self):
@@ -972,7 +889,7 @@ class CallbackTest(unittest.TestCase):
             ("https://[::1]/", ("::1", 443)),
         ]:
             with self.subTest(url=url):
-                connection = callback.Endpoint(url, callback.tls_context(None, None, None), False).connection()
+                connection = endpoint(url).connection()
                 self.assertEqual((connection.host, connection.port), expected)
 
     def test_url_with_an_ipv6_address(self):
@@ -985,21 +902,18 @@ class CallbackTest(unittest.TestCase):
 
     def test_url_without_a_path_requests_the_root(self):
         function = self.function(response(0))
-        self.assertEqual(
-            self.run_callback("--url", function.url.replace("/config-switch", "?stage=prod"))[0],
-            0,
-        )
+        url = function.url.replace("/config-switch", "?stage=prod")
+        self.assertEqual(self.run_callback("--url", url)[0], 0)
         self.assertEqual(function.requests[0][0], "/?stage=prod")
 
     # Arguments.
 
-    def test_invalid_arguments_are_named(self):
+    def test_invalid_arguments_are_named_and_a_secret_among_them_is_not_shown(self):
         url = ["--url", "https://example.com/config-switch"]
         for options, arguments, message in [
             ([], {}, "--url"),
             (["--url", "example.com"], {}, "--url example.com"),
             (["--url", "http://example.com/"], {}, "--allow-plain-http"),
-            (["--url", "https://user:word@example.com/"], {}, "--url"),
             (["--url", "https://example.com:port/"], {}, "--url"),
             (["--url", "http://[::1/"], {}, "--url"),
             (["--url", "https://a..b/"], {}, "--url"),
@@ -1007,92 +921,106 @@ class CallbackTest(unittest.TestCase):
             (["--url", "https://example.com/\xe9"], {}, "--url"),
             (["--url", "https://example.com/#x"], {}, "--url"),
             (["--ur", "https://example.com/"], {}, "config-switch"),
-            (url + ["--retry-wait", "0"], {}, "--retry-wait"),
-            (url + ["--max-time", "nan"], {}, "--max-time"),
-            (url + ["--retry-wait", "soon"], {}, "--retry-wait"),
-            (url + ["--max-retries", "0"], {}, "--max-retries"),
-            (url + ["--ca-file", "/nowhere"], {}, "--ca-file /nowhere"),
-            (url + ["--client-cert", "/nowhere"], {}, "--client-cert /nowhere"),
-            (url + ["--client-key", "/nowhere"], {}, "--client-key"),
-            (url + ["--secret-file", "/nowhere"], {}, "--secret-file /nowhere"),
-            (url + ["--surprise"], {}, "--surprise"),
-            (url + ["--event-bus", "patroni"], {}, "--event-bus"),
-            (["--event-bus", "patroni", "--dry-run"], {}, "--dry-run"),
-            (["--event-bus", "patroni", "--ca-file", "/nowhere"], {}, "--ca-file"),
-            (["--event-bus", "patroni", "--client-cert", "/nowhere"], {}, "--client-cert"),
-            (["--event-bus", "patroni", "--client-key", "/nowhere"], {}, "--client-key"),
-            (["--event-bus", "patroni", "--allow-plain-http"], {}, "--allow-plain-http"),
-            (["--event-bus", "patroni", "--proxy", "proxy:3128"], {}, "--proxy"),
+            ([*url, "--retry-wait", "0"], {}, "--retry-wait"),
+            ([*url, "--max-time", "nan"], {}, "--max-time"),
+            ([*url, "--retry-wait", "soon"], {}, "--retry-wait"),
+            ([*url, "--max-retries", "0"], {}, "--max-retries"),
+            ([*url, "--ca-file", "/nowhere"], {}, "--ca-file /nowhere"),
+            ([*url, "--client-cert", "/nowhere"], {}, "--client-cert /nowhere"),
+            ([*url, "--client-key", "/nowhere"], {}, "--client-key"),
+            ([*url, "--secret-file", "/nowhere"], {}, "--secret-file /nowhere"),
+            ([*url, "--surprise"], {}, "--surprise"),
+            ([*url, "--secret", SECRET], {}, "config-switch"),
+            ([*url, "--secret-file", SECRET], {}, "--secret-file"),
+            (["--url", SECRET], {}, "--url"),
+            ([*url, SECRET], {}, "config-switch"),
+            ([*url, "--event-bus", "patroni"], {}, "--event-bus"),
+            (["--event-bus", "patroni", "--dry-run"], {}, "--dry-run requires --url"),
+            (["--event-bus", "patroni", "--ca-file", "/nowhere"], {}, "--ca-file requires --url"),
+            (["--event-bus", "patroni", "--client-cert", "/nowhere"], {}, "--client-cert requires --url"),
+            (["--event-bus", "patroni", "--client-key", "/nowhere"], {}, "--client-key requires --url"),
+            (["--event-bus", "patroni", "--allow-plain-http"], {}, "--allow-plain-http requires --url"),
+            (["--event-bus", "patroni", "--proxy", "proxy:3128"], {}, "--proxy requires --url"),
             (url, {"switch": [], "patroni": []}, "config-switch"),
             (url, {"patroni": []}, "action"),
             (url, {"patroni": ["on_start", "primary", "main"]}, "on_start"),
             (url, {"switch": SWITCH[:3] + SWITCH[5:]}, "--barman-model"),
-            (url, {"switch": SWITCH + ["--reset"]}, "--reset"),
-            (url, {"switch": SWITCH[:-1] + ["sometimes"]}, "sometimes"),
+            (url, {"switch": [*SWITCH, "--reset"]}, "--reset"),
+            (url, {"switch": [*SWITCH[:-1], "sometimes"]}, "sometimes"),
         ]:
             with self.subTest(options=options, arguments=arguments):
                 code, output = self.run_callback(*options, **arguments)
-                self.assertEqual(code, 4, output)
+                self.assertEqual((code, len(output.splitlines())), (4, 1), output)
                 self.assertIn(message, output)
+        code, output = self.run_process("--surprise")
+        self.assertEqual((code, len(output.splitlines())), (4, 1), output)
+
+    def test_unexpected_error_is_an_http_error(self):
+        """Python would exit with 1, which means CONFIG_SWITCH_SKIPPED."""
+        with mock.patch.object(callback, "tls_context", side_effect=OSError("no CA certificates")):
+            code, output = self.run_callback("--url", "https://example.com/")
+        self.assertEqual(code, 3)
+        self.assertIn("OSError: no CA certificates", output)
 
     def test_password_in_the_url_is_not_shown(self):
-        for url in ("https://user:pass-word@x/", "ftp://user:pass-word@x/", "https://user:pass-word@x y/", "user:pass-word@x"):
+        for url in ["https://a:pass-word@x/", "ftp://a:pass-word@x/", "https://a:pass-word@x y/", "a:pass-word@x"]:
             with self.subTest(url=url):
                 code, output = self.run_callback("--url", url)
                 self.assertEqual(code, 4)
                 self.assertIn("--url", output)
                 self.assertNotIn("pass-word", output)
-        self.assertEqual(callback.Endpoint("https://x/a@b", None, False).path, "/a@b")
+        self.assertEqual(endpoint("https://x/a@b").path, "/a@b")
 
     def test_invalid_secret_file_is_rejected(self):
         for text, mode, message in [
             (SECRET, 0o640, "chmod 600"),
             (SECRET, 0o604, "chmod 600"),
-            ("", 0o600, "empty"),
+            ("", 0o600, "no secret"),
             ("secret", 0o600, "whsec_"),
             ("whsec_short", 0o600, "whsec_"),
             ("whsec_!!!!", 0o600, "whsec_"),
-            (SECRET + " secret", 0o600, "whsec_"),
+            ("whsec_\xe9", 0o600, "whsec_"),
+            (f"{SECRET} secret", 0o600, "whsec_"),
         ]:
             with self.subTest(text=text, mode=oct(mode)):
                 self.write_secret(text, mode)
                 code, output = self.run_callback("--url", "https://example.com/")
                 self.assertEqual(code, 4)
-                self.assertIn(message, output)
+                self.assertRegex(output, f"--secret-file {self.secret_file}: .*{message}")
 
     def test_input_that_is_not_a_regular_file_is_rejected(self):
         """Opening a FIFO would wait for a writer for ever."""
-        self.certificates()
-        fifo = self.folder / "fifo"
-        os.mkfifo(str(fifo))
-        client_cert = ["--client-cert", str(self.folder / "client.pem")]
+        fifo = self.fifo()
         for option, before in [
             ("--secret-file", []),
             ("--ca-file", []),
             ("--client-cert", []),
-            ("--client-key", client_cert),
+            ("--client-key", ["--client-cert", certificate("client.pem")]),
         ]:
             for file in (fifo, self.folder):
                 with self.subTest(option=option, file=file.name):
                     code, output = self.run_callback("--url", "https://example.com/", *before, option, str(file))
                     self.assertEqual(code, 4)
-                    self.assertIn("{} {}: not a regular file".format(option, file), output)
+                    self.assertIn(f"{option} {file}: not a regular file", output)
 
-    def test_missing_secret_is_an_error(self):
-        command = self.command("--url", "https://example.com/")
-        done = subprocess.run(command, env=ENV, stderr=subprocess.PIPE, timeout=60)
-        self.assertEqual(done.returncode, 4)
+    def test_secret_is_read_from_the_environment_without_a_file(self):
+        function = self.function(response(0))
+        command = [sys.executable, str(CALLBACK), *self.arguments("--url", function.url)[2:]]
+        name = "BARMAN_CONFIG_SWITCH_SECRET"
+        for env, expected in [({name: SECRET}, 0), ({name: "whsec_ä"}, 4), ({}, 4)]:
+            with self.subTest(env=env):
+                done = subprocess.run(command, env={**ENV, **env}, stderr=subprocess.PIPE, timeout=60, check=False)
+                self.assertEqual((done.returncode, len(function.requests)), (expected, 1))
         self.assertIn(b"--secret-file", done.stderr)
+
+    # The log.
 
     def test_log_file_replaces_standard_error(self):
         function = self.function(response(2, 502))
         log = self.folder / "log"
-        code, output = self.run_callback("--url", function.url, "--log-file", str(log))
-        self.assertEqual((code, output), (2, ""))
-        self.assertRegex(
-            log.read_text(),
-            r"^\S+ \S+ ERROR: http://\S+, attempt 1: CONFIG_SWITCH_FAILED test message",
-        )
+        self.assertEqual(self.run_process("--url", function.url, "--log-file", str(log)), (2, ""))
+        expected = r"^\S+ \S+ ERROR: http://\S+, attempt 1: CONFIG_SWITCH_FAILED test message"
+        self.assertRegex(log.read_text(), expected)
 
     def test_invalid_arguments_are_logged_to_the_file_and_to_standard_error(self):
         log = self.folder / "log"
@@ -1105,79 +1033,50 @@ class CallbackTest(unittest.TestCase):
         code, output = self.run_callback("--url", function.url, "--log-file", "/nowhere/log")
         self.assertEqual(code, 0)
         self.assertIn("--log-file /nowhere/log: No such file or directory", output)
-        self.assertEqual(self.run_callback("--url", function.url, "--log-file", "/dev/full"), (0, ""))
+        self.assertEqual(self.run_process("--url", function.url, "--log-file", "/dev/full"), (0, ""))
         with open("/dev/full", "w") as full:
-            for options, expected in [
-                (["--url", function.url], 0),
-                (["--surprise"], 4),
-            ]:
-                command = self.command("--secret-file", str(self.secret_file), *options)
-                self.assertEqual(
-                    subprocess.run(command, env=ENV, stderr=full, timeout=60).returncode,
-                    expected,
-                )
+            self.assertEqual(self.run_process("--url", function.url, stderr=full)[0], 0)
+            self.assertEqual(self.run_process("--surprise", stderr=full)[0], 4)
         self.assertEqual(len(function.requests), 3)
 
     def test_log_file_that_is_not_a_regular_file_is_replaced_by_standard_error(self):
         """Opening a FIFO would wait for a reader for ever, and writing to it for a slow reader."""
-        function = self.function(response(0))
-        fifo = self.folder / "fifo"
-        os.mkfifo(str(fifo))
+        function, fifo = self.function(response(0)), self.fifo()
         for reader in (False, True):
             with self.subTest(reader=reader):
                 if reader:
                     self.addCleanup(os.close, os.open(str(fifo), os.O_RDONLY | os.O_NONBLOCK))
                 code, output = self.run_callback("--url", function.url, "--log-file", str(fifo))
                 self.assertEqual((code, len(output.splitlines())), (0, 2), output)
-                self.assertIn("--log-file {}: not a regular file; logging to standard error".format(fifo), output)
+                self.assertIn(f"--log-file {fifo}: not a regular file; logging to standard error", output)
                 self.assertIn("CONFIG_SWITCH_DONE", output)
 
     def test_log_file_may_be_standard_output_standard_error_or_null(self):
         function = self.function(response(0))
         for file, lines in [("/dev/stdout", 1), ("/dev/stderr", 1), ("/dev/null", 0)]:
             with self.subTest(file=file):
-                code, output = self.run_callback("--url", function.url, "--log-file", file)
+                code, output = self.run_process("--url", function.url, "--log-file", file)
                 self.assertEqual((code, len(output.splitlines())), (0, lines), output)
 
-    def test_secret_on_the_command_line_is_not_printed(self):
-        for options in (
-            ["--secret", SECRET],
-            ["--secret-file", SECRET],
-            ["--url", SECRET],
-            [SECRET],
-        ):
-            with self.subTest(options=options[:-1]):
-                self.assertEqual(self.run_callback("--url", "https://example.com/", *options)[0], 4)
-
-    def test_arguments_that_are_not_utf_8(self):
-        function = self.function(response(0))
+    def test_arguments_and_locale_that_are_not_utf_8(self):
+        status, body, _ = response(0)
+        function = self.function((status, body.replace(b"test", "Zürich".encode()), {}))
         log = self.folder / "log"
-        for env in ({"LC_ALL": "C"}, {"LC_ALL": "C.UTF-8"}):
+        options = ["--log-file", str(log)]
+        from_patroni = ["on_role_change", "primary", b"caf\xe9"]
+        for env in ({"LC_ALL": "C"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}, {"LC_ALL": "C.UTF-8"}):
             with self.subTest(env=env):
-                from_patroni = ["on_role_change", "primary", b"caf\xe9"]
-                code, output = self.run_callback(
-                    "--url",
-                    function.url,
-                    "--log-file",
-                    str(log),
-                    patroni=from_patroni,
-                    env=env,
-                )
-                self.assertEqual((code, output), (0, ""))
-                self.assertEqual(
-                    json.loads(function.requests[-1][2].decode())["cluster"],
-                    "caf\udce9",
-                )
-        code, output = self.run_callback(b"--url", b"ftp://\xe9", "--log-file", str(log), env={"LC_ALL": "C"})
-        self.assertEqual((code, len(log.read_text(encoding="utf-8").splitlines())), (4, 3))
+                done = self.run_process("--url", function.url, *options, patroni=from_patroni, env=env)
+                self.assertEqual(done, (0, ""))
+                self.assertEqual(json.loads(function.requests[-1][2].decode())["cluster"], "caf\udce9")
+        code, _ = self.run_process(b"--url", b"ftp://\xe9", *options, env={"LC_ALL": "C"})
+        lines = log.read_text(encoding="utf-8").splitlines()
+        self.assertEqual((code, len(lines)), (4, 4))
+        self.assertTrue(all("Zürich message" in line for line in lines[:3]), lines)
 
     def test_log_has_one_printable_line_per_attempt_for_any_response(self):
-        malicious = {
-            "exit_code": 0,
-            "exit_status": "DONE\n",
-            "message": "\x1b[2J\r\nforged \u2028 line",
-            "recorded": True,
-        }
+        forged = "\x1b[2J\r\nforged \u2028 line"
+        malicious = {"exit_code": 0, "exit_status": "DONE\n", "message": forged, "recorded": True}
         function = self.function((503, b"\r\n\x00\xff" * 100, {}), (200, json.dumps(malicious).encode(), {}))
         code, output = self.run_callback("--url", function.url, *QUICK)
         self.assertEqual((code, len(output.splitlines())), (0, 2))
@@ -1188,33 +1087,39 @@ class RetryTest(unittest.TestCase):
     """Tests when attempts are made, with a simulated clock."""
 
     def setUp(self):
-        self.now = 0.0
-        self.started_at = []
-        self.attempts = []
-        patches = [
-            mock.patch.object(callback, "elapsed", lambda: self.now),
+        self.now = callback.STARTED
+        for patch in [
+            mock.patch.object(callback, "boot_time", lambda: self.now),
             mock.patch.object(callback.time, "sleep", self.sleep),
             mock.patch.object(callback.logger, "log"),
             mock.patch.object(callback.logger, "warning"),
-        ]
-        for patch in patches:
+        ]:
             patch.start()
             self.addCleanup(patch.stop)
 
     def sleep(self, delay):
         self.now += delay
 
-    def attempt(self, limit):
-        self.started_at.append(self.now)
-        self.assertGreater(limit, 0)
-        return self.attempts[min(len(self.started_at), len(self.attempts)) - 1]
+    def send(self, *results, options=()):
+        """Sends with the results in order, of which the last one is repeated.
 
-    def send(self, *attempts, **options):
-        """Returns the exit code and the delays between the attempts (s)."""
-        self.now, self.started_at, self.attempts = 0.0, [], attempts
-        args = argparse.Namespace(**{"retry_wait": 2.0, "max_retries": None, "max_time": 600.0, **options})
-        code = callback.send("https://x/", self.attempt, args)
-        return code, [after - before for before, after in zip(self.started_at, self.started_at[1:])]
+        Returns the exit code and the delays between the attempts (s).
+        """
+        self.now, started_at, limits = callback.STARTED, [], []
+        receiver = callback.Receiver("https://x/", 45, settings("--url", "https://x/", *options))
+
+        def attempt(deadline):
+            started_at.append(self.now)
+            limits.append(deadline.left())
+            result = results[min(len(started_at), len(results)) - 1]
+            if isinstance(result, Exception):
+                raise result
+            return result
+
+        with mock.patch.object(receiver, "attempt", attempt):
+            receiver.send()
+        self.assertTrue(all(0 < limit < 45.001 for limit in limits), limits)
+        return receiver.exit_code, [after - before for before, after in zip(started_at, started_at[1:])]
 
     def evaluate(self, status, **header):
         message = email.message.Message()
@@ -1224,25 +1129,23 @@ class RetryTest(unittest.TestCase):
 
     def test_delays_grow_and_are_random(self):
         for fraction in (0, 0.5, 1):
-            with mock.patch.object(
-                callback.random,
-                "uniform",
-                lambda low, high: low + fraction * (high - low),
-            ):  # noqa: B023
+            between = lambda low, high: low + fraction * (high - low)  # noqa: B023, E731
+            with mock.patch.object(callback.random, "uniform", between):
                 code, delays = self.send(self.evaluate(503))
-            expected = [2 + fraction * limit for limit in (4, 8, 10, 10)]
-            self.assertEqual((code, delays[:4]), (3, expected))
+            self.assertEqual(code, 3)
+            for delay, limit in zip(delays, (4, 8, 10, 10)):
+                self.assertAlmostEqual(delay, 2 + fraction * limit)
 
     def test_attempts_end_after_ten_minutes(self):
         _, delays = self.send(self.evaluate(503))
-        self.assertTrue(all(2 <= delay <= 12 for delay in delays))
-        self.assertTrue(588 < self.now < 600)
-        self.assertTrue(50 <= len(self.started_at) <= 300)
+        self.assertTrue(all(1.99 <= delay <= 12.01 for delay in delays))
+        self.assertTrue(588 < self.now - callback.STARTED < 600)
+        self.assertTrue(49 <= len(delays) <= 299)
 
     def test_thousands_of_attempts_are_possible(self):
         with mock.patch.object(callback.random, "uniform", lambda low, high: low):
-            code, _ = self.send(self.evaluate(503), retry_wait=0.01, max_retries=5000)
-        self.assertEqual((code, len(self.started_at)), (3, 5000))
+            code, delays = self.send(self.evaluate(503), options=["--retry-wait", "0.01", "--max-retries", "5000"])
+        self.assertEqual((code, len(delays)), (3, 4999))
 
     def test_pause_ends_at_the_time_limit_if_the_machine_was_suspended(self):
         """time.sleep stands still meanwhile: the rest of the pause would exceed --max-time."""
@@ -1253,55 +1156,43 @@ class RetryTest(unittest.TestCase):
             self.now += 700
 
         with mock.patch.object(callback.time, "sleep", sleep):
-            code, _ = self.send(self.evaluate(503, retry_after="60"))
-        self.assertEqual((code, len(self.started_at)), (3, 1))
+            code, delays = self.send(self.evaluate(503, retry_after="60"))
+        self.assertEqual((code, delays), (3, []))
         self.assertLessEqual(sum(slept), 1)
 
-    def test_attempt_without_a_thread_is_a_failed_attempt(self):
-        args = argparse.Namespace(retry_wait=0.01, max_retries=3, max_time=600.0)
-        with mock.patch.object(callback.threading.Thread, "start", side_effect=RuntimeError("can't start new thread")):
-            result = callback.run_with_timeout(1, lambda: callback.Attempt(0, "done"))
-            self.assertEqual((result.exit_code, result.retry), (3, True))
-            self.assertIn("no thread could be started", result.message)
-            endpoint = argparse.Namespace(url="https://x/")
-            self.assertIsNone(callback.start_thread(lambda _: None, 0, endpoint, args))
+    def test_attempt_that_cannot_be_started_is_a_failed_attempt(self):
+        """RLIMIT_NPROC, or memory."""
+        done = callback.Attempt(0, "done")
+        code, delays = self.send(RuntimeError("can't start new thread"), MemoryError(), done)
+        self.assertEqual((code, len(delays)), (0, 2))
+        self.assertEqual(self.send(RuntimeError("can't start new thread"), options=["--max-retries", "3"])[0], 3)
 
     def test_url_without_a_thread_does_not_affect_the_others(self):
         start, failures = threading.Thread.start, [RuntimeError("can't start new thread")] * 2
-        started = []
 
         def fail_first(thread):
             if failures:
                 raise failures.pop()
-            started.append(thread)
             start(thread)
 
+        receiver = callback.Receiver("https://x/", 45, settings("--url", "https://x/", "--max-retries", "3"))
         ran = threading.Event()
-        args = argparse.Namespace(retry_wait=0.01, max_retries=None, max_time=600.0)
-        with mock.patch.object(callback.threading.Thread, "start", fail_first):
-            thread = callback.start_thread(lambda _: ran.set(), 0, argparse.Namespace(url="https://x/"), args)
-        self.assertEqual(started, [thread])
-        self.assertTrue(ran.wait(10))
+        with mock.patch.object(receiver, "send", ran.set):
+            with mock.patch.object(callback.threading.Thread, "start", fail_first):
+                self.assertIsNotNone(receiver.send_in_thread())
+            self.assertTrue(ran.wait(10))
+            with mock.patch.object(callback.threading.Thread, "start", side_effect=RuntimeError):
+                self.assertIsNone(receiver.send_in_thread())
+        self.assertEqual(receiver.exit_code, 3)
 
     def test_retry_after_is_seconds_or_a_date_and_at_most_one_minute(self):
         date = email.utils.formatdate(1e9, usegmt=True)
+        later, earlier = (email.utils.formatdate(1e9 + s, usegmt=True) for s in (40, -40))
         for header, minimum in [
             ({"retry_after": "30"}, 30),
             ({"retry_after": "3600"}, 60),
-            (
-                {
-                    "retry_after": email.utils.formatdate(1e9 + 40, usegmt=True),
-                    "date": date,
-                },
-                40,
-            ),
-            (
-                {
-                    "retry_after": email.utils.formatdate(1e9 - 40, usegmt=True),
-                    "date": date,
-                },
-                2,
-            ),
+            ({"retry_after": later, "date": date}, 40),
+            ({"retry_after": earlier, "date": date}, 2),
             ({"retry_after": "-5"}, 2),
             ({"retry_after": "nan"}, 2),
             ({"retry_after": "soon"}, 2),
@@ -1309,7 +1200,46 @@ class RetryTest(unittest.TestCase):
         ]:
             with self.subTest(header=header):
                 _, (delay,) = self.send(self.evaluate(503, **header), callback.Attempt(0, "done"))
-                self.assertTrue(minimum <= delay <= minimum + 10, delay)
+                self.assertTrue(minimum - 0.01 <= delay <= minimum + 10.01, delay)
+
+
+class OptionsTest(unittest.TestCase):
+    """Tests the table of options."""
+
+    def test_settings_have_an_attribute_for_each_option(self):
+        given = settings("--url", "https://x/")
+        before = {callback.attribute(option) for option in callback.OPTIONS}
+        after = {callback.attribute(option) for option in callback.SWITCH_OPTIONS}
+        self.assertEqual(set(callback.Settings.__annotations__), before | {"role_change"})
+        self.assertEqual(set(vars(given)), before | after | {"role_change"})
+
+    def test_documentation_has_the_options(self):
+        page = ROOT / "docs" / "configuration.md"
+        actual = page.read_text(encoding="utf-8")
+        table = "\n".join(self.table())
+        marks = r"(?<=<!-- callback -->\n).*(?=<!-- /callback -->)"
+        expected, places = re.subn(marks, lambda _: f"\n{table}\n\n", actual, flags=re.DOTALL)
+        self.assertEqual(places, 1)
+        if os.environ.get("UPDATE_DOCS"):
+            page.write_text(expected, encoding="utf-8")
+        else:
+            self.assertEqual(actual, expected, f"{page} is stale; set UPDATE_DOCS=1 to write it")
+
+    def test_documentation_has_the_time_limit_of_aws(self):
+        page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+        self.assertIn(f"killed after {callback.AWS_TIMEOUT:.0f} s", page)
+
+    def table(self):
+        """Returns the rows of the table in docs/configuration.md."""
+        yield "| option | before or after `config-switch` | meaning |"
+        yield "| --- | --- | --- |"
+        for place, options in [("before", callback.OPTIONS), ("after", callback.SWITCH_OPTIONS)]:
+            for name, keywords in options.items():
+                if name.startswith("--"):
+                    one_of = ", ".join(f"`{choice}`" for choice in keywords.get("choices", []))
+                    meaning = keywords.get("help", f"one of {one_of}") % keywords
+                    required = "required; " if keywords.get("required") else ""
+                    yield f"| `{name}` | {place} | {required}{meaning} |"
 
 
 if __name__ == "__main__":
