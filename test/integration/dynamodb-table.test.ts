@@ -3,8 +3,8 @@ import { describe, expect, test } from 'vitest';
 import { LedgerClient } from '../../functions/config-switch/aws/dynamodb.ts';
 import { DynamoDbTable } from '../../functions/config-switch/aws/dynamodb-table.ts';
 import type { Change, Comparison, Condition } from '../../functions/config-switch/reconcile/table.ts';
-import { changed, holds } from '../model/world.ts';
 import { startDynamoDb } from '../stand-ins/dynamodb.ts';
+import { changed, holds } from '../stand-ins/memory-table.ts';
 
 const dynamoDb = await startDynamoDb();
 process.env.AWS_ENDPOINT_URL_DYNAMODB = dynamoDb.url;
@@ -31,7 +31,7 @@ const condition: fc.Arbitrary<Condition> = fc.array(fc.array(comparison, { minLe
 });
 
 describe('DynamoDbTable', () => {
-  test('evaluates conditions and changes as the model of the protocol does', async () => {
+  test('evaluates conditions and changes as the table in memory does', async () => {
     await dynamoDb.createLedger('same');
     const table = new DynamoDbTable(new LedgerClient(), 'same');
     let server = 0;
