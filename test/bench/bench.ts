@@ -6,8 +6,9 @@
 
 import { benchClusters, benchHeartbeat } from './clusters.ts';
 import { benchCold } from './cold.ts';
-import { benchLedger, benchStorm } from './ledger.ts';
+import { benchLedger } from './ledger.ts';
 import { benchReaction, benchSkips } from './reaction.ts';
+import { benchStorm } from './storm.ts';
 import { dynamoDb, ssm } from './world.ts';
 
 const PARTS: Record<string, () => Promise<void>> = {

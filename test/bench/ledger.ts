@@ -1,4 +1,4 @@
-/** What the ledger adds to a switch, and how the function copes with many events at once. */
+/** What the ledger adds to a switch. */
 
 import { randomUUID } from 'node:crypto';
 import { LedgerClient } from '../../functions/config-switch/aws/dynamodb.ts';
@@ -7,10 +7,8 @@ import { DynamoDbTable } from '../../functions/config-switch/aws/dynamodb-table.
 import { fixVersion } from '../../functions/config-switch/reconcile/events.ts';
 import { versionOf } from '../../functions/config-switch/reconcile/item.ts';
 import { Ledger } from '../../functions/config-switch/reconcile/ledger.ts';
-import { startBarmanHost } from '../stand-ins/barman-host.ts';
-import { STORM_HOST, storm } from '../stand-ins/storm.ts';
-import { median, ms, percent, quantile, table } from './report.ts';
-import { createFunction, dynamoDb, ssm } from './world.ts';
+import { median, percent, quantile, table } from './report.ts';
+import { dynamoDb } from './world.ts';
 
 const SWITCHES = 500;
 
@@ -55,42 +53,6 @@ export async function benchLedger(): Promise<void> {
         `${median(beside).toFixed(1)} ms`,
         `${quantile(beside, 0.95).toFixed(1)} ms`,
         '–',
-      ],
-    ],
-  );
-}
-
-/** Measures a storm of events; see test/stand-ins/storm.ts. */
-export async function benchStorm(): Promise<void> {
-  const path = '/storm/';
-  await using host = await startBarmanHost(STORM_HOST, ssm, path);
-  const invoke = await createFunction(path);
-  const { events, respondedAfter, inSyncAfter, wrong } = await storm(host, invoke);
-  const operations = Object.keys(STORM_HOST.servers).flatMap((server) => host.api.operations(server)).length;
-  // If each event had its own operation, it would take at least two requests: the creation and one poll.
-  const most = 1_000 / (2 * STORM_HOST.requestCost);
-  const rate = (1_000 * events) / respondedAfter;
-  table(
-    'storm',
-    `A storm: ${events} events for ${Object.keys(STORM_HOST.servers).length} Barman servers, ${STORM_HOST.requestCost} ms per request, one worker`,
-    [
-      'all responses after',
-      'events per second',
-      'switches per second, at most',
-      'ratio',
-      'operations',
-      'all in sync after',
-      'lost or wrong',
-    ],
-    [
-      [
-        ms(respondedAfter),
-        rate.toFixed(0),
-        most.toFixed(0),
-        percent(rate / most),
-        operations,
-        ms(inSyncAfter),
-        wrong.length,
       ],
     ],
   );
