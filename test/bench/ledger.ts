@@ -12,15 +12,15 @@ import { dynamoDb } from './world.ts';
 
 const SWITCHES = 500;
 
-/** Measures the writes of a switch: those that it waits for, and the one of the running operation beside its first poll. */
+/** Measures the writes of a switch: those that it waits for, and the one of the running operation, alongside its first poll. */
 export async function benchLedger(): Promise<void> {
   await dynamoDb.createLedger('bench-ledger');
   const client = new LedgerClient();
   const ledger = new Ledger(new DynamoDbTable(client, 'bench-ledger'));
   const events = new DynamoDbEvents(client, 'bench-ledger-events');
   const signal = AbortSignal.timeout(60_000);
-  const samples: number[] = [];
-  const beside: number[] = [];
+  const waited: number[] = [];
+  const alongside: number[] = [];
   for (let run = 0; run < SWITCHES; run += 1) {
     const start = performance.now();
     const desired = { server: 'main', cluster: 'main', target: { model: 'pg:node1' } };
@@ -34,26 +34,17 @@ export async function benchLedger(): Promise<void> {
     await ledger.started(lease, 'operation', signal);
     const ended = performance.now();
     await ledger.complete(lease, 'operation', true, signal);
-    beside.push(ended - created);
-    samples.push(performance.now() - start - (ended - created));
+    alongside.push(ended - created);
+    waited.push(performance.now() - start - (ended - created));
   }
-  table(
-    'ledger',
-    'What the ledger adds to a switch, with dynalite on the same machine',
-    ['writes', 'median', 'p95', 'share of a 1.2 s operation'],
-    [
-      [
-        '3, which the switch waits for',
-        `${median(samples).toFixed(1)} ms`,
-        `${quantile(samples, 0.95).toFixed(1)} ms`,
-        percent(median(samples) / 1_200),
-      ],
-      [
-        '1, of the running operation, within the 150 ms before the first poll',
-        `${median(beside).toFixed(1)} ms`,
-        `${quantile(beside, 0.95).toFixed(1)} ms`,
-        '–',
-      ],
-    ],
-  );
+  const row = (writes: string, times: readonly number[], share: string) => ({
+    writes,
+    median: `${median(times).toFixed(1)} ms`,
+    p95: `${quantile(times, 0.95).toFixed(1)} ms`,
+    'share of a 1.2 s operation': share,
+  });
+  table('ledger', 'What the ledger adds to a switch, with dynalite on the same machine', [
+    row('3, which the switch waits for', waited, percent(median(waited) / 1_200)),
+    row('1, of the running operation, within the 150 ms before the first poll', alongside, '–'),
+  ]);
 }

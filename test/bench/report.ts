@@ -14,19 +14,23 @@ export const speedUp = (ratio: number) => `${ratio.toFixed(1)}×`;
 
 const PAGE = 'docs/performance.md';
 
+/** A row of a table: column → value. */
+export type Row = Readonly<Record<string, string | number>>;
+
 /**
  * Prints a table, and writes it into docs/performance.md if UPDATE_DOCS is set.
  *
  * @param name of the markers on the page
+ * @param rows all with the same columns
  */
-export function table(
-  name: string,
-  title: string,
-  head: readonly string[],
-  rows: readonly (readonly unknown[])[],
-): void {
-  const lines = [head, head.map(() => '---'), ...rows].map((cells) => `| ${cells.join(' | ')} |`);
-  publish(name, title, lines);
+export function table(name: string, title: string, rows: readonly Row[]): void {
+  const head = Object.keys(rows[0] ?? {});
+  const lines = [head, head.map(() => '---'), ...rows.map((row) => Object.values(row))];
+  publish(
+    name,
+    title,
+    lines.map((cells) => `| ${cells.join(' | ')} |`),
+  );
 }
 
 /**

@@ -4,7 +4,7 @@ import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { ResponseBody } from '../../functions/config-switch/event/response.ts';
 import type { Heartbeat } from '../../functions/config-switch/reconcile/heartbeat.ts';
-import { startBarmanHost } from '../stand-ins/barman-host.ts';
+import { inOneCluster, startBarmanHost } from '../stand-ins/barman-host.ts';
 import { httpEvent, signedHeaders } from '../stand-ins/webhook.ts';
 import { ms, percent, table } from './report.ts';
 import { createFunction, ssm } from './world.ts';
@@ -63,8 +63,7 @@ function shuffle(list: unknown[]): void {
  */
 export async function benchStorm(): Promise<void> {
   const path = '/storm/';
-  const servers = Object.fromEntries(SERVERS.map((server) => [server, { cluster: 'main' }]));
-  await using host = await startBarmanHost({ servers, ...HOST }, ssm, path);
+  await using host = await startBarmanHost({ servers: inOneCluster(SERVERS), ...HOST }, ssm, path);
   const invoke = await createFunction(path);
   const deliver = async ({ id, server, time, change }: Event): Promise<void> => {
     for (;;) {
@@ -100,24 +99,15 @@ export async function benchStorm(): Promise<void> {
     'storm',
     `A storm: ${events.length} events for ${SERVERS.length} Barman servers, ${HOST.requestCost} ms per request, one worker`,
     [
-      'all responses after',
-      'events per second',
-      'switches per second, at most',
-      'ratio',
-      'operations',
-      'all in sync after',
-      'lost or wrong',
-    ],
-    [
-      [
-        ms(respondedAfter),
-        rate.toFixed(0),
-        most.toFixed(0),
-        percent(rate / most),
+      {
+        'all responses after': ms(respondedAfter),
+        'events per second': rate.toFixed(0),
+        'switches per second, at most': most.toFixed(0),
+        ratio: percent(rate / most),
         operations,
-        ms(inSyncAfter),
-        wrong.length,
-      ],
+        'all in sync after': ms(inSyncAfter),
+        'lost or wrong': wrong.length,
+      },
     ],
   );
   if (wrong.length > 0) throw new Error(`not at their newest event: ${wrong.join(', ')}`);

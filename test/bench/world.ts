@@ -26,13 +26,6 @@ export const ENVIRONMENT = {
 };
 Object.assign(process.env, ENVIRONMENT);
 
-export const PAYLOAD = {
-  action: 'on_role_change',
-  role: 'primary',
-  cluster: 'main',
-  barman_server: 'main',
-  barman_model: 'pg:node2',
-};
 export const context = () =>
   ({ awsRequestId: randomUUID(), getRemainingTimeInMillis: () => 60_000 }) as Context;
 
