@@ -1,7 +1,8 @@
 /**
- * `npm run bench`: measures the tables of docs/performance.md; `npm run bench -- cold` measures one part. What is compared is
- * measured in the same run. The Barman host is a stand-in with one worker, which takes a given time for each request; the real
- * `patroni_barman` comes from PyPI, and AWS's runtime interface client from npm.
+ * `npm run bench`: measures the tables of docs/performance.md; `npm run bench -- cold` measures one part.
+ * What is compared is measured in the same run. The Barman host is a stand-in with one worker, which takes a
+ * given time for each request; the real `patroni_barman` comes from PyPI, and AWS's runtime interface client
+ * from npm.
  */
 
 import { benchClusters, benchHeartbeat } from './clusters.ts';

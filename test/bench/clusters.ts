@@ -58,7 +58,7 @@ export async function benchClusters(): Promise<void> {
   );
 }
 
-/** Measures heartbeats that find nothing to do; each cluster has two nodes, which are on this machine, too. */
+/** Measures heartbeats that find nothing to do; each cluster has two nodes, on this machine, too. */
 export async function benchHeartbeat(): Promise<void> {
   const rows: Row[] = [];
   for (const count of CLUSTERS) {

@@ -1,6 +1,6 @@
 /**
- * Cold starts under AWS's own runtime interface client: the time from the start of the process to the response of a switch or a
- * heartbeat, and the memory of the process.
+ * Cold starts under AWS's own runtime interface client: the time from the start of the process to the
+ * response of a switch or a heartbeat, and the memory of the process.
  */
 
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
@@ -39,8 +39,8 @@ function installRic(): string {
 }
 
 /**
- * Builds the bundles: a handler that does nothing, the function as it is deployed, and the function with esbuild's defaults and
- * all clients loaded at the start.
+ * Builds the bundles: a handler that does nothing, the function as it is deployed, and the function with
+ * esbuild's defaults and all clients loaded at the start.
  *
  * @returns their folders
  */
@@ -121,7 +121,7 @@ interface Start {
   /** The first switch or heartbeat, and the second. */
   readonly first: number;
   readonly second: number;
-  /** From the start of the process to the first response, minus the time of the second switch or heartbeat. */
+  /** From the start of the process to the first response, without the time of the second one. */
   readonly loading: number;
 }
 
@@ -147,7 +147,11 @@ async function startWorldInSync(ric: string, deployed: Deployed) {
   return stack;
 }
 
-/** Starts a process, and invokes it twice. @throws Error if a switch is not DONE, or a heartbeat has found anything to do */
+/**
+ * Starts a process, and invokes it twice.
+ *
+ * @throws Error if a switch is not DONE, or a heartbeat has found anything to do
+ */
 async function coldStart(ric: string, subject: Subject): Promise<Start> {
   await using one = await start(ric, subject);
   await one.api.ready();
@@ -219,8 +223,8 @@ async function coldStarts(ric: string): Promise<void> {
 }
 
 /**
- * Peak memory of a process over many switches. V8's generations are limited, because they otherwise grow while there is room,
- * which would hide a leak.
+ * Peak memory of a process over many switches. V8's generations are limited, because they otherwise grow
+ * while there is room, which would hide a leak.
  */
 async function memory(ric: string): Promise<void> {
   const deployed = { folder: (await bundles()).deployed, path: '/memory/', ledger: 'bench-memory' };

@@ -12,7 +12,7 @@ import { dynamoDb } from './world.ts';
 
 const SWITCHES = 500;
 
-/** Measures the writes of a switch: those that it waits for, and the one of the running operation, alongside its first poll. */
+/** Measures the writes of a switch: those that it waits for, and the one alongside its first poll. */
 export async function benchLedger(): Promise<void> {
   await dynamoDb.createLedger('bench-ledger');
   const client = new LedgerClient();

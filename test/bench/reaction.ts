@@ -41,7 +41,7 @@ interface Sample {
   readonly share: number;
 }
 
-/** Spreads an operation time evenly over ±10 %, so that operations end at different moments between two polls. */
+/** Spreads an operation time over ±10 %, so that operations end at different moments between two polls. */
 const spread = (time: number, run: number, runs: number) => time * (0.9 + (0.2 * (run + 0.5)) / runs);
 
 /** Waits for the next second: operation ids are times in seconds. */
@@ -76,7 +76,7 @@ async function measure(
   return { samples, concurrent: host.api.longestQueue };
 }
 
-/** From the call to the response, medians (ms): the function, the command, and a heartbeat that finds nothing to do. */
+/** Medians from the call to the response (ms): the function, the command, and an idle heartbeat. */
 interface Compared extends Host {
   readonly ours: number;
   readonly theirs: number;

@@ -34,10 +34,12 @@ export function table(name: string, title: string, rows: readonly Row[]): void {
 }
 
 /**
- * Prints a chart with a line for each series (Mermaid), and writes it into docs/performance.md if UPDATE_DOCS is set.
+ * Prints a chart with a line for each series (Mermaid), and writes it into docs/performance.md if UPDATE_DOCS
+ * is set.
  *
  * @param x the values of the x-axis, and its title
- * @param series name → values; lines have the colours of Mermaid's order, so the title has to say which is which
+ * @param series name → values; lines have the colours of Mermaid's order, so the title has to say which is
+ * which
  */
 export function chart(
   name: string,

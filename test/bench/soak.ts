@@ -1,7 +1,7 @@
 /**
- * `npm run soak`: a day of one instance of the function in some minutes, a heartbeat for each simulated minute, with what may happen to
- * 200 clusters in a day. The function has a process and a clock of its own, so its memory is not that of the stand-ins. What
- * grows from hour to hour is a leak.
+ * `npm run soak`: a day of one instance of the function in some minutes, a heartbeat for each simulated
+ * minute, with what may happen to 200 clusters in a day. The function has a process and a clock of its own,
+ * so its memory is not that of the stand-ins. What grows from hour to hour is a leak.
  */
 
 import { fork } from 'node:child_process';
@@ -39,7 +39,7 @@ const LIMITS = {
   resources: 10,
   /** The text of an error has 1,000 at most (bytes). */
   largestItem: 2_048,
-  /** In the first hour all clusters are reconciled: for each its own line, that of the observation, and its metrics. */
+  /** In the first hour all clusters are reconciled: three lines for each, with its metrics. */
   lines: (hour: number) => (hour === 1 ? 3 * CLUSTERS : 20),
 };
 
@@ -70,7 +70,8 @@ async function startProcess(now: number) {
       POWERTOOLS_METRICS_NAMESPACE: 'Soak',
       PARAMETERS_PATH: PATH,
       LEDGER_TABLE: LEDGER,
-      // With the defaults, the hour without pg-backup-api and the operations that never end would mostly be slept through.
+      // With the defaults, the hour without pg-backup-api and the operations that never end would mostly be
+      // slept through.
       MAX_RETRIES: '2',
       OPERATION_TIMEOUT: '30',
     },
@@ -144,7 +145,7 @@ async function soak(): Promise<void> {
     await run.ask({ now, event: httpEvent(body, headers, { timeEpoch: now }), remaining });
   };
 
-  /** The leader of a cluster changes: every third time without an event, every seventh with one that is delivered twice. */
+  /** Changes the leader of a cluster: each third time without an event, each seventh with one sent twice. */
   const change = async (count: number) => {
     const index = count * 37;
     const { patroni } = clusterAt(index);

@@ -1,4 +1,4 @@
-/** A storm: 500 events for 50 Barman servers at once, in any order and some twice, over one host with one worker. */
+/** A storm: 500 events for 50 Barman servers at once, in any order, some twice; the host has one worker. */
 
 import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -23,7 +23,7 @@ interface Event {
   readonly change: Record<string, unknown>;
 }
 
-/** The model of a server's first leader and of its other node: half of the servers begin with the one, half with the other. */
+/** The models of a server's first leader and of its other node: they differ from server to server. */
 const modelsOf = (index: number) => (index % 2 === 0 ? ['pg:node1', 'pg:node2'] : ['pg:node2', 'pg:node1']);
 
 /** A failover and back, and what goes with it: the last promotion, of the second model, is the newest. */
@@ -59,7 +59,8 @@ function shuffle(list: unknown[]): void {
 /**
  * Measures how long all responses take, and until the heartbeat finds nothing pending.
  *
- * @throws Error if a server is not at its newest event then, or if requests were sent for one without its lease
+ * @throws Error if a server is not at its newest event then, or if requests were sent for one without its
+ * lease
  */
 export async function benchStorm(): Promise<void> {
   const path = '/storm/';
@@ -111,7 +112,8 @@ export async function benchStorm(): Promise<void> {
     ],
   );
   if (wrong.length > 0) throw new Error(`not at their newest event: ${wrong.join(', ')}`);
-  // Only the invocation with the lease sends requests for a server, one at a time; the heartbeat's probe is one more.
+  // Only the invocation with the lease sends requests for a server, one at a time; the heartbeat's probe is
+  // one more.
   const { longestQueue } = host.api;
   if (longestQueue > SERVERS.length + 1) throw new Error(`${longestQueue} requests at the same time`);
 }

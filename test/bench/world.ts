@@ -1,4 +1,4 @@
-/** The environment of the benchmarks: SSM and DynamoDB as stand-ins, and the command that the function is compared with. */
+/** The environment of the benchmarks: stand-ins of SSM and DynamoDB, and the command to compare with. */
 
 import { execFile } from 'node:child_process';
 import { randomUUID } from 'node:crypto';

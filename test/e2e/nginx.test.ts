@@ -1,4 +1,4 @@
-/** docs/examples/nginx.conf in front of pg-backup-api: it lets through what the function sends, and nothing else. */
+/** docs/examples/nginx.conf in front of pg-backup-api: it lets through what the function sends only. */
 
 import { execFile } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
@@ -13,7 +13,6 @@ import { MODELS } from '../stand-ins/barman-host.ts';
 import { CertificateAuthority, type KeyPair } from '../stand-ins/certificates.ts';
 import { PgBackupApiStandIn } from '../stand-ins/pg-backup-api.ts';
 import { type Nginx, startNginx } from './nginx.ts';
-import { freePort } from './setup.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'barman-config-switch-nginx-'));
 const file = (name: string) => join(folder, name);
@@ -27,7 +26,6 @@ beforeAll(async () => {
   client = await ca.client();
   nginx = await startNginx({
     folder,
-    listen: `127.0.0.1:${await freePort()}`,
     upstream: new URL(api.url).host,
     ca: ca.cert,
     server: await ca.server(),

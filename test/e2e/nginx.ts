@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { example, fill } from '../documentation.ts';
 import type { KeyPair } from '../stand-ins/certificates.ts';
+import { freePort } from './loopback.ts';
 import { type CommandLine, startLogged } from './processes.ts';
 
 /** Time limit for nginx to listen (ms). */
@@ -15,8 +16,8 @@ const START_TIMEOUT = 20_000;
 export interface NginxOptions {
   /** For its files; created if it does not exist, and left to the caller. */
   readonly folder: string;
-  /** `host:port`, on which it listens with TLS. */
-  readonly listen: string;
+  /** `host:port`, on which it listens with TLS. Default: a free port of loopback. */
+  readonly listen?: string;
   /** `host:port` of pg-backup-api, without TLS. */
   readonly upstream: string;
   /** Certificate of the CA that signs client certificates, PEM. */
@@ -36,12 +37,13 @@ export interface Nginx {
 /** @returns once it listens @throws Error with its log if it does not */
 export async function startNginx({
   folder,
-  listen,
+  listen: given,
   upstream,
   ca,
   server,
   on = (command) => command,
 }: NginxOptions): Promise<Nginx> {
+  const listen = given ?? `127.0.0.1:${await freePort()}`;
   const file = (name: string) => join(folder, name);
   const site = fill(example('nginx.conf'), {
     'listen 443 ssl': `listen ${listen} ssl`,
