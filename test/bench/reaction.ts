@@ -32,8 +32,6 @@ const HEARTBEATS = 15;
 const SKIPS = 2_000;
 
 interface Sample {
-  /** From the call to the response (ms). */
-  readonly total: number;
   /** From the end of the operation to the response (ms). */
   readonly reaction: number;
   readonly polls: number;
@@ -66,7 +64,6 @@ async function measure(
     const requests = host.api.requests.slice(before);
     const elapsed = (requests.at(-1)?.at ?? end) - (requests[0]?.at ?? start);
     samples.push({
-      total: end - start,
       reaction: end - (host.api.operations().at(-1)?.endedAt ?? end),
       polls: requests.length - 1,
       share: ((requests.length - 1) * cost) / elapsed,

@@ -58,12 +58,11 @@ export async function startWorld({ folder, tools, interval }: WorldOptions): Pro
   const models = Object.fromEntries(NODES.map((name) => [name, `pg:${name}`]));
   const barmanSettings: BarmanSettings = { folder, tools, models: Object.values(models) };
   await barmanHost.call('start', barmanSettings);
-  const { url } = await startNginx({
+  const { parameters } = await startNginx({
     folder: file('nginx'),
     listen: `${ADDRESS.barman}:443`,
     upstream: '127.0.0.1:7480',
-    ca: ca.cert,
-    server: await ca.server([ADDRESS.barman]),
+    ca,
     on: (command) => on('barman', command),
   });
 
@@ -72,16 +71,12 @@ export async function startWorld({ folder, tools, interval }: WorldOptions): Pro
     else if ('lease' in report) history.leases.push(report.lease);
     else history.beats.push(report.beat);
   });
-  const client = await ca.client();
   const patroni = NODES.map((name) => `http://${ADDRESS[name]}:${PORT.rest}`);
   const awsSettings: AwsSettings = {
     certificate: await ca.server([ADDRESS.aws]),
     interval,
     parameters: {
-      url,
-      'client-cert': client.cert,
-      'client-key': client.key,
-      'ca-cert': ca.cert,
+      ...parameters,
       'clusters/main': JSON.stringify({ servers: { main: models }, patroni, secret }),
     },
   };

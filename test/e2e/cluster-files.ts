@@ -10,7 +10,7 @@ import { join, resolve } from 'node:path';
 import { promisify } from 'node:util';
 import { documentedBlock, example, fill } from '../documentation.ts';
 import type { KeyPair } from '../stand-ins/certificates.ts';
-import { asPostgres, asRoot, type CommandLine, POSTGRESQL } from './processes.ts';
+import { asPostgres, asRoot, type CommandLine, own, POSTGRESQL, writeOwned } from './processes.ts';
 
 export type NodeName = 'node1' | 'node2' | 'node3';
 
@@ -39,8 +39,7 @@ export interface RestTls {
   readonly client: KeyPair;
 }
 
-/** What the files say. */
-export interface ClusterSettings {
+export interface ClusterOptions {
   readonly hosts: Hosts;
   /** For all files; the caller creates it. */
   readonly folder: string;
@@ -48,6 +47,12 @@ export interface ClusterSettings {
   readonly tools: string;
   /** The callback's connection options, in the place of `--url`. */
   readonly callback: readonly string[];
+  /** The callback's. */
+  readonly secret: string;
+  /** How far a node's clock is ahead of the others (s), for its callback only. */
+  readonly clocks?: Partial<Record<NodeName, number>>;
+  /** Interval of Barman's cron (ms). */
+  readonly cron: number;
   /** Patroni's scope; default `main`. */
   readonly scope?: string;
   /** Patroni's REST API is https, and requires a client certificate. Default: plain http. */
@@ -59,8 +64,30 @@ export interface ClusterSettings {
 /** The roles of Barman: SQL. */
 export const BARMAN_ROLES = example('barman.sql');
 
+/** Writes the files of all nodes, callbacks included. */
+export async function writeNodeFiles(options: ClusterOptions): Promise<void> {
+  const { folder, hosts, secret, tls, clocks } = options;
+  own(folder, 0o755);
+  await installCallback(folder, secret);
+  if (tls) {
+    const pem = ({ cert, key }: KeyPair) => `${cert}\n${key}`;
+    writeOwned(join(folder, 'rest-ca.pem'), tls.ca, 0o600);
+    writeOwned(join(folder, 'rest-server.pem'), pem(tls.server), 0o600);
+    writeOwned(join(folder, 'rest-client.pem'), pem(tls.client), 0o600);
+  }
+  for (const [name, address] of hosts.nodes) {
+    writeCallback(folder, name, clocks?.[name] ?? 0);
+    // Patroni reads all files of a folder, in the order of their names.
+    const config = join(folder, `${name}.d`);
+    mkdirSync(config);
+    own(config, 0o700);
+    for (const [order, text] of [...examples(name, options), settings(name, address, options)].entries())
+      writeOwned(join(config, `${order}.yml`), text, 0o600);
+  }
+}
+
 /** Installs the callback and its secret with the README's commands, into a folder instead of /etc/patroni. */
-export async function installCallback(folder: string, secret: string): Promise<void> {
+async function installCallback(folder: string, secret: string): Promise<void> {
   const download = join(folder, 'download');
   mkdirSync(download);
   writeFileSync(join(download, 'webhook-secret'), secret);
@@ -74,29 +101,19 @@ export async function installCallback(folder: string, secret: string): Promise<v
   rmSync(download, { recursive: true });
 }
 
-/** The script that Patroni runs on a node in the place of the callback. */
-export const callbackOf = (folder: string, name: NodeName) => join(folder, `${name}-callback.py`);
-
-/** A script that runs the unchanged callback with a wrong clock. @param ahead seconds */
-export function callbackWithClock(folder: string, ahead: number): string {
-  const callback = JSON.stringify(join(folder, 'barman_config_switch.py'));
-  return `import runpy, sys, time
+/**
+ * Writes the script that Patroni runs on a node: the unchanged callback, with a clock that may be wrong.
+ *
+ * @param ahead seconds; null: it does nothing
+ */
+export function writeCallback(folder: string, name: NodeName, ahead: number | null): void {
+  const script = `import runpy, sys, time
 real = time.time
 time.time = lambda: real() + ${ahead}
-sys.argv[0] = ${callback}
+sys.argv[0] = ${JSON.stringify(join(folder, 'barman_config_switch.py'))}
 runpy.run_path(sys.argv[0], run_name="__main__")
 `;
-}
-
-/** The TLS files in a cluster's folder: name → content. */
-export function tlsFiles({ ca, server, client }: RestTls): Record<string, string> {
-  return {
-    'rest-ca.pem': ca,
-    'rest-server.pem': server.cert,
-    'rest-server.key': server.key,
-    'rest-client.pem': client.cert,
-    'rest-client.key': client.key,
-  };
+  writeOwned(join(folder, `${name}-callback.py`), ahead === null ? '' : script, 0o755);
 }
 
 /** The command line of etcd. */
@@ -108,11 +125,13 @@ export function etcd(folder: string, { client, peer }: Hosts['etcd']): CommandLi
   ]);
 }
 
-/** The files of a node, in the order in which Patroni reads them: the examples, and what tests need, too. */
-export function patroniFiles(name: NodeName, address: NodeAddress, settings: ClusterSettings): string[] {
-  const { folder, tools, hosts, callback, standbyOf } = settings;
+/** The examples for a node. */
+function examples(
+  name: NodeName,
+  { folder, tools, hosts: { network }, callback, standbyOf }: ClusterOptions,
+): string[] {
   const words = {
-    '/etc/patroni/barman_config_switch.py': `${join(tools, 'python')} ${callbackOf(folder, name)}`,
+    '/etc/patroni/barman_config_switch.py': `${join(tools, 'python')} ${join(folder, `${name}-callback.py`)}`,
     '--url https://…/config-switch': callback.join(' '),
     '/etc/patroni/webhook-secret': join(folder, 'webhook-secret'),
     '/var/log/postgresql/barman_config_switch.log': join(folder, `${name}-callback.log`),
@@ -121,24 +140,20 @@ export function patroniFiles(name: NodeName, address: NodeAddress, settings: Clu
   const node = fill(example('patroni.yml'), {
     ...words,
     hostssl: 'host',
-    '10.0.3.4/32 scram-sha-256': `${hosts.network} trust`,
+    '10.0.3.4/32 scram-sha-256': `${network} trust`,
     // The test itself, and the other nodes.
-    '# … and the lines': ['all', 'replication']
-      .map((database) => `- host ${database} postgres ${hosts.network} trust\n    `)
-      .concat('#')
-      .join(''),
+    '# … and the lines': `- host all,replication postgres ${network} trust\n    #`,
   });
+  if (standbyOf === undefined) return [node];
   const upstream = { '10.0.1.10': '127.0.0.1', 'port: 5432': `port: ${standbyOf}` };
-  const standby =
-    standbyOf === undefined ? [] : [fill(example('patroni-standby.yml'), { ...words, ...upstream })];
-  return [node, ...standby, nodeSettings(name, address, settings)];
+  return [node, fill(example('patroni-standby.yml'), { ...words, ...upstream })];
 }
 
 /** What else a node needs: YAML, of which JSON is a subset. */
-function nodeSettings(
+function settings(
   name: NodeName,
   { address, postgres, rest }: NodeAddress,
-  { folder, hosts, scope = 'main', tls }: ClusterSettings,
+  { folder, hosts, scope = 'main', tls }: ClusterOptions,
 ): string {
   const file = (one: string) => join(folder, one);
   const listen = (port: number) => ({
@@ -152,19 +167,12 @@ function nodeSettings(
       ...listen(rest),
       ...(tls && {
         certfile: file('rest-server.pem'),
-        keyfile: file('rest-server.key'),
         cafile: file('rest-ca.pem'),
         verify_client: 'required',
       }),
     },
     // With this patronictl and the other nodes ask.
-    ...(tls && {
-      ctl: {
-        certfile: file('rest-client.pem'),
-        keyfile: file('rest-client.key'),
-        cacert: file('rest-ca.pem'),
-      },
-    }),
+    ...(tls && { ctl: { certfile: file('rest-client.pem'), cacert: file('rest-ca.pem') } }),
     etcd3: { hosts: [new URL(hosts.etcd.client).host] },
     bootstrap: {
       dcs: {

@@ -3,8 +3,9 @@
 import { mkdtempSync } from 'node:fs';
 import { join } from 'node:path';
 import { inject } from 'vitest';
+import type { ClusterOptions } from './cluster-files.ts';
 import { loopback } from './loopback.ts';
-import { type ClusterOptions, PatroniCluster } from './patroni-cluster.ts';
+import { PatroniCluster } from './patroni-cluster.ts';
 
 /** Interval of Barman's cron (ms); in production one minute. */
 const CRON = 2_000;

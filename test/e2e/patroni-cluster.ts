@@ -6,27 +6,23 @@
 
 import { type ChildProcess, execFile } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { readdirSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { Agent, request } from 'undici';
 import { Barman } from './barman.ts';
 import {
   BARMAN_ROLES,
-  type ClusterSettings,
-  callbackOf,
-  callbackWithClock,
+  type ClusterOptions,
   etcd,
-  installCallback,
   type NodeAddress,
   type NodeName,
-  patroniFiles,
-  tlsFiles,
+  writeCallback,
+  writeNodeFiles,
 } from './cluster-files.ts';
 import {
   asPostgres,
   isRunning,
-  own,
   POSTGRESQL,
   postmasterPid,
   processTree,
@@ -34,21 +30,11 @@ import {
   send,
   startLogged,
   until,
-  writeOwned,
 } from './processes.ts';
 
 /** Time limits (ms): for PostgreSQL and Patroni, if nothing disturbs them, and for a command. */
 const HEALTHY_TIMEOUT = 90_000;
 const COMMAND_TIMEOUT = 20_000;
-
-export interface ClusterOptions extends ClusterSettings {
-  /** The callback's. */
-  readonly secret: string;
-  /** Interval of Barman's cron (ms). */
-  readonly cron: number;
-  /** How far a node's clock is ahead of the others (s), for its callback only. */
-  readonly clocks?: Partial<Record<NodeName, number>>;
-}
 
 /** What Patroni answers to `GET /cluster`. */
 interface View {
@@ -76,21 +62,9 @@ export class PatroniCluster {
 
   /** @returns a cluster with all nodes healthy; the first one is the leader */
   static async start(options: ClusterOptions): Promise<PatroniCluster> {
-    const { folder, hosts, secret, cron, tls, standbyOf } = options;
+    const { folder, hosts, cron, standbyOf } = options;
     const cluster = new PatroniCluster(options);
-    own(folder, 0o755);
-    await installCallback(folder, secret);
-    for (const [file, text] of Object.entries(tls ? tlsFiles(tls) : {}))
-      writeOwned(join(folder, file), text, 0o600);
-    cluster.enableCallbacks();
-    for (const [name, address] of hosts.nodes) {
-      // Patroni reads all files of a folder, in the order of their names.
-      const config = cluster.#file(`${name}.d`);
-      mkdirSync(config);
-      own(config, 0o700);
-      for (const [order, text] of patroniFiles(name, address, options).entries())
-        writeOwned(join(config, `${order}.yml`), text, 0o600);
-    }
+    await writeNodeFiles(options);
     cluster.barman.start(hosts.nodes, cron);
     cluster.#etcd = startLogged(hosts.on('etcd', etcd(folder, hosts.etcd)), cluster.#file('etcd.log'));
     const [first, ...others] = cluster.names as [NodeName, ...NodeName[]];
@@ -177,13 +151,12 @@ export class PatroniCluster {
 
   /** Makes the callbacks of all nodes do nothing. */
   disableCallbacks(): void {
-    for (const name of this.names) writeOwned(callbackOf(this.folder, name), '', 0o755);
+    for (const name of this.names) writeCallback(this.folder, name, null);
   }
 
   /** Makes the callbacks work. @param clocks how far a node's clock is ahead of the others (s) */
   enableCallbacks(clocks = this.#options.clocks ?? {}): void {
-    for (const name of this.names)
-      writeOwned(callbackOf(this.folder, name), callbackWithClock(this.folder, clocks[name] ?? 0), 0o755);
+    for (const name of this.names) writeCallback(this.folder, name, clocks[name] ?? 0);
   }
 
   /** Runs the callback by hand, with its connection options. @returns its exit status and output */

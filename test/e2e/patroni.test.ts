@@ -48,18 +48,10 @@ beforeAll(async () => {
   nginx = await startNginx({
     folder: join(folder, 'nginx'),
     upstream: new URL(api.url).host,
-    ca: ca.cert,
-    server: await ca.server(),
+    ca,
   });
   await stage.deploy();
-  const client = await ca.client();
-  await stage.putParameters({
-    url: nginx.url,
-    'client-cert': client.cert,
-    'client-key': client.key,
-    'ca-cert': ca.cert,
-    'webhook-secret': secret,
-  });
+  await stage.putParameters({ ...nginx.parameters, 'webhook-secret': secret });
   endpoint = await startEndpoint((body, headers) => stage.post(body, headers), await ca.server());
   writeFileSync(caFile, ca.cert);
   cluster = await startCluster({
