@@ -1,7 +1,8 @@
 /**
- * `npm run bench`: measures the tables of docs/performance.md; `npm run bench -- cold` measures one part. What is compared is
- * measured in the same run. The Barman host is a stand-in with one worker, which takes a given time for each request; the real
- * `patroni_barman` comes from PyPI, and AWS's runtime interface client from npm.
+ * `npm run bench`: measures the tables of docs/performance.md; `npm run bench -- cold` measures one part.
+ * What is compared is measured in the same run. The Barman host is a stand-in with one worker, which takes a
+ * given time for each request; the real `patroni_barman` comes from PyPI, and AWS's runtime interface client
+ * from npm.
  */
 
 import { commandLine, UsageError } from '../../cli/command-line.ts';
@@ -13,7 +14,7 @@ const PARTS: Record<string, () => Promise<void>> = {
   clusters: async () => (await import('./clusters.ts')).benchClusters(),
   heartbeat: async () => (await import('./clusters.ts')).benchHeartbeat(),
   cold: async () => (await import('./cold.ts')).benchCold(),
-  storm: async () => (await import('./ledger.ts')).benchStorm(),
+  storm: async () => (await import('./storm.ts')).benchStorm(),
   reaction: async () => (await import('./reaction.ts')).benchReaction(),
 };
 const selected = await commandLine(

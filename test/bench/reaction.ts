@@ -3,11 +3,11 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { ResponseBody } from '../../functions/config-switch/event/event.ts';
 import type { Heartbeat } from '../../functions/config-switch/reconcile/heartbeat.ts';
-import { startBarmanHost } from '../stand-ins/barman-host.ts';
+import { MODELS, startBarmanHost } from '../stand-ins/barman-host.ts';
 import { PgBackupApiStandIn } from '../stand-ins/pg-backup-api.ts';
-import { httpEvent, signedHeaders } from '../stand-ins/webhook.ts';
-import { chart, median, ms, percent, quantile, speedUp, table } from './report.ts';
-import { createFunction, hasPatroniBarman, PAYLOAD, runPatroniBarman, ssm } from './world.ts';
+import { httpEvent, PROMOTION, signedHeaders } from '../stand-ins/webhook.ts';
+import { chart, median, ms, percent, quantile, type Row, speedUp, table } from './report.ts';
+import { createFunction, hasPatroniBarman, runPatroniBarman, ssm } from './world.ts';
 
 /** A host with so many Barman servers: what a request costs it, and how long an operation takes (ms). */
 interface Host {
@@ -32,8 +32,6 @@ const HEARTBEATS = 15;
 const SKIPS = 2_000;
 
 interface Sample {
-  /** From the call to the response (ms). */
-  readonly total: number;
   /** From the end of the operation to the response (ms). */
   readonly reaction: number;
   readonly polls: number;
@@ -41,7 +39,7 @@ interface Sample {
   readonly share: number;
 }
 
-/** Spreads an operation time evenly over ±10 %, so that operations end at different moments between two polls. */
+/** Spreads an operation time over ±10 %, so that operations end at different moments between two polls. */
 const spread = (time: number, run: number, runs: number) => time * (0.9 + (0.2 * (run + 0.5)) / runs);
 
 /** Waits for the next second: operation ids are times in seconds. */
@@ -60,13 +58,12 @@ async function measure(
     const before = host.api.requests.length;
     host.api.plan({ time: spread(time, run, runs) });
     const start = performance.now();
-    const response = (await invoke(PAYLOAD)) as ResponseBody;
+    const response = (await invoke(PROMOTION)) as ResponseBody;
     const end = performance.now();
     if (response.exit_code !== 0) throw new Error(response.message);
     const requests = host.api.requests.slice(before);
     const elapsed = (requests.at(-1)?.at ?? end) - (requests[0]?.at ?? start);
     samples.push({
-      total: end - start,
       reaction: end - (host.api.operations().at(-1)?.endedAt ?? end),
       polls: requests.length - 1,
       share: ((requests.length - 1) * cost) / elapsed,
@@ -76,7 +73,7 @@ async function measure(
   return { samples, concurrent: host.api.longestQueue };
 }
 
-/** From the call to the response, medians (ms): the function, the command, and a heartbeat that finds nothing to do. */
+/** Medians from the call to the response (ms): the function, the command, and an idle heartbeat. */
 interface Compared extends Host {
   readonly ours: number;
   readonly theirs: number;
@@ -88,13 +85,11 @@ async function compare(compared: Host): Promise<Compared> {
   const { cost, time } = compared;
   const path = `/compared/${cost}-${time}/`;
   await using host = await startBarmanHost({}, ssm, path);
-  await using api = await closing(
-    PgBackupApiStandIn.start({
-      models: { 'pg:node2': { cluster: 'main' } },
-      requestCost: cost,
-      operationTime: time,
-    }),
-  );
+  await using api = await PgBackupApiStandIn.start({
+    models: MODELS,
+    requestCost: cost,
+    operationTime: time,
+  });
   host.put({ url: api.url, 'allow-plain-http': 'true' });
   const invoke = await createFunction(path);
   const functionTimes: number[] = [];
@@ -103,7 +98,7 @@ async function compare(compared: Host): Promise<Compared> {
     const plan = () => api.plan({ time: spread(time, run, COMPARED_RUNS) });
     plan();
     const start = performance.now();
-    const response = (await invoke(PAYLOAD)) as ResponseBody;
+    const response = (await invoke(PROMOTION)) as ResponseBody;
     functionTimes.push(performance.now() - start);
     if (response.exit_code !== 0) throw new Error(response.message);
     await nextSecond();
@@ -121,25 +116,20 @@ async function compare(compared: Host): Promise<Compared> {
   return { ...compared, ours: median(functionTimes), theirs: median(commandTimes), idle: median(idle) };
 }
 
-async function closing(starting: Promise<PgBackupApiStandIn>): Promise<PgBackupApiStandIn & AsyncDisposable> {
-  const api = await starting;
-  return Object.assign(api, { [Symbol.asyncDispose]: () => api.close() });
-}
-
 export async function benchReaction(): Promise<void> {
   if (hasPatroniBarman) {
     const [hundred, ...compared] = await Promise.all([
       compare(HUNDRED),
       ...COMPARED.map((time) => compare({ ...ONE, time })),
     ]);
-    const rows = compared.map(({ time, ours, theirs }) => [
-      ms(time),
-      ms(ours),
-      ms(theirs),
-      speedUp(theirs / ours),
-    ]);
-    const head = ['operation ±10 %', 'the function, warm', '`patroni_barman`', 'speed-up'];
-    table('compared', `From the call to the response, ${COMPARED_RUNS} runs of each in turn`, head, rows);
+    const row = ({ time, ours, theirs }: Compared) => ({
+      'operation ±10 %': ms(time),
+      'the function, warm': ms(ours),
+      '`patroni_barman`': ms(theirs),
+      'speed-up': speedUp(theirs / ours),
+    });
+    const title = `From the call to the response, ${COMPARED_RUNS} runs of each in turn`;
+    table('compared', title, compared.map(row));
     chart(
       'compared-chart',
       'From the call to the response: patroni_barman above, the function below',
@@ -149,18 +139,12 @@ export async function benchReaction(): Promise<void> {
     table(
       'hosts',
       'The same by the number of Barman servers on the host, and a heartbeat that finds nothing to do',
-      ['Barman servers', 'cost per request', ...head, 'idle heartbeat'],
-      [...compared.filter(({ time }) => time === ONE.time), hundred].map(
-        ({ servers, cost, time, ours, theirs, idle }) => [
-          servers,
-          ms(cost),
-          ms(time),
-          ms(ours),
-          ms(theirs),
-          speedUp(theirs / ours),
-          ms(idle),
-        ],
-      ),
+      [...compared.filter(({ time }) => time === ONE.time), hundred].map((one) => ({
+        'Barman servers': one.servers,
+        'cost per request': ms(one.cost),
+        ...row(one),
+        'idle heartbeat': ms(one.idle),
+      })),
     );
   }
   const cells = await Promise.all(
@@ -171,31 +155,20 @@ export async function benchReaction(): Promise<void> {
   table(
     'polling',
     'From the end of the operation to the response',
-    [
-      'cost per request',
-      'operation ±10 %',
-      'runs',
-      'median',
-      'p95',
-      'limits (median, p95)',
-      'polls',
-      "share of the host's time",
-      'concurrent requests',
-    ],
     cells.map(({ cost, time, runs, samples, concurrent }) => {
       const reactions = samples.map(({ reaction }) => reaction);
       const limit = Math.max(100, time / 10);
-      return [
-        ms(cost),
-        ms(time),
+      return {
+        'cost per request': ms(cost),
+        'operation ±10 %': ms(time),
         runs,
-        ms(median(reactions)),
-        ms(quantile(reactions, 0.95)),
-        cost === HOSTS[0] ? `${limit}, ${1.5 * limit} ms` : '–',
-        median(samples.map(({ polls }) => polls)),
-        percent(Math.max(...samples.map(({ share }) => share))),
-        concurrent,
-      ];
+        median: ms(median(reactions)),
+        p95: ms(quantile(reactions, 0.95)),
+        'limits (median, p95)': cost === HOSTS[0] ? `${limit}, ${1.5 * limit} ms` : '–',
+        polls: median(samples.map(({ polls }) => polls)),
+        "share of the host's time": percent(Math.max(...samples.map(({ share }) => share))),
+        'concurrent requests': concurrent,
+      };
     }),
   );
 }
@@ -204,9 +177,14 @@ export async function benchSkips(): Promise<void> {
   const path = '/skip/';
   await using host = await startBarmanHost({}, ssm, path);
   const invoke = await createFunction(path);
-  const payload = { ...PAYLOAD, role: 'replica' };
+  const payload = { ...PROMOTION, role: 'replica' };
   const body = JSON.stringify(payload);
-  const rows: string[][] = [];
+  const rows: Row[] = [];
+  const row = (caller: string, time: string, calls: number) => ({
+    caller,
+    median: time,
+    'network calls': calls,
+  });
   for (const { name, event } of [
     { name: 'signed webhook', event: () => httpEvent(body, signedHeaders(host.webhookSecret, body)) },
     { name: 'direct invocation', event: () => structuredClone(payload) },
@@ -221,14 +199,14 @@ export async function benchSkips(): Promise<void> {
       samples.push(performance.now() - start);
     }
     const calls = ssm.requests.length + host.api.requests.length - before;
-    rows.push([name, `${median(samples).toFixed(3)} ms`, String(calls)]);
+    rows.push(row(name, `${median(samples).toFixed(3)} ms`, calls));
   }
   if (hasPatroniBarman) {
-    await using api = await closing(PgBackupApiStandIn.start({ requestCost: 12 }));
+    await using api = await PgBackupApiStandIn.start({ requestCost: 12 });
     const samples: number[] = [];
     for (let run = 0; run < COMPARED_RUNS; run += 1)
       samples.push(await runPatroniBarman(api.url, 'replica', 1));
-    rows.push(['`patroni_barman`, its process', `${median(samples).toFixed(0)} ms`, '1']);
+    rows.push(row('`patroni_barman`, its process', ms(median(samples)), 1));
   }
-  table('skips', 'A warm skip, inside the handler', ['caller', 'median', 'network calls'], rows);
+  table('skips', 'A warm skip, inside the handler', rows);
 }

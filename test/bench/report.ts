@@ -14,26 +14,32 @@ export const speedUp = (ratio: number) => `${ratio.toFixed(1)}×`;
 
 const PAGE = 'docs/performance.md';
 
+/** A row of a table: column → value. */
+export type Row = Readonly<Record<string, string | number>>;
+
 /**
  * Prints a table, and writes it into docs/performance.md if UPDATE_DOCS is set.
  *
  * @param name of the markers on the page
+ * @param rows all with the same columns
  */
-export function table(
-  name: string,
-  title: string,
-  head: readonly string[],
-  rows: readonly (readonly unknown[])[],
-): void {
-  const lines = [head, head.map(() => '---'), ...rows].map((cells) => `| ${cells.join(' | ')} |`);
-  publish(name, title, lines);
+export function table(name: string, title: string, rows: readonly Row[]): void {
+  const head = Object.keys(rows[0] ?? {});
+  const lines = [head, head.map(() => '---'), ...rows.map((row) => Object.values(row))];
+  publish(
+    name,
+    title,
+    lines.map((cells) => `| ${cells.join(' | ')} |`),
+  );
 }
 
 /**
- * Prints a chart with a line for each series (Mermaid), and writes it into docs/performance.md if UPDATE_DOCS is set.
+ * Prints a chart with a line for each series (Mermaid), and writes it into docs/performance.md if UPDATE_DOCS
+ * is set.
  *
  * @param x the values of the x-axis, and its title
- * @param series name → values; lines have the colours of Mermaid's order, so the title has to say which is which
+ * @param series name → values; lines have the colours of Mermaid's order, so the title has to say which is
+ * which
  */
 export function chart(
   name: string,

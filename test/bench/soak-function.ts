@@ -46,7 +46,8 @@ async function invoke(event: object, remaining: number): Promise<Reply> {
 }
 
 async function usage(): Promise<Usage> {
-  // Finalizers, such as those of AbortSignal.any, run some time after a collection; what they release is garbage of the next one.
+  // Finalizers, such as those of AbortSignal.any, run some time after a collection; what they release is
+  // garbage of the next one.
   for (let round = 0; round < 4; round += 1) {
     globalThis.gc?.();
     await sleep(50);

@@ -1,7 +1,7 @@
 /**
- * `npm run soak`: a day of one instance of the function in some minutes, a heartbeat for each simulated minute, with what may happen to
- * 200 clusters in a day. The function has a process and a clock of its own, so its memory is not that of the stand-ins. What
- * grows from hour to hour is a leak.
+ * `npm run soak`: a day of one instance of the function in some minutes, a heartbeat for each simulated
+ * minute, with what may happen to 200 clusters in a day. The function has a process and a clock of its own,
+ * so its memory is not that of the stand-ins. What grows from hour to hour is a leak.
  */
 
 import { fork } from 'node:child_process';
@@ -11,9 +11,9 @@ import { commandLine } from '../../cli/command-line.ts';
 import { DynamoDbTable, LedgerClient } from '../../functions/config-switch/aws/dynamodb.ts';
 import type { Heartbeat } from '../../functions/config-switch/reconcile/heartbeat.ts';
 import { isPending } from '../../functions/config-switch/reconcile/item.ts';
-import { startBarmanHost } from '../stand-ins/barman-host.ts';
+import { inOneCluster, startBarmanHost } from '../stand-ins/barman-host.ts';
 import { PatroniStandIn } from '../stand-ins/patroni-rest-api.ts';
-import { createSecret, httpEvent, signedHeaders } from '../stand-ins/webhook.ts';
+import { createSecret, httpEvent, PROMOTION, signedHeaders } from '../stand-ins/webhook.ts';
 import { median, table } from './report.ts';
 import type { Reply, Request, Usage } from './soak-function.ts';
 import { dynamoDb, ENVIRONMENT, ssm } from './world.ts';
@@ -39,7 +39,7 @@ const LIMITS = {
   resources: 10,
   /** The text of an error has 1,000 at most (bytes). */
   largestItem: 2_048,
-  /** In the first hour all clusters are reconciled: for each its own line, that of the observation, and its metrics. */
+  /** In the first hour all clusters are reconciled: three lines for each, with its metrics. */
   lines: (hour: number) => (hour === 1 ? 3 * CLUSTERS : 20),
 };
 
@@ -70,7 +70,8 @@ async function startProcess(now: number) {
       POWERTOOLS_METRICS_NAMESPACE: 'Soak',
       PARAMETERS_PATH: PATH,
       LEDGER_TABLE: LEDGER,
-      // With the defaults, the hour without pg-backup-api and the operations that never end would mostly be slept through.
+      // With the defaults, the hour without pg-backup-api and the operations that never end would mostly be
+      // slept through.
       MAX_RETRIES: '2',
       OPERATION_TIMEOUT: '30',
     },
@@ -105,7 +106,7 @@ async function soak(): Promise<void> {
   const clusters = await Promise.all(Array.from({ length: CLUSTERS }, (_, index) => startCluster(index)));
   for (const { patroni } of clusters) stack.use(patroni);
   const clusterAt = (index: number) => clusters[index % CLUSTERS] as (typeof clusters)[number];
-  const servers = Object.fromEntries(clusters.map(({ name }) => [name, { cluster: 'main' }]));
+  const servers = inOneCluster(clusters.map(({ name }) => name));
   const host = stack.use(await startBarmanHost({ servers }, ssm, PATH));
   for (const { name, patroni, secret } of clusters) {
     const models = { node1: 'pg:node1', node2: 'pg:node2' };
@@ -138,18 +139,13 @@ async function soak(): Promise<void> {
   /** Sends a webhook, as the callback of a node does. */
   const send = async (index: number, role: string, node: string, id: string, remaining = TIMEOUT.usual) => {
     const { name, secret } = clusterAt(index);
-    const body = JSON.stringify({
-      action: 'on_role_change',
-      role,
-      cluster: name,
-      barman_server: name,
-      barman_model: `pg:${node}`,
-    });
+    const payload = { ...PROMOTION, role, cluster: name, barman_server: name, barman_model: `pg:${node}` };
+    const body = JSON.stringify(payload);
     const headers = signedHeaders(secret, body, { id, at: now });
     await run.ask({ now, event: httpEvent(body, headers, { timeEpoch: now }), remaining });
   };
 
-  /** The leader of a cluster changes: every third time without an event, every seventh with one that is delivered twice. */
+  /** Changes the leader of a cluster: each third time without an event, each seventh with one sent twice. */
   const change = async (count: number) => {
     const index = count * 37;
     const { patroni } = clusterAt(index);
@@ -233,26 +229,17 @@ async function soak(): Promise<void> {
   table(
     'soak',
     `A day with ${CLUSTERS} clusters`,
-    [
-      'after',
-      'heap',
-      'resident',
-      'open files',
-      'items: servers, events',
-      'largest item',
-      'log lines of a heartbeat, at most',
-    ],
     hours
       .filter(({ hour }) => hour === 1 || hour % 6 === 0)
-      .map((one) => [
-        `${one.hour} h`,
-        `${(one.heap / 2 ** 20).toFixed(1)} MB`,
-        `${(one.resident / 2 ** 20).toFixed(0)} MB`,
-        one.files,
-        `${one.servers}, ${one.events}`,
-        `${one.largestItem} bytes`,
-        one.lines,
-      ]),
+      .map((one) => ({
+        after: `${one.hour} h`,
+        heap: `${(one.heap / 2 ** 20).toFixed(1)} MB`,
+        resident: `${(one.resident / 2 ** 20).toFixed(0)} MB`,
+        'open files': one.files,
+        'items: servers, events': `${one.servers}, ${one.events}`,
+        'largest item': `${one.largestItem} bytes`,
+        'log lines of a heartbeat, at most': one.lines,
+      })),
   );
 }
 
@@ -260,28 +247,21 @@ async function soak(): Promise<void> {
 function problemsOf(hours: readonly Hour[]): string[] {
   const growth = (of: 'heap' | 'resident') =>
     median(hours.slice(-6).map((one) => one[of])) - median(hours.slice(6, 12).map((one) => one[of]));
-  const [heap, resident] = [growth('heap'), growth('resident')];
-  return [
-    ...(heap > LIMITS.heapGrowth ? [`the heap has grown by ${heap} bytes in twelve hours`] : []),
-    ...(resident > LIMITS.residentGrowth
-      ? [`the process has grown by ${resident} bytes in twelve hours`]
-      : []),
-    ...hours.flatMap((one) => {
-      const limits: [string, number, number][] = [
-        ['open files', one.files, LIMITS.files],
-        ['timers, sockets and requests', one.resources, LIMITS.resources],
-        ['bytes in an item', one.largestItem, LIMITS.largestItem],
-        ['log lines of a heartbeat', one.lines, LIMITS.lines(one.hour)],
-        ['servers', one.servers, CLUSTERS],
-        ['events', one.events, one.sent],
-      ];
-      return limits
-        .filter(([, value, limit]) => value > limit)
-        .map(
-          ([what, value, limit]) => `${what} after ${one.hour} h: ${value}, at most ${limit} are expected`,
-        );
-    }),
+  const limits: [what: string, value: number, limit: number][] = [
+    ['bytes more on the heap after twelve hours', growth('heap'), LIMITS.heapGrowth],
+    ['bytes more in the process after twelve hours', growth('resident'), LIMITS.residentGrowth],
+    ...hours.flatMap((one): typeof limits => [
+      [`open files after ${one.hour} h`, one.files, LIMITS.files],
+      [`timers, sockets and requests after ${one.hour} h`, one.resources, LIMITS.resources],
+      [`bytes in an item after ${one.hour} h`, one.largestItem, LIMITS.largestItem],
+      [`log lines of a heartbeat in hour ${one.hour}`, one.lines, LIMITS.lines(one.hour)],
+      [`servers after ${one.hour} h`, one.servers, CLUSTERS],
+      [`events after ${one.hour} h`, one.events, one.sent],
+    ]),
   ];
+  return limits
+    .filter(([, value, limit]) => value > limit)
+    .map(([what, value, limit]) => `${value} ${what}, at most ${limit} are expected`);
 }
 
 await commandLine(

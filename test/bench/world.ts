@@ -1,4 +1,4 @@
-/** The environment of the benchmarks: SSM and DynamoDB as stand-ins, and the command that the function is compared with. */
+/** The environment of the benchmarks: stand-ins of SSM and DynamoDB, and the command to compare with. */
 
 import { execFile } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
@@ -26,13 +26,6 @@ export const ENVIRONMENT = {
 };
 Object.assign(process.env, ENVIRONMENT);
 
-export const PAYLOAD = {
-  action: 'on_role_change',
-  role: 'primary',
-  cluster: 'main',
-  barman_server: 'main',
-  barman_model: 'pg:node2',
-};
 export const context = () =>
   ({ awsRequestId: randomUUID(), getRemainingTimeInMillis: () => 60_000 }) as Context;
 

@@ -1,8 +1,8 @@
-/** pg-backup-api's stand-in on the Barman host. Its operations run the real `barman config-switch`, and survive it, as real ones do. */
+/** pg-backup-api's stand-in on the Barman host. Its operations run the real `barman config-switch`. */
 
-import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { asPostgres, run } from '../e2e/processes.ts';
+import { Barman } from '../e2e/barman.ts';
+import { inOneCluster } from '../stand-ins/barman-host.ts';
 import { PgBackupApiStandIn } from '../stand-ins/pg-backup-api.ts';
 import type { Operation } from './check.ts';
 import { offer } from './remote.ts';
@@ -12,7 +12,7 @@ export interface BarmanSettings {
   readonly folder: string;
   /** The folder of Barman's programs. */
   readonly tools: string;
-  readonly models: Readonly<Record<string, { cluster: string }>>;
+  readonly models: readonly string[];
 }
 
 export type BarmanReport = { operation: Operation };
@@ -26,19 +26,16 @@ let slow = 0;
 
 const report = offer<BarmanReport>({
   start: async ({ folder, tools, models }: BarmanSettings) => {
+    const barman = new Barman(folder, tools);
     api = await PgBackupApiStandIn.start({
       port: PORT,
-      models,
+      models: inOneCluster(models),
       barman: async (server, model) => {
         const target = model === null ? 'reset' : `model ${model}`;
         report({ operation: { at: Date.now(), target } });
         if (slow === Number.POSITIVE_INFINITY) return new Promise(() => {});
         await sleep(slow);
-        const words = ['-c', join(folder, 'barman.conf'), 'config-switch', server, model ?? '--reset'];
-        return run(asPostgres(join(tools, 'barman'), words)).then(
-          () => true,
-          () => false,
-        );
+        return barman.configSwitch(server, model);
       },
     });
   },

@@ -1,33 +1,36 @@
-/** Why Barman may not stream although its model is the leader's, and what remedies that: as in docs/operations.md, "WAL does not arrive". */
+/** Why Barman may not stream from the leader, and the remedies: docs/operations.md, "WAL does not arrive". */
 
-import type { World } from './world.ts';
+import type { Barman } from '../e2e/barman.ts';
+
+/** Time limit of a command (ms). */
+const TIMEOUT = 20_000;
 
 export interface Cause {
   /** What `barman receive-wal` prints. */
   readonly prints: RegExp;
   /** @param printed what matched */
-  readonly remedy: (world: World, printed: RegExpExecArray) => Promise<unknown>;
+  readonly remedy: (barman: Barman, printed: RegExpExecArray) => Promise<unknown>;
 }
 
 export const CAUSES: readonly Cause[] = [
   {
     prints: /replication slot 'barman' doesn't exist/,
-    remedy: (world) => world.barman(['receive-wal', '--create-slot', 'main']),
+    remedy: (barman) => barman.run(TIMEOUT, 'receive-wal', '--create-slot', 'main'),
   },
   {
     prints: /requested WAL segment \S+ has already been removed/,
-    remedy: async (world) => {
-      await world.barman(['receive-wal', '--drop-slot', 'main']);
-      await world.movePartialWalAway();
-      await world.barman(['receive-wal', '--create-slot', 'main']);
+    remedy: async (barman) => {
+      await barman.run(TIMEOUT, 'receive-wal', '--drop-slot', 'main');
+      await barman.movePartialWalAway();
+      await barman.run(TIMEOUT, 'receive-wal', '--create-slot', 'main');
     },
   },
   {
     prints: /is not in this server's history/,
-    remedy: (world) => world.movePartialWalAway(),
+    remedy: (barman) => barman.movePartialWalAway(),
   },
   {
     prints: /starting timeline (\d+) is not present in the server/,
-    remedy: (world, [, timeline]) => world.moveTimelineAway(Number(timeline)),
+    remedy: (barman, [, timeline]) => barman.moveTimelineAway(Number(timeline)),
   },
 ];

@@ -1,6 +1,7 @@
 /**
- * `npm run chaos -- --minutes 30 --seed N`: a nemesis disturbs everything around the function, in the manner of Jepsen. After each
- * round Barman must follow within what is promised; and at no time is an operation sent that is older than an event answered DONE.
+ * `npm run chaos -- --minutes 30 --seed N`: a nemesis disturbs everything around the function, in the manner
+ * of Jepsen. After each round Barman must follow within what is promised; and at no time is an operation sent
+ * that is older than an event answered DONE.
  *
  * It runs in namespaces of its own (unshare(1)): nothing leaves the machine, and nothing outlives the run.
  */
@@ -11,13 +12,14 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { commandLine, UsageError } from '../../cli/command-line.ts';
 import { addRow } from '../bench/report.ts';
-import { asRoot } from '../e2e/processes.ts';
+import type { NodeName } from '../e2e/cluster-files.ts';
+import { asRoot, until } from '../e2e/processes.ts';
 import { FOLDER, installTools } from '../e2e/setup.ts';
 import { CAUSES } from './causes.ts';
 import { outdatedOperations, promise } from './check.ts';
 import { disturb, FAULTS, plan } from './nemesis.ts';
-import { type NodeName, until } from './patroni-cluster.ts';
-import { World } from './world.ts';
+import { repair } from './repair.ts';
+import { heal, startWorld } from './world.ts';
 
 const CHAOS = {
   name: 'npm run chaos',
@@ -77,7 +79,9 @@ let notStreaming = 0;
 console.log(
   `seed ${seed}, ${minutes} minutes, a heartbeat each ${interval} s; Barman must follow within ${seconds(limit)}`,
 );
-const world = await World.start({ folder, tools, interval });
+const world = await startWorld({ folder, tools, interval });
+const { cluster, history } = world;
+const { barman } = cluster;
 say('everything runs');
 await follows();
 let rounds = 0;
@@ -86,10 +90,10 @@ for (const [index, all] of plan(seed, 1_000).entries()) {
   const steps = all.filter(({ fault }) => only.includes(fault));
   if (steps.length === 0 || (round !== undefined && round !== index + 1)) continue;
   rounds += 1;
-  await world.cluster.repair(say);
+  await repair(cluster, say);
   say(`round ${index + 1}`);
   await disturb(world, steps, say);
-  await world.heal();
+  await heal(world);
   say('all is healed');
   await follows();
 }
@@ -116,11 +120,11 @@ async function follows(): Promise<void> {
   let leader: NodeName | undefined;
   let since = Date.now();
   for (;;) {
-    const now = await world.cluster.agreedLeader();
+    const now = await cluster.agreedLeader();
     if (now !== leader) [leader, since] = [now, Date.now()];
     const took = Date.now() - since;
-    const isApplied = leader !== undefined && world.activeModel === `pg:${leader}`;
-    if (leader && isApplied && (await world.streamsFrom(leader))) {
+    const isApplied = leader !== undefined && barman.active.model === `pg:${leader}`;
+    if (leader && isApplied && (await cluster.streamingSince(leader))) {
       times.push(took);
       return say(`Barman follows ${leader}, after ${seconds(took)}`);
     }
@@ -128,7 +132,7 @@ async function follows(): Promise<void> {
       if (leader && isApplied) return remedied(leader);
       if (leader)
         return violation(
-          `the model is ${world.activeModel} and the leader ${leader}, after ${seconds(took)}`,
+          `the model is ${barman.active.model} and the leader ${leader}, after ${seconds(took)}`,
         );
       inconclusive += 1;
       return say(`inconclusive: the nodes do not agree on a leader, after ${seconds(took)}`);
@@ -137,24 +141,21 @@ async function follows(): Promise<void> {
   }
 }
 
-/** What follows if the model is the leader's, but Barman does not stream: that is reported, and has a cause that the function cannot end. */
+/**
+ * What follows if the model is the leader's, but Barman does not stream: that is reported, and has a cause
+ * that the function cannot end.
+ */
 async function remedied(leader: NodeName): Promise<void> {
-  const reported = world.history.beats.at(-1)?.result.observed?.notStreaming ?? [];
+  const reported = history.beats.at(-1)?.result.observed?.notStreaming ?? [];
   if (reported.length === 0) return violation('Barman does not stream, and no heartbeat reports it');
-  let printed = '';
-  // For a moment it may be the one that `barman cron` starts that finds the cause.
-  const isFound = async () => {
-    printed = await world.barman(['receive-wal', 'main'], 5_000);
-    return !printed.includes('already running');
-  };
-  await until(isFound, 'receive-wal is always running', 20_000).catch(({ message }) => say(message));
+  const printed = await barman.whyNotStreaming(20_000).catch(({ message }) => message as string);
   const cause = CAUSES.find(({ prints }) => prints.test(printed));
   const match = cause?.prints.exec(printed);
   if (!cause || !match) return violation(`Barman does not stream, for no known cause: ${printed}`);
   notStreaming += 1;
   say(`not streaming, which the heartbeats report: ${match[0]}`);
-  await cause.remedy(world, match);
-  const streams = () => world.streamsFrom(leader);
+  await cause.remedy(barman, match);
+  const streams = () => cluster.streamingSince(leader);
   await until(streams, 'Barman does not stream after the remedy', limit)
     .then(() => say('Barman streams after the remedy'))
     .catch(({ message }) => violation(message));
@@ -166,17 +167,20 @@ function violation(text: string): void {
 }
 
 function verdict(): never {
-  for (const text of outdatedOperations(world.history)) violation(text);
-  const { answers, leases, operations, beats } = world.history;
+  for (const text of outdatedOperations(history)) violation(text);
+  const { answers, leases, operations, beats } = history;
   const followed = seconds(Math.max(...times));
   const found = violations.length === 0 ? 'none' : String(violations.length);
   const codes = Object.groupBy(answers, ({ exitCode, status }) =>
     exitCode === null ? `HTTP ${status}` : `ExitCode ${exitCode}`,
   );
   const counted = Object.entries(codes).map(([code, all = []]) => `${all.length} × ${code}`);
+  const inWords = `${inconclusive} inconclusive, ${notStreaming} not streaming until remedied`;
   console.log(`
-seed ${seed}, ${rounds} rounds (${inconclusive} inconclusive, ${notStreaming} not streaming until remedied), violations: ${found}; Barman followed within ${followed} (promised: ${seconds(limit)})
-${answers.length} answers to webhooks: ${counted.join(', ')}; ${beats.length} heartbeats, ${leases.length} leases, ${operations.length} operations`);
+seed ${seed}, ${rounds} rounds (${inWords}), violations: ${found}
+Barman followed within ${followed} (promised: ${seconds(limit)})
+${answers.length} answers to webhooks: ${counted.join(', ')}
+${beats.length} heartbeats, ${leases.length} leases, ${operations.length} operations`);
   const counts = [rounds, inconclusive, notStreaming, answers.length, beats.length, operations.length];
   addRow('chaos', [seed, minutes, `${interval} s`, ...counts, followed, found]);
   process.exit(violations.length === 0 ? 0 : 1);

@@ -1,4 +1,4 @@
-/** What a chaos run records, and what must be true of it. Times are ms since the epoch, by the one clock of the machine. */
+/** What a chaos run records, and what must be true of it. Times are ms since the epoch. */
 
 import type { ObservationResult } from '../../functions/config-switch/reconcile/observe.ts';
 import { eventIdOf } from '../../functions/config-switch/version.ts';
@@ -38,14 +38,15 @@ export interface History {
   readonly beats: Beat[];
 }
 
-/** What is promised for a real heartbeat is four minutes: two of its intervals, and what does not scale with it. */
+/** Four minutes are promised for the heartbeat of production: two of its intervals, and this (ms). */
 const FIXED = 120_000;
 
 /**
  * Within which time Barman follows after Patroni has agreed on a leader.
  *
  * @param interval between two heartbeats (ms)
- * @returns ms: two observations, at least a minute after an earlier event, and a minute for an operation of unknown end
+ * @returns ms: two observations, at least a minute after an earlier event, and a minute for an operation of
+ * unknown end
  */
 export function promise(interval: number): number {
   return FIXED + 2 * interval;
@@ -54,7 +55,8 @@ export function promise(interval: number): number {
 /**
  * The operations that were older than an event that had been answered DONE before they were created.
  *
- * An operation belongs to the newest lease before it that has its target. So a wrong one may go unnoticed, but none is accused wrongly.
+ * An operation belongs to the newest lease before it that has its target. So a wrong one may go unnoticed,
+ * but none is accused wrongly.
  *
  * @returns a sentence for each
  */

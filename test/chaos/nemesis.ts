@@ -1,12 +1,13 @@
-/** What the nemesis does to the world, and the plan of a run: from its seed, so that a run can be repeated. */
+/** What the nemesis does to the world, and the plan of a run, which depends on its seed only. */
 
 import { setTimeout as sleep } from 'node:timers/promises';
 import fc from 'fast-check';
+import type { NodeName } from '../e2e/cluster-files.ts';
+import type { PatroniCluster } from '../e2e/patroni-cluster.ts';
 import type { DynamoDbFault } from '../stand-ins/dynamodb.ts';
 import type { SsmFault } from '../stand-ins/ssm.ts';
 import type { Delivery } from './aws.ts';
-import { connect, cut, HOSTS, type Host, pairs } from './network.ts';
-import { NODES, type NodeName } from './patroni-cluster.ts';
+import { connect, cut, HOSTS, type Host, NODES, pairs } from './network.ts';
 import type { World } from './world.ts';
 
 /** What is disturbed. */
@@ -38,6 +39,24 @@ async function replicaOf(world: World, choice: number): Promise<{ leader: NodeNa
 const LINKS = pairs(HOSTS).filter(
   ([a, b]) => ![a, b].includes('etcd') || [a, b].some((host) => host.startsWith('node')),
 );
+
+/** Removes the WAL that Barman needs, as after a mistake with slots. Patroni creates the slot again. */
+async function removeWal(cluster: PatroniCluster, leader: NodeName): Promise<void> {
+  const slot = "FROM pg_replication_slots WHERE slot_name = 'barman'";
+  const statements = [
+    `SELECT pg_terminate_backend(active_pid, 5000) ${slot} AND active`,
+    // More segments than wal_keep_size keeps.
+    `DO $$ BEGIN FOR n IN 1..2 +
+      pg_size_bytes(current_setting('wal_keep_size')) / pg_size_bytes(current_setting('wal_segment_size')) LOOP
+      PERFORM pg_logical_emit_message(false, 'chaos', ''); PERFORM pg_switch_wal();
+    END LOOP; END $$`,
+    // A new slot reserves WAL from the last checkpoint on.
+    'CHECKPOINT',
+    `SELECT pg_drop_replication_slot(slot_name) ${slot}`,
+    'CHECKPOINT',
+  ];
+  for (const sql of statements) await cluster.query(leader, sql);
+}
 
 const webhooks =
   (delivery: Delivery): Fault =>
@@ -119,13 +138,13 @@ export const FAULTS: Readonly<Record<string, Fault>> = {
     return {};
   },
   'disable callbacks': async (world) => {
-    world.cluster.setCallbacks(null);
-    return { end: () => world.cluster.setCallbacks(0) };
+    world.cluster.disableCallbacks();
+    return { end: () => world.cluster.enableCallbacks() };
   },
   'step the clock of a callback': async (world, choice) => {
     const [name, ahead] = [nodeOf(choice), (choice % 480) - 240];
-    world.cluster.setCallbacks(ahead, [name]);
-    return { target: `${name}, ${ahead} s`, end: () => world.cluster.setCallbacks(0) };
+    world.cluster.enableCallbacks({ [name]: ahead });
+    return { target: `${name}, ${ahead} s`, end: () => world.cluster.enableCallbacks() };
   },
   'kill the function in mid-switch': async ({ aws }) => {
     await aws.call('killNext', 3);
@@ -142,12 +161,12 @@ export const FAULTS: Readonly<Record<string, Fault>> = {
   'kill operations': operations(() => null),
   'remove WAL that Barman needs': async (world) => {
     const target = await leaderOf(world);
-    await world.cluster.removeWal(target);
+    await removeWal(world.cluster, target);
     return { target };
   },
   'apply a model by hand': async (world, choice) => {
     const target = `pg:${nodeOf(choice)}`;
-    await world.barman(['config-switch', 'main', target]);
+    await world.cluster.barman.configSwitch('main', target);
     return { target };
   },
   'throttle SSM': service('ssm', 'throttling'),

@@ -1,5 +1,6 @@
 /** The hosts of a chaos run: network namespaces on one bridge, and cuts between them. */
 
+import type { NodeName } from '../e2e/cluster-files.ts';
 import { type CommandLine, run } from '../e2e/processes.ts';
 
 /** Host → address. The nemesis itself has the bridge's address, and is never cut off. */
@@ -13,6 +14,7 @@ export const ADDRESS = {
 } as const;
 export type Host = keyof typeof ADDRESS;
 export const HOSTS = Object.keys(ADDRESS) as Host[];
+export const NODES: readonly NodeName[] = ['node1', 'node2', 'node3'];
 /** Of all hosts, and of the nemesis. */
 export const NETWORK = '10.77.0.0/24';
 const BRIDGE = { name: 'chaos', address: '10.77.0.254/24' };

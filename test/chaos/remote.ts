@@ -1,4 +1,4 @@
-/** Methods of a process on another host: Node.js's channel between parent and child, which needs no network. */
+/** Methods of a process on another host, over Node.js's channel between parent and child. */
 
 import { type ChildProcess, spawn } from 'node:child_process';
 import { openSync } from 'node:fs';

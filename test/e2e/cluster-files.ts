@@ -1,16 +1,36 @@
 /**
- * The files of a cluster: the configuration of Patroni and of Barman, and the callback of a node. They are those of docs/examples, with
- * the names, ports and paths of the test filled in, and with what else the test needs.
+ * The files of a cluster: the configuration of Patroni and of Barman, and the callback of a node. They are
+ * those of docs/examples, with the names, ports and paths of the test filled in, and with what else the test
+ * needs.
  */
 
-import { join } from 'node:path';
+import { execFile } from 'node:child_process';
+import { mkdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { join, resolve } from 'node:path';
+import { promisify } from 'node:util';
 import { documentedBlock, example, fill } from '../documentation.ts';
 import type { KeyPair } from '../stand-ins/certificates.ts';
-import { asPostgres, type CommandLine } from './processes.ts';
-import { POSTGRESQL } from './setup.ts';
+import { asPostgres, asRoot, type CommandLine, own, POSTGRESQL, writeOwned } from './processes.ts';
 
-export type NodeName = 'node1' | 'node2';
-export const NODES: readonly NodeName[] = ['node1', 'node2'];
+export type NodeName = 'node1' | 'node2' | 'node3';
+
+/** Where a node's servers listen: PostgreSQL, and Patroni's REST API. */
+export interface NodeAddress {
+  readonly address: string;
+  readonly postgres: number;
+  readonly rest: number;
+}
+
+/** Where the servers of a cluster run. */
+export interface Hosts {
+  readonly nodes: ReadonlyMap<NodeName, NodeAddress>;
+  /** etcd's URLs for clients, and for other members. */
+  readonly etcd: { readonly client: string; readonly peer: string };
+  /** CIDR of all of them, and of the test itself. */
+  readonly network: string;
+  /** Makes the command line that runs a command on a host. */
+  on(host: NodeName | 'etcd' | 'barman', command: CommandLine): CommandLine;
+}
 
 /** Patroni's REST API over https. It requires a client certificate. */
 export interface RestTls {
@@ -19,64 +39,85 @@ export interface RestTls {
   readonly client: KeyPair;
 }
 
-export interface NodeSettings {
-  readonly scope: string;
-  /** `HOST:PORT` of etcd. */
-  readonly etcd: string;
-  /** Default: loopback. */
-  readonly address?: string;
-  readonly postgresPort: number;
-  readonly restPort: number;
-  readonly tls: boolean;
+export interface ClusterOptions {
+  readonly hosts: Hosts;
+  /** For all files; the caller creates it. */
+  readonly folder: string;
+  /** Folder of the programs from PyPI. */
+  readonly tools: string;
+  /** The callback's connection options, in the place of `--url`. */
+  readonly callback: readonly string[];
+  /** The callback's. */
+  readonly secret: string;
+  /** How far a node's clock is ahead of the others (s), for its callback only. */
+  readonly clocks?: Partial<Record<NodeName, number>>;
+  /** Interval of Barman's cron (ms). */
+  readonly cron: number;
+  /** Patroni's scope; default `main`. */
+  readonly scope?: string;
+  /** Patroni's REST API is https, and requires a client certificate. Default: plain http. */
+  readonly tls?: RestTls;
+  /** Makes it a standby cluster: PostgreSQL's port on loopback of the leader that it follows. */
+  readonly standbyOf?: number;
 }
 
-/** The TLS files in a cluster's folder: name → content. */
-export function tlsFiles({ ca, server, client }: RestTls): Record<string, string> {
-  return {
-    'rest-ca.pem': ca,
-    'rest-server.pem': server.cert,
-    'rest-server.key': server.key,
-    'rest-client.pem': client.cert,
-    'rest-client.key': client.key,
-  };
+/** The roles of Barman: SQL. */
+export const BARMAN_ROLES = example('barman.sql');
+
+/** Writes the files of all nodes, callbacks included. */
+export async function writeNodeFiles(options: ClusterOptions): Promise<void> {
+  const { folder, hosts, secret, tls, clocks } = options;
+  own(folder, 0o755);
+  await installCallback(folder, secret);
+  if (tls) {
+    const pem = ({ cert, key }: KeyPair) => `${cert}\n${key}`;
+    writeOwned(join(folder, 'rest-ca.pem'), tls.ca, 0o600);
+    writeOwned(join(folder, 'rest-server.pem'), pem(tls.server), 0o600);
+    writeOwned(join(folder, 'rest-client.pem'), pem(tls.client), 0o600);
+  }
+  for (const [name, address] of hosts.nodes) {
+    writeCallback(folder, name, clocks?.[name] ?? 0);
+    // Patroni reads all files of a folder, in the order of their names.
+    const config = join(folder, `${name}.d`);
+    mkdirSync(config);
+    own(config, 0o700);
+    for (const [order, text] of [...examples(name, options), settings(name, address, options)].entries())
+      writeOwned(join(config, `${order}.yml`), text, 0o600);
+  }
+}
+
+/** Installs the callback and its secret with the README's commands, into a folder instead of /etc/patroni. */
+async function installCallback(folder: string, secret: string): Promise<void> {
+  const download = join(folder, 'download');
+  mkdirSync(download);
+  writeFileSync(join(download, 'webhook-secret'), secret);
+  symlinkSync(resolve('patroni'), join(download, 'patroni'));
+  const commands = fill(documentedBlock('README.md', 'install -o root'), {
+    '/etc/patroni': folder,
+    // Only root may give files away.
+    ...(!asRoot && { '-o root ': '', '-o postgres ': '' }),
+  });
+  await promisify(execFile)('bash', ['-euc', commands], { cwd: download });
+  rmSync(download, { recursive: true });
 }
 
 /**
- * The examples of a node, in the order in which Patroni reads them.
+ * Writes the script that Patroni runs on a node: the unchanged callback, with a clock that may be wrong.
  *
- * @param command of the callback
- * @param connection the callback's options in the place of `--url`
- * @param standbyOf PostgreSQL's port of the leader that a standby cluster follows
- * @param network of all hosts
+ * @param ahead seconds; null: it does nothing
  */
-export function patroniExamples(
-  name: string,
-  folder: string,
-  command: string,
-  connection: readonly string[],
-  { standbyOf, network = '127.0.0.1/32' }: { standbyOf?: number | undefined; network?: string } = {},
-): string[] {
-  const callback = {
-    '/etc/patroni/barman_config_switch.py': command,
-    '--url https://…/config-switch': connection.join(' '),
-    '/etc/patroni/webhook-secret': join(folder, 'webhook-secret'),
-    '/var/log/postgresql/barman_config_switch.log': join(folder, `${name}-callback.log`),
-    'pg:node1': `pg:${name}`,
-  };
-  const node = fill(example('patroni.yml'), {
-    ...callback,
-    hostssl: 'host',
-    '10.0.3.4/32 scram-sha-256': `${network} trust`,
-    // The test itself, and the other nodes.
-    '# … and the lines': `- host all postgres ${network} trust\n    - host replication postgres ${network} trust\n    #`,
-  });
-  if (standbyOf === undefined) return [node];
-  const upstream = { '10.0.1.10': '127.0.0.1', 'port: 5432': `port: ${standbyOf}` };
-  return [node, fill(example('patroni-standby.yml'), { ...callback, ...upstream })];
+export function writeCallback(folder: string, name: NodeName, ahead: number | null): void {
+  const script = `import runpy, sys, time
+real = time.time
+time.time = lambda: real() + ${ahead}
+sys.argv[0] = ${JSON.stringify(join(folder, 'barman_config_switch.py'))}
+runpy.run_path(sys.argv[0], run_name="__main__")
+`;
+  writeOwned(join(folder, `${name}-callback.py`), ahead === null ? '' : script, 0o755);
 }
 
-/** The command line of etcd. @param client URL for clients @param peer URL for other members */
-export function etcd(folder: string, client: string, peer: string): CommandLine {
+/** The command line of etcd. */
+export function etcd(folder: string, { client, peer }: Hosts['etcd']): CommandLine {
   return asPostgres('etcd', [
     ...['--data-dir', join(folder, 'etcd'), '--initial-cluster', `default=${peer}`],
     ...['--listen-client-urls', client, '--advertise-client-urls', client],
@@ -84,35 +125,55 @@ export function etcd(folder: string, client: string, peer: string): CommandLine 
   ]);
 }
 
-/** What else a node needs, in a file that Patroni reads after the example: YAML, of which JSON is a subset. */
-export function patroni(
-  name: string,
-  folder: string,
-  { scope, etcd: dcs, address = '127.0.0.1', postgresPort, restPort, tls }: NodeSettings,
+/** The examples for a node. */
+function examples(
+  name: NodeName,
+  { folder, tools, hosts: { network }, callback, standbyOf }: ClusterOptions,
+): string[] {
+  const words = {
+    '/etc/patroni/barman_config_switch.py': `${join(tools, 'python')} ${join(folder, `${name}-callback.py`)}`,
+    '--url https://…/config-switch': callback.join(' '),
+    '/etc/patroni/webhook-secret': join(folder, 'webhook-secret'),
+    '/var/log/postgresql/barman_config_switch.log': join(folder, `${name}-callback.log`),
+    'pg:node1': `pg:${name}`,
+  };
+  const node = fill(example('patroni.yml'), {
+    ...words,
+    hostssl: 'host',
+    '10.0.3.4/32 scram-sha-256': `${network} trust`,
+    // The test itself, and the other nodes.
+    '# … and the lines': `- host all,replication postgres ${network} trust\n    #`,
+  });
+  if (standbyOf === undefined) return [node];
+  const upstream = { '10.0.1.10': '127.0.0.1', 'port: 5432': `port: ${standbyOf}` };
+  return [node, fill(example('patroni-standby.yml'), { ...words, ...upstream })];
+}
+
+/** What else a node needs: YAML, of which JSON is a subset. */
+function settings(
+  name: NodeName,
+  { address, postgres, rest }: NodeAddress,
+  { folder, hosts, scope = 'main', tls }: ClusterOptions,
 ): string {
   const file = (one: string) => join(folder, one);
+  const listen = (port: number) => ({
+    listen: `${address}:${port}`,
+    connect_address: `${address}:${port}`,
+  });
   return JSON.stringify({
     scope,
     name,
     restapi: {
-      listen: `${address}:${restPort}`,
-      connect_address: `${address}:${restPort}`,
+      ...listen(rest),
       ...(tls && {
         certfile: file('rest-server.pem'),
-        keyfile: file('rest-server.key'),
         cafile: file('rest-ca.pem'),
         verify_client: 'required',
       }),
     },
-    // With this patronictl and the other node ask.
-    ...(tls && {
-      ctl: {
-        certfile: file('rest-client.pem'),
-        keyfile: file('rest-client.key'),
-        cacert: file('rest-ca.pem'),
-      },
-    }),
-    etcd3: { hosts: [dcs] },
+    // With this patronictl and the other nodes ask.
+    ...(tls && { ctl: { certfile: file('rest-client.pem'), cacert: file('rest-ca.pem') } }),
+    etcd3: { hosts: [new URL(hosts.etcd.client).host] },
     bootstrap: {
       dcs: {
         ttl: 20,
@@ -124,31 +185,30 @@ export function patroni(
       initdb: [{ encoding: 'UTF8' }, 'data-checksums'],
     },
     postgresql: {
-      listen: `${address}:${postgresPort}`,
-      connect_address: `${address}:${postgresPort}`,
+      ...listen(postgres),
       data_dir: file(name),
       bin_dir: POSTGRESQL,
       pgpass: file(`${name}.pgpass`),
       authentication: { superuser: { username: 'postgres' }, replication: { username: 'postgres' } },
       parameters: { unix_socket_directories: '', max_wal_senders: 10, shared_buffers: '16MB' },
+      // A node that cannot be rewound is made again.
+      remove_data_directory_on_rewind_failure: true,
+      remove_data_directory_on_diverged_timelines: true,
     },
   });
 }
 
-/**
- * Barman's configuration file.
- *
- * @param nodes node → where its PostgreSQL listens, `HOST port=PORT`; each node that the example does not have gets a model like node2's
- */
-export function barman(folder: string, nodes: Readonly<Record<string, string>>): string {
+/** Barman's configuration file. A node that the example does not have gets a model like node2's. */
+export function barmanConfiguration(folder: string, nodes: Hosts['nodes']): string {
   const text = example('barman.conf');
   const model = text.slice(text.indexOf('[pg:node2]'));
-  const others = Object.keys(nodes)
-    .filter((name) => !text.includes(`[pg:${name}]`))
-    .map((name) => fill(model, { node2: name, '10.0.1.12 port=5432': nodes[name] ?? '' }));
+  const hosts = new Map([...nodes].map(([name, one]) => [name, `${one.address} port=${one.postgres}`]));
+  const others = [...hosts]
+    .filter(([name]) => !text.includes(`[pg:${name}]`))
+    .map(([name, host]) => fill(model, { node2: name, '10.0.1.12 port=5432': host }));
   const server = fill(text, {
-    '10.0.1.11 port=5432': nodes.node1 ?? '',
-    '10.0.1.12 port=5432': nodes.node2 ?? '',
+    '10.0.1.11 port=5432': hosts.get('node1') ?? '',
+    '10.0.1.12 port=5432': hosts.get('node2') ?? '',
   });
   return `[barman]
 barman_home = ${join(folder, 'barman')}
@@ -158,56 +218,4 @@ log_file = ${join(folder, 'barman.log')}
 path_prefix = ${POSTGRESQL}
 
 ${[server, ...others].join('\n')}`;
-}
-
-/**
- * The documented commands for a timeline that Patroni has undone: they move away what Barman has of it.
- *
- * @param tools folder of Barman's program
- */
-export function moveTimelineAway(folder: string, tools: string, timeline: number): CommandLine {
-  return documentedRemedy(folder, tools, documentedBlock('docs/operations.md', 'find streaming wals'), {
-    '0000000F': timeline.toString(16).toUpperCase().padStart(8, '0'),
-    'barman rebuild-xlogdb SERVER': `${barmanCommand(folder, tools)} rebuild-xlogdb main`,
-  });
-}
-
-/**
- * The documented commands for a Barman that is ahead of the leader: they move away its partial WAL only.
- *
- * @param tools folder of Barman's program
- */
-export function movePartialWalAway(folder: string, tools: string): CommandLine {
-  return documentedRemedy(folder, tools, documentedBlock('docs/operations.md', 'find streaming -maxdepth'));
-}
-
-function documentedRemedy(
-  folder: string,
-  tools: string,
-  block: string,
-  words: Readonly<Record<string, string>> = {},
-): CommandLine {
-  const commands = fill(block, {
-    '/var/lib/barman/SERVER': join(folder, 'barman', 'main'),
-    ...words,
-    'barman cron': `${barmanCommand(folder, tools)} cron`,
-  });
-  return asPostgres('bash', ['-ec', commands]);
-}
-
-function barmanCommand(folder: string, tools: string): string {
-  return `${join(tools, 'barman')} -c ${join(folder, 'barman.conf')}`;
-}
-
-/** The roles of Barman. */
-export const BARMAN_ROLES = example('barman.sql');
-
-/** A script that runs the unchanged callback with a wrong clock; `ahead` in seconds. */
-export function callbackWithClock(callback: string, ahead: number): string {
-  return `import runpy, sys, time
-real = time.time
-time.time = lambda: real() + ${ahead}
-sys.argv[0] = ${JSON.stringify(callback)}
-runpy.run_path(sys.argv[0], run_name="__main__")
-`;
 }

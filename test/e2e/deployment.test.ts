@@ -6,39 +6,19 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { type ExitCode, exitStatus } from '../../functions/config-switch/exit-code.ts';
 import { commandsOf, documentedBlock, documentedCommand, fill } from '../documentation.ts';
-import { MODELS } from '../stand-ins/barman-host.ts';
+import { inOneCluster, MODELS } from '../stand-ins/barman-host.ts';
 import { CertificateAuthority } from '../stand-ins/certificates.ts';
 import { PgBackupApiStandIn } from '../stand-ins/pg-backup-api.ts';
-import { signedHeaders } from '../stand-ins/webhook.ts';
-import { aws, Deployment, shell } from './deployment.ts';
-
-const PARAMETERS = {
-  vpc: 'vpc-0123456789abcdef0',
-  subnets: 'subnet-0123456789abcdef0',
-  'barman-host': '127.0.0.1/32',
-  // The emulator's interface endpoints have no DNS names.
-  'ssm-access': 'nat',
-  'ledger-access': 'nat',
-};
-const PROMOTION = {
-  action: 'on_role_change',
-  role: 'primary',
-  cluster: 'main',
-  barman_server: 'main',
-  barman_model: 'pg:node2',
-};
+import { PROMOTION, signedHeaders } from '../stand-ins/webhook.ts';
+import { aws, Deployment, PARAMETERS, shell } from './deployment.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'barman-config-switch-e2e-'));
 const ca = await CertificateAuthority.create();
 const api = await PgBackupApiStandIn.start({
   models: MODELS,
-  servers: {
-    main: { cluster: 'main' },
-    stuck: { cluster: 'main' },
-    killed: { cluster: 'main' },
-    direct: { cluster: 'main' },
-  },
+  servers: inOneCluster(['main', 'stuck', 'killed', 'direct']),
   operationTime: 300,
   tls: { ...(await ca.server()), ca: ca.cert },
 });
@@ -53,7 +33,7 @@ const webhook = (payload: unknown, at = Date.now(), signedWith = secret) => {
   return prod.post(body, signedHeaders(signedWith, body, { at }));
 };
 
-/** Invokes the function with `aws lambda invoke`. @returns its response; empty for an asynchronous invocation */
+/** Invokes the function with the AWS CLI. @returns its response; empty for an asynchronous invocation */
 async function invoke(event: unknown, type = 'RequestResponse'): Promise<Record<string, unknown>> {
   writeFileSync(join(folder, 'event.json'), JSON.stringify(event));
   await shell(
@@ -61,6 +41,29 @@ async function invoke(event: unknown, type = 'RequestResponse'): Promise<Record<
     folder,
   );
   return JSON.parse(readFileSync(join(folder, 'response.json'), 'utf8') || '{}') as Record<string, unknown>;
+}
+
+/** How many operations pg-backup-api was asked for. */
+const posts = () => api.requests.filter(({ method }) => method === 'POST').length;
+
+/** Puts an event on the bus. */
+async function putEvent(detail: object, source = 'patroni'): Promise<void> {
+  const entry = { Source: source, DetailType: 'Patroni role change', EventBusName: 'patroni' };
+  const entries = JSON.stringify([{ ...entry, Detail: JSON.stringify(detail) }]);
+  await aws('events', 'put-events', '--entries', entries);
+}
+
+/** Waits until a model is active. */
+const becomesActive = (model: string) =>
+  expect.poll(() => api.activeModel(), { timeout: 30_000 }).toBe(model);
+
+/** Of the log group (days). */
+async function logRetention(): Promise<number | undefined> {
+  const { logGroups } = await aws<{ logGroups: { retentionInDays: number }[] }>(
+    ...['logs', 'describe-log-groups', '--log-group-name-prefix', `/aws/lambda/${prod.name}`],
+  );
+  expect(logGroups).toHaveLength(1);
+  return logGroups[0]?.retentionInDays;
 }
 
 /** Reads the messages of the failure queue, and leaves them there. */
@@ -127,39 +130,20 @@ describe('the HTTP API', () => {
     expect(Configuration.Runtime).toBe('nodejs24.x');
   });
 
-  test('returns 200 and ExitCode 0 for a primary with a model, which is active then', async () => {
-    const { status, response } = await webhook(PROMOTION);
-    expect([status, response.exit_code, response.exit_status]).toEqual([200, 0, 'CONFIG_SWITCH_DONE']);
-    expect(api.activeModel()).toBe('pg:node2');
-  });
-
-  test('returns 200 and ExitCode 0 for a reset, and no model is active then', async () => {
-    const { status, response } = await webhook({ ...PROMOTION, barman_model: undefined, reset: true });
-    expect([status, response.exit_code]).toEqual([200, 0]);
-    expect(api.activeModel()).toBeNull();
-  });
-
-  test('returns 200 and ExitCode 1 for a replica', async () => {
-    const { status, response } = await webhook({ ...PROMOTION, role: 'replica' });
-    expect([status, response.exit_code]).toEqual([200, 1]);
-  });
-
-  test('returns 200, ExitCode 1 and what would happen for a dry run', async () => {
-    const { status, response } = await webhook({ ...PROMOTION, dry_run: true });
-    expect([status, response.exit_code, response.dry_run]).toEqual([200, 1, true]);
-    expect(response.message).toContain('a switch would apply model pg:node2');
-    expect(api.activeModel()).toBeNull();
-  });
-
-  test('returns 502 and ExitCode 2 for a model of another cluster', async () => {
-    const { status, response } = await webhook({ ...PROMOTION, barman_model: 'pg:node9' });
-    expect([status, response.exit_code]).toEqual([502, 2]);
-  });
-
-  test('returns 502, ExitCode 3 and the error of pg-backup-api for an unknown server', async () => {
-    const { status, response } = await webhook({ ...PROMOTION, barman_server: 'nope' });
-    expect([status, response.exit_code]).toEqual([502, 3]);
-    expect(response.message).toContain("Server 'nope' does not exist");
+  test.each<[number, ExitCode, string, object, RegExp, string | null]>([
+    [200, 0, 'a primary with a model, which is active then', {}, /now uses model pg:node2/, 'pg:node2'],
+    [200, 0, 'a reset, and no model is active then', { barman_model: undefined, reset: true }, /main/, null],
+    [200, 1, 'a replica', { role: 'replica' }, /role "replica" does not match/, null],
+    [200, 1, 'a dry run', { dry_run: true }, /a switch would apply model pg:node2/, null],
+    [502, 2, 'a model of another cluster', { barman_model: 'pg:node9' }, /FAILED/, null],
+    [502, 3, 'an unknown server', { barman_server: 'nope' }, /Server 'nope' does not exist/, null],
+    [400, 4, 'an invalid payload', { role: 'leader', swich_when: 'always' }, /role.*swich_when/s, null],
+  ])('returns %i and ExitCode %i for %s', async (status, exit_code, _, change, message, active) => {
+    const payload = { ...PROMOTION, ...change };
+    const result = { exit_code, exit_status: exitStatus(exit_code), message: expect.stringMatching(message) };
+    const dryRun = 'dry_run' in change && { dry_run: true };
+    expect(await webhook(payload)).toMatchObject({ status, response: { ...result, ...dryRun } });
+    expect(api.activeModel()).toBe(active);
   });
 
   test('returns 202 and ExitCode 3 for a stuck operation, before API Gateway times out', async () => {
@@ -168,12 +152,6 @@ describe('the HTTP API', () => {
     const { status, response } = await webhook({ ...PROMOTION, barman_server: 'stuck' });
     expect([status, response.exit_code, response.recorded]).toEqual([202, 3, true]);
     expect(performance.now() - start).toBeLessThan(30_000);
-  });
-
-  test('returns 400 and ExitCode 4 for an invalid payload, and names each invalid field', async () => {
-    const { status, response } = await webhook({ ...PROMOTION, role: 'leader', swich_when: 'always' });
-    expect([status, response.exit_code]).toEqual([400, 4]);
-    expect(response.message).toMatch(/role.*swich_when/s);
   });
 
   test('returns 401 and no details for a wrong signature or a stale timestamp', async () => {
@@ -192,14 +170,8 @@ describe('the other callers', () => {
   });
 
   test('an event on the bus is applied', async () => {
-    const entry = {
-      Source: 'patroni',
-      DetailType: 'Patroni role change',
-      Detail: JSON.stringify(PROMOTION),
-      EventBusName: 'patroni',
-    };
-    await aws('events', 'put-events', '--entries', JSON.stringify([entry]));
-    await expect.poll(() => api.activeModel(), { timeout: 30_000 }).toBe('pg:node2');
+    await putEvent(PROMOTION);
+    await becomesActive('pg:node2');
   });
 
   test('the callback with --event-bus puts an event, which is applied', async () => {
@@ -216,25 +188,18 @@ describe('the other callers', () => {
       return shell(`${command} on_role_change ${role} main`);
     };
     expect(await callback('pg:node1', 'primary')).toContain('accepted by EventBridge');
-    await expect.poll(() => api.activeModel(), { timeout: 30_000 }).toBe('pg:node1');
+    await becomesActive('pg:node1');
     expect(await callback('pg:node2', 'master')).toContain('accepted by EventBridge');
-    await expect.poll(() => api.activeModel(), { timeout: 30_000 }).toBe('pg:node2');
+    await becomesActive('pg:node2');
   });
 
   test('an event of another source is ignored', async () => {
-    const requests = api.requests.length;
-    const entry = { Source: 'other', DetailType: 'Patroni role change', Detail: JSON.stringify(PROMOTION) };
-    await aws('events', 'put-events', '--entries', JSON.stringify([{ ...entry, EventBusName: 'patroni' }]));
+    const before = posts();
+    await putEvent(PROMOTION, 'other');
     // An event that matches follows: once it is applied, the other one would have arrived.
-    const matching = { ...PROMOTION, barman_model: 'pg:node1' };
-    await aws(
-      ...['events', 'put-events', '--entries'],
-      JSON.stringify([
-        { ...entry, Source: 'patroni', Detail: JSON.stringify(matching), EventBusName: 'patroni' },
-      ]),
-    );
-    await expect.poll(() => api.activeModel(), { timeout: 30_000 }).toBe('pg:node1');
-    expect(api.requests.slice(requests).filter(({ method }) => method === 'POST')).toHaveLength(1);
+    await putEvent({ ...PROMOTION, barman_model: 'pg:node1' });
+    await becomesActive('pg:node1');
+    expect(posts()).toBe(before + 1);
   });
 
   test('an event that cannot be recorded goes to the failure queue with its payload unchanged', async () => {
@@ -269,7 +234,6 @@ describe('the ledger', () => {
     const body = JSON.stringify(PROMOTION);
     const headers = signedHeaders(secret, body);
     const first = await prod.post(body, headers);
-    const posts = () => api.requests.filter(({ method }) => method === 'POST').length;
     const before = posts();
     const second = await prod.post(body, headers);
     expect([first.status, second.status]).toEqual([200, 200]);
@@ -279,22 +243,12 @@ describe('the ledger', () => {
 
   test('skips an EventBridge event that is older than the applied webhook', async () => {
     // The emulator sets the time of an event, so only `age_ms` makes it older.
-    const detail = { ...PROMOTION, barman_model: 'pg:node1', age_ms: 60_000 };
-    const entry = { Source: 'patroni', DetailType: 'Patroni role change', EventBusName: 'patroni' };
-    const posts = api.requests.filter(({ method }) => method === 'POST').length;
-    await aws(
-      'events',
-      'put-events',
-      '--entries',
-      JSON.stringify([{ ...entry, Detail: JSON.stringify(detail) }]),
-    );
-    const superseded = async () =>
-      (
-        await shell(`aws logs filter-log-events --log-group-name /aws/lambda/${prod.name} --output text`)
-      ).includes('superseded by a newer event');
-    await expect.poll(superseded, { timeout: 30_000, interval: 1_000 }).toBe(true);
+    const before = posts();
+    await putEvent({ ...PROMOTION, barman_model: 'pg:node1', age_ms: 60_000 });
+    const superseded = 'superseded by a newer event';
+    await expect.poll(() => prod.logs(), { timeout: 30_000, interval: 1_000 }).toContain(superseded);
     expect(api.activeModel()).toBe('pg:node2');
-    expect(api.requests.filter(({ method }) => method === 'POST')).toHaveLength(posts);
+    expect(posts()).toBe(before);
   });
 
   test('redrives the failure queue with the documented command', async () => {
@@ -329,7 +283,6 @@ describe('the ledger', () => {
     expect(await failures()).toHaveLength(1);
     await shell(`aws --endpoint-url "$AWS_ENDPOINT_URL" sqs purge-queue --queue-url ${queue}`);
 
-    const posts = () => api.requests.filter(({ method }) => method === 'POST').length;
     const before = posts();
     await put(ofLambda(ofEventBridge({ ...PROMOTION, barman_model: 'pg:node1' }, now())));
     await put('not JSON');
@@ -445,10 +398,7 @@ describe('a stage', () => {
   test('changes only the log retention if it is deployed again with another one', async () => {
     const before = await prod.resources();
     await new Deployment('prod', { 'log-retention': '30', rollback: 'true' }, clone).deploy();
-    const { logGroups } = await aws<{ logGroups: { retentionInDays: number }[] }>(
-      ...['logs', 'describe-log-groups', '--log-group-name-prefix', `/aws/lambda/${prod.name}`],
-    );
-    expect(logGroups.map(({ retentionInDays }) => retentionInDays)).toEqual([30]);
+    expect(await logRetention()).toBe(30);
     expect(await prod.resources()).toEqual(before);
     expect((await webhook({ ...PROMOTION, role: 'replica' })).status).toBe(200);
   });
@@ -459,10 +409,7 @@ describe('a stage', () => {
     expect(timestamps.length).toBeGreaterThan(1);
     const rollback = documentedCommand('docs/operations.md', 'npx serverless rollback');
     await prod.run(fill(rollback, { TIMESTAMP: timestamps.at(-2) ?? '' }));
-    const { logGroups } = await aws<{ logGroups: { retentionInDays: number }[] }>(
-      ...['logs', 'describe-log-groups', '--log-group-name-prefix', `/aws/lambda/${prod.name}`],
-    );
-    expect(logGroups.map(({ retentionInDays }) => retentionInDays)).toEqual([365]);
+    expect(await logRetention()).toBe(365);
     expect((await webhook({ ...PROMOTION, role: 'replica' })).status).toBe(200);
   });
 

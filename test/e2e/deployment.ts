@@ -20,14 +20,24 @@ const ENVIRONMENT = {
   SLS_NOTIFICATIONS_MODE: 'off',
 };
 
-/** Runs shell commands, as an operator would. @returns their output @throws Error with their output if one fails */
-export async function shell(commands: string, cwd = '.', input = ''): Promise<string> {
+/** The parameters of a stage in the emulator. */
+export const PARAMETERS = {
+  vpc: 'vpc-0123456789abcdef0',
+  subnets: 'subnet-0123456789abcdef0',
+  'barman-host': '127.0.0.1/32',
+  // The emulator's interface endpoints have no DNS names.
+  'ssm-access': 'nat',
+  'ledger-access': 'nat',
+};
+
+/** Runs shell commands, as an operator would. @returns their output @throws Error with it if one fails */
+export async function shell(commands: string, cwd = '.'): Promise<string> {
   const child = run('bash', ['-euo', 'pipefail', '-c', commands], {
     cwd,
     env: ENVIRONMENT,
     maxBuffer: 16 * 1024 * 1024,
   });
-  child.child.stdin?.end(input);
+  child.child.stdin?.end();
   const { stdout, stderr } = await child.catch((error: { stdout: string; stderr: string }) => {
     throw new Error(`${commands}\n${error.stdout}${error.stderr}`);
   });
@@ -113,6 +123,20 @@ export class Deployment {
         PhysicalResourceId,
       ]),
     );
+  }
+
+  /** Stores parameters of the function. */
+  async putParameters(values: Readonly<Record<string, string>>): Promise<void> {
+    for (const [name, Value] of Object.entries(values)) {
+      const parameter = { Name: `/barman-config-switch/${this.stage}/${name}`, Value, Type: 'SecureString' };
+      // As an option of its own, the CLI would fetch a value that is a URL.
+      await aws('ssm', 'put-parameter', '--cli-input-json', JSON.stringify(parameter));
+    }
+  }
+
+  /** What the function has logged. */
+  logs(): Promise<string> {
+    return shell(`aws logs filter-log-events --log-group-name /aws/lambda/${this.name} --output text`);
   }
 
   /** Sends a POST to the deployed HTTP API, which the emulator finds by the host name. */

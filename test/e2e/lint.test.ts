@@ -1,4 +1,4 @@
-/** The packaged template has no findings of cfn-lint and checkov, except those that are suppressed with a reason. */
+/** The template has no findings of cfn-lint and checkov, unless they are suppressed with a reason. */
 
 import { execFile } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';

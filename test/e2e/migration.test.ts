@@ -2,15 +2,13 @@
 
 import { execFile, execFileSync } from 'node:child_process';
 import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { createServer } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { expect, inject, test } from 'vitest';
 import { documentedBlock } from '../documentation.ts';
 import { startFunction } from '../integration/function.ts';
-import { listen, readBody } from '../stand-ins/server.ts';
-import { webhookHeaders } from '../stand-ins/webhook.ts';
+import { startEndpoint } from './endpoint.ts';
 import { asRoot } from './processes.ts';
 
 const page = readFileSync('docs/migration.md', 'utf8');
@@ -20,19 +18,16 @@ test('a node of patroni_barman › uses the function after the documented comman
   const download = join(folder, 'download');
   mkdirSync(download);
   await using run = await startFunction();
-  const server = await listen(
-    createServer(async (request, reply) => {
-      const headers = webhookHeaders(request);
-      const { statusCode, response } = await run.webhook(await readBody(request), { headers });
-      reply.writeHead(statusCode, { 'content-type': 'application/json' }).end(JSON.stringify(response));
-    }),
-  );
+  await using endpoint = await startEndpoint(async (body, headers) => {
+    const { statusCode, response } = await run.webhook(body, { headers });
+    return { status: statusCode, response };
+  });
   try {
     const here = (text: string) =>
       text
         .replaceAll('/etc/patroni', folder)
         .replaceAll('/var/log/patroni', folder)
-        .replaceAll('https://…/config-switch', `http://127.0.0.1:${server.port}/config-switch`)
+        .replaceAll('https://…/config-switch', endpoint.url)
         // Only root may give files away.
         .replaceAll(/-o (root|postgres) /g, asRoot ? '$&' : '');
     const shell = (commands: string) => execFileSync('bash', ['-euc', here(commands)], { cwd: download });
@@ -55,7 +50,6 @@ test('a node of patroni_barman › uses the function after the documented comman
     shell(documentedBlock('docs/migration.md', 'mv /etc/patroni/patroni.yml.before'));
     expect(readFileSync(file, 'utf8')).toBe(here(example));
   } finally {
-    await server.close();
     rmSync(folder, { recursive: true });
   }
 });

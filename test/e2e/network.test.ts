@@ -1,6 +1,6 @@
 /**
- * The callback over a network that breaks after it has connected: two network namespaces, and a cable between them that can be
- * pulled. Packages: iproute2.
+ * The callback over a network that breaks after it has connected: two network namespaces, and a cable between
+ * them that can be pulled. Packages: iproute2.
  */
 
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
@@ -106,7 +106,8 @@ beforeAll(async () => {
   await ip('-n', API, 'addr', 'add', `${ADDRESS.api}/30`, 'dev', 'api');
   await ip('-n', NODE, 'link', 'set', 'node', 'up');
   await ip('-n', API, 'link', 'set', 'api', 'up');
-  // Without a permanent entry, the node's kernel would keep packets for a while until ARP finds the address again.
+  // Without a permanent entry, the node's kernel would keep packets for a while until ARP finds the address
+  // again.
   const [link] = JSON.parse((await ip('-n', API, '-json', 'link', 'show', 'api')).stdout) as {
     address: string;
   }[];

@@ -1,4 +1,4 @@
-/** docs/examples/nginx.conf in front of pg-backup-api: it lets through what the function sends, and nothing else. */
+/** docs/examples/nginx.conf in front of pg-backup-api: it lets through what the function sends only. */
 
 import { execFile } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
@@ -13,7 +13,6 @@ import { MODELS } from '../stand-ins/barman-host.ts';
 import { CertificateAuthority, type KeyPair } from '../stand-ins/certificates.ts';
 import { PgBackupApiStandIn } from '../stand-ins/pg-backup-api.ts';
 import { type Nginx, startNginx } from './nginx.ts';
-import { freePort } from './setup.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'barman-config-switch-nginx-'));
 const file = (name: string) => join(folder, name);
@@ -24,17 +23,14 @@ let nginx: Nginx;
 
 beforeAll(async () => {
   api = await PgBackupApiStandIn.start({ models: MODELS, operationTime: 200 });
-  client = await ca.client();
   nginx = await startNginx({
     folder,
-    listen: `127.0.0.1:${await freePort()}`,
     upstream: new URL(api.url).host,
-    ca: ca.cert,
-    server: await ca.server(),
+    ca,
   });
-  writeFileSync(file('client-cert'), client.cert);
-  writeFileSync(file('client-key'), client.key, { mode: 0o600 });
-  writeFileSync(file('ca-cert'), ca.cert);
+  client = { cert: nginx.parameters['client-cert'], key: nginx.parameters['client-key'] };
+  for (const [name, value] of Object.entries(nginx.parameters))
+    writeFileSync(file(name), value, { mode: 0o600 });
 });
 
 afterAll(async () => {
@@ -47,7 +43,7 @@ afterAll(async () => {
 function status(method: string, path: string, credentials: object = client): Promise<number | undefined> {
   return new Promise((resolve, reject) => {
     const options = { method, ca: ca.cert, agent: false, ...credentials } as const;
-    request(`${nginx.url}${path}`, options, (response) => resolve(response.resume().statusCode))
+    request(`${nginx.parameters.url}${path}`, options, (response) => resolve(response.resume().statusCode))
       .on('error', reject)
       .end();
   });
@@ -55,7 +51,7 @@ function status(method: string, path: string, credentials: object = client): Pro
 
 test('the example for nginx › passes the contract suite, with the documented command', async () => {
   const command = documentedCommand('docs/operations.md', 'npm run contract');
-  const here = fill(command, { 'https://barman.example.com/pgbapi': nginx.url }).replace(
+  const here = fill(command, { 'https://barman.example.com/pgbapi': nginx.parameters.url }).replace(
     /(--client-cert|--client-key|--ca) (\S+)/g,
     (_, option, name) => `${option} ${file(name)}`,
   );
@@ -66,7 +62,7 @@ test('the example for nginx › passes the contract suite, with the documented c
 
 test('the example for nginx › lets the function switch', async () => {
   await using run = await startFunction();
-  run.host.put({ url: nginx.url, 'client-cert': client.cert, 'client-key': client.key, 'ca-cert': ca.cert });
+  run.host.put(nginx.parameters);
   expect((await run.webhook(PROMOTION)).response).toMatchObject({ exit_code: 0 });
   expect(api.activeModel()).toBe('pg:node2');
   expect(await run.send({ heartbeat: true })).not.toHaveProperty('unreachable');

@@ -6,7 +6,8 @@ import { connect } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { example, fill } from '../documentation.ts';
-import type { KeyPair } from '../stand-ins/certificates.ts';
+import type { CertificateAuthority } from '../stand-ins/certificates.ts';
+import { freePort } from './loopback.ts';
 import { type CommandLine, startLogged } from './processes.ts';
 
 /** Time limit for nginx to listen (ms). */
@@ -15,33 +16,32 @@ const START_TIMEOUT = 20_000;
 export interface NginxOptions {
   /** For its files; created if it does not exist, and left to the caller. */
   readonly folder: string;
-  /** `host:port`, on which it listens with TLS. */
-  readonly listen: string;
+  /** `host:port`, on which it listens with TLS. Default: a free port of loopback. */
+  readonly listen?: string;
   /** `host:port` of pg-backup-api, without TLS. */
   readonly upstream: string;
-  /** Certificate of the CA that signs client certificates, PEM. */
-  readonly ca: string;
-  /** Its own certificate, for the host in `listen`. */
-  readonly server: KeyPair;
+  /** Signs its own certificate, and those of clients. */
+  readonly ca: CertificateAuthority;
   /** Makes the command line that runs a command on its host. Default: this one. */
   readonly on?: (command: CommandLine) => CommandLine;
 }
 
 export interface Nginx {
-  /** For the parameter `url`: with the path prefix of the example, without a trailing slash. */
-  readonly url: string;
+  /** The function's parameters for it. The URL has the path prefix of the example, without a trailing slash. */
+  readonly parameters: Readonly<Record<'url' | 'client-cert' | 'client-key' | 'ca-cert', string>>;
   stop(): Promise<void>;
 }
 
 /** @returns once it listens @throws Error with its log if it does not */
 export async function startNginx({
   folder,
-  listen,
+  listen: given,
   upstream,
   ca,
-  server,
   on = (command) => command,
 }: NginxOptions): Promise<Nginx> {
+  const listen = given ?? `127.0.0.1:${await freePort()}`;
+  const [server, client] = await Promise.all([ca.server([new URL(`tcp://${listen}`).hostname]), ca.client()]);
   const file = (name: string) => join(folder, name);
   const site = fill(example('nginx.conf'), {
     'listen 443 ssl': `listen ${listen} ssl`,
@@ -55,7 +55,7 @@ export async function startNginx({
   for (const [name, text] of Object.entries({
     'barman.crt': server.cert,
     'barman.key': server.key,
-    'function-ca.crt': ca,
+    'function-ca.crt': ca.cert,
     'pg-backup-api.conf': site,
     'nginx.conf': `daemon off; user root; worker_processes 1; pid ${file('nginx.pid')}; error_log ${file('error.log')};
       events {} http { access_log off; ${temporary.join(' ')} include ${file('pg-backup-api.conf')}; }`,
@@ -77,7 +77,13 @@ export async function startNginx({
     }
     await sleep(100);
   }
-  return { url: `https://${listen}/pgbapi`, stop };
+  const parameters = {
+    url: `https://${listen}/pgbapi`,
+    'client-cert': client.cert,
+    'client-key': client.key,
+    'ca-cert': ca.cert,
+  };
+  return { parameters, stop };
 }
 
 /** @returns whether something listens on `host:port` */

@@ -1,32 +1,30 @@
 /**
- * Patroni as second witness, from end to end: real nodes whose REST API requires a client certificate, a real Barman, and the function in
- * the process of the test, with a short interval of its heartbeat. Only the HTTP interface of pg-backup-api is a stand-in.
- * The rows share one cluster, and each has a function of its own.
+ * Patroni as second witness, from end to end: real nodes whose REST API requires a client certificate, a real
+ * Barman, and the function in the process of the test, with a short interval of its heartbeat. Only the HTTP
+ * interface of pg-backup-api is a stand-in. The rows share one cluster, and each has a function of its own.
  */
 
 import { readFileSync, writeFileSync } from 'node:fs';
-import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, inject, test } from 'vitest';
+import { ALARMS, DEFAULTS } from '../../infra/monitoring/alarms.ts';
 import { documentedCommand, expectedOf, fill, limitOf } from '../documentation.ts';
 import type { FunctionUnderTest } from '../integration/function.ts';
 import { CertificateAuthority } from '../stand-ins/certificates.ts';
 import { createSecret } from '../stand-ins/webhook.ts';
-import { Cluster, type NodeName, other } from './cluster.ts';
-import type { RestTls } from './cluster-files.ts';
+import { startCluster } from './cluster.ts';
+import type { NodeName, RestTls } from './cluster-files.ts';
+import { type Endpoint, startEndpoint } from './endpoint.ts';
 import { type Beat, type Observer, PROMOTION, startObserver } from './observer.ts';
-import { TlsProxy } from './tls-proxy.ts';
+import { other, type PatroniCluster } from './patroni-cluster.ts';
+import { until } from './processes.ts';
 
 const MODELS = { node1: 'pg:node1', node2: 'pg:node2' };
-const { ALARMS, DEFAULTS } = createRequire(import.meta.url)('../../infra/monitoring/alarms.cjs') as {
-  ALARMS: Record<string, Record<string, object>>;
-  DEFAULTS: { EvaluationPeriods: number; Threshold: number };
-};
 const secret = createSecret();
 let tls: RestTls;
-let proxy: TlsProxy;
-let cluster: Cluster;
+let endpoint: Endpoint;
+let cluster: PatroniCluster;
 let callbackOptions: readonly string[];
 /** The function of the row that runs, and what it answered to callbacks. */
 let current: FunctionUnderTest | undefined;
@@ -35,27 +33,27 @@ let answers: { exit_code?: number }[] = [];
 beforeAll(async () => {
   const ca = await CertificateAuthority.create();
   tls = { ca: ca.cert, server: await ca.server(), client: await ca.client() };
-  proxy = await TlsProxy.start(ca, async (body, headers) => {
+  endpoint = await startEndpoint(async (body, headers) => {
     if (!current) return { status: 503, response: {} };
     const { statusCode, response } = await current.webhook(body, { headers });
     answers.push(response as { exit_code?: number });
     return { status: statusCode, response };
-  });
+  }, tls.server);
   const caFile = join(inject('folder'), 'observation-ca.pem');
   writeFileSync(caFile, ca.cert);
-  callbackOptions = ['--url', proxy.url, '--ca-file', caFile];
-  cluster = await Cluster.start({ callback: callbackOptions, secret, tls });
+  callbackOptions = ['--url', endpoint.url, '--ca-file', caFile];
+  cluster = await startCluster({ callback: callbackOptions, secret, tls });
 }, 200_000);
 
 afterAll(async () => {
   await cluster?.stop();
-  await proxy?.close();
+  await endpoint?.[Symbol.asyncDispose]();
 }, 120_000);
 
 /** Starts the function of a row, for a cluster; its name is the one of the parameter, and Patroni's scope. */
 async function startRow(of = cluster, name = 'main', { clientCertificate = true } = {}): Promise<Observer> {
   const { cert, key } = tls.client;
-  const row = await startObserver((server, model) => of.configSwitch(server, model), {
+  const row = await startObserver((server, model) => of.barman.configSwitch(server, model), {
     'patroni-ca-cert': tls.ca,
     ...(clientCertificate && { 'patroni-client-cert': cert, 'patroni-client-key': key }),
     [`clusters/${name}`]: JSON.stringify({ servers: { main: MODELS }, patroni: of.restUrls, secret }),
@@ -85,16 +83,11 @@ async function startInSync(): Promise<Observer & { readonly leader: NodeName }> 
   }
 }
 
-/** Polls a condition. @throws Error with the message after the time-out (ms) */
-async function until(condition: () => unknown, message: string, timeout = 60_000): Promise<void> {
-  await expect.poll(async () => Boolean(await condition()), { timeout, interval: 100, message }).toBe(true);
-}
-
 /** Whether a node has the slot `barman`. */
 const hasSlot = async (name: NodeName) =>
-  (
-    await cluster.query(name, "SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'barman'")
-  ).trim() === '1';
+  (await cluster.query(name, "SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'barman'")) === '1';
+const isKnown = ({ observed }: Beat) => observed.unknown.length === 0;
+const isStreaming = ({ metrics }: Beat) => metrics.NotStreaming === 0;
 /** Whether a callback of this row has led to a switch that is DONE. */
 const switchDone = () => answers.some(({ exit_code }) => exit_code === 0);
 const seconds = (from: number, to = Date.now()) => `${((to - from) / 1_000).toFixed(1)} s`;
@@ -109,23 +102,6 @@ function printedFor(cause: string): RegExp {
   const words = /^\| `([^`]+)`/.exec(row ?? '')?.[1];
   if (!words) throw new Error(`docs/operations.md does not say what is printed if ${cause}`);
   return new RegExp(words.replace(/[.*+?^$()|[\]{}\\]/g, '\\$&').replaceAll('…', '.*'));
-}
-
-/** What `barman receive-wal` prints in five seconds, by the documented command. */
-function receiveWal(): Promise<string> {
-  const command = documentedCommand('docs/operations.md', 'sudo -u barman barman receive-wal');
-  const words = fill(command, { 'sudo -u barman barman ': '', SERVER: 'main' });
-  return cluster.barman(5_000, ...words.split(' '));
-}
-
-/** What it prints if Barman does not stream. For a moment it may be the one that `barman cron` starts that finds the cause. */
-async function causeByReceiveWal(): Promise<string> {
-  let printed = '';
-  await until(async () => {
-    printed = await receiveWal();
-    return !printed.includes('already running');
-  }, 'receive-wal is always running');
-  return printed;
 }
 
 test('the leader › is unknown without the client certificate that the REST API requires, and the reason says so', async () => {
@@ -150,7 +126,7 @@ test('the callback › exits with 4 for a Barman server of another cluster, and 
   row.run.host.put({
     'clusters/other': JSON.stringify({ servers: { other: MODELS }, secret: createSecret() }),
   });
-  const before = { model: cluster.active, operations: api.operations() };
+  const before = { model: cluster.barman.active, operations: api.operations() };
   const { code, output } = await cluster.callback(
     // It tries a refusal again: the function may not know a new server yet.
     ...['--secret-file', join(cluster.folder, 'webhook-secret'), '--max-retries', '1'],
@@ -159,7 +135,7 @@ test('the callback › exits with 4 for a Barman server of another cluster, and 
   );
   expect(output).toMatch(/clusters\/main may not switch Barman server other; add the server there/);
   expect(code).toBe(4);
-  expect({ model: cluster.active, operations: api.operations() }).toEqual(before);
+  expect({ model: cluster.barman.active, operations: api.operations() }).toEqual(before);
   expect(await row.run.ledger.get('other', AbortSignal.timeout(5_000))).toBeUndefined();
 });
 
@@ -169,24 +145,27 @@ test('Barman › is set to the leader again within four heartbeats after a repli
   const start = Date.now();
   // One heartbeat stands for one minute.
   const [, leadersModel = ''] = expectedOf('on the Barman host: `barman config-switch').split('; ');
-  expect(await cluster.configSwitch('main', `pg:${other(leader)}`)).toBe(true);
+  expect(await cluster.barman.configSwitch('main', `pg:${other(leader)}`)).toBe(true);
   await until(async () => !(await cluster.streamingSince(leader)), 'Barman still streams from the leader');
   await cluster.barmanStreams(other(leader));
-  console.log(`replica by hand: receive-wal prints ${await receiveWal()}`);
+  console.log(`replica by hand: receive-wal prints ${await cluster.barman.receiveWal()}`);
   const beats = row.beats();
   await until(() => beats.all.some(({ applied }) => applied === 1), 'the model is not applied again');
   const count = beats.all.findIndex(({ applied }) => applied === 1) + 1;
   expect(count).toBeLessThanOrEqual(limitOf(leadersModel) / 60_000);
   for (const { observed } of beats.all.slice(0, count)) {
-    expect(observed).toMatchObject({ reconciled: [], notStreaming: [{ server: 'main' }], unknown: [] });
+    expect(observed).toMatchObject({
+      reconciled: [],
+      notStreaming: [{ barman_server: 'main' }],
+      unknown: [],
+    });
   }
-  expect(cluster.active.model).toBe(`pg:${leader}`);
+  expect(cluster.barman.active.model).toBe(`pg:${leader}`);
   const streams = await cluster.barmanStreams(leader);
   console.log(
     `replica by hand: Barman streams from the leader after ${count} heartbeats, ${seconds(start, streams)}`,
   );
-  const seen = beats.all.length;
-  await until(() => beats.all.slice(seen).at(-1)?.metrics.NotStreaming === 0, 'it is still not streaming');
+  await beats.next(isStreaming, 'it is still not streaming');
 });
 
 test('Barman › does not stream after a switchover to a node without the slot, until the command of the documentation was run', async () => {
@@ -197,7 +176,7 @@ test('Barman › does not stream after a switchover to a node without the slot, 
   await until(async () => !(await hasSlot(other(leader))), 'the replica still has the slot');
   expect(await cluster.switchover()).toBe(other(leader));
   await until(switchDone, 'no event has switched');
-  expect(cluster.active.model).toBe(`pg:${other(leader)}`);
+  expect(cluster.barman.active.model).toBe(`pg:${other(leader)}`);
   const start = Date.now();
 
   const beats = row.beats();
@@ -211,9 +190,9 @@ test('Barman › does not stream after a switchover to a node without the slot, 
   await until(alarm, 'the metric does not raise the alarm');
   console.log(`slot missing: the alarm would come after ${seconds(start)}`);
   for (const { observed } of beats.all.slice(-EvaluationPeriods)) {
-    expect(observed).toMatchObject({ reconciled: [], notStreaming: [{ server: 'main' }] });
+    expect(observed).toMatchObject({ reconciled: [], notStreaming: [{ barman_server: 'main' }] });
   }
-  const printed = await causeByReceiveWal();
+  const printed = await cluster.barman.whyNotStreaming();
   console.log(`slot missing: receive-wal prints ${printed}`);
   expect(printed).toMatch(printedFor('the new leader has no slot'));
 
@@ -222,9 +201,8 @@ test('Barman › does not stream after a switchover to a node without the slot, 
   await cluster.patronictl(...fill(remedy, { 'patronictl ': '', CLUSTER: 'main' }).split(' '));
   await cluster.barmanStreams(other(leader));
   console.log(`slot missing: Barman streams ${seconds(remedied)} after the remedy`);
-  const seen = beats.all.length;
-  await until(() => beats.all.slice(seen).at(-1)?.metrics.NotStreaming === 0, 'it is still not streaming');
-  const running = await receiveWal();
+  await beats.next(isStreaming, 'it is still not streaming');
+  const running = await cluster.barman.receiveWal();
   console.log(`streaming: receive-wal prints ${running}`);
   expect(running).toMatch(printedFor('it streams from another node'));
   // The rows that follow need it.
@@ -238,10 +216,10 @@ test('Barman › does not stream after a promotion by hand that Patroni has undo
   await cluster.caughtUp();
   await cluster.patronictl('pause', 'main', '--wait');
   await cluster.pgCtl(replica, 'promote');
-  expect(await cluster.configSwitch('main', `pg:${replica}`)).toBe(true);
+  expect(await cluster.barman.configSwitch('main', `pg:${replica}`)).toBe(true);
   await cluster.barmanStreams(replica);
   const file = await cluster.writeWal(replica);
-  await until(() => cluster.received(`${file}.partial`), 'Barman does not receive WAL of the replica');
+  await until(() => cluster.barman.received(`${file}.partial`), 'Barman does not receive WAL of the replica');
   const prefix = file.slice(0, 8);
   const timeline = Number.parseInt(prefix, 16);
   // Patroni keeps its leader, and makes the other one a replica again.
@@ -249,33 +227,29 @@ test('Barman › does not stream after a promotion by hand that Patroni has undo
   expect(await cluster.healthy()).toBe(leader);
 
   const beats = row.beats();
-  await until(() => cluster.active.model === `pg:${leader}`, 'the model is not applied again');
-  const applied = beats.all.length;
-  await until(
-    () => beats.all.slice(applied + 1).at(-1)?.metrics.NotStreaming === 1,
-    'no heartbeat reports it',
-  );
-  const printed = await causeByReceiveWal();
+  await until(() => cluster.barman.active.model === `pg:${leader}`, 'the model is not applied again');
+  await beats.next(({ metrics }) => metrics.NotStreaming === 1, 'no heartbeat reports it');
+  const printed = await cluster.barman.whyNotStreaming();
   console.log(`timeline ${timeline} of a promotion by hand: receive-wal prints ${printed}`);
   expect(printed).toMatch(printedFor('Barman had streamed from a node that was promoted by hand'));
   expect(printed).toContain(`starting timeline ${timeline} `);
 
   const remedied = Date.now();
-  await cluster.moveTimelineAway(timeline);
+  await cluster.barman.moveTimelineAway(timeline);
   await cluster.barmanStreams(leader);
   console.log(`timeline ${timeline}: Barman streams ${seconds(remedied)} after the remedy`);
-  const seen = beats.all.length;
-  await until(() => beats.all.slice(seen).at(-1)?.metrics.NotStreaming === 0, 'it is still not streaming');
+  await beats.next(isStreaming, 'it is still not streaming');
   // The next promotion begins a timeline with the same number.
   await cluster.caughtUp();
   expect(await cluster.switchover()).toBe(replica);
   await until(switchDone, 'no event has switched');
   await cluster.barmanStreams(replica);
   await cluster.walArrives(replica);
-  await until(() => cluster.received(`${prefix}.history`), 'Barman has no history of the timeline');
+  await until(() => cluster.barman.received(`${prefix}.history`), 'Barman has no history of the timeline');
   expect(await cluster.writeWal(replica)).toMatch(new RegExp(`^${prefix}`));
-  // It may refuse the end of the leader's old timeline, a `.partial` file: it has one from when it was set to the replica.
-  expect(cluster.barmanLog()).not.toMatch(new RegExp(`\\b${prefix}\\S* is already present`));
+  // It may refuse the end of the leader's old timeline, a `.partial` file: it has one from when it was set to
+  // the replica.
+  expect(cluster.barman.log()).not.toMatch(new RegExp(`\\b${prefix}\\S* is already present`));
 });
 
 test('Barman › is set once by the event after the leader was killed, and by no heartbeat meanwhile', async () => {
@@ -283,27 +257,25 @@ test('Barman › is set once by the event after the leader was killed, and by no
   const { leader } = row;
   await until(() => hasSlot(other(leader)), 'the replica has no slot');
   await cluster.caughtUp();
-  const before = { models: cluster.activeModels.length, operations: row.run.host.api.operations().length };
+  const before = { models: cluster.barman.changes.length, operations: row.run.host.api.operations().length };
   const beats = row.beats();
   await cluster.kill(leader);
   const killed = Date.now();
   await until(switchDone, 'no event has switched');
   const switched = Date.now();
   await cluster.barmanStreams(other(leader));
-  // Until a heartbeat that began after the switch knows the leader, and that Barman streams from it.
-  const settled = ({ at, observed, metrics }: Beat) =>
-    at > switched && observed.unknown.length === 0 && metrics.NotStreaming === 0;
-  await until(() => beats.all.some(settled), 'the leader is still unknown');
-  console.log(
-    `leader killed: event after ${seconds(killed, switched)}, ${beats.all.length} heartbeats, leader unknown in ${beats.all.filter(({ observed }) => observed.unknown.length > 0).length}`,
-  );
+  // Until a heartbeat knows the leader, and that Barman streams from it.
+  await beats.next((beat) => isKnown(beat) && isStreaming(beat), 'the leader is still unknown');
+  const unknown = beats.all.filter((beat) => !isKnown(beat)).length;
+  const count = `${beats.all.length} heartbeats, leader unknown in ${unknown}`;
+  console.log(`leader killed: event after ${seconds(killed, switched)}, ${count}`);
   // Nor does any while the old leader comes back.
-  await cluster.startNode(leader);
+  cluster.startNode(leader);
   await cluster.healthy();
   await beats.stop();
   expect(beats.all.flatMap(({ observed }) => observed.reconciled)).toEqual([]);
   expect(beats.all.map(({ applied }) => applied)).not.toContain(1);
-  expect(cluster.activeModels.slice(before.models).map(({ model }) => model)).toEqual([
+  expect(cluster.barman.changes.slice(before.models).map(({ model }) => model)).toEqual([
     `pg:${other(leader)}`,
   ]);
   expect(row.run.host.api.operations().slice(before.operations)).toMatchObject([
@@ -318,20 +290,20 @@ test('the leader › is unknown while etcd hangs in failsafe mode, nothing is ch
   await cluster.patronictl('edit-config', '--force', '-s', 'failsafe_mode=true', 'main');
   // Each node has read whom it has to ask in failsafe mode.
   await until(async () => {
-    const bodies = await Promise.all([cluster.ask('node1', 'failsafe'), cluster.ask('node2', 'failsafe')]);
-    return bodies.every(({ status, body }) => status === 200 && /node1.*node2|node2.*node1/s.test(body));
+    const asked = cluster.names.map((name) => cluster.rest(name, 'GET', 'failsafe').catch(() => ({})));
+    return (await Promise.all(asked)).every((members) => Object.keys(members as object).length === 2);
   }, 'failsafe mode is not active');
-  const before = { operations: api.operations(), model: cluster.active };
+  const before = { operations: api.operations(), model: cluster.barman.active };
   const beats = row.beats();
-  await until(() => beats.all.length > 0, 'no heartbeat');
-  const resume = await cluster.suspendEtcd();
+  await beats.next(isKnown, 'no heartbeat');
+  await cluster.signal('etcd', 'etcd', 'SIGSTOP');
   const stopped = Date.now();
   try {
     await sleep(60_000);
     // Failsafe mode has kept the primary.
-    expect(await cluster.query(row.leader, 'SELECT pg_is_in_recovery()')).toBe('f\n');
+    expect(await cluster.query(row.leader, 'SELECT pg_is_in_recovery()')).toBe('f');
   } finally {
-    resume();
+    await cluster.signal('etcd', 'etcd', 'SIGCONT');
   }
   const during = beats.all.filter(({ at }) => at > stopped);
   const unknown = during.filter(({ observed }) => observed.unknown.length > 0);
@@ -350,10 +322,9 @@ test('the leader › is unknown while etcd hangs in failsafe mode, nothing is ch
     });
     expect(metrics).toMatchObject({ LeaderUnknown: 1, Reconciled: 0, NotStreaming: 0 });
   }
-  expect({ operations: api.operations(), model: cluster.active }).toEqual(before);
+  expect({ operations: api.operations(), model: cluster.barman.active }).toEqual(before);
   const resumed = Date.now();
-  const known = ({ at, observed }: Beat) => at > resumed && observed.unknown.length === 0;
-  await until(() => beats.all.some(known), 'the leader is still unknown', 90_000);
+  await beats.next(isKnown, 'the leader is still unknown', 90_000);
   console.log(`etcd is back: the leader is known after ${seconds(resumed)}`);
   await cluster.barmanStreams(await cluster.healthy());
 });
@@ -361,37 +332,40 @@ test('the leader › is unknown while etcd hangs in failsafe mode, nothing is ch
 test('Barman › is set to the new standby leader after a switchover in a standby cluster, by its event, or by the heartbeat without one', async () => {
   const upstream = await cluster.healthy();
   await using stack = new AsyncDisposableStack();
-  const standbyOf = cluster.postgresPort(upstream);
+  const standbyOf = cluster.address(upstream).postgres;
   const options = { callback: callbackOptions, secret, tls, scope: 'dr', standbyOf };
-  const standby = stack.adopt(await Cluster.start(options), (one) => one.stop());
+  const standby = stack.adopt(await startCluster(options), (one) => one.stop());
   const row = stack.use(await startRow(standby, 'dr'));
   const beats = row.beats();
   const leader = await standby.healthy();
   // No event has ever named the server.
-  await until(() => standby.active.model === `pg:${leader}`, 'Barman is not set to the standby leader');
+  await until(
+    () => standby.barman.active.model === `pg:${leader}`,
+    'Barman is not set to the standby leader',
+  );
   await standby.barmanStreams(leader);
-  await until(() => beats.all.at(-1)?.metrics.NotStreaming === 0, 'it is not streaming');
+  await beats.next(isStreaming, 'it is not streaming');
   // Without an event.
-  const restore = standby.disableCallbacks();
+  standby.disableCallbacks();
   const start = Date.now();
   expect(await standby.switchover()).toBe(other(leader));
-  // The first observation counts as a role change of half a minute before it, and another has to wait for one minute after that.
-  await until(() => standby.active.model === `pg:${other(leader)}`, 'Barman does not follow', 90_000);
+  // The first observation counts as a role change of half a minute before it, and another has to wait for one
+  // minute after that.
+  await until(() => standby.barman.active.model === `pg:${other(leader)}`, 'Barman does not follow', 90_000);
   console.log(
-    `standby cluster: Barman's active model ${seconds(start, standby.active.at)} after the switchover began`,
+    `standby cluster: Barman's active model ${seconds(start, standby.barman.active.at)} after the switchover began`,
   );
   await standby.barmanStreams(other(leader));
-  const seen = beats.all.length;
-  await until(() => beats.all.slice(seen).at(-1)?.metrics.NotStreaming === 0, 'it is not streaming');
+  await beats.next(isStreaming, 'it is not streaming');
   expect(beats.all.flatMap(({ observed }) => observed.reconciled)).toMatchObject([
     { message: expect.stringContaining(`Patroni's leader is ${leader}:`) },
     { message: expect.stringContaining(`Patroni's leader is ${other(leader)}:`) },
   ]);
   // With an event.
-  restore();
+  standby.enableCallbacks();
   answers = [];
   expect(await standby.switchover()).toBe(leader);
   await until(switchDone, 'no event has switched');
   await standby.barmanStreams(leader);
-  expect(standby.active.model).toBe(`pg:${leader}`);
+  expect(standby.barman.active.model).toBe(`pg:${leader}`);
 });

@@ -4,6 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { ObservationResult } from '../../functions/config-switch/reconcile/observe.ts';
 import { type FunctionUnderTest, type LogLine, PROMOTION, startFunction } from '../integration/function.ts';
 import type { PgBackupApiOptions } from '../stand-ins/pg-backup-api.ts';
+import { until } from './processes.ts';
 
 export { PROMOTION };
 
@@ -19,11 +20,25 @@ export interface Beat {
   readonly metrics: LogLine;
 }
 
+/** Heartbeats, one each interval. */
+export interface Beats {
+  /** Those so far. */
+  readonly all: readonly Beat[];
+  /**
+   * Waits for a heartbeat that begins from now on and is as expected.
+   *
+   * @param limit ms
+   * @throws Error with the message if there is none within the limit
+   */
+  next(expected: (beat: Beat) => boolean, message: string, limit?: number): Promise<void>;
+  stop(): Promise<void>;
+}
+
 export interface Observer extends AsyncDisposable {
   readonly run: FunctionUnderTest;
   beat(): Promise<Beat>;
-  /** Runs heartbeats, one each interval, until `stop`. @returns those so far */
-  beats(): { readonly all: readonly Beat[]; stop(): Promise<void> };
+  /** Runs heartbeats until `stop`. */
+  beats(): Beats;
 }
 
 /**
@@ -64,7 +79,11 @@ export async function startObserver(
           await sleep(pause, undefined, { signal: ended.signal }).catch(() => {});
         }
       })();
-      return { all, stop };
+      const next: Beats['next'] = (expected, message, limit) => {
+        const start = Date.now();
+        return until(() => all.some((one) => one.at >= start && expected(one)), message, limit);
+      };
+      return { all, next, stop };
     },
     [Symbol.asyncDispose]: async () => {
       await stop();

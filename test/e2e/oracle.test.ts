@@ -1,7 +1,7 @@
 /**
- * Compares the function with the real `patroni_barman config-switch`, with the same inputs and the same pg-backup-api: every role,
- * switch_when, target and ending of the operation. The table of differences in docs/development.md comes from this test:
- * UPDATE_DOCS=1 writes it.
+ * Compares the function with the real `patroni_barman config-switch`, with the same inputs and the same
+ * pg-backup-api: every role, switch_when, target and ending of the operation. The table of differences in
+ * docs/development.md comes from this test: UPDATE_DOCS=1 writes it.
  */
 
 import { execFile } from 'node:child_process';
@@ -10,15 +10,9 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, inject, test } from 'vitest';
 import { ExitCode } from '../../functions/config-switch/exit-code.ts';
-import { MODELS } from '../stand-ins/barman-host.ts';
+import { startFunction } from '../integration/function.ts';
+import { inOneCluster, MODELS } from '../stand-ins/barman-host.ts';
 import { PgBackupApiStandIn } from '../stand-ins/pg-backup-api.ts';
-
-Object.assign(process.env, {
-  AWS_REGION: 'eu-central-1',
-  AWS_ACCESS_KEY_ID: 'test',
-  AWS_SECRET_ACCESS_KEY: 'test',
-});
-const { startFunction } = await import('../integration/function.ts');
 
 const ROLES = ['primary', 'promoted', 'master', 'standby_leader', 'replica', 'demoted'];
 /** The values that the command has, each with the roles that match it. */
@@ -51,7 +45,7 @@ interface Case {
   readonly switchWhen: string;
   readonly target: string;
   readonly ending: Ending;
-  /** What the command's documentation says (patroni.scripts.barman.config_switch, ExitCode and its order of checks). */
+  /** What the command documents (patroni.scripts.barman.config_switch, ExitCode and its order of checks). */
   readonly documented: ExitCode;
 }
 
@@ -76,19 +70,16 @@ function documented(role: string, switchWhen: string, target: string, ending: En
   return ending === 'FAILED' ? ExitCode.CONFIG_SWITCH_FAILED : ExitCode.HTTP_ERROR;
 }
 
-/** Each run of a case has its own Barman server, because two operations of one server cannot begin in the same second. */
+const UNKNOWN = 'unknown';
+/** A Barman server for each run: two operations of one server cannot begin in the same second. */
 const serverOf = (subject: 'command' | 'function', { index, ending }: Case) =>
-  ending === 'unknown server' ? 'unknown' : `${subject}${index}`;
+  ending === 'unknown server' ? UNKNOWN : `${subject}${index}`;
 const apis = new Map<Ending, PgBackupApiStandIn>();
 const urlOf = (ending: Ending) => (apis.get(ending) ?? apis.get('DONE'))?.url ?? '';
 
 beforeAll(async () => {
-  const servers = Object.fromEntries(
-    cases.flatMap((one) =>
-      (['command', 'function'] as const).map((subject) => [serverOf(subject, one), { cluster: 'main' }]),
-    ),
-  );
-  delete servers.unknown;
+  const names = cases.flatMap((one) => [serverOf('command', one), serverOf('function', one)]);
+  const servers = inOneCluster(names.filter((name) => name !== UNKNOWN));
   const options = { servers, models: MODELS, operationTime: OPERATION_TIME };
   apis.set('DONE', await PgBackupApiStandIn.start(options));
   const failing = async () => {
@@ -199,8 +190,10 @@ test('the function › ends with the ExitCode that patroni_barman documents, and
   expect(cases.filter(({ index, documented }) => exitCodes[index] !== documented)).toEqual([]);
 
   const differing = cases.filter(({ index, documented }) => exits[index]?.code !== documented);
+  const count = cases.length;
   const table = [
-    `Of ${cases.length} cases the function ends with the documented ExitCode in ${cases.length}, \`patroni_barman\` in ${cases.length - differing.length}:`,
+    `Of ${count} cases the function ends with the documented ExitCode in ${count}, ` +
+      `\`patroni_barman\` in ${count - differing.length}:`,
     '',
     '| role and `switch_when` | model or reset | operation or API | documented | the function | `patroni_barman` |',
     '| --- | --- | --- | --- | --- | --- |',

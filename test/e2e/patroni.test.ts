@@ -1,6 +1,7 @@
 /**
- * A role change from end to end: Patroni promotes a node, its callback calls the deployed function, and a real Barman follows.
- * Only the HTTP interface of pg-backup-api is a stand-in, behind nginx as in docs/examples.
+ * A role change from end to end: Patroni promotes a node, its callback calls the deployed function, and a
+ * real Barman follows. Only the HTTP interface of pg-backup-api is a stand-in, behind nginx as in
+ * docs/examples.
  */
 
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -20,76 +21,52 @@ import { MODELS } from '../stand-ins/barman-host.ts';
 import { CertificateAuthority } from '../stand-ins/certificates.ts';
 import { PgBackupApiStandIn } from '../stand-ins/pg-backup-api.ts';
 import { createSecret } from '../stand-ins/webhook.ts';
-import { Cluster, type NodeName, other } from './cluster.ts';
-import { Deployment, shell } from './deployment.ts';
+import { startCluster } from './cluster.ts';
+import type { NodeName } from './cluster-files.ts';
+import { Deployment, PARAMETERS, shell } from './deployment.ts';
+import { type Endpoint, startEndpoint } from './endpoint.ts';
 import { type Nginx, startNginx } from './nginx.ts';
+import { other, type PatroniCluster } from './patroni-cluster.ts';
 import { asRoot } from './processes.ts';
-import { freePort } from './setup.ts';
-import { TlsProxy } from './tls-proxy.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'barman-config-switch-patroni-'));
 const caFile = join(inject('folder'), 'callback-ca.pem');
-const stage = new Deployment('patroni', {
-  vpc: 'vpc-0123456789abcdef0',
-  subnets: 'subnet-0123456789abcdef0',
-  'barman-host': '127.0.0.1/32',
-  'ssm-access': 'nat',
-  'ledger-access': 'nat',
-});
+const stage = new Deployment('patroni', PARAMETERS);
 const secret = createSecret();
 let ca: CertificateAuthority;
 let api: PgBackupApiStandIn;
 let nginx: Nginx;
-let proxy: TlsProxy;
-let cluster: Cluster;
+let endpoint: Endpoint;
+let cluster: PatroniCluster;
 
 beforeAll(async () => {
   ca = await CertificateAuthority.create();
   api = await PgBackupApiStandIn.start({
     models: MODELS,
-    barman: (server, model) => cluster.configSwitch(server, model),
+    barman: (server, model) => cluster.barman.configSwitch(server, model),
   });
   nginx = await startNginx({
     folder: join(folder, 'nginx'),
-    listen: `127.0.0.1:${await freePort()}`,
     upstream: new URL(api.url).host,
-    ca: ca.cert,
-    server: await ca.server(),
+    ca,
   });
   await stage.deploy();
-  const client = await ca.client();
-  for (const [name, value] of Object.entries({
-    url: nginx.url,
-    'client-cert': client.cert,
-    'client-key': client.key,
-    'ca-cert': ca.cert,
-    'webhook-secret': secret,
-  })) {
-    writeFileSync(join(folder, name), value, { mode: 0o600 });
-    await shell(
-      `aws ssm put-parameter --type SecureString --name /barman-config-switch/patroni/${name} --value file://${name}`,
-      folder,
-    );
-  }
-  proxy = await TlsProxy.start(ca, (body, headers) => stage.post(body, headers));
+  await stage.putParameters({ ...nginx.parameters, 'webhook-secret': secret });
+  endpoint = await startEndpoint((body, headers) => stage.post(body, headers), await ca.server());
   writeFileSync(caFile, ca.cert);
-  cluster = await Cluster.start({
-    callback: ['--url', proxy.url, '--ca-file', caFile],
+  cluster = await startCluster({
+    callback: ['--url', endpoint.url, '--ca-file', caFile],
     secret,
     clocks: { node2: 240 },
   });
   // The function reads it within five minutes, before the test that needs it.
   const settings = { servers: { main: { node1: 'pg:node1', node2: 'pg:node2' } }, patroni: cluster.restUrls };
-  writeFileSync(join(folder, 'cluster.json'), JSON.stringify(settings));
-  await shell(
-    'aws ssm put-parameter --type SecureString --name /barman-config-switch/patroni/clusters/main --value file://cluster.json',
-    folder,
-  );
+  await stage.putParameters({ 'clusters/main': JSON.stringify(settings) });
 }, 400_000);
 
 afterAll(async () => {
   await cluster?.stop();
-  await proxy?.close();
+  await endpoint?.[Symbol.asyncDispose]();
   await nginx?.stop();
   await api?.close();
   await stage.remove();
@@ -97,8 +74,8 @@ afterAll(async () => {
 }, 120_000);
 
 /**
- * Waits until Barman follows a node: active model, connection and WAL. Prints how long the model took from the promotion, and
- * how long Barman's WAL sender.
+ * Waits until Barman follows a node: active model, connection and WAL. Prints how long the model took from
+ * the promotion, and how long Barman's WAL sender.
  *
  * @param title of the line that is printed
  * @param timeout for the active model (ms)
@@ -111,16 +88,21 @@ async function barmanFollows(
   promoted?: number,
 ): Promise<void> {
   await expect
-    .poll(() => cluster.active.model, { timeout, interval: 20, message: `${title}\n${cluster.logs()}` })
+    .poll(() => cluster.barman.active.model, {
+      timeout,
+      interval: 20,
+      message: `${title}\n${cluster.logs()}`,
+    })
     .toBe(`pg:${name}`);
-  const took = cluster.active.at - (promoted ?? cluster.promotedAt(name));
+  const took = cluster.barman.active.at - (promoted ?? cluster.promotedAt(name));
   console.log(`${title}: ${(took / 1_000).toFixed(1)} s from the promotion to Barman's active model`);
-  expect(await cluster.followedNode()).toBe(name);
+  const servers = await cluster.barman.run(60_000, 'show-servers', 'main');
+  expect(servers).toMatch(new RegExp(`^\\s*conninfo: .*port=${cluster.address(name).postgres}\\b`, 'm'));
   const streams = (await cluster.barmanStreams(name)) - (promoted ?? cluster.promotedAt(name));
   console.log(`${title}: ${(streams / 1_000).toFixed(1)} s from the promotion to Barman's WAL sender`);
   await cluster.walArrives(name);
   // Nothing that arrived late has set Barman back meanwhile.
-  expect(cluster.active.model).toBe(`pg:${name}`);
+  expect(cluster.barman.active.model).toBe(`pg:${name}`);
 }
 
 /** Runs the callback by hand. @returns its exit status and output */
@@ -135,7 +117,11 @@ function callback(model: string, ...options: string[]): Promise<{ code: number; 
 /** How late a heartbeat of the emulator may be on a busy machine (ms). */
 const LATE = 30_000;
 /** The last line of a node's callback. */
-const lastLine = (name: NodeName) => cluster.callbackLog(name).trimEnd().split('\n').at(-1);
+const lastLine = (name: NodeName) =>
+  readFileSync(join(cluster.folder, `${name}-callback.log`), 'utf8')
+    .trimEnd()
+    .split('\n')
+    .at(-1);
 /** Runs the ledger's command line. @returns its output */
 const ledger = (words = '') => shell(`npm run ledger -- --stage ${stage.stage} ${words}`);
 
@@ -149,13 +135,13 @@ test('Barman › follows a failover after the leader was killed', async () => {
   await cluster.caughtUp();
   await cluster.kill(leader);
   await barmanFollows(other(leader), 'failover', 120_000);
-  await cluster.startNode(leader);
+  cluster.startNode(leader);
   await cluster.healthy();
 }, 400_000);
 
 test('Barman › follows a switchover although the function is unreachable for the first 15 s', async () => {
   await cluster.healthy();
-  const listenAgain = await proxy.refuse();
+  const listenAgain = await endpoint.refuse();
   const leader = await cluster.switchover();
   await sleep(15_000);
   await listenAgain();
@@ -200,7 +186,7 @@ test('Barman › follows the last of three switchovers in a row, as fast as Patr
 
 test('the callback › exits with 3 for a wrong secret and names the cause, and Barman is not changed', async () => {
   const before = {
-    model: cluster.active.model,
+    model: cluster.barman.active.model,
     requests: api.requests.filter(({ method }) => method === 'POST').length,
   };
   const wrong = join(folder, 'wrong');
@@ -210,35 +196,32 @@ test('the callback › exits with 3 for a wrong secret and names the cause, and 
   expect(code).toBe(3);
   expect(output).toMatch(/401.*secret.*retrying/);
   expect(output).toMatch(/401.*secret.*giving up/);
-  expect(cluster.active.model).toBe(before.model);
+  expect(cluster.barman.active.model).toBe(before.model);
   expect(api.requests.filter(({ method }) => method === 'POST')).toHaveLength(before.requests);
-  const metrics = `aws logs filter-log-events --log-group-name /aws/lambda/${stage.name} --output text`;
-  await expect
-    .poll(async () => (await shell(metrics)).includes('"WebhookRejected":1'), { timeout: 30_000 })
-    .toBe(true);
+  await expect.poll(() => stage.logs(), { timeout: 30_000 }).toContain('"WebhookRejected":1');
 });
 
 test('the callback › changes nothing with --dry-run, by the command in the README, and prints what it says', async () => {
-  const { model } = cluster.active;
+  const { model } = cluster.barman.active;
   const another = model === 'pg:node1' ? 'pg:node2' : 'pg:node1';
   // The stand-in knows the model once `barman config-switch` has ended, a moment after Barman.
   await expect.poll(() => api.activeModel(), { timeout: 30_000 }).toBe(model);
   const command = fill(documentedCommand('README.md', 'runuser -u postgres'), {
     ...(!asRoot && { 'runuser -u postgres -- ': '' }),
     '/etc/patroni': cluster.folder,
-    'https://…/config-switch': `${proxy.url} --ca-file ${caFile}`,
+    'https://…/config-switch': `${endpoint.url} --ca-file ${caFile}`,
     'pg:node1': another,
   });
   const output = await shell(`${command} || echo "exit code $?"`);
   expect(output).toContain('exit code 1\n');
   const [, printed = ''] = /^… (INFO: .* dry run: .*)$/m.exec(readFileSync('README.md', 'utf8')) ?? [];
   const words = {
-    'https://…/config-switch': proxy.url,
+    'https://…/config-switch': endpoint.url,
     'apply model pg:node1': `apply model ${another}`,
     'now model pg:node2': `now model ${model}`,
   };
   expect(output).toContain(fill(printed, words));
-  expect(cluster.active.model).toBe(model);
+  expect(cluster.barman.active.model).toBe(model);
 });
 
 test('the callback › writes no secret to a log', () => {
@@ -248,20 +231,20 @@ test('the callback › writes no secret to a log', () => {
 
 test('Barman › follows a switchover by the heartbeat alone, while every callback is disabled', async () => {
   await cluster.healthy();
-  const restore = cluster.disableCallbacks();
+  cluster.disableCallbacks();
   const leader = await cluster.switchover();
   await barmanFollows(leader, 'no callback', limitOf(expectedOf('make the callback unusable')));
-  restore();
+  cluster.enableCallbacks();
 }, 600_000);
 
 test('Barman › follows a failover by the heartbeat alone, after the leader and the callback of the new one were killed', async () => {
   const leader = await cluster.healthy();
   await cluster.caughtUp();
-  const restore = cluster.disableCallbacks();
+  cluster.disableCallbacks();
   await cluster.kill(leader);
   await barmanFollows(other(leader), 'leader and callback killed', 300_000);
-  restore();
-  await cluster.startNode(leader);
+  cluster.enableCallbacks();
+  cluster.startNode(leader);
   await cluster.healthy();
 }, 600_000);
 
@@ -288,7 +271,7 @@ test('the commands for after a failover › show that all is well, and make a ba
   for (const command of commands) {
     const [barman, ...words] = fill(command, { SERVER: 'main' }).split(' ');
     expect(barman).toBe('barman');
-    const output = await cluster.barman(120_000, ...words);
+    const output = await cluster.barman.run(120_000, ...words);
     expect(output, command).not.toMatch(/FAILED|ERROR/);
   }
 }, 400_000);

@@ -1,13 +1,16 @@
-/** Processes of the real software and their files. If the tests run as root, they belong to user postgres: PostgreSQL refuses to run as root. */
+/** Processes of the real software and their files, of user postgres: PostgreSQL refuses to run as root. */
 
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { chmodSync, chownSync, existsSync, openSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 
 /** A command and its arguments. */
 export type CommandLine = readonly [command: string, words: readonly string[]];
 
+/** Debian's folder of PostgreSQL's programs. */
+export const POSTGRESQL = '/usr/lib/postgresql/15/bin';
 /** Whether the tests run as root. */
 export const asRoot = process.getuid?.() === 0;
 
@@ -21,7 +24,7 @@ export async function run([command, words]: CommandLine, timeout = 0): Promise<s
   return (await promisify(execFile)(command, words, { timeout })).stdout;
 }
 
-/** Runs a command. @returns all that it printed until it ended, or until the time limit (ms), whether or not it succeeded */
+/** Runs a command. @returns what it printed until it ended, or failed, or until the time limit (ms) */
 export async function outputOf([command, words]: CommandLine, timeout: number): Promise<string> {
   const { stdout, stderr } = await promisify(execFile)(command, words, { timeout }).catch(
     (error: { stdout: string; stderr: string }) => error,
@@ -33,6 +36,11 @@ export async function outputOf([command, words]: CommandLine, timeout: number): 
 export function startLogged([command, words]: CommandLine, log: string): ChildProcess {
   const file = openSync(log, 'a');
   return spawn(command, words, { stdio: ['ignore', file, file] });
+}
+
+/** @returns whether a process has not ended yet */
+export function isRunning(child: ChildProcess | undefined): child is ChildProcess {
+  return child !== undefined && child.exitCode === null && child.signalCode === null;
 }
 
 /** Writes a file that postgres owns. */
@@ -49,7 +57,7 @@ export function own(file: string, mode: number): void {
   chownSync(file, Number(uid), Number(gid));
 }
 
-/** @returns the ids of all processes that a process has started, and of those that they have started; its own is the last */
+/** @returns the ids of a process and of all that it has started; its own is the last */
 export async function processTree(pid: number): Promise<number[]> {
   const { stdout } = await promisify(execFile)('pgrep', ['-P', String(pid)]).catch(() => ({ stdout: '' }));
   const children = stdout.trim().split('\n').filter(Boolean).map(Number);
@@ -68,5 +76,23 @@ export function send(pid: number, signal: NodeJS.Signals): void {
     if (pid > 0) process.kill(pid, signal);
   } catch {
     // It has already ended.
+  }
+}
+
+/**
+ * Polls a condition.
+ *
+ * @param limit ms
+ * @throws Error with the message if it does not hold within the limit
+ */
+export async function until(
+  condition: () => unknown,
+  message: string | (() => string),
+  limit = 60_000,
+): Promise<void> {
+  const end = performance.now() + limit;
+  while (!(await condition())) {
+    if (performance.now() > end) throw new Error(typeof message === 'string' ? message : message());
+    await sleep(100);
   }
 }

@@ -1,19 +1,18 @@
-/** Setup of the end-to-end tests: the tools from Debian and PyPI, and an emulator of AWS on a free port of loopback. */
+/** Setup of the end-to-end tests: the tools from Debian and PyPI, and an emulator of AWS on loopback. */
 
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, openSync, readFileSync } from 'node:fs';
-import { createServer } from 'node:net';
 import { join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { TestProject } from 'vitest/node';
 import { installFromPyPI, toolFolder } from '../tools.ts';
+import { freePort } from './loopback.ts';
+import { POSTGRESQL } from './processes.ts';
 
 /** Readable by user postgres. */
 export const FOLDER = toolFolder('e2e');
 const REQUIREMENTS = 'test/e2e/requirements.txt';
-/** Debian's folder of PostgreSQL's programs. */
-export const POSTGRESQL = '/usr/lib/postgresql/15/bin';
 /** Time limit for the emulator to listen (ms). */
 const START_TIMEOUT = 60_000;
 
@@ -54,7 +53,7 @@ const PACKAGES: Readonly<Record<string, string>> = {
   '/usr/share/doc/python3-venv': 'python3-venv',
 };
 
-/** Installs what the tests need from Debian and PyPI, where it is missing. @returns the folder of the programs from PyPI */
+/** Installs what the tests need, where it is missing. @returns the folder of the programs from PyPI */
 export function installTools(): string {
   installPackages();
   console.log(`The tools of ${REQUIREMENTS} are installed from PyPI into ${FOLDER}`);
@@ -110,17 +109,6 @@ async function startMinistack(tools: string): Promise<{ endpoint: string; child:
     await sleep(100);
   }
   return { endpoint, child };
-}
-
-/** @returns a port of loopback that is free now */
-export async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const address = server.address();
-  server.close();
-  await once(server, 'close');
-  if (typeof address !== 'object' || address === null) throw new Error('no free port');
-  return address.port;
 }
 
 // Run as a script, it only installs the tools.

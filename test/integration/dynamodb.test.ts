@@ -2,8 +2,8 @@ import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { DynamoDbTable, LedgerClient } from '../../functions/config-switch/aws/dynamodb.ts';
 import type { Change, Comparison, Condition } from '../../functions/config-switch/reconcile/table.ts';
-import { changed, holds } from '../model/world.ts';
 import { startDynamoDb } from '../stand-ins/dynamodb.ts';
+import { changed, holds } from '../stand-ins/memory-table.ts';
 
 const dynamoDb = await startDynamoDb();
 process.env.AWS_ENDPOINT_URL_DYNAMODB = dynamoDb.url;
@@ -30,7 +30,7 @@ const condition: fc.Arbitrary<Condition> = fc.array(fc.array(comparison, { minLe
 });
 
 describe('DynamoDbTable', () => {
-  test('evaluates conditions and changes as the model of the protocol does', async () => {
+  test('evaluates conditions and changes as the table in memory does', async () => {
     await dynamoDb.createLedger('same');
     const table = new DynamoDbTable(new LedgerClient(), 'same');
     let server = 0;

@@ -13,7 +13,9 @@ import { type DynamoDb, startDynamoDb } from '../stand-ins/dynamodb.ts';
 import { loadFunction } from '../stand-ins/load-function.ts';
 import type { PgBackupApiOptions } from '../stand-ins/pg-backup-api.ts';
 import { SsmStandIn } from '../stand-ins/ssm.ts';
-import { httpEvent, signedHeaders } from '../stand-ins/webhook.ts';
+import { httpEvent, PROMOTION, signedHeaders } from '../stand-ins/webhook.ts';
+
+export { PROMOTION };
 
 /** One for each test file, as the SDK reads its endpoint from the environment. */
 const ssm = await SsmStandIn.start();
@@ -22,15 +24,6 @@ const dynamoDb = await startDynamoDb();
 process.env.AWS_ENDPOINT_URL_DYNAMODB = dynamoDb.url;
 
 let count = 0;
-
-/** A payload that leads to a switch. */
-export const PROMOTION = {
-  action: 'on_role_change',
-  role: 'primary',
-  cluster: 'main',
-  barman_server: 'main',
-  barman_model: 'pg:node2',
-};
 
 export interface HttpResponse {
   readonly statusCode: number;

@@ -32,6 +32,7 @@ import {
 } from '../../functions/config-switch/reconcile/reconcile.ts';
 import type { Change, Condition, Table } from '../../functions/config-switch/reconcile/table.ts';
 import { versionOf } from '../../functions/config-switch/version.ts';
+import { changed, holds } from '../stand-ins/memory-table.ts';
 import { connect, type Request, type Response } from './network.ts';
 
 const SERVER = 'main';
@@ -122,31 +123,6 @@ interface Operation {
   readonly event: number;
   /** STUCK: pg-backup-api reports IN_PROGRESS for ever. */
   state: 'IN_PROGRESS' | 'STUCK' | 'DONE' | 'FAILED';
-}
-
-/** Evaluates a condition as DynamoDB does. @throws Error for a comparison that DynamoDB does not have */
-export function holds(item: Item | undefined, condition: Condition): boolean {
-  return condition.every((row) =>
-    row.some(([attribute, operator, operand]) => {
-      const value = item?.[attribute];
-      if (operator === 'absent') return value === undefined;
-      if (operand === undefined || !['=', '<'].includes(operator)) {
-        throw new Error(`DynamoDB has no comparison "${attribute} ${operator} ${operand}"`);
-      }
-      if (operator === '=') return value === operand;
-      return typeof value === 'string' && value < String(operand);
-    }),
-  );
-}
-
-/** @returns the item of a server after a change */
-export function changed(item: Item | undefined, server: string, change: Change): Item {
-  const next: Record<string, unknown> = { ...item, barman_server: server };
-  for (const [attribute, value] of Object.entries(change)) {
-    if (value === null) delete next[attribute];
-    else next[attribute] = value;
-  }
-  return next as unknown as Item;
 }
 
 export class World {

@@ -18,8 +18,13 @@ export interface BarmanHost extends AsyncDisposable {
   parameter(name: string): string;
 }
 
+/** Barman servers or models of one cluster. @returns name → settings */
+export function inOneCluster(names: readonly string[]): Record<string, { cluster: string }> {
+  return Object.fromEntries(names.map((name) => [name, { cluster: 'main' }]));
+}
+
 /** Two models of one cluster, one for each node, as an operator would define them. */
-export const MODELS = { 'pg:node1': { cluster: 'main' }, 'pg:node2': { cluster: 'main' } };
+export const MODELS = inOneCluster(['pg:node1', 'pg:node2']);
 
 /**
  * Starts a Barman host behind TLS with client certificates.

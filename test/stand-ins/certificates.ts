@@ -65,7 +65,10 @@ export class CertificateAuthority {
     return this.#certificate.toString('pem');
   }
 
-  /** @param hosts DNS names and IP addresses of the server. @param days validity from now; negative: already expired */
+  /**
+   * @param hosts DNS names and IP addresses of the server.
+   * @param days validity from now; negative: already expired
+   */
   server(hosts: readonly string[] = ['127.0.0.1', 'localhost'], days = 90): Promise<KeyPair> {
     const names: JsonGeneralName[] = hosts.map((value) => ({
       type: /^[\d.]+$/.test(value) ? 'ip' : 'dns',

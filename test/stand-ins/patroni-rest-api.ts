@@ -1,4 +1,4 @@
-/** Patroni's REST API of the nodes of one cluster, on real sockets: `/cluster` and `/leader` as Patroni 4.1 and 3.3 answer them. */
+/** Patroni's REST API of a cluster, on real sockets: `/cluster` and `/leader` as of Patroni 4.1 and 3.3. */
 
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import { createServer as createHttpsServer } from 'node:https';

@@ -150,6 +150,10 @@ export class PgBackupApiStandIn {
     await this.#listening?.close();
   }
 
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
   /** Replaces the certificate and the trusted CA for new TLS sessions. */
   setTls(tls: KeyPair & { readonly ca: string }): void {
     (this.#http as HttpsServer).setSecureContext(tls);

@@ -9,7 +9,11 @@ export interface RuntimeApi {
   readonly address: string;
   /** Resolves when the function is initialised and requests its first event. */
   ready(): Promise<void>;
-  /** @param event the invocation's payload. @returns the function's response. @throws if the function fails */
+  /**
+   * @param event the invocation's payload.
+   * @returns the function's response.
+   * @throws if the function fails
+   */
   invoke(event: object): Promise<unknown>;
   /** Rejects `ready` and the current invocation, for example because the function's process has exited. */
   fail(error: Error): void;

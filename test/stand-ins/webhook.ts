@@ -1,8 +1,17 @@
-/** The sender's side of a webhook: Standard Webhooks headers over the raw body. */
+/** The sender's side of a webhook: a payload, and Standard Webhooks headers over the raw body. */
 
 import { createHmac, randomBytes, randomUUID } from 'node:crypto';
 import type { IncomingMessage } from 'node:http';
 import { Webhook } from 'standardwebhooks';
+
+/** A payload that leads to a switch. */
+export const PROMOTION = {
+  action: 'on_role_change',
+  role: 'primary',
+  cluster: 'main',
+  barman_server: 'main',
+  barman_model: 'pg:node2',
+};
 
 /** @returns a new secret, `whsec_…` */
 export function createSecret(): string {

@@ -1,0 +1,160 @@
+/** A real Barman: its files, its cron, and its commands. */
+
+import { existsSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { documentedBlock, documentedCommand, fill } from '../documentation.ts';
+import { barmanConfiguration, type Hosts } from './cluster-files.ts';
+import { asPostgres, type CommandLine, outputOf, own, run, until, writeOwned } from './processes.ts';
+
+/** Time limit of `barman cron` (ms). */
+const CRON_TIMEOUT = 20_000;
+
+/** A change of Barman's active model, and when it was seen (ms since the epoch). */
+export interface ActiveModel {
+  readonly model: string;
+  readonly at: number;
+}
+
+export class Barman {
+  /** All changes of the active model so far. */
+  readonly changes: ActiveModel[] = [];
+  readonly #folder: string;
+  readonly #tools: string;
+  readonly #on: (command: CommandLine) => CommandLine;
+  readonly #ended = new AbortController();
+  #cron: Promise<void> | undefined;
+
+  /**
+   * @param folder of its configuration file
+   * @param tools folder of its programs
+   * @param on makes the command line that runs a command on its host; default: this one
+   */
+  constructor(folder: string, tools: string, on = (command: CommandLine) => command) {
+    this.#folder = folder;
+    this.#tools = tools;
+    this.#on = on;
+  }
+
+  /** Writes its files, and runs its cron. @param interval of the cron (ms); in production one minute */
+  start(nodes: Hosts['nodes'], interval: number): void {
+    writeOwned(this.#file('barman.conf'), barmanConfiguration(this.#folder, nodes), 0o644);
+    for (const folder of ['barman', 'barman/main']) {
+      mkdirSync(this.#file(folder));
+      own(this.#file(folder), 0o755);
+    }
+    const { signal } = this.#ended;
+    this.#cron = (async () => {
+      while (!signal.aborted) {
+        await this.run(CRON_TIMEOUT, 'cron');
+        await sleep(interval, undefined, { signal }).catch(() => {});
+      }
+    })();
+    const watch = setInterval(() => this.#readActiveModel(), 10);
+    signal.addEventListener('abort', () => clearInterval(watch));
+  }
+
+  /** Ends the cron. */
+  async stop(): Promise<void> {
+    this.#ended.abort();
+    await this.#cron;
+  }
+
+  /** The active model, and since when. */
+  get active(): ActiveModel {
+    return this.changes.at(-1) ?? { model: '', at: 0 };
+  }
+
+  /** Runs a command. @returns what it printed until it ended, or until the time limit (ms) */
+  run(limit: number, ...words: string[]): Promise<string> {
+    return outputOf(this.#command(...words), limit);
+  }
+
+  /** Runs `barman config-switch`, as pg-backup-api's helper does. @returns whether it succeeded */
+  async configSwitch(server: string, model: string | null): Promise<boolean> {
+    return run(this.#command('config-switch', server, model ?? '--reset')).then(
+      () => true,
+      () => false,
+    );
+  }
+
+  /** What `barman receive-wal` prints in five seconds, by the documented command. */
+  receiveWal(): Promise<string> {
+    const command = documentedCommand('docs/operations.md', 'sudo -u barman barman receive-wal');
+    const words = fill(command, { 'sudo -u barman barman ': '', SERVER: 'main' });
+    return this.run(5_000, ...words.split(' '));
+  }
+
+  /**
+   * What it prints if Barman does not stream. For a moment it may be the one that `barman cron` starts that
+   * finds the cause.
+   *
+   * @param limit ms
+   * @throws Error if another one is always running
+   */
+  async whyNotStreaming(limit?: number): Promise<string> {
+    let printed = '';
+    const isFound = async () => {
+      printed = await this.receiveWal();
+      return !printed.includes('already running');
+    };
+    await until(isFound, 'receive-wal is always running', limit);
+    return printed;
+  }
+
+  /** Whether it has a WAL file. */
+  received(file: string): boolean {
+    return ['streaming', 'wals'].some((name) => {
+      const folder = this.#file('barman/main', name);
+      return (
+        existsSync(folder) && readdirSync(folder, { recursive: true }).some((one) => `${one}`.endsWith(file))
+      );
+    });
+  }
+
+  /** What it has logged. */
+  log(): string {
+    return readFileSync(this.#file('barman.log'), 'utf8');
+  }
+
+  /** Moves away what it has of the WAL file that it receives, with the documented commands. */
+  movePartialWalAway(): Promise<void> {
+    return this.#remedy(documentedBlock('docs/operations.md', 'find streaming -maxdepth'));
+  }
+
+  /** Moves away what it has of a timeline, with the documented commands. */
+  moveTimelineAway(timeline: number): Promise<void> {
+    return this.#remedy(documentedBlock('docs/operations.md', 'find streaming wals'), {
+      '0000000F': timeline.toString(16).toUpperCase().padStart(8, '0'),
+      'barman rebuild-xlogdb SERVER': `${this.#barman} rebuild-xlogdb main`,
+    });
+  }
+
+  /** Runs a block of documented commands. @param words to replace in it */
+  async #remedy(block: string, words: Readonly<Record<string, string>> = {}): Promise<void> {
+    const commands = fill(block, {
+      '/var/lib/barman/SERVER': this.#file('barman/main'),
+      ...words,
+      'barman cron': `${this.#barman} cron`,
+    });
+    await run(this.#on(asPostgres('bash', ['-ec', commands])));
+  }
+
+  get #barman(): string {
+    return `${join(this.#tools, 'barman')} -c ${this.#file('barman.conf')}`;
+  }
+
+  #command(...words: string[]): CommandLine {
+    return this.#on(asPostgres(join(this.#tools, 'barman'), ['-c', this.#file('barman.conf'), ...words]));
+  }
+
+  #readActiveModel(): void {
+    const file = this.#file('barman/main/.active-model.auto');
+    const model = existsSync(file) ? readFileSync(file, 'utf8').trim() : '';
+    if (model !== this.active.model) this.changes.push({ model, at: Date.now() });
+  }
+
+  #file(...names: string[]): string {
+    return join(this.#folder, ...names);
+  }
+}
