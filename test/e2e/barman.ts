@@ -150,7 +150,10 @@ export class Barman {
 
   #readActiveModel(): void {
     const file = this.#file('barman/main/.active-model.auto');
-    const model = existsSync(file) ? readFileSync(file, 'utf8').trim() : '';
+    const isReset = !existsSync(file);
+    const model = isReset ? '' : readFileSync(file, 'utf8').trim();
+    // Barman is just writing it.
+    if (model === '' && !isReset) return;
     if (model !== this.active.model) this.changes.push({ model, at: Date.now() });
   }
 
