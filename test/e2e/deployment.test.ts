@@ -93,7 +93,10 @@ beforeAll(async () => {
   const file = /```yaml\n(region: .*?)```/s.exec(readFileSync('README.md', 'utf8'))?.[1] ?? '';
   const configuration = readFileSync('docs/configuration.md', 'utf8');
   const prefixLists = /`(aws ec2 describe-managed-prefix-lists .*?)`/.exec(configuration)?.[1] ?? '';
-  const found = JSON.parse(await shell(prefixLists)) as { PrefixLists: { PrefixListId: string }[] };
+  // The AWS CLI sometimes prints a notice on standard error.
+  const found = JSON.parse(await shell(`${prefixLists} 2>/dev/null`)) as {
+    PrefixLists: { PrefixListId: string }[];
+  };
   writeFileSync(
     join(clone, 'infra/stages/prod.yml'),
     fill(file, {
