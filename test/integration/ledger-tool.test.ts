@@ -3,7 +3,7 @@ import { once } from 'node:events';
 import { describe, expect, test, vi } from 'vitest';
 import { run as runProgram } from '../../cli/command-line.ts';
 import { LEDGER, ledger as main } from '../../cli/ledger.ts';
-import { PROMOTION, startFunction } from './function.ts';
+import { at, MINUTE, NODE1, PROMOTION, RESET, startFunction } from './function.ts';
 
 /** Runs `npm run ledger` as an operator does, in this process. */
 async function ledger(table: string, ...words: string[]) {
@@ -28,7 +28,7 @@ describe('npm run ledger', () => {
     await run.invoke(PROMOTION);
     expect((await ledger(run.table)).stdout).toMatch(/^main +in sync +pg:node2 \d+s +pg:node2 \d+s +– +–$/m);
     await run.host.api.refuse();
-    await run.invoke({ ...PROMOTION, barman_model: undefined, reset: true });
+    await run.invoke(RESET);
     const { stdout } = await ledger(run.table);
     expect(stdout).toMatch(/^SERVER +STATE +DESIRED +APPLIED +LEADER +STREAMING$/m);
     expect(stdout).toMatch(
@@ -45,7 +45,7 @@ describe('npm run ledger', () => {
     expect((await ledger(run.table)).stdout.replaceAll(/\s+/g, ' ')).toContain(
       `the next heartbeat takes over, and waits for operation ${operation?.id}`,
     );
-    await run.invoke({ ...PROMOTION, barman_model: 'pg:node1' });
+    await run.invoke(NODE1);
     expect((await ledger(run.table)).stdout.replaceAll(/\s+/g, ' ')).toMatch(
       new RegExp(`in sync .* passed over, and may still take effect: operation ${operation?.id}`),
     );
@@ -57,7 +57,7 @@ describe('npm run ledger', () => {
     expect((await ledger(run.table, 'pause', 'main')).stdout).toMatch(
       / nothing is sent to Barman, since 20.* UTC$/m,
     );
-    expect((await run.invoke({ ...PROMOTION, barman_model: 'pg:node1' })).exit_code).toBe(3);
+    expect((await run.invoke(NODE1)).exit_code).toBe(3);
     expect((await ledger(run.table)).stdout).toMatch(/ paused [\s\S]* a desired state is\s+pending$/m);
     expect((await ledger(run.table, 'resume', 'main')).stdout).toMatch(/ made by the next heartbeat$/m);
   });
@@ -95,8 +95,7 @@ describe('npm run ledger', () => {
         /^misspelt is pending: only a server that is in sync, or has been pending for a day, can be forgotten/,
       ),
     ]);
-    const dayAgo = new Date(Date.now() - 86_400_000).toISOString();
-    await run.putItem({ barman_server: 'misspelt', recorded_at: dayAgo });
+    await run.setItem({ recorded_at: at(-1_440 * MINUTE) }, 'misspelt');
     expect((await ledger(run.table, 'forget', 'misspelt')).stdout).toBe('misspelt is forgotten.\n');
     expect((await ledger(run.table)).stdout).toContain('No role change has been recorded yet');
   });
