@@ -3,6 +3,7 @@ import { once } from 'node:events';
 import { describe, expect, test, vi } from 'vitest';
 import { run as runProgram } from '../../cli/command-line.ts';
 import { LEDGER, ledger as main } from '../../cli/ledger.ts';
+import { createSecret } from '../stand-ins/webhook.ts';
 import { at, MINUTE, NODE1, PROMOTION, RESET, startFunction } from './function.ts';
 
 /** Runs `npm run ledger` as an operator does, in this process. */
@@ -156,13 +157,71 @@ describe('npm run ledger', () => {
       ),
     );
   });
+});
 
-  test('checks the parameters of a stage that is not deployed yet', async () => {
-    await using _ = await startFunction();
-    const { status, stdout } = await ledger('barman-config-switch-local', 'check');
-    expect([status, stdout]).toEqual([
-      1,
-      expect.stringContaining('wrong  url, client-cert, client-key, ca-cert: '),
+describe('npm run ledger -- check', () => {
+  const linesOf = ({ stdout }: { stdout: string }) => stdout.trim().split('\n');
+
+  test('describes the parameters as the function reads them, without secrets', async () => {
+    await using run = await startFunction();
+    const clusters = {
+      a: {
+        secret: createSecret(),
+        servers: { main: { node1: 'pg:node1', node2: null }, other: {} },
+        patroni: ['https://10.0.1.11:8008'],
+      },
+      b: { secret: createSecret(), servers: {} },
+    };
+    run.host.put({ 'clusters/a': JSON.stringify(clusters.a), 'clusters/b': JSON.stringify(clusters.b) });
+    const checked = await ledger(run.table, 'check');
+    expect([checked.status, linesOf(checked)]).toEqual([
+      0,
+      [
+        expect.stringMatching(
+          /^ok {5}url, client-cert, client-key, ca-cert: https:\/\/127.0.0.1:\d+\/; the client certificate ends on \d{4}-\d\d-\d\d$/,
+        ),
+        'ok     webhook-secret: 1 secret, for every Barman server',
+        'ok     patroni-ca-cert, patroni-client-cert, patroni-client-key: public CAs, no client certificate',
+        'ok     clusters/a: 1 secret; scope a; servers main (node1 → pg:node1, node2 → no model), other (not reconciled); Patroni https://10.0.1.11:8008/; barman_receive_wal',
+        'ok     clusters/b: 1 secret; scope b; servers none; Patroni is not asked; barman_receive_wal',
+      ],
     ]);
+    const { cert, key } = await run.host.ca.client();
+    run.host.put({
+      'patroni-ca-cert': run.host.ca.cert,
+      'patroni-client-cert': cert,
+      'patroni-client-key': key,
+    });
+    expect(linesOf(await ledger(run.table, 'check'))[2]).toMatch(
+      /^ok .*: own CA, with a client certificate$/,
+    );
+  });
+
+  test('names what is wrong, also for a stage that is not deployed yet', async () => {
+    await using run = await startFunction();
+    const cluster = JSON.stringify({ servers: { main: { node1: 'pg:node1' } } });
+    run.host.put({
+      'webhook-secret': undefined,
+      'client-key': 'x',
+      'clusters/a': cluster,
+      'clusters/b': cluster,
+      'clusters/c': '{}',
+    });
+    const checked = await ledger(run.table, 'check');
+    expect(checked.status).toBe(1);
+    expect(linesOf(checked).filter((line) => line.startsWith('wrong'))).toEqual([
+      expect.stringMatching(
+        /^wrong {2}url, client-cert, client-key, ca-cert: SSM parameter .*client-key is malformed; expected/,
+      ),
+      expect.stringMatching(
+        /^wrong {2}clusters\/c: SSM parameter .*clusters\/c is malformed: servers is missing$/,
+      ),
+      expect.stringMatching(/^wrong {2}secrets: .*clusters\/c is malformed/),
+      'wrong  Barman server main: has members in a and b, so none of them reconciles it; leave the members to one, and write {} in the others',
+    ]);
+    expect(await ledger('barman-config-switch-local', 'check')).toMatchObject({
+      status: 1,
+      stdout: expect.stringContaining('wrong  url, client-cert, client-key, ca-cert: '),
+    });
   });
 });

@@ -202,17 +202,26 @@ describe('a parameter', () => {
     value('ca-cert', 'is malformed', '-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----'),
     more('ca-cert', torn),
     more('ca-cert', damaged),
+    [
+      'patroni-client-key is missing',
+      async ({ parameter }) => ({ 'patroni-client-cert': parameter('client-cert') }),
+    ],
+    [
+      'patroni-client-cert is missing',
+      async ({ parameter }) => ({ 'patroni-client-key': parameter('client-key') }),
+    ],
   ])('is named if %s, without its value', async (problem, valuesOf) => {
     await using run = await startFunction();
     run.host.put(await valuesOf(run.host));
-    const { connection } = await new Settings(run.host.path, () => {}).inspect(signal());
-    if (!(connection instanceof HttpError)) throw new Error('the connection is not malformed');
-    expect(connection.message).toMatch(`SSM parameter ${run.host.path}${problem}`);
-    expect(connection.message).not.toContain('hunter2');
-    expectNoSecretIn(connection.message);
+    const { connection, patroniTls } = await new Settings(run.host.path, () => {}).inspect(signal());
+    const error = problem.startsWith('patroni-') ? patroniTls : connection;
+    if (!(error instanceof HttpError)) throw new Error('nothing is wrong');
+    expect(error.message).toMatch(`SSM parameter ${run.host.path}${problem}`);
+    expect(error.message).not.toContain('hunter2');
+    expectNoSecretIn(error.message);
     // Good values stay in use only instead of malformed ones.
     const deliberate = /is missing|not protected/.test(problem);
-    expect(connection instanceof MalformedParameter).toBe(!deliberate);
+    expect(error instanceof MalformedParameter).toBe(!deliberate);
   });
 
   test('that TLS cannot use does not replace a good one', async () => {
