@@ -70,8 +70,8 @@ export interface PgBackupApiOptions {
   /** Duration of an operation (ms). */
   readonly operationTime?: number;
   /**
-   * Gives an operation that begins in the same second as another one the id of the next second, so that tests need not wait for it.
-   * Default: status 500, as pg-backup-api does.
+   * Gives an operation that begins in the same second as another one the id of the next second, so that tests
+   * need not wait for that. Default: status 500, as pg-backup-api answers.
    */
   readonly distinctIds?: boolean;
   /** Port to listen on; 0: any free port. */
