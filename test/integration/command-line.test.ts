@@ -1,13 +1,14 @@
 /** The command lines: each has --help, and a wrong one ends with one message and exit status 4. */
 
 import { readFileSync } from 'node:fs';
-import { describe, expect, test, vi } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import { run } from '../../cli/command-line.ts';
 import { CONTRACT, contract } from '../../cli/contract.ts';
 import { documentedCommands, LEDGER, ledger } from '../../cli/ledger.ts';
 import { RELEASE, release } from '../../cli/release.ts';
 import { SEND, sendRoleChange } from '../local/send.ts';
 import { START, startLocal } from '../local/start.ts';
+import { runCommand } from './command.ts';
 
 const PROGRAMS: Record<string, (args: string[]) => Promise<number>> = {
   'npm run ledger': (args) => run(LEDGER, ledger, args),
@@ -20,16 +21,8 @@ const PROGRAMS: Record<string, (args: string[]) => Promise<number>> = {
 
 /** Runs a command line, such as `npm start -- --once`. */
 async function type(line: string) {
-  const printed = { log: '', error: '' };
-  const spies = (['log', 'error'] as const).map((stream) =>
-    vi.spyOn(console, stream).mockImplementation((text) => {
-      printed[stream] += `${text}\n`;
-    }),
-  );
   const [name = '', args] = line.split(' -- ');
-  const status = await PROGRAMS[name]?.(args ? args.split(' ') : []);
-  for (const spy of spies) spy.mockRestore();
-  return { status, ...printed };
+  return await runCommand(async () => (await PROGRAMS[name]?.(args ? args.split(' ') : [])) ?? -1);
 }
 
 describe.each(Object.keys(PROGRAMS))('%s', (name) => {
@@ -97,9 +90,7 @@ test('npm run ledger › has its commands in the documentation', () => {
 });
 
 test('a failure › ends with its message, without a stack trace', async () => {
-  const error = vi.spyOn(console, 'error').mockImplementation(() => {});
   const fail = () => Promise.reject(new Error('no'));
-  expect(await run({ name: 'npm run x', summary: '', options: {} }, fail, [])).toBe(1);
-  expect(error.mock.calls).toEqual([['no']]);
-  error.mockRestore();
+  const result = await runCommand(() => run({ name: 'npm run x', summary: '', options: {} }, fail, []));
+  expect(result).toEqual({ status: 1, log: '', error: 'no\n' });
 });

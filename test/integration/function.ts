@@ -2,16 +2,17 @@
 
 import { inspect } from 'node:util';
 import type { Context } from 'aws-lambda';
-import { expect, vi } from 'vitest';
+import { beforeEach, expect, vi } from 'vitest';
 import { DynamoDbTable, LedgerClient } from '../../functions/config-switch/aws/dynamodb.ts';
 import type { ResponseBody } from '../../functions/config-switch/event/event.ts';
+import type { Heartbeat } from '../../functions/config-switch/reconcile/heartbeat.ts';
 import type { Item } from '../../functions/config-switch/reconcile/item.ts';
 import { Ledger } from '../../functions/config-switch/reconcile/ledger.ts';
 import { Operator } from '../../functions/config-switch/reconcile/operator.ts';
 import { type BarmanHost, startBarmanHost } from '../stand-ins/barman-host.ts';
 import { type DynamoDb, startDynamoDb } from '../stand-ins/dynamodb.ts';
 import { loadFunction } from '../stand-ins/load-function.ts';
-import type { PgBackupApiOptions } from '../stand-ins/pg-backup-api.ts';
+import type { PgBackupApiOptions, SeenRequest } from '../stand-ins/pg-backup-api.ts';
 import { SsmStandIn } from '../stand-ins/ssm.ts';
 import { httpEvent, PROMOTION, signedHeaders } from '../stand-ins/webhook.ts';
 
@@ -24,6 +25,29 @@ const dynamoDb = await startDynamoDb();
 process.env.AWS_ENDPOINT_URL_DYNAMODB = dynamoDb.url;
 
 let count = 0;
+
+/** Another one. */
+export const NODE1 = { ...PROMOTION, barman_model: 'pg:node1' };
+export const RESET = { ...PROMOTION, barman_model: undefined, reset: true };
+/** A payload that is skipped. */
+export const SKIPPED = { ...PROMOTION, role: 'replica' };
+
+export const MINUTE = 60_000;
+export const signal = () => AbortSignal.timeout(5_000);
+/** @param ms from now */
+export const at = (ms: number) => new Date(Date.now() + ms).toISOString();
+export const isPost = ({ method }: SeenRequest) => method === 'POST';
+export const isPoll = ({ path }: SeenRequest) => /operations\/./.test(path);
+
+/** For each test of a file: only the clock is faked; sockets and timers are real. */
+export function fakeClock(): void {
+  beforeEach(() => {
+    vi.useFakeTimers({ toFake: ['Date'], shouldAdvanceTime: true, advanceTimeDelta: 5 });
+    return () => vi.useRealTimers();
+  });
+}
+/** Moves that clock (ms). */
+export const pass = (ms: number) => vi.setSystemTime(Date.now() + ms);
 
 export interface HttpResponse {
   readonly statusCode: number;
@@ -58,12 +82,12 @@ export interface FunctionUnderTest extends AsyncDisposable {
   readonly operator: Operator;
   /** Name of the ledger's table. */
   readonly table: string;
-  /** Writes attributes of a ledger item. */
-  putItem(item: Item): Promise<void>;
-  /** Sets the lease of a server to expired. */
-  expireLease(server?: string): Promise<void>;
-  /** Moves `recorded_at` of `main` into the past (ms). */
-  ageDesired(ms: number): Promise<void>;
+  /** The ledger's item of `main`. */
+  item(): Promise<Item | undefined>;
+  /** Writes attributes of a ledger item, by default of `main`. */
+  setItem(attributes: Omit<Item, 'barman_server'>, server?: string): Promise<void>;
+  /** Sets the lease of `main` to expired. */
+  expireLease(): Promise<void>;
   /** Invokes the function directly, with the payload as JSON. */
   invoke(payload: unknown, remaining?: number): Promise<ResponseBody>;
   /** Invokes the function with any event. */
@@ -71,10 +95,15 @@ export interface FunctionUnderTest extends AsyncDisposable {
   /** @param body a payload, or a raw body; bytes are sent in base64 */
   webhook(body: unknown, options?: WebhookOptions): Promise<HttpResponse>;
   eventBridge(detail: unknown, time?: string, id?: string): Promise<ResponseBody>;
+  heartbeat(remaining?: number): Promise<Heartbeat>;
   /** Its log lines so far. */
   log(): LogLine[];
   /** Its metrics records so far. */
   metrics(): LogLine[];
+  /** Expects that a log line so far has these fields. */
+  expectLog(fields: LogLine): void;
+  /** Expects that a metrics record so far has these metrics. */
+  expectMetrics(metrics: LogLine): void;
 }
 
 /** The function is loaded, and reads SSM, at the first call; until then parameters can be changed. */
@@ -92,7 +121,11 @@ export async function startFunction(
   const items = new DynamoDbTable(new LedgerClient(), table);
   const ledger = new Ledger(items);
   await dynamoDb.createLedger(table);
-  const host = await startBarmanHost(options, ssm, `/barman-config-switch/test-${count}/`);
+  const host = await startBarmanHost(
+    { distinctIds: true, ...options },
+    ssm,
+    `/barman-config-switch/test-${count}/`,
+  );
   const output: string[] = [];
   const spies = (['stdout', 'stderr'] as const).map((stream) =>
     vi.spyOn(process[stream], 'write').mockImplementation((chunk) => {
@@ -120,8 +153,14 @@ export async function startFunction(
       throw error;
     }
   };
-  const lines = () =>
-    output.filter((line) => /^\{.*"(level|_aws)":/.test(line)).map((line) => JSON.parse(line) as LogLine);
+  const setItem = async (attributes: Omit<Item, 'barman_server'>, server = 'main') => {
+    await items.update(server, attributes, [], signal());
+  };
+  const lines = (key: string) =>
+    output
+      .filter((line) => line.startsWith('{') && line.includes(`"${key}":`))
+      .map((line) => JSON.parse(line) as LogLine);
+  const [log, metrics] = [() => lines('level'), () => lines('_aws')];
 
   return {
     host,
@@ -130,22 +169,9 @@ export async function startFunction(
     ledger,
     operator: new Operator(ledger, items),
     table,
-    ageDesired: async (ms) => {
-      const recorded_at = new Date(Date.now() - ms).toISOString();
-      await items.update(
-        'main',
-        { recorded_at, next_attempt_at: recorded_at },
-        [],
-        AbortSignal.timeout(5_000),
-      );
-    },
-    putItem: async ({ barman_server, ...attributes }) => {
-      await items.update(barman_server, attributes, [], AbortSignal.timeout(5_000));
-    },
-    expireLease: async (server = 'main') => {
-      const lease_expires_at = new Date(Date.now() - 1).toISOString();
-      await items.update(server, { lease_expires_at }, [], AbortSignal.timeout(5_000));
-    },
+    item: () => ledger.get('main', signal()),
+    setItem,
+    expireLease: () => setItem({ lease_expires_at: at(-1) }),
     send,
     invoke: (payload, remaining) => {
       const json = JSON.stringify(payload);
@@ -182,10 +208,14 @@ export async function startFunction(
         resources: [],
         detail,
       }) as Promise<ResponseBody>,
-    log: () => lines().filter((line) => 'level' in line),
-    metrics: () => lines().filter((line) => '_aws' in line),
+    heartbeat: (remaining) => send({ heartbeat: true }, remaining) as Promise<Heartbeat>,
+    log,
+    metrics,
+    expectLog: (fields) => expect(log()).toContainEqual(expect.objectContaining(fields)),
+    expectMetrics: (fields) => expect(metrics()).toContainEqual(expect.objectContaining(fields)),
     [Symbol.asyncDispose]: async () => {
       for (const spy of spies) spy.mockRestore();
+      ssm.delay = 0;
       await host[Symbol.asyncDispose]();
       for (const line of output) expectNoSecretIn(line);
     },

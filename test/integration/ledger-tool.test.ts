@@ -3,71 +3,59 @@ import { once } from 'node:events';
 import { describe, expect, test, vi } from 'vitest';
 import { run as runProgram } from '../../cli/command-line.ts';
 import { LEDGER, ledger as main } from '../../cli/ledger.ts';
-import { PROMOTION, startFunction } from './function.ts';
+import { createSecret } from '../stand-ins/webhook.ts';
+import { runCommand } from './command.ts';
+import { at, MINUTE, NODE1, PROMOTION, RESET, startFunction } from './function.ts';
 
 /** Runs `npm run ledger` as an operator does, in this process. */
 async function ledger(table: string, ...words: string[]) {
-  const printed = { log: '', error: '' };
-  const spies = (['log', 'error'] as const).map((stream) =>
-    vi.spyOn(console, stream).mockImplementation((line) => {
-      printed[stream] += `${line}\n`;
-    }),
-  );
   vi.stubEnv('AWS_REGION', process.env.AWS_REGION);
   const stage = table.replace('barman-config-switch-', '');
-  const status = await runProgram(LEDGER, main, ['--stage', stage, ...words]);
+  const result = await runCommand(() => runProgram(LEDGER, main, ['--stage', stage, ...words]));
   vi.unstubAllEnvs();
-  for (const spy of spies) spy.mockRestore();
-  return { status, stdout: printed.log, stderr: printed.error };
+  return result;
 }
 
 describe('npm run ledger', () => {
   test('shows the desired and the applied state of each server, and why they differ', async () => {
     await using run = await startFunction({}, { MAX_RETRIES: '1' });
-    expect((await ledger(run.table)).stdout).toContain('No role change has been recorded yet');
+    expect((await ledger(run.table)).log).toContain('No role change has been recorded yet');
     await run.invoke(PROMOTION);
-    expect((await ledger(run.table)).stdout).toMatch(/^main +in sync +pg:node2 \d+s +pg:node2 \d+s +– +–$/m);
+    expect((await ledger(run.table)).log).toMatch(/^main +in sync +pg:node2 \d+s +pg:node2 \d+s +– +–$/m);
     await run.host.api.refuse();
-    await run.invoke({ ...PROMOTION, barman_model: undefined, reset: true });
-    const { stdout } = await ledger(run.table);
-    expect(stdout).toMatch(/^SERVER +STATE +DESIRED +APPLIED +LEADER +STREAMING$/m);
-    expect(stdout).toMatch(
+    await run.invoke(RESET);
+    const { log } = await ledger(run.table);
+    expect(log).toMatch(/^SERVER +STATE +DESIRED +APPLIED +LEADER +STREAMING$/m);
+    expect(log).toMatch(
       /^main +pending +no model .*\n {2}- the next attempt is in \d+s\n {2}- failed once: [\s\S]*ECONNREFUSED/m,
     );
   });
 
-  test('shows the operation that outlasted its invocation, and the one that was passed over', async () => {
-    await using run = await startFunction({}, { OPERATION_TIMEOUT: '1' });
+  test('shows the operation that outlasted its invocation', async () => {
+    await using run = await startFunction();
     run.host.api.plan({ time: Number.POSITIVE_INFINITY });
     await run.webhook(PROMOTION, { remaining: 2_500 });
     await run.expireLease();
     const [operation] = run.host.api.operations();
-    expect((await ledger(run.table)).stdout.replaceAll(/\s+/g, ' ')).toContain(
+    expect((await ledger(run.table)).log.replaceAll(/\s+/g, ' ')).toContain(
       `the next heartbeat takes over, and waits for operation ${operation?.id}`,
-    );
-    await run.invoke({ ...PROMOTION, barman_model: 'pg:node1' });
-    expect((await ledger(run.table)).stdout.replaceAll(/\s+/g, ' ')).toMatch(
-      new RegExp(`in sync .* passed over, and may still take effect: operation ${operation?.id}`),
     );
   });
 
   test('pauses and resumes a server', async () => {
     await using run = await startFunction();
     await run.invoke(PROMOTION);
-    expect((await ledger(run.table, 'pause', 'main')).stdout).toMatch(
+    expect((await ledger(run.table, 'pause', 'main')).log).toMatch(
       / nothing is sent to Barman, since 20.* UTC$/m,
     );
-    expect((await run.invoke({ ...PROMOTION, barman_model: 'pg:node1' })).exit_code).toBe(3);
-    expect((await ledger(run.table)).stdout).toMatch(/ paused [\s\S]* a desired state is\s+pending$/m);
-    expect((await ledger(run.table, 'resume', 'main')).stdout).toMatch(/ made by the next heartbeat$/m);
-  });
-
-  test('pauses a server for some time', async () => {
-    await using run = await startFunction();
-    await run.invoke(PROMOTION);
-    const { stdout } = await ledger(run.table, 'pause', 'main', '--for', '90m');
-    const until = new Date(Date.now() + 90 * 60_000).toISOString().slice(0, 13).replace('T', ' ');
-    expect(stdout).toMatch(new RegExp(`, until ${until}:.* UTC$`, 'm'));
+    expect((await run.invoke(NODE1)).exit_code).toBe(3);
+    expect((await ledger(run.table)).log).toMatch(/ paused [\s\S]* a desired state is\s+pending$/m);
+    expect((await ledger(run.table, 'resume', 'main')).log).toMatch(/ made by the next heartbeat$/m);
+    const { log } = await ledger(run.table, 'pause', 'main', '--for', '90m');
+    const until = at(90 * MINUTE)
+      .slice(0, 13)
+      .replace('T', ' ');
+    expect(log).toMatch(new RegExp(`, until ${until}:.* UTC; a desired state`));
   });
 
   test('pauses a server only once its switch has ended, unless --no-wait is given', async () => {
@@ -75,11 +63,11 @@ describe('npm run ledger', () => {
     const response = run.invoke(PROMOTION);
     await expect.poll(() => run.host.api.operations().length).toBe(1);
     const at = performance.now();
-    expect((await ledger(run.table, 'pause', 'main', '--no-wait')).stdout).toMatch(/ switching /);
+    expect((await ledger(run.table, 'pause', 'main', '--no-wait')).log).toMatch(/ switching /);
     expect((await run.host.api.operations())[0]?.endedAt).toBeUndefined();
-    const { stdout, stderr } = await ledger(run.table, 'pause', 'main');
-    expect(stderr).toMatch(/^A switch of main has begun; waiting until it ends, at most until 20.* UTC\.$/m);
-    expect(stdout).toMatch(/ paused /);
+    const { log, error } = await ledger(run.table, 'pause', 'main');
+    expect(error).toMatch(/^A switch of main has begun; waiting until it ends, at most until 20.* UTC\.$/m);
+    expect(log).toMatch(/ paused /);
     expect(run.host.api.operations()[0]?.endedAt).toBeGreaterThan(at);
     expect((await response).exit_code).toBe(0);
   });
@@ -88,26 +76,25 @@ describe('npm run ledger', () => {
     await using run = await startFunction({}, { MAX_RETRIES: '1' });
     await run.host.api.refuse();
     await run.invoke({ ...PROMOTION, barman_server: 'misspelt' });
-    const { status, stderr } = await ledger(run.table, 'forget', 'misspelt');
-    expect([status, stderr]).toEqual([
+    const { status, error } = await ledger(run.table, 'forget', 'misspelt');
+    expect([status, error]).toEqual([
       1,
       expect.stringMatching(
         /^misspelt is pending: only a server that is in sync, or has been pending for a day, can be forgotten/,
       ),
     ]);
-    const dayAgo = new Date(Date.now() - 86_400_000).toISOString();
-    await run.putItem({ barman_server: 'misspelt', recorded_at: dayAgo });
-    expect((await ledger(run.table, 'forget', 'misspelt')).stdout).toBe('misspelt is forgotten.\n');
-    expect((await ledger(run.table)).stdout).toContain('No role change has been recorded yet');
+    await run.setItem({ recorded_at: at(-1_440 * MINUTE) }, 'misspelt');
+    expect((await ledger(run.table, 'forget', 'misspelt')).log).toBe('misspelt is forgotten.\n');
+    expect((await ledger(run.table)).log).toContain('No role change has been recorded yet');
   });
 
   test('prints JSON for scripts', async () => {
     await using run = await startFunction();
     await run.invoke(PROMOTION);
     for (const words of [[], ['pause', 'main', '--no-wait']]) {
-      const { status, stdout } = await ledger(run.table, '--json', ...words);
+      const { status, log } = await ledger(run.table, '--json', ...words);
       const state = words.length > 0 ? 'paused' : 'in sync';
-      expect([status, JSON.parse(stdout)]).toEqual([
+      expect([status, JSON.parse(log)]).toEqual([
         0,
         [expect.objectContaining({ barman_server: 'main', state, applied: 'model pg:node2' })],
       ]);
@@ -133,8 +120,8 @@ describe('npm run ledger', () => {
   test('names the servers of the ledger if it does not have the one that is given', async () => {
     await using run = await startFunction();
     await run.invoke(PROMOTION);
-    const { status, stderr } = await ledger(run.table, 'pause', 'nope');
-    expect([status, stderr]).toEqual([1, `unknown server nope in the ledger of ${run.table}; known: main\n`]);
+    const { status, error } = await ledger(run.table, 'pause', 'nope');
+    expect([status, error]).toEqual([1, `unknown server nope in the ledger of ${run.table}; known: main\n`]);
   });
 
   test.each([
@@ -148,22 +135,80 @@ describe('npm run ledger', () => {
   ])('reports that stage %s is unknown (%j)', async (stage, words, region) => {
     await using _ = await startFunction();
     vi.stubEnv('AWS_REGION', 'us-east-1');
-    const { status, stdout, stderr } = await ledger(`barman-config-switch-${stage}`, ...words);
-    expect([status, stdout]).toEqual([1, '']);
-    expect(stderr).toMatch(
+    const { status, log, error } = await ledger(`barman-config-switch-${stage}`, ...words);
+    expect([status, log]).toEqual([1, '']);
+    expect(error).toMatch(
       new RegExp(
         `^unknown stage ${stage}: table barman-config-switch-${stage} does not exist in ${region} ` +
           `\\(infra/stages has: .*\\); .* npm run deploy -- --stage ${stage}\n$`,
       ),
     );
   });
+});
 
-  test('checks the parameters of a stage that is not deployed yet', async () => {
-    await using _ = await startFunction();
-    const { status, stdout } = await ledger('barman-config-switch-local', 'check');
-    expect([status, stdout]).toEqual([
-      1,
-      expect.stringContaining('wrong  url, client-cert, client-key, ca-cert: '),
+describe('npm run ledger -- check', () => {
+  const linesOf = ({ log }: { log: string }) => log.trim().split('\n');
+
+  test('describes the parameters as the function reads them, without secrets', async () => {
+    await using run = await startFunction();
+    const clusters = {
+      a: {
+        secret: createSecret(),
+        servers: { main: { node1: 'pg:node1', node2: null }, other: {} },
+        patroni: ['https://10.0.1.11:8008'],
+      },
+      b: { secret: createSecret(), servers: {} },
+    };
+    run.host.put({ 'clusters/a': JSON.stringify(clusters.a), 'clusters/b': JSON.stringify(clusters.b) });
+    const checked = await ledger(run.table, 'check');
+    expect([checked.status, linesOf(checked)]).toEqual([
+      0,
+      [
+        expect.stringMatching(
+          /^ok {5}url, client-cert, client-key, ca-cert: https:\/\/127.0.0.1:\d+\/; the client certificate ends on \d{4}-\d\d-\d\d$/,
+        ),
+        'ok     webhook-secret: 1 secret, for every Barman server',
+        'ok     patroni-ca-cert, patroni-client-cert, patroni-client-key: public CAs, no client certificate',
+        'ok     clusters/a: 1 secret; scope a; servers main (node1 → pg:node1, node2 → no model), other (not reconciled); Patroni https://10.0.1.11:8008/; barman_receive_wal',
+        'ok     clusters/b: 1 secret; scope b; servers none; Patroni is not asked; barman_receive_wal',
+      ],
     ]);
+    const { cert, key } = await run.host.ca.client();
+    run.host.put({
+      'patroni-ca-cert': run.host.ca.cert,
+      'patroni-client-cert': cert,
+      'patroni-client-key': key,
+    });
+    expect(linesOf(await ledger(run.table, 'check'))[2]).toMatch(
+      /^ok .*: own CA, with a client certificate$/,
+    );
+  });
+
+  test('names what is wrong, also for a stage that is not deployed yet', async () => {
+    await using run = await startFunction();
+    const cluster = JSON.stringify({ servers: { main: { node1: 'pg:node1' } } });
+    run.host.put({
+      'webhook-secret': undefined,
+      'client-key': 'x',
+      'clusters/a': cluster,
+      'clusters/b': cluster,
+      'clusters/c': '{}',
+    });
+    const checked = await ledger(run.table, 'check');
+    expect(checked.status).toBe(1);
+    expect(linesOf(checked).filter((line) => line.startsWith('wrong'))).toEqual([
+      expect.stringMatching(
+        /^wrong {2}url, client-cert, client-key, ca-cert: SSM parameter .*client-key is malformed; expected/,
+      ),
+      expect.stringMatching(
+        /^wrong {2}clusters\/c: SSM parameter .*clusters\/c is malformed: servers is missing$/,
+      ),
+      expect.stringMatching(/^wrong {2}secrets: .*clusters\/c is malformed/),
+      'wrong  Barman server main: has members in a and b, so none of them reconciles it; leave the members to one, and write {} in the others',
+    ]);
+    expect(await ledger('barman-config-switch-local', 'check')).toMatchObject({
+      status: 1,
+      log: expect.stringContaining('wrong  url, client-cert, client-key, ca-cert: '),
+    });
   });
 });

@@ -69,6 +69,11 @@ export interface PgBackupApiOptions {
   readonly barman?: (server: string, model: string | null) => Promise<boolean>;
   /** Duration of an operation (ms). */
   readonly operationTime?: number;
+  /**
+   * Gives an operation that begins in the same second as another one the id of the next second, so that tests
+   * need not wait for that. Default: status 500, as pg-backup-api answers.
+   */
+  readonly distinctIds?: boolean;
   /** Port to listen on; 0: any free port. */
   readonly port?: number;
 }
@@ -334,7 +339,9 @@ export class PgBackupApiStandIn {
       (operationRequest.reset === true && !('model_name' in operationRequest));
     if (!wellFormed) return page(400, 'Bad Request', 'Make sure all options/arguments are met and try again');
 
-    const id = operationId(new Date());
+    let id = operationId(new Date());
+    for (let ms = 1_000; this.#options.distinctIds && server.operations.has(id); ms += 1_000)
+      id = operationId(new Date(Date.now() + ms));
     if (server.operations.has(id)) return page(500);
     const target = typeof model === 'string' ? model : null;
     const operation: Operation = {
