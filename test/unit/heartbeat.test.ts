@@ -12,12 +12,10 @@ import { type Item, type PassedOver, passedOver } from '../../functions/config-s
 import { Ledger } from '../../functions/config-switch/reconcile/ledger.ts';
 import { versionOf } from '../../functions/config-switch/version.ts';
 import { MemoryTable } from '../stand-ins/memory-table.ts';
-import { useVirtualTime } from './virtual-time.ts';
+import { at, NOW, useVirtualTime } from './virtual-time.ts';
 
-const NOW = Date.parse('2026-11-23T06:10:00.000Z');
 const MINUTE = 60_000;
 const DAY = 86_400_000;
-const at = (ms: number) => new Date(NOW + ms).toISOString();
 const version = (ms: number) => versionOf(NOW + ms, 'e');
 
 /** pg-backup-api: each switch succeeds, and operations of earlier invocations are IN_PROGRESS, unless a test says otherwise. */
@@ -63,7 +61,7 @@ let table: MemoryTable;
 let api: Api;
 let reconciled: Reconciled[];
 let options: HeartbeatOptions;
-useVirtualTime(NOW);
+useVirtualTime();
 beforeEach(() => {
   table = new MemoryTable();
   api = new Api();

@@ -6,11 +6,9 @@ import {
   isPending,
   passedOver,
 } from '../../functions/config-switch/reconcile/item.ts';
-import { useVirtualTime } from './virtual-time.ts';
+import { at, useVirtualTime } from './virtual-time.ts';
 
-const NOW = Date.parse('2026-11-23T06:10:00.000Z');
-const at = (ms: number) => new Date(NOW + ms).toISOString();
-useVirtualTime(NOW);
+useVirtualTime();
 
 describe('an item', () => {
   const DESIRED = { desired: 'model m', desired_version: 'b' };

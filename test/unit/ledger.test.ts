@@ -8,15 +8,13 @@ import {
 import { type Lease, Ledger, mayPost } from '../../functions/config-switch/reconcile/ledger.ts';
 import { versionOf } from '../../functions/config-switch/version.ts';
 import { MemoryTable } from '../stand-ins/memory-table.ts';
-import { useVirtualTime } from './virtual-time.ts';
+import { at, NOW, useVirtualTime } from './virtual-time.ts';
 
-const NOW = Date.parse('2026-11-23T06:10:00.000Z');
-const at = (ms: number) => new Date(NOW + ms).toISOString();
 const { signal } = new AbortController();
 
 let table: MemoryTable;
 let ledger: Ledger;
-useVirtualTime(NOW);
+useVirtualTime();
 beforeEach(() => {
   table = new MemoryTable();
   ledger = new Ledger(table);

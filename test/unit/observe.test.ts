@@ -5,10 +5,9 @@ import { Ledger } from '../../functions/config-switch/reconcile/ledger.ts';
 import { recordObservations } from '../../functions/config-switch/reconcile/observe.ts';
 import { versionOf } from '../../functions/config-switch/version.ts';
 import { MemoryTable } from '../stand-ins/memory-table.ts';
+import { at, NOW } from './virtual-time.ts';
 
-const NOW = Date.parse('2026-11-23T06:10:00.000Z');
 const MINUTE = 60_000;
-const at = (ms: number) => new Date(NOW + ms).toISOString();
 const { signal } = new AbortController();
 const MEMBERS = { node1: 'pg:node1', node2: 'pg:node2', node3: null };
 

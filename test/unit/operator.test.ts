@@ -3,18 +3,16 @@ import type { Item } from '../../functions/config-switch/reconcile/item.ts';
 import { Ledger } from '../../functions/config-switch/reconcile/ledger.ts';
 import { Operator } from '../../functions/config-switch/reconcile/operator.ts';
 import { MemoryTable } from '../stand-ins/memory-table.ts';
-import { useVirtualTime } from './virtual-time.ts';
+import { at, NOW, useVirtualTime } from './virtual-time.ts';
 
-const NOW = Date.parse('2026-11-23T06:10:00.000Z');
 const DAY = 86_400_000;
-const at = (ms: number) => new Date(NOW + ms).toISOString();
 const { signal } = new AbortController();
 const MAIN: Item = { barman_server: 'main' };
 const DESIRED: Item = { ...MAIN, desired: 'model m', desired_version: 'a' };
 
 let table: MemoryTable;
 let operator: Operator;
-useVirtualTime(NOW);
+useVirtualTime();
 beforeEach(() => {
   table = new MemoryTable();
   operator = new Operator(new Ledger(table), table);

@@ -17,9 +17,8 @@ import {
 import { versionOf } from '../../functions/config-switch/version.ts';
 import { MemoryEvents } from '../stand-ins/memory-events.ts';
 import { MemoryTable } from '../stand-ins/memory-table.ts';
-import { useVirtualTime } from './virtual-time.ts';
+import { at, NOW, useVirtualTime } from './virtual-time.ts';
 
-const NOW = Date.parse('2026-11-23T06:10:00.000Z');
 const OPERATION_TIMEOUT = 60_000;
 
 /** Replaces pg-backup-api: operations end DONE immediately, unless a test sets a callback. */
@@ -68,7 +67,7 @@ let api: Api;
 let controller: AbortController;
 let options: ReconcileOptions & { events: MemoryEvents };
 let remaining: number;
-useVirtualTime(NOW);
+useVirtualTime();
 beforeEach(() => {
   table = new MemoryTable();
   api = new Api();
@@ -85,7 +84,6 @@ beforeEach(() => {
   };
 });
 
-const at = (ms: number) => new Date(NOW + ms).toISOString();
 const version = (ms: number, id: string) => versionOf(NOW + ms, id);
 const desired = (ms: number, id: string): DesiredState => ({
   barman_server: 'main',
@@ -351,13 +349,19 @@ describe('an expired lease', () => {
     },
   );
 
-  test('is not replaced if its operations cannot be listed', async () => {
-    table.item = expired(OPERATION_TIMEOUT);
-    api.onList = () => {
-      throw new HttpError('no list');
-    };
-    expect(await runToEnd(A)).toEqual(new HttpError('no list'));
-    expect([api.targets.length, table.item.lease_token]).toEqual([0, 'another']);
+  const notKnown = () => Promise.reject(new HttpError('not known'));
+  test.each<[string, ms: number, prepare: () => void]>([
+    ['its operations cannot be listed', OPERATION_TIMEOUT, () => Object.assign(api, { onList: notKnown })],
+    ['there is not enough time to wait for them', 1_000, () => {}],
+    ['the deadline has passed', OPERATION_TIMEOUT - 10_000, () => controller.abort()],
+  ])('is not replaced if %s', async (_, ms, prepare) => {
+    table.item = expired(ms);
+    api.recent = ['x'];
+    api.onEnd = notKnown;
+    prepare();
+    expect(await runToEnd(A)).toEqual(new HttpError('not known'));
+    const { passedOver } = options.facts;
+    expect([passedOver, api.targets, table.item.lease_token]).toEqual([false, [], 'another']);
   });
 
   test('has an operation that cannot be polled passed over after the operation timeout', async () => {
@@ -367,28 +371,6 @@ describe('an expired lease', () => {
     expect(await runToEnd(A)).toMatchObject({ exit_code: 0 });
     expect(table.item.applied_at).toBe(at(28_500));
     expect(options.facts.passedOver).toBe(true);
-  });
-
-  test('is not replaced if there is not enough time to wait', async () => {
-    table.item = expired(1_000);
-    api.recent = ['x'];
-    api.onEnd = () => Promise.reject(new HttpError('no status'));
-    expect(await runToEnd(A)).toEqual(new HttpError('no status'));
-    expect([options.facts.passedOver, api.targets.length, table.item.lease_token]).toEqual([
-      false,
-      0,
-      'another',
-    ]);
-  });
-
-  test('is not replaced at the deadline', async () => {
-    table.item = expired(OPERATION_TIMEOUT - 10_000);
-    api.recent = ['x'];
-    api.onEnd = () => {
-      controller.abort();
-      return Promise.reject(new HttpError('no time'));
-    };
-    expect(await runToEnd(A)).toEqual(new HttpError('no time'));
   });
 
   test('whose operation has not ended is not replaced before the next attempt is due', async () => {

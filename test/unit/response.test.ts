@@ -164,7 +164,3 @@ describe('an EventBridge event', () => {
     expect(caller).toMatchObject(IDS);
   });
 });
-
-test('a direct invocation › gets each error as a response', async () => {
-  expect((await end(new LedgerError('throttled'))).caller).toMatchObject({ exit_code: 3, recorded: false });
-});

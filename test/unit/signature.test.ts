@@ -1,6 +1,5 @@
 import { createSecretKey } from 'node:crypto';
 import fc from 'fast-check';
-import { Webhook } from 'standardwebhooks';
 import { describe, expect, test, vi } from 'vitest';
 import { HttpError, InvalidArgs } from '../../functions/config-switch/errors.ts';
 import {
@@ -36,6 +35,7 @@ function verify(headers: Record<string, string | undefined>, body: string, arriv
 }
 
 describe('a signature', () => {
+  // Signed by the reference library, standardwebhooks.
   test('is valid for any body and id signed with any of the secrets', () => {
     fc.assert(
       fc.property(fc.string({ unit: 'binary' }), fc.stringMatching(/^[!-~]{1,64}$/), (body, id) => {
@@ -198,23 +198,5 @@ describe('a signed body', () => {
     const webhook = await signedWebhook(signed('{}'), NOW, from, signal);
     expect(webhook.matching).toEqual(both);
     expect(webhook.matchingOf(secrets)).toEqual([secrets[1]]);
-  });
-});
-
-describe('the reference library', () => {
-  test('accepts the same fresh signatures', () => {
-    fc.assert(
-      fc.property(fc.json(), fc.boolean(), (body, valid) => {
-        const at = Date.now();
-        const headers = signedHeaders(valid ? secret : createSecret(), body, { at });
-        let accepted = true;
-        try {
-          new Webhook(secret).verify(body, headers, { jsonParse: false });
-        } catch {
-          accepted = false;
-        }
-        expect(verify(headers, body, at)).toBe(accepted ? 'right' : 'wrong');
-      }),
-    );
   });
 });
