@@ -1,11 +1,11 @@
 /** When requests to pg-backup-api are sent, and how responses are handled; as its client uses them. */
 
-import type { SecureContext } from 'node:tls';
 import { beforeEach, describe, expect, test, vi } from 'vitest';
 import type { Connection } from '../../functions/config-switch/barman/attempts.ts';
 import { RequestFailure } from '../../functions/config-switch/barman/failures.ts';
 import type { PgBackupApi } from '../../functions/config-switch/barman/pg-backup-api.ts';
 import { DeadlineExceeded, HttpError } from '../../functions/config-switch/errors.ts';
+import { secureContextOf } from '../../functions/config-switch/http/tls.ts';
 import { CertificateAuthority } from '../stand-ins/certificates.ts';
 import {
   abortIn,
@@ -64,33 +64,20 @@ describe('a request', () => {
     const api = start();
     await end(create(api));
     await end(create(api));
-    const options = {
-      connections: 1,
-      pipelining: 1,
-      allowH2: false,
-      maxResponseSize: 16_777_216,
-      headersTimeout: 0,
-      bodyTimeout: 0,
-      connect: { timeout: 3_000, rejectUnauthorized: true },
-    };
+    const one = { connections: 1, pipelining: 1, allowH2: false, maxResponseSize: 16_777_216 };
+    const connect = { timeout: 3_000, rejectUnauthorized: true };
+    const options = { ...one, headersTimeout: 0, bodyTimeout: 0, connect };
     expect(net.agents).toEqual([{ destroyed: 0, options }]);
     expect(net.usedAgents).toEqual([net.agents[0], net.agents[0]]);
   });
 
-  test('reuses the TLS context while the credentials are the same', async () => {
+  test('has the TLS context of the credentials', async () => {
     const authority = await CertificateAuthority.create();
-    const first = { ...(await authority.client()), ca: authority.cert };
-    net.reply = () => CREATED;
-    for (const tls of [first, first, { ...first }]) {
-      net.source.connection = { ...PLAIN, tls };
-      await end(create(start()));
-    }
-    const contexts = net.agents.map(
-      ({ options }) => (options as { connect: { secureContext: SecureContext } }).connect.secureContext,
-    );
-    expect(contexts[0]?.context).toBeDefined();
-    expect(contexts[1]).toBe(contexts[0]);
-    expect(contexts[2]).not.toBe(contexts[0]);
+    const tls = { ...(await authority.client()), ca: authority.cert };
+    net.source.connection = { ...PLAIN, tls };
+    await end(create(start()));
+    const connect = expect.objectContaining({ secureContext: secureContextOf(tls) });
+    expect(net.agents).toMatchObject([{ options: { connect } }]);
   });
 
   test('after disposal opens a new connection', async () => {
@@ -276,12 +263,9 @@ describe('refused credentials', () => {
     net.random = 1;
     net.source.reread = renewed;
     replies([403, ''], CREATED);
-    const api = start({ maxRetries: 1 });
-    expect(await end(create(api))).toBe('20261123T061000');
-    expect(net.sent.map(({ at, origin }) => [at, origin])).toEqual([
-      [0, 'http://barman:7480'],
-      [0, 'https://other'],
-    ]);
+    expect(await end(create(start({ maxRetries: 1 })))).toBe('20261123T061000');
+    expect(times()).toEqual([0, 0]);
+    expect(net.sent.map(({ origin }) => origin)).toEqual(['http://barman:7480', 'https://other']);
     expect(net.agents).toMatchObject([{ destroyed: 1 }, { destroyed: 0 }]);
     expect(net.usedAgents).toEqual(net.agents);
   });
@@ -294,23 +278,16 @@ describe('refused credentials', () => {
     expect(net.source.signals).toHaveLength(2);
   });
 
-  const HINT = '; the Barman host may have refused client-cert';
+  const reset = networkError('ECONNRESET');
   test.each<[string, Connection, [Reply, ...Reply[]], string, number]>([
-    ['are suspected if the connection is', old, [networkError('ECONNRESET')], HINT, 2],
-    [
-      'are not suspected later if the connection is',
-      old,
-      [[429, ''], networkError('ECONNRESET')],
-      ' (2 attempts)',
-      1,
-    ],
-    ['are not suspected without TLS if the connection is', PLAIN, [networkError('ECONNRESET')], '', 1],
-  ])('%s reset', async (_, connection, all, words, readings) => {
+    ['suspected if', old, [reset], '; the Barman host may have refused client-cert', 2],
+    ['not suspected if later', old, [[429, ''], reset], ' (2 attempts)', 1],
+    ['not suspected without TLS if', PLAIN, [reset], '', 1],
+  ])('are %s the connection is reset', async (_, connection, all, words, readings) => {
     net.source.connection = connection;
     replies(...all);
-    expect(await messageOf(start({ maxRetries: all.length }).diagnose())).toBe(
-      `pg-backup-api did not respond: the connection was reset (ECONNRESET)${words}`,
-    );
+    const message = await messageOf(start({ maxRetries: all.length }).diagnose());
+    expect(message).toBe(`pg-backup-api did not respond: the connection was reset (ECONNRESET)${words}`);
     expect(net.source.signals).toHaveLength(readings);
   });
 

@@ -66,14 +66,8 @@ describe('a POST', () => {
 
   test('whose connection was reset is sent again after its possible operations have ended', async () => {
     net.random = 1;
-    replies(
-      cut,
-      list('a', 'b'),
-      [200, { status: 'DONE' }],
-      [200, { status: 'IN_PROGRESS' }],
-      [200, { status: 'DONE' }],
-      CREATED,
-    );
+    const done: Reply = [200, { status: 'DONE' }];
+    replies(cut, list('a', 'b'), done, [200, { status: 'IN_PROGRESS' }], done, CREATED);
     expect(await end(create(start()))).toBe('20261123T061000');
     expect(requests()).toEqual([
       `0 POST ${LIST}`,
