@@ -247,10 +247,7 @@ describe('the lease of another invocation', () => {
     const message =
       'another invocation is switching main: the desired state is recorded, and will be applied after that';
     const start = performance.now();
-    const ended = run(A).catch((error: unknown) => ({
-      error,
-      after: performance.now() - start,
-    }));
+    const ended = run(A).catch((error: unknown) => ({ error, after: performance.now() - start }));
     await vi.advanceTimersByTimeAsync(20_000);
     expect(await ended).toEqual({ error: new Busy(message), after: 5_000 });
     expect(options.facts).toEqual({ ...newFacts(), recorded: true, waited: 5_000 });

@@ -18,11 +18,7 @@ const secretOf = (
   text: string,
   parameter = 'webhook-secret',
   servers: Secret['servers'] = 'all',
-): Secret => ({
-  key: createSecretKey(text.replace('whsec_', ''), 'base64'),
-  servers,
-  parameter,
-});
+): Secret => ({ key: createSecretKey(text.replace('whsec_', ''), 'base64'), servers, parameter });
 const secrets = [secretOf(createSecret()), secretOf(secret)];
 
 function verify(headers: Record<string, string | undefined>, body: string, arrival = NOW) {
