@@ -2,7 +2,6 @@ import { describe, expect, test } from 'vitest';
 import {
   expiredCertificate,
   failureOf,
-  RequestFailure,
   refusalOf,
   timedOut,
   unexpected,
@@ -143,11 +142,6 @@ test('an expired client certificate › is named with its end, and the parameter
   });
 });
 
-test('a RequestFailure › is by default permanent, began nothing, and does not doubt the credentials', () => {
-  const failure = { name: 'RequestFailure', message: 'words', ...PERMANENT, status: undefined };
-  expect(new RequestFailure('words', {})).toMatchObject(failure);
-});
-
 test('a 2xx response with an unexpected body › means that the operation has begun', () => {
   const message = 'pg-backup-api answered 202, but its body is not JSON';
   const begun = { transient: true, begun: 'yes', doubtsCredentials: false, status: 202 };
@@ -166,7 +160,12 @@ describe('a response other than 2xx', () => {
   ])('%j is classified as %j, with the remedy, if there is one: %j', (statuses, traits, remedy) => {
     for (const status of statuses) {
       const message = `pg-backup-api answered ${status}: words${remedy}`;
-      expect(refusalOf(status, 'words')).toMatchObject({ status, ...traits, message });
+      expect(refusalOf(status, 'words')).toMatchObject({
+        name: 'RequestFailure',
+        status,
+        ...traits,
+        message,
+      });
     }
   });
 

@@ -4,8 +4,10 @@ import { describe, expect, test, vi } from 'vitest';
 import type { Cluster } from '../../functions/config-switch/patroni/cluster.ts';
 import { observe } from '../../functions/config-switch/patroni/leader.ts';
 import type { Answer } from '../../functions/config-switch/patroni/rest-api.ts';
+import { NOW, useVirtualTime } from './virtual-time.ts';
 
-const NOW = 1_795_500_643_000;
+useVirtualTime();
+
 const CLUSTER: Cluster = {
   name: 'main',
   scope: 'main',
@@ -51,15 +53,9 @@ function run(cluster: Answers, leader: Answers = [confirms(), REPLICA], name: st
 }
 
 describe('the leader is known', () => {
-  test('at once, without a timer that stays', async () => {
-    vi.useFakeTimers();
-    expect(await run([NORMAL, NORMAL])).toEqual({ leader: 'node1' });
-    expect(vi.getTimerCount()).toBe(0);
-    vi.useRealTimers();
-  });
-
   const standbyLeader = leaderOf('node1', { role: 'standby_leader', state: 'streaming' });
   test.each<[string, Answers, Answers?]>([
+    ['if all nodes name it and it confirms', [NORMAL, NORMAL]],
     ['if the other node does not answer', [NORMAL], [confirms()]],
     ['if the other node answers with an error', [NORMAL, notLeader({})], [confirms(), notLeader({})]],
     [
@@ -209,7 +205,6 @@ describe('the leader is unknown', () => {
   });
 
   test('after three seconds for each round, whatever a node does', async () => {
-    vi.useFakeTimers();
     const rounds: string[] = [];
     const ask = (node: URL, path: 'cluster' | 'leader', signal: AbortSignal) => {
       rounds.push(path);
@@ -226,7 +221,5 @@ describe('the leader is unknown', () => {
         'node1 does not confirm that it is the leader: 10.0.0.1:8008: no answer in time, 10.0.0.2:8008: no answer in time',
     });
     expect([rounds, Date.now() - start]).toEqual([['cluster', 'cluster', 'leader', 'leader'], 6_000]);
-    expect(vi.getTimerCount()).toBe(0);
-    vi.useRealTimers();
   });
 });

@@ -1,7 +1,7 @@
 import type { Context } from 'aws-lambda';
 import { afterEach, describe, expect, test, vi } from 'vitest';
 import type { Event } from '../../functions/config-switch/event/event.ts';
-import { isObject, receive, receiving } from '../../functions/config-switch/event/receive.ts';
+import { receive, receiving } from '../../functions/config-switch/event/receive.ts';
 import { newFacts } from '../../functions/config-switch/invocation.ts';
 import { httpEvent } from '../stand-ins/webhook.ts';
 import { useVirtualTime } from './virtual-time.ts';
@@ -138,14 +138,4 @@ describe('the deadline', () => {
     await middleware[end]?.(request as never);
     expect(vi.getTimerCount()).toBe(0);
   });
-});
-
-test.each<[unknown, boolean]>([
-  [{}, true],
-  [[], true],
-  [null, false],
-  [undefined, false],
-  ['x', false],
-])('an object › has properties that can be read (%j: %s)', (value, expected) => {
-  expect(isObject(value)).toBe(expected);
 });
