@@ -300,7 +300,8 @@ describe('refused credentials', () => {
   test('are read again if the certificate has expired, and nothing is sent', async () => {
     net.source.connection = { ...old, tls: { ...tls, notAfter: Date.now() - 1 } };
     net.source.reread = net.source.connection;
-    expect(await messageOf(create(start()))).toMatch(/^the client certificate expired on 2026-/);
+    await using api = start();
+    expect(await messageOf(create(api))).toMatch(/^the client certificate expired on 2026-/);
     expect([net.source.signals.length, net.sent]).toEqual([2, []]);
   });
 });

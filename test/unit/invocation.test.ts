@@ -11,7 +11,8 @@ useVirtualTime(NOW);
 describe('the deadline of an invocation', () => {
   test('leaves the time that Lambda leaves, less that for the response', async () => {
     const { signal, remaining, startedAt, request_id, facts } = startInvocation(CONTEXT);
-    expect([request_id, facts, startedAt]).toEqual(['request-1', newFacts(), performance.now()]);
+    expect([request_id, startedAt, facts]).toEqual(['request-1', performance.now(), newFacts()]);
+    expect(facts.recorded).toBe(false);
     expect(remaining()).toBe(27_500);
     await vi.advanceTimersByTimeAsync(27_499);
     expect([remaining(), signal.aborted]).toEqual([1, false]);
