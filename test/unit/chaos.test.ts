@@ -46,13 +46,13 @@ test('a chaos run › is promised what is promised in production, for the heartb
   expect(promise(60_000)).toBe(4 * 60_000);
 });
 
-test('a chaos run › has the same plan for the same seed, and every fault within its first 100 rounds', () => {
+test('a chaos run › has the same plan for the same seed, and every fault within its first 200 rounds', () => {
   fc.assert(
     fc.property(fc.integer(), (seed) => {
-      const rounds = plan(seed, 100);
-      expect(plan(seed, 100)).toEqual(rounds);
+      const rounds = plan(seed, 200);
+      expect(plan(seed, 200)).toEqual(rounds);
       expect(new Set(rounds.flat().map(({ fault }) => fault))).toEqual(new Set(Object.keys(FAULTS)));
     }),
-    { numRuns: 20 },
+    { numRuns: 10 },
   );
 });

@@ -1,20 +1,18 @@
-import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import { beforeEach, describe, expect, test } from 'vitest';
 import { InvalidArgs } from '../../functions/config-switch/errors.ts';
 import { fixVersion } from '../../functions/config-switch/reconcile/events.ts';
 import type { DesiredState } from '../../functions/config-switch/reconcile/item.ts';
 import { versionOf } from '../../functions/config-switch/version.ts';
 import { MemoryEvents } from '../stand-ins/memory-events.ts';
+import { useVirtualTime } from './virtual-time.ts';
 
 const NOW = Date.parse('2026-11-23T06:10:00.500Z');
 const { signal } = new AbortController();
 
 let events: MemoryEvents;
+useVirtualTime(NOW);
 beforeEach(() => {
-  vi.useFakeTimers({ toFake: ['Date'], now: NOW });
   events = new MemoryEvents();
-});
-afterEach(() => {
-  vi.useRealTimers();
 });
 
 const desired = (ms: number, change: Partial<DesiredState> = {}): DesiredState => ({

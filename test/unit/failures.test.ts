@@ -2,103 +2,106 @@ import { describe, expect, test } from 'vitest';
 import {
   expiredCertificate,
   failureOf,
-  RequestFailure,
   refusalOf,
   timedOut,
   unexpected,
 } from '../../functions/config-switch/barman/failures.ts';
 
-function networkError(code: string, message = code): Error {
-  return Object.assign(new Error(message), { code });
-}
+const networkError = (code: string, change: object = {}) =>
+  Object.assign(new Error('so it is'), { code, ...change });
 
+const PERMANENT = { transient: false, begun: 'no', doubtsCredentials: false } as const;
 const NOT_BEGUN = { transient: true, begun: 'no', doubtsCredentials: false } as const;
 const UNKNOWN = { transient: true, begun: 'unknown', doubtsCredentials: false } as const;
 const CREDENTIALS_DOUBTED = { transient: false, begun: 'no', doubtsCredentials: true } as const;
-const UNREACHED = 'pg-backup-api is unreachable: ';
 const NO_RESPONSE = 'pg-backup-api did not respond: ';
+const UNTRUSTED = 'the certificate of the Barman host is not trusted: ';
 const UNUSABLE = 'the response of pg-backup-api is not usable: so it is';
-const UNTRUSTED = 'the certificate of the Barman host is not trusted: so it is';
-const CHECK_CA = '; check ca-cert and url';
-const CHECK_ALL = '; check client-cert, client-key and ca-cert';
+const TLS_FAILED = 'TLS with the Barman host failed: ';
 
 describe('a request without a response', () => {
   test.each([
-    ['ECONNREFUSED', NOT_BEGUN, `${UNREACHED}the connection was refused (ECONNREFUSED)`],
-    ['ENOTFOUND', NOT_BEGUN, `${UNREACHED}its host name does not exist (ENOTFOUND)`],
+    ['ECONNREFUSED', 'the connection was refused'],
+    ['ENOTFOUND', 'its host name does not exist'],
     [
       'EAI_AGAIN',
-      NOT_BEGUN,
-      `${UNREACHED}its host name could not be resolved; if the VPC has DNS servers of its own, set the stage parameter dns (EAI_AGAIN)`,
+      'its host name could not be resolved; if the VPC has DNS servers of its own, set the stage parameter dns',
     ],
-    ['EHOSTUNREACH', NOT_BEGUN, `${UNREACHED}there is no route to the host (EHOSTUNREACH)`],
-    ['ENETUNREACH', NOT_BEGUN, `${UNREACHED}there is no route to its network (ENETUNREACH)`],
-    ['ETIMEDOUT', NOT_BEGUN, `${UNREACHED}the connection timed out (ETIMEDOUT)`],
-    ['UND_ERR_CONNECT_TIMEOUT', NOT_BEGUN, `${UNREACHED}the connection timed out (UND_ERR_CONNECT_TIMEOUT)`],
-    ['ECONNRESET', UNKNOWN, `${NO_RESPONSE}the connection was reset (ECONNRESET)`],
-    ['EPIPE', UNKNOWN, `${NO_RESPONSE}the connection was closed (EPIPE)`],
-    ['ECONNABORTED', UNKNOWN, `${NO_RESPONSE}the connection was closed (ECONNABORTED)`],
-    ['UND_ERR_SOCKET', UNKNOWN, `${NO_RESPONSE}the connection was closed (UND_ERR_SOCKET)`],
-    ['HPE_INVALID_CONSTANT', UNKNOWN, `${UNUSABLE} (HPE_INVALID_CONSTANT)`],
-    ['UND_ERR_RES_EXCEEDED_MAX_SIZE', UNKNOWN, `${UNUSABLE} (UND_ERR_RES_EXCEEDED_MAX_SIZE)`],
-    ['EMFILE', UNKNOWN, `${UNUSABLE} (EMFILE)`],
-    ['NOT_EPROTO', UNKNOWN, `${UNUSABLE} (NOT_EPROTO)`],
-    ...[
-      'CERT_HAS_EXPIRED',
-      'UNABLE_TO_VERIFY_LEAF_SIGNATURE',
-      'SELF_SIGNED_CERT_IN_CHAIN',
-      'DEPTH_ZERO_SELF_SIGNED_CERT',
-      'INVALID_CA',
-      'INVALID_PURPOSE',
-      'PATH_LENGTH_EXCEEDED',
-      'HOSTNAME_MISMATCH',
-      'ERR_TLS_CERT_ALTNAME_INVALID',
-    ].map((code) => [code, CREDENTIALS_DOUBTED, `${UNTRUSTED} (${code})${CHECK_CA}`] as const),
-    ...['ERR_SSL_TLSV13_ALERT_CERTIFICATE_REQUIRED', 'ERR_SSL_X', 'ERR_OSSL_X', 'EPROTO'].map(
-      (code) =>
-        [
-          code,
-          CREDENTIALS_DOUBTED,
-          `TLS with the Barman host failed: no common protocol (${code})${CHECK_ALL}`,
-        ] as const,
-    ),
-    ['X_CERT_', UNKNOWN, `${UNUSABLE} (X_CERT_)`],
-    ['X_ERR_SSL_', UNKNOWN, `${UNUSABLE} (X_ERR_SSL_)`],
-  ] as const)('is described for %s', (code, traits, message) => {
-    const cause = networkError(code, 'so it is');
-    expect(failureOf(cause, false)).toMatchObject({ ...traits, message, cause, status: undefined });
+    ['EHOSTUNREACH', 'there is no route to the host'],
+    ['ENETUNREACH', 'there is no route to its network'],
+    ['ETIMEDOUT', 'the connection timed out'],
+    ['UND_ERR_CONNECT_TIMEOUT', 'the connection timed out'],
+  ])('(%s) was not sent while connecting, and may have arrived on an open connection', (code, words) => {
+    const unreached = { ...NOT_BEGUN, message: `pg-backup-api is unreachable: ${words} (${code})` };
+    const unanswered = { ...UNKNOWN, message: `${NO_RESPONSE}${words} (${code})` };
+    const cause = networkError(code);
+    expect(failureOf(cause, false)).toMatchObject({ ...unreached, cause, status: undefined });
+    expect(failureOf(cause, true)).toMatchObject(unreached);
+    expect(failureOf(networkError(code, { syscall: 'connect' }), false)).toMatchObject(unreached);
+    expect(failureOf(networkError(code, { syscall: 'read' }), false)).toMatchObject(unanswered);
+    expect(failureOf(networkError(code, { syscall: 'write' }), false)).toMatchObject(unanswered);
   });
 
   test.each([
-    ['ETIMEDOUT', 'the connection timed out'],
-    ['EHOSTUNREACH', 'there is no route to the host'],
-    ['ENETUNREACH', 'there is no route to its network'],
-    ['ECONNREFUSED', 'the connection was refused'],
-  ])('on an open connection (%s) may have arrived: only while connecting nothing was sent', (code, words) => {
-    const failed = (syscall: string) => failureOf(Object.assign(networkError(code), { syscall }), false);
-    const message = `${NO_RESPONSE}${words} (${code})`;
-    expect(failed('read')).toMatchObject({ ...UNKNOWN, message });
-    expect(failed('write')).toMatchObject({ ...UNKNOWN, message });
-    expect(failed('connect')).toMatchObject({ ...NOT_BEGUN, message: `${UNREACHED}${words} (${code})` });
+    ['ECONNRESET', 'reset'],
+    ['EPIPE', 'closed'],
+    ['ECONNABORTED', 'closed'],
+    ['UND_ERR_SOCKET', 'closed'],
+  ])('(%s) may have arrived; in a new TLS session its certificate may have been refused', (code, words) => {
+    const [cause, message] = [networkError(code), `${NO_RESPONSE}the connection was ${words} (${code})`];
+    expect(failureOf(cause, false)).toMatchObject({ ...UNKNOWN, message, cause });
+    expect(failureOf(cause, true)).toMatchObject({
+      ...UNKNOWN,
+      doubtsCredentials: true,
+      message: `${message}; the Barman host may have refused client-cert`,
+    });
   });
 
-  test("has no advice of Node's about the function's own start", () => {
+  test.each([
+    'HPE_INVALID_CONSTANT',
+    'UND_ERR_RES_EXCEEDED_MAX_SIZE',
+    'EMFILE',
+    'NOT_EPROTO',
+    'X_CERT_',
+    'X_ERR_SSL_',
+  ])('(%s) has a response that is not usable', (code) => {
+    const cause = networkError(code);
+    expect(failureOf(cause, false)).toMatchObject({ ...UNKNOWN, message: `${UNUSABLE} (${code})`, cause });
+  });
+
+  test.each([
+    'CERT_HAS_EXPIRED',
+    'UNABLE_TO_VERIFY_LEAF_SIGNATURE',
+    'SELF_SIGNED_CERT_IN_CHAIN',
+    'DEPTH_ZERO_SELF_SIGNED_CERT',
+    'INVALID_CA',
+    'INVALID_PURPOSE',
+    'PATH_LENGTH_EXCEEDED',
+    'HOSTNAME_MISMATCH',
+    'ERR_TLS_CERT_ALTNAME_INVALID',
+  ])("(%s) does not trust the host, and has no advice of Node's about the function's own start", (code) => {
     const hint = '; if the root CA is installed locally, try running Node.js with  --use-system-ca';
-    const error = networkError(
-      'UNABLE_TO_VERIFY_LEAF_SIGNATURE',
-      `unable to verify the first certificate${hint}`,
-    );
-    expect(failureOf(error, false)?.message).toBe(
-      `the certificate of the Barman host is not trusted: unable to verify the first certificate ` +
-        `(UNABLE_TO_VERIFY_LEAF_SIGNATURE)${CHECK_CA}`,
-    );
+    const cause = networkError(code, { message: `so it is${hint}` });
+    expect(failureOf(cause, false)).toMatchObject({
+      ...CREDENTIALS_DOUBTED,
+      message: `${UNTRUSTED}so it is (${code}); check ca-cert and url`,
+      cause,
+    });
   });
 
-  test('has the reason from OpenSSL in its message, if there is one', () => {
-    const reason = (given: unknown) =>
-      failureOf(Object.assign(networkError('ERR_SSL_X'), { reason: given }), false)?.message;
-    expect(reason('tlsv1 alert unknown ca')).toContain('failed: tlsv1 alert unknown ca (ERR_SSL_X)');
-    expect(reason(7)).toContain('failed: no common protocol (ERR_SSL_X)');
+  test.each([
+    ['ERR_SSL_TLSV13_ALERT_CERTIFICATE_REQUIRED', undefined, 'no common protocol'],
+    ['ERR_OSSL_X', undefined, 'no common protocol'],
+    ['EPROTO', undefined, 'no common protocol'],
+    ['ERR_SSL_X', 7, 'no common protocol'],
+    ['ERR_SSL_X', 'tlsv1 alert unknown ca', 'tlsv1 alert unknown ca'],
+  ])('(%s) has no TLS session, and the reason from OpenSSL, if there is one: %j', (code, reason, words) => {
+    const cause = networkError(code, { reason });
+    expect(failureOf(cause, false)).toMatchObject({
+      ...CREDENTIALS_DOUBTED,
+      message: `${TLS_FAILED}${words} (${code}); check client-cert, client-key and ca-cert`,
+      cause,
+    });
   });
 
   test('with a malformed HTTP response is named after the error, because undici sets no code', () => {
@@ -106,21 +109,9 @@ describe('a request without a response', () => {
     expect(failureOf(error, false)).toMatchObject({ ...UNKNOWN, message: `${UNUSABLE} (HTTPParserError)` });
   });
 
-  test('whose first TLS session was reset may have had its certificate refused', () => {
-    expect(failureOf(networkError('ECONNRESET'), true)).toMatchObject({
-      transient: true,
-      begun: 'unknown',
-      doubtsCredentials: true,
-      message: `${NO_RESPONSE}the connection was reset (ECONNRESET); the Barman host may have refused client-cert`,
-    });
-    expect(failureOf(networkError('ECONNREFUSED'), true)).toMatchObject({ doubtsCredentials: false });
-  });
-
   test('after a time-out has the time waited in its message', () => {
-    expect(timedOut(12_000)).toMatchObject({
-      ...UNKNOWN,
-      message: 'pg-backup-api did not respond within 12 s',
-    });
+    const message = 'pg-backup-api did not respond within 12 s';
+    expect(timedOut(12_000)).toMatchObject({ ...UNKNOWN, message });
   });
 
   test('on several addresses is described by the first network error', () => {
@@ -143,119 +134,74 @@ describe('a request without a response', () => {
   });
 });
 
-describe('an expired client certificate', () => {
-  test('is named with its end, and the parameters are read again', () => {
-    expect(expiredCertificate(Date.parse('2026-11-23T06:10:00.000Z'))).toMatchObject({
-      transient: false,
-      begun: 'no',
-      doubtsCredentials: true,
-      message:
-        'the client certificate expired on 2026-11-23T06:10:00Z; write a new one, with its key, to the parameters client-cert and client-key',
-    });
+test('an expired client certificate › is named with its end, and the parameters are read again', () => {
+  expect(expiredCertificate(Date.parse('2026-11-23T06:10:00.000Z'))).toMatchObject({
+    ...CREDENTIALS_DOUBTED,
+    message:
+      'the client certificate expired on 2026-11-23T06:10:00Z; write a new one, with its key, to the parameters client-cert and client-key',
   });
 });
 
-describe('a RequestFailure', () => {
-  test('is by default permanent, began nothing, and does not doubt the credentials', () => {
-    expect(new RequestFailure('words', {})).toMatchObject({
-      name: 'RequestFailure',
-      message: 'words',
-      transient: false,
-      begun: 'no',
-      doubtsCredentials: false,
-      status: undefined,
-    });
-  });
-});
-
-describe('a 2xx response with an unexpected body', () => {
-  test('means that the operation has begun', () => {
-    expect(unexpected(202, 'its body is not JSON')).toMatchObject({
-      message: 'pg-backup-api answered 202, but its body is not JSON',
-      transient: true,
-      begun: 'yes',
-      doubtsCredentials: false,
-      status: 202,
-    });
-  });
+test('a 2xx response with an unexpected body › means that the operation has begun', () => {
+  const message = 'pg-backup-api answered 202, but its body is not JSON';
+  const begun = { transient: true, begun: 'yes', doubtsCredentials: false, status: 202 };
+  expect(unexpected(202, 'its body is not JSON')).toMatchObject({ message, ...begun });
 });
 
 describe('a response other than 2xx', () => {
+  const REDIRECTED = ' (redirects are not followed; set url to the final URL)';
+  const CHECK = ' (check client-cert and client-key)';
   test.each([
-    [299, { transient: false, begun: 'no', doubtsCredentials: false }],
-    [300, { transient: false, begun: 'no', doubtsCredentials: false }],
-    [399, { transient: false, begun: 'no', doubtsCredentials: false }],
-    [499, { transient: false, begun: 'no', doubtsCredentials: false }],
-    [301, { transient: false, begun: 'no', doubtsCredentials: false }],
-    [400, { transient: false, begun: 'no', doubtsCredentials: false }],
-    [401, { transient: false, begun: 'no', doubtsCredentials: true }],
-    [403, { transient: false, begun: 'no', doubtsCredentials: true }],
-    [404, { transient: true, begun: 'no', doubtsCredentials: false }],
-    [405, { transient: false, begun: 'no', doubtsCredentials: false }],
-    [408, { transient: true, begun: 'no', doubtsCredentials: false }],
-    [425, { transient: true, begun: 'no', doubtsCredentials: false }],
-    [429, { transient: true, begun: 'no', doubtsCredentials: false }],
-    [500, { transient: true, begun: 'no', doubtsCredentials: false }],
-    [502, { transient: true, begun: 'unknown', doubtsCredentials: false }],
-    [503, { transient: true, begun: 'unknown', doubtsCredentials: false }],
-    [504, { transient: true, begun: 'unknown', doubtsCredentials: false }],
-  ])('%i is classified', (status, traits) => {
-    expect(refusalOf(status, '')).toMatchObject({ status, ...traits });
-  });
-
-  test.each(['400 No required SSL certificate was sent', '400 The SSL certificate error'])(
-    'from nginx about the client certificate (%s) doubts the credentials',
-    (heading) => {
-      const page = `<html><head><title>400</title></head><body><center><h1>${heading}</h1></center></body></html>`;
-      expect(refusalOf(400, page)).toMatchObject({ doubtsCredentials: true });
-    },
-  );
-
-  test.each([
-    ['{"error":"404 Not Found: no such thing"}', 'pg-backup-api answered 404 Not Found: no such thing'],
-    ['<h1>404 Not Found</h1><hr>nginx/1.22.1', 'pg-backup-api answered 404 Not Found nginx/1.22.1'],
-    ['404', 'pg-backup-api answered 404'],
-    ['4040 errors', 'pg-backup-api answered 404: 4040 errors'],
-    ['502 Bad Gateway', 'pg-backup-api answered 404: 502 Bad Gateway'],
-    [
-      '<!doctype html>\n<title>404</title>\n<h1>Not Found</h1>\n<p>Try again</p>',
-      'pg-backup-api answered 404: Not Found Try again',
-    ],
-    ['plain\u001b[31m words\r\n', 'pg-backup-api answered 404: plain [31m words'],
-    ['', 'pg-backup-api answered 404'],
-    ['<'.repeat(5_000_000), `pg-backup-api answered 404: ${'<'.repeat(300)}…`],
-    ['x'.repeat(400), `pg-backup-api answered 404: ${'x'.repeat(300)}…`],
-  ])('is quoted in the message (%#)', (body, message) => {
-    expect(refusalOf(404, body).message).toBe(message);
+    [[299, 400, 405, 499], PERMANENT, ''],
+    [[300, 301, 399], PERMANENT, REDIRECTED],
+    [[401, 403], CREDENTIALS_DOUBTED, CHECK],
+    [[404, 408, 425, 429, 500], NOT_BEGUN, ''],
+    [[502, 503, 504], UNKNOWN, ''],
+  ])('%j is classified as %j, with the remedy, if there is one: %j', (statuses, traits, remedy) => {
+    for (const status of statuses) {
+      const message = `pg-backup-api answered ${status}: words${remedy}`;
+      expect(refusalOf(status, 'words')).toMatchObject({
+        name: 'RequestFailure',
+        status,
+        ...traits,
+        message,
+      });
+    }
   });
 
   test.each([
-    [299, 'pg-backup-api answered 299: words'],
-    [300, 'pg-backup-api answered 300: words (redirects are not followed; set url to the final URL)'],
-    [399, 'pg-backup-api answered 399: words (redirects are not followed; set url to the final URL)'],
-    [400, 'pg-backup-api answered 400: words'],
-    [401, 'pg-backup-api answered 401: words (check client-cert and client-key)'],
-    [403, 'pg-backup-api answered 403: words (check client-cert and client-key)'],
-    [500, 'pg-backup-api answered 500: words'],
-  ])('%i has the remedy in its message, if there is one', (status, message) => {
-    expect(refusalOf(status, 'words').message).toBe(message);
+    [400, '<title>400</title><h1>400 No required SSL certificate was sent</h1>', CREDENTIALS_DOUBTED],
+    [400, '<h1>400 The SSL certificate error</h1>', CREDENTIALS_DOUBTED],
+    [400, 'no ssl certificate', CREDENTIALS_DOUBTED],
+    [400, 'no certificate', PERMANENT],
+    [405, 'no SSL certificate', PERMANENT],
+  ])("doubts the credentials only with nginx's message (%i %s)", (status, body, traits) => {
+    expect(refusalOf(status, body)).toMatchObject(traits);
   });
 
   test.each([
-    ['<style>a b</style>one<script>x</script> two<b>three</b>', 'one two three'],
-    ['{"error":7}', '7'],
-    ['{"errors":"no"}', '{"errors":"no"}'],
-    ['null', 'null'],
-    ['one<style>a</style>two', 'one two'],
-    ['["error"]', '["error"]'],
-    ['"<b>error</b>"', '"<b>error</b>"'],
-    ['null', 'null'],
-    [`${' '.repeat(4_090)}{"error":"cut"}`, '{"erro'],
-    ['x'.repeat(300), 'x'.repeat(300)],
-    ['x'.repeat(301), `${'x'.repeat(300)}…`],
-    ['\u0000a\u007f\u0000b\u007f', 'a b'],
-  ])('is quoted without markup and control characters, up to 300 characters (%#)', (body, text) => {
-    expect(refusalOf(404, body).message).toBe(`pg-backup-api answered 404: ${text}`);
+    ['', ''],
+    ['404', ''],
+    ['{"error":"404 Not Found: no such thing"}', ' Not Found: no such thing'],
+    ['<h1>404 Not Found</h1><hr>nginx/1.22.1', ' Not Found nginx/1.22.1'],
+    ['4040 errors', ': 4040 errors'],
+    ['502 Bad Gateway', ': 502 Bad Gateway'],
+    ['<!doctype html>\n<title>404</title>\n<h1>Not Found</h1>\n<p>Try again</p>', ': Not Found Try again'],
+    ['<style>a b</style>one<script>x</script> two<b>three</b>', ': one two three'],
+    ['one<style>a</style>two', ': one two'],
+    ['{"error":7}', ': 7'],
+    ['{"errors":"no"}', ': {"errors":"no"}'],
+    ['null', ': null'],
+    ['["error"]', ': ["error"]'],
+    ['"<b>error</b>"', ': "<b>error</b>"'],
+    ['plain\u001b[31m words\r\n', ': plain [31m words'],
+    ['\u0000a\u007f\u0000b\u007f', ': a b'],
+    ['x'.repeat(300), `: ${'x'.repeat(300)}`],
+    ['x'.repeat(301), `: ${'x'.repeat(300)}…`],
+    ['<'.repeat(5_000_000), `: ${'<'.repeat(300)}…`],
+    [`${' '.repeat(4_090)}{"error":"cut"}`, ': {"erro'],
+  ])('is quoted without markup and control characters, up to 300 characters (%#)', (body, words) => {
+    expect(refusalOf(404, body).message).toBe(`pg-backup-api answered 404${words}`);
   });
 
   test('500 to a POST has a remedy, for the message of the last attempt', () => {
@@ -266,11 +212,5 @@ describe('a response other than 2xx', () => {
     expect(refusalOf(500, '', to('POST'))).toMatchObject({ message: 'pg-backup-api answered 500', remedy });
     expect(refusalOf(500, '', to('GET')).remedy).toBe('');
     expect(refusalOf(502, '', to('POST')).remedy).toBe('');
-  });
-
-  test("400 doubts the credentials only with nginx's message", () => {
-    expect(refusalOf(400, 'no ssl certificate')).toMatchObject({ doubtsCredentials: true, transient: false });
-    expect(refusalOf(400, 'no certificate')).toMatchObject({ doubtsCredentials: false });
-    expect(refusalOf(405, 'no SSL certificate')).toMatchObject({ doubtsCredentials: false });
   });
 });

@@ -4,8 +4,10 @@ import { describe, expect, test, vi } from 'vitest';
 import type { Cluster } from '../../functions/config-switch/patroni/cluster.ts';
 import { observe } from '../../functions/config-switch/patroni/leader.ts';
 import type { Answer } from '../../functions/config-switch/patroni/rest-api.ts';
+import { NOW, useVirtualTime } from './virtual-time.ts';
 
-const NOW = 1_795_500_643_000;
+useVirtualTime();
+
 const CLUSTER: Cluster = {
   name: 'main',
   scope: 'main',
@@ -24,14 +26,8 @@ const leaderOf = (name: string, change: Body = {}) => ({
   timeline: 1,
   ...change,
 });
-const replicaOf = (name: string, change: Body = {}) => ({
-  name,
-  role: 'replica',
-  state: 'streaming',
-  timeline: 1,
-  lag: 0,
-  ...change,
-});
+const replicaOf = (name: string, change: Body = {}) =>
+  leaderOf(name, { role: 'replica', state: 'streaming', lag: 0, ...change });
 const members = (...all: Body[]) => ok({ members: all, scope: 'main' });
 const state = (name: string, change: Body = {}): Body => ({
   state: 'running',
@@ -43,57 +39,43 @@ const state = (name: string, change: Body = {}): Body => ({
   ...change,
 });
 const NORMAL = members(leaderOf('node1'), replicaOf('node2'));
-const CONFIRMED = [ok(state('node1')), notLeader(state('node2', { role: 'replica' }))] as const;
 const DOWN: Answer = { error: 'ECONNREFUSED' };
+/** Node 1 confirms that it is the leader, except for a change. */
+const confirms = (change: Body = {}) => ok(state('node1', change));
+const REPLICA = notLeader(state('node2', { role: 'replica' }));
 
-/** @param cluster what the two nodes answer for `/cluster` @param leader and for `/leader` */
-function run(
-  cluster: readonly [Answer, Answer],
-  leader: readonly [Answer, Answer] = CONFIRMED,
-  streaming_archiver_name: string | null = null,
-) {
+type Answers = readonly Answer[];
+/** @param cluster what the two nodes answer for `/cluster`; down without an answer @param leader and for `/leader` */
+function run(cluster: Answers, leader: Answers = [confirms(), REPLICA], name: string | null = null) {
   const ask = async (node: URL, path: 'cluster' | 'leader') =>
-    (path === 'cluster' ? cluster : leader)[node.hostname === '10.0.0.1' ? 0 : 1];
-  return observe({ ...CLUSTER, streaming_archiver_name }, ask, new AbortController().signal);
+    (path === 'cluster' ? cluster : leader)[node.hostname === '10.0.0.1' ? 0 : 1] ?? DOWN;
+  return observe({ ...CLUSTER, streaming_archiver_name: name }, ask, new AbortController().signal);
 }
 
 describe('the leader is known', () => {
-  test('at once, without a timer that stays', async () => {
-    vi.useFakeTimers();
-    expect(await run([NORMAL, NORMAL])).toEqual({ leader: 'node1' });
-    expect(vi.getTimerCount()).toBe(0);
-    vi.useRealTimers();
-  });
-
-  test.each<[string, readonly [Answer, Answer], (readonly [Answer, Answer])?]>([
+  const standbyLeader = leaderOf('node1', { role: 'standby_leader', state: 'streaming' });
+  test.each<[string, Answers, Answers?]>([
     ['if all nodes name it and it confirms', [NORMAL, NORMAL]],
-    ['if the other node does not answer', [NORMAL, DOWN], [CONFIRMED[0], DOWN]],
-    ['if the other node answers with an error', [NORMAL, notLeader({})], [CONFIRMED[0], notLeader({})]],
+    ['if the other node does not answer', [NORMAL], [confirms()]],
+    ['if the other node answers with an error', [NORMAL, notLeader({})], [confirms(), notLeader({})]],
     [
       'in a paused cluster',
       [ok({ members: [leaderOf('node1')], scope: 'main', pause: true }), NORMAL],
-      [ok(state('node1', { pause: true })), DOWN],
+      [confirms({ pause: true })],
     ],
-    ['as Patroni 3.3.2 calls it', [NORMAL, NORMAL], [ok(state('node1', { role: 'master' })), CONFIRMED[1]]],
+    ['as Patroni 3.3.2 calls it', [NORMAL, NORMAL], [confirms({ role: 'master' }), REPLICA]],
     [
       'if a member without PostgreSQL has no timeline',
       [members(leaderOf('node1'), { name: 'node2', role: 'replica', state: 'stopped' }), NORMAL],
     ],
     [
       'in a standby cluster',
-      [members(leaderOf('node1', { role: 'standby_leader', state: 'streaming' }), replicaOf('node2')), DOWN],
-      [ok(state('node1', { role: 'standby_leader' })), DOWN],
+      [members(standbyLeader, replicaOf('node2'))],
+      [confirms({ role: 'standby_leader' })],
     ],
-    [
-      'with a sync standby',
-      [members(leaderOf('node1'), replicaOf('node2', { role: 'sync_standby' })), NORMAL],
-    ],
-    ['if its scope is not in the list of members', [ok({ members: [leaderOf('node1')] }), DOWN]],
-    [
-      'if it saw the DCS 30 s ago',
-      [NORMAL, NORMAL],
-      [ok(state('node1', { dcs_last_seen: NOW / 1_000 - 30 })), DOWN],
-    ],
+    ['with a sync standby', [members(leaderOf('node1'), replicaOf('node2', { role: 'sync_standby' }))]],
+    ['if its scope is not in the list of members', [ok({ members: [leaderOf('node1')] })]],
+    ['if it saw the DCS 30 s ago', [NORMAL, NORMAL], [confirms({ dcs_last_seen: NOW / 1_000 - 30 })]],
   ])('%s', async (_, cluster, leader) => {
     expect(await run(cluster, leader)).toEqual({ leader: 'node1' });
   });
@@ -109,167 +91,112 @@ describe('Barman', () => {
     sync_priority: 0,
   });
   const barman = (walSenderState: unknown) => sender('barman_receive_wal', walSenderState);
-  test.each<[string, Body, boolean | undefined]>([
-    ['streams from the leader', { replication: [sender('node2', 'streaming'), barman('streaming')] }, true],
-    ['streams while it catches up', { replication: [barman('catchup')] }, true],
-    ['does not stream while it connects', { replication: [barman('startup')] }, false],
-    [
-      'does not stream with a base backup',
-      { replication: [sender('barman_streaming_backup', 'backup')] },
-      false,
-    ],
-    ['does not stream if only a replica does', { replication: [sender('node2', 'streaming')] }, false],
-    ['does not stream if nothing does', { replication: undefined }, false],
-    [
-      'does not stream with a name or state that is null',
-      { replication: [sender(null, null), barman(null)] },
-      false,
-    ],
-    ['may stream if PostgreSQL did not answer', { state: 'unknown', replication: undefined }, undefined],
-  ])('%s', async (_, change, streaming) => {
-    const leader = [ok(state('node1', change)), CONFIRMED[1]] as const;
-    expect(await run([NORMAL, NORMAL], leader, 'barman_receive_wal')).toEqual({ leader: 'node1', streaming });
+  const streaming = (change: Body, name: string | null = 'barman_receive_wal') =>
+    run([NORMAL, NORMAL], [confirms(change), REPLICA], name);
+
+  test.each<[string, Body[] | undefined, boolean]>([
+    ['streams from the leader', [sender('node2', 'streaming'), barman('streaming')], true],
+    ['streams while it catches up', [barman('catchup')], true],
+    ['does not stream while it connects', [barman('startup')], false],
+    ['does not stream with a base backup', [sender('barman_streaming_backup', 'backup')], false],
+    ['does not stream if only a replica does', [sender('node2', 'streaming')], false],
+    ['does not stream if nothing does', undefined, false],
+    ['does not stream with a name or state that is null', [sender(null, null), barman(null)], false],
+  ])('%s', async (_, replication, expected) => {
+    expect(await streaming({ replication })).toEqual({ leader: 'node1', streaming: expected });
+  });
+
+  test('may stream if PostgreSQL did not answer', async () => {
+    const change = { state: 'unknown', replication: undefined };
+    expect(await streaming(change)).toEqual({ leader: 'node1', streaming: undefined });
   });
 
   test('streams under the name that its configuration has', async () => {
-    const leader = [ok(state('node1', { replication: [sender('wal_of_main', 'streaming')] })), DOWN] as const;
-    expect(await run([NORMAL, NORMAL], leader, 'wal_of_main')).toMatchObject({ streaming: true });
-    expect(await run([NORMAL, NORMAL], leader, 'barman_receive_wal')).toMatchObject({ streaming: false });
-    expect(await run([NORMAL, NORMAL], leader, null)).toMatchObject({ streaming: undefined });
+    const change = { replication: [sender('wal_of_main', 'streaming')] };
+    expect(await streaming(change, 'wal_of_main')).toMatchObject({ streaming: true });
+    expect(await streaming(change)).toMatchObject({ streaming: false });
+    expect(await streaming(change, null)).toMatchObject({ streaming: undefined });
   });
 });
 
 describe('the leader is unknown', () => {
-  test.each<[string, readonly [Answer, Answer], readonly [Answer, Answer] | undefined, string]>([
+  test.each<[string, Answers, string]>([
     [
       'if no node answers',
       [DOWN, { error: 'no answer in time' }],
-      undefined,
       'no node answered: 10.0.0.1:8008: ECONNREFUSED, 10.0.0.2:8008: no answer in time',
     ],
-    ['just after etcd is back', [members(), NORMAL], undefined, '10.0.0.1:8008 knows no leader'],
+    ['just after etcd is back', [members(), NORMAL], '10.0.0.1:8008 knows no leader'],
     [
       'if nodes disagree',
       [NORMAL, members(replicaOf('node1'), leaderOf('node2'))],
-      undefined,
       'one node names node1, and 10.0.0.2:8008 node2',
     ],
-    [
-      'if a node knows two',
-      [members(leaderOf('node1'), leaderOf('node2')), DOWN],
-      undefined,
-      '10.0.0.1:8008 knows 2 leaders',
-    ],
+    ['if a node knows two', [members(leaderOf('node1'), leaderOf('node2'))], '10.0.0.1:8008 knows 2 leaders'],
     [
       'while it starts',
-      [members(leaderOf('node1', { state: 'starting' })), DOWN],
-      undefined,
+      [members(leaderOf('node1', { state: 'starting' }))],
       'node1 is starting, by 10.0.0.1:8008',
     ],
     [
       'while a standby leader does not stream',
-      [members(leaderOf('node1', { role: 'standby_leader' })), DOWN],
-      undefined,
+      [members(leaderOf('node1', { role: 'standby_leader' }))],
       'node1 is running, by 10.0.0.1:8008',
     ],
     [
       'if another member has a higher timeline',
-      [members(leaderOf('node1'), replicaOf('node2', { timeline: 2 })), DOWN],
-      undefined,
+      [members(leaderOf('node1'), replicaOf('node2', { timeline: 2 }))],
       'node2 has a higher timeline than the leader node1, by 10.0.0.1:8008',
     ],
     [
       'in another scope',
       [ok({ members: [leaderOf('node1')], scope: 'other' }), NORMAL],
-      undefined,
       '10.0.0.1:8008 belongs to scope other, not main',
     ],
-    [
-      'if an answer is no cluster',
-      [ok('<html>'), NORMAL],
-      undefined,
-      '10.0.0.1:8008 answered something else than a cluster',
-    ],
-    [
-      'if an answer is not JSON',
-      [ok(undefined), NORMAL],
-      undefined,
-      '10.0.0.1:8008 answered something else than a cluster',
-    ],
-    [
-      'if a name cannot be stored',
-      [members(leaderOf('a\ud800')), NORMAL],
-      undefined,
-      '10.0.0.1:8008 answered something else than a cluster',
-    ],
+  ])('%s', async (_, cluster, unknown) => {
+    expect(await run(cluster)).toEqual({ unknown });
+  });
+
+  test.each([
+    ['no cluster', ok('<html>')],
+    ['not JSON', ok(undefined)],
+    ['one with a name that cannot be stored', members(leaderOf('a\ud800'))],
+  ])('if an answer is %s', async (_, answer) => {
+    const unknown = '10.0.0.1:8008 answered something else than a cluster';
+    expect(await run([answer, NORMAL])).toEqual({ unknown });
+  });
+
+  const NOT_SEEN = 'node1 has not seen the DCS for more than 30 s';
+  test.each<[string, Answers, string]>([
     [
       'if it was killed: the other names it for the whole ttl',
-      [DOWN, NORMAL],
-      [DOWN, CONFIRMED[1]],
+      [DOWN, REPLICA],
       'node1 does not confirm that it is the leader: 10.0.0.1:8008: ECONNREFUSED, 10.0.0.2:8008: 503',
     ],
     [
       'after SIGSTOP and SIGCONT',
-      [NORMAL, NORMAL],
-      [notLeader(state('node1')), CONFIRMED[1]],
+      [notLeader(state('node1')), REPLICA],
       'node1 does not confirm that it is the leader: 10.0.0.1:8008: 503, 10.0.0.2:8008: 503',
     ],
-    [
-      'in the first moments of a switchover',
-      [NORMAL, NORMAL],
-      [ok(state('node1', { role: 'replica' })), CONFIRMED[1]],
-      'node1 is still replica',
-    ],
+    ['in the first moments of a switchover', [confirms({ role: 'replica' })], 'node1 is still replica'],
     [
       'while nodes still name the old one',
-      [NORMAL, NORMAL],
       [DOWN, ok(state('node2'))],
       'node2 claims to be the leader as well as node1',
     ],
-    [
-      'in pause without etcd',
-      [NORMAL, NORMAL],
-      [ok(state('node1', { cluster_unlocked: true })), DOWN],
-      'node1 does not hold the lock',
-    ],
-    [
-      'in failsafe mode',
-      [NORMAL, NORMAL],
-      [ok(state('node1', { failsafe_mode_is_active: true })), DOWN],
-      'node1 is in failsafe mode',
-    ],
-    [
-      'if it is cut off from etcd',
-      [NORMAL, NORMAL],
-      [ok(state('node1', { dcs_last_seen: NOW / 1_000 - 31 })), DOWN],
-      'node1 has not seen the DCS for more than 30 s',
-    ],
-    [
-      'if it does not say when it saw the DCS',
-      [NORMAL, NORMAL],
-      [ok(state('node1', { dcs_last_seen: undefined })), DOWN],
-      'node1 has not seen the DCS for more than 30 s',
-    ],
-    [
-      'if its answer has no date',
-      [NORMAL, NORMAL],
-      [{ status: 200, body: state('node1'), date: Number.NaN }, DOWN],
-      'node1 has not seen the DCS for more than 30 s',
-    ],
+    ['in pause without etcd', [confirms({ cluster_unlocked: true })], 'node1 does not hold the lock'],
+    ['in failsafe mode', [confirms({ failsafe_mode_is_active: true })], 'node1 is in failsafe mode'],
+    ['if it is cut off from etcd', [confirms({ dcs_last_seen: NOW / 1_000 - 31 })], NOT_SEEN],
+    ['if it does not say when it saw the DCS', [confirms({ dcs_last_seen: undefined })], NOT_SEEN],
+    ['if its answer has no date', [{ status: 200, body: state('node1'), date: Number.NaN }], NOT_SEEN],
     [
       'if it belongs to another scope',
-      [NORMAL, NORMAL],
-      [ok(state('node1', { patroni: { scope: 'other', name: 'node1' } })), DOWN],
+      [confirms({ patroni: { scope: 'other', name: 'node1' } })],
       '10.0.0.1:8008 belongs to scope other, not main',
     ],
-    [
-      'if its answer is no state',
-      [NORMAL, NORMAL],
-      [ok({}), DOWN],
-      '10.0.0.1:8008 answered something else than its state',
-    ],
-  ])('%s', async (_, cluster, leader, unknown) => {
-    expect(await run(cluster, leader)).toEqual({ unknown });
+    ['if its answer is no state', [ok({})], '10.0.0.1:8008 answered something else than its state'],
+  ])('%s', async (_, leader, unknown) => {
+    expect(await run([NORMAL, NORMAL], leader)).toEqual({ unknown });
   });
 
   test('does not hide an internal error', async () => {
@@ -278,7 +205,6 @@ describe('the leader is unknown', () => {
   });
 
   test('after three seconds for each round, whatever a node does', async () => {
-    vi.useFakeTimers();
     const rounds: string[] = [];
     const ask = (node: URL, path: 'cluster' | 'leader', signal: AbortSignal) => {
       rounds.push(path);
@@ -295,7 +221,5 @@ describe('the leader is unknown', () => {
         'node1 does not confirm that it is the leader: 10.0.0.1:8008: no answer in time, 10.0.0.2:8008: no answer in time',
     });
     expect([rounds, Date.now() - start]).toEqual([['cluster', 'cluster', 'leader', 'leader'], 6_000]);
-    expect(vi.getTimerCount()).toBe(0);
-    vi.useRealTimers();
   });
 });

@@ -1,34 +1,20 @@
 import type { Context } from 'aws-lambda';
-import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
-import { DeadlineExceeded } from '../../functions/config-switch/errors.ts';
-import { type Event, eventTime, isEventId } from '../../functions/config-switch/event/event.ts';
-import type { RoleChange } from '../../functions/config-switch/event/payload.ts';
-import { isObject, receive, receiving } from '../../functions/config-switch/event/receive.ts';
-import { newFacts, startInvocation } from '../../functions/config-switch/invocation.ts';
+import { afterEach, describe, expect, test, vi } from 'vitest';
+import type { Event } from '../../functions/config-switch/event/event.ts';
+import { receive, receiving } from '../../functions/config-switch/event/receive.ts';
+import { newFacts } from '../../functions/config-switch/invocation.ts';
 import { httpEvent } from '../stand-ins/webhook.ts';
+import { useVirtualTime } from './virtual-time.ts';
 
 const NOW = Date.parse('2026-11-23T06:10:00.500Z');
 const CONTEXT = { awsRequestId: 'request-1', getRemainingTimeInMillis: () => 29_000 } as Context;
 
-let received: { clearDeadline: () => void }[];
-beforeEach(() => {
-  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'Date', 'performance'], now: NOW });
-  received = [];
-});
-afterEach(() => {
-  for (const { clearDeadline } of received) clearDeadline();
-  expect(vi.getTimerCount()).toBe(0);
-  vi.useRealTimers();
-});
+useVirtualTime(NOW);
+let received: Event | undefined;
+afterEach(() => received?.clearDeadline());
 function receiveNow(event: unknown): Event {
-  const one = receive(event, CONTEXT);
-  received.push(one);
-  return one;
-}
-function start(httpArrival?: number) {
-  const one = startInvocation(CONTEXT, httpArrival);
-  received.push(one);
-  return one;
+  received = receive(event, CONTEXT);
+  return received;
 }
 
 describe('a webhook', () => {
@@ -66,9 +52,8 @@ describe('a webhook', () => {
   });
 
   test('must be answered within the 30 s of API Gateway, less the time for the response', () => {
-    expect(receiveNow(http({ requestContext: { http: {}, timeEpoch: NOW - 20_000 } })).remaining()).toBe(
-      8_500,
-    );
+    const event = receiveNow(http({ requestContext: { http: {}, timeEpoch: NOW - 20_000 } }));
+    expect(event.remaining()).toBe(8_500);
   });
 
   test.each<[string, object]>([
@@ -107,17 +92,14 @@ describe('an EventBridge event', () => {
   });
 
   test.each([
-    [
-      'the end of the second that EventBridge has cut it to',
-      '2026-11-23T06:09:00Z',
-      '2026-11-23T06:09:00.999Z',
-    ],
-    ['its time, if that has milliseconds', '2026-11-23T06:09:00.001Z', '2026-11-23T06:09:00.001Z'],
-    ['now, if the second has not ended', '2026-11-23T06:10:00Z', '2026-11-23T06:10:00.500Z'],
-    ['now, if its time is in the future', '2026-11-23T07:00:00.001Z', '2026-11-23T06:10:00.500Z'],
-    ['now, if its time is none', 'yesterday', '2026-11-23T06:10:00.500Z'],
+    ['the end of the second that EventBridge has cut it to', '2026-11-23T06:09:00Z', '06:09:00.999Z'],
+    ['its time, if that has milliseconds', '2026-11-23T06:09:00.001Z', '06:09:00.001Z'],
+    ['now, if the second has not ended', '2026-11-23T06:10:00Z', '06:10:00.500Z'],
+    ['now, if its time is in the future', '2026-11-23T07:00:00.001Z', '06:10:00.500Z'],
+    ['now, if its time is none', 'yesterday', '06:10:00.500Z'],
   ])('arrived at %s', (_, time, arrivedAt) => {
-    expect(new Date(receiveNow(eventBridge({ time })).arrivedAt).toISOString()).toBe(arrivedAt);
+    const event = receiveNow(eventBridge({ time }));
+    expect(new Date(event.arrivedAt).toISOString()).toBe(`2026-11-23T${arrivedAt}`);
   });
 
   test('with an id that cannot be stored has the one of the request', () => {
@@ -139,32 +121,14 @@ describe('a direct invocation', () => {
     'has %j as payload',
     (payload) => {
       const event = receiveNow(payload);
-      expect(event).toMatchObject({
-        request_id: 'request-1',
-        arrivedAt: NOW,
-        event_id: 'request-1',
-        facts: newFacts(),
-      });
+      const ids = { request_id: 'request-1', event_id: 'request-1' };
+      expect(event).toMatchObject({ ...ids, arrivedAt: NOW, facts: newFacts() });
       expect(event.arrived).toEqual({ caller: 'direct', payload });
     },
   );
 });
 
 describe('the deadline', () => {
-  test('leaves the time that Lambda leaves, less that for the response', async () => {
-    const { signal, remaining, startedAt, request_id, facts } = start();
-    expect([request_id, facts, startedAt]).toEqual(['request-1', newFacts(), performance.now()]);
-    expect(remaining()).toBe(27_500);
-    await vi.advanceTimersByTimeAsync(27_499);
-    expect([remaining(), signal.aborted]).toEqual([1, false]);
-    await vi.advanceTimersByTimeAsync(1);
-    expect([remaining(), signal.reason]).toEqual([0, expect.any(DeadlineExceeded)]);
-  });
-
-  test('is that of API Gateway if that is earlier', () => {
-    expect(start(NOW - 10_000).remaining()).toBe(18_500);
-  });
-
   test.each(['after', 'onError'] as const)('ends with the event (%s)', async (end) => {
     const middleware = receiving();
     const request = { event: { role: 'primary' } as unknown, context: CONTEXT };
@@ -174,40 +138,4 @@ describe('the deadline', () => {
     await middleware[end]?.(request as never);
     expect(vi.getTimerCount()).toBe(0);
   });
-});
-
-describe('the time of an event', () => {
-  test.each([
-    ['its arrival', NOW, undefined, NOW],
-    ['its arrival, less its age', NOW, { age_ms: 2_000 }, NOW - 2_000],
-    ['never before 1970', 1_000, { age_ms: 2_000 }, 0],
-  ])('is %s', (_, arrivedAt, roleChange, time) => {
-    const facts = { ...newFacts(), ...(roleChange && { roleChange: roleChange as RoleChange }) };
-    expect(eventTime({ arrivedAt, facts })).toBe(time);
-  });
-});
-
-test.each<[unknown, boolean]>([
-  ['!', true],
-  ['~'.repeat(128), true],
-  ['', false],
-  ['x'.repeat(129), false],
-  ['a b', false],
-  ['a\n', false],
-  [' a', false],
-  ['ä', false],
-  [7, false],
-  [undefined, false],
-])('an event id › is 1 to 128 printable ASCII characters without spaces (%j: %s)', (id, valid) => {
-  expect(isEventId(id)).toBe(valid);
-});
-
-test.each<[unknown, boolean]>([
-  [{}, true],
-  [[], true],
-  [null, false],
-  [undefined, false],
-  ['x', false],
-])('an object › has properties that can be read (%j: %s)', (value, expected) => {
-  expect(isObject(value)).toBe(expected);
 });

@@ -17,9 +17,8 @@ import {
 import { versionOf } from '../../functions/config-switch/version.ts';
 import { MemoryEvents } from '../stand-ins/memory-events.ts';
 import { MemoryTable } from '../stand-ins/memory-table.ts';
-import { useVirtualTime } from './virtual-time.ts';
+import { at, NOW, useVirtualTime } from './virtual-time.ts';
 
-const NOW = Date.parse('2026-11-23T06:10:00.000Z');
 const OPERATION_TIMEOUT = 60_000;
 
 /** Replaces pg-backup-api: operations end DONE immediately, unless a test sets a callback. */
@@ -32,6 +31,8 @@ class Api {
   recent: string[] = [];
   /** The earlier operations that were polled. */
   readonly polled: string[] = [];
+  /** Called before each POST asks the guard. */
+  onPost: (guard: PostGuard) => Promise<void> | void = () => {};
   onCreate: () => Promise<void> | void = () => {};
   onWait: () => Promise<void> | void = () => {};
   onList: () => Promise<void> | void = () => {};
@@ -40,6 +41,7 @@ class Api {
 
   async createConfigSwitchOperation(_server: string, target: object, guard: PostGuard): Promise<string> {
     this.guard = guard;
+    await this.onPost(guard);
     await guard.beforePost();
     this.targets.push(target);
     await this.onCreate();
@@ -65,7 +67,7 @@ let api: Api;
 let controller: AbortController;
 let options: ReconcileOptions & { events: MemoryEvents };
 let remaining: number;
-useVirtualTime(NOW);
+useVirtualTime();
 beforeEach(() => {
   table = new MemoryTable();
   api = new Api();
@@ -89,6 +91,9 @@ const desired = (ms: number, id: string): DesiredState => ({
   target: { model: id },
   version: version(ms, id),
 });
+/** A desired state, and a newer one. */
+const [A, B] = [desired(0, 'a'), desired(5, 'b')];
+const BY_B = `superseded by a newer event: Barman was set to model b for ${B.version}`;
 const run = (one: DesiredState) => recordAndReconcile(options, one);
 /** Runs to the end in virtual time. @returns the result or the error */
 async function runToEnd(one: DesiredState): Promise<unknown> {
@@ -101,67 +106,47 @@ const anotherInvocation = (change: Partial<Item> = {}): Item => ({
   desired: 'model x',
   desired_version: version(-9, 'x'),
   lease_token: 'another',
-  lease_expires_at: new Date(NOW + 14_000).toISOString(),
+  lease_expires_at: at(14_000),
   ...change,
 });
 
 describe('reconcile', () => {
   test('records and applies the desired state', async () => {
-    expect(await run(desired(0, 'a'))).toEqual({
-      exit_code: 0,
-      message: 'Barman server main now uses model a',
-      operation_id: 'op1',
-    });
-    expect(table.item).toMatchObject({
-      applied: 'model a',
-      applied_version: version(0, 'a'),
-      operation_id: 'op1',
-    });
+    const message = 'Barman server main now uses model a';
+    expect(await run(A)).toEqual({ exit_code: 0, message, operation_id: 'op1' });
+    const applied = { applied: 'model a', applied_version: A.version, operation_id: 'op1' };
+    expect(table.item).toMatchObject(applied);
     expect(table.item).not.toHaveProperty('lease_token');
     expect(options.facts).toEqual({ ...newFacts(), recorded: true });
   });
 
   test('returns the recorded result for an event that was already applied', async () => {
-    await run(desired(0, 'a'));
-    expect(await run(desired(0, 'a'))).toEqual({
-      exit_code: 0,
-      message: 'this event was already applied: Barman was set to model a',
-      operation_id: 'op1',
-    });
+    await run(A);
+    const message = 'this event was already applied: Barman was set to model a';
+    expect(await run(A)).toEqual({ exit_code: 0, message, operation_id: 'op1' });
     expect([options.facts.duplicate, options.facts.superseded, api.targets.length]).toEqual([true, false, 1]);
   });
 
   test('returns the recorded result without an operation id if none was recorded', async () => {
-    table.item = {
-      barman_server: 'main',
-      applied: 'reset',
-      applied_version: version(0, 'a'),
-      desired_version: version(0, 'a'),
-    };
-    const result = await run(desired(0, 'a'));
-    expect(result).not.toHaveProperty('operation_id');
-    expect(result.message).toBe('this event was already applied: Barman was set to reset');
+    const [applied_version, desired_version] = [A.version, A.version];
+    table.item = { barman_server: 'main', applied: 'reset', applied_version, desired_version };
+    const message = 'this event was already applied: Barman was set to reset';
+    expect(await run(A)).toStrictEqual({ exit_code: 0, message });
   });
 
   test('skips an event that is older than the applied version', async () => {
-    await run(desired(5, 'b'));
-    expect(await run(desired(0, 'a'))).toEqual({
-      exit_code: 1,
-      message: `superseded by a newer event: Barman was set to model b for ${version(5, 'b')}`,
-    });
+    await run(B);
+    expect(await run(A)).toEqual({ exit_code: 1, message: BY_B });
     expect([options.facts.superseded, options.facts.duplicate, api.targets.length]).toEqual([true, false, 1]);
   });
 
   test('treats an event id with a different time as the event that was recorded', async () => {
-    await run(desired(0, 'a'));
+    await run(A);
     expect(await run(desired(9, 'a'))).toMatchObject({ exit_code: 0, operation_id: 'op1' });
     expect([options.facts.duplicate, options.facts.superseded]).toEqual([true, false]);
-    await run(desired(5, 'b'));
+    await run(B);
     options.facts.superseded = false;
-    expect(await run(desired(9, 'a'))).toMatchObject({
-      exit_code: 1,
-      message: `superseded by a newer event: Barman was set to model b for ${version(5, 'b')}`,
-    });
+    expect(await run(desired(9, 'a'))).toEqual({ exit_code: 1, message: BY_B });
     expect([options.facts.duplicate, options.facts.superseded, api.targets.length]).toEqual([true, true, 2]);
   });
 
@@ -169,43 +154,41 @@ describe('reconcile', () => {
     table.item = { barman_server: 'main', paused: true };
     const message =
       'Barman server main is paused: the desired state is recorded, and will be applied after the pause';
-    await expect(run(desired(0, 'a'))).rejects.toThrow(new Busy(message));
+    await expect(run(A)).rejects.toThrow(new Busy(message));
     expect(table.item).toMatchObject({ desired: 'model a' });
     expect([options.facts.recorded, api.targets.length]).toEqual([true, 0]);
   });
 
   test('reports an item that was deleted meanwhile', async () => {
     table.item = anotherInvocation();
-    const get = vi.spyOn(table, 'get').mockResolvedValue(undefined);
+    vi.spyOn(table, 'get').mockResolvedValue(undefined);
     const message = "the ledger's item of main was deleted meanwhile; send the event again";
-    await expect(run(desired(0, 'a'))).rejects.toThrow(new LedgerError(message));
-    expect(get).toHaveBeenCalled();
+    await expect(run(A)).rejects.toThrow(new LedgerError(message));
   });
 });
 
 describe('a newer desired state', () => {
+  /** B is recorded while A is applied. */
   const arrivesDuringSwitch = () => {
-    let recorded = false;
     api.onWait = async () => {
-      if (recorded) return;
-      recorded = true;
-      await options.ledger.record(desired(5, 'b'), controller.signal);
+      api.onWait = () => {};
+      await options.ledger.record(B, controller.signal);
     };
   };
 
   test('that arrives during the switch is applied next, without a change to the result', async () => {
     arrivesDuringSwitch();
-    expect(await run(desired(0, 'a'))).toMatchObject({ exit_code: 0, operation_id: 'op1' });
+    expect(await run(A)).toMatchObject({ exit_code: 0, operation_id: 'op1' });
     expect(api.targets).toEqual([{ model: 'a' }, { model: 'b' }]);
-    expect(table.item).toMatchObject({ applied_version: version(5, 'b'), operation_id: 'op2' });
+    expect(table.item).toMatchObject({ applied_version: B.version, operation_id: 'op2' });
   });
 
   test('is left to the heartbeat if time is short', async () => {
     arrivesDuringSwitch();
     remaining = 10_000;
-    expect(await run(desired(0, 'a'))).toMatchObject({ exit_code: 0, operation_id: 'op1' });
+    expect(await run(A)).toMatchObject({ exit_code: 0, operation_id: 'op1' });
     expect(api.targets).toEqual([{ model: 'a' }]);
-    expect(table.item).toMatchObject({ applied_version: version(0, 'a'), desired_version: version(5, 'b') });
+    expect(table.item).toMatchObject({ applied_version: A.version, desired_version: B.version });
   });
 
   test('that cannot be applied does not change the result', async () => {
@@ -213,34 +196,26 @@ describe('a newer desired state', () => {
     api.onCreate = () => {
       if (api.targets.length > 1) throw new HttpError('no');
     };
-    expect(await run(desired(0, 'a'))).toMatchObject({ exit_code: 0, operation_id: 'op1' });
-    expect(table.item).toMatchObject({ applied_version: version(0, 'a'), last_error: 'no' });
+    expect(await run(A)).toMatchObject({ exit_code: 0, operation_id: 'op1' });
+    expect(table.item).toMatchObject({ applied_version: A.version, last_error: 'no' });
   });
 
   test('that was recorded earlier is applied instead of the older one', async () => {
-    table.item = { barman_server: 'main', desired: 'model b', desired_version: version(5, 'b') };
-    expect(await run(desired(0, 'a'))).toEqual({
-      exit_code: 1,
-      message: `superseded by a newer event: Barman was set to model b for ${version(5, 'b')}`,
-    });
+    table.item = { barman_server: 'main', desired: 'model b', desired_version: B.version };
+    expect(await run(A)).toEqual({ exit_code: 1, message: BY_B });
     expect(api.targets).toEqual([{ model: 'b' }]);
   });
 });
 
 describe('a failure', () => {
-  test('with a known outcome releases the lease and records the error', async () => {
-    api.onWait = () => {
-      throw new ConfigSwitchFailed('so it is');
-    };
-    await expect(run(desired(0, 'a'))).rejects.toThrow(new ConfigSwitchFailed('so it is'));
-    expect(table.item).toMatchObject({ attempts: 1, last_error: 'so it is' });
+  test.each([
+    [new ConfigSwitchFailed('so it is'), 'so it is'],
+    ['words', 'words'],
+  ])('with a known outcome (%s) releases the lease and records the error', async (error, last_error) => {
+    api.onWait = () => Promise.reject(error);
+    await expect(run(A)).rejects.toBe(error);
+    expect(table.item).toMatchObject({ attempts: 1, last_error });
     expect(table.item).not.toHaveProperty('lease_token');
-  });
-
-  test('that is not an Error is thrown unchanged', async () => {
-    api.onWait = () => Promise.reject('words');
-    await expect(run(desired(0, 'a'))).rejects.toBe('words');
-    expect(table.item).toMatchObject({ last_error: 'words' });
   });
 
   test.each([
@@ -251,7 +226,7 @@ describe('a failure', () => {
       prepare();
       throw new HttpError('so it is');
     };
-    await expect(run(desired(0, 'a'))).rejects.toThrow('so it is');
+    await expect(run(A)).rejects.toThrow('so it is');
     expect(table.item).toHaveProperty('lease_token');
     expect(table.item).not.toHaveProperty('last_error');
   });
@@ -261,7 +236,7 @@ describe('a failure', () => {
       vi.spyOn(table, 'update').mockRejectedValue(new LedgerError('down'));
       throw new HttpError('so it is');
     };
-    await expect(run(desired(0, 'a'))).rejects.toThrow('so it is');
+    await expect(run(A)).rejects.toThrow('so it is');
   });
 });
 
@@ -272,10 +247,7 @@ describe('the lease of another invocation', () => {
     const message =
       'another invocation is switching main: the desired state is recorded, and will be applied after that';
     const start = performance.now();
-    const ended = run(desired(0, 'a')).catch((error: unknown) => ({
-      error,
-      after: performance.now() - start,
-    }));
+    const ended = run(A).catch((error: unknown) => ({ error, after: performance.now() - start }));
     await vi.advanceTimersByTimeAsync(20_000);
     expect(await ended).toEqual({ error: new Busy(message), after: 5_000 });
     expect(options.facts).toEqual({ ...newFacts(), recorded: true, waited: 5_000 });
@@ -284,30 +256,24 @@ describe('the lease of another invocation', () => {
   });
 
   test('that was acquired just before ours is waited for', async () => {
-    table.item = anotherInvocation({ lease_expires_at: new Date(NOW - 1_000).toISOString() });
+    table.item = anotherInvocation({ lease_expires_at: at(-1_000) });
     api.onList = () => {
       api.onList = () => {};
-      const lease_expires_at = new Date(NOW + 900).toISOString();
+      const lease_expires_at = at(900);
       table.item = { ...(table.item as Item), lease_token: 'a third', lease_expires_at };
     };
-    expect(await runToEnd(desired(0, 'a'))).toMatchObject({ exit_code: 0 });
+    expect(await runToEnd(A)).toMatchObject({ exit_code: 0 });
     expect([options.facts.waited, api.listed.length]).toEqual([1_000, 2]);
   });
 
   test('that was acquired during our switch decides the result', async () => {
+    const newest = { desired: 'model b', desired_version: B.version };
+    const item = anotherInvocation({ ...newest, applied: 'model b', applied_version: B.version });
     api.onWait = () => {
-      table.item = anotherInvocation({
-        desired: 'model b',
-        desired_version: version(5, 'b'),
-        applied: 'model b',
-        applied_version: version(5, 'b'),
-      });
+      table.item = item;
     };
-    expect(await runToEnd(desired(0, 'a'))).toEqual({
-      exit_code: 1,
-      message: `superseded by a newer event: Barman was set to model b for ${version(5, 'b')}`,
-    });
-    expect(table.item).toMatchObject({ lease_token: 'another', applied: 'model b' });
+    expect(await runToEnd(A)).toEqual({ exit_code: 1, message: BY_B });
+    expect(table.item).toEqual(item);
   });
 
   test('that is released in time can be acquired', async () => {
@@ -316,7 +282,7 @@ describe('the lease of another invocation', () => {
       const { lease_token: _, lease_expires_at: __, ...item } = table.item as Item;
       table.item = item;
     }, 1_100);
-    expect(await runToEnd(desired(0, 'a'))).toMatchObject({ exit_code: 0 });
+    expect(await runToEnd(A)).toMatchObject({ exit_code: 0 });
     expect([options.facts.waited, options.facts.passedOver]).toEqual([1_250, false]);
     expect(api.listed).toEqual([]);
   });
@@ -333,12 +299,12 @@ const passedOver = (...entries: PassedOver[]) => JSON.stringify(entries);
 
 describe('an expired lease', () => {
   const expired = (ms: number, change: Partial<Item> = {}) =>
-    anotherInvocation({ lease_expires_at: new Date(NOW - ms).toISOString(), ...change });
+    anotherInvocation({ lease_expires_at: at(-ms), ...change });
 
   test('is replaced once its operations have ended', async () => {
     table.item = expired(1_000);
     api.recent = ['x', 'y'];
-    expect(await run(desired(0, 'a'))).toMatchObject({ exit_code: 0, operation_id: 'op1' });
+    expect(await run(A)).toMatchObject({ exit_code: 0, operation_id: 'op1' });
     expect(api.listed, 'the age of the lease').toEqual([15_000]);
     expect(api.polled).toEqual(['x', 'y']);
     expect(options.facts.passedOver).toBe(false);
@@ -346,10 +312,10 @@ describe('an expired lease', () => {
   });
 
   test('does not wait for operations that were passed over earlier', async () => {
-    const since = new Date(NOW - 90_000).toISOString();
+    const since = at(-90_000);
     table.item = expired(1_000, { passed_over: passedOver({ operation_id: 'x', since }) });
     api.recent = ['x', 'y'];
-    expect(await run(desired(0, 'a'))).toMatchObject({ exit_code: 0 });
+    expect(await run(A)).toMatchObject({ exit_code: 0 });
     expect(api.polled).toEqual(['y']);
     expect(api.guard?.passedOver).toEqual(new Set(['x']));
     expect(table.item.passed_over).toBe(passedOver({ operation_id: 'x', since }));
@@ -359,8 +325,8 @@ describe('an expired lease', () => {
     table.item = expired(OPERATION_TIMEOUT - 10_000);
     api.recent = ['x', 'y', 'z'];
     api.onEnd = async (signal) => (api.polled.at(-1) === 'y' ? 'DONE' : running(signal));
-    expect(await runToEnd(desired(0, 'a'))).toMatchObject({ exit_code: 0 });
-    const since = new Date(NOW + 10_000).toISOString();
+    expect(await runToEnd(A)).toMatchObject({ exit_code: 0 });
+    const since = at(10_000);
     expect(table.item).toMatchObject({
       applied_at: since,
       passed_over: passedOver({ operation_id: 'x', since }, { operation_id: 'z', since }),
@@ -368,70 +334,45 @@ describe('an expired lease', () => {
     expect(options.facts.passedOver).toBe(true);
   });
 
-  test.each([OPERATION_TIMEOUT, OPERATION_TIMEOUT + 1, NOW])(
-    'that expired %i ms ago is replaced after one poll',
-    async (ms) => {
-      table.item = expired(ms);
+  test.each([at(-OPERATION_TIMEOUT), at(-OPERATION_TIMEOUT - 1), at(-NOW), 'unknown'])(
+    'that expired at %s is replaced after one poll',
+    async (lease_expires_at) => {
+      table.item = anotherInvocation({ lease_expires_at });
       api.recent = ['x', 'y'];
       api.onEnd = async (signal) => (signal.aborted && api.polled.at(-1) === 'y' ? 'DONE' : running(signal));
-      expect(await run(desired(0, 'a'))).toMatchObject({ exit_code: 0 });
-      const since = new Date(NOW).toISOString();
+      expect(await run(A)).toMatchObject({ exit_code: 0 });
+      const since = at(0);
       expect(table.item.passed_over).toBe(passedOver({ operation_id: 'x', since }));
     },
   );
 
-  test('without an expiry time is replaced after one poll', async () => {
-    const { lease_expires_at: _, ...item } = anotherInvocation();
-    table.item = item;
+  const notKnown = () => Promise.reject(new HttpError('not known'));
+  test.each<[string, ms: number, prepare: () => void]>([
+    ['its operations cannot be listed', OPERATION_TIMEOUT, () => Object.assign(api, { onList: notKnown })],
+    ['there is not enough time to wait for them', 1_000, () => {}],
+    ['the deadline has passed', OPERATION_TIMEOUT - 10_000, () => controller.abort()],
+  ])('is not replaced if %s', async (_, ms, prepare) => {
+    table.item = expired(ms);
     api.recent = ['x'];
-    api.onEnd = running;
-    expect(await run(desired(0, 'a'))).toMatchObject({ exit_code: 0 });
-    expect(options.facts.passedOver).toBe(true);
-  });
-
-  test('is not replaced if its operations cannot be listed', async () => {
-    table.item = expired(OPERATION_TIMEOUT);
-    api.onList = () => {
-      throw new HttpError('no list');
-    };
-    expect(await runToEnd(desired(0, 'a'))).toEqual(new HttpError('no list'));
-    expect([api.targets.length, table.item.lease_token]).toEqual([0, 'another']);
+    api.onEnd = notKnown;
+    prepare();
+    expect(await runToEnd(A)).toEqual(new HttpError('not known'));
+    const { passedOver } = options.facts;
+    expect([passedOver, api.targets, table.item.lease_token]).toEqual([false, [], 'another']);
   });
 
   test('has an operation that cannot be polled passed over after the operation timeout', async () => {
     table.item = expired(OPERATION_TIMEOUT - 28_500);
     api.recent = ['x'];
     api.onEnd = () => Promise.reject(new HttpError('no status'));
-    expect(await runToEnd(desired(0, 'a'))).toMatchObject({ exit_code: 0 });
-    expect(table.item.applied_at).toBe(new Date(NOW + 28_500).toISOString());
+    expect(await runToEnd(A)).toMatchObject({ exit_code: 0 });
+    expect(table.item.applied_at).toBe(at(28_500));
     expect(options.facts.passedOver).toBe(true);
   });
 
-  test('is not replaced if there is not enough time to wait', async () => {
-    table.item = expired(1_000);
-    api.recent = ['x'];
-    api.onEnd = () => Promise.reject(new HttpError('no status'));
-    expect(await runToEnd(desired(0, 'a'))).toEqual(new HttpError('no status'));
-    expect([options.facts.passedOver, api.targets.length, table.item.lease_token]).toEqual([
-      false,
-      0,
-      'another',
-    ]);
-  });
-
-  test('is not replaced at the deadline', async () => {
-    table.item = expired(OPERATION_TIMEOUT - 10_000);
-    api.recent = ['x'];
-    api.onEnd = () => {
-      controller.abort();
-      return Promise.reject(new HttpError('no time'));
-    };
-    expect(await runToEnd(desired(0, 'a'))).toEqual(new HttpError('no time'));
-  });
-
   test('whose operation has not ended is not replaced before the next attempt is due', async () => {
-    const next_attempt_at = new Date(NOW + 1).toISOString();
-    const [older, newer] = [desired(-9, 'x'), desired(0, 'a')];
+    const next_attempt_at = at(1);
+    const [older, newer] = [desired(-9, 'x'), A];
     table.item = expired(OPERATION_TIMEOUT, { desired_version: older.version, next_attempt_at, attempts: 2 });
     api.recent = ['y', 'z'];
     api.onEnd = running;
@@ -444,7 +385,7 @@ describe('an expired lease', () => {
   });
 
   test('whose operation has not ended is replaced as soon as the next attempt is due', async () => {
-    const next_attempt_at = new Date(NOW).toISOString();
+    const next_attempt_at = at(0);
     table.item = expired(OPERATION_TIMEOUT, { next_attempt_at, attempts: 2 });
     api.recent = ['y'];
     api.onEnd = running;
@@ -457,7 +398,7 @@ describe('an expired lease', () => {
     api.onCreate = () => {
       throw new HttpError('refused');
     };
-    await expect(run(desired(0, 'a'))).rejects.toThrow('refused');
+    await expect(run(A)).rejects.toThrow('refused');
     expect(table.item).toMatchObject({ applied: 'model w', applied_version: version(-99, 'w') });
   });
 
@@ -467,23 +408,19 @@ describe('an expired lease', () => {
     api.onEnd = running;
     api.onCreate = () => controller.abort();
     api.onWait = () => Promise.reject(new HttpError('no time'));
-    await runToEnd({ ...desired(0, 'a'), version: version(-9, 'x') });
+    await runToEnd({ ...A, version: version(-9, 'x') });
     expect(table.item).toMatchObject({
       attempts: 3,
-      next_attempt_at: new Date(NOW + 240_000).toISOString(),
+      next_attempt_at: at(240_000),
       last_error: 'passed over, because it did not end in time: operation y, z',
     });
   });
 });
 
 describe('an expired lease with a running operation', () => {
-  const [older, newer] = [desired(-9, 'x'), desired(0, 'a')];
+  const [older, newer] = [desired(-9, 'x'), A];
   const expired = (ms: number): Item => ({
-    barman_server: 'main',
-    desired: 'model x',
-    desired_version: older.version,
-    lease_token: 'another',
-    lease_expires_at: new Date(NOW - ms).toISOString(),
+    ...anotherInvocation({ lease_expires_at: at(-ms) }),
     running: 'model x',
     running_version: older.version,
     running_operation: 'op0',
@@ -499,7 +436,7 @@ describe('an expired lease with a running operation', () => {
       desired_version: older.version,
       applied: 'model x',
       applied_version: older.version,
-      applied_at: new Date(NOW).toISOString(),
+      applied_at: at(0),
       operation_id: 'op0',
     });
   });
@@ -551,7 +488,7 @@ describe('an expired lease with a running operation', () => {
     table.item = expired(OPERATION_TIMEOUT - 10_000);
     api.onEnd = running;
     expect(await runToEnd(older)).toMatchObject({ exit_code: 0, operation_id: 'op1' });
-    const since = new Date(NOW + 10_000).toISOString();
+    const since = at(10_000);
     expect(table.item.passed_over).toBe(passedOver({ operation_id: 'op0', version: older.version, since }));
     expect(api.listed).toEqual([]);
   });
@@ -563,11 +500,11 @@ describe('the running operation', () => {
     api.onWait = () => {
       during = table.item;
     };
-    await run(desired(0, 'a'));
+    await run(A);
     expect(during).toMatchObject({
       running: 'model a',
       running_operation: 'op1',
-      running_version: version(0, 'a'),
+      running_version: A.version,
     });
     for (const name of ['running', 'running_operation', 'running_version']) {
       expect(table.item).not.toHaveProperty(name);
@@ -576,7 +513,7 @@ describe('the running operation', () => {
 
   test('is not recorded any more once its application has ended, or after the deadline', async () => {
     const started = vi.spyOn(options.ledger, 'started');
-    await run(desired(0, 'a'));
+    await run(A);
     expect(started.mock.lastCall?.[2]).toMatchObject({ aborted: true });
     api.onWait = () => {
       expect(started.mock.lastCall?.[2].aborted).toBe(false);
@@ -591,30 +528,30 @@ describe('the running operation', () => {
     api.onCreate = () => {
       vi.spyOn(table, 'update').mockRejectedValueOnce(new LedgerError('down'));
     };
-    expect(await run(desired(0, 'a'))).toMatchObject({ exit_code: 0, operation_id: 'op1' });
+    expect(await run(A)).toMatchObject({ exit_code: 0, operation_id: 'op1' });
   });
 });
 
 describe('an operation that was passed over and has ended', () => {
-  const since = new Date(NOW - 300_000).toISOString();
+  const since = at(-300_000);
   const inSync = (): Item => ({
     barman_server: 'main',
     desired: 'model a',
-    desired_version: version(0, 'a'),
+    desired_version: A.version,
     applied: 'model a',
-    applied_version: version(0, 'a'),
+    applied_version: A.version,
     operation_id: 'op0',
     passed_over: passedOver({ operation_id: 'x', since }, { operation_id: 'y', since }),
   });
   const heartbeat = (...ended: string[]) =>
-    reconcile({ ...options, ended: new Set(ended) }, 'main', version(0, 'a'));
+    reconcile({ ...options, ended: new Set(ended) }, 'main', A.version);
 
   test('has the desired state applied again by the heartbeat, and is forgotten', async () => {
     table.item = inSync();
     expect(await heartbeat('x')).toMatchObject({ exit_code: 0, operation_id: 'op1' });
     expect(api.targets).toEqual([{ model: 'a' }]);
     expect(table.item).toMatchObject({
-      applied_version: version(0, 'a'),
+      applied_version: A.version,
       operation_id: 'op1',
       passed_over: passedOver({ operation_id: 'y', since }),
     });
@@ -624,7 +561,7 @@ describe('an operation that was passed over and has ended', () => {
     table.item = inSync();
     api.onWait = () => Promise.reject(new ConfigSwitchFailed('no'));
     await expect(heartbeat('x', 'y')).rejects.toThrow('no');
-    const ended_at = new Date(NOW).toISOString();
+    const ended_at = at(0);
     expect(JSON.parse(table.item.passed_over ?? '')).toEqual([
       { operation_id: 'x', since, ended_at },
       { operation_id: 'y', since, ended_at },
@@ -637,7 +574,7 @@ describe('an operation that was passed over and has ended', () => {
 
   test.each([{}, { ended_at: since }])('is left to the heartbeat by an event (%j)', async (mark) => {
     table.item = { ...inSync(), passed_over: passedOver({ operation_id: 'x', since, ...mark }) };
-    expect(await run(desired(0, 'a'))).toMatchObject({ exit_code: 0, operation_id: 'op0' });
+    expect(await run(A)).toMatchObject({ exit_code: 0, operation_id: 'op0' });
     expect(api.targets).toEqual([]);
   });
 
@@ -650,69 +587,47 @@ describe('an operation that was passed over and has ended', () => {
 
   test('renews the lease if the POST window has passed', async () => {
     table.item = inSync();
-    const create = api.createConfigSwitchOperation.bind(api);
-    api.createConfigSwitchOperation = async (server, target, guard) => {
-      vi.advanceTimersByTime(8_000);
-      return create(server, target, guard);
-    };
+    api.onPost = () => void vi.advanceTimersByTime(8_000);
     expect(await heartbeat('x', 'y')).toMatchObject({ exit_code: 0, operation_id: 'op1' });
   });
 });
 
 describe('a POST', () => {
-  test('after the POST window of the lease renews the lease first', async () => {
-    const { ledger } = options;
-    const acquire = vi.spyOn(ledger, 'acquire');
-    const create = api.createConfigSwitchOperation.bind(api);
-    api.createConfigSwitchOperation = async (server, target, guard) => {
-      const { lease_token } = table.item as Item;
-      await guard.beforePost();
-      expect(table.item?.lease_token).toBe(lease_token);
-      vi.setSystemTime(NOW + 8_000);
-      vi.advanceTimersByTime(8_000);
-      const id = await create(server, target, guard);
-      expect(table.item?.lease_token).not.toBe(lease_token);
-      return id;
-    };
-    expect(await run(desired(0, 'a'))).toMatchObject({ exit_code: 0 });
-    expect(acquire).toHaveBeenCalledTimes(1);
-  });
-
-  test('after the window by the wall clock renews it first, although the function was frozen', async () => {
+  test.each([
+    ['after the window of the lease', () => vi.advanceTimersByTime(8_000)],
+    ['after it by the wall clock, although the function was frozen', () => vi.setSystemTime(NOW + 8_000)],
+  ])('%s renews the lease first', async (_, pass) => {
     const acquire = vi.spyOn(options.ledger, 'acquire');
-    const create = api.createConfigSwitchOperation.bind(api);
-    api.createConfigSwitchOperation = async (server, target, guard) => {
-      vi.setSystemTime(NOW + 8_000);
-      return create(server, target, guard);
+    let renewed: boolean | undefined;
+    api.onPost = async (guard) => {
+      const token = table.item?.lease_token;
+      await guard.beforePost();
+      expect(table.item?.lease_token).toBe(token);
+      pass();
+      await guard.beforePost();
+      renewed = table.item?.lease_token !== token;
     };
-    expect(await run(desired(0, 'a'))).toMatchObject({ exit_code: 0 });
-    expect(acquire).toHaveBeenCalledTimes(1);
+    expect(await run(A)).toMatchObject({ exit_code: 0 });
+    expect([renewed, acquire.mock.calls.length]).toEqual([true, 1]);
   });
 
   test('is not sent after the lease was lost', async () => {
-    let times = 0;
-    const create = api.createConfigSwitchOperation.bind(api);
-    api.createConfigSwitchOperation = async (server, target, guard) => {
-      times += 1;
+    const post = vi.fn(() => {
       vi.advanceTimersByTime(8_000);
-      table.item = anotherInvocation({ applied: 'model b', applied_version: version(5, 'b') });
-      return create(server, target, guard);
-    };
-    expect(await run(desired(0, 'a'))).toMatchObject({ exit_code: 1 });
-    expect([times, api.targets.length]).toEqual([1, 0]);
+      table.item = anotherInvocation({ applied: 'model b', applied_version: B.version });
+    });
+    api.onPost = post;
+    expect(await run(A)).toMatchObject({ exit_code: 1 });
+    expect([post.mock.calls.length, api.targets.length]).toEqual([1, 0]);
   });
 
-  test('after the POST window applies a newer desired state instead of the older one', async () => {
-    const create = api.createConfigSwitchOperation.bind(api);
-    let times = 0;
-    api.createConfigSwitchOperation = async (server, target, guard) => {
-      if (times++ === 0) {
-        vi.advanceTimersByTime(8_000);
-        await options.ledger.record(desired(5, 'b'), controller.signal);
-      }
-      return create(server, target, guard);
+  test('after the window applies a newer desired state instead of the older one', async () => {
+    api.onPost = async () => {
+      api.onPost = () => {};
+      vi.advanceTimersByTime(8_000);
+      await options.ledger.record(B, controller.signal);
     };
-    expect(await run(desired(0, 'a'))).toMatchObject({ exit_code: 1 });
+    expect(await run(A)).toMatchObject({ exit_code: 1 });
     expect(api.targets).toEqual([{ model: 'b' }]);
   });
 });

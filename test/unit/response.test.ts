@@ -27,55 +27,35 @@ const PAYLOAD = {
 const IDS = { event_id: 'e1', request_id: 'r1' };
 const OF_PAYLOAD = { cluster: 'patroni', barman_server: 'main', barman_model: 'm' };
 
+/** How an event arrived, and what is known of it. */
 interface Given {
   readonly caller?: Arrived['caller'];
   /** null: it could not be read. */
   readonly payload?: object | null;
   readonly recorded?: boolean;
 }
-/** Ends an event. @returns what the caller gets, and the response in the event */
+/** Ends an event. @returns what the caller gets, and the facts with the response */
 async function end(
   result: Result | Error | undefined,
   { caller = 'direct', payload = PAYLOAD, recorded = false }: Given = {},
 ) {
-  const facts: EventFacts = {
-    ...newFacts(),
-    recorded,
-    ...(payload && { roleChange: parseRoleChange(payload) }),
-  };
-  const event = { request_id: 'r1', event_id: 'e1', arrived: { caller }, facts };
-  const request: { event: Event; response?: unknown; error?: unknown } = { event: event as unknown as Event };
-  const middleware = responding();
-  if (result && !(result instanceof Error)) {
-    request.response = result;
-    await middleware.after?.(request as never);
-  } else {
-    request.error = result;
-    await middleware.onError?.(request as never);
-  }
-  return { caller: request.response, facts };
+  const roleChange = payload && { roleChange: parseRoleChange(payload) };
+  const facts: EventFacts = { ...newFacts(), recorded, ...roleChange };
+  const event = { request_id: 'r1', event_id: 'e1', arrived: { caller }, facts } as unknown as Event;
+  const failed = result === undefined || result instanceof Error;
+  const request = { event, error: failed ? result : null, response: failed ? undefined : result };
+  await responding()[failed ? 'onError' : 'after']?.(request as never);
+  return { caller: request.response as unknown, facts };
 }
 async function endHttp(result: Result | Error, recorded = false) {
   const { caller, facts } = await end(result, { caller: 'http', recorded });
-  const { statusCode, headers, body } = caller as {
-    statusCode: number;
-    headers: Record<string, string>;
-    body: string;
-  };
+  const { statusCode, headers, body } = caller as { statusCode: number; headers: object; body: string };
   return { status: statusCode, headers, body: JSON.parse(body) as object, facts };
 }
 
 describe('the body', () => {
   test('names the role change, the result and the ids', async () => {
-    const body = {
-      exit_code: 0,
-      exit_status: 'CONFIG_SWITCH_DONE',
-      message: 'main now uses model m',
-      ...OF_PAYLOAD,
-      operation_id: 'op1',
-      recorded: true,
-      ...IDS,
-    };
+    const body = { ...DONE, exit_status: 'CONFIG_SWITCH_DONE', ...OF_PAYLOAD, recorded: true, ...IDS };
     const { caller, facts } = await end(DONE, { recorded: true });
     expect([caller, facts.response]).toStrictEqual([body, body]);
   });
@@ -84,9 +64,8 @@ describe('the body', () => {
     const { barman_model: _, ...rest } = PAYLOAD;
     const { caller } = await end(SKIPPED, { payload: { ...rest, reset: true, dry_run: true } });
     expect(caller).toStrictEqual({
-      exit_code: 1,
+      ...SKIPPED,
       exit_status: 'CONFIG_SWITCH_SKIPPED',
-      message: 'skipped',
       cluster: 'patroni',
       barman_server: 'main',
       reset: true,
@@ -126,33 +105,29 @@ describe('the body', () => {
 });
 
 describe('over HTTP', () => {
-  test.each<[string, Result | Error, { recorded: number; otherwise: number }]>([
-    ['a switch', DONE, { recorded: 200, otherwise: 200 }],
-    ['an event that is skipped', SKIPPED, { recorded: 200, otherwise: 200 }],
-    ['an operation that FAILED', new ConfigSwitchFailed('FAILED'), { recorded: 502, otherwise: 502 }],
-    ['an invalid payload', new InvalidArgs('invalid'), { recorded: 400, otherwise: 400 }],
-    ['the secret of another cluster', new WrongCluster('not yours'), { recorded: 403, otherwise: 403 }],
-    ['a failed request', new HttpError('ECONNREFUSED'), { recorded: 502, otherwise: 502 }],
-    ['an unavailable ledger', new LedgerError('throttled'), { recorded: 503, otherwise: 503 }],
-    ['a missed deadline', new DeadlineExceeded('late'), { recorded: 202, otherwise: 504 }],
-    ['a lease of another invocation', new Busy('leased'), { recorded: 202, otherwise: 503 }],
-    ['an internal error', new Error('bug'), { recorded: 502, otherwise: 502 }],
-  ])(
-    '%s has its status, which may depend on whether the desired state is recorded',
-    async (_, result, status) => {
-      const [recorded, otherwise] = [await endHttp(result, true), await endHttp(result, false)];
-      expect({ recorded: recorded.status, otherwise: otherwise.status }).toEqual(status);
-      expect(recorded.body).toEqual(recorded.facts.response);
-      expect(recorded.body).toMatchObject({ recorded: true, ...IDS });
-    },
-  );
+  test.each<[string, Result | Error, recorded: number, otherwise: number]>([
+    ['a switch', DONE, 200, 200],
+    ['an event that is skipped', SKIPPED, 200, 200],
+    ['an operation that FAILED', new ConfigSwitchFailed('FAILED'), 502, 502],
+    ['an invalid payload', new InvalidArgs('invalid'), 400, 400],
+    ['the secret of another cluster', new WrongCluster('not yours'), 403, 403],
+    ['a failed request', new HttpError('ECONNREFUSED'), 502, 502],
+    ['an unavailable ledger', new LedgerError('throttled'), 503, 503],
+    ['a missed deadline', new DeadlineExceeded('late'), 202, 504],
+    ['a lease of another invocation', new Busy('leased'), 202, 503],
+    ['an internal error', new Error('bug'), 502, 502],
+  ])('%s has its status if the desired state is recorded, or not', async (_, result, recorded, otherwise) => {
+    const ended = await endHttp(result, true);
+    expect([ended.status, (await endHttp(result)).status]).toEqual([recorded, otherwise]);
+    expect(ended.body).toEqual(ended.facts.response);
+    expect(ended.body).toMatchObject({ recorded: true, ...IDS });
+  });
 
   test('the body is JSON, and only a 503 asks to try again', async () => {
-    expect((await endHttp(DONE)).headers).toStrictEqual({ 'content-type': 'application/json' });
-    expect((await endHttp(new LedgerError('throttled'))).headers).toStrictEqual({
-      'content-type': 'application/json',
-      'retry-after': '5',
-    });
+    const json = { 'content-type': 'application/json' };
+    expect((await endHttp(DONE)).headers).toStrictEqual(json);
+    const { headers } = await endHttp(new LedgerError('throttled'));
+    expect(headers).toStrictEqual({ ...json, 'retry-after': '5' });
   });
 
   test.each([
@@ -161,22 +136,19 @@ describe('over HTTP', () => {
     ['secret unreadable', 503, 'Service Unavailable'],
     ['body too large', 413, 'Content Too Large'],
     ['payload format', 400, 'Bad Request'],
-  ] as const)(
-    'an unauthenticated caller (%s) learns nothing but its status',
-    async (why, status, message) => {
-      const rejected = await endHttp(new Rejected(why, 'the whole story'));
-      expect([rejected.status, rejected.body]).toEqual([status, { message }]);
-      expect(rejected.facts).not.toHaveProperty('response');
-    },
-  );
+  ] as const)('an unauthenticated caller (%s) learns nothing but its status', async (why, code, message) => {
+    const { status, body, facts } = await endHttp(new Rejected(why, 'the whole story'));
+    expect([status, body]).toEqual([code, { message }]);
+    expect(facts).not.toHaveProperty('response');
+  });
 });
 
 describe('an EventBridge event', () => {
-  test.each<[string, Result | Error, boolean]>([
-    ['that could not be recorded', new LedgerError('throttled'), false],
-    ['that met an internal error', new Error('bug'), false],
-  ])('%s is thrown back to Lambda, which tries again', async (_, result, recorded) => {
-    const { caller, facts } = await end(result, { caller: 'eventbridge', recorded });
+  test.each([
+    ['that could not be recorded', new LedgerError('throttled')],
+    ['that met an internal error', new Error('bug')],
+  ])('%s is thrown back to Lambda, which tries again', async (_, error) => {
+    const { caller, facts } = await end(error, { caller: 'eventbridge' });
     expect(caller).toBeUndefined();
     expect(facts.response).toMatchObject({ exit_code: 3, recorded: false });
   });
@@ -191,8 +163,4 @@ describe('an EventBridge event', () => {
     expect(caller).toBe(facts.response);
     expect(caller).toMatchObject(IDS);
   });
-});
-
-test('a direct invocation › gets each error as a response', async () => {
-  expect((await end(new LedgerError('throttled'))).caller).toMatchObject({ exit_code: 3, recorded: false });
 });

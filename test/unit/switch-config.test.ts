@@ -1,0 +1,44 @@
+import { describe, expect, test } from 'vitest';
+import { switchConfig } from '../../functions/config-switch/config-switch.ts';
+import { ConfigSwitchFailed, HttpError } from '../../functions/config-switch/errors.ts';
+import type { ConfigTarget } from '../../functions/config-switch/target.ts';
+
+/** A switch of main, whose operation ends in a way. @returns the result or the error, and whether it is in doubt */
+async function run(target: ConfigTarget, end: () => Promise<'DONE' | 'FAILED'>) {
+  const api = { createConfigSwitchOperation: async () => 'id', waitForOperation: end };
+  // In doubt, as after the POST.
+  const guard = {
+    inDoubt: true,
+    beforePost: async () => {},
+    onCreated: () => {},
+    passedOver: new Set<string>(),
+  };
+  const result = await switchConfig(api, 'main', target, guard).catch((error: unknown) => error);
+  return { result, inDoubt: guard.inDoubt };
+}
+
+describe('switchConfig', () => {
+  test.each<[ConfigTarget, string, string]>([
+    [{ model: 'm' }, 'now uses model m', 'apply model m on main'],
+    [{ reset: true }, 'now uses no model', 'drop the active model on main'],
+  ])('to %j reports what was done, or where to find the reason', async (target, done, failed) => {
+    expect(await run(target, async () => 'DONE')).toEqual({
+      result: { exit_code: 0, message: `Barman server main ${done}`, operation_id: 'id' },
+      inDoubt: false,
+    });
+    const { result, inDoubt } = await run(target, async () => 'FAILED');
+    expect([result, inDoubt]).toEqual([expect.any(ConfigSwitchFailed), false]);
+    expect(result).toMatchObject({
+      message:
+        `Barman could not ${failed}: operation id ended FAILED; ` +
+        'the reason is in <barman_home>/main/output/id.json on the Barman host',
+      operation_id: 'id',
+    });
+  });
+
+  test('keeps an operation with an unknown result in doubt', async () => {
+    const unknown = new HttpError('not known');
+    const ended = await run({ reset: true }, () => Promise.reject(unknown));
+    expect(ended).toEqual({ result: unknown, inDoubt: true });
+  });
+});
