@@ -28,11 +28,12 @@ const LONGEST_AGE = 6 * 3_600_000;
 const Json = v.pipe(v.string(), v.parseJson());
 const Heartbeat = v.strictObject({ heartbeat: v.literal(true) });
 /** An event that Lambda gave up (Developer Guide, "Capturing records of Lambda asynchronous invocations"). */
-const LambdaRecord = v.object({
+const LambdaRecord = v.object({ requestContext: v.looseObject({}), requestPayload: v.unknown() });
+/** What dates one of a direct invocation, which carries no time. */
+const Dated = v.object({
   requestContext: v.object({ requestId: v.string() }),
-  /** When it gave up (ms since the epoch). */
+  /** When Lambda gave up (ms since the epoch). */
   timestamp: v.pipe(v.string(), v.transform(Date.parse), v.number()),
-  requestPayload: v.unknown(),
 });
 
 /** A message of the failure queue. */
@@ -101,8 +102,10 @@ async function redriveOne(
   if (v.is(Heartbeat, event)) return { done: true, text: 'a heartbeat, which is not repeated' };
   if (!isEventBridge(event) || Number.isNaN(Date.parse(event.time))) {
     if (!record.success) throw new Error('malformed: it is neither an event of EventBridge nor of Lambda');
-    const { requestContext, timestamp } = record.output;
     const { barman_server } = parseRoleChange(event);
+    const dated = v.safeParse(Dated, json);
+    if (!dated.success) throw new Error('malformed: it has no request id or no timestamp');
+    const { requestContext, timestamp } = dated.output;
     const newest = (await ledger.get(barman_server, AbortSignal.timeout(30_000)))?.desired_version;
     const mayBeNewer = eventTimeOf(newest ?? '') > timestamp - LONGEST_AGE;
     if (newest !== undefined && mayBeNewer && eventIdOf(newest) !== requestContext.requestId) {

@@ -118,6 +118,11 @@ describe('redrive', () => {
     },
   );
 
+  test('sends an event of EventBridge again whatever else Lambda says about it', async () => {
+    const { left } = await run({ requestContext: {}, requestPayload: EVENT });
+    expect([left, invoked]).toEqual([[], [EVENT]]);
+  });
+
   test.each([
     ['without a request id', { ...ofLambda(PAYLOAD), requestContext: {} }],
     ['without a time', { ...ofLambda(PAYLOAD), timestamp: 'now' }],
