@@ -1,6 +1,6 @@
 /**
- * `npm run docs`: writes into docs/, between their markers, what stands elsewhere: stage parameters, alarms, the
- * commands of the ledger, a chart.
+ * `npm run docs`: writes into docs/, between their markers, what stands elsewhere: stage parameters, alarms,
+ * the commands of the ledger, a chart.
  */
 
 import { readFileSync, writeFileSync } from 'node:fs';

@@ -1,4 +1,6 @@
-/** `npm run resources -- --stage S`: packages a stage, and prints its resources by the file that they are in. */
+/**
+ * `npm run resources -- --stage S`: packages a stage, and prints its resources by the file that they are in.
+ */
 
 import { spawnSync } from 'node:child_process';
 import { globSync, readFileSync } from 'node:fs';

@@ -25,7 +25,11 @@ export function documentedCommand(page: string, start: string): string {
   return commandsOf(documentedBlock(page, start)).find((line) => line.startsWith(start)) as string;
 }
 
-/** @returns what the game day of docs/operations.md expects of the drill that begins so @throws Error if there is none */
+/**
+ * @returns what the game day of docs/operations.md expects of the drill that begins so
+ *
+ * @throws Error if there is none
+ */
 export function expectedOf(drill: string): string {
   const rows = readFileSync('docs/operations.md', 'utf8').split('\n');
   const row = rows.find((line) => line.startsWith(`| ${drill}`));

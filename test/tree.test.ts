@@ -8,7 +8,10 @@ import { expect, test } from 'vitest';
 
 const FUNCTION = '^functions/config-switch';
 
-/** From the top down. A module imports from lower layers, and within its own folder; never from another folder of its layer. */
+/**
+ * From the top down. A module imports from lower layers, and within its own folder; never from another folder
+ * of its layer.
+ */
 const LAYERS: readonly (readonly string[])[] = [
   ['(index|role-change|heartbeat-handler|services|telemetry)\\.ts$'],
   ['config-switch\\.ts$'],

@@ -1,4 +1,6 @@
-/** How the function is bundled: one file with only the code that runs. Its effect: `npm run bench -- cold`. */
+/**
+ * How the function is bundled: one file with only the code that runs. Its effect: `npm run bench -- cold`.
+ */
 
 import { join } from 'node:path';
 import type { BuildOptions } from 'esbuild';

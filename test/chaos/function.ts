@@ -1,4 +1,6 @@
-/** An instance of the function: it handles one event at a time; aws.ts freezes it in between, as Lambda does. */
+/**
+ * An instance of the function: it handles one event at a time; aws.ts freezes it in between, as Lambda does.
+ */
 
 import type { Context } from 'aws-lambda';
 import { handler } from '../../functions/config-switch/index.ts';

@@ -1,4 +1,6 @@
-/** The callback for Patroni nodes: its own tests, types, lint and Python version, and the rotation of its log. */
+/**
+ * The callback for Patroni nodes: its own tests, types, lint and Python version, and the rotation of its log.
+ */
 
 import { execFile } from 'node:child_process';
 import {

@@ -27,7 +27,9 @@ export interface NginxOptions {
 }
 
 export interface Nginx {
-  /** The function's parameters for it. The URL has the path prefix of the example, without a trailing slash. */
+  /**
+   * The function's parameters for it. The URL has the path prefix of the example, without a trailing slash.
+   */
   readonly parameters: Readonly<Record<'url' | 'client-cert' | 'client-key' | 'ca-cert', string>>;
   stop(): Promise<void>;
 }

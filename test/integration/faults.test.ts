@@ -1,6 +1,6 @@
 /**
- * The fault matrix: whatever fails, the response is correct and in time, no rejection is unhandled, no secret leaks, and the
- * next invocation of the same process works.
+ * The fault matrix: whatever fails, the response is correct and in time, no rejection is unhandled, no secret
+ * leaks, and the next invocation of the same process works.
  */
 
 import { subscribe, unsubscribe } from 'node:diagnostics_channel';
@@ -28,7 +28,9 @@ import {
 } from './function.ts';
 
 const { CONFIG_SWITCH_DONE: DONE, CONFIG_SWITCH_FAILED: FAILED, HTTP_ERROR, INVALID_ARGS } = ExitCode;
-/** Lambda's remaining time (ms): SHORT for a row in which something hangs, LONG, as deployed, for the others. */
+/**
+ * Lambda's remaining time (ms): SHORT for a row in which something hangs, LONG, as deployed, for the others.
+ */
 const SHORT = 2_500;
 const LONG = 29_000;
 
@@ -73,7 +75,10 @@ const instead =
     };
   };
 const tcp = (serve: (socket: Socket) => void) => instead(() => createTcpServer(serve));
-/** A TLS server with the expected certificate, unless another is given; it never responds, unless `serve` does. */
+/**
+ * A TLS server with the expected certificate, unless another is given; it never responds, unless `serve`
+ * does.
+ */
 const tls = (options: TlsOptions, serve: (socket: Socket) => void = () => {}) =>
   instead(async ({ host }) =>
     createTlsServer({ ...(await host.ca.server()), ...options }, (socket) =>

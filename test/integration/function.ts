@@ -1,4 +1,6 @@
-/** Starts the function with its own Barman host and ledger, and invokes it as each of its three callers does. */
+/**
+ * Starts the function with its own Barman host and ledger, and invokes it as each of its three callers does.
+ */
 
 import { inspect } from 'node:util';
 import type { Context } from 'aws-lambda';

@@ -1,6 +1,6 @@
 /**
- * Random events from all three callers: each gets a well-formed response with the expected ExitCode, and an invalid one
- * causes no request to pg-backup-api. `npm run fuzz` sends 100,000 of them; SEED repeats a run.
+ * Random events from all three callers: each gets a well-formed response with the expected ExitCode, and an
+ * invalid one causes no request to pg-backup-api. `npm run fuzz` sends 100,000 of them; SEED repeats a run.
  */
 
 import { randomUUID } from 'node:crypto';

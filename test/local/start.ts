@@ -1,7 +1,7 @@
 /**
- * `npm start`: two role changes on this machine, with stand-ins for the Barman host, Patroni and SSM, dynalite for
- * DynamoDB, and the function under serverless-offline behind its HTTP route. The first arrives as a signed webhook;
- * for the second no event is sent, and the heartbeat notices it.
+ * `npm start`: two role changes on this machine, with stand-ins for the Barman host, Patroni and SSM,
+ * dynalite for DynamoDB, and the function under serverless-offline behind its HTTP route. The first arrives
+ * as a signed webhook; for the second no event is sent, and the heartbeat notices it.
  *
  * `-- --once` exits then: with the ExitCode of the webhook's response, or 1 if the heartbeat did not notice.
  */

@@ -1,6 +1,7 @@
 /**
- * The ledger's protocol under crashes, lost and late requests, and failed operations: RUNS random interleavings, many in
- * `npm run model`, some hundreds in `npm test`. A failure prints its seed and path; SEED and PATH_ repeat it.
+ * The ledger's protocol under crashes, lost and late requests, and failed operations: RUNS random
+ * interleavings, many in `npm run model`, some hundreds in `npm test`. A failure prints its seed and path;
+ * SEED and PATH_ repeat it.
  */
 
 import fc from 'fast-check';
@@ -60,7 +61,9 @@ async function runScenario({ deliveries, heartbeats, ...rest }: Scenario): Promi
   return world;
 }
 
-/** Whether nothing is running or pending. Of the operations that were passed over only stuck ones are left. */
+/**
+ * Whether nothing is running or pending. Of the operations that were passed over only stuck ones are left.
+ */
 function isAtRest({ item, running, newest, active, busy }: World): boolean {
   if (running > 0 || busy) return false;
   return item === undefined ? newest === 0 : !isPending(item) && active === newest;

@@ -1,6 +1,6 @@
 /**
- * The conditions of the ledger's protocol, each with the edits that remove it. `npm run model:mutants` checks that the model test
- * notices each removal (run-mutants.ts); vitest.config.ts applies the edits.
+ * The conditions of the ledger's protocol, each with the edits that remove it. `npm run model:mutants` checks
+ * that the model test notices each removal (run-mutants.ts); vitest.config.ts applies the edits.
  */
 
 const FUNCTION = 'functions/config-switch';

@@ -1,6 +1,6 @@
 /**
- * Replaces undici in the model: `Agent` and `request`, over a network in virtual time. Each instance of the function connects to
- * its own host name, so that the network knows the sender.
+ * Replaces undici in the model: `Agent` and `request`, over a network in virtual time. Each instance of the
+ * function connects to its own host name, so that the network knows the sender.
  */
 
 export interface Request {

@@ -1,6 +1,6 @@
 /**
- * `npm run model:mutants`: removes the protocol's conditions, one at a time, and checks that the model test notices. With
- * `-- --short`, as in CI, it runs at most 1,500 interleavings, always the same ones.
+ * `npm run model:mutants`: removes the protocol's conditions, one at a time, and checks that the model test
+ * notices. With `-- --short`, as in CI, it runs at most 1,500 interleavings, always the same ones.
  */
 
 import { execFile } from 'node:child_process';
@@ -16,7 +16,9 @@ interface Result {
   readonly summary: string;
 }
 
-/** Runs the model test against a mutant, or against the unchanged code if there is no mutant of that number. */
+/**
+ * Runs the model test against a mutant, or against the unchanged code if there is no mutant of that number.
+ */
 function run(mutant: number): Promise<Result> {
   const vitest = ['node_modules/vitest/vitest.mjs', 'run', '--config', 'test/model/vitest.config.ts'];
   const env = { ...process.env, NO_COLOR: '1', RUNS, SEED, MUTANT: String(mutant) };

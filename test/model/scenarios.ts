@@ -1,6 +1,7 @@
 /**
- * The scenarios of the model test: random ones, and directed ones. A directed one makes a coincidence of seconds frequent that random
- * ones almost never have: the times are chosen so that it happens, and nothing else fails.
+ * The scenarios of the model test: random ones, and directed ones. A directed one makes a coincidence of
+ * seconds frequent that random ones almost never have: the times are chosen so that it happens, and nothing
+ * else fails.
  */
 
 import fc from 'fast-check';
@@ -111,10 +112,13 @@ function directed(given: { readonly [A in keyof Scenario]?: fc.Arbitrary<Scenari
   return fc.record({ seed: fc.integer(), ...given }).map((chosen) => ({ ...SMOOTH, ...chosen }) as Scenario);
 }
 
-/** Each with what it is directed at. M1, M2, … are the heartbeats of each minute; events 1, 2, … happen `spacing` apart. */
+/**
+ * Each with what it is directed at. M1, M2, … are the heartbeats of each minute; events 1, 2, … happen
+ * `spacing` apart.
+ */
 const DIRECTED: readonly fc.Arbitrary<Scenario>[] = [
-  // A late acquire brings back passed_over from before M1 passed an operation over. The clocks differ, so only the newest operation
-  // counts as recent.
+  // A late acquire brings back passed_over from before M1 passed an operation over. The clocks differ, so
+  // only the newest operation counts as recent.
   directed({
     deliveries: fc.tuple(
       delivery(1, ms(1_000, 1_500)),
@@ -177,7 +181,8 @@ const DIRECTED: readonly fc.Arbitrary<Scenario>[] = [
     lost: fc.constant([1]),
     heartbeats: fc.tuple(ms(118_000, 122_000)),
   }),
-  // The host's clock is set back, so that the operation of an invocation that crashed is not the newest by its id.
+  // The host's clock is set back, so that the operation of an invocation that crashed is not the newest by
+  // its id.
   directed({
     deliveries: fc.tuple(
       delivery(1, ms(1_000, 1_100)),

@@ -1,6 +1,7 @@
 /**
- * The environment of the ledger's protocol in virtual time: a table, a Barman host, and the faults of both. The code under test
- * is the real ledger.ts, reconcile.ts, heartbeat.ts and pg-backup-api.ts; the invariants are checked here at each step.
+ * The environment of the ledger's protocol in virtual time: a table, a Barman host, and the faults of both.
+ * The code under test is the real ledger.ts, reconcile.ts, heartbeat.ts and pg-backup-api.ts; the invariants
+ * are checked here at each step.
  */
 
 import type { Connection, ConnectionSource } from '../../functions/config-switch/barman/attempts.ts';
@@ -93,7 +94,9 @@ export interface Scenario {
   readonly observation: number | undefined;
   /** WAL arrives in another way than by streaming, so that this is not checked. */
   readonly withoutStreaming?: boolean;
-  /** When the operator pauses the server (ms), and after which time the pause ends, by itself or by `resume`. */
+  /**
+   * When the operator pauses the server (ms), and after which time the pause ends, by itself or by `resume`.
+   */
   readonly pauses: readonly { readonly at: number; readonly for: number; readonly resumed: boolean }[];
   /** When someone applies the model of a role change by hand, if Barman is idle (ms). */
   readonly byHand?: { readonly at: number; readonly event: number } | undefined;
@@ -235,7 +238,8 @@ export class World {
       return;
     }
     if (result.exit_code === ExitCode.CONFIG_SWITCH_DONE) {
-      // Between the late effect of an operation that was passed over and its correction, this is accepted (docs/design.md).
+      // Between the late effect of an operation that was passed over and its correction, this is accepted
+      // (docs/design.md).
       if (this.#active < event && !this.#item?.passed_over && !this.#byHand)
         this.violate(`FALSE-DONE: ${name} for event ${event}, Barman is set to ${this.#active}`);
       this.#done = Math.max(this.#done, event);
@@ -298,7 +302,10 @@ export class World {
       : this.leaderAt(Number.POSITIVE_INFINITY);
   }
 
-  /** What Patroni says: the leader of a moment ago, or nothing. Model and member have the number of the role change. */
+  /**
+   * What Patroni says: the leader of a moment ago, or nothing. Model and member have the number of the role
+   * change.
+   */
   async #observe(instance: Instance, signal: AbortSignal): Promise<Observed[]> {
     const { observation: oldest } = this.#scenario;
     if (oldest === undefined) return [];
@@ -322,7 +329,10 @@ export class World {
     return version === undefined ? 0 : Number(version.split(/#(?:event-|leader:)/)[1]);
   }
 
-  /** The operator pauses the server, and resumes it unless the pause ends by itself. Either may fail, as a command may. */
+  /**
+   * The operator pauses the server, and resumes it unless the pause ends by itself. Either may fail, as a
+   * command may.
+   */
   async pause({ for: time, resumed }: Scenario['pauses'][number]): Promise<void> {
     const instance = new Instance(this, 'operator');
     const operator = new Operator(new Ledger(instance), instance);

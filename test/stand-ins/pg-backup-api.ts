@@ -1,6 +1,6 @@
 /**
- * pg-backup-api 2.2.0 behind a TLS proxy, on a real socket: the same routes, responses and error pages, operation ids
- * with a resolution of one second, a single worker; and faults on demand.
+ * pg-backup-api 2.2.0 behind a TLS proxy, on a real socket: the same routes, responses and error pages,
+ * operation ids with a resolution of one second, a single worker; and faults on demand.
  */
 
 import type { IncomingMessage, Server, ServerResponse } from 'node:http';
@@ -54,16 +54,24 @@ export interface SeenRequest {
 }
 
 export interface PgBackupApiOptions {
-  /** Barman servers; default cluster: the server's name. A model can be applied only to servers of its cluster. */
+  /**
+   * Barman servers; default cluster: the server's name. A model can be applied only to servers of its
+   * cluster.
+   */
   readonly servers?: Readonly<Record<string, { cluster?: string }>>;
   readonly models?: Readonly<Record<string, { cluster: string }>>;
   /** Certificate of the proxy, and the CA for client certificates. Default: plain HTTP. */
   readonly tls?: KeyPair & { readonly ca: string };
-  /** For a missing or untrusted client certificate: close the connection, or send an error page as nginx does. */
+  /**
+   * For a missing or untrusted client certificate: close the connection, or send an error page as nginx does.
+   */
   readonly onBadCertificate?: 'close' | 'page';
   /** Path prefix on the proxy, such as `/pgbapi`. */
   readonly prefix?: string;
-  /** Time that the single worker needs per request (ms), other than for `/status`, which reads no configuration. */
+  /**
+   * Time that the single worker needs per request (ms), other than for `/status`, which reads no
+   * configuration.
+   */
   readonly requestCost?: number;
   /** Runs an operation on a real Barman; true if it succeeded. Default: the stand-in simulates Barman. */
   readonly barman?: (server: string, model: string | null) => Promise<boolean>;
@@ -189,8 +197,8 @@ export class PgBackupApiStandIn {
   }
 
   /**
-   * Adds a server to Barman's configuration, or removes it. POSTs still look servers up in the worker's memory, until a GET under
-   * `/servers/` or `/diagnose` reads the configuration again.
+   * Adds a server to Barman's configuration, or removes it. POSTs still look servers up in the worker's
+   * memory, until a GET under `/servers/` or `/diagnose` reads the configuration again.
    */
   configure(name: string, cluster: string | undefined): void {
     if (cluster === undefined) this.#servers.delete(name);

@@ -18,7 +18,10 @@ const MINUTE = 60_000;
 const DAY = 86_400_000;
 const version = (ms: number) => versionOf(NOW + ms, 'e');
 
-/** pg-backup-api: each switch succeeds, and operations of earlier invocations are IN_PROGRESS, unless a test says otherwise. */
+/**
+ * pg-backup-api: each switch succeeds, and operations of earlier invocations are IN_PROGRESS, unless a test
+ * says otherwise.
+ */
 class Api {
   /** The servers that were switched, read, and polled. */
   readonly switched: string[] = [];

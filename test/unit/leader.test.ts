@@ -45,7 +45,11 @@ const confirms = (change: Body = {}) => ok(state('node1', change));
 const REPLICA = notLeader(state('node2', { role: 'replica' }));
 
 type Answers = readonly Answer[];
-/** @param cluster what the two nodes answer for `/cluster`; down without an answer @param leader and for `/leader` */
+/**
+ * @param cluster what the two nodes answer for `/cluster`; down without an answer
+ *
+ * @param leader and for `/leader`
+ */
 function run(cluster: Answers, leader: Answers = [confirms(), REPLICA], name: string | null = null) {
   const ask = async (node: URL, path: 'cluster' | 'leader') =>
     (path === 'cluster' ? cluster : leader)[node.hostname === '10.0.0.1' ? 0 : 1] ?? DOWN;

@@ -3,7 +3,11 @@ import { switchConfig } from '../../functions/config-switch/config-switch.ts';
 import { ConfigSwitchFailed, HttpError } from '../../functions/config-switch/errors.ts';
 import type { ConfigTarget } from '../../functions/config-switch/target.ts';
 
-/** A switch of main, whose operation ends in a way. @returns the result or the error, and whether it is in doubt */
+/**
+ * A switch of main, whose operation ends in a way.
+ *
+ * @returns the result or the error, and whether it is in doubt
+ */
 async function run(target: ConfigTarget, end: () => Promise<'DONE' | 'FAILED'>) {
   const api = { createConfigSwitchOperation: async () => 'id', waitForOperation: end };
   // In doubt, as after the POST.

@@ -127,7 +127,11 @@ export const start = (options: Partial<PgBackupApiOptions> = {}) =>
 export const create = (api: PgBackupApi) =>
   api.createConfigSwitchOperation('main', { reset: true }, net.guard);
 
-/** Runs a call to its end in virtual time, and checks that no timer is left. @returns the result or the error */
+/**
+ * Runs a call to its end in virtual time, and checks that no timer is left.
+ *
+ * @returns the result or the error
+ */
 export async function end<T>(call: Promise<T>): Promise<T | Error> {
   let timers: number | undefined;
   const ended = call
