@@ -21,13 +21,13 @@ export const CAUSES: readonly Cause[] = [
     prints: /requested WAL segment \S+ has already been removed/,
     remedy: async (barman) => {
       await barman.run(TIMEOUT, 'receive-wal', '--drop-slot', 'main');
-      await barman.movePartialWalAway();
+      barman.dropPartialWal();
       await barman.run(TIMEOUT, 'receive-wal', '--create-slot', 'main');
     },
   },
   {
-    prints: /is not in this server's history/,
-    remedy: (barman) => barman.movePartialWalAway(),
+    prints: /is not in this server's history[\s\S]*forked from timeline \d+ at \S+/,
+    remedy: (barman, [printed]) => barman.moveForkAway(printed),
   },
   {
     prints: /starting timeline (\d+) is not present in the server/,

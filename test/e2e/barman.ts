@@ -1,6 +1,6 @@
 /** A real Barman: its files, its cron, and its commands. */
 
-import { existsSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { documentedBlock, documentedCommand, fill } from '../documentation.ts';
@@ -117,9 +117,27 @@ export class Barman {
     return readFileSync(this.#file('barman.log'), 'utf8');
   }
 
-  /** Moves away what it has of the WAL file that it receives, with the documented commands. */
-  movePartialWalAway(): Promise<void> {
-    return this.#remedy(documentedBlock('docs/operations.md', 'find streaming -maxdepth'));
+  /** Removes what it has of the WAL file that it receives. */
+  dropPartialWal(): void {
+    const folder = this.#file('barman/main/streaming');
+    for (const file of readdirSync(folder).filter((name) => name.endsWith('.partial')))
+      rmSync(join(folder, file));
+  }
+
+  /**
+   * Moves away what it has streamed from the fork on, with the documented commands.
+   *
+   * @param printed by `barman receive-wal`, which names the fork
+   */
+  moveForkAway(printed: string): Promise<void> {
+    const [, timeline = 0, high = '', low = ''] = /timeline (\d+) at (\w+)\/(\w+)/.exec(printed) ?? [];
+    // Segments of 16 MB.
+    const segment = Number.parseInt(low, 16) >>> 24;
+    const words = [Number(timeline).toString(16), high, segment.toString(16)];
+    const first = words.map((word) => word.toUpperCase().padStart(8, '0')).join('');
+    return this.#remedy(documentedBlock('docs/operations.md', 'for file in streaming'), {
+      '000000010000000000000003': first,
+    });
   }
 
   /** Moves away what it has of a timeline, with the documented commands. */

@@ -18,7 +18,7 @@ import type { NodeName, RestTls } from './cluster-files.ts';
 import { type Endpoint, startEndpoint } from './endpoint.ts';
 import { type Beat, type Observer, PROMOTION, startObserver } from './observer.ts';
 import { other, type PatroniCluster } from './patroni-cluster.ts';
-import { until } from './processes.ts';
+import { send, until } from './processes.ts';
 
 const MODELS = { node1: 'pg:node1', node2: 'pg:node2' };
 const secret = createSecret();
@@ -327,6 +327,48 @@ test('the leader › is unknown while etcd hangs in failsafe mode, nothing is ch
   await beats.next(isKnown, 'the leader is still unknown', 90_000);
   console.log(`etcd is back: the leader is known after ${seconds(resumed)}`);
   await cluster.barmanStreams(await cluster.healthy());
+});
+
+test('Barman › does not stream if it is ahead of the fork, until the commands of the documentation were run, and misses no WAL', async () => {
+  await using row = await startInSync();
+  const { leader } = row;
+  const replica = other(leader);
+  await cluster.caughtUp();
+  await cluster.patronictl('edit-config', '--force', '-s', 'maximum_lag_on_failover=1073741824', 'main');
+  // The leader is cut off from the other node, not from Barman.
+  const receiver = Number(await cluster.query(replica, 'SELECT pid FROM pg_stat_wal_receiver'));
+  send(receiver, 'SIGSTOP');
+  // More than the kernel keeps for the receiver, in several segments.
+  const write = "SELECT pg_logical_emit_message(false, '', repeat('x', 1048576)) FROM generate_series(1, 16)";
+  for (let segment = 0; segment < 5; segment += 1) {
+    await cluster.query(leader, write);
+    await cluster.query(leader, 'SELECT pg_switch_wal()');
+  }
+  const file = await cluster.writeWal(leader);
+  await until(() => cluster.barman.received(`${file}.partial`), 'Barman does not receive WAL of the leader');
+  await cluster.kill(leader);
+  send(receiver, 'SIGCONT');
+  await until(switchDone, 'no event has switched');
+  expect(cluster.barman.active.model).toBe(`pg:${replica}`);
+  const fork = await cluster.query(replica, 'SELECT pg_walfile_name(pg_current_wal_lsn())');
+  expect(fork.slice(8) < file.slice(8), `Barman is not ahead: ${fork}, ${file}`).toBe(true);
+  const printed = await cluster.barman.whyNotStreaming();
+  console.log(`ahead of the fork: receive-wal prints ${printed}`);
+  expect(printed).toMatch(printedFor('Barman had received WAL that the new leader never had'));
+
+  const remedied = Date.now();
+  await cluster.barman.moveForkAway(printed);
+  await cluster.barmanStreams(replica);
+  console.log(`ahead of the fork: Barman streams ${seconds(remedied)} after the remedy`);
+  await cluster.walArrives(replica);
+  // From the old timeline's last common segment on, nothing is missing.
+  const timeline = fork.slice(0, 8);
+  await until(() => cluster.barman.received(`${timeline}.history`), 'Barman has no history of the timeline');
+  await until(() => cluster.barman.received(fork), `Barman has not received ${fork}`);
+  expect(cluster.barman.log()).not.toMatch(/has already been removed/);
+  await cluster.patronictl('edit-config', '--force', '-s', 'maximum_lag_on_failover=null', 'main');
+  cluster.startNode(leader);
+  await cluster.healthy();
 });
 
 test('Barman › is set to the new standby leader after a switchover in a standby cluster, by its event, or by the heartbeat without one', async () => {

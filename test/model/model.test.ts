@@ -4,9 +4,11 @@
  * SEED and PATH_ repeat it.
  */
 
+import { readFileSync } from 'node:fs';
 import fc from 'fast-check';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { isPending } from '../../functions/config-switch/reconcile/item.ts';
+import { MUTANTS, mutate } from './mutants.ts';
 import { reset } from './network.ts';
 import { scenario } from './scenarios.ts';
 import { type Scenario, World } from './world.ts';
@@ -92,3 +94,9 @@ test(`the protocol › ends with Barman set to the newest event, and violates no
     },
   );
 }, 3_600_000);
+
+test('the mutants › can be made of the present code', () => {
+  for (const { edits } of MUTANTS) {
+    for (const edit of edits) expect(() => mutate(readFileSync(edit.file, 'utf8'), edit)).not.toThrow();
+  }
+});

@@ -44,8 +44,8 @@ export const MUTANTS: readonly Mutant[] = [
       edit(RECONCILE, 'const desired = await fixVersion(events, event, signal);', 'const desired = event;'),
       edit(
         RECONCILE,
-        'progress.recorded = true;',
-        'await fixVersion(events, event, signal);\n  progress.recorded = true;',
+        'facts.recorded = true;',
+        'await fixVersion(events, event, signal);\n  facts.recorded = true;',
       ),
     ],
   },
@@ -68,6 +68,7 @@ export const MUTANTS: readonly Mutant[] = [
     condition: 'acquire: the token is the one that was waited out',
     edits: [
       edit(LEDGER, 'either(noLease, leasedBy(lease_token))', "either(noLease, less('lease_token', '~'))"),
+      edit(LEDGER, '  leasedBy,\n', '  leasedBy,\n  less,\n'),
     ],
   },
   {
@@ -85,7 +86,7 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       edit(
         PG_BACKUP_API,
-        'for (const id of await this.recentOperations(server, elapsed()))',
+        'for (const id of await this.recentOperations(barman_server, elapsed()))',
         'for (const id of [])',
       ),
     ],
@@ -95,7 +96,7 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       edit(
         PG_BACKUP_API,
-        "return status === 'IN_PROGRESS' ? this.waitForOperation(server, operation_id, signal) : status;",
+        "return status === 'IN_PROGRESS' ? this.waitForOperation(barman_server, operation_id, signal) : status;",
         "return status === 'IN_PROGRESS' ? 'DONE' : status;",
       ),
     ],
@@ -161,8 +162,8 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       edit(
         LEDGER,
-        '{ ...change, ...lease }, guarded, signal);',
-        '{ ...change, ...lease }, guarded.map((row) => either(row, leasedBy(lease.lease_token))), signal);',
+        '{ ...change, ...lease }, condition, signal);',
+        '{ ...change, ...lease }, condition.map((row) => either(row, leasedBy(lease.lease_token))), signal);',
       ),
     ],
   },

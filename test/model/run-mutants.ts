@@ -27,8 +27,9 @@ function run(mutant: number): Promise<Result> {
       const output = stdout + stderr;
       const runs = /failed after (\d+) tests?/.exec(output)?.[1];
       if (!error) return resolve({ noticed: false, summary: `not noticed in ${RUNS} interleavings` });
-      // Any other error than a failed property is a fault of the run itself.
-      if (runs === undefined) return reject(new Error(output));
+      // Any other error than a failed property is a fault of the run itself, or of the mutant.
+      if (runs === undefined || /\b(Reference|Type|Syntax)Error\b| is not defined\b/.test(output))
+        return reject(new Error(output));
       const kinds = [...new Set(output.match(/<== [A-Z-]+/g))].map((kind) => kind.slice(4)).join(', ');
       resolve({
         noticed: true,
