@@ -128,7 +128,7 @@ const widgets = (hasApi: boolean) => [
     width: 24,
     height: 8,
     properties: {
-      // A role change, or what a heartbeat did for one server; not its line of each minute.
+      // A role change, or what a heartbeat did for one server; not its line of every minute.
       title: 'Latest decisions',
       region: REGION,
       view: 'table',

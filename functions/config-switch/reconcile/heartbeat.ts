@@ -129,7 +129,7 @@ function firstToExpire(expiries: ReadonlyMap<string, number>): Probed['certifica
 }
 
 /**
- * Reads the configuration of one known server, another one each minute: `/status` is fine while it cannot be
+ * Reads the configuration of one known server, another one every minute: `/status` is fine while it cannot be
  * read.
  *
  * @returns why it cannot be read; undefined also if that takes too long: a host with a thousand servers is

@@ -85,7 +85,7 @@ export interface PassedOver {
 }
 
 /**
- * In the place of an operation id: Barman does not stream, so the desired state is applied again. This entry
+ * Instead of an operation id: Barman does not stream, so the desired state is applied again. This entry
  * has ended from the start.
  */
 export const NOT_STREAMING = 'not-streaming';

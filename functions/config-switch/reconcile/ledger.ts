@@ -27,8 +27,8 @@
  * it; complete removes the marked ones and no others, because only they cannot take effect after what was
  * applied.
  *
- * The token is new each time that a lease is acquired or renewed. Without any one of these conditions an
- * event can be lost or Barman left on an old primary (npm run model:mutants).
+ * The token is new every time a lease is acquired or renewed. Without any one of these conditions an event
+ * can be lost or Barman left on an old primary (npm run model:mutants).
  */
 
 import { randomUUID } from 'node:crypto';

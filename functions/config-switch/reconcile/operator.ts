@@ -55,7 +55,7 @@ export class Operator {
   }
 
   /**
-   * Deletes the item of a server that Barman does not have any more, or never had. The item is the memory of
+   * Deletes the item of a server that Barman no longer has, or never had. The item is the memory of
    * the order: a late event would be the newest afterwards.
    *
    * @param item as it was read

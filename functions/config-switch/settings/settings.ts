@@ -42,7 +42,8 @@ export class Settings implements ConnectionSource, SecretSource, ClusterSource {
   readonly #warn: (message: string, cause?: unknown) => void;
   readonly #client = new SSMClient(SSM_CLIENT);
   /**
-   * The read in progress, or one that nobody has waited for yet. Who comes meanwhile gets the same values.
+   * The read in progress, or the first one, which no invocation has used yet. All who wait for it get its
+   * values.
    */
   #reading: Promise<Reading> | undefined;
   /** When it began (ms since the epoch). */
