@@ -44,7 +44,7 @@ const report = offer<BarmanReport>({
   slow: (ms: number | null) => {
     slow = ms ?? Number.POSITIVE_INFINITY;
   },
-  /** The worker hangs: it answers nothing. */
+  /** Every request waits until `noFaults`, and is carried out then. */
   stall: () => api.fault({ kind: 'stall' }, Number.POSITIVE_INFINITY),
   /** Every other POST is carried out, and its response is lost. */
   lose: () =>

@@ -11,7 +11,8 @@ import { expect, test, vi } from 'vitest';
 import { ExitCode, exitStatus } from '../../functions/config-switch/exit-code.ts';
 import { CertificateAuthority, type KeyPair } from '../stand-ins/certificates.ts';
 import type { DynamoDbFault } from '../stand-ins/dynamodb.ts';
-import type { Fault, OperationPlan, PgBackupApiOptions, SeenRequest } from '../stand-ins/pg-backup-api.ts';
+import type { Fault, PgBackupApiOptions, SeenRequest } from '../stand-ins/pg-backup-api.ts';
+import type { OperationPlan } from '../stand-ins/pg-backup-api-host.ts';
 import { listen } from '../stand-ins/server.ts';
 import type { SsmFault } from '../stand-ins/ssm.ts';
 import {
@@ -339,7 +340,10 @@ const MATRIX: Record<string, Row> = {
     ...kept(/<barman_home>\/main\/output\/.*json/, operation({ failed: 'untouched' })),
     exitCode: FAILED,
   },
-  'the operation vanishes': kept(/the result of operation.*404/, operation({ vanishes: true })),
+  'the output of the operation is empty': kept(
+    /the result of operation.*404/,
+    operation({ emptyOutput: true }),
+  ),
   'the operation does not end': late(/the result of operation/, operation({ time: always })),
   'the operations of an expired lease cannot be listed': late(
     /GET .main.operations|before GET|time ran out/,

@@ -175,7 +175,7 @@ describe('an operation', () => {
     ]);
     expect(await run.heartbeat(), 'it has not ended').toMatchObject({ pending: 0, applied: 0 });
 
-    stuck.status = 'DONE';
+    run.host.api.addOperation({ ...stuck, status: 'DONE' });
     run.host.api.setActiveModel('pg:node1');
     expect(await run.heartbeat()).toMatchObject({ pending: 1, applied: 1 });
     expect(run.host.api.activeModel()).toBe('pg:node2');

@@ -1,0 +1,396 @@
+/**
+ * The host of pg-backup-api 2.2.0, without HTTP: Barman's configuration, the files on the disk, the helper
+ * processes, and the workers, each with its own memory. Odd responses follow from these.
+ */
+
+import { createHash } from 'node:crypto';
+import type { IncomingHttpHeaders } from 'node:http';
+import { setTimeout as sleep } from 'node:timers/promises';
+
+/** How an operation runs. */
+export interface OperationPlan {
+  /** Duration (ms); Infinity: the helper process died, so the operation stays IN_PROGRESS forever. */
+  readonly time?: number;
+  /** Ends FAILED: without any change, or although the model was applied. */
+  readonly failed?: 'untouched' | 'applied';
+  /** Ends with an empty output file, as on a disk that is full for a moment: 404 from then on. */
+  readonly emptyOutput?: boolean;
+}
+
+export interface Operation {
+  readonly id: string;
+  readonly type: 'config_switch' | 'recovery';
+  readonly target: string | null;
+  readonly createdAt: number;
+  readonly endedAt?: number;
+  readonly success?: boolean;
+}
+
+export type Status = 'IN_PROGRESS' | 'DONE' | 'FAILED';
+
+export interface HostOptions {
+  /**
+   * Barman servers; default cluster: the server's name. A model can be applied only to servers of its
+   * cluster.
+   */
+  readonly servers?: Readonly<Record<string, { cluster?: string }>>;
+  readonly models?: Readonly<Record<string, { cluster: string }>>;
+  /** Time that reading the configuration takes (ms): once per request, other than for `/status`. */
+  readonly requestCost?: number;
+  /** Runs an operation on a real Barman; true if it succeeded. Default: the stand-in simulates Barman. */
+  readonly barman?: (server: string, model: string | null) => Promise<boolean>;
+  /** Duration of an operation (ms). */
+  readonly operationTime?: number;
+  /**
+   * Gives an operation that begins in the same second as another one the id of the next second, so that tests
+   * need not wait for that. Default: status 500, as pg-backup-api answers.
+   */
+  readonly distinctIds?: boolean;
+}
+
+export interface Request {
+  readonly method: string;
+  readonly path: string;
+  readonly body: string;
+  readonly headers: IncomingHttpHeaders;
+}
+
+export interface Response {
+  readonly status: number;
+  readonly type: 'application/json' | 'text/html; charset=utf-8';
+  readonly body: string;
+}
+
+/** What the disk has of a Barman server; it stays when the server is removed from the configuration. */
+export interface ServerFiles {
+  activeModel: string | null;
+  /** Whether the folders of jobs and output exist. */
+  folders: boolean;
+  /** Files, by operation id. */
+  readonly jobs: Map<string, string>;
+  readonly output: Map<string, string>;
+  /** All operations, by id, in the order of their creation. Not on the disk: for the tests. */
+  readonly operations: Map<string, Operation>;
+}
+
+export class Host {
+  /** Barman's configuration as it is on the disk: servers and their clusters. */
+  readonly configuration: Map<string, { readonly cluster: string }>;
+  /** The server whose section cannot be read, such as for a `%`: no request reads what comes after it. */
+  unreadable: string | undefined;
+  disk: 'writable' | 'full' | 'read-only' = 'writable';
+  /** Whether a helper process can be started. */
+  helper = true;
+  /** How the next operations will run, in order. */
+  readonly plans: OperationPlan[] = [];
+  readonly options: HostOptions;
+  readonly #files = new Map<string, ServerFiles>();
+  readonly #ended = new AbortController();
+
+  constructor(options: HostOptions) {
+    this.options = options;
+    this.configuration = new Map(
+      Object.entries(options.servers ?? { main: {} }).map(([name, { cluster = name }]) => [
+        name,
+        { cluster },
+      ]),
+    );
+  }
+
+  /** Ends all helper processes. */
+  close(): void {
+    this.#ended.abort();
+  }
+
+  /** Returns the files of a server; of Barman as a whole for an empty name. */
+  files(name: string): ServerFiles {
+    const empty = { jobs: new Map(), output: new Map(), operations: new Map() };
+    const files = this.#files.get(name) ?? { activeModel: null, folders: false, ...empty };
+    this.#files.set(name, files);
+    return files;
+  }
+
+  /** Creates the folders of a server where they are missing. @throws Error if the disk does not allow it */
+  createFolders(name: string): ServerFiles {
+    const files = this.files(name);
+    if (!files.folders && this.disk !== 'writable') throw new Error(`the disk is ${this.disk}`);
+    files.folders = true;
+    return files;
+  }
+
+  /** Creates a file; a full disk leaves an empty one. @throws Error if it exists or cannot be written */
+  #create(folder: Map<string, string>, id: string, content: object): void {
+    if (folder.has(id)) throw new Error(`${id} exists`);
+    if (this.disk === 'read-only') throw new Error('the disk is read-only');
+    folder.set(id, this.disk === 'full' ? '' : JSON.stringify(content));
+    if (this.disk === 'full') throw new Error('the disk is full');
+  }
+
+  /** Writes the job file, and starts the helper process. @returns the operation id @throws Error if it cannot */
+  createOperation(name: string, content: { model_name?: string }): string {
+    const files = this.files(name);
+    let id = operationId(new Date());
+    for (let ms = 1_000; this.options.distinctIds && files.jobs.has(id); ms += 1_000)
+      id = operationId(new Date(Date.now() + ms));
+    this.#create(files.jobs, id, { ...content, operation_type: 'config_switch' });
+    const operation: Operation = {
+      id,
+      type: 'config_switch',
+      target: content.model_name ?? null,
+      createdAt: performance.now(),
+    };
+    files.operations.set(id, operation);
+    if (!this.helper) throw new Error('the helper process cannot be started');
+    // What it throws reaches its own log only.
+    void this.#runHelper(name, operation, this.plans.shift() ?? {}).catch(() => {});
+    return id;
+  }
+
+  /** The helper process: continues independently of the request. */
+  async #runHelper(name: string, operation: Operation, plan: OperationPlan): Promise<void> {
+    const { id, target } = operation;
+    const files = this.files(name);
+    const { barman } = this.options;
+    const success = await (barman ? barman(name, target) : this.#configSwitch(name, target, plan));
+    if (barman && success) files.activeModel = target;
+    files.operations.set(id, { ...operation, endedAt: performance.now(), success });
+    if (plan.emptyOutput) files.output.set(id, '');
+    else if (files.jobs.has(id)) this.#create(files.output, id, { success });
+  }
+
+  /** `barman config-switch`. @returns whether it succeeded */
+  async #configSwitch(name: string, target: string | null, plan: OperationPlan): Promise<boolean> {
+    const time = plan.time ?? this.options.operationTime ?? 0;
+    if (time === Number.POSITIVE_INFINITY) return new Promise(() => {});
+    await sleep(time, undefined, { signal: this.#ended.signal });
+    const cluster = this.configuration.get(name)?.cluster;
+    const possible =
+      cluster !== undefined && (target === null || this.options.models?.[target]?.cluster === cluster);
+    if (!possible || plan.failed === 'untouched' || this.disk === 'read-only') return false;
+    // On a full disk Barman loses the active model: it empties the file before it writes.
+    this.files(name).activeModel = this.disk === 'full' ? null : target;
+    return plan.failed === undefined && this.disk === 'writable';
+  }
+}
+
+/** Returns the status of an operation. @throws Error if it has no files, or if they are not JSON */
+export function statusOf({ jobs, output }: ServerFiles, id: string): Status {
+  const result = output.get(id);
+  if (result !== undefined) return (JSON.parse(result) as { success?: boolean }).success ? 'DONE' : 'FAILED';
+  JSON.parse(jobs.get(id) ?? '');
+  return 'IN_PROGRESS';
+}
+
+/** The handler of a route; server and id come from the path. */
+type Handler = (request: Request, server: string, id: string) => Promise<Response> | Response;
+
+/** A worker process of gunicorn. Its threads, if any, share its memory. */
+export class Worker {
+  readonly #host: Host;
+  /** The servers of the configuration, as it was last read. */
+  #memory: Set<string>;
+  readonly #routes: readonly { readonly path: RegExp; readonly GET: Handler; readonly POST?: Handler }[] = [
+    { path: /^\/status$/, GET: () => html(200, '"OK"') },
+    { path: /^\/diagnose$/, GET: () => this.#diagnose() },
+    { path: /^\/operations$/, GET: () => this.#list(''), POST: (request) => createForBarman(request) },
+    { path: /^\/operations\/()([^/]+)$/, GET: (_, server, id) => this.#status(server, id) },
+    {
+      path: /^\/servers\/([^/]+)\/operations$/,
+      GET: (_, server) => this.#list(server),
+      POST: (request, server) => this.#create(request, server),
+    },
+    {
+      path: /^\/servers\/([^/]+)\/operations\/([^/]+)$/,
+      GET: (_, server, id) => this.#status(server, id),
+    },
+  ];
+
+  constructor(host: Host) {
+    this.#host = host;
+    this.#memory = new Set(host.configuration.keys());
+  }
+
+  async respond(request: Request): Promise<Response> {
+    const path = decodeURIComponent(request.path.replace(/\?.*/, ''));
+    const route = this.#routes.find((route) => route.path.test(path));
+    if (!route) return notFound();
+    const { GET, POST } = route;
+    const handler = { GET, HEAD: GET, POST }[request.method];
+    if (!handler) return page(405, 'Method Not Allowed', 'The method is not allowed for the requested URL.');
+    const [, server = '', id = ''] = route.path.exec(path) ?? [];
+    try {
+      return await handler(request, server, id);
+    } catch (error) {
+      return error instanceof BadRequest ? error.response : page(500);
+    }
+  }
+
+  /** Reads the configuration. Other threads see the memory empty until that is complete. */
+  async #readConfiguration(): Promise<void> {
+    const memory = new Set<string>();
+    this.#memory = memory;
+    if (this.#host.options.requestCost) await sleep(this.#host.options.requestCost);
+    for (const name of this.#host.configuration.keys()) {
+      if (name === this.#host.unreadable) throw new Error(`the section of ${name} cannot be read`);
+      memory.add(name);
+    }
+  }
+
+  /** @throws Unconfigured if there is no such server, or Error as the folders cannot be created */
+  async #open(server: string): Promise<ServerFiles> {
+    await this.#readConfiguration();
+    if (server !== '' && !this.#memory.has(server)) throw new Unconfigured(server);
+    return this.#host.createFolders(server);
+  }
+
+  async #list(server: string): Promise<Response> {
+    try {
+      const { jobs } = await this.#open(server);
+      const operations = [...jobs].sort(([a], [b]) => (hash(a) < hash(b) ? -1 : 1));
+      const typeOf = (job: string) => (JSON.parse(job) as { operation_type?: string }).operation_type ?? null;
+      return json(200, { operations: operations.map(([id, job]) => ({ id, type: typeOf(job) })) });
+    } catch (error) {
+      if (error instanceof Unconfigured) return notFound(error.message);
+      throw error;
+    }
+  }
+
+  async #status(server: string, id: string): Promise<Response> {
+    try {
+      return json(200, { operation_id: id, status: statusOf(await this.#open(server), id) });
+    } catch (error) {
+      return notFound(error instanceof Unconfigured ? error.message : 'Resource not found');
+    }
+  }
+
+  async #create(request: Request, server: string): Promise<Response> {
+    const content = readContent(request, `server '${server}'`);
+    if (!this.#memory.has(server)) return notFound(`Server '${server}' does not exist`);
+    const { type = 'recovery', model_name, reset } = content;
+    if (type === 'recovery') {
+      if (content.backup_id === undefined) throw new BadRequest('Request body is missing ``backup_id``');
+      return notFound(`Backup '${content.backup_id}' does not exist`);
+    }
+    if (type !== 'config_switch') throw new Error(`the type ${type} is unknown`);
+    await this.#open(server);
+    const wellFormed =
+      (typeof model_name === 'string' && reset === undefined) || (reset === true && model_name === undefined);
+    if (!wellFormed) throw new BadRequest(MALFORMED);
+    const id = this.#host.createOperation(server, content);
+    return json(202, { operation_id: id });
+  }
+
+  async #diagnose(): Promise<Response> {
+    await this.#readConfiguration();
+    const models = Object.entries(this.#host.options.models ?? {});
+    return json(200, {
+      global: { config: {} },
+      servers: Object.fromEntries(
+        [...this.#memory].map((name) => {
+          const config = { ...this.#host.configuration.get(name), name };
+          return [name, { active_model: this.#host.files(name).activeModel, config, backups: {} }];
+        }),
+      ),
+      models: Object.fromEntries(
+        models.map(([name, { cluster }]) => [name, { config: { cluster, model: true, name } }]),
+      ),
+    });
+  }
+}
+
+/** The body of a POST, as far as its keys are read. */
+interface Content {
+  readonly type?: unknown;
+  readonly backup_id?: unknown;
+  readonly changes?: unknown;
+  readonly model_name?: string;
+  readonly reset?: boolean;
+}
+
+/** Reads the body of a POST. @throws BadRequest, or Error if it has no keys */
+function readContent({ headers, body }: Request, subject: string): Content {
+  if (!/^application\/(.+\+)?json\b/.test(headers['content-type'] ?? '')) {
+    throw new BadRequest(NOT_JSON, 415, 'Unsupported Media Type');
+  }
+  let content: unknown;
+  try {
+    content = JSON.parse(body);
+  } catch {
+    throw new BadRequest('The browser (or proxy) sent a request that this server could not understand.');
+  }
+  // What Python takes for false.
+  if (!content || (typeof content === 'object' && Object.keys(content).length === 0))
+    throw new BadRequest(`Minimum barman options not met for ${subject}`);
+  if (typeof content !== 'object' || Array.isArray(content)) throw new Error('the body is not an object');
+  return content;
+}
+
+/** POST /operations. The stand-in has no config_update, its only type. */
+function createForBarman(request: Request): Response {
+  const { type, changes } = readContent(request, 'instance operation');
+  if (type === 'config_update' && changes === undefined) throw new BadRequest(MALFORMED);
+  return page(500);
+}
+
+/** Barman's configuration does not have the server. */
+class Unconfigured extends Error {
+  constructor(server: string) {
+    super(`No barman config found for '${server}'.`);
+  }
+}
+
+class BadRequest extends Error {
+  readonly response: Response;
+
+  constructor(text: string, status = 400, title = 'Bad Request') {
+    super(text);
+    this.response = page(status, title, text);
+  }
+}
+
+const MALFORMED = 'Make sure all options/arguments are met and try again';
+const NOT_JSON =
+  "Did not attempt to load JSON data because the request Content-Type was not 'application/json'.";
+const INTERNAL =
+  'The server encountered an internal error and was unable to complete your request. Either the server is overloaded or there is an error in the application.';
+
+/** `%Y%m%dT%H%M%S` in the Barman host's local time, which is UTC here. */
+function operationId(now: Date): string {
+  return now
+    .toISOString()
+    .replace(/\.\d+Z$/, '')
+    .replace(/[-:]/g, '');
+}
+
+/** A list of files has no order; the same files always have the same one. */
+function hash(id: string): string {
+  return createHash('sha1').update(id).digest('hex');
+}
+
+export function json(status: number, body: object | string): Response {
+  return {
+    status,
+    type: 'application/json',
+    body: typeof body === 'string' ? body : `${JSON.stringify(body)}\n`,
+  };
+}
+
+export function notFound(text = NO_ROUTE): Response {
+  return json(404, { error: `404 Not Found: ${text}` });
+}
+
+const NO_ROUTE =
+  'The requested URL was not found on the server. If you entered the URL manually please check your spelling and try again.';
+
+function html(status: number, body: string): Response {
+  return { status, type: 'text/html; charset=utf-8', body };
+}
+
+/** Flask's error page. */
+export function page(status: number, title = 'Internal Server Error', text = INTERNAL): Response {
+  const escaped = text.replaceAll("'", '&#39;');
+  return html(
+    status,
+    `<!doctype html>\n<html lang=en>\n<title>${status} ${title}</title>\n<h1>${title}</h1>\n<p>${escaped}</p>\n`,
+  );
+}
