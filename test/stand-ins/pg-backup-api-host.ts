@@ -76,7 +76,7 @@ export interface ServerFiles {
 export class Host {
   /** Barman's configuration as it is on the disk: servers and their clusters. */
   readonly configuration: Map<string, { readonly cluster: string }>;
-  /** The server whose section cannot be read, such as for a `%`: no request reads what comes after it. */
+  /** The server whose section cannot be read to its end, such as for a `%`; nothing after it is read. */
   unreadable: string | undefined;
   disk: 'writable' | 'full' | 'read-only' = 'writable';
   /** Whether a helper process can be started. */
@@ -173,37 +173,28 @@ export class Host {
   }
 }
 
-/** Returns the status of an operation. @throws Error if it has no files, or if they are not JSON */
-export function statusOf({ jobs, output }: ServerFiles, id: string): Status {
+/** @throws Error if the content of a file is not a JSON object, as that of an empty file */
+function readFile<T extends object>(text: string): T {
+  const content: unknown = JSON.parse(text);
+  if (content === null || typeof content !== 'object' || Array.isArray(content)) throw new Error(text);
+  return content as T;
+}
+
+/** Returns the status of an operation. @throws Error if it has no files, or if they cannot be read */
+function statusOf({ jobs, output }: ServerFiles, id: string): Status {
   const result = output.get(id);
-  if (result !== undefined) return (JSON.parse(result) as { success?: boolean }).success ? 'DONE' : 'FAILED';
+  if (result !== undefined) return readFile<{ success?: boolean }>(result).success ? 'DONE' : 'FAILED';
   JSON.parse(jobs.get(id) ?? '');
   return 'IN_PROGRESS';
 }
 
-/** The handler of a route; server and id come from the path. */
-type Handler = (request: Request, server: string, id: string) => Promise<Response> | Response;
+type Handler = () => Promise<Response> | Response;
 
 /** A worker process of gunicorn. Its threads, if any, share its memory. */
 export class Worker {
   readonly #host: Host;
   /** The servers of the configuration, as it was last read. */
   #memory: Set<string>;
-  readonly #routes: readonly { readonly path: RegExp; readonly GET: Handler; readonly POST?: Handler }[] = [
-    { path: /^\/status$/, GET: () => html(200, '"OK"') },
-    { path: /^\/diagnose$/, GET: () => this.#diagnose() },
-    { path: /^\/operations$/, GET: () => this.#list(''), POST: (request) => createForBarman(request) },
-    { path: /^\/operations\/()([^/]+)$/, GET: (_, server, id) => this.#status(server, id) },
-    {
-      path: /^\/servers\/([^/]+)\/operations$/,
-      GET: (_, server) => this.#list(server),
-      POST: (request, server) => this.#create(request, server),
-    },
-    {
-      path: /^\/servers\/([^/]+)\/operations\/([^/]+)$/,
-      GET: (_, server, id) => this.#status(server, id),
-    },
-  ];
 
   constructor(host: Host) {
     this.#host = host;
@@ -211,18 +202,26 @@ export class Worker {
   }
 
   async respond(request: Request): Promise<Response> {
-    const path = decodeURIComponent(request.path.replace(/\?.*/, ''));
-    const route = this.#routes.find((route) => route.path.test(path));
-    if (!route) return notFound();
-    const { GET, POST } = route;
-    const handler = { GET, HEAD: GET, POST }[request.method];
-    if (!handler) return page(405, 'Method Not Allowed', 'The method is not allowed for the requested URL.');
-    const [, server = '', id = ''] = route.path.exec(path) ?? [];
     try {
-      return await handler(request, server, id);
+      const route = this.#route(request);
+      if (!route) return notFound();
+      const { GET, POST } = route;
+      const handler = { GET, HEAD: GET, POST }[request.method];
+      return handler ? await handler() : page(405, 'Method Not Allowed', NOT_ALLOWED);
     } catch (error) {
       return error instanceof BadRequest ? error.response : page(500);
     }
+  }
+
+  #route(request: Request): { readonly GET: Handler; readonly POST?: Handler } | undefined {
+    const path = decodeURIComponent(request.path.replace(/\?.*/, ''));
+    if (path === '/status') return { GET: () => html(200, '"OK"') };
+    if (path === '/diagnose') return { GET: () => this.#diagnose() };
+    const operations = /^(?:\/servers\/([^/]+))?\/operations(?:\/([^/]+))?$/.exec(path);
+    if (!operations) return undefined;
+    const [, server = '', id] = operations;
+    if (id !== undefined) return { GET: () => this.#status(server, id) };
+    return { GET: () => this.#list(server), POST: () => this.#create(request, server) };
   }
 
   /** Reads the configuration. Other threads see the memory empty until that is complete. */
@@ -231,40 +230,40 @@ export class Worker {
     this.#memory = memory;
     if (this.#host.options.requestCost) await sleep(this.#host.options.requestCost);
     for (const name of this.#host.configuration.keys()) {
-      if (name === this.#host.unreadable) throw new Error(`the section of ${name} cannot be read`);
       memory.add(name);
+      if (name === this.#host.unreadable) throw new Error(`the section of ${name} cannot be read`);
     }
   }
 
-  /** @throws Unconfigured if there is no such server, or Error as the folders cannot be created */
-  async #open(server: string): Promise<ServerFiles> {
+  /** Returns a server's files; undefined if there is no such server. @throws Error if it cannot read or write */
+  async #open(server: string): Promise<ServerFiles | undefined> {
     await this.#readConfiguration();
-    if (server !== '' && !this.#memory.has(server)) throw new Unconfigured(server);
-    return this.#host.createFolders(server);
+    return server === '' || this.#memory.has(server) ? this.#host.createFolders(server) : undefined;
   }
 
   async #list(server: string): Promise<Response> {
-    try {
-      const { jobs } = await this.#open(server);
-      const operations = [...jobs].sort(([a], [b]) => (hash(a) < hash(b) ? -1 : 1));
-      const typeOf = (job: string) => (JSON.parse(job) as { operation_type?: string }).operation_type ?? null;
-      return json(200, { operations: operations.map(([id, job]) => ({ id, type: typeOf(job) })) });
-    } catch (error) {
-      if (error instanceof Unconfigured) return notFound(error.message);
-      throw error;
-    }
+    const files = await this.#open(server);
+    if (!files) return unconfigured(server);
+    const jobs = [...files.jobs].sort(([a], [b]) => (hash(a) < hash(b) ? -1 : 1));
+    const typeOf = (job: string) => readFile<{ operation_type?: string }>(job).operation_type ?? null;
+    return json(200, { operations: jobs.map(([id, job]) => ({ id, type: typeOf(job) })) });
   }
 
   async #status(server: string, id: string): Promise<Response> {
     try {
-      return json(200, { operation_id: id, status: statusOf(await this.#open(server), id) });
-    } catch (error) {
-      return notFound(error instanceof Unconfigured ? error.message : 'Resource not found');
+      const files = await this.#open(server);
+      return files ? json(200, { operation_id: id, status: statusOf(files, id) }) : unconfigured(server);
+    } catch {
+      return notFound('Resource not found');
     }
   }
 
   async #create(request: Request, server: string): Promise<Response> {
-    const content = readContent(request, `server '${server}'`);
+    const content = readContent(request, server === '' ? 'instance operation' : `server '${server}'`);
+    if (server === '') {
+      if (content.type === 'config_update' && !('changes' in content)) throw new BadRequest(MALFORMED);
+      throw new Error('config_update, the only type here, is not simulated');
+    }
     if (!this.#memory.has(server)) return notFound(`Server '${server}' does not exist`);
     const { type = 'recovery', model_name, reset } = content;
     if (type === 'recovery') {
@@ -272,7 +271,7 @@ export class Worker {
       return notFound(`Backup '${content.backup_id}' does not exist`);
     }
     if (type !== 'config_switch') throw new Error(`the type ${type} is unknown`);
-    await this.#open(server);
+    if (!(await this.#open(server))) throw new Error(`${server} was removed from the configuration`);
     const wellFormed =
       (typeof model_name === 'string' && reset === undefined) || (reset === true && model_name === undefined);
     if (!wellFormed) throw new BadRequest(MALFORMED);
@@ -282,6 +281,7 @@ export class Worker {
 
   async #diagnose(): Promise<Response> {
     await this.#readConfiguration();
+    if (this.#host.disk === 'read-only') throw new Error('/diagnose cannot create its lock file');
     const models = Object.entries(this.#host.options.models ?? {});
     return json(200, {
       global: { config: {} },
@@ -302,7 +302,6 @@ export class Worker {
 interface Content {
   readonly type?: unknown;
   readonly backup_id?: unknown;
-  readonly changes?: unknown;
   readonly model_name?: string;
   readonly reset?: boolean;
 }
@@ -325,20 +324,6 @@ function readContent({ headers, body }: Request, subject: string): Content {
   return content;
 }
 
-/** POST /operations. The stand-in has no config_update, its only type. */
-function createForBarman(request: Request): Response {
-  const { type, changes } = readContent(request, 'instance operation');
-  if (type === 'config_update' && changes === undefined) throw new BadRequest(MALFORMED);
-  return page(500);
-}
-
-/** Barman's configuration does not have the server. */
-class Unconfigured extends Error {
-  constructor(server: string) {
-    super(`No barman config found for '${server}'.`);
-  }
-}
-
 class BadRequest extends Error {
   readonly response: Response;
 
@@ -349,6 +334,7 @@ class BadRequest extends Error {
 }
 
 const MALFORMED = 'Make sure all options/arguments are met and try again';
+const NOT_ALLOWED = 'The method is not allowed for the requested URL.';
 const NOT_JSON =
   "Did not attempt to load JSON data because the request Content-Type was not 'application/json'.";
 const INTERNAL =
@@ -377,6 +363,10 @@ export function json(status: number, body: object | string): Response {
 
 export function notFound(text = NO_ROUTE): Response {
   return json(404, { error: `404 Not Found: ${text}` });
+}
+
+function unconfigured(server: string): Response {
+  return notFound(`No barman config found for '${server}'.`);
 }
 
 const NO_ROUTE =
