@@ -64,6 +64,7 @@ export async function checkContract(subject: Subject, report: (line: Line) => vo
   await using api = new PgBackupApi(source, { ...options, postDelay: 0, facts: { attempts: 0, polls: 0 } });
   await using http = new HttpClient(source, { ...options, onRequest: () => {} });
   const unknown = `contract-${randomUUID()}`;
+  const created: string[] = [];
   let passed = true;
   let lastPostAt = Number.NEGATIVE_INFINITY;
   /** The target at the start, and the one that this run last switched to; undefined until then. */
@@ -88,6 +89,14 @@ export async function checkContract(subject: Subject, report: (line: Line) => vo
       if (found !== status) throw new Error(String(found));
     });
 
+  /** Expects the status of a request that the function does not send. @param proxy what a proxy may answer */
+  const expectRaw = (status: number, expectation: string, raw: RawRequest, proxy?: number) =>
+    expect(`${expectation} is ${status}${proxy ? `, or ${proxy} from the proxy` : ''}`, async () => {
+      const found = await rawStatus(subject.url, tls, raw);
+      if (found !== status && found !== proxy) throw new Error(String(found ?? 'no connection'));
+      return found;
+    });
+
   const send = (method: 'GET' | 'POST', path: readonly string[], body?: object) =>
     http.request({ method, path: ['servers', ...path], schema: v.unknown(), ...(body && { body }) });
   /** Sends a POST in a second of its own. */
@@ -106,6 +115,7 @@ export async function checkContract(subject: Subject, report: (line: Line) => vo
       inDoubt: false,
     };
     const id = await post(() => api.createConfigSwitchOperation(server, to, guard), after);
+    created.push(id);
     // The function accepts other ids, too, but cannot know then which operations are recent.
     if (!/^\d{8}T\d{6}$/.test(id)) throw new Error(`the id ${id} is not a time`);
     return id;
@@ -172,9 +182,11 @@ export async function checkContract(subject: Subject, report: (line: Line) => vo
   if (target.initial === undefined) return passed;
 
   await expect('GET /status is 200 and a JSON string', () => api.status());
+  await expectRaw(200, 'HEAD /status', { method: 'HEAD', path: '/status' });
+  await expectRaw(405, 'POST /status', { method: 'POST', path: '/status' }, 403);
   if (tls) {
     await expect('a client without a certificate is rejected', async () => {
-      const status = await statusWithoutCertificate(subject.url, tls.ca);
+      const status = await rawStatus(subject.url, { ca: tls.ca }, { method: 'GET', path: '/status' });
       if (![undefined, 400, 401, 403].includes(status)) throw new Error(String(status));
       return status ?? 'no connection';
     });
@@ -206,6 +218,21 @@ export async function checkContract(subject: Subject, report: (line: Line) => vo
       post(() => send('POST', [server, 'operations'], body)),
     );
   }
+  const operations = { method: 'POST', path: `/servers/${encodeURIComponent(server)}/operations` } as const;
+  const type = 'application/json';
+  // Harmless also where the body is read nevertheless.
+  const body = JSON.stringify({ type: 'config_switch', reset: false });
+  await expectRaw(415, 'POST /servers/S/operations without a JSON content type', { ...operations, body });
+  for (const [what, body] of [
+    ['the body {}', '{}'],
+    ['the body []', '[]'],
+    ['the body null', 'null'],
+    ['a body that is not JSON', '{'],
+    ['no type', '{"reset":false}'],
+    ['type recovery, and none of its keys', '{"type":"recovery"}'],
+  ] as const) {
+    await expectRaw(400, `POST /servers/S/operations with ${what}`, { ...operations, body, type });
+  }
   for (const model of models) {
     await expectSwitch(`model ${model}`, { model });
     await expectSwitch(`model ${model} again, although it is active`, { model });
@@ -226,6 +253,18 @@ export async function checkContract(subject: Subject, report: (line: Line) => vo
     }
     throw new Unchecked(`no two requests arrived in the same second, in ${TRIES} tries`);
   });
+  await expect('GET /servers/S/operations lists each of these operations once, in any order', async () => {
+    const schema = v.object({ operations: v.array(v.object({ id: v.string() })) });
+    const { operations } = await http.request({
+      method: 'GET',
+      path: ['servers', server, 'operations'],
+      schema,
+    });
+    const ids = operations.map(({ id }) => id);
+    const wrong = created.filter((id) => ids.filter((listed) => listed === id).length !== 1);
+    if (wrong.length > 0) throw new Error(`not listed once: ${wrong.join(', ')}`);
+    return isDeepStrictEqual(ids, ids.toSorted()) ? 'sorted' : 'not sorted';
+  });
   if (target.last) await expect(`at the end Barman uses ${nameOf(target.initial)} again`, restore);
   return passed;
 }
@@ -237,10 +276,30 @@ function statusOf(error: unknown): number {
   throw error;
 }
 
-/** Returns the status of a request; undefined without a response */
-async function statusWithoutCertificate(url: URL, ca: string): Promise<number | undefined> {
-  const dispatcher = new Agent({ connect: { ca } });
-  const sent = request(`${url.href.replace(/\/+$/, '')}/status`, { dispatcher });
+interface RawRequest {
+  readonly method: 'GET' | 'HEAD' | 'POST';
+  /** Below that of the URL. */
+  readonly path: string;
+  readonly body?: string;
+  /** Content type of the body. */
+  readonly type?: string;
+}
+
+/** Returns the status of a request that the function's client cannot send; undefined without a response */
+async function rawStatus(
+  url: URL,
+  tls: Partial<NonNullable<Connection['tls']>> | undefined,
+  { method, path, body, type }: RawRequest,
+): Promise<number | undefined> {
+  const { ca, cert, key } = tls ?? {};
+  const dispatcher = new Agent({ connect: { ca, cert, key } });
+  const headers = type === undefined ? {} : { 'content-type': type };
+  const sent = request(`${url.href.replace(/\/+$/, '')}${path}`, {
+    dispatcher,
+    method,
+    body: body ?? null,
+    headers,
+  });
   const status = await sent.then(
     ({ statusCode }) => statusCode,
     () => undefined,

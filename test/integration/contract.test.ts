@@ -49,7 +49,7 @@ describe.concurrent('npm run contract', () => {
     );
     rmSync(folder, { recursive: true });
     expect([status, error]).toEqual([0, '']);
-    expect(log).toMatch(/^( {2}ok.*\n){31,}$/);
+    expect(log).toMatch(/^( {2}ok.*\n){41,}$/);
     expect(host.api.activeModel()).toBe('pg:node1');
   });
 
@@ -71,9 +71,32 @@ describe.concurrent('npm run contract', () => {
       'GET /servers/unknown/operations, with each of . : @ + ~ = , - in the name, is 404',
       'POST /servers/unknown/operations is 404',
       ...Array(3).fill('… the list has it, as a config_switch of now'),
+      'GET /servers/S/operations lists each of these operations once, in any order',
     ]);
     expect(lines.find(({ holds }) => holds === false)?.found).toContain('operations is not Array');
     expect([lines.at(-1)?.holds, active]).toEqual([true, 'pg:node1']);
+  });
+
+  test('names each odd request that another host answers differently', async () => {
+    const { broken } = await check((api) =>
+      api.fault({ kind: 'status', status: 202, body: '{}' }, Number.POSITIVE_INFINITY, (request) => {
+        const { method, path, body, headers } = request;
+        if (method !== 'POST' || path === '/status') return method !== 'GET';
+        return headers['content-type'] === undefined || !/config_switch|contract-/.test(body);
+      }),
+    );
+    const posts = 'POST /servers/S/operations with';
+    expect(broken).toEqual([
+      'HEAD /status is 200',
+      'POST /status is 405, or 403 from the proxy',
+      `${posts}out a JSON content type is 415`,
+      `${posts} the body {} is 400`,
+      `${posts} the body [] is 400`,
+      `${posts} the body null is 400`,
+      `${posts} a body that is not JSON is 400`,
+      `${posts} no type is 400`,
+      `${posts} type recovery, and none of its keys is 400`,
+    ]);
   });
 
   test.each<[string, Partial<Subject>]>([
