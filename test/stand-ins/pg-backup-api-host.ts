@@ -102,10 +102,13 @@ export class Host {
     this.#ended.abort();
   }
 
-  /** Returns the files of a server; of Barman as a whole for an empty name. */
+  /** Returns the files of a server; of Barman as a whole for an empty name. @throws Error if it never existed */
   files(name: string): ServerFiles {
+    const known = this.#files.get(name);
+    if (known) return known;
+    if (name !== '' && !this.configuration.has(name)) throw new Error(`the stand-in has no server ${name}`);
     const empty = { jobs: new Map(), output: new Map(), operations: new Map() };
-    const files = this.#files.get(name) ?? { activeModel: null, folders: false, ...empty };
+    const files = { activeModel: null, folders: false, ...empty };
     this.#files.set(name, files);
     return files;
   }
@@ -118,12 +121,11 @@ export class Host {
     return files;
   }
 
-  /** Creates a file; a full disk leaves an empty one. @throws Error if it exists or cannot be written */
-  #create(folder: Map<string, string>, id: string, content: object): void {
-    if (folder.has(id)) throw new Error(`${id} exists`);
-    if (this.disk === 'read-only') throw new Error('the disk is read-only');
+  /** Creates a file; a full disk leaves an empty one. @returns whether it was created with its content */
+  #create(folder: Map<string, string>, id: string, content: object): boolean {
+    if (folder.has(id) || this.disk === 'read-only') return false;
     folder.set(id, this.disk === 'full' ? '' : JSON.stringify(content));
-    if (this.disk === 'full') throw new Error('the disk is full');
+    return this.disk === 'writable';
   }
 
   /** Writes the job file, and starts the helper process. @returns the operation id @throws Error if it cannot */
@@ -132,7 +134,8 @@ export class Host {
     let id = operationId(new Date());
     for (let ms = 1_000; this.options.distinctIds && files.jobs.has(id); ms += 1_000)
       id = operationId(new Date(Date.now() + ms));
-    this.#create(files.jobs, id, { ...content, operation_type: 'config_switch' });
+    const job = { ...content, operation_type: 'config_switch' };
+    if (!this.#create(files.jobs, id, job)) throw new Error(`the job file ${id} cannot be written`);
     const operation: Operation = {
       id,
       type: 'config_switch',
@@ -141,8 +144,7 @@ export class Host {
     };
     files.operations.set(id, operation);
     if (!this.helper) throw new Error('the helper process cannot be started');
-    // What it throws reaches its own log only.
-    void this.#runHelper(name, operation, this.plans.shift() ?? {}).catch(() => {});
+    void this.#runHelper(name, operation, this.plans.shift() ?? {});
     return id;
   }
 
@@ -161,8 +163,9 @@ export class Host {
   /** `barman config-switch`. @returns whether it succeeded */
   async #configSwitch(name: string, target: string | null, plan: OperationPlan): Promise<boolean> {
     const time = plan.time ?? this.options.operationTime ?? 0;
-    if (time === Number.POSITIVE_INFINITY) return new Promise(() => {});
-    await sleep(time, undefined, { signal: this.#ended.signal });
+    const never = () => new Promise<never>(() => {});
+    if (time === Number.POSITIVE_INFINITY) return never();
+    await sleep(time, undefined, { signal: this.#ended.signal }).catch(never);
     const cluster = this.configuration.get(name)?.cluster;
     const possible =
       cluster !== undefined && (target === null || this.options.models?.[target]?.cluster === cluster);
