@@ -293,7 +293,12 @@ const MATRIX: Record<string, Row> = {
   ),
   'pg-backup-api cannot start its helper process': kept(
     /500.*error log.*PATH of its service.*<barman_home>\/main\/jobs$/,
-    api({ kind: 'status', status: 500, body: '<h1>Internal Server Error</h1>' }, isPost),
+    ({ host: { api } }) => {
+      api.host.helper = false;
+      return () => {
+        api.host.helper = true;
+      };
+    },
   ),
   // Missing, incomplete and malformed responses.
   'a creation gets no response': late(/a switch may have begun/, api({ kind: 'stall' }, isPost)),
