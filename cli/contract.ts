@@ -1,7 +1,8 @@
 /**
  * `npm run contract`: checks whether a running pg-backup-api does what the function relies on, with the
- * function's own client, one line per expectation. Run it before an upgrade of pg-backup-api, or of the proxy
- * in front of it.
+ * function's own client, one line per expectation; and whether the stand-in of the tests resembles it, with
+ * requests that the function never sends. Run it before an upgrade of pg-backup-api, or of the proxy in front
+ * of it.
  *
  * It changes only the active model of the given server, and restores it at the end.
  */

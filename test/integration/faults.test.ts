@@ -12,7 +12,7 @@ import { ExitCode, exitStatus } from '../../functions/config-switch/exit-code.ts
 import { CertificateAuthority, type KeyPair } from '../stand-ins/certificates.ts';
 import type { DynamoDbFault } from '../stand-ins/dynamodb.ts';
 import type { Fault, PgBackupApiOptions, SeenRequest } from '../stand-ins/pg-backup-api.ts';
-import type { OperationPlan } from '../stand-ins/pg-backup-api-host.ts';
+import type { Host, OperationPlan } from '../stand-ins/pg-backup-api-host.ts';
 import { listen } from '../stand-ins/server.ts';
 import type { SsmFault } from '../stand-ins/ssm.ts';
 import {
@@ -64,6 +64,14 @@ const operation =
   (plan: OperationPlan): Break =>
   ({ host }) =>
     host.api.plan(plan);
+/** Something is wrong on the Barman host itself. */
+const state =
+  (broken: Partial<Pick<Host, 'disk' | 'helper' | 'unreadable'>>): Break =>
+  ({ host: { api } }) => {
+    const { disk, helper, unreadable } = api.host;
+    Object.assign(api.host, broken);
+    return () => void Object.assign(api.host, { disk, helper, unreadable });
+  };
 /** Another server listens in place of pg-backup-api. */
 const instead =
   (start: (run: FunctionUnderTest) => Promise<Server> | Server): Break =>
@@ -293,13 +301,11 @@ const MATRIX: Record<string, Row> = {
   ),
   'pg-backup-api cannot start its helper process': kept(
     /500.*error log.*PATH of its service.*<barman_home>\/main\/jobs$/,
-    ({ host: { api } }) => {
-      api.host.helper = false;
-      return () => {
-        api.host.helper = true;
-      };
-    },
+    state({ helper: false }),
   ),
+  'the disk is full': kept(/500.*error log/, state({ disk: 'full' })),
+  'the disk is read-only': kept(/500.*error log/, state({ disk: 'read-only' })),
+  "Barman's configuration cannot be read": kept(/500.*error log/, state({ unreadable: 'main' })),
   // Missing, incomplete and malformed responses.
   'a creation gets no response': late(/a switch may have begun/, api({ kind: 'stall' }, isPost)),
   "a poll's response stops within its body": late(
