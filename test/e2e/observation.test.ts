@@ -68,13 +68,13 @@ async function startRow(of = cluster, name = 'main', { clientCertificate = true 
 }
 
 /** Starts a function that has set Barman to the leader by an event, and sees that Barman streams from it. */
-async function startInSync(): Promise<Observer & { readonly leader: NodeName }> {
-  const leader = await cluster.healthy();
-  const row = await startRow();
+async function startInSync(of = cluster): Promise<Observer & { readonly leader: NodeName }> {
+  const leader = await of.healthy();
+  const row = await startRow(of);
   try {
     const event = { ...PROMOTION, barman_model: `pg:${leader}` };
     expect((await row.run.webhook(event, { secret })).response).toMatchObject({ exit_code: 0 });
-    await cluster.barmanStreams(leader);
+    await of.barmanStreams(leader);
     expect((await row.beat()).observed).toEqual({ reconciled: [], notStreaming: [], unknown: [] });
     return { ...row, leader };
   } catch (error) {
@@ -330,45 +330,46 @@ test('the leader › is unknown while etcd hangs in failsafe mode, nothing is ch
 });
 
 test('Barman › does not stream if it is ahead of the fork, until the commands of the documentation were run, and misses no WAL', async () => {
-  await using row = await startInSync();
+  // A cluster of its own: Barman gets WAL here that the rows after it would meet again.
+  await using stack = new AsyncDisposableStack();
+  const options = { callback: callbackOptions, secret, tls };
+  const forked = stack.adopt(await startCluster(options), (one) => one.stop());
+  const row = stack.use(await startInSync(forked));
   const { leader } = row;
   const replica = other(leader);
-  await cluster.caughtUp();
-  await cluster.patronictl('edit-config', '--force', '-s', 'maximum_lag_on_failover=1073741824', 'main');
+  await forked.caughtUp();
+  await forked.patronictl('edit-config', '--force', '-s', 'maximum_lag_on_failover=1073741824', 'main');
   // The leader is cut off from the other node, not from Barman.
-  const receiver = Number(await cluster.query(replica, 'SELECT pid FROM pg_stat_wal_receiver'));
+  const receiver = Number(await forked.query(replica, 'SELECT pid FROM pg_stat_wal_receiver'));
   send(receiver, 'SIGSTOP');
   // More than the kernel keeps for the receiver, in several segments.
   const write = "SELECT pg_logical_emit_message(false, '', repeat('x', 1048576)) FROM generate_series(1, 16)";
   for (let segment = 0; segment < 5; segment += 1) {
-    await cluster.query(leader, write);
-    await cluster.query(leader, 'SELECT pg_switch_wal()');
+    await forked.query(leader, write);
+    await forked.query(leader, 'SELECT pg_switch_wal()');
   }
-  const file = await cluster.writeWal(leader);
-  await until(() => cluster.barman.received(`${file}.partial`), 'Barman does not receive WAL of the leader');
-  await cluster.kill(leader);
+  const file = await forked.writeWal(leader);
+  await until(() => forked.barman.received(`${file}.partial`), 'Barman does not receive WAL of the leader');
+  await forked.kill(leader);
   send(receiver, 'SIGCONT');
   await until(switchDone, 'no event has switched');
-  expect(cluster.barman.active.model).toBe(`pg:${replica}`);
-  const fork = await cluster.query(replica, 'SELECT pg_walfile_name(pg_current_wal_lsn())');
+  expect(forked.barman.active.model).toBe(`pg:${replica}`);
+  const fork = await forked.query(replica, 'SELECT pg_walfile_name(pg_current_wal_lsn())');
   expect(fork.slice(8) < file.slice(8), `Barman is not ahead: ${fork}, ${file}`).toBe(true);
-  const printed = await cluster.barman.whyNotStreaming();
+  const printed = await forked.barman.whyNotStreaming();
   console.log(`ahead of the fork: receive-wal prints ${printed}`);
   expect(printed).toMatch(printedFor('Barman had received WAL that the new leader never had'));
 
   const remedied = Date.now();
-  await cluster.barman.moveForkAway(printed);
-  await cluster.barmanStreams(replica);
+  await forked.barman.moveForkAway(printed);
+  await forked.barmanStreams(replica);
   console.log(`ahead of the fork: Barman streams ${seconds(remedied)} after the remedy`);
-  await cluster.walArrives(replica);
+  await forked.walArrives(replica);
   // From the old timeline's last common segment on, nothing is missing.
   const timeline = fork.slice(0, 8);
-  await until(() => cluster.barman.received(`${timeline}.history`), 'Barman has no history of the timeline');
-  await until(() => cluster.barman.received(fork), `Barman has not received ${fork}`);
-  expect(cluster.barman.log()).not.toMatch(/has already been removed/);
-  await cluster.patronictl('edit-config', '--force', '-s', 'maximum_lag_on_failover=null', 'main');
-  cluster.startNode(leader);
-  await cluster.healthy();
+  await until(() => forked.barman.received(`${timeline}.history`), 'Barman has no history of the timeline');
+  await until(() => forked.barman.received(fork), `Barman has not received ${fork}`);
+  expect(forked.barman.log()).not.toMatch(/has already been removed/);
 });
 
 test('Barman › is set to the new standby leader after a switchover in a standby cluster, by its event, or by the heartbeat without one', async () => {
