@@ -1,6 +1,7 @@
 /** What all commands have in common: options, `--help`, and errors in one line, without a stack trace. */
 
 import { type ParseArgsOptionDescriptor, parseArgs } from 'node:util';
+import { messageOf } from '../functions/config-switch/errors.ts';
 import { ExitCode } from '../functions/config-switch/exit-code.ts';
 
 export interface Option extends Readonly<ParseArgsOptionDescriptor> {
@@ -92,11 +93,6 @@ export async function commandLine<const T extends Options, R>(
   const status = await run(program, parsed, process.argv.slice(2));
   for (const result of results) return result;
   process.exit(status);
-}
-
-/** What went wrong, in words. */
-export function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
 }
 
 function parse<T extends Options>({ options, operands: allowed }: Program<T>, args: readonly string[]) {

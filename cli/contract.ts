@@ -16,8 +16,9 @@ import * as v from 'valibot';
 import { type Connection, HttpClient } from '../functions/config-switch/barman/attempts.ts';
 import { RequestFailure } from '../functions/config-switch/barman/failures.ts';
 import { DiagnoseOutput, PgBackupApi } from '../functions/config-switch/barman/pg-backup-api.ts';
+import { messageOf } from '../functions/config-switch/errors.ts';
 import { type ConfigTarget, nameOf, requestBody } from '../functions/config-switch/target.ts';
-import { messageOf, type Program, start, UsageError, type Values } from './command-line.ts';
+import { type Program, start, UsageError, type Values } from './command-line.ts';
 
 export interface Subject extends Connection {
   /** A Barman server, and models of its cluster to switch to. */

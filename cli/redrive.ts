@@ -11,13 +11,13 @@ import {
   SQSClient,
 } from '@aws-sdk/client-sqs';
 import * as v from 'valibot';
+import { messageOf } from '../functions/config-switch/errors.ts';
 import { parseRoleChange } from '../functions/config-switch/event/payload.ts';
 import { isEventBridge } from '../functions/config-switch/event/receive.ts';
 import { ResponseSchema } from '../functions/config-switch/event/response.ts';
 import { ExitCode } from '../functions/config-switch/exit-code.ts';
 import type { Item } from '../functions/config-switch/reconcile/item.ts';
 import { eventIdOf, eventTimeOf } from '../functions/config-switch/version.ts';
-import { messageOf } from './command-line.ts';
 
 /**
  * How long Lambda keeps an event at most before it gives up (ms; `maximumEventAge` in

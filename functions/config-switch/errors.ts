@@ -84,3 +84,8 @@ export class Rejected extends Error {
     this.why = why;
   }
 }
+
+/** Returns what was thrown, in words: the message of an error, or the value itself as text. */
+export function messageOf(thrown: unknown): string {
+  return thrown instanceof Error ? thrown.message : String(thrown);
+}

@@ -1,5 +1,6 @@
 /** Requests to Patroni's REST API on the database nodes (Patroni's documentation, "Patroni REST API"). */
 
+import { messageOf } from '../errors.ts';
 import { Agent } from '../http/agent.ts';
 import { networkFailureOf } from '../http/network-errors.ts';
 import { secureContextOf, type TlsSettings } from '../http/tls.ts';
@@ -55,7 +56,7 @@ export class PatroniClient implements AsyncDisposable {
   /** Returns the code of a network or TLS error, such as ECONNREFUSED, with a hint where there is one. */
   #reasonOf(error: unknown, node: URL): string {
     const failure = networkFailureOf(error);
-    if (!failure) return error instanceof Error ? error.message : String(error);
+    if (!failure) return messageOf(error);
     const { code, kind, reason } = failure;
     // With TLS 1.3 a server that gets no client certificate, or refuses it, completes the handshake and then
     // closes the connection; with TLS 1.2 it may send an alert instead, such as

@@ -6,7 +6,7 @@
 
 import type { PgBackupApi } from '../barman/pg-backup-api.ts';
 import { deadline } from '../deadline.ts';
-import { DeadlineExceeded } from '../errors.ts';
+import { DeadlineExceeded, messageOf } from '../errors.ts';
 import type { Result } from '../exit-code.ts';
 import { type Facts, type Invocation, newFacts } from '../invocation.ts';
 import type { Observed } from '../patroni/observe-clusters.ts';
@@ -285,8 +285,4 @@ function isDue(item: Item, now: number): boolean {
 /** Returns the greatest of some ages (ms), in seconds; 0 for none. */
 function oldest(ages: readonly number[]): number {
   return Math.round(Math.max(0, ...ages) / 1_000);
-}
-
-function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
 }

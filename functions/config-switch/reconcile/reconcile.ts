@@ -6,7 +6,7 @@
 import type { PgBackupApi, PostGuard } from '../barman/pg-backup-api.ts';
 import { operationFailed, switchConfig } from '../barman/switch-config.ts';
 import { deadline, sleep } from '../deadline.ts';
-import { Busy, LedgerError } from '../errors.ts';
+import { Busy, LedgerError, messageOf } from '../errors.ts';
 import { ExitCode, type Result } from '../exit-code.ts';
 import type { Facts } from '../invocation.ts';
 import { parseTarget } from '../target.ts';
@@ -167,9 +167,8 @@ async function apply(
     if (error instanceof NewerDesired) return { status: 'newer desired', lease };
     // In doubt: the lease is kept, so that whoever comes next waits until the operation has ended.
     if (!guard.inDoubt && !signal.aborted) {
-      const message = error instanceof Error ? error.message : String(error);
       // If this fails, the lease expires by itself.
-      await ledger.release(lease, message, signal).catch(() => {});
+      await ledger.release(lease, messageOf(error), signal).catch(() => {});
     }
     throw error;
   } finally {
