@@ -9,11 +9,11 @@ import { existsSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ResourceNotFoundException } from '@aws-sdk/client-dynamodb';
 import { InvokeCommand, LambdaClient } from '@aws-sdk/client-lambda';
-import { DynamoDbTable, LedgerClient } from '../functions/config-switch/aws/dynamodb.ts';
 import { LedgerError, messageOf } from '../functions/config-switch/errors.ts';
-import { type Item, isLeased } from '../functions/config-switch/reconcile/item.ts';
-import { Ledger } from '../functions/config-switch/reconcile/ledger.ts';
-import { Operator } from '../functions/config-switch/reconcile/operator.ts';
+import { DynamoDbTable, LedgerClient } from '../functions/config-switch/ledger/dynamodb.ts';
+import { type Item, isLeased } from '../functions/config-switch/ledger/item.ts';
+import { Ledger, type Unreadable } from '../functions/config-switch/ledger/ledger.ts';
+import { Operator } from '../functions/config-switch/ledger/operator.ts';
 import { check } from './check.ts';
 import { columns, type Program, start, UsageError, type Values } from './command-line.ts';
 import { failureQueue, redrive } from './redrive.ts';
@@ -32,6 +32,7 @@ const OPTIONS = {
   json: { type: 'boolean' },
   for: { type: 'string' },
   'no-wait': { type: 'boolean' },
+  force: { type: 'boolean' },
 } as const;
 
 interface Command {
@@ -59,7 +60,8 @@ const COMMANDS: readonly Command[] = [
   },
   { typed: 'pause SERVER --for 2h', help: 'the pause ends by itself (m, h or d)', run: pause },
   { typed: 'resume SERVER [--json]', help: 'the next heartbeat applies what was recorded', run: resume },
-  { typed: 'forget SERVER', help: 'deletes the item of a server that Barman does not have', run: forget },
+  { typed: 'forget SERVER', help: 'deletes the item of a server that is not used any more', run: forget },
+  { typed: 'forget SERVER --force', help: 'the same, whatever its item says', run: forget },
   { typed: 'check', help: 'says what is wrong with the function parameters', run: checkParameters },
   { typed: 'redrive', help: 'sends the events of the failure queue again', run: redriveEvents },
 ];
@@ -119,7 +121,7 @@ class Stage {
     this.operator = new Operator(this.ledger, table);
   }
 
-  format(items: readonly Item[]): string {
+  format(items: readonly (Item | Unreadable)[]): string {
     return this.values.json ? asJson(items) : asTable(items, Date.now(), process.stdout.columns ?? 80);
   }
 
@@ -132,7 +134,8 @@ class Stage {
   /** Returns the item @throws Error that names the servers of the ledger, if it is not there */
   async known(server: string, item: Item | undefined): Promise<Item> {
     if (item) return item;
-    const known = (await this.ledger.all(signal())).map(({ barman_server }) => barman_server);
+    const { items, unreadable } = await this.ledger.all(signal());
+    const known = [...items, ...unreadable].map(({ barman_server }) => barman_server);
     throw new Error(
       `unknown server ${server} in the ledger of ${this.name}; known: ${known.join(', ') || 'none'}`,
     );
@@ -165,7 +168,10 @@ class Stage {
 }
 
 async function list(stage: Stage): Promise<number> {
-  const items = async () => stage.format(await stage.ledger.all(signal()));
+  const items = async () => {
+    const { items, unreadable } = await stage.ledger.all(signal());
+    return stage.format([...items, ...unreadable]);
+  };
   if (!stage.values.watch) {
     console.log(await items());
     return 0;
@@ -199,11 +205,18 @@ async function resume(stage: Stage, server: string): Promise<number> {
 }
 
 async function forget(stage: Stage, server: string): Promise<number> {
-  const item = await stage.known(server, await stage.ledger.get(server, signal()));
-  if (!(await stage.operator.forget(item, signal()))) {
-    throw new Error(
-      `${server} is ${stateOf(item)}: only a server that is in sync, or has been pending for a day, can be forgotten, because a late event would be the newest afterwards`,
-    );
+  if (stage.values.force) {
+    if (!(await stage.operator.forgetByForce(server, signal()))) {
+      throw new Error(`${server} is not in the ledger, or it is being switched; look at it, and try again`);
+    }
+  } else {
+    const item = await stage.known(server, await stage.ledger.get(server, signal()));
+    if (!(await stage.operator.forget(item, signal()))) {
+      throw new Error(
+        `${server} is ${stateOf(item)}: only a server that is in sync and settled, and has had no role change for 15 days, can be forgotten, ` +
+          'because a late event would be the newest afterwards; --force does it nevertheless',
+      );
+    }
   }
   console.log(`${server} is forgotten.`);
   return 0;
@@ -238,7 +251,7 @@ async function waitForLease(ledger: Ledger, server: string): Promise<void> {
   for (let first = true; ; first = false) {
     const item = await ledger.get(server, signal());
     if (!item || !isLeased(item)) return;
-    const until = time(item.lease_expires_at);
+    const until = time(item.lease?.expires_at);
     if (first)
       console.error(`A switch of ${server} has begun; waiting until it ends, at most until ${until}.`);
     await sleep(500);

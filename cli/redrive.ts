@@ -16,7 +16,7 @@ import { parseRoleChange } from '../functions/config-switch/event/payload.ts';
 import { isEventBridge } from '../functions/config-switch/event/receive.ts';
 import { ResponseSchema } from '../functions/config-switch/event/response.ts';
 import { ExitCode } from '../functions/config-switch/exit-code.ts';
-import type { Item } from '../functions/config-switch/reconcile/item.ts';
+import type { Item } from '../functions/config-switch/ledger/item.ts';
 import { eventIdOf, eventTimeOf } from '../functions/config-switch/version.ts';
 
 /**
@@ -106,7 +106,7 @@ async function redriveOne(
     const dated = v.safeParse(Dated, json);
     if (!dated.success) throw new Error('malformed: it has no request id or no timestamp');
     const { requestContext, timestamp } = dated.output;
-    const newest = (await ledger.get(barman_server, AbortSignal.timeout(30_000)))?.desired_version;
+    const newest = (await ledger.get(barman_server, AbortSignal.timeout(30_000)))?.desired?.version;
     const mayBeNewer = eventTimeOf(newest ?? '') > timestamp - LONGEST_AGE;
     if (newest !== undefined && mayBeNewer && eventIdOf(newest) !== requestContext.requestId) {
       throw new Error(

@@ -2,36 +2,35 @@
 
 import {
   type Item,
+  isApplied,
+  isExpired,
   isLeased,
   isPaused,
   isPending,
   isRecorded,
-  NOT_STREAMING,
-  passedOver,
-} from '../functions/config-switch/reconcile/item.ts';
+  mustApplyAgain,
+} from '../functions/config-switch/ledger/item.ts';
+import type { Unreadable } from '../functions/config-switch/ledger/ledger.ts';
 import { nameOf, parseTarget } from '../functions/config-switch/target.ts';
 import { eventTimeOf } from '../functions/config-switch/version.ts';
 import { columns } from './command-line.ts';
 
 /** What an item says in one word or two. */
-export type State = 'in sync' | 'pending' | 'switching' | 'expired' | 'paused' | 'observed';
+export type State = 'in sync' | 'pending' | 'switching' | 'expired' | 'paused' | 'observed' | 'unreadable';
 
 /** Returns the state of an item; `observed`: nothing is desired yet, but Patroni has named the leader */
-export function stateOf(item: Item): State {
+export function stateOf(item: Item | Unreadable): State {
+  if ('message' in item) return 'unreadable';
   if (isLeased(item)) return 'switching';
   if (isPaused(item)) return 'paused';
   if (!isRecorded(item)) return 'observed';
   if (!isPending(item)) return 'in sync';
-  return item.lease_token === undefined ? 'pending' : 'expired';
+  return isExpired(item) ? 'expired' : 'pending';
 }
 
 /** Returns the items as JSON, with their states, sorted by server */
-export function asJson(items: readonly Item[]): string {
-  const entries = sorted(items).map((item) => ({
-    ...item,
-    state: stateOf(item),
-    ...(item.passed_over !== undefined && { passed_over: passedOver(item) }),
-  }));
+export function asJson(items: readonly (Item | Unreadable)[]): string {
+  const entries = sorted(items).map((item) => ({ ...item, state: stateOf(item) }));
   return JSON.stringify(entries, null, 2);
 }
 
@@ -42,21 +41,24 @@ export function asJson(items: readonly Item[]): string {
  * @param now ms since the epoch
  * @param width of the terminal (characters)
  */
-export function asTable(items: readonly Item[], now: number, width: number): string {
+export function asTable(items: readonly (Item | Unreadable)[], now: number, width: number): string {
   if (items.length === 0) return 'No role change has been recorded yet.';
   const since = (text: string | undefined, time: string | undefined) =>
     text === undefined ? '–' : `${text} ${age(now - Date.parse(time ?? ''))}`.trimEnd();
-  const rows = sorted(items).map((item) => ({
-    cells: [
+  const rows = sorted(items).map((item) => {
+    if ('message' in item) {
+      return { cells: [item.barman_server, stateOf(item), '–', '–', '–', '–'], notes: [item.message] };
+    }
+    const cells = [
       item.barman_server,
       stateOf(item),
-      since(shortTarget(item.desired), new Date(eventTimeOf(item.desired_version ?? '')).toISOString()),
-      since(shortTarget(item.applied), item.applied_at),
+      since(shortTarget(item.desired), new Date(eventTimeOf(item.desired?.version ?? '')).toISOString()),
+      since(shortTarget(item.applied), item.applied?.applied_at),
       since(item.leader, item.leader_since),
       since(item.streaming === undefined ? undefined : item.streaming ? 'yes' : 'no', item.streaming_since),
-    ],
-    notes: notesOf(item, now),
-  }));
+    ];
+    return { cells, notes: notesOf(item, now) };
+  });
   const header = ['SERVER', 'STATE', 'DESIRED', 'APPLIED', 'LEADER', 'STREAMING'];
   const [title = '', ...lines] = columns([header, ...rows.map(({ cells }) => cells)]).map(printable);
   const notes = rows.map((row) => row.notes.flatMap((note) => wrap(note, width)));
@@ -66,14 +68,15 @@ export function asTable(items: readonly Item[], now: number, width: number): str
 /** What a person should know about an item, a sentence each. */
 function notesOf(item: Item, now: number): string[] {
   const notes: string[] = [];
-  const { attempts = 0, last_error, next_attempt_at, running_operation } = item;
+  const { attempts = 0, last_error, next_attempt_at, running, unsettled_since } = item;
   const state = stateOf(item);
   if (state === 'switching')
-    notes.push(`an invocation is switching it, until ${time(item.lease_expires_at)} at most`);
+    notes.push(`an invocation is switching it, until ${time(item.lease?.expires_at)} at most`);
   if (state === 'expired') {
-    const running = running_operation ? `, and waits for operation ${running_operation}` : '';
     notes.push(
-      `an invocation has crashed or run out of time, or its POST is in doubt; the next heartbeat takes over${running}`,
+      running
+        ? `an invocation has crashed or run out of time; the next heartbeat asks for the end of operation ${running.operation_id}`
+        : 'an invocation has crashed or run out of time, or its POST had no response; a heartbeat takes over',
     );
   }
   if (state === 'paused') {
@@ -87,11 +90,14 @@ function notesOf(item: Item, now: number): string[] {
   if (attempts > 0 && last_error !== undefined) {
     notes.push(`failed ${attempts === 1 ? 'once' : `${attempts} times`}: ${last_error}`);
   }
-  const over = passedOver(item).map(({ operation_id }) => operation_id);
-  const operations = over.filter((id) => id !== NOT_STREAMING);
-  if (operations.length > 0)
-    notes.push(`passed over, and may still take effect: operation ${operations.join(', ')}`);
-  if (over.includes(NOT_STREAMING)) notes.push('the model is applied again, because Barman does not stream');
+  if (unsettled_since !== undefined) {
+    notes.push(
+      `unsettled since ${time(unsettled_since)}: an older switch may still take effect, so the desired state is applied again, ` +
+        `next ${time(item.apply_again_at)}; a model that is set by hand is overwritten then, unless you pause the server first`,
+    );
+  } else if (isRecorded(item) && isApplied(item, item.desired.version) && mustApplyAgain(item)) {
+    notes.push('the model is applied again, because Barman does not stream');
+  }
   if (item.differs_since !== undefined) {
     notes.push(`the leader's model is not the desired one, for ${age(now - Date.parse(item.differs_since))}`);
   }
@@ -99,13 +105,13 @@ function notesOf(item: Item, now: number): string[] {
   return notes;
 }
 
-function sorted(items: readonly Item[]): Item[] {
+function sorted<T extends Pick<Item, 'barman_server'>>(items: readonly T[]): T[] {
   return items.toSorted((a, b) => a.barman_server.localeCompare(b.barman_server));
 }
 
 /** `pg:node2`, or `no model`. */
-function shortTarget(text: string | undefined): string | undefined {
-  return text === undefined ? undefined : nameOf(parseTarget(text)).replace(/^model /, '');
+function shortTarget(state: { readonly target: string } | undefined): string | undefined {
+  return state && nameOf(parseTarget(state.target)).replace(/^model /, '');
 }
 
 /** @param ms NaN: unknown @returns such as `45s`, `3m`, `5h`, `12d`, rounded down; empty if it is unknown */

@@ -15,9 +15,9 @@ const FUNCTION = '^functions/config-switch';
 const LAYERS: readonly (readonly string[])[] = [
   ['(index|role-change|heartbeat-handler|services|telemetry)\\.ts$'],
   ['config-switch\\.ts$'],
-  ['aws/', 'settings/'],
+  ['settings/'],
   ['event/', 'reconcile/'],
-  ['barman/', 'patroni/'],
+  ['ledger/', 'barman/', 'patroni/'],
   ['http/'],
   ['(deadline|errors|exit-code|invocation|target|version)\\.ts$'],
 ];
@@ -46,7 +46,7 @@ const FORBIDDEN: readonly IForbiddenRuleType[] = [
   {
     name: 'only adapters use the AWS SDK',
     severity: 'error',
-    from: { path: FUNCTION, pathNot: `${FUNCTION}/(aws|settings)/` },
+    from: { path: FUNCTION, pathNot: `${FUNCTION}/(ledger/dynamodb|settings/)` },
     to: { path: '@aws-sdk' },
   },
   {

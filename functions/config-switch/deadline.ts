@@ -7,6 +7,11 @@ import { DeadlineExceeded } from './errors.ts';
  * APIs).
  */
 const API_GATEWAY_TIMEOUT = 30_000;
+/**
+ * Time limit of one attempt at a request to pg-backup-api, from connecting to the end of the body (ms): a
+ * host with a thousand servers needs 11 s to respond. A POST arrives within it, or never.
+ */
+export const ATTEMPT_TIMEOUT = 12_000;
 /** Time reserved for the response: closing, logging, and the way back (ms). */
 const ANSWER_TIME = 1_500;
 

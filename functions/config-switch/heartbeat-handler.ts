@@ -26,13 +26,12 @@ export function createHeartbeatHandler({
 }: Services) {
   return async (context: Context): Promise<Heartbeat | { readonly message: string }> => {
     const invocation = startInvocation(context);
-    await using api = connect(invocation);
     try {
       const onReconciled = reportReconciled(invocation.request_id);
       const heartbeat = await beat({
         ...invocation,
         ledger,
-        api,
+        connect: (facts) => connect({ ...invocation, facts }),
         expiries: () => settings.expiries(invocation.signal),
         operationTimeout,
         interval: heartbeatInterval,

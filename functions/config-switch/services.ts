@@ -1,10 +1,10 @@
 /** What an instance of the function uses for its whole life, created at its start from the environment. */
 
-import { DynamoDbEvents, DynamoDbTable, LedgerClient } from './aws/dynamodb.ts';
 import { PgBackupApi } from './barman/pg-backup-api.ts';
 import type { Invocation } from './invocation.ts';
-import type { EventTable } from './reconcile/events.ts';
-import { Ledger, POST_DELAY } from './reconcile/ledger.ts';
+import { DynamoDbEvents, DynamoDbTable, LedgerClient } from './ledger/dynamodb.ts';
+import type { EventTable } from './ledger/events.ts';
+import { Ledger } from './ledger/ledger.ts';
 import { Settings } from './settings/settings.ts';
 import { logger } from './telemetry.ts';
 
@@ -80,10 +80,10 @@ export function startServices(environment: Environment): Services {
       new PgBackupApi(settings, {
         signal,
         maxRetries,
-        postDelay: POST_DELAY,
         facts,
         onFailure: ({ request, attempt, error }) =>
           logger.warn(error.message, { request_id, request, attempt, max_retries: maxRetries }),
+        onFinding: (barman_server, message) => logger.warn(message, { request_id, barman_server }),
       }),
   };
 }

@@ -12,6 +12,7 @@ export const BARMAN_NAME = /^[A-Za-z0-9_][A-Za-z0-9_.:@+~=,-]*$/;
 export type ConfigTarget = { readonly model: string } | { readonly reset: true };
 
 const MODEL = 'model ';
+const RESET = 'reset';
 
 /**
  * Returns the target of a role change: one, and only one, of model and reset
@@ -39,12 +40,22 @@ export function configTarget({
 
 /** Returns the text that the ledger stores: `model <name>` or `reset`. */
 export function targetText(target: ConfigTarget): string {
-  return 'model' in target ? `${MODEL}${target.model}` : 'reset';
+  return 'model' in target ? `${MODEL}${target.model}` : RESET;
 }
 
-/** Parses what `targetText` returned. */
+/** Returns whether a text is one that `targetText` returns. */
+export function isTargetText(text: string): boolean {
+  return text === RESET || (text.startsWith(MODEL) && BARMAN_NAME.test(text.slice(MODEL.length)));
+}
+
+/**
+ * Parses what `targetText` returned.
+ *
+ * @throws TypeError for any other text, which must not drop the active model
+ */
 export function parseTarget(text: string): ConfigTarget {
-  return text.startsWith(MODEL) ? { model: text.slice(MODEL.length) } : { reset: true };
+  if (!isTargetText(text)) throw new TypeError(`"${text}" is neither "model NAME" nor "reset"`);
+  return text === RESET ? { reset: true } : { model: text.slice(MODEL.length) };
 }
 
 /** Returns the body of a POST to `/servers/S/operations` (pg-backup-api 2.2, `servers_operations_post`). */

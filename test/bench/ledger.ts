@@ -1,9 +1,9 @@
 /** What the ledger adds to a switch. */
 
 import { randomUUID } from 'node:crypto';
-import { DynamoDbEvents, DynamoDbTable, LedgerClient } from '../../functions/config-switch/aws/dynamodb.ts';
-import { fixVersion } from '../../functions/config-switch/reconcile/events.ts';
-import { Ledger } from '../../functions/config-switch/reconcile/ledger.ts';
+import { DynamoDbEvents, DynamoDbTable, LedgerClient } from '../../functions/config-switch/ledger/dynamodb.ts';
+import { fixVersion } from '../../functions/config-switch/ledger/events.ts';
+import { Ledger } from '../../functions/config-switch/ledger/ledger.ts';
 import { versionOf } from '../../functions/config-switch/version.ts';
 import { median, percent, quantile, table } from './report.ts';
 import { dynamoDb } from './world.ts';

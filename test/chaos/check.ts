@@ -1,6 +1,6 @@
 /** What a chaos run records, and what must be true of it. Times are ms since the epoch. */
 
-import type { ObservationResult } from '../../functions/config-switch/reconcile/observe.ts';
+import type { ObservationResult } from '../../functions/config-switch/reconcile/observations.ts';
 import { eventIdOf } from '../../functions/config-switch/version.ts';
 
 /** An answer to a webhook. */

@@ -1,7 +1,7 @@
 /** The function in the process of the test, on a real Barman, and its heartbeats with a short interval. */
 
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { ObservationResult } from '../../functions/config-switch/reconcile/observe.ts';
+import type { ObservationResult } from '../../functions/config-switch/reconcile/observations.ts';
 import { type FunctionUnderTest, type LogLine, PROMOTION, startFunction } from '../integration/function.ts';
 import type { PgBackupApiOptions } from '../stand-ins/pg-backup-api.ts';
 import { until } from './processes.ts';

@@ -85,7 +85,7 @@ test('docs/configuration.md › has each environment variable of the function, a
     readFileSync('functions/config-switch/services.ts', 'utf8'),
   )?.[1];
   const attributes = /interface Item \{([\s\S]*?)\n\}/.exec(
-    readFileSync('functions/config-switch/reconcile/item.ts', 'utf8'),
+    readFileSync('functions/config-switch/ledger/item.ts', 'utf8'),
   )?.[1];
   for (const [page, names] of [
     ['docs/configuration.md', variables],

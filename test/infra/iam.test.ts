@@ -91,7 +91,7 @@ describe('the policy for who deploys', () => {
 describe('the policy for who operates', () => {
   test('allows each request of the CLI, and to write parameters', () => {
     const sources = readdirSync('cli').map((file) => readFileSync(join('cli', file), 'utf8'));
-    const adapter = readFileSync('functions/config-switch/aws/dynamodb.ts', 'utf8');
+    const adapter = readFileSync('functions/config-switch/ledger/dynamodb.ts', 'utf8');
     // The CLI does not use the table of events.
     sources.push(adapter.replace(/^export class DynamoDbEvents .*?^}$/ms, ''));
     const commands = sources.flatMap((text) => [

@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { DynamoDbTable, LedgerClient } from '../../functions/config-switch/aws/dynamodb.ts';
-import type { Change, Comparison, Condition } from '../../functions/config-switch/reconcile/table.ts';
+import { DynamoDbTable, LedgerClient } from '../../functions/config-switch/ledger/dynamodb.ts';
+import type { Change, Comparison, Condition } from '../../functions/config-switch/ledger/conditions.ts';
 import { startDynamoDb } from '../stand-ins/dynamodb.ts';
 import { changed, holds } from '../stand-ins/memory-table.ts';
 

@@ -5,12 +5,12 @@
 import { inspect } from 'node:util';
 import type { Context } from 'aws-lambda';
 import { beforeEach, expect, vi } from 'vitest';
-import { DynamoDbTable, LedgerClient } from '../../functions/config-switch/aws/dynamodb.ts';
+import { DynamoDbTable, LedgerClient } from '../../functions/config-switch/ledger/dynamodb.ts';
 import type { ResponseBody } from '../../functions/config-switch/event/event.ts';
 import type { Heartbeat } from '../../functions/config-switch/reconcile/heartbeat.ts';
-import type { Item } from '../../functions/config-switch/reconcile/item.ts';
-import { Ledger } from '../../functions/config-switch/reconcile/ledger.ts';
-import { Operator } from '../../functions/config-switch/reconcile/operator.ts';
+import type { Item } from '../../functions/config-switch/ledger/item.ts';
+import { Ledger } from '../../functions/config-switch/ledger/ledger.ts';
+import { Operator } from '../../functions/config-switch/ledger/operator.ts';
 import { type BarmanHost, startBarmanHost } from '../stand-ins/barman-host.ts';
 import { type DynamoDb, startDynamoDb } from '../stand-ins/dynamodb.ts';
 import { loadFunction } from '../stand-ins/load-function.ts';

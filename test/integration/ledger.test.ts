@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { passedOver } from '../../functions/config-switch/reconcile/item.ts';
+import { passedOver } from '../../functions/config-switch/ledger/item.ts';
 import { versionOf } from '../../functions/config-switch/version.ts';
 import { signedHeaders } from '../stand-ins/webhook.ts';
 import {

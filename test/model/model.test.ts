@@ -7,7 +7,7 @@
 import { readFileSync } from 'node:fs';
 import fc from 'fast-check';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
-import { isPending } from '../../functions/config-switch/reconcile/item.ts';
+import { isPending } from '../../functions/config-switch/ledger/item.ts';
 import { MUTANTS, mutate } from './mutants.ts';
 import { reset } from './network.ts';
 import { scenario } from './scenarios.ts';

@@ -4,12 +4,12 @@
  */
 
 const FUNCTION = 'functions/config-switch';
-const ITEM = `${FUNCTION}/reconcile/item.ts`;
-const TABLE = `${FUNCTION}/reconcile/table.ts`;
-const LEDGER = `${FUNCTION}/reconcile/ledger.ts`;
-const EVENTS = `${FUNCTION}/reconcile/events.ts`;
+const ITEM = `${FUNCTION}/ledger/item.ts`;
+const TABLE = `${FUNCTION}/ledger/conditions.ts`;
+const LEDGER = `${FUNCTION}/ledger/ledger.ts`;
+const EVENTS = `${FUNCTION}/ledger/events.ts`;
 const RECONCILE = `${FUNCTION}/reconcile/reconcile.ts`;
-const OBSERVE = `${FUNCTION}/reconcile/observe.ts`;
+const OBSERVE = `${FUNCTION}/reconcile/observations.ts`;
 const HEARTBEAT = `${FUNCTION}/reconcile/heartbeat.ts`;
 const PG_BACKUP_API = `${FUNCTION}/barman/pg-backup-api.ts`;
 const SWITCH_CONFIG = `${FUNCTION}/barman/switch-config.ts`;

@@ -1,6 +1,6 @@
 /** The events table in memory. */
 
-import type { EventTable, StoredEvent } from '../../functions/config-switch/reconcile/events.ts';
+import type { EventTable, StoredEvent } from '../../functions/config-switch/ledger/events.ts';
 
 export class MemoryEvents implements EventTable {
   readonly stored = new Map<string, StoredEvent>();

@@ -1,21 +1,27 @@
 /** A ledger table in memory, and what DynamoDB does with a condition and a change. */
 
-import type { Item } from '../../functions/config-switch/reconcile/item.ts';
-import type { Change, Condition, Table } from '../../functions/config-switch/reconcile/table.ts';
+import type { Change, Condition, Path, Table } from '../../functions/config-switch/ledger/conditions.ts';
+import type { Item } from '../../functions/config-switch/ledger/item.ts';
 
 /** Evaluates a condition as DynamoDB does. @throws Error for a comparison that DynamoDB does not have */
 export function holds(item: Item | undefined, condition: Condition): boolean {
   return condition.every((row) =>
-    row.some(([attribute, operator, operand]) => {
-      const value = item?.[attribute];
+    row.some(([path, operator, operand]) => {
+      const value = valueAt(item, path);
       if (operator === 'absent') return value === undefined;
+      if (operator === 'exists') return value !== undefined;
       if (operand === undefined || !['=', '<'].includes(operator)) {
-        throw new Error(`DynamoDB has no comparison "${attribute} ${operator} ${operand}"`);
+        throw new Error(`DynamoDB has no comparison "${path} ${operator} ${operand}"`);
       }
       if (operator === '=') return value === operand;
       return typeof value === 'string' && value < String(operand);
     }),
   );
+}
+
+/** @returns the value at a path, `undefined` for one that does not exist */
+function valueAt(item: Item | undefined, path: Path): unknown {
+  return path.split('.').reduce<unknown>((value, part) => Object(value)[part], item);
 }
 
 /** @returns the item of a server after a change */

@@ -5,7 +5,7 @@ import { parseRoleChange } from '../../functions/config-switch/event/payload.ts'
 import { receive } from '../../functions/config-switch/event/receive.ts';
 import { authenticate, authorise } from '../../functions/config-switch/event/sender.ts';
 import { newFacts } from '../../functions/config-switch/invocation.ts';
-import { Ledger } from '../../functions/config-switch/reconcile/ledger.ts';
+import { Ledger } from '../../functions/config-switch/ledger/ledger.ts';
 import type { ConfigTarget } from '../../functions/config-switch/target.ts';
 import { versionOf } from '../../functions/config-switch/version.ts';
 import { MemoryEvents } from '../stand-ins/memory-events.ts';

@@ -1,7 +1,7 @@
 import { beforeEach, describe, expect, test } from 'vitest';
 import { InvalidArgs } from '../../functions/config-switch/errors.ts';
-import { fixVersion } from '../../functions/config-switch/reconcile/events.ts';
-import type { DesiredState } from '../../functions/config-switch/reconcile/item.ts';
+import { fixVersion } from '../../functions/config-switch/ledger/events.ts';
+import type { DesiredState } from '../../functions/config-switch/ledger/item.ts';
 import { versionOf } from '../../functions/config-switch/version.ts';
 import { MemoryEvents } from '../stand-ins/memory-events.ts';
 import { useVirtualTime } from './virtual-time.ts';

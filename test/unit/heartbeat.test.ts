@@ -8,8 +8,8 @@ import {
   type HeartbeatOptions,
   type Reconciled,
 } from '../../functions/config-switch/reconcile/heartbeat.ts';
-import { type Item, type PassedOver, passedOver } from '../../functions/config-switch/reconcile/item.ts';
-import { Ledger } from '../../functions/config-switch/reconcile/ledger.ts';
+import { type Item, type PassedOver, passedOver } from '../../functions/config-switch/ledger/item.ts';
+import { Ledger } from '../../functions/config-switch/ledger/ledger.ts';
 import { versionOf } from '../../functions/config-switch/version.ts';
 import { MemoryTable } from '../stand-ins/memory-table.ts';
 import { at, NOW, useVirtualTime } from './virtual-time.ts';

@@ -5,7 +5,7 @@ import {
   isPaused,
   isPending,
   passedOver,
-} from '../../functions/config-switch/reconcile/item.ts';
+} from '../../functions/config-switch/ledger/item.ts';
 import { at, useVirtualTime } from './virtual-time.ts';
 
 useVirtualTime();

@@ -4,8 +4,8 @@ import {
   type Item,
   passedOver,
   type RecordedItem,
-} from '../../functions/config-switch/reconcile/item.ts';
-import { type Lease, Ledger, mayPost } from '../../functions/config-switch/reconcile/ledger.ts';
+} from '../../functions/config-switch/ledger/item.ts';
+import { type Lease, Ledger, mayPost } from '../../functions/config-switch/ledger/ledger.ts';
 import { versionOf } from '../../functions/config-switch/version.ts';
 import { MemoryTable } from '../stand-ins/memory-table.ts';
 import { at, NOW, useVirtualTime } from './virtual-time.ts';

@@ -1,8 +1,8 @@
 import { beforeEach, describe, expect, test } from 'vitest';
 import type { Observed } from '../../functions/config-switch/patroni/observe-clusters.ts';
-import { type Item, passedOver } from '../../functions/config-switch/reconcile/item.ts';
-import { Ledger } from '../../functions/config-switch/reconcile/ledger.ts';
-import { recordObservations } from '../../functions/config-switch/reconcile/observe.ts';
+import { type Item, passedOver } from '../../functions/config-switch/ledger/item.ts';
+import { Ledger } from '../../functions/config-switch/ledger/ledger.ts';
+import { recordObservations } from '../../functions/config-switch/reconcile/observations.ts';
 import { versionOf } from '../../functions/config-switch/version.ts';
 import { MemoryTable } from '../stand-ins/memory-table.ts';
 import { at, NOW } from './virtual-time.ts';

@@ -1,7 +1,7 @@
 import { beforeEach, describe, expect, test } from 'vitest';
-import type { Item } from '../../functions/config-switch/reconcile/item.ts';
-import { Ledger } from '../../functions/config-switch/reconcile/ledger.ts';
-import { Operator } from '../../functions/config-switch/reconcile/operator.ts';
+import type { Item } from '../../functions/config-switch/ledger/item.ts';
+import { Ledger } from '../../functions/config-switch/ledger/ledger.ts';
+import { Operator } from '../../functions/config-switch/ledger/operator.ts';
 import { MemoryTable } from '../stand-ins/memory-table.ts';
 import { at, NOW, useVirtualTime } from './virtual-time.ts';
 

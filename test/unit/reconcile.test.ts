@@ -7,8 +7,8 @@ import {
   type Item,
   isPending,
   type PassedOver,
-} from '../../functions/config-switch/reconcile/item.ts';
-import { Ledger } from '../../functions/config-switch/reconcile/ledger.ts';
+} from '../../functions/config-switch/ledger/item.ts';
+import { Ledger } from '../../functions/config-switch/ledger/ledger.ts';
 import {
   type ReconcileOptions,
   reconcile,

@@ -1,6 +1,6 @@
 import { beforeEach, describe, expect, test, vi } from 'vitest';
 import { type Message, redrive } from '../../cli/redrive.ts';
-import type { Item } from '../../functions/config-switch/reconcile/item.ts';
+import type { Item } from '../../functions/config-switch/ledger/item.ts';
 import { versionOf } from '../../functions/config-switch/version.ts';
 
 const FAILED_AT = Date.parse('2026-11-23T06:10:00.000Z');

@@ -3,7 +3,7 @@
 import { readFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
 import { asJson, asTable, stateOf } from '../../cli/show.ts';
-import type { Item } from '../../functions/config-switch/reconcile/item.ts';
+import type { Item } from '../../functions/config-switch/ledger/item.ts';
 
 const NOW = Date.now();
 const ago = (seconds: number) => new Date(NOW - 1_000 * seconds).toISOString();

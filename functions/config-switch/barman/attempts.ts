@@ -2,8 +2,8 @@
 
 import { isDeepStrictEqual } from 'node:util';
 import * as v from 'valibot';
-import { deadline, sleep, stopwatch } from '../deadline.ts';
-import { DeadlineExceeded, HttpError, httpErrorFrom } from '../errors.ts';
+import { ATTEMPT_TIMEOUT, deadline, sleep, stopwatch } from '../deadline.ts';
+import { DeadlineExceeded, HttpError, httpErrorFrom, messageOf } from '../errors.ts';
 import { Agent, loadUndici } from '../http/agent.ts';
 import { secureContextOf, type TlsCredentials } from '../http/tls.ts';
 import {
@@ -17,8 +17,6 @@ import {
 
 /** Time limit for TCP and TLS (ms). */
 const CONNECT_TIMEOUT = 3_000;
-/** Time limit of one attempt, body included (ms): a host with a thousand servers needs 11 s to respond. */
-const ATTEMPT_TIMEOUT = 12_000;
 /** Maximum number of 404: one can be false, but three in a row hardly ever are. */
 const NOT_FOUND_ATTEMPTS = 3;
 /**
@@ -71,6 +69,8 @@ export interface Request<T> {
   readonly timeout?: number;
   /** Maximum number of attempts, instead of the client's. */
   readonly maxRetries?: number;
+  /** Maximum number of 404, instead of three. */
+  readonly maxNotFound?: number;
   /** Called right before each attempt; if it throws, nothing is sent. */
   readonly beforeSend?: () => Promise<void>;
   /** Called after each failed attempt. */
@@ -85,11 +85,6 @@ export interface LastRequest {
   readonly start: number;
   /** How long it took (ms): its cost for the host. */
   readonly time: number;
-  /**
-   * The time of the response by its `Date` (ms since the epoch), truncated to the second; undefined without
-   * one.
-   */
-  readonly hostTime: number | undefined;
 }
 
 interface Link {
@@ -104,7 +99,10 @@ export class HttpClient implements AsyncDisposable {
   readonly #options: HttpClientOptions;
   #link: Link | undefined;
   #rereadDone = false;
-  #last: LastRequest = { start: 0, time: 0, hostTime: undefined };
+  #last: LastRequest = { start: 0, time: 0 };
+  #slowest = 0;
+  #reached = false;
+  #failure: string | undefined;
 
   constructor(source: ConnectionSource, options: HttpClientOptions) {
     this.#source = source;
@@ -115,6 +113,21 @@ export class HttpClient implements AsyncDisposable {
     return this.#last;
   }
 
+  /** How long the slowest request took (ms). */
+  get slowest(): number {
+    return this.#slowest;
+  }
+
+  /** Whether pg-backup-api itself answered any request, as expected or not. */
+  get reached(): boolean {
+    return this.#reached;
+  }
+
+  /** Why the first request failed that pg-backup-api did not answer. */
+  get failure(): string | undefined {
+    return this.#failure;
+  }
+
   /**
    * Sends a request, with retries until the deadline.
    *
@@ -123,16 +136,21 @@ export class HttpClient implements AsyncDisposable {
    * @throws DeadlineExceeded once the signal has aborted
    */
   async request<T>(request: Request<T>): Promise<T> {
-    const { signal, maxRetries } = { ...this.#options, ...request };
+    const { signal, maxRetries, maxNotFound = NOT_FOUND_ATTEMPTS } = { ...this.#options, ...request };
     const name = `${request.method} /${request.path.join('/')}`;
     for (let attempt = 1, notFound = 0; ; attempt += 1) {
       if (signal.aborted) throw new DeadlineExceeded(`time ran out before ${name} was sent`);
-      this.#link ??= await this.#connect(this.#source.connection(signal));
+      this.#link ??= await this.#connect(this.#source.connection(signal)).catch((error) => {
+        this.#failure ??= messageOf(error);
+        throw error;
+      });
       const link = this.#link;
       await request.beforeSend?.();
       const elapsed = stopwatch();
       try {
-        return await this.#send(link, request, signal);
+        const response = await this.#send(link, request, signal);
+        this.#reached = true;
+        return response;
       } catch (error) {
         const mayHaveBegun = request.method === 'POST' ? '; a switch may have begun nevertheless' : '';
         if (signal.aborted) {
@@ -143,13 +161,16 @@ export class HttpClient implements AsyncDisposable {
         if (!(error instanceof RequestFailure)) throw error;
         this.#options.onFailure?.({ request: name, attempt, error });
         request.onFailure?.(error);
+        if (isFromPgBackupApi(error)) this.#reached = true;
         if (error.status === 404) notFound += 1;
         const renewed = error.doubtsCredentials && (await this.#rereadCredentials(link));
-        const again = error.transient && notFound < NOT_FOUND_ATTEMPTS && attempt < maxRetries;
+        const again = error.transient && notFound < maxNotFound && attempt < maxRetries;
         if (!again && !renewed) {
           const attempts = attempt > 1 ? ` (${attempt} attempts)` : '';
           const doubt = error.begun === 'no' ? '' : mayHaveBegun;
-          throw new HttpError(`${error.message}${attempts}${doubt}${error.remedy}`, { cause: error });
+          const message = `${error.message}${attempts}${doubt}${error.remedy}`;
+          if (!isFromPgBackupApi(error)) this.#failure ??= message;
+          throw new HttpError(message, { cause: error });
         }
         try {
           const spacing = SPACING[`${request.method} ${error.status}`] ?? 0;
@@ -188,19 +209,18 @@ export class HttpClient implements AsyncDisposable {
     const start = performance.now();
     let status: number;
     let text: string;
-    let hostTime: number | undefined;
     try {
       const response = await link.agent.send({ method, base: connection.url, path, body }, limited);
       link.answered = true;
       status = response.status;
-      hostTime = Number.isNaN(response.date) ? undefined : response.date;
       text = await response.text();
     } catch (error) {
       if (attempt.signal.aborted) throw timedOut(timeout);
       throw failureOf(error, connection.tls !== undefined && !link.answered) ?? error;
     } finally {
       attempt.clear();
-      this.#last = { start, time: performance.now() - start, hostTime };
+      this.#last = { start, time: performance.now() - start };
+      this.#slowest = Math.max(this.#slowest, this.#last.time);
     }
 
     if (status < 200 || status > 299) throw refusalOf(status, text, { method, path });
@@ -240,4 +260,9 @@ export class HttpClient implements AsyncDisposable {
     this.#link = await this.#connect(Promise.resolve(connection));
     return true;
   }
+}
+
+/** Returns whether pg-backup-api itself has refused a request, and not a proxy, a redirect or the network. */
+function isFromPgBackupApi({ status = 0, doubtsCredentials, begun }: RequestFailure): boolean {
+  return status >= 400 && !doubtsCredentials && begun === 'no';
 }

@@ -2,43 +2,51 @@
  * The operations of pg-backup-api on the Barman host, and how long to wait for them.
  *
  * A POST creates an operation, which then runs by itself. So a POST without a response may have created one,
- * and Barman takes no lock: another POST is sent only after such an operation has ended.
+ * and the list of operations does not say which of them belongs to it, if any.
  */
 
 import * as v from 'valibot';
-import { deadline, sleep, stopwatch } from '../deadline.ts';
-import { httpErrorFrom } from '../errors.ts';
+import { deadline, sleep } from '../deadline.ts';
+import { HttpError, httpErrorFrom, messageOf } from '../errors.ts';
 import type { Facts } from '../invocation.ts';
 import { BARMAN_NAME, type ConfigTarget, requestBody } from '../target.ts';
 import { type ConnectionSource, HttpClient, type HttpClientOptions } from './attempts.ts';
+import { RequestFailure } from './failures.ts';
 
 /**
  * Time limit of one attempt at `/diagnose`, which queries every PostgreSQL server (ms): more than any
  * invocation has.
  */
 const DIAGNOSE_TIMEOUT = 60_000;
-/** Time limits of the heartbeat's probes (ms): a host that hangs must not use up the heartbeat. */
+/** Time limit of the heartbeat's probe (ms): a host that hangs must not use up the heartbeat. */
 const STATUS_TIMEOUT = 15_000;
-const READ_SERVER_TIMEOUT = 5_000;
 /**
  * First poll after the creation, and shortest interval between the starts of two polls (ms), or this share of
  * the time elapsed. For an operation of 1.2 s that is three polls more than with 100 ms and a tenth, and a
  * response 25 ms sooner.
  */
 const POLL = { first: 150, interval: 75, share: 1 / 16 };
-const HOUR = 3_600_000;
-/** All time zones differ by multiples of this (ms). */
-const QUARTER_HOUR = HOUR / 4;
 /**
- * The largest difference between the clocks of the Barman host and of the proxy that sends the `Date` (ms).
+ * No operation ends within this time (ms): its process and that of `barman` take more than 0.4 s to start.
+ * What says so is the output of an earlier operation with the same id, whose job was deleted.
  */
-const HOST_CLOCK_SKEW = 15_000;
+const EARLIEST_END = 250;
+/** How long such an output is not believed: the operation overwrites it when it ends (ms). */
+const EARLIER_OUTPUT = 20_000;
+/** Maximum number of attempts at a list. */
+const LIST_ATTEMPTS = 3;
+/** How many of the newest config switches may be that of a POST without a response. */
+const NEWEST = 3;
+/** So many lists of its operations that are 404 say that Barman does not have a server. */
+const UNKNOWN_SERVER_LISTS = 2;
 
 const CreatedOperation = v.object({
   operation_id: v.pipe(v.string(), v.maxLength(255), v.regex(BARMAN_NAME)),
 });
 const Operation = v.object({ status: v.picklist(['IN_PROGRESS', 'DONE', 'FAILED']) });
-const Operations = v.object({ operations: v.array(v.object({ id: v.string(), type: v.string() })) });
+export const Operations = v.object({
+  operations: v.array(v.object({ id: v.string(), type: v.nullish(v.string()) })),
+});
 const Clustered = v.object({ cluster: v.nullish(v.string()) });
 const Status = v.string();
 export const DiagnoseOutput = v.object({
@@ -55,21 +63,26 @@ export interface Diagnosis {
 
 /** What guards the POSTs of one config switch. */
 export interface PostGuard {
-  /** Called right before each POST; if it throws, nothing is sent. */
+  /**
+   * Called once the connection is made, right before each POST; if it throws, nothing is sent. Afterwards no
+   * earlier POST is in doubt any more.
+   */
   readonly beforePost: () => Promise<void>;
   /** Called with the id of the operation that was created, right before it is waited for. */
   readonly onCreated: (operation_id: string) => void;
-  /** Operations that are not waited for before another POST. */
-  readonly passedOver: ReadonlySet<string>;
+  /** Whether to wait, before another POST, until an operation has ended that may be that of the last one. */
+  readonly waits: boolean;
+  /** The operation that was applied last: its output is not that of a new operation with the same id. */
+  readonly applied: string | undefined;
   /** Whether an operation that was requested, or may have been, may still be running. */
   inDoubt: boolean;
 }
 
 export interface PgBackupApiOptions extends Omit<HttpClientOptions, 'onRequest'> {
-  /** How long a POST without a response may still be on its way (ms). */
-  readonly postDelay: number;
   /** Where its requests are counted. */
   readonly facts: Pick<Facts, 'attempts' | 'polls'>;
+  /** Called with what an operator should know of a server, and what does not keep it from being switched. */
+  readonly onFinding?: (barman_server: string, message: string) => void;
 }
 
 /** The client of one invocation. */
@@ -78,6 +91,10 @@ export class PgBackupApi implements AsyncDisposable {
   readonly #options: PgBackupApiOptions;
   /** `server/id` of the operations whose end is known: they are not polled again. */
   readonly #outcomes = new Map<string, 'DONE' | 'FAILED'>();
+  /** `server/id` of the operations that were created here → when (`performance.now()`), and what is known of the id. */
+  readonly #created = new Map<string, { readonly at: number; hasEarlierOutput: boolean }>();
+  /** `server/id` of the operations that were listed before. */
+  readonly #listed = new Set<string>();
 
   constructor(source: ConnectionSource, options: PgBackupApiOptions) {
     this.#options = options;
@@ -87,6 +104,21 @@ export class PgBackupApi implements AsyncDisposable {
         options.facts.attempts += 1;
       },
     });
+  }
+
+  /** How long the slowest request took (ms). */
+  get slowest(): number {
+    return this.#http.slowest;
+  }
+
+  /** Whether pg-backup-api itself answered any request. */
+  get reached(): boolean {
+    return this.#http.reached;
+  }
+
+  /** Why the first request failed that it did not answer. */
+  get failure(): string | undefined {
+    return this.#http.failure;
   }
 
   /**
@@ -101,11 +133,13 @@ export class PgBackupApi implements AsyncDisposable {
     target: ConfigTarget,
     guard: PostGuard,
   ): Promise<string> {
+    let listsNotFound = 0;
     const { operation_id } = await this.#http.request({
       method: 'POST',
       path: ['servers', barman_server, 'operations'],
       body: requestBody(target),
       schema: CreatedOperation,
+      maxNotFound: this.#options.maxRetries,
       beforeSend: async () => {
         await guard.beforePost();
         guard.inDoubt = true;
@@ -113,20 +147,21 @@ export class PgBackupApi implements AsyncDisposable {
       onFailure: ({ begun }) => {
         if (begun === 'no') guard.inDoubt = false;
       },
-      beforeRetry: async ({ begun, status }, elapsed) => {
-        // A POST looks the server up in the memory of pg-backup-api's worker; this GET makes it read the
-        // configuration again.
-        if (status === 404) await this.#listOperations(barman_server, this.#options.signal, 1);
+      beforeRetry: async ({ begun, status }) => {
+        // A POST looks the server up in the memory of one of pg-backup-api's workers; this GET makes one read
+        // the configuration again, perhaps another one.
+        if (status === 404 && !(await this.#isKnown(barman_server))) listsNotFound += 1;
+        if (listsNotFound >= UNKNOWN_SERVER_LISTS) {
+          throw new HttpError('the list of its operations is 404, too: Barman does not have that server');
+        }
         if (begun === 'no') return;
-        if (begun === 'unknown') {
-          await sleep(this.#options.postDelay - elapsed(), this.#options.signal);
-        }
-        for (const id of await this.recentOperations(barman_server, elapsed())) {
-          if (!guard.passedOver.has(id)) await this.endOf(barman_server, id);
-        }
-        guard.inDoubt = false;
+        const running = await this.findRunning(barman_server, guard.waits ? this.#options.signal : undefined);
+        if (running) throw new HttpError(`operation ${running}, which may be that of this POST, is running`);
       },
     });
+    const key = `${barman_server}/${operation_id}`;
+    const hasEarlierOutput = operation_id === guard.applied || this.#listed.has(key);
+    this.#created.set(key, { at: this.#http.last.start, hasEarlierOutput });
     return operation_id;
   }
 
@@ -167,34 +202,41 @@ export class PgBackupApi implements AsyncDisposable {
   }
 
   /**
-   * Returns the config switches that a POST of unknown outcome may have created. The list does not say which
-   * of them belongs to that POST, if any, so none is taken for it.
+   * Finds a config switch that is running, among the newest ones: it may be that of a POST without a
+   * response. If the list or the status cannot be read, none is found: nobody depends on it.
    *
-   * @param age how long ago that POST may have been sent (ms)
-   * @returns their ids, the oldest first
-   * @throws HttpError
+   * @param patience if given, waits until all have ended, or it aborts
+   * @returns its id
+   * @throws DeadlineExceeded
    */
-  async recentOperations(barman_server: string, age: number): Promise<string[]> {
-    const asked = stopwatch();
-    const operations = await this.#listOperations(barman_server, this.#options.signal);
-    const ids = operations.filter(({ type }) => type === 'config_switch').map(({ id }) => id);
-    return recent(ids.sort(), age + asked(), this.#http.last.hostTime);
+  async findRunning(barman_server: string, patience?: AbortSignal): Promise<string | undefined> {
+    for (const operation_id of await this.#newestOperations(barman_server)) {
+      try {
+        const status = await this.endOf(barman_server, operation_id, patience);
+        if (status === 'IN_PROGRESS') return operation_id;
+      } catch (error) {
+        if (this.#options.signal.aborted) throw error;
+        if (patience?.aborted) return operation_id;
+        this.#options.onFinding?.(barman_server, messageOf(error));
+      }
+    }
+    return undefined;
   }
 
   /**
-   * Waits for the end of an operation that began earlier: polls it at once, whatever the signal is, and then
-   * as `waitForOperation` does.
+   * Polls an operation that began earlier.
    *
-   * @param signal instead of the deadline's
+   * @param patience if given, and the operation has not ended, waits for its end until this aborts
    * @throws as `waitForOperation` does
    */
   async endOf(
     barman_server: string,
     operation_id: string,
-    signal = this.#options.signal,
-  ): Promise<'DONE' | 'FAILED'> {
+    patience?: AbortSignal,
+  ): Promise<'IN_PROGRESS' | 'DONE' | 'FAILED'> {
     const status = await this.operationStatus(barman_server, operation_id);
-    return status === 'IN_PROGRESS' ? this.waitForOperation(barman_server, operation_id, signal) : status;
+    if (status !== 'IN_PROGRESS' || !patience) return status;
+    return this.waitForOperation(barman_server, operation_id, patience);
   }
 
   /**
@@ -208,12 +250,14 @@ export class PgBackupApi implements AsyncDisposable {
     operation_id: string,
     signal = this.#options.signal,
   ): Promise<'IN_PROGRESS' | 'DONE' | 'FAILED'> {
-    const known = this.#outcomes.get(`${barman_server}/${operation_id}`);
+    const key = `${barman_server}/${operation_id}`;
+    const known = this.#outcomes.get(key);
     if (known !== undefined) return known;
     this.#options.facts.polls += 1;
     const path = ['servers', barman_server, 'operations', operation_id];
     const { status } = await this.#http.request({ method: 'GET', path, schema: Operation, signal });
-    if (status !== 'IN_PROGRESS') this.#outcomes.set(`${barman_server}/${operation_id}`, status);
+    if (status === 'IN_PROGRESS' || !this.#canHaveEnded(barman_server, operation_id)) return 'IN_PROGRESS';
+    this.#outcomes.set(key, status);
     return status;
   }
 
@@ -229,14 +273,13 @@ export class PgBackupApi implements AsyncDisposable {
   }
 
   /**
-   * Checks that pg-backup-api can read the configuration of a server; `/status` reads none.
+   * Checks that pg-backup-api can read the configuration and the operations of a server; `/status` reads
+   * neither.
    *
-   * @throws HttpError if not; DeadlineExceeded after five seconds
+   * @throws HttpError if not
    */
-  readServer(barman_server: string): Promise<void> {
-    return this.#within(READ_SERVER_TIMEOUT, async (signal) => {
-      await this.#listOperations(barman_server, signal);
-    });
+  async readServer(barman_server: string): Promise<void> {
+    await this.#listOperations(barman_server);
   }
 
   /**
@@ -279,41 +322,48 @@ export class PgBackupApi implements AsyncDisposable {
     }
   }
 
-  /** Lists a server's operations of all time. @param maxRetries maximum number of attempts */
-  async #listOperations(barman_server: string, signal: AbortSignal, maxRetries = this.#options.maxRetries) {
-    const path = ['servers', barman_server, 'operations'];
-    return (await this.#http.request({ method: 'GET', path, schema: Operations, signal, maxRetries }))
-      .operations;
+  /** Returns whether pg-backup-api can list a server's operations; an error of the network does not tell. */
+  async #isKnown(barman_server: string): Promise<boolean> {
+    try {
+      await this.#listOperations(barman_server, 1);
+      return true;
+    } catch (error) {
+      if (this.#options.signal.aborted) throw error;
+      return !(
+        error instanceof HttpError &&
+        error.cause instanceof RequestFailure &&
+        error.cause.status === 404
+      );
+    }
   }
-}
 
-/**
- * Returns the operations that a POST of so many ms ago may have created. Ids are local times of the Barman
- * host, whose time zone is unknown, and whose clock may have been set. So of the ids from 13 h before the
- * POST to 14 h after now, the extremes of all time zones, these count: where the host's clock is known, those
- * that fit the time since the POST in any zone, which is a multiple of a quarter of an hour from UTC; the
- * newest of all, in case the clock is wrong; and every id that is not a time.
- *
- * @param ids sorted
- * @param elapsed since the POST (ms)
- * @param hostTime the host's clock now (ms since the epoch), if it is known
- */
-function recent(ids: readonly string[], elapsed: number, hostTime: number | undefined): string[] {
-  const now = hostTime ?? Date.now();
-  // Ids and the host's clock are truncated to the second.
-  const oldest = now - elapsed - HOST_CLOCK_SKEW - 1_000;
-  const newest = now + HOST_CLOCK_SKEW + 1_000;
-  return ids.filter((id, index) => {
-    const time = timeOf(id);
-    if (time === undefined || index === ids.length - 1) return true;
-    if (time < oldest - 13 * HOUR || time > newest + 14 * HOUR) return false;
-    const sinceOldest = (time - oldest) % QUARTER_HOUR;
-    return hostTime === undefined || (sinceOldest + QUARTER_HOUR) % QUARTER_HOUR <= newest - oldest;
-  });
-}
+  /** Returns the ids of the newest config switches, the newest first; none if the list cannot be read. */
+  async #newestOperations(barman_server: string): Promise<string[]> {
+    try {
+      const operations = await this.#listOperations(barman_server);
+      const ids = operations.filter(({ type }) => type === 'config_switch').map(({ id }) => id);
+      return ids.sort().reverse().slice(0, NEWEST);
+    } catch (error) {
+      if (this.#options.signal.aborted) throw error;
+      this.#options.onFinding?.(barman_server, messageOf(error));
+      return [];
+    }
+  }
 
-/** Returns the time in the id of an operation (`%Y%m%dT%H%M%S`), as if it were UTC (ms since the epoch). */
-function timeOf(operation_id: string): number | undefined {
-  const time = Date.parse(operation_id.replace(/(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)/, '-$1-$2T$3:$4:$5Z'));
-  return Number.isNaN(time) ? undefined : time;
+  /** Returns whether the operation can have ended, so that its output is not that of an earlier one. */
+  #canHaveEnded(barman_server: string, operation_id: string): boolean {
+    const created = this.#created.get(`${barman_server}/${operation_id}`);
+    if (created === undefined) return true;
+    const age = performance.now() - created.at;
+    if (age < EARLIEST_END) created.hasEarlierOutput = true;
+    return !created.hasEarlierOutput || age >= EARLIER_OUTPUT;
+  }
+
+  /** Lists a server's operations of all time. @param maxRetries maximum number of attempts */
+  async #listOperations(barman_server: string, maxRetries = LIST_ATTEMPTS) {
+    const path = ['servers', barman_server, 'operations'];
+    const { operations } = await this.#http.request({ method: 'GET', path, schema: Operations, maxRetries });
+    for (const { id } of operations) this.#listed.add(`${barman_server}/${id}`);
+    return operations;
+  }
 }

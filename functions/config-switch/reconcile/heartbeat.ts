@@ -2,41 +2,45 @@
  * The heartbeat, every minute: compares Patroni's leaders with what is desired, applies what is pending, and
  * checks the path to pg-backup-api before a failover needs it. Several heartbeats at once do no harm: each
  * applies under a lease, as an event does.
+ *
+ * No server keeps another one waiting: an error is that of its server, four are applied at a time, nothing
+ * waits for an operation of an earlier invocation, and what has failed less often comes first.
  */
 
 import type { PgBackupApi } from '../barman/pg-backup-api.ts';
-import { deadline } from '../deadline.ts';
-import { DeadlineExceeded, messageOf } from '../errors.ts';
-import type { Result } from '../exit-code.ts';
+import { ExitCode, type Result } from '../exit-code.ts';
 import { type Facts, type Invocation, newFacts } from '../invocation.ts';
-import type { Observed } from '../patroni/observe-clusters.ts';
 import {
   type Item,
+  isApplied,
+  isDue,
+  isExpired,
   isLeased,
   isPaused,
   isPending,
-  isRecorded,
-  passedOver,
+  type LeasedItem,
   type RecordedItem,
   timeOf,
-} from './item.ts';
-import type { Ledger } from './ledger.ts';
-import { type ObservationResult, recordObservations } from './observe.ts';
-import { reconcile } from './reconcile.ts';
+} from '../ledger/item.ts';
+import type { Ledger, Unreadable } from '../ledger/ledger.ts';
+import type { Observed } from '../patroni/observe-clusters.ts';
+import { type ObservationResult, recordObservations } from './observations.ts';
+import { BarmanHost } from './probe.ts';
+import { type ReconcileOptions, reconcile } from './reconcile.ts';
+import { mayTakeOver, recordEnd } from './take-over.ts';
 
-/** How long an operation that was passed over is polled (ms). */
-const DROP_AFTER = 24 * 3_600_000;
+/** How many servers are applied at the same time. */
+const AT_ONCE = 4;
 /**
- * Time limit for the polls of the operations that were passed over (ms): a slow host must not use up the
- * heartbeat.
+ * No POST begins with less time before the deadline than the slowest request took, and this (ms): its
+ * response, or its operation, would be in doubt.
  */
-const POLL_TIME = 5_000;
-/** With less time than this before the deadline no more servers are reconciled (ms). */
-const APPLY_TIME = 8_000;
+const SPARE_TIME = 3_000;
 
-export interface HeartbeatOptions extends Pick<Invocation, 'signal' | 'remaining'> {
+export interface HeartbeatOptions extends Pick<Invocation, 'signal' | 'remaining' | 'facts'> {
   readonly ledger: Ledger;
-  readonly api: PgBackupApi;
+  /** Creates a client for pg-backup-api, whose requests are counted in `facts`. */
+  readonly connect: (facts: Facts) => PgBackupApi;
   /**
    * When the certificates among the parameters expire: parameter → ms since the epoch.
    *
@@ -64,22 +68,20 @@ export interface Reconciled {
 }
 
 /** What a heartbeat found and did. */
-export interface Heartbeat extends Probed, Applied {
-  /** What follows from what Patroni says. */
-  readonly observed: ObservationResult;
-}
-
-/** What a heartbeat knows about the path to pg-backup-api. */
-interface Probed {
+export interface Heartbeat extends Applied {
   /** Why pg-backup-api is unreachable, if it is. */
-  readonly unreachable?: string;
+  readonly unreachable?: string | undefined;
   /** The certificate that expires first: its parameter, and the whole days until then. */
   readonly certificate?: { readonly parameter: string; readonly daysLeft: number } | undefined;
+  /** What follows from what Patroni says. */
+  readonly observed: ObservationResult;
+  /** Servers whose item, or whose operations in Barman, cannot be read. */
+  readonly unreadable: readonly Unreadable[];
 }
 
 /** What was pending, and is now. */
 interface Applied {
-  /** Servers that were pending when the heartbeat began. */
+  /** Servers that were pending when the heartbeat began, or that an observation has found. */
   readonly pending: number;
   /** How many of them were applied. */
   readonly applied: number;
@@ -97,82 +99,113 @@ interface Applied {
 }
 
 /**
- * Probes pg-backup-api, observes the clusters, and applies what is pending.
+ * Polls what is in doubt, or probes pg-backup-api; observes the clusters; and applies what is pending.
  *
  * @throws LedgerError if the ledger is unavailable
  */
 export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
-  const before = await options.ledger.all(options.signal);
-  const [probed, { observed, items }] = await Promise.all([probe(options), observe(options, before)]);
-  const reachable = probed.unreachable === undefined;
-  const unreadable = reachable ? await probeServer(options, items) : undefined;
-  const applied = await apply(options, items, reachable);
-  return { ...probed, ...(unreadable !== undefined && { unreachable: unreadable }), observed, ...applied };
-}
-
-/** Asks for the status with the real credentials, and finds the certificate that expires first. */
-async function probe({ api, expiries }: HeartbeatOptions): Promise<Probed> {
-  // The status tells if the parameters are unavailable.
-  const certificate = firstToExpire(await expiries().catch(() => new Map()));
-  try {
-    await api.status();
-    return { certificate };
-  } catch (error) {
-    return { certificate, unreachable: messageOf(error) };
-  }
-}
-
-/** @param expiries parameter → ms since the epoch */
-function firstToExpire(expiries: ReadonlyMap<string, number>): Probed['certificate'] {
-  const [first] = [...expiries].sort(([, a], [, b]) => a - b);
-  return first && { parameter: first[0], daysLeft: Math.floor((first[1] - Date.now()) / 86_400_000) };
-}
-
-/**
- * Reads the configuration of one known server, another one every minute: `/status` is fine while it cannot be
- * read.
- *
- * @returns why it cannot be read; undefined also if that takes too long: a host with a thousand servers is
- *   slow, not broken
- */
-async function probeServer({ api }: HeartbeatOptions, items: readonly Item[]): Promise<string | undefined> {
-  const servers = items.map(({ barman_server }) => barman_server).sort();
-  const barman_server = servers[Math.floor(Date.now() / 60_000) % servers.length];
-  if (barman_server === undefined) return undefined;
-  try {
-    await api.readServer(barman_server);
-    return undefined;
-  } catch (error) {
-    if (error instanceof DeadlineExceeded) return undefined;
-    return `the configuration of ${barman_server} cannot be read: ${messageOf(error)}`;
-  }
+  const { ledger, signal } = options;
+  const before = await ledger.all(signal);
+  const host = new BarmanHost(options);
+  const expired = before.items.filter(isExpired);
+  const [certificate, { observed, items }, polled] = await Promise.all([
+    // The probe tells if the parameters are unavailable.
+    options.expiries().then(firstToExpire, () => undefined),
+    observe(options, before.items),
+    pollExpired(options, host, expired),
+    // Its own probe must not keep the only worker of a slow host from what is in doubt.
+    expired.length === 0 && host.probe(),
+  ]);
+  const applied = await apply(options, host, items, polled);
+  if (!host.isKnown) await host.probe();
+  const isIdle = applied.pending === 0 && expired.length === 0 && host.unreachable === undefined;
+  const unreadable = isIdle ? await host.readOneServer(items) : undefined;
+  return {
+    unreachable: host.unreachable,
+    certificate,
+    observed,
+    unreadable: [...before.unreadable, ...(unreadable ? [unreadable] : [])],
+    ...applied,
+  };
 }
 
 /** Asks Patroni for the leaders, and records what follows. @returns also the items after that */
 async function observe({ ledger, signal, interval, ...options }: HeartbeatOptions, items: readonly Item[]) {
   const observed = await recordObservations(ledger, items, await options.observe(), interval, signal);
   const changed = observed.reconciled.length + observed.notStreaming.length > 0;
-  return { observed, items: changed ? await ledger.all(signal) : items };
+  return { observed, items: changed ? (await ledger.all(signal)).items : items };
+}
+
+/** What became of the expired leases. */
+interface Polled {
+  readonly applied: ReadonlySet<string>;
+  readonly waiting: ReadonlySet<string>;
 }
 
 /**
- * Applies what is pending and due.
+ * Polls the operation of each expired lease once, and records its end, unless the lease may be taken over
+ * anyway.
  *
- * @param reachable whether pg-backup-api is reachable; otherwise each attempt would only use itself up, and
- *   the reason for what is pending has an alarm of its own
+ * @returns the servers whose operation has applied what is desired; and those that go on waiting, or whose
+ *   operation FAILED
+ */
+async function pollExpired(
+  options: HeartbeatOptions,
+  host: BarmanHost,
+  expired: readonly LeasedItem[],
+): Promise<Polled> {
+  const applied = new Set<string>();
+  const waiting = new Set<string>();
+  await forEach(expired, async (item) => {
+    const { running } = item;
+    if (!running || mayTakeOver(item, running, options.operationTimeout)) return;
+    const { barman_server, desired } = item;
+    await attempt(options, host, item, async (reconcileOptions) => {
+      waiting.add(barman_server);
+      await recordEnd(reconcileOptions, item, running);
+      waiting.delete(barman_server);
+      if (running.version !== desired.version) return undefined;
+      applied.add(barman_server);
+      const { operation_id, target } = running;
+      const message = `Barman was set to ${target} by operation ${operation_id} of an earlier invocation`;
+      return { exit_code: ExitCode.CONFIG_SWITCH_DONE, message, operation_id };
+    });
+  });
+  return { applied, waiting };
+}
+
+/**
+ * Applies what is pending and due, and neither applied by now nor waiting for an operation.
  */
 async function apply(
   options: HeartbeatOptions,
+  host: BarmanHost,
   items: readonly Item[],
-  reachable: boolean,
+  polled: Polled,
 ): Promise<Applied> {
-  const ended = reachable ? await pollPassedOver(options, items) : new Map<string, Set<string>>();
   const now = Date.now();
-  const allPending = items.filter((item) => isPending(item, ended.get(item.barman_server)));
+  const allPending = items.filter(isPending);
   const [paused, pending] = [allPending.filter(isPaused), allPending.filter((item) => !isPaused(item))];
   const age = (item: RecordedItem) => now - pendingSince(item, now);
-  const due = pending.filter((item) => isDue(item, now)).sort(byOrder(age));
-  const applied = reachable ? await reconcileAll(options, due, ended) : new Set();
+  const applied = new Set(polled.applied);
+  // Otherwise each attempt would only use itself up, and the reason has an alarm of its own.
+  if (host.unreachable === undefined) {
+    const due = pending.filter(
+      (item) =>
+        !isLeased(item) &&
+        isDue(item) &&
+        !applied.has(item.barman_server) &&
+        !polled.waiting.has(item.barman_server),
+    );
+    await forEach(due.sort(byOrder(age)), async (item) => {
+      if (options.remaining() < host.slowest + SPARE_TIME) return;
+      await attempt(options, host, item, async (reconcileOptions) => {
+        const result = await reconcile(reconcileOptions, item.barman_server, item.desired.version);
+        applied.add(item.barman_server);
+        return result;
+      });
+    });
+  }
   const pausedFor = paused
     .filter((item) => !item.paused_until)
     .map((item) => now - timeOf(item.paused_at, now));
@@ -180,106 +213,63 @@ async function apply(
     pending: pending.length,
     applied: applied.size,
     pausedPending: paused.length,
-    ...(reachable && {
+    ...(host.unreachable === undefined && {
       oldestPendingAge: oldest(pending.filter((item) => !applied.has(item.barman_server)).map(age)),
     }),
     pausedPendingAge: oldest(pausedFor),
   };
 }
 
-/**
- * Polls the operations that were passed over, and drops those that can no longer set Barman back: an
- * operation of the desired state that has ended, or one that has not ended within a day.
- *
- * @returns for each server those that have ended, so that its desired state must be applied again
- */
-async function pollPassedOver(
-  { ledger, api, signal }: HeartbeatOptions,
-  items: readonly Item[],
-): Promise<Map<string, Set<string>>> {
-  const ended = new Map<string, Set<string>>();
-  const limit = deadline(POLL_TIME);
-  const limited = AbortSignal.any([signal, limit.signal]);
-  try {
-    for (const item of items.filter(isRecorded)) {
-      const harmless = new Set<string>();
-      for (const { operation_id, version, since } of passedOver(item).filter((one) => !one.ended_at)) {
-        const status = await api.operationStatus(item.barman_server, operation_id, limited).catch(() => {});
-        if (status === 'DONE' || status === 'FAILED') {
-          if (version === item.desired_version) harmless.add(operation_id);
-          else ended.set(item.barman_server, (ended.get(item.barman_server) ?? new Set()).add(operation_id));
-        } else if (Date.now() - timeOf(since, 0) > DROP_AFTER) {
-          harmless.add(operation_id);
-        }
-      }
-      if (harmless.size > 0) {
-        const left = passedOver(item).filter(({ operation_id }) => !harmless.has(operation_id));
-        await ledger.setPassedOver(item, left, signal);
-      }
-    }
-  } finally {
-    limit.clear();
-  }
-  return ended;
-}
-
-/**
- * Reconciles one server after the other: a host with many servers needs long for each request.
- *
- * @returns those that were applied
- */
-async function reconcileAll(
+/** Does something for one server, with a client of its own, and reports how it ended. */
+async function attempt(
   options: HeartbeatOptions,
-  due: readonly RecordedItem[],
-  endedOf: ReadonlyMap<string, ReadonlySet<string>>,
-): Promise<Set<string>> {
-  const applied = new Set<string>();
-  for (const item of due) {
-    if (options.remaining() < APPLY_TIME) break;
-    const { barman_server, desired_version } = item;
-    const facts = { ...newFacts(), recorded: true };
-    const start = performance.now();
-    let result: Result | Error;
-    try {
-      const ended = endedOf.get(barman_server) ?? new Set();
-      result = await reconcile({ ...options, facts, ended }, barman_server, desired_version);
-      applied.add(barman_server);
-    } catch (error) {
-      result = error instanceof Error ? error : new Error(String(error));
-    }
-    options.onReconciled({ item, result, facts, duration: performance.now() - start });
+  host: BarmanHost,
+  item: RecordedItem,
+  action: (options: ReconcileOptions) => Promise<Result | undefined>,
+): Promise<void> {
+  const facts = { ...newFacts(), recorded: true };
+  const start = performance.now();
+  let result: Result | Error | undefined;
+  try {
+    result = await host.ask(facts, (api) => action({ ...options, api, facts, caller: 'heartbeat' }));
+  } catch (error) {
+    result = error instanceof Error ? error : new Error(String(error));
   }
-  return applied;
+  if (result) options.onReconciled({ item, result, facts, duration: performance.now() - start });
+}
+
+/** Does something for each item, for four at a time, in their order. */
+async function forEach<T>(items: readonly T[], action: (item: T) => Promise<void>): Promise<void> {
+  const queue = items.values();
+  const work = async () => {
+    for (const item of queue) await action(item);
+  };
+  await Promise.all(Array.from({ length: AT_ONCE }, work));
 }
 
 /**
- * Returns the order in which servers are reconciled: fewest attempts first, so that those that fail do not
- * delay the others; expired leases last, because their operations have to be waited for; then the oldest.
+ * Returns the order in which servers are reconciled: those that failed least often first, so that the others
+ * do not delay them, then the oldest. What is in doubt has failed once more.
  */
 function byOrder(age: (item: RecordedItem) => number): (a: RecordedItem, b: RecordedItem) => number {
-  const attempts = (item: Item) => item.attempts ?? 0;
-  const expired = ({ lease_token }: Item) => (lease_token === undefined ? 0 : 1);
-  return (a, b) => attempts(a) - attempts(b) || expired(a) - expired(b) || age(b) - age(a);
+  const failures = (item: Item) => (item.attempts ?? 0) + (isExpired(item) ? 1 : 0);
+  return (a, b) => failures(a) - failures(b) || age(b) - age(a);
 }
 
 /**
  * Returns since when a server is pending (ms since the epoch): since its desired state was recorded, a pause
- * has ended by itself, or what was passed over has ended.
+ * has ended by itself, or it was to be applied again.
  */
 function pendingSince(item: RecordedItem, now: number): number {
-  if ((item.applied_version ?? '') < item.desired_version) {
-    return Math.max(timeOf(item.recorded_at, now), timeOf(item.paused_until, 0));
-  }
-  return Math.min(now, ...passedOver(item).map(({ ended_at }) => timeOf(ended_at, now)));
+  const { desired, paused_until, apply_again_at } = item;
+  const since = isApplied(item, desired.version) ? apply_again_at : desired.recorded_at;
+  return Math.max(timeOf(since, now), timeOf(paused_until, 0));
 }
 
-/**
- * Returns whether to reconcile a server now. The end of an operation under an expired lease is not an
- * attempt, and always due.
- */
-function isDue(item: Item, now: number): boolean {
-  if (isLeased(item)) return false;
-  return item.lease_token !== undefined || timeOf(item.next_attempt_at ?? item.recorded_at, now) <= now;
+/** Returns the certificate that expires first. @param expiries parameter → ms since the epoch */
+function firstToExpire(expiries: ReadonlyMap<string, number>): Heartbeat['certificate'] {
+  const [first] = [...expiries].sort(([, a], [, b]) => a - b);
+  return first && { parameter: first[0], daysLeft: Math.floor((first[1] - Date.now()) / 86_400_000) };
 }
 
 /** Returns the greatest of some ages (ms), in seconds; 0 for none. */

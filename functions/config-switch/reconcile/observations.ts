@@ -10,12 +10,12 @@
  * them, so that an event that arrives late still wins.
  */
 
+import type { Change } from '../ledger/conditions.ts';
+import { type Item, isPaused, isPending, isRecorded, timeOf } from '../ledger/item.ts';
+import type { Ledger } from '../ledger/ledger.ts';
 import type { Observed } from '../patroni/observe-clusters.ts';
 import { type ConfigTarget, nameOf, parseTarget, targetText } from '../target.ts';
 import { eventTimeOf, versionOf } from '../version.ts';
-import { type Item, isPaused, isPending, isRecorded, NOT_STREAMING, passedOver, timeOf } from './item.ts';
-import type { Ledger } from './ledger.ts';
-import type { Change } from './table.ts';
 
 /** How old an observation may be (ms): its version is that much older than its first request. */
 const STALENESS = 30_000;
@@ -114,7 +114,7 @@ async function recordSeen(
   signal: AbortSignal,
 ): Promise<Item | undefined> {
   const now = new Date(at).toISOString();
-  const differs = item.desired !== targetText(target);
+  const differs = item.desired?.target !== targetText(target);
   const change: Change = {
     ...(item.leader !== leader && { leader, leader_since: now }),
     // Another leader starts over.
@@ -135,13 +135,13 @@ async function recordDesired(
   interval: number,
   signal: AbortSignal,
 ): Promise<string | undefined> {
-  const { desired, desired_version, differs_since } = item;
+  const { desired, differs_since } = item;
   if (at - timeOf(differs_since, Number.POSITIVE_INFINITY) < (1 - TOLERANCE) * interval) return undefined;
-  if (eventTimeOf(desired_version ?? '') >= at - GRACE) return undefined;
+  if (eventTimeOf(desired?.version ?? '') >= at - GRACE) return undefined;
   const version = versionOf(at - STALENESS, `leader:${encodeURIComponent(leader)}`);
   if (!(await ledger.recordObserved(item, { barman_server, cluster, target, version }, signal)))
     return undefined;
-  const before = desired === undefined ? 'nothing' : nameOf(parseTarget(desired));
+  const before = desired === undefined ? 'nothing' : nameOf(parseTarget(desired.target));
   return (
     `Patroni's leader is ${leader}: ${nameOf(target)} is desired for Barman server ${barman_server} now (before: ${before}); ` +
     'no event has said so, so a callback may be broken'
@@ -164,11 +164,8 @@ async function reapply(
   const message = `Barman does not stream from ${leader} for server ${barman_server}, at least since ${new Date(since).toISOString()}`;
   const overdue = at - since - REAPPLY.after * interval;
   const due = at - (overdue % (REAPPLY.every * interval));
-  if (overdue < 0 || timeOf(item.applied_at, 0) >= due) return message;
+  if (overdue < 0 || timeOf(item.applied?.applied_at, 0) >= due) return message;
   // Only what should lead to streaming: it is the leader's model, and applied.
   if (item.differs_since !== undefined || isPending(item) || !isRecorded(item)) return message;
-  const now = new Date().toISOString();
-  const entries = [...passedOver(item), { operation_id: NOT_STREAMING, since: now, ended_at: now }];
-  const isPendingNow = await ledger.setPassedOver(item, entries, signal);
-  return isPendingNow ? `${message}; its model is applied again` : message;
+  return (await ledger.applyAgain(item, signal)) ? `${message}; its model is applied again` : message;
 }

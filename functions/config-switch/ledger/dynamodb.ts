@@ -16,9 +16,8 @@ import {
 import { within } from '../deadline.ts';
 import { DeadlineExceeded, LedgerError } from '../errors.ts';
 import { explainSdkError } from '../http/network-errors.ts';
-import type { EventTable, StoredEvent } from '../reconcile/events.ts';
-import type { Item } from '../reconcile/item.ts';
-import type { Change, Comparison, Condition, Table } from '../reconcile/table.ts';
+import type { Change, Comparison, Condition, Stored, Table } from './conditions.ts';
+import type { EventTable, StoredEvent } from './events.ts';
 
 /** Time-outs (ms): DynamoDB responds within a few milliseconds, so a request that hangs is repeated early. */
 const CLIENT = {
@@ -72,7 +71,7 @@ export class DynamoDbTable implements Table {
     this.#name = name;
   }
 
-  get(barman_server: string, signal: AbortSignal): Promise<Item | undefined> {
+  get(barman_server: string, signal: AbortSignal): Promise<Stored | undefined> {
     return this.#db.send(this.#name, signal, async (client) => {
       const { Item: item } = await client.send(
         new GetItemCommand({ ...this.#key(barman_server), ConsistentRead: true }),
@@ -87,7 +86,7 @@ export class DynamoDbTable implements Table {
     change: Change,
     condition: Condition,
     signal: AbortSignal,
-  ): Promise<Item | undefined> {
+  ): Promise<Stored | undefined> {
     return this.#db.send(this.#name, signal, async (client) => {
       const { Attributes = {} } = await client.send(
         new UpdateItemCommand({
@@ -111,8 +110,8 @@ export class DynamoDbTable implements Table {
     return deleted === true;
   }
 
-  async scan(signal: AbortSignal): Promise<Item[]> {
-    const items: Item[] = [];
+  async scan(signal: AbortSignal): Promise<Stored[]> {
+    const items: Stored[] = [];
     await this.#db.send(this.#name, signal, async (client) => {
       const pages = paginateScan({ client }, { TableName: this.#name, ConsistentRead: true });
       for await (const { Items = [] } of pages) items.push(...Items.map(fromAttributes));
@@ -164,22 +163,24 @@ export class DynamoDbEvents implements EventTable {
   }
 }
 
-/** Composes DynamoDB's expressions. Every name is an alias `#…`, since it could be a reserved word. */
+/** Composes DynamoDB's expressions. Each part of a path is an alias `#…`, since it could be a reserved word. */
 function expressions(change: Change, condition: Condition) {
   const names: Record<string, string> = {};
   const values: Record<string, AttributeValue> = {};
-  const name = (attribute: string) => {
-    names[`#${attribute}`] = attribute;
-    return `#${attribute}`;
+  const name = (path: string) => {
+    const parts = path.split('.');
+    for (const part of parts) names[`#${part}`] = part;
+    return parts.map((part) => `#${part}`).join('.');
   };
   const value = (of: Value) => {
     const key = `:v${Object.keys(values).length}`;
     values[key] = toAttribute(of);
     return key;
   };
-  const compare = ([attribute, operator, operand]: Comparison) => {
-    if (operator === 'absent') return `attribute_not_exists(${name(attribute)})`;
-    return `${name(attribute)} ${operator} ${value(operand)}`;
+  const compare = ([path, operator, operand]: Comparison) => {
+    if (operator === 'absent') return `attribute_not_exists(${name(path)})`;
+    if (operator === 'exists') return `attribute_exists(${name(path)})`;
+    return `${name(path)} ${operator} ${value(operand)}`;
   };
 
   const set: string[] = [];
@@ -201,18 +202,26 @@ function expressions(change: Change, condition: Condition) {
   };
 }
 
-type Value = string | number | boolean;
+type Value = string | number | boolean | { readonly [part: string]: Value };
 
 function toAttribute(value: Value): AttributeValue {
-  if (typeof value === 'number') return { N: String(value) };
-  return typeof value === 'boolean' ? { BOOL: value } : { S: value };
+  switch (typeof value) {
+    case 'string':
+      return { S: value };
+    case 'number':
+      return { N: String(value) };
+    case 'boolean':
+      return { BOOL: value };
+    default:
+      return { M: Object.fromEntries(Object.entries(value).map(([part, of]) => [part, toAttribute(of)])) };
+  }
 }
 
-function fromAttributes(attributes: Record<string, AttributeValue>): Item {
-  return Object.fromEntries(
-    Object.entries(attributes).map(([name, { S, N, BOOL }]) => [
-      name,
-      N === undefined ? (S ?? BOOL) : Number(N),
-    ]),
-  ) as unknown as Item;
+/** Returns the values of the types that are written; those of others are left to the schema as they are. */
+function fromAttributes(attributes: Record<string, AttributeValue>): Stored {
+  const values = Object.entries(attributes).map(([name, attribute]) => {
+    const { S, N, BOOL, M } = attribute;
+    return [name, M ? fromAttributes(M) : N === undefined ? (S ?? BOOL ?? attribute) : Number(N)];
+  });
+  return Object.fromEntries(values);
 }

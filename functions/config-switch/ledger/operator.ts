@@ -1,0 +1,103 @@
+/** What an operator changes in the ledger. The function does not use this. */
+
+import { eventTimeOf } from '../version.ts';
+import { absent, type Change, desiredIs, equals, exists, noLease, type Table } from './conditions.ts';
+import { type Item, isPending, isRecorded, readItem } from './item.ts';
+import type { Ledger } from './ledger.ts';
+
+/**
+ * How long ago the desired state must have been recorded when its server may be forgotten (ms): longer than
+ * any older event can arrive, whose failure queue keeps it for 14 days.
+ */
+const FORGET_AFTER = 15 * 24 * 3_600_000;
+
+/** The operator's writes. Each throws what the table throws. */
+export class Operator {
+  readonly #ledger: Pick<Ledger, 'get'>;
+  readonly #table: Table;
+
+  /** @param ledger that uses the same table */
+  constructor(ledger: Pick<Ledger, 'get'>, table: Table) {
+    this.#ledger = ledger;
+    this.#table = table;
+  }
+
+  /** Makes the next heartbeat try again. @returns undefined for an unknown server */
+  retry(barman_server: string, signal: AbortSignal): Promise<Item | undefined> {
+    return this.#existing(barman_server, { attempts: null, next_attempt_at: null }, signal);
+  }
+
+  /**
+   * Stops the POSTs for a server; events are recorded meanwhile. One that was allowed before may still arrive
+   * until the lease expires.
+   *
+   * @param until when the pause ends by itself (ms since the epoch); undefined: `resume` ends it
+   * @returns undefined for an unknown server
+   */
+  pause(barman_server: string, until: number | undefined, signal: AbortSignal): Promise<Item | undefined> {
+    const change: Change = {
+      paused: true,
+      paused_at: new Date().toISOString(),
+      paused_until: until === undefined ? null : new Date(until).toISOString(),
+      next_attempt_at: null,
+    };
+    return this.#existing(barman_server, change, signal);
+  }
+
+  /**
+   * Ends a pause; what is pending counts as recorded now, as it could not be applied before.
+   *
+   * @returns undefined for an unknown server
+   */
+  async resume(barman_server: string, signal: AbortSignal): Promise<Item | undefined> {
+    for (;;) {
+      const item = await this.#ledger.get(barman_server, signal);
+      if (!item) return undefined;
+      const { desired } = item;
+      const change: Change = {
+        ...{ paused: null, paused_at: null, paused_until: null, next_attempt_at: null },
+        ...(desired && { desired: { ...desired, recorded_at: new Date().toISOString() } }),
+      };
+      // A newer desired state may be recorded meanwhile.
+      const condition = [desired ? desiredIs(desired.version) : absent('desired')];
+      const stored = await this.#table.update(barman_server, change, condition, signal);
+      if (stored) return readItem(stored);
+    }
+  }
+
+  /**
+   * Deletes the item of a server. The item is the memory of the order: a late event would be the newest
+   * afterwards.
+   *
+   * @param item as it was read
+   * @returns whether it was in sync and settled, without a lease, and unchanged since, and its desired state
+   *   is older than any event that may still arrive
+   */
+  async forget(item: Item, signal: AbortSignal): Promise<boolean> {
+    const { barman_server, desired, applied, unsettled_since } = item;
+    const since = isRecorded(item) ? eventTimeOf(item.desired.version) : 0;
+    if (isPending(item) || unsettled_since !== undefined || Date.now() - since < FORGET_AFTER) return false;
+    const unchanged = [
+      desired ? desiredIs(desired.version) : absent('desired'),
+      applied ? equals('applied.version', applied.version) : absent('applied'),
+      absent('unsettled_since'),
+    ];
+    return this.#table.delete(barman_server, [noLease, ...unchanged], signal);
+  }
+
+  /**
+   * Deletes an item whatever it says, unless a lease is held or expired.
+   *
+   * @returns whether there was an item, without a lease
+   */
+  async forgetByForce(barman_server: string, signal: AbortSignal): Promise<boolean> {
+    return this.#table.delete(barman_server, [exists, noLease], signal);
+  }
+
+  async #existing(barman_server: string, change: Change, signal: AbortSignal): Promise<Item | undefined> {
+    const item = await this.#ledger.get(barman_server, signal);
+    if (!item) return undefined;
+    const stored = await this.#table.update(barman_server, change, [exists], signal);
+    return stored && readItem(stored);
+  }
+}
