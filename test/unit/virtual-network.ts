@@ -7,6 +7,7 @@ import {
   type PgBackupApiOptions,
   type PostGuard,
 } from '../../functions/config-switch/barman/pg-backup-api.ts';
+import { sleep } from '../../functions/config-switch/deadline.ts';
 import { DeadlineExceeded, HttpError } from '../../functions/config-switch/errors.ts';
 import { useVirtualTime } from './virtual-time.ts';
 
@@ -30,10 +31,14 @@ export const PLAIN: Connection = { url: new URL('http://barman:7480') };
 
 const newNetwork = () => ({
   agents: [] as { options: unknown; destroyed: number }[],
+  /** Options of the connectors for TCP and for TLS. */
+  connectors: [] as unknown[],
   sent: [] as Sent[],
   /** The agent of each request, in order. */
   usedAgents: [] as unknown[],
   reply: (() => new Error('no reply')) as (sent: Sent) => Reply | Promise<Reply>,
+  /** How long connecting takes for each request (ms), or why it fails. */
+  connect: (() => 0) as () => number | Error,
   /** The `Date` of all responses. */
   date: undefined as string | undefined,
   /** What `Math.random` returns. */
@@ -70,8 +75,17 @@ vi.mock('../../functions/config-switch/http/undici.ts', () => ({
       throw new Error('it cannot be destroyed');
     }
   },
-  request: async (agent: unknown, options: Omit<Sent, 'at'>) => {
-    const sent = { at: performance.now() - START, ...options };
+  buildConnector: (options: unknown) => {
+    net.connectors.push(options);
+    return () => {};
+  },
+  request: async (agent: unknown, options: Omit<Sent, 'at' | 'body'> & { body: AsyncIterable<string> }) => {
+    const connecting = net.connect();
+    if (connecting instanceof Error) throw connecting;
+    if (connecting > 0) await sleep(connecting, options.signal);
+    let body = '';
+    for await (const chunk of options.body) body += chunk;
+    const sent = { ...options, at: performance.now() - START, body: body || null };
     net.sent.push(sent);
     net.usedAgents.push(agent);
     const reply = await net.reply(sent);

@@ -4,7 +4,7 @@ import { isDeepStrictEqual } from 'node:util';
 import * as v from 'valibot';
 import { deadline, sleep, stopwatch } from '../deadline.ts';
 import { DeadlineExceeded, HttpError, httpErrorFrom } from '../errors.ts';
-import { Agent, loadUndici } from '../http/agent.ts';
+import { Agent, type Hooks, loadUndici } from '../http/agent.ts';
 import { secureContextOf, type TlsCredentials } from '../http/tls.ts';
 import {
   expiredCertificate,
@@ -15,10 +15,13 @@ import {
   unexpected,
 } from './failures.ts';
 
-/** Time limit for TCP and TLS (ms). */
+/** Time limit for TCP and TLS together (ms). */
 const CONNECT_TIMEOUT = 3_000;
-/** Time limit of one attempt, body included (ms): a host with a thousand servers needs 11 s to respond. */
-const ATTEMPT_TIMEOUT = 12_000;
+/**
+ * Time limit of one attempt, from connecting to the end of the body (ms): a host with a thousand servers
+ * needs 11 s to respond. A request arrives within it, or never.
+ */
+export const ATTEMPT_TIMEOUT = 12_000;
 /** Maximum number of 404: one can be false, but three in a row hardly ever are. */
 const NOT_FOUND_ATTEMPTS = 3;
 /**
@@ -55,7 +58,7 @@ export interface HttpClientOptions {
   readonly maxRetries: number;
   /** Called after each failed attempt. */
   readonly onFailure?: (failure: { request: string; attempt: number; error: RequestFailure }) => void;
-  /** Called for each request that is sent. */
+  /** Called for each attempt. */
   readonly onRequest: () => void;
 }
 
@@ -71,7 +74,10 @@ export interface Request<T> {
   readonly timeout?: number;
   /** Maximum number of attempts, instead of the client's. */
   readonly maxRetries?: number;
-  /** Called right before each attempt; if it throws, nothing is sent. */
+  /**
+   * Called in each attempt once the connection is made, right before the request is written. If it throws,
+   * nothing is sent, and what it throws is thrown unchanged: it is not a failed attempt.
+   */
   readonly beforeSend?: () => Promise<void>;
   /** Called after each failed attempt. */
   readonly onFailure?: (failure: RequestFailure) => void;
@@ -79,17 +85,25 @@ export interface Request<T> {
   readonly beforeRetry?: (failure: RequestFailure, elapsed: () => number) => Promise<void>;
 }
 
-/** The last request that was sent. */
+/** The last request that was written. */
 export interface LastRequest {
-  /** When it was sent (`performance.now()`). */
+  /** When it was written (`performance.now()`). */
   readonly start: number;
-  /** How long it took (ms): its cost for the host. */
+  /** How long it took from then on (ms): its cost for the host, without connecting. */
   readonly time: number;
   /**
    * The time of the response by its `Date` (ms since the epoch), truncated to the second; undefined without
    * one.
    */
   readonly hostTime: number | undefined;
+}
+
+/** How far an attempt has come. */
+interface Progress {
+  /** `beforeSend` has thrown. */
+  refused: boolean;
+  /** Returns the time since the request was written (ms); undefined before. */
+  elapsed: (() => number) | undefined;
 }
 
 interface Link {
@@ -129,16 +143,15 @@ export class HttpClient implements AsyncDisposable {
       if (signal.aborted) throw new DeadlineExceeded(`time ran out before ${name} was sent`);
       this.#link ??= await this.#connect(this.#source.connection(signal));
       const link = this.#link;
-      await request.beforeSend?.();
-      const elapsed = stopwatch();
+      const progress: Progress = { refused: false, elapsed: undefined };
       try {
-        return await this.#send(link, request, signal);
+        return await this.#send(link, request, signal, progress);
       } catch (error) {
+        if (progress.refused) throw error;
         const mayHaveBegun = request.method === 'POST' ? '; a switch may have begun nevertheless' : '';
         if (signal.aborted) {
-          throw new DeadlineExceeded(`time ran out before ${name} was answered${mayHaveBegun}`, {
-            cause: error,
-          });
+          const state = progress.elapsed ? `answered${mayHaveBegun}` : 'sent';
+          throw new DeadlineExceeded(`time ran out before ${name} was ${state}`, { cause: error });
         }
         if (!(error instanceof RequestFailure)) throw error;
         this.#options.onFailure?.({ request: name, attempt, error });
@@ -157,7 +170,7 @@ export class HttpClient implements AsyncDisposable {
             ? 0
             : Math.random() * Math.min(BACKOFF.cap, BACKOFF.base * 2 ** (attempt - 1));
           await sleep(spacing + backoff, signal);
-          await request.beforeRetry?.(error, elapsed);
+          await request.beforeRetry?.(error, progress.elapsed ?? stopwatch());
         } catch (later) {
           throw httpErrorFrom(later, (message) => `${error.message}; then ${message}`);
         }
@@ -175,8 +188,9 @@ export class HttpClient implements AsyncDisposable {
   /** Sends a request once. @throws RequestFailure */
   async #send<T>(
     link: Link,
-    { method, path, schema, body, timeout = ATTEMPT_TIMEOUT }: Request<T>,
+    { method, path, schema, body, beforeSend, timeout = ATTEMPT_TIMEOUT }: Request<T>,
     signal: AbortSignal,
+    progress: Progress,
   ): Promise<T> {
     const { connection } = link;
     const { notAfter = Number.POSITIVE_INFINITY } = connection.tls ?? {};
@@ -184,23 +198,37 @@ export class HttpClient implements AsyncDisposable {
     const attempt = deadline(timeout);
     const limited = AbortSignal.any([signal, attempt.signal]);
 
+    let start: number | undefined;
+    const hooks: Hooks = {
+      beforeWrite: async () => {
+        progress.refused = true;
+        await beforeSend?.();
+        progress.refused = false;
+      },
+      onWrite: () => {
+        start = performance.now();
+        progress.elapsed = stopwatch();
+      },
+    };
+
     this.#options.onRequest();
-    const start = performance.now();
     let status: number;
     let text: string;
     let hostTime: number | undefined;
     try {
-      const response = await link.agent.send({ method, base: connection.url, path, body }, limited);
+      const response = await link.agent.send({ method, base: connection.url, path, body }, limited, hooks);
       link.answered = true;
       status = response.status;
       hostTime = Number.isNaN(response.date) ? undefined : response.date;
       text = await response.text();
     } catch (error) {
-      if (attempt.signal.aborted) throw timedOut(timeout);
-      throw failureOf(error, connection.tls !== undefined && !link.answered) ?? error;
+      if (progress.refused) throw error;
+      const written = start !== undefined;
+      if (attempt.signal.aborted) throw timedOut(timeout, written);
+      throw failureOf(error, connection.tls !== undefined && !link.answered, written) ?? error;
     } finally {
       attempt.clear();
-      this.#last = { start, time: performance.now() - start, hostTime };
+      if (start !== undefined) this.#last = { start, time: performance.now() - start, hostTime };
     }
 
     if (status < 200 || status > 299) throw refusalOf(status, text, { method, path });
