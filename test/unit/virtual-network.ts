@@ -37,8 +37,8 @@ const newNetwork = () => ({
   /** The agent of each request, in order. */
   usedAgents: [] as unknown[],
   reply: (() => new Error('no reply')) as (sent: Sent) => Reply | Promise<Reply>,
-  /** How long connecting takes for each request (ms), or why it fails. */
-  connect: (() => 0) as () => number | Error,
+  /** Makes the connection of each request. */
+  connect: (async () => {}) as (signal: AbortSignal) => Promise<void>,
   /** The `Date` of all responses. */
   date: undefined as string | undefined,
   /** What `Math.random` returns. */
@@ -80,9 +80,7 @@ vi.mock('../../functions/config-switch/http/undici.ts', () => ({
     return () => {};
   },
   request: async (agent: unknown, options: Omit<Sent, 'at' | 'body'> & { body: AsyncIterable<string> }) => {
-    const connecting = net.connect();
-    if (connecting instanceof Error) throw connecting;
-    if (connecting > 0) await sleep(connecting, options.signal);
+    await net.connect(options.signal);
     let body = '';
     for await (const chunk of options.body) body += chunk;
     const sent = { ...options, at: performance.now() - START, body: body || null };
@@ -109,6 +107,17 @@ export function useVirtualNetwork(): void {
 }
 
 export const networkError = (code: string) => Object.assign(new Error('so it is'), { code });
+/** Has each connection take some time (ms), and fail with an error if there is one; the last one repeats. */
+export function connections(...all: [[ms: number, error?: Error], ...[ms: number, error?: Error][]]): void {
+  let last = all[0];
+  const rest = [...all];
+  net.connect = async (signal) => {
+    last = rest.shift() ?? last;
+    const [ms, error] = last;
+    await sleep(ms, signal);
+    if (error) throw error;
+  };
+}
 /** Sends these replies in order, then repeats the last one. */
 export function replies(...all: [Reply, ...Reply[]]): void {
   let last = all[0];
