@@ -207,6 +207,16 @@ describe.each([
     },
   );
 
+  test('is not closed as idle while the hook takes longer than its keep-alive time-out', async () => {
+    const respond: Respond = (_, response) => response.setHeader('keep-alive', 'timeout=3').end('"OK"');
+    await using host = await startHost(secure, { respond });
+    await host.ask(host.get);
+    // undici closes an idle connection two seconds before the server does.
+    const beforeWrite = () => new Promise<void>((resolve) => void setTimeout(resolve, 1_200));
+    expect(await host.ask(host.post, undefined, { beforeWrite })).toBe('"OK"');
+    expect(host.sockets).toHaveLength(1);
+  });
+
   test('is given up during the hook, and nothing is written', async () => {
     await using host = await startHost(secure);
     const controller = new AbortController();
