@@ -29,6 +29,11 @@ export class RequestFailure extends Error {
     this.status = traits.status;
     this.remedy = traits.remedy ?? '';
   }
+
+  /** Whether pg-backup-api itself has refused the request, and not a proxy, a redirect or the network. */
+  get isAnswer(): boolean {
+    return (this.status ?? 0) >= 400 && !this.doubtsCredentials && this.begun === 'no';
+  }
 }
 
 /**

@@ -208,11 +208,12 @@ export class PgBackupApi implements AsyncDisposable {
 
   /**
    * Finds a config switch that is running, among the newest ones: it may be that of a POST without a
-   * response. If the list or the status cannot be read, none is found: nobody depends on it.
+   * response. What pg-backup-api cannot read is left out, so that nothing depends on it. But with one worker
+   * it answers after it has taken an earlier POST, so it must answer.
    *
    * @param patience if given, waits until all have ended, or it aborts
    * @returns its id
-   * @throws DeadlineExceeded
+   * @throws HttpError if pg-backup-api does not answer; DeadlineExceeded
    */
   async findRunning(barman_server: string, patience?: AbortSignal): Promise<string | undefined> {
     for (const operation_id of await this.#newestOperations(barman_server)) {
@@ -220,8 +221,8 @@ export class PgBackupApi implements AsyncDisposable {
         const status = await this.endOf(barman_server, operation_id, patience);
         if (status === 'IN_PROGRESS') return operation_id;
       } catch (error) {
-        if (this.#options.signal.aborted) throw error;
-        if (patience?.aborted) return operation_id;
+        if (patience?.aborted && !this.#options.signal.aborted) return operation_id;
+        if (!answerOf(error)) throw error;
         this.#options.onFinding?.(barman_server, messageOf(error));
       }
     }
@@ -358,7 +359,7 @@ export class PgBackupApi implements AsyncDisposable {
       const ids = operations.filter(({ type }) => type === 'config_switch').map(({ id }) => id);
       return ids.sort().reverse().slice(0, NEWEST);
     } catch (error) {
-      if (this.#options.signal.aborted) throw error;
+      if (!answerOf(error)) throw error;
       this.#options.onFinding?.(barman_server, messageOf(error));
       return [];
     }
@@ -378,4 +379,12 @@ export class PgBackupApi implements AsyncDisposable {
     for (const { id } of operations) this.#listed.add(`${barman_server}/${id}`);
     return operations;
   }
+}
+
+/** Returns the refusal of pg-backup-api itself, if that is what an error is about. */
+function answerOf(error: unknown): RequestFailure | undefined {
+  for (let cause = error; cause instanceof Error; cause = cause.cause) {
+    if (cause instanceof RequestFailure && cause.isAnswer) return cause;
+  }
+  return undefined;
 }
