@@ -344,11 +344,7 @@ export class PgBackupApi implements AsyncDisposable {
       return true;
     } catch (error) {
       if (this.#options.signal.aborted) throw error;
-      return !(
-        error instanceof HttpError &&
-        error.cause instanceof RequestFailure &&
-        error.cause.status === 404
-      );
+      return answerOf(error)?.status !== 404;
     }
   }
 
