@@ -889,7 +889,7 @@ class Instance implements Table, EventTable, ConnectionSource {
       }
       case 'response lost':
         await deliver(() => {
-          carryOut();
+          void carryOut();
         });
         throw networkError('ECONNRESET');
       case 'lost':
