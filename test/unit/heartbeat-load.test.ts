@@ -163,7 +163,7 @@ test.each([9_500, 11_000])(
 
     const lease = await ledger.recordAndAcquire(desired('known'), never);
     if (!lease) throw new Error('no lease');
-    await host.serve({
+    void host.serve({
       method: 'POST',
       path: '/servers/known/operations',
       body: null,
