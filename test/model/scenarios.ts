@@ -165,6 +165,18 @@ const DIRECTED: readonly fc.Arbitrary<Scenario>[] = [
     workers: SEVERAL,
     faultsUntil: fc.constant(180_000),
   }),
+  // A POST has no response, and then no connection is made any more.
+  directed({
+    deliveries: fc.tuple(
+      delivery(1, ms(1_000, 1_100), {
+        posts: late(ms(8_000, 500_000)),
+        connects: fc.constant([1, 1, 'refused', 'refused', 'refused', 'refused'] as const),
+      }),
+      delivery(2, ms(8_000, 28_000)),
+    ),
+    workers: SEVERAL,
+    faultsUntil: fc.constant(600_000),
+  }),
   // An operation writes early and ends late: what is older writes in between, and the 24 h end in between.
   directed({
     deliveries: fc.tuple(
