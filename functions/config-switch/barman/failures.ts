@@ -158,22 +158,31 @@ export function refusalOf(
       status,
       transient: true,
       begun: status === 500 ? 'no' : 'unknown',
-      ...(status === 500 && request?.method === 'POST' && { remedy: helperRemedy(request.path[1] ?? '') }),
+      ...(status === 500 && request && { remedy: remedyOf(request) }),
     });
   }
   return new RequestFailure(message, { status });
 }
 
+/** Length of the path of a list, `/servers/S/operations`. */
+const LIST_PATH = 3;
+
 /**
- * Returns the remedy for a POST that ends with 500: pg-backup-api writes the job of an operation, and then
- * starts a helper process with the command of its own name (pg_backup_api.logic.utility_controller,
- * `servers_operations_post`).
+ * Returns the remedy for a 500 of a server's operations. pg-backup-api reads the job files of all of them for
+ * a list; for a POST it writes one, and then starts a helper process with the command of its own name
+ * (pg_backup_api.logic.utility_controller, `servers_operations_post`).
  */
-function helperRemedy(barman_server: string): string {
-  return (
-    '; see the error log of pg-backup-api on the Barman host. If it cannot start its helper process, add the directory of ' +
-    `the command pg-backup-api to the PATH of its service, and delete the jobs that it left in <barman_home>/${barman_server}/jobs`
-  );
+function remedyOf({ method, path }: { readonly method: string; readonly path: readonly string[] }): string {
+  const jobs = `<barman_home>/${path[1]}/jobs`;
+  const log = '; see the error log of pg-backup-api on the Barman host';
+  if (method === 'POST') {
+    return (
+      `${log}. If it cannot start its helper process, add the directory of the command pg-backup-api to the PATH of its service, ` +
+      `and delete the jobs that it left in ${jobs}: only jobs without an output in output/`
+    );
+  }
+  if (path.length !== LIST_PATH) return '';
+  return `${log}. The usual cause is a job file of 0 bytes in ${jobs}, which a full disk leaves: delete it`;
 }
 
 /** Returns the text of an error's body: the `error` of a JSON object, or the text of an HTML page. */
