@@ -15,7 +15,8 @@ async function run(target: ConfigTarget, end: () => Promise<'DONE' | 'FAILED'>) 
     inDoubt: true,
     beforePost: async () => {},
     onCreated: () => {},
-    passedOver: new Set<string>(),
+    waits: true,
+    applied: undefined,
   };
   const result = await switchConfig(api, 'main', target, guard).catch((error: unknown) => error);
   return { result, inDoubt: guard.inDoubt };
