@@ -22,7 +22,7 @@ import {
   type RecordedItem,
   timeOf,
 } from '../ledger/item.ts';
-import type { Ledger, Unreadable } from '../ledger/ledger.ts';
+import type { Ledger, Servers, Unreadable } from '../ledger/ledger.ts';
 import type { Observed } from '../patroni/observe-clusters.ts';
 import { type ObservationResult, recordObservations } from './observations.ts';
 import { BarmanHost } from './probe.ts';
@@ -111,7 +111,7 @@ export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
   const [certificate, { observed, items }, polled] = await Promise.all([
     // The probe tells if the parameters are unavailable.
     options.expiries().then(firstToExpire, () => undefined),
-    observe(options, before.items),
+    observe(options, before),
     pollExpired(options, host, expired),
     // Its own probe must not keep the only worker of a slow host from what is in doubt.
     expired.length === 0 && host.probe(),
@@ -130,10 +130,10 @@ export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
 }
 
 /** Asks Patroni for the leaders, and records what follows. @returns also the items after that */
-async function observe({ ledger, signal, interval, ...options }: HeartbeatOptions, items: readonly Item[]) {
-  const observed = await recordObservations(ledger, items, await options.observe(), interval, signal);
+async function observe({ ledger, signal, interval, ...options }: HeartbeatOptions, known: Servers) {
+  const observed = await recordObservations(ledger, known, await options.observe(), interval, signal);
   const changed = observed.reconciled.length + observed.notStreaming.length > 0;
-  return { observed, items: changed ? (await ledger.all(signal)).items : items };
+  return { observed, items: changed ? (await ledger.all(signal)).items : known.items };
 }
 
 /** What became of the expired leases. */
