@@ -114,7 +114,7 @@ export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
     observe(options, before),
     pollExpired(options, host, expired),
     // Its own probe must not keep the only worker of a slow host from what is in doubt.
-    expired.length === 0 && host.probe(),
+    expired.some((item) => item.running || isDue(item)) ? undefined : host.probe(),
   ]);
   const applied = await apply(options, host, items, polled);
   if (!host.isKnown) await host.probe();
