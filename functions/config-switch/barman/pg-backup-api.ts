@@ -138,6 +138,7 @@ export class PgBackupApi implements AsyncDisposable {
     guard: PostGuard,
   ): Promise<string> {
     let listsNotFound = 0;
+    let isSent = false;
     const { operation_id } = await this.#http.request({
       method: 'POST',
       path: ['servers', barman_server, 'operations'],
@@ -147,9 +148,12 @@ export class PgBackupApi implements AsyncDisposable {
       beforeSend: async () => {
         await guard.beforePost();
         guard.inDoubt = true;
+        isSent = true;
       },
       onFailure: ({ begun }) => {
-        if (begun === 'no') guard.inDoubt = false;
+        // An attempt without a connection says nothing about an earlier POST.
+        if (isSent && begun === 'no') guard.inDoubt = false;
+        isSent = false;
       },
       beforeRetry: async ({ begun, status }) => {
         // A POST looks the server up in the memory of one of pg-backup-api's workers; this GET makes one read
