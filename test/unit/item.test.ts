@@ -111,7 +111,7 @@ describe('an item of the table', () => {
     expect(read).toThrow(LedgerError);
     expect(read).toThrow(`the ledger's item of main cannot be read: ${problem}`);
     expect(read).toThrow(
-      'correct the attribute, or delete the item with `npm run ledger -- forget main --force`',
+      'correct the attribute, or delete the item with `npm run ledger -- --stage STAGE forget main --force`',
     );
   });
 });

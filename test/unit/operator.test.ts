@@ -102,6 +102,12 @@ describe('forget', () => {
     expect(table.item === undefined).toBe(!isLeased);
   });
 
+  test('by force deletes an item that cannot be read, whatever its lease', async () => {
+    table.item = { ...MAIN, desired: 'model m', lease: 'x' } as unknown as Item;
+    expect(await operator.forgetByForce('main', signal)).toBe(true);
+    expect(table.item).toBeUndefined();
+  });
+
   test('by force deletes nothing of an unknown server', async () => {
     expect(await operator.forgetByForce('main', signal)).toBe(false);
   });

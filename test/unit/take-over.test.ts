@@ -11,7 +11,7 @@ import { Ledger } from '../../functions/config-switch/ledger/ledger.ts';
 import { type TakeOverOptions, takeOver } from '../../functions/config-switch/reconcile/take-over.ts';
 import { versionOf } from '../../functions/config-switch/version.ts';
 import { MemoryTable } from '../stand-ins/memory-table.ts';
-import { abortIn, end, net, requests, start, useVirtualNetwork } from './virtual-network.ts';
+import { abortIn, end, net, networkError, requests, start, useVirtualNetwork } from './virtual-network.ts';
 import { at, NOW } from './virtual-time.ts';
 
 /** How long an operation is waited for after the lease has expired (ms), and one of the desired version. */
@@ -233,6 +233,18 @@ describe('an expired lease without a running operation', () => {
       prepare();
       expect(await run(expired(0))).toMatchObject({ item: takenOver() });
       expect(findings).toEqual([finding]);
+    },
+  );
+
+  test.each(['event', 'heartbeat'] as const)(
+    'is not taken over by the %s unless pg-backup-api answers: it may not have taken the POST yet',
+    async (caller) => {
+      const item = expired(TIMEOUT);
+      net.reply = () => networkError('ECONNRESET');
+      expect(await run(item, caller)).toMatchObject({
+        message: expect.stringContaining('was reset (ECONNRESET)'),
+      });
+      expect([table.item, findings]).toEqual([item, []]);
     },
   );
 
