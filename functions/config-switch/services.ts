@@ -17,6 +17,8 @@ const DEFAULT_MAX_RETRIES = 5;
 const DEFAULT_OPERATION_TIMEOUT = 60;
 /** Default interval between two heartbeats (s), as in infra/events/heartbeat.yml. */
 const DEFAULT_HEARTBEAT_INTERVAL = 60;
+/** So many heartbeats after a doubt, the desired state is applied again for the first time. */
+const APPLY_AGAIN = 2;
 
 /** The environment variables that a deployment sets. */
 export interface Environment {
@@ -72,7 +74,7 @@ export function startServices(environment: Environment): Services {
   const client = new LedgerClient();
   return {
     settings,
-    ledger: new Ledger(new DynamoDbTable(client, table)),
+    ledger: new Ledger(new DynamoDbTable(client, table), { applyAgain: APPLY_AGAIN * interval * 1_000 }),
     events: new DynamoDbEvents(client, `${table}-events`),
     operationTimeout: seconds * 1_000,
     heartbeatInterval: interval * 1_000,
