@@ -121,13 +121,20 @@ const lookup =
   };
 /** The kernel gives up an open connection once a request was sent: the network has lost everything since. */
 const lost: Break = () => {
-  const onSent = (message: unknown) => {
-    const { socket } = message as { socket: Socket };
-    const error = { code: 'ETIMEDOUT', errno: -110, syscall: 'read' };
-    socket.destroy(Object.assign(new Error('read ETIMEDOUT'), error));
+  let socket: Socket | undefined;
+  const onConnected = (message: unknown) => {
+    ({ socket } = message as { socket: Socket });
   };
-  subscribe('undici:client:sendHeaders', onSent);
-  return () => void unsubscribe('undici:client:sendHeaders', onSent);
+  const onSent = () => {
+    const error = { code: 'ETIMEDOUT', errno: -110, syscall: 'read' };
+    socket?.destroy(Object.assign(new Error('read ETIMEDOUT'), error));
+  };
+  subscribe('undici:client:sendHeaders', onConnected);
+  subscribe('undici:request:bodySent', onSent);
+  return () => {
+    unsubscribe('undici:client:sendHeaders', onConnected);
+    unsubscribe('undici:request:bodySent', onSent);
+  };
 };
 const ssm =
   (fault: SsmFault): Break =>

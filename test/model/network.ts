@@ -17,10 +17,13 @@ export interface Response {
   readonly date: number;
 }
 
+/** Returns once a connection is made. @throws Error with a `code`, as undici does */
+export type Open = (signal: AbortSignal) => Promise<void>;
+
 /** Sends a request of one instance. @returns the response @throws Error with a `code`, as undici does */
 export type Send = (request: Request) => Promise<Response>;
 
-const senders = new Map<string, Send>();
+const senders = new Map<string, { send: Send; open: Open }>();
 let count = 0;
 
 /** Forgets the connections of a scenario that has ended. */
@@ -28,10 +31,10 @@ export function reset(): void {
   senders.clear();
 }
 
-/** @returns a new URL; requests to it go to `send` */
-export function connect(send: Send): URL {
+/** @param open called before each request; default: at once @returns a new URL; requests to it go to `send` */
+export function connect(send: Send, open: Open = async () => {}): URL {
   const url = new URL(`http://sender-${++count}.test`);
-  senders.set(url.origin, send);
+  senders.set(url.origin, { send, open });
   return url;
 }
 
@@ -39,10 +42,18 @@ export class Agent {
   async destroy(): Promise<void> {}
 }
 
-export async function request(_agent: Agent, options: Request & { origin: string }) {
-  const send = senders.get(options.origin);
-  if (!send) throw new Error(`unexpected request to ${options.origin}`);
-  const { status, json, date } = await send(options);
+/** agent.ts makes the connector from it; this Agent does not connect. */
+export const buildConnector = () => () => {};
+
+type RequestOptions = Omit<Request, 'body'> & { origin: string; body: AsyncIterable<string> };
+
+export async function request(_agent: Agent, options: RequestOptions) {
+  const sender = senders.get(options.origin);
+  if (!sender) throw new Error(`unexpected request to ${options.origin}`);
+  await sender.open(options.signal);
+  let body = '';
+  for await (const chunk of options.body) body += chunk;
+  const { status, json, date } = await sender.send({ ...options, body: body || null });
   return {
     statusCode: status,
     headers: { date: new Date(date).toUTCString() },

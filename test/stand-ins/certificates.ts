@@ -2,6 +2,7 @@
 
 import 'reflect-metadata';
 import { webcrypto } from 'node:crypto';
+import { isIP } from 'node:net';
 import {
   BasicConstraintsExtension,
   cryptoProvider,
@@ -71,7 +72,7 @@ export class CertificateAuthority {
    */
   server(hosts: readonly string[] = ['127.0.0.1', 'localhost'], days = 90): Promise<KeyPair> {
     const names: JsonGeneralName[] = hosts.map((value) => ({
-      type: /^[\d.]+$/.test(value) ? 'ip' : 'dns',
+      type: isIP(value) ? 'ip' : 'dns',
       value,
     }));
     return this.#issue('Barman host', ExtendedKeyUsage.serverAuth, days, names);

@@ -1,7 +1,14 @@
 /** When requests to pg-backup-api are sent, and how responses are handled; as its client uses them. */
 
+import * as v from 'valibot';
 import { beforeEach, describe, expect, test, vi } from 'vitest';
-import type { Connection } from '../../functions/config-switch/barman/attempts.ts';
+import {
+  ATTEMPT_TIMEOUT,
+  type Connection,
+  HttpClient,
+  type HttpClientOptions,
+  type Request,
+} from '../../functions/config-switch/barman/attempts.ts';
 import { RequestFailure } from '../../functions/config-switch/barman/failures.ts';
 import type { PgBackupApi } from '../../functions/config-switch/barman/pg-backup-api.ts';
 import { DeadlineExceeded, HttpError } from '../../functions/config-switch/errors.ts';
@@ -10,6 +17,7 @@ import { CertificateAuthority } from '../stand-ins/certificates.ts';
 import {
   abortIn,
   CREATED,
+  connections,
   create,
   end,
   messageOf,
@@ -41,7 +49,7 @@ describe('a request', () => {
         path: '/servers/pg%3Amain/operations',
         method: 'POST',
         signal: expect.any(AbortSignal),
-        headers: { ...HEADERS, 'content-type': 'application/json' },
+        headers: { ...HEADERS, 'content-type': 'application/json', 'content-length': '48' },
         body: '{"type":"config_switch","model_name":"pg:node2"}',
       },
     ]);
@@ -65,8 +73,7 @@ describe('a request', () => {
     await end(create(api));
     await end(create(api));
     const one = { connections: 1, pipelining: 1, allowH2: false, maxResponseSize: 16_777_216 };
-    const connect = { timeout: 3_000, rejectUnauthorized: true };
-    const options = { ...one, headersTimeout: 0, bodyTimeout: 0, connect };
+    const options = { ...one, headersTimeout: 0, bodyTimeout: 0, connect: expect.any(Function) };
     expect(net.agents).toEqual([{ destroyed: 0, options }]);
     expect(net.usedAgents).toEqual([net.agents[0], net.agents[0]]);
   });
@@ -76,8 +83,8 @@ describe('a request', () => {
     const tls = { ...(await authority.client()), ca: authority.cert };
     net.source.connection = { ...PLAIN, tls };
     await end(create(start()));
-    const connect = expect.objectContaining({ secureContext: secureContextOf(tls) });
-    expect(net.agents).toMatchObject([{ options: { connect } }]);
+    const secure = { allowH2: false, rejectUnauthorized: true, secureContext: secureContextOf(tls) };
+    expect(net.connectors).toEqual([{ timeout: 0 }, { timeout: 0, ...secure }]);
   });
 
   test('after disposal opens a new connection', async () => {
@@ -303,5 +310,120 @@ describe('refused credentials', () => {
     await using api = start();
     expect(await messageOf(create(api))).toMatch(/^the client certificate expired on 2026-/);
     expect([net.source.signals.length, net.sent]).toEqual([2, []]);
+  });
+});
+
+describe('before it is written, a request', () => {
+  const onFailure = vi.fn<NonNullable<HttpClientOptions['onFailure']>>();
+  const connection = async () => PLAIN;
+  const open = () =>
+    new HttpClient(
+      { connection, rereadConnection: connection },
+      { signal: net.controller.signal, maxRetries: 5, onFailure, onRequest: () => {} },
+    );
+  const post: Request<string> = { method: 'POST', path: ['operations'], schema: v.string() };
+  const reasons = () => onFailure.mock.calls.map(([{ error }]) => [error.message, error.begun]);
+  const since = () => performance.now() - START;
+  const TIMED_OUT = 'nothing could be sent to pg-backup-api within 12 s';
+  beforeEach(() => {
+    onFailure.mockClear();
+    net.reply = () => [200, '"ok"'];
+  });
+
+  test('waits for the hook in each attempt, after the connection is made', async () => {
+    connections([1_000]);
+    replies([503, ''], [200, '"ok"']);
+    const hooks: number[] = [];
+    const beforeSend = async () => {
+      hooks.push(timeOf({ at: since() }));
+      await new Promise((resolve) => void setTimeout(resolve, 200));
+    };
+    expect(await end(open().request({ ...post, beforeSend }))).toBe('ok');
+    expect([hooks, times()]).toEqual([
+      [1_000, 2_200],
+      [1_200, 2_400],
+    ]);
+  });
+
+  test('is not sent if its time is over once the connection is made', async () => {
+    connections(
+      [3_000, networkError('UND_ERR_CONNECT_TIMEOUT')],
+      [3_000, networkError('ECONNRESET')],
+      [2_600],
+    );
+    const refusal = new Error('the window is over');
+    const hooks: number[] = [];
+    const beforeSend = async () => {
+      hooks.push(timeOf({ at: since() }));
+      if (since() > 8_000) throw refusal;
+    };
+    expect(await end<unknown>(open().request({ ...post, beforeSend }))).toBe(refusal);
+    expect([hooks, net.sent]).toEqual([[8_600], []]);
+    const unreachable = 'pg-backup-api is unreachable: the connection';
+    expect(reasons()).toEqual([
+      [`${unreachable} timed out (UND_ERR_CONNECT_TIMEOUT)`, 'no'],
+      [`${unreachable} was reset (ECONNRESET)`, 'no'],
+    ]);
+  });
+
+  test('ends with the error of the hook, which is not a failed attempt', async () => {
+    const refusals = [networkError('ECONNRESET'), new DeadlineExceeded('time is up'), 'the lease is lost'];
+    for (const refusal of refusals) {
+      const beforeSend = () => Promise.reject(refusal);
+      expect(await end<unknown>(open().request({ ...post, beforeSend }))).toBe(refusal);
+    }
+    const aborted = async () => {
+      net.controller.abort();
+      throw refusals[0];
+    };
+    expect(await end<unknown>(open().request({ ...post, beforeSend: aborted }))).toBe(refusals[0]);
+    expect([net.sent, onFailure.mock.calls]).toEqual([[], []]);
+  });
+
+  test('has the time limit of its attempt while it connects and for the hook', async () => {
+    connections([ATTEMPT_TIMEOUT + 1], [11_000], [0]);
+    const delays = [1_001, 0];
+    const beforeSend = () => new Promise<void>((resolve) => void setTimeout(resolve, delays.shift() ?? 0));
+    expect(await end(open().request({ ...post, beforeSend }))).toBe('ok');
+    expect(reasons()).toEqual([
+      [TIMED_OUT, 'no'],
+      [TIMED_OUT, 'no'],
+    ]);
+    expect(net.sent).toHaveLength(1);
+    expect(net.sent[0]?.at).toBeCloseTo(2 * ATTEMPT_TIMEOUT, -2);
+  });
+
+  test('leaves the rest of that time for the response', async () => {
+    connections([3_000]);
+    replies('nothing', [200, '"ok"']);
+    expect(await end(open().request(post))).toBe('ok');
+    expect(reasons()).toEqual([['pg-backup-api did not respond within 12 s', 'unknown']]);
+    expect(times()).toEqual([3_000, 15_000]);
+  });
+
+  test('is not sent, and nothing has begun, if time runs out', async () => {
+    connections([3_000]);
+    abortIn(2_000);
+    const beforeSend = vi.fn(async () => {});
+    const message = 'time ran out before POST /operations was sent';
+    expect(await end(open().request({ ...post, beforeSend }))).toMatchObject({ message });
+    expect(beforeSend).not.toHaveBeenCalled();
+  });
+
+  test('takes no time of the host', async () => {
+    connections([3_000]);
+    net.reply = () => new Promise((resolve) => void setTimeout(resolve, 500, [200, '"ok"']));
+    const client = open();
+    await end(client.request(post));
+    expect(timeOf({ at: client.last.start - START })).toBe(3_000);
+    expect(timeOf({ at: client.last.time })).toBe(500);
+    const elapsed: number[] = [];
+    net.reply = () => {
+      net.reply = () => [200, '"ok"'];
+      return new Promise((resolve) => void setTimeout(resolve, 500, [503, '']));
+    };
+    const beforeRetry = async (_: unknown, time: () => number) => void elapsed.push(timeOf({ at: time() }));
+    await end(client.request({ ...post, beforeRetry }));
+    expect(elapsed).toEqual([500]);
   });
 });

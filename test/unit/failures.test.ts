@@ -35,11 +35,11 @@ describe('a request without a response', () => {
     const unreached = { ...NOT_BEGUN, message: `pg-backup-api is unreachable: ${words} (${code})` };
     const unanswered = { ...UNKNOWN, message: `${NO_RESPONSE}${words} (${code})` };
     const cause = networkError(code);
-    expect(failureOf(cause, false)).toMatchObject({ ...unreached, cause, status: undefined });
-    expect(failureOf(cause, true)).toMatchObject(unreached);
-    expect(failureOf(networkError(code, { syscall: 'connect' }), false)).toMatchObject(unreached);
-    expect(failureOf(networkError(code, { syscall: 'read' }), false)).toMatchObject(unanswered);
-    expect(failureOf(networkError(code, { syscall: 'write' }), false)).toMatchObject(unanswered);
+    expect(failureOf(cause, false, true)).toMatchObject({ ...unreached, cause, status: undefined });
+    expect(failureOf(cause, true, true)).toMatchObject(unreached);
+    expect(failureOf(networkError(code, { syscall: 'connect' }), false, true)).toMatchObject(unreached);
+    expect(failureOf(networkError(code, { syscall: 'read' }), false, true)).toMatchObject(unanswered);
+    expect(failureOf(networkError(code, { syscall: 'write' }), false, true)).toMatchObject(unanswered);
   });
 
   test.each([
@@ -49,8 +49,8 @@ describe('a request without a response', () => {
     ['UND_ERR_SOCKET', 'closed'],
   ])('(%s) may have arrived; in a new TLS session its certificate may have been refused', (code, words) => {
     const [cause, message] = [networkError(code), `${NO_RESPONSE}the connection was ${words} (${code})`];
-    expect(failureOf(cause, false)).toMatchObject({ ...UNKNOWN, message, cause });
-    expect(failureOf(cause, true)).toMatchObject({
+    expect(failureOf(cause, false, true)).toMatchObject({ ...UNKNOWN, message, cause });
+    expect(failureOf(cause, true, true)).toMatchObject({
       ...UNKNOWN,
       doubtsCredentials: true,
       message: `${message}; the Barman host may have refused client-cert`,
@@ -66,7 +66,11 @@ describe('a request without a response', () => {
     'X_ERR_SSL_',
   ])('(%s) has a response that is not usable', (code) => {
     const cause = networkError(code);
-    expect(failureOf(cause, false)).toMatchObject({ ...UNKNOWN, message: `${UNUSABLE} (${code})`, cause });
+    expect(failureOf(cause, false, true)).toMatchObject({
+      ...UNKNOWN,
+      message: `${UNUSABLE} (${code})`,
+      cause,
+    });
   });
 
   test.each([
@@ -82,7 +86,7 @@ describe('a request without a response', () => {
   ])("(%s) does not trust the host, and has no advice of Node's about the function's own start", (code) => {
     const hint = '; if the root CA is installed locally, try running Node.js with  --use-system-ca';
     const cause = networkError(code, { message: `so it is${hint}` });
-    expect(failureOf(cause, false)).toMatchObject({
+    expect(failureOf(cause, false, true)).toMatchObject({
       ...CREDENTIALS_DOUBTED,
       message: `${UNTRUSTED}so it is (${code}); check ca-cert and url`,
       cause,
@@ -97,7 +101,7 @@ describe('a request without a response', () => {
     ['ERR_SSL_X', 'tlsv1 alert unknown ca', 'tlsv1 alert unknown ca'],
   ])('(%s) has no TLS session, and the reason from OpenSSL, if there is one: %j', (code, reason, words) => {
     const cause = networkError(code, { reason });
-    expect(failureOf(cause, false)).toMatchObject({
+    expect(failureOf(cause, false, true)).toMatchObject({
       ...CREDENTIALS_DOUBTED,
       message: `${TLS_FAILED}${words} (${code}); check client-cert, client-key and ca-cert`,
       cause,
@@ -106,20 +110,39 @@ describe('a request without a response', () => {
 
   test('with a malformed HTTP response is named after the error, because undici sets no code', () => {
     const error = Object.assign(new Error('so it is'), { name: 'HTTPParserError', code: undefined });
-    expect(failureOf(error, false)).toMatchObject({ ...UNKNOWN, message: `${UNUSABLE} (HTTPParserError)` });
+    expect(failureOf(error, false, true)).toMatchObject({
+      ...UNKNOWN,
+      message: `${UNUSABLE} (HTTPParserError)`,
+    });
   });
 
   test('after a time-out has the time waited in its message', () => {
     const message = 'pg-backup-api did not respond within 12 s';
-    expect(timedOut(12_000)).toMatchObject({ ...UNKNOWN, message });
+    expect(timedOut(12_000, true)).toMatchObject({ ...UNKNOWN, message });
+  });
+
+  test.each(['ETIMEDOUT', 'ECONNRESET', 'UND_ERR_SOCKET'])(
+    '(%s) has begun nothing if the connection ended before the request was written',
+    (code) => {
+      const cause = networkError(code, { syscall: 'read' });
+      const message = expect.stringMatching(`^pg-backup-api is unreachable: the connection .* \\(${code}\\)`);
+      expect(failureOf(cause, false, false)).toMatchObject({ ...NOT_BEGUN, message });
+      const doubtsCredentials = code !== 'ETIMEDOUT';
+      expect(failureOf(cause, true, false)).toMatchObject({ ...NOT_BEGUN, doubtsCredentials, message });
+    },
+  );
+
+  test('has begun nothing if the time was over before the request was written', () => {
+    const message = 'nothing could be sent to pg-backup-api within 12 s';
+    expect(timedOut(12_000, false)).toMatchObject({ ...NOT_BEGUN, message });
   });
 
   test('on several addresses is described by the first network error', () => {
     const error = new AggregateError([networkError('ECONNREFUSED'), networkError('EHOSTUNREACH')]);
-    expect(failureOf(error, false)?.message).toContain('ECONNREFUSED');
+    expect(failureOf(error, false, true)?.message).toContain('ECONNREFUSED');
     const second = new AggregateError([new TypeError('a bug'), networkError('EHOSTUNREACH')]);
-    expect(failureOf(second, false)?.message).toContain('EHOSTUNREACH');
-    expect(failureOf(new AggregateError([]), false)).toBeUndefined();
+    expect(failureOf(second, false, true)?.message).toContain('EHOSTUNREACH');
+    expect(failureOf(new AggregateError([]), false, true)).toBeUndefined();
   });
 
   test.each([
@@ -130,7 +153,7 @@ describe('a request without a response', () => {
     null,
     { code: 'ECONNRESET' },
   ])('is not a RequestFailure for %s', (error) => {
-    expect(failureOf(error, false)).toBeUndefined();
+    expect(failureOf(error, false, true)).toBeUndefined();
   });
 });
 

@@ -7,6 +7,7 @@ import {
   type PgBackupApiOptions,
   type PostGuard,
 } from '../../functions/config-switch/barman/pg-backup-api.ts';
+import { sleep } from '../../functions/config-switch/deadline.ts';
 import { DeadlineExceeded, HttpError } from '../../functions/config-switch/errors.ts';
 import { useVirtualTime } from './virtual-time.ts';
 
@@ -30,10 +31,14 @@ export const PLAIN: Connection = { url: new URL('http://barman:7480') };
 
 const newNetwork = () => ({
   agents: [] as { options: unknown; destroyed: number }[],
+  /** Options of the connectors for TCP and for TLS. */
+  connectors: [] as unknown[],
   sent: [] as Sent[],
   /** The agent of each request, in order. */
   usedAgents: [] as unknown[],
   reply: (() => new Error('no reply')) as (sent: Sent) => Reply | Promise<Reply>,
+  /** Makes the connection of each request. */
+  connect: (async () => {}) as (signal: AbortSignal) => Promise<void>,
   /** The `Date` of all responses. */
   date: undefined as string | undefined,
   /** What `Math.random` returns. */
@@ -70,8 +75,15 @@ vi.mock('../../functions/config-switch/http/undici.ts', () => ({
       throw new Error('it cannot be destroyed');
     }
   },
-  request: async (agent: unknown, options: Omit<Sent, 'at'>) => {
-    const sent = { at: performance.now() - START, ...options };
+  buildConnector: (options: unknown) => {
+    net.connectors.push(options);
+    return () => {};
+  },
+  request: async (agent: unknown, options: Omit<Sent, 'at' | 'body'> & { body: AsyncIterable<string> }) => {
+    await net.connect(options.signal);
+    let body = '';
+    for await (const chunk of options.body) body += chunk;
+    const sent = { ...options, at: performance.now() - START, body: body || null };
     net.sent.push(sent);
     net.usedAgents.push(agent);
     const reply = await net.reply(sent);
@@ -95,6 +107,17 @@ export function useVirtualNetwork(): void {
 }
 
 export const networkError = (code: string) => Object.assign(new Error('so it is'), { code });
+/** Has each connection take some time (ms), and fail with an error if there is one; the last one repeats. */
+export function connections(...all: [[ms: number, error?: Error], ...[ms: number, error?: Error][]]): void {
+  let last = all[0];
+  const rest = [...all];
+  net.connect = async (signal) => {
+    last = rest.shift() ?? last;
+    const [ms, error] = last;
+    await sleep(ms, signal);
+    if (error) throw error;
+  };
+}
 /** Sends these replies in order, then repeats the last one. */
 export function replies(...all: [Reply, ...Reply[]]): void {
   let last = all[0];

@@ -2,9 +2,9 @@
 
 import { isDeepStrictEqual } from 'node:util';
 import * as v from 'valibot';
-import { ATTEMPT_TIMEOUT, deadline, sleep, stopwatch } from '../deadline.ts';
+import { ATTEMPT_TIMEOUT, deadline, sleep } from '../deadline.ts';
 import { DeadlineExceeded, HttpError, httpErrorFrom, messageOf } from '../errors.ts';
-import { Agent, loadUndici } from '../http/agent.ts';
+import { Agent, type Hooks, loadUndici } from '../http/agent.ts';
 import { secureContextOf, type TlsCredentials } from '../http/tls.ts';
 import {
   expiredCertificate,
@@ -15,7 +15,7 @@ import {
   unexpected,
 } from './failures.ts';
 
-/** Time limit for TCP and TLS (ms). */
+/** Time limit for TCP and TLS together (ms). */
 const CONNECT_TIMEOUT = 3_000;
 /** Maximum number of 404: one can be false, but three in a row hardly ever are. */
 const NOT_FOUND_ATTEMPTS = 3;
@@ -53,7 +53,7 @@ export interface HttpClientOptions {
   readonly maxRetries: number;
   /** Called after each failed attempt. */
   readonly onFailure?: (failure: { request: string; attempt: number; error: RequestFailure }) => void;
-  /** Called for each request that is sent. */
+  /** Called for each attempt. */
   readonly onRequest: () => void;
 }
 
@@ -71,20 +71,31 @@ export interface Request<T> {
   readonly maxRetries?: number;
   /** Maximum number of 404, instead of three. */
   readonly maxNotFound?: number;
-  /** Called right before each attempt; if it throws, nothing is sent. */
+  /**
+   * Called in each attempt once the connection is made, right before the request is written. If it throws,
+   * nothing is sent, and what it throws is thrown unchanged: it is not a failed attempt.
+   */
   readonly beforeSend?: () => Promise<void>;
   /** Called after each failed attempt. */
   readonly onFailure?: (failure: RequestFailure) => void;
-  /** Called before each further attempt. @param elapsed returns the time since the last one was sent (ms) */
-  readonly beforeRetry?: (failure: RequestFailure, elapsed: () => number) => Promise<void>;
+  /** Called before each further attempt. */
+  readonly beforeRetry?: (failure: RequestFailure) => Promise<void>;
 }
 
-/** The last request that was sent. */
+/** The last request that was written. */
 export interface LastRequest {
-  /** When it was sent (`performance.now()`). */
+  /** When it was written (`performance.now()`). */
   readonly start: number;
-  /** How long it took (ms): its cost for the host. */
+  /** How long it took from then on (ms): its cost for the host, without connecting. */
   readonly time: number;
+}
+
+/** How far an attempt has come. */
+interface Progress {
+  /** `beforeSend` has thrown. */
+  refused: boolean;
+  /** When the request was written (`performance.now()`); undefined before. */
+  writtenAt: number | undefined;
 }
 
 interface Link {
@@ -145,18 +156,17 @@ export class HttpClient implements AsyncDisposable {
         throw error;
       });
       const link = this.#link;
-      await request.beforeSend?.();
-      const elapsed = stopwatch();
+      const progress: Progress = { refused: false, writtenAt: undefined };
       try {
-        const response = await this.#send(link, request, signal);
+        const response = await this.#send(link, request, signal, progress);
         this.#reached = true;
         return response;
       } catch (error) {
+        if (progress.refused) throw error;
         const mayHaveBegun = request.method === 'POST' ? '; a switch may have begun nevertheless' : '';
         if (signal.aborted) {
-          throw new DeadlineExceeded(`time ran out before ${name} was answered${mayHaveBegun}`, {
-            cause: error,
-          });
+          const state = progress.writtenAt ? `answered${mayHaveBegun}` : 'sent';
+          throw new DeadlineExceeded(`time ran out before ${name} was ${state}`, { cause: error });
         }
         if (!(error instanceof RequestFailure)) throw error;
         this.#options.onFailure?.({ request: name, attempt, error });
@@ -178,7 +188,7 @@ export class HttpClient implements AsyncDisposable {
             ? 0
             : Math.random() * Math.min(BACKOFF.cap, BACKOFF.base * 2 ** (attempt - 1));
           await sleep(spacing + backoff, signal);
-          await request.beforeRetry?.(error, elapsed);
+          await request.beforeRetry?.(error);
         } catch (later) {
           throw httpErrorFrom(later, (message) => `${error.message}; then ${message}`);
         }
@@ -196,8 +206,9 @@ export class HttpClient implements AsyncDisposable {
   /** Sends a request once. @throws RequestFailure */
   async #send<T>(
     link: Link,
-    { method, path, schema, body, timeout = ATTEMPT_TIMEOUT }: Request<T>,
+    { method, path, schema, body, beforeSend, timeout = ATTEMPT_TIMEOUT }: Request<T>,
     signal: AbortSignal,
+    progress: Progress,
   ): Promise<T> {
     const { connection } = link;
     const { notAfter = Number.POSITIVE_INFINITY } = connection.tls ?? {};
@@ -205,22 +216,36 @@ export class HttpClient implements AsyncDisposable {
     const attempt = deadline(timeout);
     const limited = AbortSignal.any([signal, attempt.signal]);
 
+    const hooks: Hooks = {
+      beforeWrite: async () => {
+        progress.refused = true;
+        await beforeSend?.();
+        progress.refused = false;
+      },
+      onWrite: () => {
+        progress.writtenAt = performance.now();
+      },
+    };
+
     this.#options.onRequest();
-    const start = performance.now();
     let status: number;
     let text: string;
     try {
-      const response = await link.agent.send({ method, base: connection.url, path, body }, limited);
+      const response = await link.agent.send({ method, base: connection.url, path, body }, limited, hooks);
       link.answered = true;
       status = response.status;
       text = await response.text();
     } catch (error) {
-      if (attempt.signal.aborted) throw timedOut(timeout);
-      throw failureOf(error, connection.tls !== undefined && !link.answered) ?? error;
+      if (progress.refused) throw error;
+      const written = progress.writtenAt !== undefined;
+      if (attempt.signal.aborted) throw timedOut(timeout, written);
+      throw failureOf(error, connection.tls !== undefined && !link.answered, written) ?? error;
     } finally {
       attempt.clear();
-      this.#last = { start, time: performance.now() - start };
-      this.#slowest = Math.max(this.#slowest, this.#last.time);
+      if (progress.writtenAt !== undefined) {
+        this.#last = { start: progress.writtenAt, time: performance.now() - progress.writtenAt };
+        this.#slowest = Math.max(this.#slowest, this.#last.time);
+      }
     }
 
     if (status < 200 || status > 299) throw refusalOf(status, text, { method, path });

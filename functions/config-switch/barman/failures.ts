@@ -37,22 +37,21 @@ export class RequestFailure extends Error {
  * @param error what undici threw
  * @param freshTls whether this was the first request of a new TLS session: with TLS 1.3 a server that refuses
  *   the client certificate completes the handshake and then closes the connection
+ * @param written whether the request was written; what was not has begun nothing
  * @returns the failure, or undefined for an error that did not come from the network
  */
-export function failureOf(error: unknown, freshTls: boolean): RequestFailure | undefined {
+export function failureOf(error: unknown, freshTls: boolean, written: boolean): RequestFailure | undefined {
   const failure = networkFailureOf(error);
   if (!failure) return undefined;
-  const { code, sent } = failure;
+  const { code } = failure;
+  const sent = written && failure.sent;
+  const unanswered = sent ? 'did not respond' : 'is unreachable';
   const reason = `${failure.reason} (${code})`;
   const inDoubt = { transient: true, begun: sent ? 'unknown' : 'no' } as const;
   const cause = { cause: error };
   switch (failure.kind) {
     case 'unreachable':
-      return new RequestFailure(
-        `pg-backup-api ${sent ? 'did not respond' : 'is unreachable'}: ${reason}`,
-        inDoubt,
-        cause,
-      );
+      return new RequestFailure(`pg-backup-api ${unanswered}: ${reason}`, inDoubt, cause);
     case 'untrusted':
       return new RequestFailure(
         `the certificate of the Barman host is not trusted: ${reason}; check ca-cert and url`,
@@ -68,7 +67,7 @@ export function failureOf(error: unknown, freshTls: boolean): RequestFailure | u
     case 'cut off': {
       const hint = freshTls ? '; the Barman host may have refused client-cert' : '';
       return new RequestFailure(
-        `pg-backup-api did not respond: ${reason}${hint}`,
+        `pg-backup-api ${unanswered}: ${reason}${hint}`,
         { ...inDoubt, doubtsCredentials: freshTls },
         cause,
       );
@@ -92,11 +91,17 @@ export function expiredCertificate(notAfter: number): RequestFailure {
   );
 }
 
-/** Returns the failure of an attempt that took too long. @param ms its time limit */
-export function timedOut(ms: number): RequestFailure {
-  return new RequestFailure(`pg-backup-api did not respond within ${ms / 1000} s`, {
+/**
+ * Returns the failure of an attempt that took too long.
+ *
+ * @param ms its time limit
+ * @param written whether the request was written
+ */
+export function timedOut(ms: number, written: boolean): RequestFailure {
+  const what = written ? 'pg-backup-api did not respond' : 'nothing could be sent to pg-backup-api';
+  return new RequestFailure(`${what} within ${ms / 1000} s`, {
     transient: true,
-    begun: 'unknown',
+    begun: written ? 'unknown' : 'no',
   });
 }
 

@@ -4,11 +4,15 @@
 
 import type { SecureContext } from 'node:tls';
 import { within } from '../deadline.ts';
+import { connector } from './connect.ts';
+
+/** Default time limit for TCP and TLS (ms), that of undici. */
+const CONNECT_TIMEOUT = 10_000;
 
 export interface AgentOptions {
   /** Absent for plain HTTP. */
   readonly secureContext?: SecureContext | undefined;
-  /** Time limit for TCP and TLS (ms); absent: that of undici, 10 s. */
+  /** Time limit for TCP and TLS together (ms); default: 10 s. */
   readonly connectTimeout?: number;
   /** Maximum response size (bytes). */
   readonly maxResponseSize: number;
@@ -22,6 +26,13 @@ export interface HttpRequest {
   readonly path: readonly string[];
   /** Sent as JSON. */
   readonly body?: object | undefined;
+}
+
+export interface Hooks {
+  /** Called once the connection is made, right before the request is written; if it throws, nothing is sent. */
+  readonly beforeWrite?: (() => Promise<void>) | undefined;
+  /** Called when the request is written. */
+  readonly onWrite?: () => void;
 }
 
 export interface HttpResponse {
@@ -43,6 +54,8 @@ type Undici = typeof import('./undici.ts');
 /** The connections of one invocation. */
 export class Agent implements AsyncDisposable {
   readonly #options: AgentOptions;
+  /** The origins from which a response is incomplete. */
+  readonly #awaited = new Set<string>();
   #undici: Promise<{ agent: InstanceType<Undici['Agent']>; request: Undici['request'] }> | undefined;
 
   constructor(options: AgentOptions) {
@@ -50,14 +63,32 @@ export class Agent implements AsyncDisposable {
   }
 
   /**
-   * Sends a request, once.
+   * Sends a request, once. If it ends without a complete response, its connection is reset: what has not
+   * arrived by then never does.
    *
-   * @param signal aborts the request, whatever it waits for
-   * @throws what undici throws (`networkFailureOf`), or the signal's reason
+   * @param signal aborts the request, whatever it waits for but `beforeWrite`
+   * @throws what `beforeWrite` throws, what undici throws (`networkFailureOf`), or the signal's reason
    */
-  async send({ method, base, path, body }: HttpRequest, signal: AbortSignal): Promise<HttpResponse> {
+  async send(
+    { method, base, path, body }: HttpRequest,
+    signal: AbortSignal,
+    { beforeWrite, onWrite }: Hooks = {},
+  ): Promise<HttpResponse> {
     this.#undici ??= this.#create();
     const { agent, request } = await this.#undici;
+    const json = body && JSON.stringify(body);
+    let asked: Promise<void> | undefined;
+    let ended = false;
+    /** undici connects, waits for the first chunk, and writes the request together with it. */
+    const chunks = async function* () {
+      asked = beforeWrite?.();
+      await asked;
+      if (ended || signal.aborted)
+        throw new Error('the connection was closed before the request was written');
+      onWrite?.();
+      if (json) yield json;
+    };
+    this.#awaited.add(base.origin);
     const sent = request(agent, {
       origin: base.origin,
       path: `${base.pathname.replace(/\/+$/, '')}/${path.map(encodeURIComponent).join('/')}`,
@@ -66,17 +97,29 @@ export class Agent implements AsyncDisposable {
       headers: {
         accept: 'application/json',
         'user-agent': 'barman-config-switch',
-        ...(body && { 'content-type': 'application/json' }),
+        ...(json && {
+          'content-type': 'application/json',
+          'content-length': String(Buffer.byteLength(json)),
+        }),
       },
-      body: body ? JSON.stringify(body) : null,
+      body: chunks(),
     });
-    // undici observes the signal only once it is connected; after that it sends nothing any more.
-    const { statusCode, headers, body: received } = await within(signal, sent);
-    return {
-      status: statusCode,
-      date: Date.parse(String(headers.date)),
-      text: () => within(signal, received.text()),
-    };
+    try {
+      // undici observes the signal only once it is connected; after that it sends nothing any more.
+      const { statusCode, headers, body: received } = await within(signal, sent);
+      return {
+        status: statusCode,
+        date: Date.parse(String(headers.date)),
+        text: async () => {
+          const text = await within(signal, received.text());
+          this.#awaited.delete(base.origin);
+          return text;
+        },
+      };
+    } finally {
+      ended = true;
+      await asked;
+    }
   }
 
   /**
@@ -90,8 +133,8 @@ export class Agent implements AsyncDisposable {
   }
 
   async #create() {
-    const { Agent: UndiciAgent, request } = await loadUndici();
-    const { secureContext, connectTimeout, maxResponseSize } = this.#options;
+    const { Agent: UndiciAgent, buildConnector, request } = await loadUndici();
+    const { secureContext, connectTimeout = CONNECT_TIMEOUT, maxResponseSize } = this.#options;
     const agent = new UndiciAgent({
       connections: 1,
       pipelining: 1,
@@ -100,11 +143,11 @@ export class Agent implements AsyncDisposable {
       // The signal covers headers and body.
       headersTimeout: 0,
       bodyTimeout: 0,
-      connect: {
-        rejectUnauthorized: true,
-        ...(connectTimeout !== undefined && { timeout: connectTimeout }),
-        ...(secureContext && { secureContext }),
-      },
+      connect: connector(buildConnector, {
+        secureContext,
+        timeout: connectTimeout,
+        awaits: (origin) => this.#awaited.has(origin),
+      }),
     });
     return { agent, request };
   }
