@@ -111,7 +111,7 @@ export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
   const [certificate, { observed, items }, polled] = await Promise.all([
     // The probe tells if the parameters are unavailable.
     options.expiries().then(firstToExpire, () => undefined),
-    observe(options, before.items),
+    observe(options, before),
     pollExpired(options, host, expired),
     // Its own probe must not keep the only worker of a slow host from what is in doubt.
     expired.length === 0 && host.probe(),
@@ -129,9 +129,22 @@ export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
   };
 }
 
-/** Asks Patroni for the leaders, and records what follows. @returns also the items after that */
-async function observe({ ledger, signal, interval, ...options }: HeartbeatOptions, items: readonly Item[]) {
-  const observed = await recordObservations(ledger, items, await options.observe(), interval, signal);
+/**
+ * Asks Patroni for the leaders, and records what follows, other than for servers whose item cannot be read.
+ *
+ * @param before the ledger
+ * @returns also the items after that
+ */
+async function observe(
+  { ledger, signal, interval, ...options }: HeartbeatOptions,
+  { items, unreadable }: Awaited<ReturnType<Ledger['all']>>,
+) {
+  const names = new Set(unreadable.map(({ barman_server }) => barman_server));
+  const seen = (await options.observe()).map((one) => {
+    const servers = new Map([...one.cluster.servers].filter(([name]) => !names.has(name)));
+    return { ...one, cluster: { ...one.cluster, servers } };
+  });
+  const observed = await recordObservations(ledger, items, seen, interval, signal);
   const changed = observed.reconciled.length + observed.notStreaming.length > 0;
   return { observed, items: changed ? (await ledger.all(signal)).items : items };
 }
