@@ -28,11 +28,10 @@ const STATUS_TIMEOUT = 15_000;
 const POLL = { first: 150, interval: 75, share: 1 / 16 };
 /**
  * No operation ends within this time (ms): its process and that of `barman` take more than 0.4 s to start.
- * What says so is the output of an earlier operation with the same id, whose job was deleted.
+ * What says so is the output of an earlier operation with the same id, whose job was deleted. It is not
+ * overwritten (pg_backup_api.server_operation, `_write_file`), so the end of the new one remains unknown.
  */
 const EARLIEST_END = 250;
-/** How long such an output is not believed: the operation overwrites it when it ends (ms). */
-const EARLIER_OUTPUT = 20_000;
 /** Maximum number of attempts at a list. */
 const LIST_ATTEMPTS = 3;
 /** How many of the newest config switches may be that of a POST without a response. */
@@ -85,14 +84,19 @@ export interface PgBackupApiOptions extends Omit<HttpClientOptions, 'onRequest'>
   readonly onFinding?: (barman_server: string, message: string) => void;
 }
 
+/** The end of an operation is unknown, since its output is that of an earlier one. */
+export class EarlierOutput extends Error {}
+
 /** The client of one invocation. */
 export class PgBackupApi implements AsyncDisposable {
   readonly #http: HttpClient;
   readonly #options: PgBackupApiOptions;
   /** `server/id` of the operations whose end is known: they are not polled again. */
   readonly #outcomes = new Map<string, 'DONE' | 'FAILED'>();
-  /** `server/id` of the operations that were created here → when (`performance.now()`), and what is known of the id. */
-  readonly #created = new Map<string, { readonly at: number; hasEarlierOutput: boolean }>();
+  /** The last operation that was created here: `server/id`, when (`performance.now()`), and whether the id is new. */
+  #created: { readonly key: string; readonly at: number; readonly isNew: boolean } | undefined;
+  /** Whether an output was not believed. The next one is, so that a very fast host is no endless loop. */
+  #disbelieved = false;
   /** `server/id` of the operations that were listed before. */
   readonly #listed = new Set<string>();
 
@@ -160,8 +164,8 @@ export class PgBackupApi implements AsyncDisposable {
       },
     });
     const key = `${barman_server}/${operation_id}`;
-    const hasEarlierOutput = operation_id === guard.applied || this.#listed.has(key);
-    this.#created.set(key, { at: this.#http.last.start, hasEarlierOutput });
+    const isNew = operation_id !== guard.applied && !this.#listed.has(key);
+    this.#created = { key, at: this.#http.last.start, isNew };
     return operation_id;
   }
 
@@ -172,6 +176,7 @@ export class PgBackupApi implements AsyncDisposable {
    * @param signal instead of the deadline's
    * @returns how it ended
    * @throws HttpError, DeadlineExceeded with the id of the operation, if its end is unknown
+   * @throws EarlierOutput once, if an earlier operation had the same id
    */
   async waitForOperation(
     barman_server: string,
@@ -256,7 +261,16 @@ export class PgBackupApi implements AsyncDisposable {
     this.#options.facts.polls += 1;
     const path = ['servers', barman_server, 'operations', operation_id];
     const { status } = await this.#http.request({ method: 'GET', path, schema: Operation, signal });
-    if (status === 'IN_PROGRESS' || !this.#canHaveEnded(barman_server, operation_id)) return 'IN_PROGRESS';
+    if (status === 'IN_PROGRESS') return status;
+    if (this.#isEarlierOutput(key)) {
+      this.#disbelieved = true;
+      const file = `<barman_home>/${barman_server}/output/${operation_id}.json`;
+      const message =
+        `${file} is the output of an earlier operation with that id, so the result of the new one is unknown, and it is repeated; ` +
+        'the job of the earlier one was deleted: delete only jobs without an output';
+      this.#options.onFinding?.(barman_server, message);
+      throw new EarlierOutput(message);
+    }
     this.#outcomes.set(key, status);
     return status;
   }
@@ -350,13 +364,11 @@ export class PgBackupApi implements AsyncDisposable {
     }
   }
 
-  /** Returns whether the operation can have ended, so that its output is not that of an earlier one. */
-  #canHaveEnded(barman_server: string, operation_id: string): boolean {
-    const created = this.#created.get(`${barman_server}/${operation_id}`);
-    if (created === undefined) return true;
-    const age = performance.now() - created.at;
-    if (age < EARLIEST_END) created.hasEarlierOutput = true;
-    return !created.hasEarlierOutput || age >= EARLIER_OUTPUT;
+  /** Returns whether an operation cannot have ended, so that its output is that of an earlier one. */
+  #isEarlierOutput(key: string): boolean {
+    const created = this.#created;
+    if (created?.key !== key || this.#disbelieved) return false;
+    return !created.isNew || performance.now() - created.at < EARLIEST_END;
   }
 
   /** Lists a server's operations of all time. @param maxRetries maximum number of attempts */

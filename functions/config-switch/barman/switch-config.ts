@@ -3,7 +3,7 @@
 import { ConfigSwitchFailed } from '../errors.ts';
 import { ExitCode, type Result } from '../exit-code.ts';
 import { type ConfigTarget, describe, nameOf } from '../target.ts';
-import type { PgBackupApi, PostGuard } from './pg-backup-api.ts';
+import { EarlierOutput, type PgBackupApi, type PostGuard } from './pg-backup-api.ts';
 
 /**
  * Sets a Barman server to a model, or to none, and waits for the operation to end.
@@ -22,9 +22,16 @@ export async function switchConfig(
   target: ConfigTarget,
   guard: PostGuard,
 ): Promise<Result & { operation_id: string }> {
-  const operation_id = await api.createConfigSwitchOperation(barman_server, target, guard);
-  guard.onCreated(operation_id);
-  const status = await api.waitForOperation(barman_server, operation_id);
+  const run = async () => {
+    const operation_id = await api.createConfigSwitchOperation(barman_server, target, guard);
+    guard.onCreated(operation_id);
+    return { operation_id, status: await api.waitForOperation(barman_server, operation_id) };
+  };
+  const { operation_id, status } = await run().catch((error) => {
+    if (!(error instanceof EarlierOutput)) throw error;
+    // In doubt, as a POST without a response; another one gets another id.
+    return run();
+  });
   guard.inDoubt = false;
   if (status === 'FAILED') throw operationFailed(barman_server, target, operation_id);
   return {
