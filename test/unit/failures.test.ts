@@ -230,10 +230,15 @@ describe('a response other than 2xx', () => {
   test('500 to a POST has a remedy, for the message of the last attempt', () => {
     const remedy =
       '; see the error log of pg-backup-api on the Barman host. If it cannot start its helper process, add the directory of ' +
-      'the command pg-backup-api to the PATH of its service, and delete the jobs that it left in <barman_home>/main/jobs';
+      'the command pg-backup-api to the PATH of its service, and delete the jobs without an output in <barman_home>/main/jobs';
     const to = (method: string) => ({ method, path: ['servers', 'main', 'operations'] });
     expect(refusalOf(500, '', to('POST'))).toMatchObject({ message: 'pg-backup-api answered 500', remedy });
-    expect(refusalOf(500, '', to('GET')).remedy).toBe('');
+    expect(refusalOf(500, '', to('GET')).remedy).toMatch(
+      /error log.*<barman_home>\/main\/jobs has 0 bytes.*delete it$/,
+    );
+    expect(refusalOf(500, '', { method: 'GET', path: ['diagnose'] }).remedy).toMatch(
+      /error log of pg-backup-api/,
+    );
     expect(refusalOf(502, '', to('POST')).remedy).toBe('');
   });
 });

@@ -163,21 +163,26 @@ export function refusalOf(
       status,
       transient: true,
       begun: status === 500 ? 'no' : 'unknown',
-      ...(status === 500 && request?.method === 'POST' && { remedy: helperRemedy(request.path[1] ?? '') }),
+      ...(status === 500 && request && { remedy: remedyFor(request) }),
     });
   }
   return new RequestFailure(message, { status });
 }
 
 /**
- * Returns the remedy for a POST that ends with 500: pg-backup-api writes the job of an operation, and then
- * starts a helper process with the command of its own name (pg_backup_api.logic.utility_controller,
- * `servers_operations_post`).
+ * Returns the remedy for a request that ends with 500. For a POST, pg-backup-api writes the job of an
+ * operation, and then starts a helper process with the command of its own name
+ * (pg_backup_api.logic.utility_controller, `servers_operations_post`); for a list, it reads all jobs.
  */
-function helperRemedy(barman_server: string): string {
+function remedyFor({ method, path }: { readonly method: string; readonly path: readonly string[] }): string {
+  const log = '; see the error log of pg-backup-api on the Barman host';
+  const [, barman_server, , operation_id] = path;
+  if (barman_server === undefined || operation_id !== undefined) return log;
+  const jobs = `<barman_home>/${barman_server}/jobs`;
+  if (method === 'GET') return `${log}. If a file in ${jobs} has 0 bytes, after the disk was full, delete it`;
   return (
-    '; see the error log of pg-backup-api on the Barman host. If it cannot start its helper process, add the directory of ' +
-    `the command pg-backup-api to the PATH of its service, and delete the jobs that it left in <barman_home>/${barman_server}/jobs`
+    `${log}. If it cannot start its helper process, add the directory of the command pg-backup-api to the PATH of its service, ` +
+    `and delete the jobs without an output in ${jobs}`
   );
 }
 
