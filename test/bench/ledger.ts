@@ -1,7 +1,11 @@
 /** What the ledger adds to a switch. */
 
 import { randomUUID } from 'node:crypto';
-import { DynamoDbEvents, DynamoDbTable, LedgerClient } from '../../functions/config-switch/ledger/dynamodb.ts';
+import {
+  DynamoDbEvents,
+  DynamoDbTable,
+  LedgerClient,
+} from '../../functions/config-switch/ledger/dynamodb.ts';
 import { fixVersion } from '../../functions/config-switch/ledger/events.ts';
 import { Ledger } from '../../functions/config-switch/ledger/ledger.ts';
 import { versionOf } from '../../functions/config-switch/version.ts';

@@ -16,9 +16,8 @@ import {
 import type { Result } from '../../functions/config-switch/exit-code.ts';
 import { ExitCode } from '../../functions/config-switch/exit-code.ts';
 import { type Facts, newFacts } from '../../functions/config-switch/invocation.ts';
-import type { Observed } from '../../functions/config-switch/patroni/observe-clusters.ts';
+import type { Change, Condition, Table } from '../../functions/config-switch/ledger/conditions.ts';
 import type { EventTable, StoredEvent } from '../../functions/config-switch/ledger/events.ts';
-import { beat, type HeartbeatOptions } from '../../functions/config-switch/reconcile/heartbeat.ts';
 import {
   type Item,
   isPending,
@@ -27,11 +26,12 @@ import {
 } from '../../functions/config-switch/ledger/item.ts';
 import { LEASE, Ledger, POST_DELAY } from '../../functions/config-switch/ledger/ledger.ts';
 import { Operator } from '../../functions/config-switch/ledger/operator.ts';
+import type { Observed } from '../../functions/config-switch/patroni/observe-clusters.ts';
+import { beat, type HeartbeatOptions } from '../../functions/config-switch/reconcile/heartbeat.ts';
 import {
   type ReconcileOptions,
   recordAndReconcile,
 } from '../../functions/config-switch/reconcile/reconcile.ts';
-import type { Change, Condition, Table } from '../../functions/config-switch/ledger/conditions.ts';
 import { versionOf } from '../../functions/config-switch/version.ts';
 import { changed, holds } from '../stand-ins/memory-table.ts';
 import { connect, type Request, type Response } from './network.ts';

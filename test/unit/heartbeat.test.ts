@@ -2,14 +2,14 @@ import { beforeEach, describe, expect, test, vi } from 'vitest';
 import type { PgBackupApi } from '../../functions/config-switch/barman/pg-backup-api.ts';
 import { DeadlineExceeded, HttpError, LedgerError } from '../../functions/config-switch/errors.ts';
 import { newFacts } from '../../functions/config-switch/invocation.ts';
+import { type Item, type PassedOver, passedOver } from '../../functions/config-switch/ledger/item.ts';
+import { Ledger } from '../../functions/config-switch/ledger/ledger.ts';
 import type { Observed } from '../../functions/config-switch/patroni/observe-clusters.ts';
 import {
   beat,
   type HeartbeatOptions,
   type Reconciled,
 } from '../../functions/config-switch/reconcile/heartbeat.ts';
-import { type Item, type PassedOver, passedOver } from '../../functions/config-switch/ledger/item.ts';
-import { Ledger } from '../../functions/config-switch/ledger/ledger.ts';
 import { versionOf } from '../../functions/config-switch/version.ts';
 import { MemoryTable } from '../stand-ins/memory-table.ts';
 import { at, NOW, useVirtualTime } from './virtual-time.ts';

@@ -1,7 +1,7 @@
 import { beforeEach, describe, expect, test } from 'vitest';
-import type { Observed } from '../../functions/config-switch/patroni/observe-clusters.ts';
 import { type Item, passedOver } from '../../functions/config-switch/ledger/item.ts';
 import { Ledger } from '../../functions/config-switch/ledger/ledger.ts';
+import type { Observed } from '../../functions/config-switch/patroni/observe-clusters.ts';
 import { recordObservations } from '../../functions/config-switch/reconcile/observations.ts';
 import { versionOf } from '../../functions/config-switch/version.ts';
 import { MemoryTable } from '../stand-ins/memory-table.ts';
