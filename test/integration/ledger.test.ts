@@ -1,4 +1,7 @@
 import { describe, expect, test } from 'vitest';
+import { exists } from '../../functions/config-switch/ledger/conditions.ts';
+import { DynamoDbTable, LedgerClient } from '../../functions/config-switch/ledger/dynamodb.ts';
+import { isRecorded } from '../../functions/config-switch/ledger/item.ts';
 import { versionOf } from '../../functions/config-switch/version.ts';
 import { inOneCluster } from '../stand-ins/barman-host.ts';
 import { signedHeaders } from '../stand-ins/webhook.ts';
@@ -303,6 +306,54 @@ describe('an item that cannot be read', () => {
     expect(run.host.api.activeModel('other')).toBe('pg:node2');
     run.expectMetrics({ UnreadableServers: 1 });
     run.expectLog({ level: 'ERROR', barman_server: 'main', message });
+  });
+});
+
+describe('an item that is deleted', () => {
+  const items = (run: FunctionUnderTest) => new DynamoDbTable(new LedgerClient(), run.table);
+
+  test('while its event waits is not made anew: the event is not recorded, and must be sent again', async () => {
+    await using run = await startFunction();
+    await run.setItem({ lease: { token: 'another', expires_at: at(MINUTE) } });
+    const sent = run.webhook(PROMOTION);
+    await expect.poll(async () => (await run.item())?.desired?.target).toBe('model pg:node2');
+    await items(run).delete('main', [exists], signal());
+    const { statusCode, response } = await sent;
+    expect([statusCode, response.recorded]).toEqual([503, false]);
+    expect(response.message).toContain(
+      "the ledger's item of main was deleted meanwhile; send the event again",
+    );
+    expect([await run.item(), run.host.api.requests]).toEqual([undefined, []]);
+  });
+
+  test('gives no lease to an invocation that has read it before', async () => {
+    await using run = await startFunction();
+    await run.webhook(PROMOTION);
+    const item = await run.item();
+    if (!isRecorded(item)) throw new Error('not recorded');
+    const newer = versionOf(Date.now() + MINUTE, 'newer');
+    const expired = { ...item, lease: { token: 'another', expires_at: at(-1) } };
+    expect(await run.operator.forgetByForce('main', signal())).toBe(true);
+    const leases = [
+      await run.ledger.acquire(item, newer, signal()),
+      await run.ledger.renew({ token: 'another', item }, newer, true, signal()),
+      await run.ledger.takeOver(expired, newer, 'why', signal()),
+    ];
+    expect([...leases, await run.item()]).toEqual([undefined, undefined, undefined, undefined]);
+  });
+
+  test('by `forget` is in sync and settled, and as it was read', async () => {
+    await using run = await startFunction();
+    await run.webhook(PROMOTION);
+    const { desired, applied } = (await run.item()) ?? {};
+    if (!desired || !applied) throw new Error('not recorded');
+    const old = { version: versionOf(Date.now() - 16 * 1_440 * MINUTE, 'old') };
+    await run.setItem({ desired: { ...desired, ...old }, applied: { ...applied, ...old } });
+    const before = await run.item();
+    if (!before) throw new Error('no item');
+    await run.webhook(NODE1);
+    expect(await run.operator.forget(before, signal())).toBe(false);
+    expect((await run.item())?.applied?.target).toBe('model pg:node1');
   });
 });
 
