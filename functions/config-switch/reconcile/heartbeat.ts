@@ -162,9 +162,10 @@ async function pollExpired(
     const { barman_server, desired } = item;
     await attempt(options, host, item, async (reconcileOptions) => {
       waiting.add(barman_server);
-      await recordEnd(reconcileOptions, item, running);
+      const hasEnded = await recordEnd(reconcileOptions, item, running);
       waiting.delete(barman_server);
-      if (running.version !== desired.version) return undefined;
+      // What did not end in time, and ran out of it just now, is taken over below.
+      if (!hasEnded || running.version !== desired.version) return undefined;
       applied.add(barman_server);
       const { operation_id, target } = running;
       const message = `Barman was set to ${target} by operation ${operation_id} of an earlier invocation`;
