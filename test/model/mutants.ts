@@ -252,7 +252,7 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     condition: 'an expired lease without operation: what may be running is waited for',
-    edits: [edit(TAKE_OVER, 'if (!running) await waitForUnknown(options, item);', '')],
+    edits: [edit(TAKE_OVER, ' || (await isStillRunning(options, item))', '')],
   },
   {
     condition: 'a POST without a response: what may be running is waited for before the next',
