@@ -60,8 +60,16 @@ const COMMANDS: readonly Command[] = [
   },
   { typed: 'pause SERVER --for 2h', help: 'the pause ends by itself (m, h or d)', run: pause },
   { typed: 'resume SERVER [--json]', help: 'the next heartbeat applies what was recorded', run: resume },
-  { typed: 'forget SERVER', help: 'deletes the item of a server that is not used any more', run: forget },
-  { typed: 'forget SERVER --force', help: 'the same, whatever its item says', run: forget },
+  {
+    typed: 'forget SERVER',
+    help: 'deletes the item of a server that is not used any more: in sync, and without a role change for 15 days',
+    run: forget,
+  },
+  {
+    typed: 'forget SERVER --force',
+    help: 'the same, whatever its item says, also if it cannot be read',
+    run: forget,
+  },
   { typed: 'check', help: 'says what is wrong with the function parameters', run: checkParameters },
   { typed: 'redrive', help: 'sends the events of the failure queue again', run: redriveEvents },
 ];
@@ -207,13 +215,16 @@ async function resume(stage: Stage, server: string): Promise<number> {
 async function forget(stage: Stage, server: string): Promise<number> {
   if (stage.values.force) {
     if (!(await stage.operator.forgetByForce(server, signal()))) {
-      throw new Error(`${server} is not in the ledger, or it is being switched; look at it, and try again`);
+      throw new Error(
+        `${server} is not in the ledger, or a switch of it has not ended; look at it, and try again in a minute`,
+      );
     }
   } else {
     const item = await stage.known(server, await stage.ledger.get(server, signal()));
     if (!(await stage.operator.forget(item, signal()))) {
+      const state = `${stateOf(item)}${item.unsettled_since === undefined ? '' : ', unsettled'}`;
       throw new Error(
-        `${server} is ${stateOf(item)}: only a server that is in sync and settled, and has had no role change for 15 days, can be forgotten, ` +
+        `${server} is ${state}: only a server that is in sync and settled, and has had no role change for 15 days, can be forgotten, ` +
           'because a late event would be the newest afterwards; --force does it nevertheless',
       );
     }

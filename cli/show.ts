@@ -91,9 +91,10 @@ function notesOf(item: Item, now: number): string[] {
     notes.push(`failed ${attempts === 1 ? 'once' : `${attempts} times`}: ${last_error}`);
   }
   if (unsettled_since !== undefined) {
+    const next = isRecorded(item) && isApplied(item, item.desired.version) ? time(item.apply_again_at) : '';
     notes.push(
-      `unsettled since ${time(unsettled_since)}: an older switch may still take effect, so the desired state is applied again, ` +
-        `next ${time(item.apply_again_at)}; a model that is set by hand is overwritten then, unless you pause the server first`,
+      `unsettled since ${time(unsettled_since)}: an older switch may still take effect, so the desired state is applied again at growing intervals` +
+        `${next && `, next ${next}`}; that overwrites a model set by hand, so pause the server before you set one`,
     );
   } else if (isRecorded(item) && isApplied(item, item.desired.version) && mustApplyAgain(item)) {
     notes.push('the model is applied again, because Barman does not stream');

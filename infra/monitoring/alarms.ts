@@ -73,7 +73,7 @@ export const ALARMS: Readonly<Record<string, Readonly<Record<string, Alarm>>>> =
       description:
         'A desired state has been pending for 5 minutes. Run npm run ledger -- --stage STAGE, which shows the server and the last error.',
       advice:
-        'Fix the cause, then run npm run ledger -- --stage STAGE retry SERVER: by itself the heartbeat tries at growing intervals, up to one hour. It never gives up, and the alarm stays on until the desired state is applied. If an operation hangs on the Barman host, it is passed over after one minute: end its process there. Its id is in the ledger, its file in `<barman_home>/SERVER/output`.',
+        'Fix the cause, then run npm run ledger -- --stage STAGE retry SERVER: by itself the heartbeat tries at growing intervals, up to one hour. It never gives up, and the alarm stays on until the desired state is applied. If an operation hangs on the Barman host, another one is sent after 10 minutes, or after one if something newer is desired: end its process there. Its id is in the ledger.',
     },
     'not-streaming': {
       ...OWN,
@@ -97,6 +97,18 @@ export const ALARMS: Readonly<Record<string, Readonly<Record<string, Alarm>>>> =
         "pg-backup-api has been unreachable for 5 minutes, and nothing can be switched. Read the heartbeat's line in the log: it gives the cause.",
       advice:
         'The heartbeat uses the real credentials: the cause may be the network, a certificate, a parameter, or pg-backup-api itself. What is pending is applied by itself afterwards.',
+    },
+    'server-unreadable': {
+      ...OWN,
+      isState: true,
+      MetricName: 'UnreadableServers',
+      Statistic: 'Maximum',
+      // Each heartbeat reads the operations of another server.
+      Period: 3_600,
+      description:
+        "The item of a server in the ledger, or its operations in Barman, cannot be read. Read the heartbeat's error in the log: it names the server and the remedy.",
+      advice:
+        'While its item cannot be read, nothing is switched for that server. While only its operations cannot, switches go on, but without a look at what is running. If Barman does not have the server any more, forget it: [The ledger](operations.md#the-ledger). One heartbeat in a quiet minute reads the operations of one server, so the alarm ends an hour after the last error.',
     },
     'heartbeat-lost': {
       ...OWN,

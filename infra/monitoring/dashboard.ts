@@ -113,6 +113,7 @@ const widgets = (hasApi: boolean) => [
   ]),
   chart(16, 18, 8, 'pg-backup-api, ledger, certificates, EventBridge', [
     own('PgBackupApiUnreachable', { stat: 'Maximum', label: 'unreachable' }),
+    own('UnreadableServers', { stat: 'Maximum', label: 'unreadable servers' }),
     own('LedgerUnreachable'),
     ...['FailedInvocations', 'InvocationsFailedToBeSentToDlq'].flatMap((name) => [
       ['AWS/Events', name, 'RuleName', SERVICE],

@@ -1,7 +1,11 @@
 /** What the ledger adds to a switch. */
 
 import { randomUUID } from 'node:crypto';
-import { DynamoDbEvents, DynamoDbTable, LedgerClient } from '../../functions/config-switch/ledger/dynamodb.ts';
+import {
+  DynamoDbEvents,
+  DynamoDbTable,
+  LedgerClient,
+} from '../../functions/config-switch/ledger/dynamodb.ts';
 import { fixVersion } from '../../functions/config-switch/ledger/events.ts';
 import { Ledger } from '../../functions/config-switch/ledger/ledger.ts';
 import { versionOf } from '../../functions/config-switch/version.ts';
@@ -23,15 +27,16 @@ export async function benchLedger(): Promise<void> {
     const start = performance.now();
     const desired = { barman_server: 'main', cluster: 'main', target: { model: 'pg:node1' } };
     const version = versionOf(Date.now() + run, randomUUID());
+    const operation = { operation_id: 'operation', target: 'model pg:node1', version };
     const lease = await ledger.recordAndAcquire(
       await fixVersion(events, { ...desired, version }, signal),
       signal,
     );
     if (!lease) throw new Error('no lease');
     const created = performance.now();
-    await ledger.started(lease, 'operation', signal);
+    await ledger.started(lease, operation.operation_id, signal);
     const ended = performance.now();
-    await ledger.complete(lease, 'operation', true, signal);
+    await ledger.complete({ ...lease, operation }, signal);
     alongside.push(ended - created);
     waited.push(performance.now() - start - (ended - created));
   }

@@ -9,8 +9,8 @@ import { once } from 'node:events';
 import { readdirSync } from 'node:fs';
 import { commandLine } from '../../cli/command-line.ts';
 import { DynamoDbTable, LedgerClient } from '../../functions/config-switch/ledger/dynamodb.ts';
-import type { Heartbeat } from '../../functions/config-switch/reconcile/heartbeat.ts';
 import { isPending } from '../../functions/config-switch/ledger/item.ts';
+import type { Heartbeat } from '../../functions/config-switch/reconcile/heartbeat.ts';
 import { inOneCluster, startBarmanHost } from '../stand-ins/barman-host.ts';
 import { PatroniStandIn } from '../stand-ins/patroni-rest-api.ts';
 import { createSecret, httpEvent, PROMOTION, signedHeaders } from '../stand-ins/webhook.ts';
@@ -121,7 +121,7 @@ async function soak(): Promise<void> {
   let now = start;
   const run = stack.use(await startProcess(now));
   const hours: Hour[] = [];
-  const seen = { reconciled: 0, unreachable: 0, unknown: 0, notStreaming: 0, passedOver: 0 };
+  const seen = { reconciled: 0, unreachable: 0, unknown: 0, notStreaming: 0, unsettled: 0 };
   let sent = 0;
   let lines = 0;
 
@@ -191,7 +191,7 @@ async function soak(): Promise<void> {
     host.put({ 'client-cert': cert, 'client-key': key });
     const usage = (await run.ask({ now })) as Usage;
     const [items, events] = await Promise.all([scan(LEDGER), scan(`${LEDGER}-events`)]);
-    seen.passedOver = items.filter(({ passed_over }) => passed_over !== undefined).length;
+    seen.unsettled = items.filter(({ unsettled_since }) => unsettled_since !== undefined).length;
     hours.push({
       ...usage,
       hour,

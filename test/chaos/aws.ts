@@ -5,11 +5,11 @@ import { once } from 'node:events';
 import { createServer } from 'node:https';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { KeyPair } from '../stand-ins/certificates.ts';
-import { type DynamoDbFault, startDynamoDb } from '../stand-ins/dynamodb.ts';
+import { type DynamoDbFault, startDynamoDb, type UpdatedItem } from '../stand-ins/dynamodb.ts';
 import { listen, readBody } from '../stand-ins/server.ts';
 import { type SsmFault, SsmStandIn } from '../stand-ins/ssm.ts';
 import { httpEvent, webhookHeaders } from '../stand-ins/webhook.ts';
-import type { Answer, Beat, Lease } from './check.ts';
+import type { Answer, Beat, ItemState, Lease } from './check.ts';
 import { ADDRESS } from './network.ts';
 import { offer } from './remote.ts';
 
@@ -24,7 +24,7 @@ export interface AwsSettings {
 /** What the network does with webhooks. */
 export type Delivery = 'normal' | 'lost' | 'late' | 'doubled';
 
-export type AwsReport = { answer: Answer } | { lease: Lease } | { beat: Beat };
+export type AwsReport = { answer: Answer } | { lease: Lease } | { item: ItemState } | { beat: Beat };
 
 /** The function's timeout (ms), as in serverless.yml. */
 const TIMEOUT = 29_000;
@@ -95,12 +95,26 @@ const report = offer<AwsReport>({
 });
 
 let lastToken = '';
-dynamoDb.onUpdated = ({ lease_token, desired, desired_version }) => {
-  const token = lease_token?.S ?? '';
+let lastItem = '';
+dynamoDb.onUpdated = (item) => {
+  const at = Date.now();
+  const state = stateOf(item);
+  const text = JSON.stringify(state);
+  if (text !== lastItem) report({ item: { at, ...state } });
+  lastItem = text;
+  const token = item.lease?.M?.token?.S ?? '';
   if (token === '' || token === lastToken) return;
   lastToken = token;
-  report({ lease: { at: Date.now(), target: desired?.S ?? '', version: desired_version?.S ?? '' } });
+  const { target, version } = item.desired?.M ?? {};
+  report({ lease: { at, target: target?.S ?? '', version: version?.S ?? '' } });
 };
+
+/** What an item says of Barman. */
+function stateOf({ desired, applied, unsettled_since }: UpdatedItem): Omit<ItemState, 'at'> {
+  const [wanted, last] = [desired?.M?.version?.S ?? '', applied?.M];
+  const target = (last?.version?.S ?? '') >= wanted ? last?.target?.S : undefined;
+  return { ...(target !== undefined && { applied: target }), isUnsettled: unsettled_since !== undefined };
+}
 
 /** API Gateway: hands a webhook to the function. */
 async function deliver({ body, headers }: (typeof webhooks)[number]) {

@@ -44,8 +44,8 @@ const report = offer<BarmanReport>({
   slow: (ms: number | null) => {
     slow = ms ?? Number.POSITIVE_INFINITY;
   },
-  /** No request arrives: the promise assumes that a POST arrives within 5 s, or not at all (docs/design.md). */
-  stall: () => api.fault({ kind: 'stall', lost: true }, Number.POSITIVE_INFINITY),
+  /** Requests are carried out only after that, also those whose clients have gone by then. */
+  stall: () => api.fault({ kind: 'stall' }, Number.POSITIVE_INFINITY),
   /** Every other POST is carried out, and its response is lost. */
   lose: () =>
     api.fault(

@@ -1,7 +1,8 @@
 /**
  * `npm run chaos -- --minutes 30 --seed N`: a nemesis disturbs everything around the function, in the manner
- * of Jepsen. After each round Barman must follow within what is promised; and at no time is an operation sent
- * that is older than an event answered DONE.
+ * of Jepsen. After each round Barman must follow within what is promised. At no time is an operation sent that
+ * is older than an event answered DONE, or does Barman use anything but what the ledger says is applied; unless
+ * the ledger says "unsettled", and then for at most three minutes.
  *
  * It runs in namespaces of its own (unshare(1)): nothing leaves the machine, and nothing outlives the run.
  */
@@ -16,7 +17,7 @@ import type { NodeName } from '../e2e/cluster-files.ts';
 import { asRoot, until } from '../e2e/processes.ts';
 import { FOLDER, installTools } from '../e2e/setup.ts';
 import { CAUSES } from './causes.ts';
-import { outdatedOperations, promise } from './check.ts';
+import { outdatedOperations, promise, wrongModels } from './check.ts';
 import { disturb, FAULTS, plan } from './nemesis.ts';
 import { repair } from './repair.ts';
 import { heal, startWorld } from './world.ts';
@@ -168,6 +169,7 @@ function violation(text: string): void {
 
 function verdict(): never {
   for (const text of outdatedOperations(history)) violation(text);
+  for (const text of wrongModels(history, barman.changes, Date.now())) violation(text);
   const { answers, leases, operations, beats } = history;
   const followed = seconds(Math.max(...times));
   const found = violations.length === 0 ? 'none' : String(violations.length);

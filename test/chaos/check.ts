@@ -25,6 +25,20 @@ export interface Operation {
   readonly target: string;
 }
 
+/** The ledger's item after a write. */
+export interface ItemState {
+  readonly at: number;
+  /** The target that is desired and applied; absent while something newer is desired. */
+  readonly applied?: string;
+  readonly isUnsettled: boolean;
+}
+
+/** What Barman uses from then on; empty: no model. */
+export interface ActiveModel {
+  readonly at: number;
+  readonly model: string;
+}
+
 /** A heartbeat, and what it answered. */
 export interface Beat {
   readonly at: number;
@@ -35,11 +49,19 @@ export interface History {
   readonly answers: Answer[];
   readonly leases: Lease[];
   readonly operations: Operation[];
+  readonly items: ItemState[];
+  /** When a model was applied by hand. */
+  readonly byHand: { readonly from: number; readonly to: number }[];
   readonly beats: Beat[];
 }
 
 /** Four minutes are promised for the heartbeat of production: two of its intervals, and this (ms). */
 const FIXED = 120_000;
+/**
+ * How long Barman may use something older than the ledger says is applied, while that says "unsettled" (ms;
+ * docs/design.md, "What is promised"); and how much later than the item a change may be seen.
+ */
+const WRONG = { unsettled: 180_000, settled: 2_000 };
 
 /**
  * Within which time Barman follows after Patroni has agreed on a leader.
@@ -53,14 +75,15 @@ export function promise(interval: number): number {
 }
 
 /**
- * The operations that were older than an event that had been answered DONE before they were created.
+ * The operations that were older than an event that had been answered DONE before they were created, although
+ * nothing was said to be in doubt.
  *
  * An operation belongs to the newest lease before it that has its target. So a wrong one may go unnoticed,
  * but none is accused wrongly.
  *
  * @returns a sentence for each
  */
-export function outdatedOperations({ answers, leases, operations }: History): string[] {
+export function outdatedOperations({ answers, leases, operations, items }: History): string[] {
   const versions = new Map(leases.map(({ version }) => [eventIdOf(version), version]));
   const done = answers.flatMap(({ at, exitCode, eventId }) => {
     const version = versions.get(eventId);
@@ -71,9 +94,51 @@ export function outdatedOperations({ answers, leases, operations }: History): st
     const lease = leases.findLast((one) => one.at <= at && one.target === target);
     if (!lease) return [`${when}: an operation for ${target} without a lease`];
     const newer = done.find((one) => one.at < at && one.version > lease.version);
-    if (!newer) return [];
+    if (!newer || items.findLast((one) => one.at <= at)?.isUnsettled) return [];
     return [
       `${when}: an operation for ${target} of ${lease.version}, after ${newer.version} was answered DONE`,
     ];
   });
+}
+
+/**
+ * The times in which Barman did not use what the ledger said was applied: longer than three minutes while the
+ * server was unsettled, or at all while it was settled. What a person has set by hand does not count.
+ *
+ * @param models of Barman, each change
+ * @param end of the run
+ * @returns a sentence for each
+ */
+export function wrongModels(
+  { items, byHand }: History,
+  models: readonly ActiveModel[],
+  end: number,
+): string[] {
+  const isByHand = ({ at }: ActiveModel) =>
+    byHand.some(({ from, to }) => from <= at && at <= to + WRONG.settled);
+  const found: string[] = [];
+  /** Since when the model is wrong: while nothing newer was desired, and while the server was settled. */
+  let since: { wrong?: number; settled?: number } = {};
+  const times = [...items, ...models].map(({ at }) => at).sort((a, b) => a - b);
+  for (const [index, at] of times.entries()) {
+    const until = times[index + 1] ?? end;
+    const item = items.findLast((one) => one.at <= at);
+    const active = models.findLast((one) => one.at <= at);
+    const target = active && (active.model === '' ? 'reset' : `model ${active.model}`);
+    if (!item?.applied || !active || target === item.applied || isByHand(active)) {
+      since = {};
+      continue;
+    }
+    const { wrong = at, settled = at } = since;
+    since = { wrong, ...(!item.isUnsettled && { settled }) };
+    const tooLong = until - wrong > WRONG.unsettled || (!item.isUnsettled && until - settled > WRONG.settled);
+    if (!tooLong) continue;
+    const state = item.isUnsettled ? 'unsettled' : 'settled';
+    found.push(
+      `${new Date(wrong).toISOString()}: Barman used ${target} for ${Math.round((until - wrong) / 1_000)} s, ` +
+        `although the ledger said ${item.applied}, ${state}`,
+    );
+    since = {};
+  }
+  return found;
 }

@@ -166,7 +166,9 @@ export const FAULTS: Readonly<Record<string, Fault>> = {
   },
   'apply a model by hand': async (world, choice) => {
     const target = `pg:${nodeOf(choice)}`;
+    const from = Date.now();
     await world.cluster.barman.configSwitch('main', target);
+    world.history.byHand.push({ from, to: Date.now() });
     return { target };
   },
   'throttle SSM': service('ssm', 'throttling'),

@@ -47,7 +47,7 @@ export async function startWorld({ folder, tools, interval }: WorldOptions): Pro
   await createNetwork();
   const ca = await CertificateAuthority.create('Chaos CA');
   const secret = createSecret();
-  const history: History = { answers: [], leases: [], operations: [], beats: [] };
+  const history: History = { answers: [], leases: [], operations: [], items: [], byHand: [], beats: [] };
   const file = (name: string) => join(folder, name);
   const script = (name: string) => [process.execPath, [resolve(`test/chaos/${name}.ts`)]] as const;
 
@@ -69,6 +69,7 @@ export async function startWorld({ folder, tools, interval }: WorldOptions): Pro
   const aws = new Remote<AwsReport>(on('aws', script('aws')), file('function.log'), (report) => {
     if ('answer' in report) history.answers.push(report.answer);
     else if ('lease' in report) history.leases.push(report.lease);
+    else if ('item' in report) history.items.push(report.item);
     else history.beats.push(report.beat);
   });
   const patroni = NODES.map((name) => `http://${ADDRESS[name]}:${PORT.rest}`);

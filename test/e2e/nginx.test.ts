@@ -22,7 +22,7 @@ let api: PgBackupApiStandIn;
 let nginx: Nginx;
 
 beforeAll(async () => {
-  api = await PgBackupApiStandIn.start({ models: MODELS, operationTime: 200 });
+  api = await PgBackupApiStandIn.start({ models: MODELS });
   nginx = await startNginx({
     folder,
     upstream: new URL(api.url).host,

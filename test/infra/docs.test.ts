@@ -84,14 +84,14 @@ test('docs/configuration.md › has each environment variable of the function, a
   const variables = /interface Environment \{([\s\S]*?)\n\}/.exec(
     readFileSync('functions/config-switch/services.ts', 'utf8'),
   )?.[1];
-  const attributes = /interface Item \{([\s\S]*?)\n\}/.exec(
+  const attributes = /const Item = v\.object\(\{([\s\S]*?)\n\}\)/.exec(
     readFileSync('functions/config-switch/ledger/item.ts', 'utf8'),
   )?.[1];
-  for (const [page, names] of [
-    ['docs/configuration.md', variables],
-    ['docs/design.md', attributes],
+  for (const [page, text, form] of [
+    ['docs/configuration.md', variables, /readonly (\w+)\??:/g],
+    ['docs/design.md', attributes, /^ {2}(\w+): v\./gm],
   ] as const) {
-    const all = [...(names ?? '').matchAll(/readonly (\w+)\??:/g)].map(([, name]) => name);
+    const all = [...(text ?? '').matchAll(form)].map(([, name]) => name);
     expect(all.length).toBeGreaterThan(4);
     for (const name of all) expect(readFileSync(page, 'utf8'), `${name} in ${page}`).toContain(`\`${name}\``);
   }

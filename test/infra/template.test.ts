@@ -266,7 +266,7 @@ describe.each(withApi)('template with %s', (_, template) => {
     });
   });
 
-  test('has 17 alarms, each with an urgency, one first thing to do, and a section in docs/alarms.md', () => {
+  test('has 18 alarms, each with an urgency, one first thing to do, and a section in docs/alarms.md', () => {
     const alarms = ofType(template, 'AWS::CloudWatch::Alarm').map(({ Properties }) => Properties);
     const names = alarms.map(({ AlarmName }) => AlarmName.replace(`${STAGE}-`, ''));
     const urgent = (words: string) =>
@@ -276,6 +276,7 @@ describe.each(withApi)('template with %s', (_, template) => {
       'pending',
       'not-streaming',
       'pg-backup-api-unreachable',
+      'server-unreadable',
       'heartbeat-lost',
       'event-lost',
       'ledger-unreachable',
@@ -312,6 +313,7 @@ describe.each(withApi)('template with %s', (_, template) => {
       'pending',
       'not-streaming',
       'pg-backup-api-unreachable',
+      'server-unreadable',
       'heartbeat-lost',
       'undeliverable-events',
       'certificate-30-days',

@@ -31,7 +31,7 @@ describe("a cluster's secret", () => {
       'the secret in clusters/a may not switch Barman server other; add the server there, or sign with the secret of its own cluster',
     );
     expect(run.host.api.requests).toEqual([]);
-    expect(await run.ledger.all(signal())).toEqual([]);
+    expect((await run.ledger.all(signal())).items).toEqual([]);
     run.expectMetrics({ WrongCluster: 1 });
     expect(run.metrics()).not.toContainEqual(expect.objectContaining({ INVALID_ARGS: 1 }));
     run.expectLog({ level: 'ERROR', barman_server: 'other', exit_code: 4 });

@@ -35,7 +35,7 @@ async function check(
 // They mostly wait for the next second, because ids of operations are times.
 describe.concurrent('npm run contract', () => {
   test('passes for the stand-in, and restores its active model', async () => {
-    await using host = await startBarmanHost({ prefix: '/pgbapi', operationTime: 200 });
+    await using host = await startBarmanHost({ prefix: '/pgbapi' });
     host.api.setActiveModel('pg:node1');
     const folder = mkdtempSync(join(tmpdir(), 'barman-config-switch-contract-'));
     const files = ['client-cert', 'client-key', 'ca-cert'].flatMap((name) => {
@@ -70,7 +70,7 @@ describe.concurrent('npm run contract', () => {
       'GET /servers/unknown/operations/ID is 404',
       'GET /servers/unknown/operations, with each of . : @ + ~ = , - in the name, is 404',
       'POST /servers/unknown/operations is 404',
-      ...Array(3).fill('… the list has it, as a config_switch of now'),
+      ...Array(3).fill('… the list has it, as a config_switch'),
       'GET /servers/S/operations lists each of these operations once, in any order',
     ]);
     expect(lines.find(({ holds }) => holds === false)?.found).toContain('operations is not Array');

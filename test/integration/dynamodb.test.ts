@@ -1,29 +1,47 @@
+import { type AttributeValue, DynamoDBClient, PutItemCommand } from '@aws-sdk/client-dynamodb';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
+import {
+  absent,
+  type Comparison,
+  type Condition,
+  equals,
+  less,
+  type Path,
+} from '../../functions/config-switch/ledger/conditions.ts';
 import { DynamoDbTable, LedgerClient } from '../../functions/config-switch/ledger/dynamodb.ts';
-import type { Change, Comparison, Condition } from '../../functions/config-switch/ledger/conditions.ts';
+import { type Item, readItem } from '../../functions/config-switch/ledger/item.ts';
 import { startDynamoDb } from '../stand-ins/dynamodb.ts';
 import { changed, holds } from '../stand-ins/memory-table.ts';
 
 const dynamoDb = await startDynamoDb();
 process.env.AWS_ENDPOINT_URL_DYNAMODB = dynamoDb.url;
+const sdk = new DynamoDBClient({});
 const signal = () => AbortSignal.timeout(5_000);
 
 const text = fc.constantFrom('a', 'b', 'c');
-const name = fc.constantFrom('desired_version', 'applied_version', 'lease_token');
-const change: fc.Arbitrary<Change> = fc.record(
+const state = fc.record({ target: text, version: text });
+const path = fc.constantFrom<Path>(
+  'desired',
+  'desired.version',
+  'applied.version',
+  'lease.token',
+  'paused_until',
+);
+const change = fc.record(
   {
-    desired_version: text,
-    applied_version: fc.option(text),
-    lease_token: fc.option(text),
+    desired: state.map((desired) => ({ ...desired, cluster: 'c', recorded_at: 'a' })),
+    applied: fc.option(state.map((applied) => ({ ...applied, operation_id: 'o', applied_at: 'a' }))),
+    lease: fc.option(fc.record({ token: text, expires_at: text })),
+    paused_until: fc.option(text),
     attempts: fc.option(fc.nat(5)),
     paused: fc.option(fc.constant(true)),
   },
-  { requiredKeys: ['desired_version'] },
+  { requiredKeys: [] },
 );
 const comparison: fc.Arbitrary<Comparison> = fc.oneof(
-  fc.tuple(name, fc.constant('absent' as const)),
-  fc.tuple(name, fc.constantFrom('=' as const, '<' as const), text),
+  fc.tuple(path, fc.constantFrom('absent' as const, 'exists' as const)),
+  fc.tuple(path, fc.constantFrom('=' as const, '<' as const), text),
 );
 const condition: fc.Arbitrary<Condition> = fc.array(fc.array(comparison, { minLength: 1, maxLength: 3 }), {
   maxLength: 3,
@@ -40,7 +58,7 @@ describe('DynamoDbTable', () => {
         async (writes) => {
           server += 1;
           const key = `server${server}`;
-          let item = await table.update(key, { cluster: 'c' }, [], signal());
+          let item = (await table.update(key, { leader: 'node1' }, [], signal())) as Item;
           for (const [to, when] of writes) {
             const written = await table.update(key, to, when, signal());
             const expected = holds(item, when) ? changed(item, key, to) : undefined;
@@ -53,6 +71,32 @@ describe('DynamoDbTable', () => {
       { numRuns: 150 },
     );
     expect((await table.scan(signal())).length).toBeGreaterThan(50);
+  });
+
+  test('leaves what it does not write, a set or a text in place of a map, to whoever reads the item', async () => {
+    await dynamoDb.createLedger('by-hand');
+    const table = new DynamoDbTable(new LedgerClient(), 'by-hand');
+    const byHand = (attribute: string, value: AttributeValue) =>
+      sdk.send(
+        new PutItemCommand({
+          TableName: 'by-hand',
+          Item: { barman_server: { S: 'main' }, leader: { S: 'node1' }, [attribute]: value },
+        }),
+      );
+    await byHand('attempts', { SS: ['one', 'two'] });
+    const stored = await table.get('main', signal());
+    expect(stored).toEqual({ barman_server: 'main', leader: 'node1', attempts: { SS: ['one', 'two'] } });
+    expect(() => readItem({ barman_server: 'main', ...stored })).toThrow(/attempts is Object, not number/);
+
+    await byHand('desired', { S: 'model pg:node2' });
+    expect(await table.scan(signal())).toEqual([
+      { barman_server: 'main', leader: 'node1', desired: 'model pg:node2' },
+    ]);
+    const write = (condition: Condition) => table.update('main', { paused: true }, condition, signal());
+    // A text has no parts: whatever needs one is refused, and nothing fails.
+    for (const clause of [absent('desired'), less('desired.version', 'z'), equals('desired.version', 'a')])
+      expect(await write([clause])).toBeUndefined();
+    expect(await write([absent('desired.version')])).toMatchObject({ paused: true });
   });
 
   test.each([

@@ -5,12 +5,12 @@
 import { inspect } from 'node:util';
 import type { Context } from 'aws-lambda';
 import { beforeEach, expect, vi } from 'vitest';
-import { DynamoDbTable, LedgerClient } from '../../functions/config-switch/ledger/dynamodb.ts';
 import type { ResponseBody } from '../../functions/config-switch/event/event.ts';
-import type { Heartbeat } from '../../functions/config-switch/reconcile/heartbeat.ts';
+import { DynamoDbTable, LedgerClient } from '../../functions/config-switch/ledger/dynamodb.ts';
 import type { Item } from '../../functions/config-switch/ledger/item.ts';
 import { Ledger } from '../../functions/config-switch/ledger/ledger.ts';
 import { Operator } from '../../functions/config-switch/ledger/operator.ts';
+import type { Heartbeat } from '../../functions/config-switch/reconcile/heartbeat.ts';
 import { type BarmanHost, startBarmanHost } from '../stand-ins/barman-host.ts';
 import { type DynamoDb, startDynamoDb } from '../stand-ins/dynamodb.ts';
 import { loadFunction } from '../stand-ins/load-function.ts';
@@ -88,7 +88,7 @@ export interface FunctionUnderTest extends AsyncDisposable {
   item(): Promise<Item | undefined>;
   /** Writes attributes of a ledger item, by default of `main`. */
   setItem(attributes: Omit<Item, 'barman_server'>, server?: string): Promise<void>;
-  /** Sets the lease of `main` to expired. */
+  /** Sets the lease of `main` to expired, if there is one. */
   expireLease(): Promise<void>;
   /** Invokes the function directly, with the payload as JSON. */
   invoke(payload: unknown, remaining?: number): Promise<ResponseBody>;
@@ -173,7 +173,10 @@ export async function startFunction(
     table,
     item: () => ledger.get('main', signal()),
     setItem,
-    expireLease: () => setItem({ lease_expires_at: at(-1) }),
+    expireLease: async () => {
+      const { lease } = (await ledger.get('main', signal())) ?? {};
+      if (lease) await setItem({ lease: { ...lease, expires_at: at(-1) } });
+    },
     send,
     invoke: (payload, remaining) => {
       const json = JSON.stringify(payload);

@@ -5,7 +5,9 @@ import { run as runProgram } from '../../cli/command-line.ts';
 import { LEDGER, ledger as main } from '../../cli/ledger.ts';
 import { createSecret } from '../stand-ins/webhook.ts';
 import { runCommand } from './command.ts';
-import { at, MINUTE, NODE1, PROMOTION, RESET, startFunction } from './function.ts';
+import { at, isPost, MINUTE, NODE1, PROMOTION, RESET, startFunction } from './function.ts';
+
+const DAY = 1_440 * MINUTE;
 
 /** Runs `npm run ledger` as an operator does, in this process. */
 async function ledger(table: string, ...words: string[]) {
@@ -38,7 +40,7 @@ describe('npm run ledger', () => {
     await run.expireLease();
     const [operation] = run.host.api.operations();
     expect((await ledger(run.table)).log.replaceAll(/\s+/g, ' ')).toContain(
-      `the next heartbeat takes over, and waits for operation ${operation?.id}`,
+      `the next heartbeat asks for the end of operation ${operation?.id}`,
     );
   });
 
@@ -72,20 +74,74 @@ describe('npm run ledger', () => {
     expect((await response).exit_code).toBe(0);
   });
 
-  test('forgets a server only if nothing is pending for it, or for a day already', async () => {
-    await using run = await startFunction({}, { MAX_RETRIES: '1' });
-    await run.host.api.refuse();
-    await run.invoke({ ...PROMOTION, barman_server: 'misspelt' });
-    const { status, error } = await ledger(run.table, 'forget', 'misspelt');
-    expect([status, error]).toEqual([
-      1,
-      expect.stringMatching(
-        /^misspelt is pending: only a server that is in sync, or has been pending for a day, can be forgotten/,
-      ),
+  test('says since when a server is unsettled, and what that means for a model set by hand', async () => {
+    await using run = await startFunction();
+    run.host.api.fault({ kind: 'lose response' }, 1, isPost);
+    await run.invoke(PROMOTION);
+    const { log } = await ledger(run.table);
+    expect(log).toMatch(/^main +in sync /m);
+    expect(log.replaceAll(/\s+/g, ' ')).toMatch(
+      / - unsettled since 20\S+ \S+ UTC: .* applied again at growing intervals, next 20\S+ \S+ UTC; .* pause the server before you set one $/,
+    );
+  });
+
+  test('shows an item that cannot be read beside the others, and forgets it only by force', async () => {
+    await using run = await startFunction();
+    await run.invoke(PROMOTION);
+    await run.setItem({ desired: 'Model pg:node1' } as never, 'by-hand');
+    const { log } = await ledger(run.table);
+    expect(log).toMatch(
+      /^by-hand +unreadable( +–){4}\n {2}- the ledger's item of by-hand cannot be read: desired/m,
+    );
+    expect(log).toMatch(/^main +in sync /m);
+    expect(JSON.parse((await ledger(run.table, '--json')).log)).toEqual([
+      { barman_server: 'by-hand', message: expect.stringContaining('desired is'), state: 'unreadable' },
+      expect.objectContaining({ barman_server: 'main', state: 'in sync' }),
     ]);
-    await run.setItem({ recorded_at: at(-1_440 * MINUTE) }, 'misspelt');
-    expect((await ledger(run.table, 'forget', 'misspelt')).log).toBe('misspelt is forgotten.\n');
-    expect((await ledger(run.table)).log).toContain('No role change has been recorded yet');
+    expect(await ledger(run.table, 'forget', 'by-hand')).toMatchObject({
+      status: 1,
+      error: expect.stringMatching(
+        /cannot be read: .*\n?.* or delete the item with .* forget by-hand --force/,
+      ),
+    });
+    expect((await ledger(run.table, 'forget', 'by-hand', '--force')).log).toBe('by-hand is forgotten.\n');
+    expect((await ledger(run.table)).log).not.toContain('by-hand');
+  });
+
+  test('forgets a server without a role change for 15 days, or by force; never one that is being switched', async () => {
+    await using run = await startFunction();
+    const forget = (...words: string[]) => ledger(run.table, 'forget', 'main', ...words);
+    const refused = (state: string) => ({
+      status: 1,
+      error: expect.stringMatching(
+        new RegExp(
+          `^main is ${state}: only a server that is in sync and settled, and has had no role change for 15 days`,
+        ),
+      ),
+    });
+    run.host.api.fault({ kind: 'lose response' }, 1, isPost);
+    await run.invoke(PROMOTION);
+    expect(await forget()).toMatchObject(refused('in sync, unsettled'));
+    const { desired, applied } = (await run.item()) ?? {};
+    if (!desired || !applied) throw new Error('not recorded');
+    const old = { version: `${at(-15 * DAY)}#event` };
+    await run.setItem({ desired: { ...desired, ...old }, applied: { ...applied, ...old } });
+    expect(await forget()).toMatchObject(refused('in sync, unsettled'));
+    await run.setItem({ unsettled_since: null } as never);
+    expect((await forget()).log).toBe('main is forgotten.\n');
+
+    await run.invoke(PROMOTION);
+    expect(await forget()).toMatchObject(refused('in sync'));
+    expect((await forget('--force')).log).toBe('main is forgotten.\n');
+
+    run.host.api.plan({ time: Number.POSITIVE_INFINITY });
+    await run.webhook(PROMOTION, { remaining: 2_500 });
+    await run.expireLease();
+    expect(await forget()).toMatchObject(refused('expired'));
+    expect(await forget('--force')).toMatchObject({
+      status: 1,
+      error: expect.stringMatching(/^main is not in the ledger, or a switch of it has not ended/),
+    });
   });
 
   test('prints JSON for scripts', async () => {
@@ -96,7 +152,13 @@ describe('npm run ledger', () => {
       const state = words.length > 0 ? 'paused' : 'in sync';
       expect([status, JSON.parse(log)]).toEqual([
         0,
-        [expect.objectContaining({ barman_server: 'main', state, applied: 'model pg:node2' })],
+        [
+          expect.objectContaining({
+            barman_server: 'main',
+            state,
+            applied: expect.objectContaining({ target: 'model pg:node2' }),
+          }),
+        ],
       ]);
     }
   });

@@ -1,6 +1,9 @@
 import { describe, expect, test } from 'vitest';
-import { passedOver } from '../../functions/config-switch/ledger/item.ts';
+import { exists } from '../../functions/config-switch/ledger/conditions.ts';
+import { DynamoDbTable, LedgerClient } from '../../functions/config-switch/ledger/dynamodb.ts';
+import { isRecorded } from '../../functions/config-switch/ledger/item.ts';
 import { versionOf } from '../../functions/config-switch/version.ts';
+import { inOneCluster } from '../stand-ins/barman-host.ts';
 import { signedHeaders } from '../stand-ins/webhook.ts';
 import {
   at,
@@ -21,14 +24,18 @@ describe('an event', () => {
     expect(response).toMatchObject({ exit_code: 0, recorded: true });
     expect(await run.item()).toEqual({
       barman_server: 'main',
-      desired: 'model pg:node2',
-      desired_version: expect.stringMatching(/^\d{4}-\d\d-\d\dT[\d:.]{12}Z#msg_/),
-      cluster: 'main',
-      recorded_at: expect.stringMatching(/Z$/),
-      applied: 'model pg:node2',
-      applied_version: expect.stringContaining(response.event_id ?? ''),
-      operation_id: response.operation_id,
-      applied_at: expect.stringMatching(/Z$/),
+      desired: {
+        target: 'model pg:node2',
+        version: expect.stringMatching(/^\d{4}-\d\d-\d\dT[\d:.]{12}Z#msg_/),
+        cluster: 'main',
+        recorded_at: expect.stringMatching(/Z$/),
+      },
+      applied: {
+        target: 'model pg:node2',
+        version: expect.stringContaining(response.event_id ?? ''),
+        operation_id: response.operation_id,
+        applied_at: expect.stringMatching(/Z$/),
+      },
     });
   });
 
@@ -91,7 +98,7 @@ describe('an event', () => {
 
   test('does not wait for events of other servers', async () => {
     const servers = { main: { cluster: 'main' }, other: { cluster: 'main' } };
-    await using run = await startFunction({ servers, operationTime: 300 });
+    await using run = await startFunction({ servers });
     const responses = await Promise.all([
       run.webhook(PROMOTION),
       run.webhook({ ...PROMOTION, barman_server: 'other' }),
@@ -129,8 +136,8 @@ describe('another invocation', () => {
     await using run = await startFunction();
     const lease = await leased(run);
     const response = run.webhook(PROMOTION);
-    await expect.poll(async () => (await run.item())?.desired).toBe('model pg:node2');
-    await run.ledger.release(lease, 'failed', signal());
+    await expect.poll(async () => (await run.item())?.desired?.target).toBe('model pg:node2');
+    await run.ledger.release(lease, lease.item.desired.version, 'failed', signal());
     expect((await response).response.exit_code).toBe(0);
   });
 
@@ -146,56 +153,15 @@ describe('another invocation', () => {
   });
 });
 
-describe('an operation', () => {
-  test('that outlasts its invocation is completed by the next heartbeat, without another one', async () => {
-    await using run = await startFunction();
-    run.host.api.plan({ time: 1_500 });
-    const { response } = await run.webhook(PROMOTION, { remaining: 2_500 });
-    expect([response.exit_code, response.recorded]).toEqual([3, true]);
-    const [operation] = run.host.api.operations();
-    expect(await run.item()).toMatchObject({ running: 'model pg:node2', running_operation: operation?.id });
-    await run.expireLease();
-    expect(await run.heartbeat()).toMatchObject({ pending: 1, applied: 1 });
-    expect(run.host.api.operations()).toHaveLength(1);
-    expect(await run.item()).toMatchObject({ applied: 'model pg:node2', operation_id: operation?.id });
-    expect(await run.item()).not.toHaveProperty('running_operation');
-  });
-
-  test('that takes effect after it was passed over is corrected by the heartbeat', async () => {
-    await using run = await startFunction({}, { OPERATION_TIMEOUT: '1' });
-    run.host.api.plan({ time: Number.POSITIVE_INFINITY });
-    await run.webhook(NODE1, { remaining: 2_500 });
-    await run.expireLease();
-    expect((await run.webhook(PROMOTION)).response.exit_code).toBe(0);
-    run.expectMetrics({ StuckOperation: 1 });
-    const [stuck] = run.host.api.operations();
-    if (!stuck) throw new Error('no operation');
-    expect(passedOver((await run.item()) ?? { barman_server: 'main' })).toMatchObject([
-      { operation_id: stuck.id },
-    ]);
-    expect(await run.heartbeat(), 'it has not ended').toMatchObject({ pending: 0, applied: 0 });
-
-    run.host.api.addOperation({ ...stuck, status: 'DONE' });
-    run.host.api.setActiveModel('pg:node1');
-    expect(await run.heartbeat()).toMatchObject({ pending: 1, applied: 1 });
-    expect(run.host.api.activeModel()).toBe('pg:node2');
-    expect(await run.item()).not.toHaveProperty('passed_over');
-  });
-});
-
 describe('the heartbeat', () => {
   test('warns of an operation that has not ended, and waits for the next attempt', async () => {
     await using run = await startFunction({}, { OPERATION_TIMEOUT: '1' });
     run.host.api.addOperation({ id: 'running', type: 'config_switch', status: 'IN_PROGRESS' });
+    const state = { target: 'model pg:node2', version: `${at(-90_000)}#event` };
     await run.setItem({
-      desired: 'model pg:node2',
-      desired_version: `${at(-90_000)}#event`,
-      recorded_at: at(-90_000),
-      lease_token: 'another',
-      lease_expires_at: at(-MINUTE),
-      running: 'model pg:node2',
-      running_operation: 'running',
-      running_version: `${at(-90_000)}#event`,
+      desired: { ...state, cluster: 'main', recorded_at: at(-90_000) },
+      lease: { token: 'another', expires_at: at(-MINUTE) },
+      running: { ...state, operation_id: 'running' },
       next_attempt_at: at(MINUTE),
     });
     expect(await run.heartbeat()).toMatchObject({ pending: 1, applied: 0 });
@@ -230,20 +196,23 @@ describe('the heartbeat', () => {
     run.expectLog({ level: 'ERROR', message: expect.stringMatching(/^heartbeat: .*status/) });
   });
 
-  test('reports a configuration that pg-backup-api cannot read, although its status is fine', async () => {
+  test('reports a server that pg-backup-api cannot read, although its status is fine', async () => {
     await using run = await startFunction();
     await run.webhook(PROMOTION);
     run.host.api.configure('main', undefined);
+    const message = expect.stringMatching(
+      /^its operations in Barman cannot be read: pg-backup-api answered 404/,
+    );
     expect(await run.heartbeat()).toMatchObject({
-      unreachable: expect.stringContaining(
-        'the configuration of main cannot be read: pg-backup-api answered 404',
-      ),
+      unreachable: undefined,
+      unreadable: [{ barman_server: 'main', message }],
     });
-    run.expectMetrics({ PgBackupApiUnreachable: 1 });
+    run.expectMetrics({ PgBackupApiUnreachable: 0, UnreadableServers: 1 });
+    run.expectLog({ level: 'ERROR', barman_server: 'main', message });
   });
 
   test('applies a pending desired state only once if several run at the same time', async () => {
-    await using run = await startFunction({ operationTime: 200 });
+    await using run = await startFunction();
     run.host.api.plan({ failed: 'untouched' });
     await run.webhook(PROMOTION);
     await run.operator.retry('main', signal());
@@ -256,7 +225,9 @@ describe('the heartbeat', () => {
     await using run = await startFunction();
     const failures = () => run.metrics().filter((line) => line.CONFIG_SWITCH_FAILED !== undefined).length;
     const due = { next_attempt_at: at(-1) };
-    await run.setItem({ desired: 'model pg:node2', desired_version: versionOf(Date.now(), 'y'), ...due });
+    const version = versionOf(Date.now(), 'y');
+    const desired = { target: 'model pg:node2', version, cluster: 'main', recorded_at: at(0) };
+    await run.setItem({ desired, ...due });
     for (const _ of [1, 2]) {
       run.host.api.plan({ failed: 'untouched' });
       expect(await run.heartbeat()).toMatchObject({ pending: 1, applied: 0 });
@@ -300,6 +271,89 @@ describe('the operator', () => {
     // A pause that ends by itself is meant to be.
     await run.operator.pause('main', Date.now() + 60 * MINUTE, signal());
     expect(await run.heartbeat()).toMatchObject({ pausedPending: 1, pausedPendingAge: 0 });
+  });
+});
+
+describe('an item that cannot be read', () => {
+  /** As an operator may have left it who edited it by hand. */
+  const BY_HAND = { desired: 'Model pg:node1' } as never;
+
+  test('refuses an event, which is not recorded: EventBridge delivers it again', async () => {
+    await using run = await startFunction();
+    await run.setItem(BY_HAND);
+    const reason =
+      /^the ledger's item of main cannot be read: desired is "Model pg:node1", not Object; correct/;
+    const { statusCode, response } = await run.webhook(PROMOTION);
+    expect([statusCode, response.recorded]).toEqual([503, false]);
+    expect(response.message).toMatch(reason);
+    await expect(run.eventBridge(PROMOTION)).rejects.toThrow(reason);
+    expect(run.host.api.requests).toEqual([]);
+  });
+
+  test('is reported by the heartbeat, which applies what is pending for other servers', async () => {
+    await using run = await startFunction({ servers: inOneCluster(['main', 'other']) }, { MAX_RETRIES: '1' });
+    await run.host.api.refuse();
+    await run.webhook({ ...PROMOTION, barman_server: 'other' });
+    await run.host.api.listen();
+    await run.operator.retry('other', signal());
+    await run.setItem(BY_HAND);
+    const message = expect.stringContaining("the ledger's item of main cannot be read");
+    expect(await run.heartbeat()).toMatchObject({
+      pending: 1,
+      applied: 1,
+      unreadable: [{ barman_server: 'main', message }],
+    });
+    expect(run.host.api.activeModel('other')).toBe('pg:node2');
+    run.expectMetrics({ UnreadableServers: 1 });
+    run.expectLog({ level: 'ERROR', barman_server: 'main', message });
+  });
+});
+
+describe('an item that is deleted', () => {
+  const items = (run: FunctionUnderTest) => new DynamoDbTable(new LedgerClient(), run.table);
+
+  test('while its event waits is not made anew: the event is not recorded, and must be sent again', async () => {
+    await using run = await startFunction();
+    await run.setItem({ lease: { token: 'another', expires_at: at(MINUTE) } });
+    const sent = run.webhook(PROMOTION);
+    await expect.poll(async () => (await run.item())?.desired?.target).toBe('model pg:node2');
+    await items(run).delete('main', [exists], signal());
+    const { statusCode, response } = await sent;
+    expect([statusCode, response.recorded]).toEqual([503, false]);
+    expect(response.message).toContain(
+      "the ledger's item of main was deleted meanwhile; send the event again",
+    );
+    expect([await run.item(), run.host.api.requests]).toEqual([undefined, []]);
+  });
+
+  test('gives no lease to an invocation that has read it before', async () => {
+    await using run = await startFunction();
+    await run.webhook(PROMOTION);
+    const item = await run.item();
+    if (!isRecorded(item)) throw new Error('not recorded');
+    const newer = versionOf(Date.now() + MINUTE, 'newer');
+    const expired = { ...item, lease: { token: 'another', expires_at: at(-1) } };
+    expect(await run.operator.forgetByForce('main', signal())).toBe(true);
+    const leases = [
+      await run.ledger.acquire(item, newer, signal()),
+      await run.ledger.renew({ token: 'another', item }, newer, true, signal()),
+      await run.ledger.takeOver(expired, newer, 'why', signal()),
+    ];
+    expect([...leases, await run.item()]).toEqual([undefined, undefined, undefined, undefined]);
+  });
+
+  test('by `forget` is in sync and settled, and as it was read', async () => {
+    await using run = await startFunction();
+    await run.webhook(PROMOTION);
+    const { desired, applied } = (await run.item()) ?? {};
+    if (!desired || !applied) throw new Error('not recorded');
+    const old = { version: versionOf(Date.now() - 16 * 1_440 * MINUTE, 'old') };
+    await run.setItem({ desired: { ...desired, ...old }, applied: { ...applied, ...old } });
+    const before = await run.item();
+    if (!before) throw new Error('no item');
+    await run.webhook(NODE1);
+    expect(await run.operator.forget(before, signal())).toBe(false);
+    expect((await run.item())?.applied?.target).toBe('model pg:node1');
   });
 });
 

@@ -3,6 +3,7 @@
 import { createServer } from 'node:http';
 import { describe, expect, test } from 'vitest';
 import type { Heartbeat } from '../../functions/config-switch/reconcile/heartbeat.ts';
+import { inOneCluster } from '../stand-ins/barman-host.ts';
 import { PatroniStandIn } from '../stand-ins/patroni-rest-api.ts';
 import { listen } from '../stand-ins/server.ts';
 import {
@@ -79,7 +80,7 @@ describe("the leader's model", () => {
     run.host.api.setActiveModel('pg:node2');
     expect(await beats(run, 2)).toMatchObject({ observed: RECONCILED, applied: 1 });
     expect(run.host.api.activeModel()).toBeNull();
-    expect(await run.item()).toMatchObject({ cluster: 'main', desired: 'reset' });
+    expect(await run.item()).toMatchObject({ desired: { cluster: 'main', target: 'reset' } });
   });
 
   test('does not override an event of the last minute, and an event that arrives late wins', async () => {
@@ -173,6 +174,25 @@ describe('an unknown leader', () => {
   });
 });
 
+describe('a server whose item cannot be read', () => {
+  test('keeps no other one from being observed', async () => {
+    const names = ['bad', 'main'];
+    await using test = await start({
+      servers: inOneCluster(names),
+      change: { servers: Object.fromEntries(names.map((name) => [name, MODELS])) },
+    });
+    const { run } = test;
+    await run.setItem({ desired: 'reset' } as never, 'bad');
+    expect(await beats(run, 2)).toMatchObject({
+      observed: RECONCILED,
+      applied: 1,
+      unreadable: [{ barman_server: 'bad' }],
+    });
+    expect(run.host.api.activeModel()).toBe('pg:node1');
+    await expect(run.ledger.get('bad', signal())).rejects.toThrow('cannot be read');
+  });
+});
+
 describe("Patroni's REST API over https", () => {
   test('is verified, and gets the client certificate that it requires', async () => {
     await using run = await startFunction();
@@ -211,11 +231,13 @@ describe('many clusters', () => {
       run.host.put({ [`clusters/${name}`]: cluster(urls, { scope: 'main', servers: { [name]: MODELS } }) });
     }
     const now = new Date().toISOString();
-    await run.setItem({ desired: 'model pg:node2', desired_version: `${now}#x`, recorded_at: now });
+    const state = { target: 'model pg:node2', version: `${now}#x` };
+    await run.setItem({ desired: { ...state, cluster: 'main', recorded_at: now } });
     const { applied, observed } = await run.heartbeat();
     await hanging.close();
     expect([applied, observed.unknown.length]).toEqual([1, 20]);
     expect(run.host.api.activeModel()).toBe('pg:node2');
-    expect((await run.ledger.all(signal())).filter(({ leader }) => leader === 'node1')).toHaveLength(181);
+    const { items } = await run.ledger.all(signal());
+    expect(items.filter(({ leader }) => leader === 'node1')).toHaveLength(181);
   });
 });

@@ -12,17 +12,18 @@ const guard = () => ({
   inDoubt: false,
   beforePost: async () => {},
   onCreated: () => {},
-  passedOver: new Set<string>(),
+  waits: true,
+  applied: undefined,
 });
 
-/** A client of a stand-in over plain HTTP, with a short `postDelay`. */
+/** A client of a stand-in over plain HTTP. */
 async function startClient(options: Partial<PgBackupApiOptions> = {}) {
   const standIn = await PgBackupApiStandIn.start({ models: { 'pg:node2': { cluster: 'main' } } });
   const connection = async () => ({ url: new URL(standIn.url) });
   const facts = { attempts: 0, polls: 0 };
   const client = new PgBackupApi(
     { connection, rereadConnection: connection },
-    { signal: AbortSignal.timeout(20_000), maxRetries: 5, postDelay: 20, facts, ...options },
+    { signal: AbortSignal.timeout(20_000), maxRetries: 5, facts, ...options },
   );
   return {
     standIn,
@@ -60,6 +61,15 @@ describe('a server', () => {
     const { response } = await run.webhook({ ...PROMOTION, barman_server: 'added' });
     expect(response).toMatchObject({ exit_code: 0, message: 'Barman server added now uses model pg:node2' });
     expect(run.host.api.activeModel('added')).toBe('pg:node2');
+  });
+
+  test('that is new to all five workers of pg-backup-api is switched once one of them knows it', async () => {
+    await using run = await startFunction({ workers: 5 });
+    run.host.api.configure('added', 'main');
+    const { response } = await run.webhook({ ...PROMOTION, barman_server: 'added' });
+    expect(response).toMatchObject({ exit_code: 0, message: 'Barman server added now uses model pg:node2' });
+    const statuses = run.host.api.requests.filter(isPost).map((request) => request.response?.status);
+    expect(statuses).toEqual([404, 404, 404, 202]);
   });
 
   test('may have a name with any character that Barman and pg-backup-api accept', async () => {
@@ -108,6 +118,7 @@ describe('a response', () => {
   ])('to a poll that is %s is requested again', async (_, fault) => {
     await using run = await startClient();
     const id = await run.client.createConfigSwitchOperation('main', { model: 'pg:node2' }, guard());
+    await expect.poll(() => run.standIn.operations()[0]?.endedAt).toBeDefined();
     run.standIn.fault(fault, 1, isPoll);
     expect(await run.client.waitForOperation('main', id)).toBe('DONE');
     expect(run.standIn.requests.filter(isPoll)).toHaveLength(2);

@@ -149,6 +149,10 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [edit(PG_BACKUP_API, 'guard.inDoubt = true;', '')],
   },
   {
+    condition: 'a POST is in doubt also if no connection is made for the next',
+    edits: [edit(PG_BACKUP_API, "if (isSent && begun === 'no')", "if (begun === 'no')")],
+  },
+  {
     condition: 'release: only if no POST is in doubt',
     edits: [edit(RECONCILE, 'if (!guard.inDoubt && !signal.aborted) {', 'if (!signal.aborted) {')],
   },

@@ -165,6 +165,18 @@ const DIRECTED: readonly fc.Arbitrary<Scenario>[] = [
     workers: SEVERAL,
     faultsUntil: fc.constant(180_000),
   }),
+  // A POST has no response, and then no connection is made any more.
+  directed({
+    deliveries: fc.tuple(
+      delivery(1, ms(1_000, 1_100), {
+        posts: late(ms(8_000, 500_000)),
+        connects: fc.constant([1, 1, 'refused', 'refused', 'refused', 'refused'] as const),
+      }),
+      delivery(2, ms(8_000, 28_000)),
+    ),
+    workers: SEVERAL,
+    faultsUntil: fc.constant(600_000),
+  }),
   // An operation writes early and ends late: what is older writes in between, and the 24 h end in between.
   directed({
     deliveries: fc.tuple(
@@ -219,11 +231,11 @@ const DIRECTED: readonly fc.Arbitrary<Scenario>[] = [
   directed({
     deliveries: fc.tuple(
       delivery(1, ms(1_000, 1_100)),
-      delivery(1, ms(5_000, 5_100)),
+      ...[5_000, 5_050, 5_100, 5_150, 5_200].map((time) => delivery(1, ms(time, time + 50))),
       delivery(1, ms(60_500, 62_000)),
     ),
     operations: fc.tuple(failed, failed),
-    operator: fc.tuple(fc.record({ at: ms(5_000, 5_600), command: fc.constant('forget --force' as const) })),
+    operator: fc.tuple(fc.record({ at: ms(5_200, 5_400), command: fc.constant('forget --force' as const) })),
   }),
   // A newer event and a pause come during a slow operation.
   directed({
@@ -339,6 +351,6 @@ const DIRECTED: readonly fc.Arbitrary<Scenario>[] = [
 ];
 
 export const scenario: fc.Arbitrary<Scenario> = fc.oneof(
-  { weight: 30, arbitrary: random },
+  { weight: DIRECTED.length, arbitrary: random },
   ...DIRECTED.map((arbitrary) => ({ weight: 1, arbitrary })),
 );

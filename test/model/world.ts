@@ -44,7 +44,6 @@ const SKEW = 500;
 const NEVER = new Promise<never>(() => {});
 /** What may happen to a POST. To its sender a lost or late one looks the same as a lost response. */
 const POST_FAULTS = [
-  'not connected',
   'lost',
   'response lost',
   'response late',
@@ -53,7 +52,7 @@ const POST_FAULTS = [
   'unavailable',
   'stall',
 ] as const;
-const GET_FAULTS = ['not connected', 'response lost', 'slow', 'not found', 'unavailable'] as const;
+const GET_FAULTS = ['response lost', 'slow', 'not found', 'unavailable'] as const;
 const OPERATION_FAULTS = [
   'stuck',
   'stuck, applied',
@@ -80,7 +79,7 @@ export interface Delivery {
   /** How much later that step is done nevertheless (ms); undefined: random. */
   readonly doneLate?: number;
   /** How long its first connections to pg-backup-api take, in order (ms); the others are random. */
-  readonly connects?: readonly number[];
+  readonly connects?: readonly (number | 'refused')[];
   /** After which time it sends each write again (ms); undefined: random. */
   readonly resends?: number;
   /** What happens to its first POSTs, in order. */
@@ -712,7 +711,7 @@ class Instance implements Table, EventTable, ConnectionSource {
   readonly ledger: Ledger;
   readonly #given: InstanceFaults;
   readonly #posts: PostFate[];
-  readonly #connects: number[];
+  readonly #connects: (number | 'refused')[];
   /** How far its clock is ahead of AWS's (ms). */
   readonly #skew: number;
   #steps = 0;
@@ -840,7 +839,8 @@ class Instance implements Table, EventTable, ConnectionSource {
   async #open(signal: AbortSignal): Promise<void> {
     const world = this.#world;
     let connects = this.#connects.shift();
-    if (world.faulty()) connects ??= world.between(500, 3_000);
+    if (world.faulty()) connects ??= world.pick(['refused', world.between(500, 3_000)]);
+    if (connects === 'refused') throw networkError('ECONNREFUSED');
     if (connects !== undefined) await this.step(signal, () => {}, connects);
   }
 
@@ -854,10 +854,6 @@ class Instance implements Table, EventTable, ConnectionSource {
     if (fate === 'refused') return answer(400, fate);
     if (fate === 'unavailable') return answer(502, fate);
     if (fate === 'not found') return answer(404, fate);
-    if (fate === 'not connected') {
-      await this.step(signal, () => {});
-      throw networkError('ECONNREFUSED');
-    }
     const post = clock.exit(() => world.sendPost(request, this.name));
     /** Carries the request out when a worker is free, whether its sender waits for that or not. */
     const carryOut = (cost = world.between(1, 50)) =>

@@ -14,11 +14,16 @@ const ERRORS: Partial<Record<DynamoDbFault, { status: number; type: string }>> =
   internal: { status: 500, type: 'InternalServerError' },
 };
 
+/** An item in DynamoDB's JSON: texts, and maps of texts. */
+export type UpdatedItem = Readonly<
+  Record<string, { readonly S?: string; readonly M?: Readonly<Record<string, { readonly S?: string }>> }>
+>;
+
 export interface DynamoDb {
   /** Called before each request with the operation, such as `UpdateItem`. */
   fault: ((operation: string) => DynamoDbFault | undefined) | undefined;
   /** Called with the item as it is after each update that succeeded, whether or not its response arrives. */
-  onUpdated: ((item: Readonly<Record<string, { S?: string }>>) => void) | undefined;
+  onUpdated: ((item: UpdatedItem) => void) | undefined;
   /** For AWS_ENDPOINT_URL_DYNAMODB. */
   readonly url: string;
   /** Creates the two tables of a ledger, as infra/ledger.yml does. */

@@ -7,6 +7,9 @@ import { createHash } from 'node:crypto';
 import type { IncomingHttpHeaders } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
 
+/** Duration of an operation, unless a test gives another (ms): a real one takes 0.4 s or more. */
+const OPERATION_TIME = 300;
+
 /** How an operation runs. */
 export interface OperationPlan {
   /** Duration (ms); Infinity: the helper process died, so the operation stays IN_PROGRESS forever. */
@@ -39,7 +42,7 @@ export interface HostOptions {
   readonly requestCost?: number;
   /** Runs an operation on a real Barman; true if it succeeded. Default: the stand-in simulates Barman. */
   readonly barman?: (server: string, model: string | null) => Promise<boolean>;
-  /** Duration of an operation (ms). */
+  /** Duration of an operation (ms); default: 300. */
   readonly operationTime?: number;
   /**
    * Gives an operation that begins in the same second as another one the id of the next second, so that tests
@@ -162,7 +165,7 @@ export class Host {
 
   /** `barman config-switch`. @returns whether it succeeded */
   async #configSwitch(name: string, target: string | null, plan: OperationPlan): Promise<boolean> {
-    const time = plan.time ?? this.options.operationTime ?? 0;
+    const time = plan.time ?? this.options.operationTime ?? OPERATION_TIME;
     const never = () => new Promise<never>(() => {});
     if (time === Number.POSITIVE_INFINITY) return never();
     await sleep(time, undefined, { signal: this.#ended.signal }).catch(never);

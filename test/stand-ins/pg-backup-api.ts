@@ -26,8 +26,8 @@ import { listen, readBody, type StandInServer } from './server.ts';
 /** What happens to a request instead of a normal response. */
 export type Fault =
   | { readonly kind: 'reset' }
-  /** The request reaches a worker only after `noFaults`, also if its client has gone; or never, if it is lost. */
-  | { readonly kind: 'stall'; readonly lost?: true }
+  /** The request reaches a worker only after `noFaults`, also if its client has gone. */
+  | { readonly kind: 'stall' }
   | { readonly kind: 'stall body' }
   | { readonly kind: 'truncate' }
   | { readonly kind: 'oversize'; readonly bytes: number }
@@ -205,7 +205,6 @@ export class PgBackupApiStandIn {
         request.socket.destroy();
         return;
       case 'stall':
-        if (fault.lost) return;
         await this.#stall.promise;
         break;
       case 'redirect':

@@ -243,7 +243,7 @@ describe('a response other than 2xx', () => {
       500,
       'GET',
       LIST,
-      `${LOG} The usual cause is a job file of 0 bytes in <barman_home>/main/jobs, which a full disk leaves: delete it`,
+      `${LOG} The usual cause is a job file of 0 bytes in <barman_home>/main/jobs, which a full disk leaves: delete it unless output/ has its output`,
     ],
     ['500 to the GET of an operation has no', 500, 'GET', [...LIST, 'id'], ''],
     ['500 to the GET of /diagnose has no', 500, 'GET', ['diagnose'], ''],

@@ -135,7 +135,7 @@ describe('a POST', () => {
     expect(requests()).toEqual([`0 POST ${LIST}`, ...Array(3).fill(`0 GET ${LIST}`), `0 POST ${LIST}`]);
     expect(findings).toEqual([
       'main: pg-backup-api answered 500 (3 attempts); see the error log of pg-backup-api on the Barman host. ' +
-        'The usual cause is a job file of 0 bytes in <barman_home>/main/jobs, which a full disk leaves: delete it',
+        'The usual cause is a job file of 0 bytes in <barman_home>/main/jobs, which a full disk leaves: delete it unless output/ has its output',
     ]);
   });
 

@@ -192,7 +192,7 @@ function remedyOf({ method, path }: { readonly method: string; readonly path: re
     );
   }
   if (path.length !== LIST_PATH) return '';
-  return `${log}. The usual cause is a job file of 0 bytes in ${jobs}, which a full disk leaves: delete it`;
+  return `${log}. The usual cause is a job file of 0 bytes in ${jobs}, which a full disk leaves: delete it unless output/ has its output`;
 }
 
 /** Returns the text of an error's body: the `error` of a JSON object, or the text of an HTML page. */

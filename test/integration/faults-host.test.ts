@@ -1,55 +1,17 @@
-/**
- * The fault matrix: whatever fails, the response is correct and in time, no rejection is unhandled, no secret
- * leaks, and the next invocation of the same process works.
- */
+/** The fault matrix of the Barman host: the network, TLS, pg-backup-api and its operations. */
 
 import { subscribe, unsubscribe } from 'node:diagnostics_channel';
 import dns from 'node:dns';
 import { createServer as createTcpServer, type Server, type Socket } from 'node:net';
 import { createServer as createTlsServer, type TlsOptions } from 'node:tls';
-import { expect, test, vi } from 'vitest';
-import { ExitCode, exitStatus } from '../../functions/config-switch/exit-code.ts';
+import { vi } from 'vitest';
+import { ExitCode } from '../../functions/config-switch/exit-code.ts';
 import { CertificateAuthority, type KeyPair } from '../stand-ins/certificates.ts';
-import type { DynamoDbFault } from '../stand-ins/dynamodb.ts';
-import type { Fault, PgBackupApiOptions, SeenRequest } from '../stand-ins/pg-backup-api.ts';
+import type { Fault, SeenRequest } from '../stand-ins/pg-backup-api.ts';
 import type { Host, OperationPlan } from '../stand-ins/pg-backup-api-host.ts';
 import { listen } from '../stand-ins/server.ts';
-import type { SsmFault } from '../stand-ins/ssm.ts';
-import {
-  type FunctionUnderTest,
-  fakeClock,
-  isPoll,
-  isPost,
-  MINUTE,
-  NODE1,
-  PROMOTION,
-  pass,
-  signal,
-  startFunction,
-} from './function.ts';
-
-const { CONFIG_SWITCH_DONE: DONE, CONFIG_SWITCH_FAILED: FAILED, HTTP_ERROR, INVALID_ARGS } = ExitCode;
-/**
- * Lambda's remaining time (ms): SHORT for a row in which something hangs, LONG, as deployed, for the others.
- */
-const SHORT = 2_500;
-const LONG = 29_000;
-
-/** Breaks something. @returns what repairs it, unless it recovers by itself */
-type Break = (run: FunctionUnderTest) => Promise<Repair> | Repair;
-type Repair = (() => Promise<void> | void) | void;
-
-interface Row {
-  /** undefined if the caller gets only an HTTP status. */
-  readonly exitCode: ExitCode | undefined;
-  readonly status: number;
-  readonly recorded: boolean;
-  readonly says: RegExp;
-  readonly broken: Break;
-  readonly remaining?: number;
-  readonly options?: Omit<PgBackupApiOptions, 'tls'>;
-  readonly payload?: Buffer;
-}
+import { type Break, done, kept, late, type Row, testFaults } from './faults.ts';
+import { type FunctionUnderTest, isPoll, isPost, NODE1 } from './function.ts';
 
 const always = Number.POSITIVE_INFINITY;
 
@@ -136,20 +98,6 @@ const lost: Break = () => {
     unsubscribe('undici:request:bodySent', onSent);
   };
 };
-const ssm =
-  (fault: SsmFault): Break =>
-  (run) => {
-    run.ssm.faults.set(run.host.path, fault);
-    return () => void run.ssm.faults.delete(run.host.path);
-  };
-/** A parameter is missing, or has another value. */
-const parameter =
-  (name: string, value: string | undefined): Break =>
-  ({ host }) => {
-    const valid = host.ssm.parameters.get(`${host.path}${name}`);
-    host.put({ [name]: value });
-    return () => host.put({ [name]: valid });
-  };
 const clientCertificate =
   (make: (host: FunctionUnderTest['host']) => Promise<KeyPair>): Break =>
   async ({ host }) => {
@@ -161,76 +109,6 @@ const clientCertificate =
     host.put({ 'client-cert': cert, 'client-key': key });
     return () => host.put(valid);
   };
-/** A fault of DynamoDB, for some requests of an operation, from the given one on (the first is 1). */
-const ledger =
-  (fault: DynamoDbFault, operation = '', from = 1, times = always): Break =>
-  ({ dynamoDb }) => {
-    let count = 0;
-    dynamoDb.fault = (requested) => {
-      if (!requested.includes(operation)) return undefined;
-      count += 1;
-      return count >= from && count < from + times ? fault : undefined;
-    };
-    return () => {
-      dynamoDb.fault = undefined;
-    };
-  };
-/** The clock jumps (ms) while the operation runs. */
-const jump =
-  (ms: number): Break =>
-  ({ host }) => {
-    const when = (request: SeenRequest) => {
-      if (isPoll(request) && host.api.operations()[0]?.endedAt === undefined && jumps++ === 0) {
-        vi.setSystemTime(Date.now() + ms);
-      }
-      return false;
-    };
-    let jumps = 0;
-    host.api.fault({ kind: 'stall' }, always, when);
-    return () => {
-      host.api.noFaults();
-      if (ms < 0) vi.setSystemTime(Date.now() - ms);
-    };
-  };
-
-const unbroken: Break = () => {};
-/** The operator has paused the server. */
-const paused: Break = async (run) => {
-  await run.webhook(NODE1);
-  await run.operator.pause('main', undefined, signal());
-  return async () => void (await run.operator.resume('main', signal()));
-};
-
-type More = Partial<Row>;
-/** The switch was rejected, or its outcome is unknown; the desired state is recorded. */
-const kept = (says: RegExp, broken: Break): Row => ({
-  exitCode: HTTP_ERROR,
-  status: 502,
-  recorded: true,
-  says,
-  broken,
-});
-/** The desired state is recorded, and not decided yet. */
-const undecided = (says: RegExp, broken: Break): Row => ({ ...kept(says, broken), status: 202 });
-const late = (says: RegExp, broken: Break): Row => ({ ...undecided(says, broken), remaining: SHORT });
-/** The ledger is unavailable. */
-const notRecorded = (says: RegExp, broken: Break, more: More = {}): Row => ({
-  ...kept(says, broken),
-  status: 503,
-  recorded: false,
-  ...more,
-});
-const silent = (broken: Break, more: More = {}): Row => ({
-  ...notRecorded(/Service Unavailable/, broken, more),
-  exitCode: undefined,
-});
-const done = (broken: Break, more: More = {}): Row => ({
-  ...kept(/now uses model pg:node2/, broken),
-  exitCode: DONE,
-  status: 200,
-  ...more,
-});
-
 const REASON = '{"error":"so it is"}';
 const saysStatus = (status: number) =>
   status === 204 ? /204, but its body is not JSON/ : new RegExp(`${status}: so it is`);
@@ -356,7 +234,7 @@ const MATRIX: Record<string, Row> = {
   // Operations.
   'the operation fails': {
     ...kept(/<barman_home>\/main\/output\/.*json/, operation({ failed: 'untouched' })),
-    exitCode: FAILED,
+    exitCode: ExitCode.CONFIG_SWITCH_FAILED,
   },
   'the output of the operation is empty': kept(
     /the result of operation.*404/,
@@ -378,98 +256,6 @@ const MATRIX: Record<string, Row> = {
     await run.webhook(NODE1, { remaining: 2_500 });
     await run.expireLease();
   }),
-  // SSM.
-  'SSM denies access': silent(ssm('access denied')),
-  'SSM resets connections': silent(ssm('reset')),
-  'SSM does not respond': silent(ssm('stall'), { remaining: SHORT }),
-  'parameter url is missing': kept(/url is missing; expected/, parameter('url', undefined)),
-  'parameter client-key is malformed': kept(
-    /client-key is malformed/,
-    parameter('client-key', 'a-secret-that-must-not-appear'),
-  ),
-  // The ledger.
-  'DynamoDB denies access': notRecorded(
-    /AccessDeniedException; the function's role needs/,
-    ledger('access denied'),
-  ),
-  'DynamoDB fails': notRecorded(/InternalServerError/, ledger('internal')),
-  'DynamoDB resets connections': notRecorded(/ECONNRESET.*a route to DynamoDB/, ledger('reset')),
-  'DynamoDB does not respond': notRecorded(/before the ledger responded/, ledger('stall'), {
-    status: 504,
-    remaining: SHORT,
-  }),
-  'DynamoDB fails once': done(ledger('internal', '', 1, 1)),
-  'the response to the first write is lost, and the SDK repeats the write': done(
-    ledger('lose response', 'UpdateItem', 1, 1),
-  ),
-  'DynamoDB refuses the write of the running operation': done(ledger('access denied', 'UpdateItem', 2, 1)),
-  'DynamoDB fails after the operation': notRecorded(
-    /the ledger is unavailable/,
-    ledger('internal', 'UpdateItem', 2),
-    { recorded: true },
-  ),
-  'DynamoDB does not respond after the operation': late(
-    /before the ledger responded/,
-    ledger('stall', 'UpdateItem', 2),
-  ),
-  // Other invocations, and the operator.
-  'the server is paused': undecided(/main is paused/, paused),
-  // Time.
-  'no time is left': silent(unbroken, { remaining: 0 }),
-  '1 ms more than the reserve is left': silent(unbroken, { remaining: 1_501 }),
-  'the clock jumps an hour ahead while the operation runs': done(jump(60 * MINUTE), {
-    options: { operationTime: 400 },
-  }),
-  'the clock jumps an hour back while the operation runs': done(jump(-60 * MINUTE), {
-    options: { operationTime: 400 },
-  }),
-  // Callers.
-  'the body is not UTF-8': {
-    ...kept(/is not valid UTF-8/, unbroken),
-    exitCode: INVALID_ARGS,
-    status: 400,
-    recorded: false,
-    payload: Buffer.from(JSON.stringify({ ...PROMOTION, cluster: 'Köln' }), 'latin1'),
-  },
 };
 
-fakeClock();
-
-test.each(Object.entries(MATRIX))('fault matrix › %s', async (_, row) => {
-  const { broken, payload = PROMOTION, remaining = LONG, options, ...expected } = row;
-  await using after = new AsyncDisposableStack();
-  const unhandled: unknown[] = [];
-  const onUnhandled = (error: unknown) => unhandled.push(error);
-  process.on('unhandledRejection', onUnhandled);
-  after.defer(() => void process.off('unhandledRejection', onUnhandled));
-  await using run = await startFunction(options, { MAX_RETRIES: '1' });
-  const breakage = after.use(new AsyncDisposableStack());
-  const repair = await broken(run);
-  if (repair) breakage.defer(repair);
-
-  const start = performance.now();
-  const { statusCode, headers, response } = await run.webhook(payload, { remaining });
-  expect(performance.now() - start).toBeLessThan(Math.max(remaining, 1_500));
-  expect(statusCode).toBe(expected.status);
-  expect(headers['retry-after']).toBe(statusCode === 503 ? '5' : undefined);
-  expect(response.message).toMatch(expected.says);
-  const { exitCode } = expected;
-  if (exitCode === undefined) expect(response).toEqual({ message: expect.any(String) });
-  else {
-    expect(response).toMatchObject({
-      exit_code: exitCode,
-      exit_status: exitStatus(exitCode),
-      recorded: expected.recorded,
-      event_id: expect.any(String),
-      request_id: expect.any(String),
-    });
-  }
-
-  await breakage.disposeAsync();
-  // Leases have expired, and unavailable parameters may be read again.
-  pass(6 * MINUTE);
-  const next = await run.webhook(NODE1);
-  expect(next.response).toMatchObject({ exit_code: DONE });
-  expect(run.host.api.activeModel()).toBe('pg:node1');
-  expect(unhandled).toEqual([]);
-});
+testFaults(MATRIX);
