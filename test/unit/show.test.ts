@@ -75,6 +75,8 @@ describe('the table', () => {
 });
 
 describe('a note', () => {
+  const UNSETTLED = `unsettled since ${at(90)}: an older switch may still take effect, so the desired state is applied again at growing intervals`;
+  const OVERWRITES = 'that overwrites a model set by hand, so pause the server before you set one';
   test.each<[string, Item, string]>([
     ['switching', { ...pending, ...lease(9) }, `an invocation is switching it, until ${at(-9)} at most`],
     [
@@ -96,18 +98,14 @@ describe('a note', () => {
       { ...inSync, apply_again_at: ago(1) },
       'the model is applied again, because Barman does not stream',
     ],
-    [
-      'in sync',
-      { ...inSync, ...unsettled },
-      `unsettled since ${at(90)}: an older switch may still take effect, so the desired state is applied again, ` +
-        `next ${at(-30)}; a model that is set by hand is overwritten then, unless you pause the server first`,
-    ],
-    ['pending', { ...inSync, ...unsettled, apply_again_at: ago(1) }, `unsettled since ${at(90)}`],
+    ['in sync', { ...inSync, ...unsettled }, `${UNSETTLED}, next ${at(-30)}; ${OVERWRITES}`],
     [
       'pending',
-      { ...pending, unsettled_since: ago(90) },
-      'so the desired state is applied again; a model that is set by hand',
+      { ...inSync, ...unsettled, apply_again_at: ago(1) },
+      `${UNSETTLED}, next ${at(1)}; ${OVERWRITES}`,
     ],
+    // What is to be applied again is what was applied.
+    ['pending', { ...pending, ...unsettled }, `${UNSETTLED}; ${OVERWRITES}`],
     [
       'in sync',
       { ...inSync, differs_since: ago(7_300) },
