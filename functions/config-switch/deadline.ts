@@ -45,17 +45,6 @@ export function deadline(ms: number): { signal: AbortSignal; clear: () => void }
 }
 
 /**
- * Starts to measure a time. By both clocks: the monotonic one stands still while the function is frozen, and
- * the wall clock may be set back.
- *
- * @returns a function that returns the time since then (ms)
- */
-export function stopwatch(): () => number {
-  const start = { monotonic: performance.now(), wall: Date.now() };
-  return () => Math.max(performance.now() - start.monotonic, Date.now() - start.wall);
-}
-
-/**
  * Waits for a promise until the signal aborts; for calls that do not accept a signal.
  *
  * @throws what the promise throws, or the signal's reason

@@ -1,10 +1,11 @@
 /** How a request is sent over TCP and TLS, when it is written, and how its connection ends; on real sockets. */
 
+import dns from 'node:dns';
 import { once } from 'node:events';
 import { createServer as createHttpServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import { createServer as createHttpsServer } from 'node:https';
-import { connect, createServer, type Socket } from 'node:net';
-import { describe, expect, test, vi } from 'vitest';
+import { connect, createServer, isIP, type Socket } from 'node:net';
+import { afterEach, describe, expect, test, vi } from 'vitest';
 import { Agent, type HttpRequest } from '../../functions/config-switch/http/agent.ts';
 import { networkFailureOf } from '../../functions/config-switch/http/network-errors.ts';
 import { secureContextOf } from '../../functions/config-switch/http/tls.ts';
@@ -14,7 +15,9 @@ import { listen, readBody } from '../stand-ins/server.ts';
 const ca = await CertificateAuthority.create();
 const client = { ...(await ca.client()), ca: ca.cert };
 const IPV6 = '::1';
-const certificate = await ca.server(['127.0.0.1', IPV6]);
+/** Resolved by `resolve`. */
+const NAME = 'barman.test';
+const certificate = await ca.server(['127.0.0.1', IPV6, NAME]);
 
 type Respond = (request: IncomingMessage, response: ServerResponse) => unknown;
 const ok: Respond = (_, response) => response.end('"OK"');
@@ -28,12 +31,25 @@ interface HostOptions {
   readonly maxResponseSize?: number;
   readonly connectTimeout?: number;
   readonly address?: string;
+  /** Host in the URL; default: the address. */
+  readonly name?: string;
 }
+
+/** Has a name resolve to these addresses in this order, or never. */
+function resolve(addresses: readonly string[] | 'never'): void {
+  const lookup = (_name: unknown, _options: unknown, callback: (error: null, found: object[]) => void) => {
+    if (addresses === 'never') return;
+    const found = addresses.map((address) => ({ address, family: isIP(address) }));
+    setImmediate(() => callback(null, found));
+  };
+  vi.spyOn(dns, 'lookup').mockImplementation(lookup as unknown as typeof dns.lookup);
+}
+afterEach(() => void vi.restoreAllMocks());
 
 /** Starts a server behind a TCP forwarder that sees how each connection ends, and an agent for it. */
 async function startHost(
   secure: boolean,
-  { respond = ok, accept, maxResponseSize = 1_000, address = '127.0.0.1', ...more }: HostOptions = {},
+  { respond = ok, accept, maxResponseSize = 1_000, address = '127.0.0.1', name, ...more }: HostOptions = {},
 ) {
   /** What has arrived: method and body. */
   const requests: string[] = [];
@@ -62,7 +78,7 @@ async function startHost(
   });
   const front = await listen(forwarder, 0, address);
   const agent = new Agent({ secureContext: secureContextOf(client), maxResponseSize, ...more });
-  const host = address.includes(':') ? `[${address}]` : address;
+  const host = name ?? (address.includes(':') ? `[${address}]` : address);
   const base = new URL(`${secure ? 'https' : 'http'}://${host}:${front.port}`);
   const post: HttpRequest = { method: 'POST', base, path: ['operations'], body: { name: 'é' } };
   const get: HttpRequest = { method: 'GET', base, path: ['status'] };
@@ -191,6 +207,16 @@ describe.each([
     },
   );
 
+  test('is not closed as idle while the hook takes longer than its keep-alive time-out', async () => {
+    const respond: Respond = (_, response) => response.setHeader('keep-alive', 'timeout=3').end('"OK"');
+    await using host = await startHost(secure, { respond });
+    await host.ask(host.get);
+    // undici closes an idle connection two seconds before the server does.
+    const beforeWrite = () => new Promise<void>((resolve) => void setTimeout(resolve, 1_200));
+    expect(await host.ask(host.post, undefined, { beforeWrite })).toBe('"OK"');
+    expect(host.sockets).toHaveLength(1);
+  });
+
   test('is given up during the hook, and nothing is written', async () => {
     await using host = await startHost(secure);
     const controller = new AbortController();
@@ -199,6 +225,22 @@ describe.each([
     await expect(host.ask(host.post, controller.signal, { beforeWrite, onWrite })).rejects.toBe(reason);
     await host.ends[0];
     expect([host.requests, onWrite.mock.calls, host.sockets.length]).toEqual([[], [], 1]);
+  });
+
+  test('is tried with each address of a name', async () => {
+    await using host = await startHost(secure, { name: NAME });
+    resolve([IPV6, '127.0.0.1']);
+    expect(await host.ask(host.post)).toBe('"OK"');
+  });
+
+  test('that cannot be made in time is given up', async () => {
+    await using host = await startHost(secure, { name: NAME, connectTimeout: 100 });
+    resolve('never');
+    const beforeWrite = vi.fn(async () => {});
+    expect(await codeOf(host.ask(host.post, undefined, { beforeWrite }))).toBe('UND_ERR_CONNECT_TIMEOUT');
+    resolve(['127.0.0.1']);
+    expect(await host.ask(host.get)).toBe('"OK"');
+    expect([host.requests, beforeWrite.mock.calls]).toEqual([['GET '], []]);
   });
 
   test('to an IPv6 address is made and verified', async () => {

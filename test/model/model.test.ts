@@ -11,7 +11,7 @@ import { isPending } from '../../functions/config-switch/ledger/item.ts';
 import { MUTANTS, mutate } from './mutants.ts';
 import { reset } from './network.ts';
 import { scenario } from './scenarios.ts';
-import { type Scenario, World } from './world.ts';
+import { type Scenario, useClocks, World } from './world.ts';
 
 vi.mock('../../functions/config-switch/http/undici.ts', () => import('./network.ts'));
 
@@ -19,6 +19,7 @@ const runs = Number(process.env.RUNS ?? 400);
 
 beforeEach(() => {
   vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'Date', 'performance'] });
+  useClocks();
 });
 afterEach(() => {
   vi.restoreAllMocks();
@@ -38,7 +39,8 @@ async function runScenario({ deliveries, heartbeats, ...rest }: Scenario): Promi
     const at = Math.max(delivery.at, delivery.event * rest.spacing);
     setTimeout(() => void world.deliver(delivery, `H${index + 1}(${delivery.event})`), at);
   });
-  const { byHand } = rest;
+  const { byHand, operator = [] } = rest;
+  for (const action of operator) setTimeout(() => void world.operate(action), action.at);
   if (byHand) setTimeout(() => world.switchByHand(byHand.event), byHand.at);
   for (const pause of rest.pauses) setTimeout(() => void world.pause(pause), pause.at);
   heartbeats.forEach((at, index) => {
@@ -55,20 +57,19 @@ async function runScenario({ deliveries, heartbeats, ...rest }: Scenario): Promi
     if (world.active !== world.newest)
       world.violate('LATE: four heartbeats later Barman is not set to the leader');
   }
-  // Enough for the slowest operation, and for the back-off after some that were passed over.
-  for (let minutes = 0; minutes < 180 && !isAtRest(world); minutes += 1)
+  // Enough for the slowest operation, for the back-off after some that were passed over, and until all is settled.
+  for (let minutes = 0; minutes < 600 && !isAtRest(world); minutes += 1)
     await vi.advanceTimersByTimeAsync(60_000);
   schedule.stop();
   await vi.advanceTimersByTimeAsync(60_000);
   return world;
 }
 
-/**
- * Whether nothing is running or pending. Of the operations that were passed over only stuck ones are left.
- */
+/** Whether nothing is running, pending, or in doubt. Of the operations only stuck ones are left. */
 function isAtRest({ item, running, newest, active, busy }: World): boolean {
   if (running > 0 || busy) return false;
-  return item === undefined ? newest === 0 : !isPending(item) && active === newest;
+  if (item === undefined) return newest === 0;
+  return !isPending(item) && item.unsettled_since === undefined && active === newest;
 }
 
 function every(ms: number, action: () => void): { stop: () => void } {
@@ -85,6 +86,7 @@ test(`the protocol › ends with Barman set to the newest event, and violates no
       const world = await runScenario(given);
       expect(world.violations, world.trace.join('\n')).toEqual([]);
       expect(world.active, world.trace.join('\n')).toBe(world.newest);
+      expect(world.item?.unsettled_since, world.trace.join('\n')).toBeUndefined();
     }),
     {
       numRuns: runs,

@@ -5,11 +5,12 @@
 
 const FUNCTION = 'functions/config-switch';
 const ITEM = `${FUNCTION}/ledger/item.ts`;
-const TABLE = `${FUNCTION}/ledger/conditions.ts`;
+const CONDITIONS = `${FUNCTION}/ledger/conditions.ts`;
 const LEDGER = `${FUNCTION}/ledger/ledger.ts`;
 const EVENTS = `${FUNCTION}/ledger/events.ts`;
 const RECONCILE = `${FUNCTION}/reconcile/reconcile.ts`;
-const OBSERVE = `${FUNCTION}/reconcile/observations.ts`;
+const TAKE_OVER = `${FUNCTION}/reconcile/take-over.ts`;
+const OBSERVATIONS = `${FUNCTION}/reconcile/observations.ts`;
 const HEARTBEAT = `${FUNCTION}/reconcile/heartbeat.ts`;
 const PG_BACKUP_API = `${FUNCTION}/barman/pg-backup-api.ts`;
 const SWITCH_CONFIG = `${FUNCTION}/barman/switch-config.ts`;
@@ -31,8 +32,8 @@ const edit = (file: string, from: string, to: string): Edit => ({ file, from, to
 
 export const MUTANTS: readonly Mutant[] = [
   {
-    condition: 'record: desired_version is older than mine',
-    edits: [edit(TABLE, "less('desired_version', version)", "less('desired_version', '~')")],
+    condition: 'record: desired is older than mine',
+    edits: [edit(CONDITIONS, "less('desired.version', version)", "less('desired.version', '~')")],
   },
   {
     condition: 'events: a duplicate has the version of its first delivery',
@@ -50,71 +51,109 @@ export const MUTANTS: readonly Mutant[] = [
     ],
   },
   {
-    condition: 'acquire: an applied version is not applied again',
+    condition: 'recorded: not if the item was deleted meanwhile',
+    edits: [edit(RECONCILE, 'facts.recorded = false;', '')],
+  },
+  {
+    condition: 'acquire: the item has a desired state',
+    edits: [edit(LEDGER, 'return [isDesired, notPaused(), ', 'return [notPaused(), ')],
+  },
+  {
+    condition: 'acquire: applied is older',
     edits: [
-      edit(RECONCILE, 'if (applied_version >= version &&', 'if (applied_version > version &&'),
-      edit(TABLE, "less('applied_version', version)", "less('applied_version', '~')"),
+      edit(RECONCILE, 'isApplied(item, version) && !again', "isApplied(item, version + '~') && !again"),
+      edit(CONDITIONS, "less('applied.version', version)", "less('applied.version', '~')"),
     ],
   },
   {
     condition: 'acquire: no other invocation has the lease',
-    edits: [edit(ITEM, 'return lease_token !== undefined && Date.now()', 'return false && Date.now()')],
+    edits: [edit(ITEM, 'return lease !== undefined && Date.now()', 'return false && Date.now()')],
   },
   {
     condition: 'a lease expires',
-    edits: [edit(ITEM, '&& Date.now() < timeOf(lease_expires_at, 0)', '&& lease_expires_at !== undefined')],
+    edits: [edit(ITEM, '&& Date.now() < timeOf(lease.expires_at, 0)', '')],
   },
   {
-    condition: 'acquire: the token is the one that was waited out',
-    edits: [
-      edit(LEDGER, 'either(noLease, leasedBy(lease_token))', "either(noLease, less('lease_token', '~'))"),
-      edit(LEDGER, '  leasedBy,\n', '  leasedBy,\n  less,\n'),
-    ],
+    condition: 'lease_expires_at covers an attempt',
+    edits: [edit(LEDGER, 'POST_WINDOW + ATTEMPT_TIMEOUT + CLOCK_SKEW', 'POST_WINDOW')],
   },
   {
-    condition: 'acquire: an expired lease is waited out first',
-    edits: [
-      edit(RECONCILE, 'const waited = await waitOut(options, item);', 'const waited = { running: [] };'),
-    ],
+    condition: 'a POST is sent only inside the POST window',
+    edits: [edit(RECONCILE, 'while (guard.inDoubt || !mayPost(lease)) {', 'while (guard.inDoubt) {')],
   },
   {
-    condition: 'a POST without a response: wait until it can no longer arrive',
-    edits: [edit(PG_BACKUP_API, 'this.#options.postDelay - elapsed()', '0')],
-  },
-  {
-    condition: 'a POST without a response: wait for recent operations before the next',
+    condition: 'renew, complete, release: the token is mine',
     edits: [
       edit(
-        PG_BACKUP_API,
-        'for (const id of await this.recentOperations(barman_server, elapsed()))',
-        'for (const id of [])',
+        CONDITIONS,
+        "const leasedBy = (token: string) => equals('lease.token', token);",
+        "const leasedBy = (_: string) => either(absent('lease'), less('lease.token', '~'));",
       ),
     ],
   },
   {
-    condition: 'recent operations: each one that is running is waited for',
+    condition: 'take over: the token is the expired one',
     edits: [
       edit(
-        PG_BACKUP_API,
-        "return status === 'IN_PROGRESS' ? this.waitForOperation(barman_server, operation_id, signal) : status;",
-        "return status === 'IN_PROGRESS' ? 'DONE' : status;",
+        LEDGER,
+        'leasedBy(item.lease.token)];\n    return this.#lease',
+        "either(noLease, less('lease.token', '~'))];\n    return this.#lease",
+      ),
+      edit(LEDGER, '  leasedBy,\n', '  either,\n  leasedBy,\n  less,\n'),
+    ],
+  },
+  {
+    condition: 'started: the token is mine',
+    edits: [
+      edit(
+        LEDGER,
+        'await this.#write(item.barman_server, change, [leasedBy(token)], signal);',
+        'await this.#write(item.barman_server, change, [], signal);',
       ),
     ],
   },
   {
-    condition: 'recent operations: all since the POST count, in any time zone',
-    edits: [edit(PG_BACKUP_API, 'const oldest = now - elapsed -', 'const oldest = now -')],
+    condition: 'acquire: the running operation of the token before is removed',
+    edits: [edit(LEDGER, '{ ...change, lease, running: null },', '{ ...change, lease },')],
   },
   {
-    condition: 'recent operations: the newest counts, in case the clock is wrong',
-    edits: [edit(PG_BACKUP_API, '|| index === ids.length - 1) return true;', ') return true;')],
+    condition: 'acquire: a write that the SDK repeated counts as mine',
+    edits: [edit(LEDGER, 'item.lease?.token !== token)', 'item.lease?.token !== token || !written)')],
+  },
+  {
+    condition: 'record: a write that the SDK repeated changes nothing',
+    edits: [
+      edit(
+        LEDGER,
+        '      condition,\n      signal,\n    );\n    // The SDK',
+        '      condition.map((row) => [...row, ...leasedBy(token)]),\n      signal,\n    );\n    // The SDK',
+      ),
+    ],
+  },
+  {
+    condition: 'take over: the item is unsettled from then on',
+    edits: [
+      edit(LEDGER, '{ ...unsettled(), ...failedAttempt(item, why) }', '{ ...failedAttempt(item, why) }'),
+    ],
+  },
+  {
+    condition: 'renew: if a POST is in doubt, the item is unsettled from then on',
+    edits: [edit(LEDGER, 'inDoubt ? unsettled() : {}', '{}')],
+  },
+  {
+    condition: 'a POST in doubt: another one only after a renewal',
+    edits: [edit(RECONCILE, 'while (guard.inDoubt || !mayPost(lease)) {', 'while (!mayPost(lease)) {')],
   },
   {
     condition: 'a POST is in doubt until its operation has ended',
     edits: [edit(PG_BACKUP_API, 'guard.inDoubt = true;', '')],
   },
   {
-    condition: 'release: only if every POST has a known end',
+    condition: 'a POST is in doubt also if no connection is made for the next',
+    edits: [edit(PG_BACKUP_API, "if (isSent && begun === 'no')", "if (begun === 'no')")],
+  },
+  {
+    condition: 'release: only if no POST is in doubt',
     edits: [edit(RECONCILE, 'if (!guard.inDoubt && !signal.aborted) {', 'if (!signal.aborted) {')],
   },
   {
@@ -122,182 +161,130 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       edit(
         SWITCH_CONFIG,
-        'await api.waitForOperation(barman_server, operation_id);',
-        "'DONE' as 'DONE' | 'FAILED';",
+        'await api.waitForOperation(barman_server, operation_id)',
+        "'DONE' as 'DONE' | 'FAILED'",
       ),
     ],
   },
   {
-    condition: 'complete, release: the token is mine',
+    condition: 'complete: unsettled stays',
     edits: [
       edit(
-        TABLE,
-        "const leasedBy = (token: string) => equals('lease_token', token);",
-        "const leasedBy = (_: string) => either(absent('lease_token'), less('lease_token', '~'));",
+        LEDGER,
+        'if (acquiredAt - since >= unsettled)',
+        'if (acquiredAt - since >= unsettled - unsettled)',
       ),
     ],
   },
   {
-    condition: 'complete: desired_version is what I applied',
-    edits: [edit(LEDGER, 'done, [leasedBy(token), desiredIs(desired_version)]', 'done, [leasedBy(token)]')],
+    condition: 'complete: settled by when the lease was acquired, not by now',
+    edits: [
+      edit(LEDGER, 'if (acquiredAt - since >= unsettled)', 'if (acquiredAt && now - since >= unsettled)'),
+    ],
+  },
+  {
+    condition: 'complete: the desired state is applied again',
+    edits: [
+      edit(
+        LEDGER,
+        'Math.min(now + Math.max(applyAgain, now - since), since + unsettled)',
+        'Math.max(applyAgain, since + unsettled)',
+      ),
+    ],
+  },
+  {
+    condition: 'complete: … at intervals that grow with the age of the doubt',
+    edits: [edit(LEDGER, 'now + Math.max(applyAgain, now - since)', 'now + 4 * applyAgain')],
+  },
+  {
+    condition: 'complete: against something newer the doubt begins anew',
+    edits: [
+      edit(
+        LEDGER,
+        'isApplied(item, version) ? timeOf(item.unsettled_since, now) : now',
+        'timeOf(item.unsettled_since, now)',
+      ),
+    ],
+  },
+  {
+    condition: 'complete: what was to be applied again is applied',
+    edits: [edit(LEDGER, 'undefined) return { apply_again_at: null };', 'undefined) return {};')],
+  },
+  {
+    condition: 'apply again: only by a heartbeat, when it is time',
+    edits: [edit(RECONCILE, "caller === 'heartbeat' && mustApplyAgain(item)", 'false')],
   },
   {
     condition: 'superseded: only by an applied version, not by a pending one',
     edits: [
-      edit(RECONCILE, "applied, applied_version = '',", "applied, desired_version: applied_version = '',"),
+      edit(RECONCILE, 'const { applied } = item;', 'const applied = { operation_id: "", ...item.desired };'),
+      edit(RECONCILE, 'if (applied && isApplied(item, version) && !again)', 'if (applied.version > version)'),
     ],
-  },
-  {
-    condition: 'acquire: a write that the SDK repeated counts as mine',
-    edits: [
-      edit(
-        LEDGER,
-        'if (item?.lease_token !== lease.lease_token',
-        'if (!written || item?.lease_token !== lease.lease_token',
-      ),
-    ],
-  },
-  {
-    condition: 'record: a write that the SDK repeated changes nothing',
-    edits: [
-      edit(
-        LEDGER,
-        '{ ...change, ...lease }, condition, signal);',
-        '{ ...change, ...lease }, condition.map((row) => either(row, leasedBy(lease.lease_token))), signal);',
-      ),
-    ],
-  },
-  {
-    condition: 'a stuck operation is passed over',
-    edits: [
-      edit(
-        RECONCILE,
-        'const patience = () => expiredAt + operationTimeout - Date.now();',
-        'const patience = () => 2 ** 30 + expiredAt * 0 + operationTimeout * 0;',
-      ),
-    ],
-  },
-  {
-    condition: 'a POST is sent only inside the POST window',
-    edits: [edit(RECONCILE, 'if (mayPost(lease)) return;', 'return;')],
-  },
-  {
-    condition: 'lease_expires_at covers the delay of a POST',
-    edits: [edit(LEDGER, 'POST_WINDOW + POST_DELAY + CLOCK_SKEW', 'POST_WINDOW')],
-  },
-  {
-    condition: 'P is longer than any operation that ends',
-    edits: [edit(WORLD, 'const OPERATION_TIMEOUT = 60_000;', 'const OPERATION_TIMEOUT = 3_000;')],
-  },
-  {
-    condition: 'started: the token is mine',
-    edits: [
-      edit(
-        LEDGER,
-        'await this.#write(barman_server, change, [leasedBy(token)], signal);',
-        'await this.#write(barman_server, change, [], signal);',
-      ),
-    ],
-  },
-  {
-    condition: 'acquire: the running operation of the token before is removed',
-    edits: [edit(LEDGER, '...NO_RUNNING_OPERATION,\n      lease_token', 'lease_token')],
   },
   {
     condition: 'an expired lease: its running operation is not requested again',
-    edits: [edit(RECONCILE, 'if (waited.end !== undefined) {', 'if (waited.end === undefined && false) {')],
-  },
-  {
-    condition: 'an expired lease: its running operation applied running_version',
     edits: [
-      edit(RECONCILE, 'item: { ...item, desired: running, desired_version: running_version },', 'item,'),
+      edit(TAKE_OVER, 'if (running && (await recordEnd(options, item, running))) return undefined;', ''),
+      edit(HEARTBEAT, 'if (!running || mayTakeOver', 'if (running || mayTakeOver'),
     ],
   },
   {
+    condition: 'an expired lease: its running operation applied its own version',
+    edits: [edit(TAKE_OVER, 'endedLease(item, running)', 'endedLease(item, { ...running, ...desired })')],
+  },
+  {
     condition: 'an expired lease: a running operation that FAILED applied nothing',
-    edits: [edit(RECONCILE, "if (end === 'DONE') {", 'if (end) {')],
+    edits: [edit(TAKE_OVER, "if (end === 'DONE') await ledger.complete", 'if (end) await ledger.complete')],
   },
   {
-    condition: 'acquire: all operations that are passed over are added',
-    edits: [edit(LEDGER, '...running.map((one)', '...running.slice(1).map((one)')],
-  },
-  {
-    condition: 'acquire: those that were passed over earlier stay',
-    edits: [edit(LEDGER, 'passedOverText([...earlier, ', 'passedOverText([')],
-  },
-  {
-    condition: 'acquire: only those are marked that were seen to have ended',
+    condition: 'an expired lease: its running operation is waited for',
     edits: [
       edit(
-        LEDGER,
-        'ended.has(one.operation_id) ? { ended_at: now, ...one } : one,',
-        '({ ended_at: now, ...one }),',
+        TAKE_OVER,
+        'return timeOf(lease.expires_at, 0) + time - Date.now();',
+        'return timeOf(lease.expires_at, 0) + 0 * time - Date.now();',
       ),
     ],
   },
   {
-    condition: 'acquire: also after the end of an operation that was passed over',
-    edits: [edit(LEDGER, 'mustApplyAgain(item, ended) ? [] : [newer', 'false ? [] : [newer')],
+    condition: 'an expired lease: a stuck operation is passed over',
+    edits: [edit(TAKE_OVER, '+ time - Date.now();', '+ 2 ** 40 * time - Date.now();')],
   },
   {
-    condition: 'acquire: passed_over is as it was read',
-    edits: [edit(LEDGER, 'passedOverIs(item.passed_over),\n      notPaused(),', 'notPaused(),')],
+    condition: 'an expired lease without operation: what may be running is waited for',
+    edits: [edit(TAKE_OVER, ' || (await isStillRunning(options, item))', '')],
   },
   {
-    condition: 'complete: only the marked ones are removed from passed_over',
-    edits: [edit(LEDGER, '.filter(({ ended_at }) => ended_at === undefined)', '.filter(() => false)')],
+    condition: 'a POST without a response: what may be running is waited for before the next',
+    edits: [edit(PG_BACKUP_API, "if (begun === 'no') return;", 'if (begun) return;')],
   },
   {
-    condition: 'complete: the marked ones are removed from passed_over',
-    edits: [edit(LEDGER, '.filter(({ ended_at }) => ended_at === undefined)', '')],
+    condition: 'OPERATION_TIMEOUT is longer than any operation that ends',
+    edits: [edit(WORLD, 'const OPERATION_TIMEOUT = 60_000;', 'const OPERATION_TIMEOUT = 3_000;')],
   },
   {
-    condition: 'heartbeat: operations that were passed over are polled',
-    edits: [edit(HEARTBEAT, '.filter((one) => !one.ended_at)', '.filter(() => false)')],
+    condition: 'taking over: only when the next attempt is due',
+    edits: [edit(ITEM, 'return timeOf(next_attempt_at, 0) <= Date.now();', 'return next_attempt_at !== "";')],
   },
   {
-    condition: 'drop: only operations of the desired state',
-    edits: [edit(HEARTBEAT, 'if (version === item.desired_version)', 'if (version === version)')],
-  },
-  {
-    condition: 'drop, reapply: desired_version is as it was read',
-    edits: [edit(LEDGER, '[desiredIs(desired_version), passedOverIs', '[passedOverIs')],
-  },
-  {
-    condition: 'drop, reapply: passed_over is as it was read',
-    edits: [edit(LEDGER, 'passedOverIs(passed_over), noLease]', 'noLease]')],
-  },
-  {
-    condition: 'drop, reapply: no lease',
-    edits: [edit(LEDGER, 'passedOverIs(passed_over), noLease]', 'passedOverIs(passed_over)]')],
-  },
-  {
-    condition: 'passing over: only when the next attempt is due',
+    condition: 'taking over: counts as an attempt',
     edits: [
-      edit(RECONCILE, 'if (timeOf(next_attempt_at, 0) > Date.now()) {', 'if (next_attempt_at && false) {'),
+      edit(LEDGER, '{ ...unsettled(), ...failedAttempt(item, why) }', '{ ...unsettled(), last_error: why }'),
     ],
-  },
-  {
-    condition: 'passing over: counts as an attempt',
-    edits: [edit(LEDGER, '...(running.length > 0 && failed', '...(running.length < 0 && failed')],
   },
   {
     condition: 'acquire: not paused',
     edits: [
-      edit(RECONCILE, 'if (isPaused(item)) {', 'if (false) {'),
+      edit(RECONCILE, 'if (isPaused(item)) throw paused(item);', ''),
       edit(LEDGER, 'noLease, notPaused()];', 'noLease];'),
-      edit(LEDGER, '      notPaused(),\n', ''),
+      edit(LEDGER, 'return [isDesired, notPaused(), ', 'return [isDesired, '),
     ],
-  },
-  {
-    condition: 'complete, newer desired: renewed only if not paused',
-    edits: [edit(LEDGER, '[leasedBy(token), notPaused()]', '[leasedBy(token)]')],
   },
   {
     condition: 'a pause with an end ends by itself',
     edits: [
       edit(
-        TABLE,
+        CONDITIONS,
         "either(absent('paused'), less('paused_until', new Date().toISOString()))",
         "absent('paused')",
       ),
@@ -305,22 +292,24 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     condition: 'observation: the leader becomes the desired state',
-    edits: [edit(OBSERVE, 'if (at - timeOf(differs_since', 'if (interval > 0 || at - timeOf(differs_since')],
+    edits: [
+      edit(OBSERVATIONS, 'if (at - timeOf(differs_since', 'if (interval > 0 || at - timeOf(differs_since'),
+    ],
   },
   {
     condition: 'observation: its version is older than the answers may be',
-    edits: [edit(OBSERVE, 'const STALENESS = 30_000;', 'const STALENESS = -30_000;')],
+    edits: [edit(OBSERVATIONS, 'const STALENESS = 30_000;', 'const STALENESS = -30_000;')],
   },
   {
     condition: 'observation: two in a row, some time apart',
     edits: [
       edit(
-        OBSERVE,
+        OBSERVATIONS,
         'at - timeOf(differs_since, Number.POSITIVE_INFINITY) < (1 - TOLERANCE) * interval',
         'differs_since === undefined',
       ),
-      edit(OBSERVE, 'const STALENESS = 30_000;', 'const STALENESS = 0;'),
-      edit(OBSERVE, 'const GRACE = 60_000;', 'const GRACE = 0;'),
+      edit(OBSERVATIONS, 'const STALENESS = 30_000;', 'const STALENESS = 0;'),
+      edit(OBSERVATIONS, 'const GRACE = 60_000;', 'const GRACE = 0;'),
     ],
   },
   {
@@ -331,20 +320,12 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     condition: 'observation: what does not stream is applied again',
-    edits: [edit(OBSERVE, 'if (overdue < 0 ||', 'if (overdue < 2 ** 50 ||')],
-  },
-  {
-    condition: 'observation: not while it is pending anyway',
-    edits: [edit(OBSERVE, 'isPending(item) || !isRecorded(item)', '!isRecorded(item)')],
+    edits: [edit(OBSERVATIONS, 'if (overdue < 0 ||', 'if (overdue < 2 ** 50 ||')],
   },
   {
     condition: 'FAILED: the desired state stays pending',
     edits: [
-      edit(
-        LEDGER,
-        'last_error: error.slice(0, 1_000),',
-        'last_error: error.slice(0, 1_000), desired_version: null, desired: null,',
-      ),
+      edit(LEDGER, 'last_error: error.slice(0, 1_000),', 'last_error: error.slice(0, 1_000), desired: null,'),
     ],
   },
 ];

@@ -1,12 +1,13 @@
 /**
  * The environment of the ledger's protocol in virtual time: a table, a Barman host, and the faults of both.
- * The code under test is the real ledger.ts, reconcile.ts, heartbeat.ts and pg-backup-api.ts; the invariants
- * are checked here at each step.
+ * The code under test is the real ledger/, reconcile/ and pg-backup-api.ts; the invariants are checked here
+ * at each step.
  */
 
+import { AsyncLocalStorage } from 'node:async_hooks';
 import type { Connection, ConnectionSource } from '../../functions/config-switch/barman/attempts.ts';
 import { PgBackupApi } from '../../functions/config-switch/barman/pg-backup-api.ts';
-import { deadline, within } from '../../functions/config-switch/deadline.ts';
+import { ATTEMPT_TIMEOUT, deadline, within } from '../../functions/config-switch/deadline.ts';
 import {
   Busy,
   ConfigSwitchFailed,
@@ -16,42 +17,42 @@ import {
 import type { Result } from '../../functions/config-switch/exit-code.ts';
 import { ExitCode } from '../../functions/config-switch/exit-code.ts';
 import { type Facts, newFacts } from '../../functions/config-switch/invocation.ts';
-import type { Change, Condition, Table } from '../../functions/config-switch/ledger/conditions.ts';
+import type { Change, Condition, Stored, Table } from '../../functions/config-switch/ledger/conditions.ts';
 import type { EventTable, StoredEvent } from '../../functions/config-switch/ledger/events.ts';
-import {
-  type Item,
-  isPending,
-  NOT_STREAMING,
-  passedOver,
-} from '../../functions/config-switch/ledger/item.ts';
-import { LEASE, Ledger, POST_DELAY } from '../../functions/config-switch/ledger/ledger.ts';
+import { type Item, isPending, readItem, timeOf } from '../../functions/config-switch/ledger/item.ts';
+import { Ledger, POST_WINDOW } from '../../functions/config-switch/ledger/ledger.ts';
 import { Operator } from '../../functions/config-switch/ledger/operator.ts';
 import type { Observed } from '../../functions/config-switch/patroni/observe-clusters.ts';
 import { beat, type HeartbeatOptions } from '../../functions/config-switch/reconcile/heartbeat.ts';
-import {
-  type ReconcileOptions,
-  recordAndReconcile,
-} from '../../functions/config-switch/reconcile/reconcile.ts';
+import { recordAndReconcile } from '../../functions/config-switch/reconcile/reconcile.ts';
+import type { ConfigTarget } from '../../functions/config-switch/target.ts';
 import { versionOf } from '../../functions/config-switch/version.ts';
 import { changed, holds } from '../stand-ins/memory-table.ts';
 import { connect, type Request, type Response } from './network.ts';
 
 const SERVER = 'main';
 const MINUTE = 60_000;
-/** P: longer than any operation that ends (ms). */
 const OPERATION_TIMEOUT = 60_000;
+/** How long something in doubt may take effect (ms): 24 h in a deployment. */
+const UNSETTLED = 12 * MINUTE;
+/** How late something in doubt takes effect at most (ms). */
+const LATEST = 9 * MINUTE;
+/** How long Barman is on something older than DONE at most, beside the age of the doubt (ms). */
+const CORRECTION = 3 * MINUTE;
+/** The largest difference between an instance's clock and AWS's (ms). */
+const SKEW = 500;
 const NEVER = new Promise<never>(() => {});
-/** What may happen to a request. To its sender a lost or late POST looks the same as a lost response. */
+/** What may happen to a POST. To its sender a lost or late one looks the same as a lost response. */
 const POST_FAULTS = [
-  'not connected',
   'lost',
   'response lost',
   'response late',
   'late',
   'refused',
   'unavailable',
+  'stall',
 ] as const;
-const GET_FAULTS = ['not connected', 'response lost', 'slow', 'not found', 'unavailable'] as const;
+const GET_FAULTS = ['response lost', 'slow', 'not found', 'unavailable'] as const;
 const OPERATION_FAULTS = [
   'stuck',
   'stuck, applied',
@@ -75,12 +76,24 @@ export interface Delivery {
   readonly time: number;
   /** The step at which the instance crashes, if it does. */
   readonly crashAt: number | undefined;
-  /** How much later that step is done nevertheless (ms; a POST not later than 5 s); undefined: random. */
+  /** How much later that step is done nevertheless (ms); undefined: random. */
   readonly doneLate?: number;
-  /** How long its connection to pg-backup-api takes (ms); undefined: random. */
-  readonly connects?: number;
+  /** How long its first connections to pg-backup-api take, in order (ms); the others are random. */
+  readonly connects?: readonly (number | 'refused')[];
   /** After which time it sends each write again (ms); undefined: random. */
   readonly resends?: number;
+  /** What happens to its first POSTs, in order. */
+  readonly posts?: readonly PostFate[];
+}
+
+/** How late a POST is carried out whose sender sees a broken connection (ms). */
+type PostFate = 'served' | (typeof POST_FAULTS)[number] | { readonly late: number };
+
+/** What an operator does. */
+export interface OperatorAction {
+  /** When (ms). */
+  readonly at: number;
+  readonly command: 'retry' | 'forget' | 'forget --force';
 }
 
 export interface Scenario {
@@ -90,6 +103,8 @@ export interface Scenario {
   readonly lost: readonly number[];
   /** Time between two role changes (ms). */
   readonly spacing: number;
+  /** The event that drops the active model, instead of applying one. */
+  readonly resets?: number;
   /** How old Patroni's answers are at most (ms); undefined: Patroni is not asked. */
   readonly observation: number | undefined;
   /** WAL arrives in another way than by streaming, so that this is not checked. */
@@ -98,6 +113,7 @@ export interface Scenario {
    * When the operator pauses the server (ms), and after which time the pause ends, by itself or by `resume`.
    */
   readonly pauses: readonly { readonly at: number; readonly for: number; readonly resumed: boolean }[];
+  readonly operator?: readonly OperatorAction[];
   /** When someone applies the model of a role change by hand, if Barman is idle (ms). */
   readonly byHand?: { readonly at: number; readonly event: number } | undefined;
   /** When additional heartbeats begin (ms). */
@@ -106,26 +122,60 @@ export interface Scenario {
   readonly faults: number;
   /** How long an operation takes at most that does not fail (ms): longer than an invocation, or than P. */
   readonly slowest: number;
-  /** How the first operations end, and after which time (ms); the others are random. */
-  readonly operations: readonly { readonly fate: Fate; readonly duration: number }[];
+  /** How the first operations end, after which time (ms), and when they write (default: at the end). */
+  readonly operations: readonly {
+    readonly fate: Fate;
+    readonly duration: number;
+    readonly writesAt?: number;
+  }[];
   /** From when until when pg-backup-api is unavailable (ms). */
   readonly outage?: { readonly from: number; readonly until: number };
   readonly faultsUntil: number;
-  /** Offset from UTC of the Barman host's clock, which makes the operation ids (h). */
-  readonly zone: number;
-  /** The zone changes by this (h), in the middle of the faults. */
-  readonly zoneChange: number;
-  /** Whether the `Date` is from a proxy whose clock is AWS's; then the zone does not change. */
-  readonly proxy: boolean;
-  /** How far that clock is ahead of AWS's (ms). */
-  readonly clockAhead: number;
+  /**
+   * The workers of pg-backup-api. One serves the requests in their order; of several each serves its own, so
+   * that a POST whose sender has gone may be carried out beside the list, and much later.
+   */
+  readonly workers: 1 | 2;
+  /** One worker, and its answers to GETs are right: nothing goes back behind an event that was DONE. */
+  readonly strict: boolean;
+  /** The list of operations cannot be read, for ever. */
+  readonly unreadable?: boolean;
+  /** By how much the Barman host's clock is set (ms), in the middle of the faults; it makes the operation ids. */
+  readonly clockSet: number;
 }
 
 interface Operation {
   readonly id: string;
   readonly event: number;
+  /** When its POST was sent (ms). */
+  readonly sentAt: number;
+  /** It may still write. */
+  mayWrite: boolean;
   /** STUCK: pg-backup-api reports IN_PROGRESS for ever. */
   state: 'IN_PROGRESS' | 'STUCK' | 'DONE' | 'FAILED';
+}
+
+/** A POST that was sent, and may still be carried out. */
+interface Underway {
+  readonly event: number;
+  readonly sentAt: number;
+}
+
+/** The clock of an instance: how far it is ahead of AWS's (ms). */
+const clock = new AsyncLocalStorage<number>();
+
+/** Has each instance see a clock of its own. Call after the fake timers were installed. */
+export function useClocks(): void {
+  const Fake = globalThis.Date;
+  const now = () => Fake.now() + (clock.getStore() ?? 0);
+  globalThis.Date = class extends Fake {
+    constructor(value?: string | number) {
+      super(value ?? now());
+    }
+    static override now(): number {
+      return now();
+    }
+  } as DateConstructor;
 }
 
 export class World {
@@ -135,9 +185,10 @@ export class World {
   #item: Item | undefined;
   readonly #events = new Map<string, StoredEvent>();
   readonly #operations = new Map<string, Operation>();
+  readonly #underway = new Set<Underway>();
   /** Ids of all operations that the item has ever had as the running one. */
   readonly #known = new Set<string>();
-  /** The name of the instance that wrote the current lease_token. */
+  /** The name of the instance that wrote the current lease. */
   #leasedBy = '';
   /** The event that Barman is set to; 0 at the start. */
   #active = 0;
@@ -145,10 +196,16 @@ export class World {
   #byHand = false;
   /** The newest event with the result DONE. */
   #done = 0;
+  /** Since when Barman is on something older than that, after it was not; and when the doubt began (ms). */
+  #behind: { readonly since: number; readonly doubt: number } | undefined;
   /** The newest event that was recorded, or reported as recorded. */
   #recorded = 0;
   /** Since when the server is paused (ms); Infinity: it is not. */
   #pausedAt = Number.POSITIVE_INFINITY;
+  /** Until when the only worker is busy (ms). */
+  #busyUntil = 0;
+  /** `performance.now()` at the beginning. */
+  readonly #start = performance.now();
   readonly violations: string[] = [];
   /** What happened, for the reader of a failure. */
   readonly trace: string[] = [];
@@ -166,52 +223,59 @@ export class World {
 
   /** Whether the scenario has no fault at all. */
   get nothingFails(): boolean {
-    const { faults, slowest, operations, outage, deliveries } = this.#scenario;
-    const crashes = deliveries.some(({ crashAt }) => crashAt !== undefined);
-    const fails = faults > 0 || crashes || operations.length > 0 || outage !== undefined;
-    return !fails && slowest < OPERATION_TIMEOUT;
+    const { faults, slowest, operations, outage, deliveries, operator, unreadable } = this.#scenario;
+    const fails = deliveries.some(({ crashAt, posts }) => crashAt !== undefined || posts !== undefined);
+    const others = operations.length > 0 || outage !== undefined || operator !== undefined || unreadable;
+    return faults === 0 && !fails && !others && slowest < OPERATION_TIMEOUT;
   }
 
-  /** Whether an operation may still take effect. */
+  /** Whether an operation, or a POST, may still take effect. */
   get busy(): boolean {
-    return [...this.#operations.values()].some(({ state }) => state === 'IN_PROGRESS');
+    return this.#loose().length > 0;
+  }
+
+  /** What may still set Barman to something. */
+  #loose(): Underway[] {
+    return [...this.#underway, ...[...this.#operations.values()].filter(({ mayWrite }) => mayWrite)];
   }
 
   get active(): number {
     return this.#active;
   }
 
-  get recorded(): number {
-    return this.#recorded;
-  }
-
   /** Runs one invocation of the function, from the event to its result. */
   async deliver(delivery: Delivery, name: string): Promise<void> {
     const instance = new Instance(this, name, delivery);
-    const start = Date.now();
+    const start = performance.now();
     const { signal, clear } = deadline(delivery.time);
     const facts = newFacts();
-    const options: ReconcileOptions & { events: EventTable } = {
-      ledger: new Ledger(instance),
-      events: instance,
-      api: instance.pgBackupApi(signal),
-      signal,
-      remaining: () => start + delivery.time - Date.now(),
-      operationTimeout: OPERATION_TIMEOUT,
-      facts,
-    };
-    const target = { model: String(delivery.event) };
     // A sender that repeats an event without `age_ms` dates it differently.
     const isRecorded = this.#events.has(`event-${delivery.event}`);
     const time = delivery.repeats && isRecorded ? 100_000 + Date.now() : this.#happenedAt(delivery.event);
-    const version = versionOf(time, `event-${delivery.event}`);
+    const desired = {
+      barman_server: SERVER,
+      cluster: 'c',
+      target: this.targetOf(delivery.event),
+      version: versionOf(time, `event-${delivery.event}`),
+    };
     this.running += 1;
     let result: Result | Error;
     try {
-      result = await Promise.race([
-        recordAndReconcile(options, { barman_server: SERVER, cluster: 'c', target, version }),
-        instance.crash,
-      ]);
+      const run = instance.run(() =>
+        recordAndReconcile(
+          {
+            ledger: instance.ledger,
+            events: instance,
+            api: instance.pgBackupApi(signal),
+            signal,
+            remaining: () => start + delivery.time - performance.now(),
+            operationTimeout: OPERATION_TIMEOUT,
+            facts,
+          },
+          desired,
+        ),
+      );
+      result = await Promise.race([run, instance.crash]);
     } catch (error) {
       result = error as Error;
     } finally {
@@ -219,7 +283,8 @@ export class World {
       this.running -= 1;
     }
     if (instance.crashed) return;
-    if (Date.now() > start + delivery.time + 1) this.violate(`LATE: ${name} returned after its deadline`);
+    if (performance.now() > start + delivery.time + 1)
+      this.violate(`LATE: ${name} returned after its deadline`);
     this.#check(name, delivery.event, result, facts);
   }
 
@@ -233,19 +298,19 @@ export class World {
       if (!(result instanceof HttpError || result instanceof ConfigSwitchFailed)) {
         this.violate(`UNFORESEEN: ${name}: ${result.stack}`);
       }
-      if (result instanceof Busy && this.#leasedBy === name && !result.message.includes('is paused'))
+      if (facts.recorded && result.message.includes('send the event again'))
+        this.violate(`BOTH: ${name} is recorded, and is to be sent again`);
+      if (result instanceof Busy && this.#leasedBy === name && result.message.startsWith('another'))
         this.violate(`SELF-BLOCK: ${name} waits for itself`);
       return;
     }
     if (result.exit_code === ExitCode.CONFIG_SWITCH_DONE) {
-      // Between the late effect of an operation that was passed over and its correction, this is accepted
-      // (docs/design.md).
-      if (this.#active < event && !this.#item?.passed_over && !this.#byHand)
+      if (this.#active < event && !this.#isUnsettled && !this.#byHand)
         this.violate(`FALSE-DONE: ${name} for event ${event}, Barman is set to ${this.#active}`);
       this.#done = Math.max(this.#done, event);
-    } else if (this.#applied() < event || this.#item?.applied_version?.endsWith(`#event-${event}`)) {
+    } else if (this.#applied < event || this.#item?.applied?.version.endsWith(`#event-${event}`)) {
       // An observation of the same leader supersedes its event.
-      this.violate(`SKIP-UNDONE: ${name} for event ${event}`);
+      if (!this.#scenario.operator) this.violate(`SKIP-UNDONE: ${name} for event ${event}`);
     }
   }
 
@@ -253,14 +318,15 @@ export class World {
   async beat(name: string, time = 27_500): Promise<void> {
     const crashAt = this.faulty() ? this.between(1, 24) : undefined;
     const instance = new Instance(this, name, { crashAt });
-    const start = Date.now();
+    const start = performance.now();
     const { signal, clear } = deadline(time);
     const options: HeartbeatOptions = {
-      ledger: new Ledger(instance),
-      api: instance.pgBackupApi(signal),
+      ledger: instance.ledger,
+      connect: () => instance.pgBackupApi(signal),
+      facts: newFacts(),
       expiries: async () => new Map(),
       signal,
-      remaining: () => start + time - Date.now(),
+      remaining: () => start + time - performance.now(),
       operationTimeout: OPERATION_TIMEOUT,
       interval: MINUTE,
       observe: () => this.#observe(instance, signal),
@@ -268,7 +334,7 @@ export class World {
     };
     this.running += 1;
     try {
-      await Promise.race([beat(options), instance.crash]);
+      await Promise.race([instance.run(() => beat(options)), instance.crash]);
     } catch (error) {
       if (!instance.crashed && !(error instanceof HttpError)) {
         this.violate(`UNFORESEEN: ${name}: ${(error as Error).stack}`);
@@ -277,15 +343,24 @@ export class World {
       clear();
       this.running -= 1;
     }
-    if (!instance.crashed && Date.now() > start + time + 1) this.violate(`LATE: ${name}`);
+    if (!instance.crashed && performance.now() > start + time + 1) this.violate(`LATE: ${name}`);
   }
 
-  #applied(): number {
-    return this.eventOf(this.#item?.applied_version);
+  get #applied(): number {
+    return this.eventOf(this.#item?.applied?.version);
+  }
+
+  get #isUnsettled(): boolean {
+    return this.#item?.unsettled_since !== undefined;
   }
 
   #happenedAt(event: number): number {
     return event * this.#scenario.spacing;
+  }
+
+  /** The target of an event: a model with its number, or none. */
+  targetOf(event: number): ConfigTarget {
+    return event === this.#scenario.resets ? { reset: true } : { model: String(event) };
   }
 
   /** The number of the newest role change that has happened by some time (ms); 0 for none. */
@@ -302,17 +377,19 @@ export class World {
       : this.leaderAt(Number.POSITIVE_INFINITY);
   }
 
-  /**
-   * What Patroni says: the leader of a moment ago, or nothing. Model and member have the number of the role
-   * change.
-   */
+  /** What Patroni says: the leader of a moment ago, or nothing. The member has the number of the role change. */
   async #observe(instance: Instance, signal: AbortSignal): Promise<Observed[]> {
     const { observation: oldest } = this.#scenario;
     if (oldest === undefined) return [];
     const at = Date.now();
     await instance.step(signal, () => {}, this.between(1, 6_000)).catch(() => {});
     const leader = this.leaderAt(at - this.between(0, oldest + 1));
-    const members = new Map([1, 2, 3, 4].map((event) => [String(event), String(event)]));
+    const members = new Map(
+      [1, 2, 3, 4].map((event) => {
+        const target = this.targetOf(event);
+        return [String(event), 'model' in target ? target.model : null];
+      }),
+    );
     const unknown = leader === 0 || this.faulty();
     const streaming = this.#scenario.withoutStreaming ? undefined : this.#active === leader && !this.faulty();
     return [
@@ -335,19 +412,34 @@ export class World {
    */
   async pause({ for: time, resumed }: Scenario['pauses'][number]): Promise<void> {
     const instance = new Instance(this, 'operator');
-    const operator = new Operator(new Ledger(instance), instance);
+    const operator = new Operator(instance.ledger, instance);
     const { signal } = new AbortController();
     const until = resumed ? undefined : Date.now() + time;
     const paused = await operator.pause(SERVER, until, signal).catch(() => undefined);
     if (paused) this.#pausedAt = Date.now();
     this.log(paused ? 'the operator pauses' : 'the operator does not know whether it is paused');
-    await after(Math.max(0, (until ?? Date.now() + time) - Date.now()));
+    await after(Math.max(0, (until ?? Date.now() + time) - SKEW - Date.now()));
     this.#pausedAt = Number.POSITIVE_INFINITY;
     // An operator tries until it works.
     for (let done = !resumed; !done; await after(1_000)) {
       done = (await operator.resume(SERVER, signal).then(Boolean, () => false)) || !this.#item;
     }
     this.log('the pause ends');
+  }
+
+  /** The operator runs a command, once. */
+  async operate({ command }: OperatorAction): Promise<void> {
+    const instance = new Instance(this, 'operator');
+    const operator = new Operator(instance.ledger, instance);
+    const { signal } = new AbortController();
+    const run = async () => {
+      if (command === 'retry') return operator.retry(SERVER, signal);
+      if (command === 'forget --force') return operator.forgetByForce(SERVER, signal);
+      const item = await instance.ledger.get(SERVER, signal);
+      return item && operator.forget(item, signal);
+    };
+    const result = await run().catch(() => false);
+    this.log(`the operator: ${command}: ${result ? 'done' : 'refused, or failed'}`);
   }
 
   /** Someone applies a model on the Barman host, unless Barman is busy. */
@@ -366,43 +458,89 @@ export class World {
     return stored;
   }
 
-  read(): Item | undefined {
+  read(): Stored | undefined {
     return this.#item;
   }
 
-  write(change: Change, condition: Condition, writer: string): Item | undefined {
+  delete(condition: Condition): boolean {
+    if (!this.#item || !holds(this.#item, condition)) return false;
+    this.#item = undefined;
+    this.#recorded = 0;
+    this.#done = 0;
+    this.#behind = undefined;
+    return true;
+  }
+
+  write(change: Change, condition: Condition, writer: string): Stored | undefined {
     if (!holds(this.#item, condition)) return undefined;
-    if (change.lease_token) this.#leasedBy = writer;
-    if (
-      change.applied_version &&
-      this.eventOf(this.#item?.desired_version) > this.eventOf(change.applied_version) &&
-      change.attempts === null
-    ) {
-      this.violate(`ABANDONED: ${writer} completes although a newer desired state is recorded`);
+    const before = this.#item;
+    this.#item = readItem(changed(this.#item, SERVER, change));
+    const { desired, applied, unsettled_since, running } = this.#item;
+    if (change.lease) {
+      this.#leasedBy = writer;
+      if (!desired) this.violate(`GHOST: ${writer} acquires a lease of nothing`);
     }
-    this.#item = changed(this.#item, SERVER, change);
-    if (passedOver(this.#item).filter(({ operation_id }) => operation_id === NOT_STREAMING).length > 1)
-      this.violate(`GROWTH: ${writer} adds an entry that is there already`);
-    if (change.running_operation) this.#known.add(change.running_operation);
-    this.#recorded = Math.max(this.#recorded, this.eventOf(this.#item.desired_version));
-    const { applied_version, passed_over } = this.#item;
-    const lies = !passed_over && !this.#byHand && this.eventOf(applied_version) > this.#active;
-    if (change.applied_version && lies) {
-      this.violate(`LEDGER-LIES: applied is ${this.#item.applied}, Barman is set to ${this.#active}`);
+    if (running) this.#known.add(running.operation_id);
+    this.#recorded = Math.max(this.#recorded, this.eventOf(desired?.version));
+    if (change.applied) {
+      const lies = !unsettled_since && !this.#byHand && this.eventOf(applied?.version) > this.#active;
+      if (lies) this.violate(`LEDGER-LIES: applied is ${applied?.target}, Barman is set to ${this.#active}`);
+      if (before?.unsettled_since && !unsettled_since) this.log(`${writer} settles`);
     }
+    if (change.unsettled_since && !change.applied) this.log(`${writer}: unsettled`);
+    this.#checkSettled();
     return this.#item;
+  }
+
+  /** In sync and settled: Barman is set to it, and nothing else may take effect any more. */
+  #checkSettled(): void {
+    const item = this.#item;
+    if (!item?.desired || item.lease || item.unsettled_since || isPending(item) || this.#byHand) return;
+    const event = this.eventOf(item.desired.version);
+    const loose = this.#loose().find((one) => one.event !== event);
+    if (loose) this.violate(`SETTLED-EARLY: ${event} is settled, and ${loose.event} may still take effect`);
+    if (this.#active !== event) this.violate(`SETTLED-WRONG: ${event} is settled, Barman: ${this.#active}`);
   }
 
   // pg-backup-api and Barman, as pg-backup-api's documentation describes them
 
-  /** Serves a request. */
-  serve({ method, path, body }: Request, sender: string): Response {
+  /** Sends a POST, if it is one: from now on it may take effect. */
+  sendPost({ method, body }: Request, sender: string): Underway | undefined {
+    if (method !== 'POST') return undefined;
+    const { model_name } = JSON.parse(String(body));
+    const event = model_name === undefined ? (this.#scenario.resets ?? 0) : Number(model_name);
+    this.#checkPost(event, sender);
+    const post = { event, sentAt: Date.now() };
+    this.#underway.add(post);
+    return post;
+  }
+
+  /** A POST never arrives. */
+  lose(post: Underway | undefined): void {
+    if (post) this.#underway.delete(post);
+  }
+
+  /**
+   * Returns when a request that arrives now is carried out (ms from now): at once, or when the only worker
+   * has done the others.
+   *
+   * @param cost how long it keeps a worker busy (ms)
+   */
+  queue(cost: number): number {
+    if (this.#scenario.workers > 1) return cost;
+    this.#busyUntil = Math.max(this.#busyUntil, Date.now()) + cost;
+    return this.#busyUntil - Date.now();
+  }
+
+  /** Carries out a request. */
+  serve({ method, path }: Request, post: Underway | undefined): Response {
     const [, first, server, , id] = path.split('/');
-    const date = this.#scenario.proxy ? Date.now() : this.#hostTime();
+    const date = Date.now();
     if (first === 'status') return { status: 200, json: 'OK', date };
     if (server !== SERVER) throw new Error(`unexpected request ${method} ${path}`);
-    if (method === 'POST') return this.#create(Number(JSON.parse(String(body)).model_name), sender);
+    if (post) return this.#create(post);
     if (id === undefined) {
+      if (this.#scenario.unreadable) return { status: 500, json: { error: 'Internal Server Error' }, date };
       const operations = [...this.#operations.keys()].map((id) => ({ id, type: 'config_switch' }));
       return { status: 200, json: { operations }, date };
     }
@@ -413,85 +551,129 @@ export class World {
   }
 
   /** Creates an operation, and begins it. */
-  #create(event: number, sender: string): Response {
-    const date = this.#hostTime();
-    const { zone, zoneChange, faultsUntil, proxy, operations } = this.#scenario;
-    const offset = !proxy && Date.now() > faultsUntil / 2 ? zone + zoneChange : zone;
-    const id = new Date(date + offset * 3_600_000).toISOString().replace(/\.\d+Z$|[-:]/g, '');
+  #create(post: Underway): Response {
+    const date = Date.now();
+    const { event, sentAt } = post;
+    this.#underway.delete(post);
+    const { clockSet, faultsUntil, operations } = this.#scenario;
+    const hostTime = date + (date > faultsUntil / 2 ? clockSet : 0);
+    const id = new Date(hostTime).toISOString().replace(/\.\d+Z$|[-:]/g, '');
     // Ids are times in seconds, so a second operation in the same second fails.
     if (this.#operations.has(id)) return { status: 500, json: { error: 'Internal Server Error' }, date };
-    this.#checkPost(event, sender);
-    const operation: Operation = { id, event, state: 'IN_PROGRESS' };
-    const { fate, duration } = operations[this.#operations.size] ?? this.#randomEnd();
+    const given = operations[this.#operations.size] ?? this.#randomEnd();
+    const { fate, duration } = given;
+    const writes = !['stuck', 'failed'].includes(fate);
+    const operation: Operation = { id, event, sentAt, mayWrite: writes, state: 'IN_PROGRESS' };
     this.#operations.set(id, operation);
-    this.log(`${id} begins: ${event}, by ${sender}`);
-    const write = () => {
-      if (event < this.#done && !this.#isPassedOver(operation))
-        this.violate(`REGRESS: ${id} writes ${event}, the result of ${this.#done} was DONE`);
-      this.#active = event;
-      this.#byHand = false;
-    };
+    this.log(`${id} begins: ${event}`);
+    if (writes) setTimeout(() => this.#take(operation), given.writesAt ?? duration);
     setTimeout(() => {
-      if (fate.startsWith('stuck')) {
-        if (fate === 'stuck, applied') write();
-        operation.state = 'STUCK';
-      } else {
-        if (fate !== 'failed') write();
-        operation.state = fate.startsWith('failed') ? 'FAILED' : 'DONE';
-      }
+      operation.state = fate.startsWith('stuck') ? 'STUCK' : fate.startsWith('failed') ? 'FAILED' : 'DONE';
       this.log(`${id} ends: ${fate}`);
     }, duration);
     return { status: 202, json: { operation_id: id }, date };
   }
 
+  /** An operation takes effect. */
+  #take(operation: Operation): void {
+    const { id, event } = operation;
+    operation.mayWrite = false;
+    this.log(`${id} writes ${event}`);
+    this.#active = event;
+    this.#byHand = false;
+    const now = Date.now();
+    if (event < this.#done) {
+      const { strict } = this.#scenario;
+      if (strict || !this.#isUnsettled)
+        this.violate(`REGRESS: ${id} writes ${event}, the result of ${this.#done} was DONE`);
+      this.#behind ??= { since: now, doubt: timeOf(this.#item?.unsettled_since, now) };
+    } else if (this.#behind) {
+      this.#checkBehind(now);
+      this.#behind = undefined;
+    }
+    this.#checkSettled();
+  }
+
+  /** How long Barman may be behind an event that was answered DONE, if nothing else fails. */
+  #checkBehind(now: number): void {
+    if (this.#behind === undefined || this.#scenario.faults > 0 || !this.#isBounded) return;
+    const { since, doubt } = this.#behind;
+    const allowed = since - doubt + CORRECTION;
+    if (now - since > allowed)
+      this.violate(`BEHIND: for ${Math.round((now - since) / 1_000)} s, at most ${allowed / 1_000}`);
+  }
+
+  /** Whether operations end soon, and succeed, so that the time of a correction is known. */
+  get #isBounded(): boolean {
+    const { operations, slowest, pauses } = this.#scenario;
+    return (
+      pauses.length === 0 &&
+      slowest <= 10_000 &&
+      operations.every(({ fate, duration }) => fate === 'done' && duration <= 40_000)
+    );
+  }
+
   /** How an operation ends, and after which time (ms). */
   #randomEnd(): Scenario['operations'][number] {
-    const fate = this.faulty() ? this.pick(OPERATION_FAULTS) : 'done';
-    return { fate, duration: this.#duration(fate) };
+    const fates = this.#scenario.strict
+      ? (['failed', 'failed, applied', 'slow', 'stuck'] as const)
+      : OPERATION_FAULTS;
+    const fate = this.faulty() ? this.pick(fates) : 'done';
+    const duration = this.#duration(fate);
+    // Barman writes the active model first, and then starts receive-wal again.
+    return { fate, duration, writesAt: this.pick([duration, this.between(0, duration)]) };
   }
 
   #duration(fate: Fate): number {
     const { slowest } = this.#scenario;
-    // Longer than P: it is passed over before it takes effect.
+    // It is passed over before it takes effect.
     if (fate === 'very slow') return this.between(60_000, 400_000);
-    // What takes effect later than P, and then never ends, cannot be noticed (docs/design.md).
     if (fate === 'slow' || fate === 'stuck, applied') return this.between(5_000, 40_000);
-    return this.between(slowest / 8, slowest);
+    return this.between(Math.max(slowest / 8, 300), slowest);
   }
 
-  /** Checks a POST that arrives. */
+  /** Checks a POST that is sent. */
   #checkPost(event: number, sender: string): void {
-    const awaited = [...this.#operations.values()]
-      .filter(({ state }) => state === 'IN_PROGRESS' || state === 'STUCK')
-      .find((operation) => !this.#isPassedOver(operation));
-    if (awaited)
-      this.violate(`OVERLAP: ${sender} begins ${event} while ${awaited.id} (${awaited.event}) is running`);
-    const applied = this.eventOf(this.#item?.applied_version);
-    if (event < applied || (event === applied && !this.#item?.passed_over)) {
-      this.violate(`OLD-POST: ${sender} begins ${event}, and ${applied} is applied`);
+    const since = timeOf(this.#item?.unsettled_since, 0);
+    const unmarked = this.#loose().find(({ sentAt }) => sentAt > since + 2 * SKEW);
+    if (unmarked)
+      this.violate(`UNMARKED: ${sender} sends ${event}, and ${unmarked.event} may still take effect`);
+    const again = this.#item?.apply_again_at !== undefined;
+    if (event < this.#applied || (event === this.#applied && !again)) {
+      this.violate(`OLD-POST: ${sender} sends ${event}, and ${this.#applied} is applied`);
     }
-    // A POST that was allowed before the pause arrives before the lease expires.
-    if (Date.now() > this.#pausedAt + LEASE) this.violate(`PAUSED: ${sender} begins ${event}`);
+    if (Date.now() > this.#pausedAt + POST_WINDOW + 2 * SKEW)
+      this.violate(`PAUSED: ${sender} sends ${event}`);
     const earlier = [...this.#operations.values()].filter((operation) => operation.event === event);
-    const isReapplied = this.#item?.passed_over?.includes(NOT_STREAMING);
-    if (this.nothingFails && !isReapplied && earlier.some(({ id }) => this.#known.has(id))) {
-      this.violate(`REPEATED: ${sender} begins ${event} again, although nothing has failed`);
+    if (this.nothingFails && !again && earlier.some(({ id }) => this.#known.has(id))) {
+      this.violate(`REPEATED: ${sender} sends ${event} again, although nothing has failed`);
     }
-    if (earlier.length > 12) this.violate(`TOO-MANY: ${sender} begins ${event} once more`);
-  }
-
-  #isPassedOver({ id }: Operation): boolean {
-    return (this.#item?.passed_over ?? '').includes(id);
-  }
-
-  #hostTime(): number {
-    return Date.now() + this.#scenario.clockAhead;
+    if (earlier.length > 40) this.violate(`TOO-MANY: ${sender} sends ${event} once more`);
   }
 
   /** Whether pg-backup-api is unavailable now. */
   get outage(): boolean {
     const { from, until } = this.#scenario.outage ?? { from: 0, until: 0 };
     return from <= Date.now() && Date.now() < until;
+  }
+
+  /** What happens to a request. */
+  fateOf(method: Request['method']): PostFate | (typeof GET_FAULTS)[number] {
+    if (this.outage) return 'unavailable';
+    if (!this.faulty()) return 'served';
+    if (method === 'POST') return this.pick(POST_FAULTS);
+    return this.#scenario.strict ? 'slow' : this.pick(GET_FAULTS);
+  }
+
+  /** How late a POST is carried out whose sender sees a broken connection (ms from now). */
+  lateness(): number {
+    return this.#scenario.workers > 1 ? this.pick([this.between(0, 20_000), this.between(0, LATEST)]) : 0;
+  }
+
+  /** The only worker, or the one that a request gets, stands still for some time (ms). */
+  stall(): number {
+    const backlog = Math.max(0, this.#busyUntil - Date.now());
+    return Math.max(0, Math.min(this.between(1_000, 30_000), 30_000 - backlog));
   }
 
   // Random choices
@@ -510,7 +692,7 @@ export class World {
   }
 
   log(what: string): void {
-    this.trace.push(`${String(Date.now()).padStart(7)} ${what}`);
+    this.trace.push(`${String(performance.now() - this.#start).padStart(7)} ${what}`);
   }
 
   violate(what: string): void {
@@ -520,13 +702,18 @@ export class World {
 }
 
 /** What happens to an instance: as for `Delivery`. */
-type InstanceFaults = Partial<Pick<Delivery, 'crashAt' | 'doneLate' | 'connects' | 'resends'>>;
+type InstanceFaults = Partial<Pick<Delivery, 'crashAt' | 'doneLate' | 'connects' | 'resends' | 'posts'>>;
 
 /** A running instance of the function. It may crash at any step, while its write or request is on the way. */
 class Instance implements Table, EventTable, ConnectionSource {
   readonly #world: World;
   readonly name: string;
+  readonly ledger: Ledger;
   readonly #given: InstanceFaults;
+  readonly #posts: PostFate[];
+  readonly #connects: (number | 'refused')[];
+  /** How far its clock is ahead of AWS's (ms). */
+  readonly #skew: number;
   #steps = 0;
   crashed = false;
   readonly #crash = Promise.withResolvers<never>();
@@ -537,21 +724,35 @@ class Instance implements Table, EventTable, ConnectionSource {
     this.#world = world;
     this.name = name;
     this.#given = given;
+    this.#posts = [...(given.posts ?? [])];
+    this.#connects = [...(given.connects ?? [])];
+    this.#skew = world.between(-SKEW, SKEW + 1);
+    this.ledger = new Ledger(this, { unsettled: UNSETTLED, applyAgain: 2 * MINUTE });
     this.crash.catch(() => {});
+  }
+
+  /** Runs the function with the instance's clock. */
+  run<T>(action: () => Promise<T>): Promise<T> {
+    return clock.run(this.#skew, action);
   }
 
   /**
    * Runs an action that takes some time. If the instance crashes meanwhile, the action may still happen.
    *
    * @param latest how long after the crash (ms)
+   * @param lost called if the action will never happen
    */
   async step<T>(
     signal: AbortSignal,
     action: () => T,
     latency = this.#world.between(1, 60),
-    latest = POST_DELAY,
+    latest = ATTEMPT_TIMEOUT - 100,
+    lost = () => {},
   ): Promise<T> {
-    if (this.crashed) return NEVER;
+    if (this.crashed) {
+      lost();
+      return NEVER;
+    }
     this.#steps += 1;
     const { crashAt, doneLate } = this.#given;
     if (this.#steps === crashAt) {
@@ -559,22 +760,32 @@ class Instance implements Table, EventTable, ConnectionSource {
       this.#world.log(`${this.name} crashes, its step is ${fate}`);
       this.crashed = true;
       const late = () => Math.min(doneLate ?? this.#world.between(1_000, latest), latest);
-      if (fate !== 'not done') setTimeout(action, fate === 'done late' ? late() : 0);
+      const world = () => clock.exit(action);
+      if (fate === 'not done') lost();
+      else setTimeout(world, fate === 'done late' ? late() : 0);
       this.#crash.reject(new Error('crashed'));
       return NEVER;
     }
-    await within(signal, after(latency));
-    if (this.crashed) return NEVER;
-    const result = action();
+    try {
+      await within(signal, after(latency));
+    } catch (error) {
+      lost();
+      throw error;
+    }
+    if (this.crashed) {
+      lost();
+      return NEVER;
+    }
+    const result = clock.exit(action);
     await within(signal, after(this.#world.between(1, 60)));
     return this.crashed ? NEVER : result;
   }
 
-  async get(_: string, signal: AbortSignal): Promise<Item | undefined> {
+  async get(_: string, signal: AbortSignal): Promise<Stored | undefined> {
     return this.#access(signal, () => this.#world.read());
   }
 
-  async scan(signal: AbortSignal): Promise<Item[]> {
+  async scan(signal: AbortSignal): Promise<Stored[]> {
     const item = await this.get(SERVER, signal);
     return item ? [item] : [];
   }
@@ -584,8 +795,8 @@ class Instance implements Table, EventTable, ConnectionSource {
     return this.#written(signal, put);
   }
 
-  async delete(): Promise<boolean> {
-    throw new Error('the function deletes nothing');
+  async delete(_: string, condition: Condition, signal: AbortSignal): Promise<boolean> {
+    return this.#written(signal, () => this.#world.delete(condition));
   }
 
   async update(
@@ -593,7 +804,7 @@ class Instance implements Table, EventTable, ConnectionSource {
     change: Change,
     condition: Condition,
     signal: AbortSignal,
-  ): Promise<Item | undefined> {
+  ): Promise<Stored | undefined> {
     return this.#written(signal, () => this.#world.write(change, condition, this.name));
   }
 
@@ -610,59 +821,79 @@ class Instance implements Table, EventTable, ConnectionSource {
 
   /** The real client, over the model's network. */
   pgBackupApi(signal: AbortSignal): PgBackupApi {
-    return new PgBackupApi(this, {
-      signal,
-      maxRetries: 5,
-      postDelay: POST_DELAY,
-      facts: newFacts(),
-    });
+    return new PgBackupApi(this, { signal, maxRetries: 5, facts: newFacts() });
   }
 
-  async connection(signal: AbortSignal): Promise<Connection> {
+  async connection(): Promise<Connection> {
+    const url = connect(
+      (request) => this.#send(request),
+      (signal) => this.#open(signal),
+    );
+    return { url };
+  }
+
+  rereadConnection(): Promise<Connection> {
+    return this.connection();
+  }
+
+  async #open(signal: AbortSignal): Promise<void> {
     const world = this.#world;
-    let { connects } = this.#given;
-    if (world.faulty()) connects ??= world.pick([world.between(1_000, 8_000), world.between(8_000, 25_000)]);
+    let connects = this.#connects.shift();
+    if (world.faulty()) connects ??= world.pick(['refused', world.between(500, 3_000)]);
+    if (connects === 'refused') throw networkError('ECONNREFUSED');
     if (connects !== undefined) await this.step(signal, () => {}, connects);
-    return { url: connect((request) => this.#send(request)) };
-  }
-
-  rereadConnection(signal: AbortSignal): Promise<Connection> {
-    return this.connection(signal);
   }
 
   async #send(request: Request): Promise<Response> {
-    const { signal } = request;
+    const { signal, method, path } = request;
     const world = this.#world;
-    const serve = () => world.serve(request, this.name);
-    const post = request.method === 'POST';
-    let fate = world.faulty() ? world.pick(post ? POST_FAULTS : GET_FAULTS) : 'served';
-    if (world.outage) fate = 'unavailable';
-    if (fate !== 'served') world.log(`${this.name} ${request.method} ${request.path}: ${fate}`);
+    const fate = (method === 'POST' ? this.#posts.shift() : undefined) ?? world.fateOf(method);
+    if (fate !== 'served') world.log(`${this.name} ${method} ${path}: ${JSON.stringify(fate)}`);
+    const answer = (status: number, error: string) =>
+      this.step(signal, () => ({ status, json: { error }, date: Date.now() }));
+    if (fate === 'refused') return answer(400, fate);
+    if (fate === 'unavailable') return answer(502, fate);
+    if (fate === 'not found') return answer(404, fate);
+    const post = clock.exit(() => world.sendPost(request, this.name));
+    /** Carries the request out when a worker is free, whether its sender waits for that or not. */
+    const carryOut = (cost = world.between(1, 50)) =>
+      new Promise<Response>((resolve) => {
+        setTimeout(() => resolve(world.serve(request, post)), world.queue(cost));
+      });
+    const deliver = <T>(action: () => T) =>
+      this.step(signal, action, undefined, undefined, () => world.lose(post));
+    const arrive = async (cost?: number) => {
+      const { response } = await deliver(() => ({ response: carryOut(cost) }));
+      return within(signal, response);
+    };
+    if (typeof fate === 'object' || fate === 'late') {
+      const late = typeof fate === 'object' ? fate.late : world.lateness();
+      await deliver(() => {
+        setTimeout(carryOut, late);
+      });
+      throw networkError('ECONNRESET');
+    }
     switch (fate) {
-      case 'served':
-        return this.step(signal, serve);
       case 'slow':
-        return this.step(signal, serve, world.between(500, 11_000));
-      case 'refused':
-        return this.step(signal, () => ({ status: 400, json: { error: fate }, date: Date.now() }));
-      case 'unavailable':
-        return this.step(signal, () => ({ status: 502, json: { error: fate }, date: Date.now() }));
-      case 'not found':
-        return this.step(signal, () => ({ status: 404, json: { error: fate }, date: Date.now() }));
+        return arrive(world.between(500, 11_000));
+      case 'stall':
+        return arrive(world.stall());
       case 'response late': {
-        const response = await this.step(signal, serve);
+        const response = await arrive();
         await within(signal, after(world.between(1_000, 11_000)));
         return response;
       }
-      case 'not connected':
-        await this.step(signal, () => {});
-        throw networkError('ECONNREFUSED');
-      default:
-        await this.step(signal, () => {
-          if (fate === 'response lost') serve();
-          if (fate === 'late') setTimeout(serve, world.between(0, POST_DELAY - 200));
+      case 'response lost':
+        await deliver(() => {
+          void carryOut();
         });
         throw networkError('ECONNRESET');
+      case 'lost':
+        world.lose(post);
+        await this.step(signal, () => {});
+        throw networkError('ECONNRESET');
+      default:
+        return arrive();
     }
   }
 

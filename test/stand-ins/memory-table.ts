@@ -68,7 +68,9 @@ export class MemoryTable implements Table {
   }
 
   async delete(server: string, condition: Condition): Promise<boolean> {
-    return holds(this.items.get(server), condition) && this.items.delete(server);
+    if (!holds(this.items.get(server), condition)) return false;
+    this.items.delete(server);
+    return true;
   }
 
   async scan(): Promise<Item[]> {

@@ -47,7 +47,7 @@ describe('runBarmanConfigSwitch', () => {
         return 'id';
       },
       waitForOperation: async () => 'DONE' as const,
-      recentOperations: async () => [],
+      findRunning: async () => undefined,
       endOf: async () => 'DONE' as const,
     };
     const options = {
@@ -81,7 +81,7 @@ describe('runBarmanConfigSwitch', () => {
     expect(await run(change)).toMatchObject({
       result: { exit_code: 0, message, operation_id: 'id' },
       targets: [target],
-      item: { cluster: 'c', desired_version: versionOf(0, 'event'), applied },
+      item: { desired: { cluster: 'c', version: versionOf(0, 'event') }, applied: { target: applied } },
       diagnosed: 0,
     });
   });

@@ -227,18 +227,29 @@ describe('a response other than 2xx', () => {
     expect(refusalOf(404, body).message).toBe(`pg-backup-api answered 404${words}`);
   });
 
-  test('500 to a POST has a remedy, for the message of the last attempt', () => {
-    const remedy =
-      '; see the error log of pg-backup-api on the Barman host. If it cannot start its helper process, add the directory of ' +
-      'the command pg-backup-api to the PATH of its service, and delete the jobs without an output in <barman_home>/main/jobs';
-    const to = (method: string) => ({ method, path: ['servers', 'main', 'operations'] });
-    expect(refusalOf(500, '', to('POST'))).toMatchObject({ message: 'pg-backup-api answered 500', remedy });
-    expect(refusalOf(500, '', to('GET')).remedy).toMatch(
-      /error log.*<barman_home>\/main\/jobs has 0 bytes.*delete it$/,
-    );
-    expect(refusalOf(500, '', { method: 'GET', path: ['diagnose'] }).remedy).toMatch(
-      /error log of pg-backup-api/,
-    );
-    expect(refusalOf(502, '', to('POST')).remedy).toBe('');
+  const LOG = '; see the error log of pg-backup-api on the Barman host.';
+  const LIST = ['servers', 'main', 'operations'];
+  test.each<[string, number, string, string[], string]>([
+    [
+      '500 to a POST has',
+      500,
+      'POST',
+      LIST,
+      `${LOG} If it cannot start its helper process, add the directory of the command pg-backup-api to the PATH of its service, ` +
+        'and delete the jobs that it left in <barman_home>/main/jobs: only jobs without an output in output/',
+    ],
+    [
+      '500 to the GET of a list has',
+      500,
+      'GET',
+      LIST,
+      `${LOG} The usual cause is a job file of 0 bytes in <barman_home>/main/jobs, which a full disk leaves: delete it unless output/ has its output`,
+    ],
+    ['500 to the GET of an operation has no', 500, 'GET', [...LIST, 'id'], ''],
+    ['500 to the GET of /diagnose has no', 500, 'GET', ['diagnose'], ''],
+    ['502 has no', 502, 'POST', LIST, ''],
+  ])('%s remedy, for the message of the last attempt', (_, status, method, path, remedy) => {
+    const message = `pg-backup-api answered ${status}`;
+    expect(refusalOf(status, '', { method, path })).toMatchObject({ message, remedy });
   });
 });

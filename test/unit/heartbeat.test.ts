@@ -1,8 +1,8 @@
 import { beforeEach, describe, expect, test, vi } from 'vitest';
 import type { PgBackupApi } from '../../functions/config-switch/barman/pg-backup-api.ts';
-import { DeadlineExceeded, HttpError, LedgerError } from '../../functions/config-switch/errors.ts';
-import { newFacts } from '../../functions/config-switch/invocation.ts';
-import { type Item, type PassedOver, passedOver } from '../../functions/config-switch/ledger/item.ts';
+import { HttpError, LedgerError } from '../../functions/config-switch/errors.ts';
+import { type Facts, newFacts } from '../../functions/config-switch/invocation.ts';
+import type { Item, RecordedItem } from '../../functions/config-switch/ledger/item.ts';
 import { Ledger } from '../../functions/config-switch/ledger/ledger.ts';
 import type { Observed } from '../../functions/config-switch/patroni/observe-clusters.ts';
 import {
@@ -18,42 +18,89 @@ const MINUTE = 60_000;
 const DAY = 86_400_000;
 const version = (ms: number) => versionOf(NOW + ms, 'e');
 
+/** pg-backup-api does not answer; any other error is its answer. */
+class Unreachable extends HttpError {}
+
 /**
  * pg-backup-api: each switch succeeds, and operations of earlier invocations are IN_PROGRESS, unless a test
  * says otherwise.
  */
-class Api {
-  /** The servers that were switched, read, and polled. */
+class Barman {
+  /** The servers that were switched, and read; and the operations that were polled. */
   readonly switched: string[] = [];
   readonly read: string[] = [];
   readonly polled: string[] = [];
+  probes = 0;
+  /** How long the slowest request of each client took (ms). */
+  slowest = 0;
   onStatus: () => Promise<void> | void = () => {};
   onRead: () => Promise<void> | void = () => {};
-  onSwitch: (server: string) => void = () => {};
-  statusOf: (id: string, signal: AbortSignal) => Promise<string> = async () => 'IN_PROGRESS';
+  onSwitch: (server: string) => Promise<void> | void = () => {};
+  statusOf: (id: string) => Promise<string> | string = () => 'IN_PROGRESS';
 
-  async status() {
-    await this.onStatus();
+  connect(facts: Facts): PgBackupApi {
+    const client = new Client(this, facts);
+    return client as unknown as PgBackupApi;
   }
-  async readServer(server: string) {
-    this.read.push(server);
-    await this.onRead();
+}
+
+/** The client of one server, or of a probe. */
+class Client implements AsyncDisposable {
+  readonly #barman: Barman;
+  readonly #facts: Facts;
+  reached = false;
+  failure: string | undefined;
+
+  constructor(barman: Barman, facts: Facts) {
+    this.#barman = barman;
+    this.#facts = facts;
   }
-  operationStatus(server: string, id: string, signal: AbortSignal) {
-    this.polled.push(`${server} ${id}`);
-    return this.statusOf(id, signal);
+  get slowest() {
+    return this.#barman.slowest;
   }
-  async createConfigSwitchOperation(server: string) {
-    this.switched.push(server);
-    this.onSwitch(server);
-    return `op-of-${server}`;
+  async #request<T>(respond: () => Promise<T> | T): Promise<T> {
+    this.#facts.attempts += 1;
+    try {
+      const response = await respond();
+      this.reached = true;
+      return response;
+    } catch (error) {
+      if (error instanceof Unreachable) this.failure ??= error.message;
+      else this.reached = true;
+      throw error;
+    }
+  }
+  status() {
+    return this.#request(() => {
+      this.#barman.probes += 1;
+      return this.#barman.onStatus();
+    });
+  }
+  readServer(server: string) {
+    return this.#request(() => {
+      this.#barman.read.push(server);
+      return this.#barman.onRead();
+    });
+  }
+  endOf(server: string, id: string) {
+    return this.#request(() => {
+      this.#facts.polls += 1;
+      this.#barman.polled.push(`${server} ${id}`);
+      return this.#barman.statusOf(id);
+    });
+  }
+  createConfigSwitchOperation(server: string) {
+    return this.#request(async () => {
+      this.#barman.switched.push(server);
+      await this.#barman.onSwitch(server);
+      return `op-of-${server}`;
+    });
   }
   async waitForOperation() {
     return 'DONE';
   }
-  async recentOperations() {
-    return [];
-  }
+  async findRunning() {}
+  async [Symbol.asyncDispose]() {}
 }
 
 const refuse = () => {
@@ -61,20 +108,21 @@ const refuse = () => {
 };
 
 let table: MemoryTable;
-let api: Api;
+let barman: Barman;
 let reconciled: Reconciled[];
 let options: HeartbeatOptions;
 useVirtualTime();
 beforeEach(() => {
   table = new MemoryTable();
-  api = new Api();
+  barman = new Barman();
   reconciled = [];
   options = {
     ledger: new Ledger(table),
-    api: api as unknown as PgBackupApi,
+    connect: (facts) => barman.connect(facts),
     expiries: async () => new Map(),
     signal: new AbortController().signal,
-    remaining: () => 28_500,
+    remaining: () => 27_500,
+    facts: newFacts(),
     operationTimeout: MINUTE,
     interval: MINUTE,
     observe: async () => [],
@@ -82,27 +130,31 @@ beforeEach(() => {
   };
 });
 
+/** What was desired, or applied, so many ms after NOW. */
+const desired = (ms = -MINUTE) => ({
+  ...{ target: 'model m', version: version(ms), cluster: 'c' },
+  recorded_at: at(ms),
+});
+const applied = (ms = -MINUTE) => ({
+  applied: { target: 'model m', version: version(ms), operation_id: 'op', applied_at: at(ms) },
+});
+/** A lease that expired so many ms before NOW, and the operation that was created under it. */
+const lease = (ms: number) => ({ lease: { token: 'x', expires_at: at(-ms) } });
+const running = (operation_id: string, ms = -MINUTE) => ({
+  running: { operation_id, target: 'model m', version: version(ms) },
+});
 /** Puts a server in the ledger whose desired state was recorded a minute ago, and has not been applied. */
-function put(barman_server: string, change: Partial<Item> = {}): Item {
-  const item = {
-    barman_server,
-    desired: 'model m',
-    desired_version: version(-MINUTE),
-    recorded_at: at(-MINUTE),
-    ...change,
-  };
+function put(barman_server: string, change: Partial<Item> = {}): RecordedItem {
+  const item = { barman_server, desired: desired(), ...change };
   table.items.set(barman_server, item);
   return item;
 }
-const applied = (ms = -MINUTE): Partial<Item> => ({
-  applied: 'model m',
-  applied_version: version(ms),
-  applied_at: at(ms),
-});
-const passed = (...entries: Partial<PassedOver>[]): Partial<Item> => ({
-  passed_over: JSON.stringify(entries.map((entry) => ({ since: at(-MINUTE), ...entry }))),
-});
 const get = (server: string): Item => table.items.get(server) ?? { barman_server: server };
+const results = () =>
+  reconciled.map(({ item, result }) => {
+    const text = result instanceof Error ? `${result.name}: ${result.message}` : result.message;
+    return `${item.barman_server}: ${text}`;
+  });
 
 describe('a heartbeat', () => {
   test('finds nothing to do in an empty ledger', async () => {
@@ -111,175 +163,355 @@ describe('a heartbeat', () => {
       applied: 0,
       pausedPending: 0,
       observed: { reconciled: [], notStreaming: [], unknown: [] },
+      unreadable: [],
+      unreachable: undefined,
       oldestPendingAge: 0,
       pausedPendingAge: 0,
       certificate: undefined,
     });
-    expect(api.read).toEqual([]);
+    expect(barman.read).toEqual([]);
   });
 
   test('applies what is pending, reports it, and does not count it as pending any more', async () => {
     const item = put('main');
     put('other', applied());
-    api.onSwitch = () => vi.advanceTimersByTime(1_500);
+    barman.onSwitch = () => void vi.advanceTimersByTime(1_500);
     const counts = { pending: 1, applied: 1, pausedPending: 0, oldestPendingAge: 0 };
     expect(await beat(options)).toMatchObject(counts);
-    expect(api.switched).toEqual(['main']);
-    expect(get('main')).toMatchObject({ applied: 'model m', operation_id: 'op-of-main' });
+    expect(barman.switched).toEqual(['main']);
+    expect(get('main')).toMatchObject({ applied: { target: 'model m', operation_id: 'op-of-main' } });
     const result = expect.objectContaining({ exit_code: 0, operation_id: 'op-of-main' });
-    const facts = { ...newFacts(), recorded: true };
+    const facts = { ...newFacts(), recorded: true, attempts: 1 };
     expect(reconciled).toEqual([{ item, result, facts, duration: 1_500 }]);
+    expect(options.facts.attempts, 'with the probe').toBe(2);
   });
 
   test.each([new HttpError('refused'), 'refused'])(
     'reports what fails (%s), and goes on with the next server',
     async (thrown) => {
-      put('main', { recorded_at: at(-2 * MINUTE) });
+      put('main', { desired: desired(-2 * MINUTE) });
       put('other');
-      api.onSwitch = (server) => {
+      barman.onSwitch = (server) => {
         if (server === 'main') throw thrown;
       };
       expect(await beat(options)).toMatchObject({ pending: 2, applied: 1 });
-      expect(reconciled.map(({ item, result }) => [item.barman_server, result])).toEqual([
-        ['main', expect.objectContaining({ message: expect.stringMatching(/refused$/) })],
-        ['other', expect.objectContaining({ exit_code: 0 })],
+      expect(results().sort()).toEqual([
+        expect.stringMatching(/^main: .*Error: refused$/),
+        'other: Barman server other now uses model m',
       ]);
-      expect(reconciled[0]?.result).toBeInstanceOf(Error);
     },
   );
-
-  test.each([
-    [8_000, ['main']],
-    [7_999, []],
-  ])('begins with no server less than 8 s before the deadline (%i ms)', async (left, switched) => {
-    put('main');
-    const heartbeat = beat({ ...options, remaining: () => left });
-    expect(await heartbeat).toMatchObject({ pending: 1, applied: switched.length });
-    expect(api.switched).toEqual(switched);
-  });
 
   test('fails if the ledger is unavailable', async () => {
     vi.spyOn(table, 'scan').mockRejectedValue(new LedgerError('throttled'));
     await expect(beat(options)).rejects.toThrow(new LedgerError('throttled'));
   });
+
+  test('names a server whose item cannot be read, and goes on with the others', async () => {
+    table.items.set('broken', { barman_server: 'broken', desired: 'model x' } as unknown as Item);
+    put('main');
+    expect(await beat(options)).toMatchObject({
+      ...{ pending: 1, applied: 1 },
+      unreadable: [
+        { barman_server: 'broken', message: expect.stringContaining('cannot be read: desired is') },
+      ],
+    });
+  });
 });
 
-test('the order of servers › is: fewest attempts, expired leases last, then the oldest', async () => {
-  put('failed-twice', { attempts: 2, recorded_at: at(-9 * MINUTE) });
-  put('failed-once', { attempts: 1, recorded_at: at(-8 * MINUTE) });
-  put('expired', { lease_token: 'x', lease_expires_at: at(-1), recorded_at: at(-7 * MINUTE) });
-  put('young', { recorded_at: at(-5 * MINUTE) });
-  put('old', { recorded_at: at(-6 * MINUTE) });
-  await beat(options);
-  expect(api.switched).toEqual(['old', 'young', 'expired', 'failed-once', 'failed-twice']);
+describe('the servers', () => {
+  test('come in the order of their failures, where what is in doubt counts as one more, then of their age', async () => {
+    put('failed-twice', { attempts: 2, desired: desired(-9 * MINUTE) });
+    put('failed-once', { attempts: 1, desired: desired(-6 * MINUTE) });
+    put('in-doubt', { ...lease(MINUTE), desired: desired(-7 * MINUTE) });
+    put('failed-in-doubt', { ...lease(MINUTE), attempts: 1, desired: desired(-10 * MINUTE) });
+    put('young', { desired: desired(-4 * MINUTE) });
+    put('old', { desired: desired(-5 * MINUTE) });
+    const read = vi.spyOn(table, 'get');
+    await beat(options);
+    const order = new Set(read.mock.calls.map(([server]) => server));
+    expect([...order]).toEqual([
+      'old',
+      'young',
+      'in-doubt',
+      'failed-once',
+      'failed-in-doubt',
+      'failed-twice',
+    ]);
+  });
+
+  test('are applied four at a time, and a slow one does not keep the others waiting', async () => {
+    for (let index = 0; index < 9; index += 1) put(`s${index}`, { desired: desired(index - MINUTE) });
+    let [now, most] = [0, 0];
+    const others = Promise.withResolvers<void>();
+    barman.onSwitch = async (server) => {
+      now += 1;
+      most = Math.max(most, now);
+      if (server === 's8') others.resolve();
+      await (server === 's0' ? others.promise : Promise.resolve());
+      now -= 1;
+    };
+    expect(await beat(options)).toMatchObject({ applied: 9 });
+    expect(most).toBe(4);
+  });
+
+  test.each([
+    [7_000, ['main']],
+    [6_999, []],
+  ])(
+    'are left to the next heartbeat without time for the slowest request and 3 s (%i ms)',
+    async (left, switched) => {
+      put('main');
+      barman.slowest = 4_000;
+      const heartbeat = beat({ ...options, remaining: () => left });
+      expect(await heartbeat).toMatchObject({ pending: 1, applied: switched.length });
+      expect(barman.switched).toEqual(switched);
+    },
+  );
+
+  test('that time ran out for come first in the next heartbeat', async () => {
+    for (const index of [1, 2, 3, 4]) put(`failing${index}`, { desired: desired(-2 * MINUTE) });
+    put('healthy');
+    let left = 27_500;
+    barman.onSwitch = (server) => {
+      left = 0;
+      if (server.startsWith('failing')) refuse();
+    };
+    await beat({ ...options, remaining: () => left });
+    expect(barman.switched).not.toContain('healthy');
+    barman.switched.length = 0;
+    left = 27_500;
+    // When the failing ones are due again, too.
+    vi.setSystemTime(NOW + MINUTE);
+    await beat({ ...options, remaining: () => left });
+    expect(barman.switched[0]).toBe('healthy');
+  });
+});
+
+describe('the operation of an expired lease', () => {
+  test('that ended DONE is complete, without another one', async () => {
+    put('main', { ...lease(1_000), ...running('op') });
+    barman.statusOf = () => 'DONE';
+    expect(await beat(options)).toMatchObject({ pending: 1, applied: 1, oldestPendingAge: 0 });
+    expect([barman.polled, barman.switched]).toEqual([['main op'], []]);
+    expect(results()).toEqual(['main: Barman was set to model m by operation op of an earlier invocation']);
+    expect(get('main')).toEqual({
+      ...{ barman_server: 'main', desired: desired() },
+      applied: { ...applied().applied, applied_at: at(0) },
+    });
+  });
+
+  test('that ended FAILED is a failed attempt, and is not tried again at once', async () => {
+    put('main', { ...lease(1_000), ...running('op') });
+    barman.statusOf = () => 'FAILED';
+    expect(await beat(options)).toMatchObject({ pending: 1, applied: 0 });
+    expect(results()).toEqual([
+      expect.stringMatching(/^main: ConfigSwitchFailed: .* operation op ended FAILED/),
+    ]);
+    expect([barman.switched, get('main').attempts]).toEqual([[], 1]);
+  });
+
+  test.each(['DONE', 'FAILED'])(
+    'of an older version that ended %s lets the newer one be applied',
+    async (end) => {
+      put('main', { ...lease(1_000), ...running('op', -2 * MINUTE) });
+      barman.statusOf = () => end;
+      expect(await beat(options)).toMatchObject({ pending: 1, applied: 1 });
+      expect([barman.switched, results()]).toEqual([['main'], ['main: Barman server main now uses model m']]);
+    },
+  );
+
+  test('is polled once, first, and keeps no other server waiting', async () => {
+    put('main', { ...lease(1_000), ...running('stuck') });
+    put('new', { desired: desired(-9 * MINUTE) });
+    for (const index of [1, 2, 3]) put(`s${index}`, { ...lease(1_000), ...running(`op${index}`) });
+    barman.statusOf = (id) => (id === 'stuck' ? 'IN_PROGRESS' : 'DONE');
+    barman.onSwitch = () => expect(barman.polled).toHaveLength(4);
+    expect(await beat(options)).toMatchObject({ pending: 5, applied: 4 });
+    expect(barman.polled.sort()).toEqual(['main stuck', 's1 op1', 's2 op2', 's3 op3']);
+    expect(barman.switched).toEqual(['new']);
+    expect(results()).toContainEqual(
+      expect.stringMatching(/^main: Busy: operation stuck on main has not ended/),
+    );
+  });
+
+  test('that cannot be polled is an error of its server only', async () => {
+    put('main', { ...lease(1_000), ...running('lost') });
+    put('other', { ...lease(1_000), ...running('op') });
+    barman.statusOf = (id) => (id === 'lost' ? refuse() : 'DONE');
+    expect(await beat(options)).toMatchObject({ pending: 2, applied: 1, unreachable: undefined });
+    expect(results()).toContain('main: HttpError: refused');
+  });
+
+  test.each([
+    ['before', 10 * MINUTE, 0, 1],
+    ['while it is polled', 10 * MINUTE - 1, 1, 2],
+  ])('that ran out of time %s is taken over, and another one is created', async (_, ms, poll, polls) => {
+    put('main', { ...lease(ms), ...running('op') });
+    barman.statusOf = () => {
+      vi.setSystemTime(Date.now() + poll);
+      return 'IN_PROGRESS';
+    };
+    const heartbeat = beat(options);
+    await vi.advanceTimersByTimeAsync(10);
+    expect(await heartbeat).toMatchObject({ pending: 1, applied: 1 });
+    expect(barman.polled).toHaveLength(polls);
+    expect(results()).toEqual(['main: Barman server main now uses model m']);
+    expect(get('main')).toHaveProperty('unsettled_since');
+  });
 });
 
 describe('a server', () => {
-  const EXPIRED = { lease_token: 'x', lease_expires_at: at(0) };
   test.each<[string, Partial<Item>, number]>([
     ['is due at its next attempt', { next_attempt_at: at(0) }, 1],
     ['is not due before that', { next_attempt_at: at(1) }, 0],
-    ['is due at once if no attempt has failed', { recorded_at: at(0) }, 1],
-    ['is not due if it was recorded in the future', { recorded_at: at(1) }, 0],
-    ['is due without any time', { recorded_at: 'x' }, 1],
-    ['is not due during a lease', { lease_token: 'x', lease_expires_at: at(1) }, 0],
-    [
-      'is due after an expired lease, also before its next attempt',
-      { ...EXPIRED, next_attempt_at: at(1) },
-      1,
-    ],
-    ['is due however long it has been pending', { recorded_at: at(-40 * DAY), attempts: 900 }, 1],
+    ['is due at once if no attempt has failed', { desired: desired(0) }, 1],
+    ['is due after an expired lease', lease(0), 1],
+    ['is not due after one before its next attempt', { ...lease(0), next_attempt_at: at(1) }, 0],
+    ['is due however long it has been pending', { desired: desired(-40 * DAY), attempts: 900 }, 1],
+    ['is due when it is to be applied again', { ...applied(), apply_again_at: at(0) }, 1],
   ])('%s', async (_, change, count) => {
     put('main', change);
     expect(await beat(options)).toMatchObject({ pending: 1, applied: count });
   });
 
-  /** Two operations that were passed over, and have ended, and one that has not. */
-  const ENDED = passed(
-    { operation_id: 'a', ended_at: at(-4_000) },
-    { operation_id: 'b', ended_at: at(-5_000) },
-    { operation_id: 'c' },
-  );
+  test('is left alone during a lease', async () => {
+    put('main', lease(-1));
+    expect(await beat(options)).toMatchObject({ pending: 1, applied: 0 });
+    expect(reconciled).toEqual([]);
+  });
+
+  test('is not pending before it is to be applied again', async () => {
+    put('main', { ...applied(), unsettled_since: at(-9), apply_again_at: at(1) });
+    expect(await beat(options)).toMatchObject({ pending: 0, applied: 0 });
+  });
+
   test.each<[string, Partial<Item>, number]>([
-    ['since its desired state was recorded', { recorded_at: at(-3_000) }, 3],
-    ['also for days, while it fails', { recorded_at: at(-2 * DAY) }, (2 * DAY) / 1_000],
+    ['since its desired state was recorded', { desired: desired(-3_000) }, 3],
+    ['also for days, while it fails', { desired: desired(-2 * DAY) }, (2 * DAY) / 1_000],
+    ['for no time, if it was recorded in the future', { desired: desired(9_000) }, 0],
     ['since its pause ended by itself', { paused: true, paused_until: at(-2_000) }, 2],
-    ['since it was recorded, after a pause', { recorded_at: at(-3_000), paused_until: at(-9_000) }, 3],
-    ['for no time, without one', { recorded_at: 'x' }, 0],
-    ['since the first operation that was passed over ended, if in sync', { ...applied(), ...ENDED }, 5],
+    ['since it was recorded, after a pause', { desired: desired(-3_000), paused_until: at(-9_000) }, 3],
+    ['since it was to be applied again, if in sync', { ...applied(), apply_again_at: at(-5_000) }, 5],
     [
-      'since now, if that end is in the future',
-      { ...applied(), ...passed({ operation_id: 'a', ended_at: at(9_000) }) },
-      0,
+      'since it was recorded, if it is not in sync either',
+      { ...applied(-2 * MINUTE), apply_again_at: at(-5_000) },
+      60,
     ],
-    ['since it was recorded, if it is not in sync either', { ...applied(-2 * MINUTE), ...ENDED }, 60],
   ])('is pending %s', async (_, change, seconds) => {
     put('main', change);
-    api.onSwitch = refuse;
+    barman.onSwitch = refuse;
     expect(await beat(options)).toMatchObject({ pending: 1, applied: 0, oldestPendingAge: seconds });
   });
 
   test('that is paused is not applied, and counts separately', async () => {
-    put('main', { paused: true, paused_at: at(-90_000), recorded_at: at(-2 * DAY) });
+    put('main', { paused: true, paused_at: at(-90_000), desired: desired(-2 * DAY) });
     put('young', { paused: true, paused_at: at(-30_000) });
     put('unknown', { paused: true });
     put('ends', { paused: true, paused_at: at(-DAY), paused_until: at(DAY) });
     put('in-sync', { paused: true, paused_at: at(-DAY), ...applied() });
     const ages = { pausedPendingAge: 90, oldestPendingAge: 0 };
     expect(await beat(options)).toMatchObject({ pending: 0, applied: 0, pausedPending: 4, ...ages });
-    expect(api.switched).toEqual([]);
+    expect(barman.switched).toEqual([]);
   });
 });
 
 describe('pg-backup-api', () => {
   test.each([
-    [new HttpError('ECONNREFUSED'), 'ECONNREFUSED'],
+    [new Unreachable('ECONNREFUSED'), 'ECONNREFUSED'],
+    // Whatever answers, it is not pg-backup-api.
+    [new HttpError('404'), '404'],
     ['no error', 'no error'],
   ])('that is unreachable (%s) is asked for nothing more', async (thrown, unreachable) => {
     put('main');
-    put('old', { recorded_at: at(-DAY - 1) });
-    put('passed', { ...applied(), ...passed({ operation_id: 'a' }) });
-    api.onStatus = () => {
+    barman.onStatus = () => {
       throw thrown;
     };
     const heartbeat = await beat(options);
-    expect(heartbeat).toMatchObject({ pending: 2, applied: 0, unreachable });
+    expect(heartbeat).toMatchObject({ pending: 1, applied: 0, unreachable });
     // It would say the same again.
     expect(heartbeat).not.toHaveProperty('oldestPendingAge');
-    expect([api.switched, api.read, api.polled]).toEqual([[], [], []]);
+    expect([barman.switched, barman.read]).toEqual([[], []]);
   });
 
-  test('is asked for the configuration of another server each minute', async () => {
+  test('is not probed while what is in doubt is asked for anyway', async () => {
+    put('main', { ...lease(1_000), ...running('op') });
+    put('other', lease(1_000));
+    expect(await beat(options)).toMatchObject({ unreachable: undefined });
+    expect([barman.probes, barman.polled, barman.switched]).toEqual([0, ['main op'], ['other']]);
+  });
+
+  test('is probed first if nothing in doubt is asked for', async () => {
+    put('main', { ...lease(1_000), next_attempt_at: at(1) });
+    put('other');
+    barman.onStatus = refuse;
+    expect(await beat(options)).toMatchObject({ unreachable: 'refused' });
+    expect([barman.probes, barman.switched]).toEqual([1, []]);
+  });
+
+  test('is probed at the end if nothing was asked for after all', async () => {
+    put('main', { ...lease(1_000), paused: true });
+    await beat(options);
+    expect(barman.probes).toBe(1);
+  });
+
+  test('that answers no poll is unreachable, and is asked for nothing more', async () => {
+    put('main', { ...lease(1_000), ...running('op') });
+    put('other');
+    barman.statusOf = () => {
+      throw new Unreachable('ECONNRESET');
+    };
+    expect(await beat(options)).toMatchObject({ applied: 0, unreachable: 'ECONNRESET' });
+    expect([barman.probes, barman.switched]).toEqual([0, []]);
+  });
+
+  test('that answers only for some servers is reachable', async () => {
+    for (const server of ['main', 'other']) put(server, { ...lease(1_000), ...running(server) });
+    barman.statusOf = (id) => {
+      if (id === 'main') throw new Unreachable('502');
+      return 'DONE';
+    };
+    expect(await beat(options)).toMatchObject({ applied: 1, unreachable: undefined, oldestPendingAge: 60 });
+  });
+
+  test('is asked for the operations of another server each minute', async () => {
     for (const server of ['c', 'b', 'a']) put(server, applied());
     for (let minute = 0; minute < 4; minute += 1) {
-      expect(await beat(options)).not.toHaveProperty('unreachable');
+      expect(await beat(options)).toMatchObject({ unreadable: [] });
       vi.advanceTimersByTime(MINUTE);
     }
-    const { read } = api;
+    const { read } = barman;
     expect(read[3]).toBe(read[0]);
     const first = read.indexOf('a');
     expect([0, 1, 2].map((index) => read[(first + index) % 3])).toEqual(['a', 'b', 'c']);
   });
 
-  test('that cannot read a configuration counts as unreachable, but what is pending is applied', async () => {
-    put('main');
-    api.onRead = () => {
-      throw new HttpError('404');
-    };
-    const unreachable = 'the configuration of main cannot be read: 404';
-    expect(await beat(options)).toMatchObject({ applied: 1, unreachable, oldestPendingAge: 0 });
-    api.onRead = () => {
-      throw 'no error';
-    };
-    expect((await beat(options)).unreachable).toBe('the configuration of main cannot be read: no error');
+  test('that cannot read the operations of a server is not unreachable: that server is named', async () => {
+    put('main', applied());
+    const message = 'its operations in Barman cannot be read: refused';
+    for (const thrown of [new HttpError('refused'), new Unreachable('refused'), 'refused']) {
+      barman.onRead = () => {
+        throw thrown;
+      };
+      const unreadable = [{ barman_server: 'main', message }];
+      expect(await beat(options)).toMatchObject({ unreachable: undefined, unreadable });
+    }
   });
 
-  test('may need long to read a configuration', async () => {
-    put('main');
-    api.onRead = () => {
-      throw new DeadlineExceeded('5 s');
-    };
-    expect(await beat(options)).not.toHaveProperty('unreachable');
+  test('that is unreachable is not asked for the operations of a server', async () => {
+    put('main', applied());
+    barman.onStatus = refuse;
+    expect(await beat(options)).toMatchObject({ unreachable: 'refused', unreadable: [] });
+    expect(barman.read).toEqual([]);
+  });
+
+  test.each<[string, Partial<Item>]>([
+    ['is pending', {}],
+    ['is in doubt', { ...applied(), ...lease(0) }],
+  ])('is not asked for that while a server %s', async (_, change) => {
+    put('main', change);
+    await beat(options);
+    expect(barman.read).toEqual([]);
   });
 });
 
@@ -298,7 +530,7 @@ describe('the certificate', () => {
   });
 
   test('is reported while pg-backup-api is unreachable', async () => {
-    api.onStatus = refuse;
+    barman.onStatus = refuse;
     const certificate = { parameter: 'a', daysLeft: 20 };
     expect(await beatWith({ a: 20.5 })).toMatchObject({ unreachable: 'refused', certificate });
   });
@@ -310,76 +542,8 @@ describe('the certificate', () => {
   });
 });
 
-describe('an operation that was passed over', () => {
-  const OLDER = { operation_id: 'op', version: version(-2 * MINUTE) };
-
-  test.each(['DONE', 'FAILED'])('and has ended %s has the desired state applied again', async (end) => {
-    put('main', { ...applied(), ...passed(OLDER) });
-    api.statusOf = async () => end;
-    expect(await beat(options)).toMatchObject({ pending: 1, applied: 1 });
-    expect([api.polled, api.switched]).toEqual([['main op'], ['main']]);
-    expect(get('main')).not.toHaveProperty('passed_over');
-  });
-
-  test('is forgotten if it has ended and applied the desired state', async () => {
-    const other = { operation_id: 'other', version: version(-3 * MINUTE) };
-    put('main', { ...applied(), ...passed({ operation_id: 'op', version: version(-MINUTE) }, other) });
-    api.statusOf = async (id) => (id === 'op' ? 'DONE' : 'IN_PROGRESS');
-    expect(await beat(options)).toMatchObject({ pending: 0, applied: 0 });
-    expect([api.polled, api.switched]).toEqual([['main op', 'main other'], []]);
-    expect(passedOver(get('main'))).toMatchObject([other]);
-  });
-
-  test.each<[string, number, number]>([
-    ['a day', -DAY, 1],
-    ['more than that', -DAY - 1, 0],
-  ])('and has not ended is polled for %s', async (_, since, left) => {
-    put('main', { ...applied(), ...passed({ ...OLDER, since: at(since) }) });
-    expect(await beat(options)).toMatchObject({ pending: 0, applied: 0 });
-    expect(passedOver(get('main'))).toHaveLength(left);
-    expect(table.writes).toBe(1 - left);
-  });
-
-  test('cannot be polled for ever', async () => {
-    put('main', { ...applied(), ...passed({ ...OLDER, since: at(-DAY - 1) }) });
-    api.statusOf = () => Promise.reject(new HttpError('404'));
-    await beat(options);
-    expect(passedOver(get('main'))).toEqual([]);
-  });
-
-  test('is not polled once it has ended', async () => {
-    put('main', { ...applied(), ...passed({ ...OLDER, ended_at: at(-1) }) });
-    expect(await beat(options)).toMatchObject({ pending: 1, applied: 1 });
-    expect(api.polled).toEqual([]);
-  });
-
-  test('is not polled for a server whose desired state is unknown', async () => {
-    table.items.set('main', { barman_server: 'main', ...passed(OLDER) });
-    await beat(options);
-    expect(api.polled).toEqual([]);
-  });
-
-  test('is polled together with all others for five seconds', async () => {
-    put('main', { ...applied(), ...passed(OLDER, { operation_id: 'b' }) });
-    const aborted: number[] = [];
-    api.statusOf = (_, signal) =>
-      new Promise((_resolve, reject) => {
-        const abort = () => {
-          aborted.push(Date.now() - NOW);
-          reject(new HttpError('aborted'));
-        };
-        if (signal.aborted) abort();
-        else signal.addEventListener('abort', abort);
-      });
-    const heartbeat = beat(options);
-    await vi.advanceTimersByTimeAsync(6_000);
-    expect(await heartbeat).toMatchObject({ pending: 0 });
-    expect(aborted).toEqual([5_000, 5_000]);
-  });
-});
-
 describe('the leaders that Patroni names', () => {
-  const IN_SYNC = { ...applied(-10 * MINUTE), desired_version: version(-10 * MINUTE) };
+  const IN_SYNC = { ...applied(-10 * MINUTE), desired: desired(-10 * MINUTE) };
   const members = new Map([
     ['node1', 'm'],
     ['node2', 'm2'],
@@ -394,7 +558,7 @@ describe('the leaders that Patroni names', () => {
     put('main', { ...IN_SYNC, leader: 'node2', differs_since: at(-MINUTE) });
     const observed = { reconciled: [{ barman_server: 'main' }] };
     expect(await beatWith({ leader: 'node2' })).toMatchObject({ pending: 1, applied: 1, observed });
-    expect(get('main')).toMatchObject({ applied: 'model m2' });
+    expect(get('main')).toMatchObject({ applied: { target: 'model m2' } });
   });
 
   test('have their model applied again at once if Barman does not stream', async () => {
@@ -402,7 +566,7 @@ describe('the leaders that Patroni names', () => {
     const observed = { notStreaming: [{ barman_server: 'main' }] };
     const heartbeat = await beatWith({ leader: 'node1', streaming: false });
     expect(heartbeat).toMatchObject({ pending: 1, applied: 1, observed });
-    expect(api.switched).toEqual(['main']);
+    expect(barman.switched).toEqual(['main']);
   });
 
   test('cost no second read of the ledger if nothing follows from them', async () => {

@@ -1,15 +1,25 @@
 import { beforeEach, describe, expect, test, vi } from 'vitest';
-import {
-  type DesiredState,
-  type Item,
-  passedOver,
-  type RecordedItem,
+import type {
+  DesiredState,
+  Item,
+  LeasedItem,
+  RecordedItem,
 } from '../../functions/config-switch/ledger/item.ts';
-import { type Lease, Ledger, mayPost } from '../../functions/config-switch/ledger/ledger.ts';
+import {
+  type EndedLease,
+  endedLease,
+  type Lease,
+  Ledger,
+  mayPost,
+} from '../../functions/config-switch/ledger/ledger.ts';
 import { versionOf } from '../../functions/config-switch/version.ts';
 import { MemoryTable } from '../stand-ins/memory-table.ts';
 import { at, NOW, useVirtualTime } from './virtual-time.ts';
 
+const MINUTE = 60_000;
+const DAY = 24 * 60 * MINUTE;
+/** How long a lease lasts (ms). */
+const LEASE = 21_000;
 const { signal } = new AbortController();
 
 let table: MemoryTable;
@@ -20,40 +30,56 @@ beforeEach(() => {
   ledger = new Ledger(table);
 });
 
-const desired = (ms: number, id: string): DesiredState => ({
+const state = (ms: number, id: string): DesiredState => ({
   barman_server: 'main',
   cluster: 'patroni',
   target: { model: `m-${id}` },
   version: versionOf(NOW + ms, id),
 });
 /** The desired state `a`, and newer ones. */
-const [A, B, C] = [desired(0, 'a'), desired(1, 'b'), desired(2, 'c')];
+const [A, B, C] = [state(0, 'a'), state(1, 'b'), state(2, 'c')];
+/** What the item has once A, B or C is recorded. */
+const desiredOf = ({ version, cluster }: DesiredState, ms = 0) => ({
+  ...{ target: `model m-${version.at(-1)}`, version, cluster },
+  recorded_at: at(ms),
+});
+const appliedOf = ({ version }: DesiredState, operation_id = 'op', ms = 0) => ({
+  ...{ target: `model m-${version.at(-1)}`, version, operation_id },
+  applied_at: at(ms),
+});
+const runningOf = ({ version }: DesiredState) => ({
+  ...{ target: `model m-${version.at(-1)}`, version },
+  operation_id: 'op',
+});
 /** The item once A is recorded, now. */
-const RECORDED: RecordedItem = {
-  barman_server: 'main',
-  cluster: 'patroni',
-  desired: 'model m-a',
-  desired_version: A.version,
-  recorded_at: at(0),
-};
-const APPLIED = { applied: 'model m-a', applied_version: A.version, operation_id: 'op', applied_at: at(0) };
+const RECORDED: RecordedItem = { barman_server: 'main', desired: desiredOf(A) };
+const IN_SYNC: RecordedItem = { ...RECORDED, applied: appliedOf(A) };
 const FAILURES = { attempts: 3, next_attempt_at: at(9), last_error: 'no' };
+const ANOTHER = { token: 'another', expires_at: at(0) };
+/** Its lease has expired. */
+const EXPIRED: LeasedItem = { ...RECORDED, lease: ANOTHER };
 
 /** Records A, and acquires the lease. */
 async function acquireLease(): Promise<Lease> {
-  const acquired = await ledger.recordAndAcquire(A, signal);
-  if (!acquired) throw new Error('not acquired');
-  return acquired;
+  return expectLease(await ledger.recordAndAcquire(A, signal));
+}
+function expectLease(lease: Lease | undefined): Lease {
+  if (!lease) throw new Error('not acquired');
+  return lease;
 }
 /** Changes the item. @returns it */
 function set(change: Partial<Item>): Item {
   table.item = { barman_server: 'main', ...table.item, ...change };
   return table.item;
 }
+const ended = (lease: Lease, { version }: DesiredState = A): EndedLease => ({
+  ...lease,
+  operation: { operation_id: 'op', target: `model m-${version.at(-1)}`, version },
+});
 
 describe('record', () => {
   test('writes the desired state and clears earlier failures', async () => {
-    set({ desired_version: versionOf(NOW - 9, 'old'), differs_since: at(-9), ...FAILURES });
+    set({ desired: desiredOf(state(-9, 'old')), differs_since: at(-9), ...FAILURES });
     expect(await ledger.record(A, signal)).toBe(true);
     expect(table.item).toEqual(RECORDED);
   });
@@ -61,7 +87,7 @@ describe('record', () => {
   test('does not overwrite a newer desired state, nor one from an event that was already recorded', async () => {
     await ledger.record(B, signal);
     for (const known of [B, A]) expect(await ledger.record(known, signal)).toBe(false);
-    expect(table.item?.desired).toBe('model m-b');
+    expect(table.item?.desired?.target).toBe('model m-b');
   });
 });
 
@@ -70,44 +96,111 @@ describe('the lease', () => {
 
   test('is acquired together with the desired state in one write, unless there is a lease', async () => {
     const lease = await acquireLease();
-    const item = { ...RECORDED, lease_token: lease.token, lease_expires_at: at(14_000) };
-    expect(lease).toEqual({ token: expect.any(String), item, postUntil: postUntil() });
+    const item = { ...RECORDED, lease: { token: lease.token, expires_at: at(LEASE) } };
+    expect(lease).toEqual({ token: expect.any(String), item, acquiredAt: NOW, postUntil: postUntil() });
     expect([table.item, table.writes, table.reads]).toEqual([item, 1, 0]);
     expect(await ledger.recordAndAcquire(B, signal)).toBeUndefined();
     expect(table.item, 'nothing is written').toEqual(item);
   });
 
   test('cannot be acquired while the server is paused', async () => {
-    const paused = set({ paused: true });
-    expect(await ledger.recordAndAcquire(A, signal)).toBeUndefined();
-    expect(await ledger.acquire(paused, A.version, signal)).toBeUndefined();
+    set({ ...RECORDED, paused: true });
+    expect(await ledger.recordAndAcquire(B, signal)).toBeUndefined();
+    expect(await ledger.acquire(RECORDED, A.version, signal)).toBeUndefined();
     set({ paused_until: at(5_000) });
-    expect(await ledger.recordAndAcquire(A, signal)).toBeUndefined();
+    expect(await ledger.recordAndAcquire(B, signal)).toBeUndefined();
     vi.setSystemTime(NOW + 5_001);
-    expect(await ledger.recordAndAcquire(A, signal)).toBeDefined();
+    expect(await ledger.recordAndAcquire(B, signal)).toBeDefined();
   });
 
-  test('is acquired even if the response to the write was lost', async () => {
+  test('is acquired only where something is desired, not of an item that was deleted meanwhile', async () => {
+    expect(await ledger.acquire(RECORDED, A.version, signal)).toBeUndefined();
+    expect(table.item, 'no item with a token only').toBeUndefined();
+  });
+
+  test('is acquired even if the response to the write was lost, and the SDK repeats it', async () => {
     table.loseResponse = true;
-    const { token } = await acquireLease();
-    expect(table.item).toMatchObject({ ...RECORDED, lease_token: token });
+    const own = await acquireLease();
+    expect(table.item).toEqual(own.item);
+    table.loseResponse = true;
+    const renewed = expectLease(await ledger.renew(own, A.version, true, signal));
+    expect(table.item).toEqual(renewed.item);
   });
 
-  test('can be renewed or replaced only with the token that was waited for', async () => {
-    const { token } = await acquireLease();
-    const { lease_token: _, ...unleased } = set({});
-    expect(await ledger.acquire(unleased, A.version, signal)).toBeUndefined();
-    expect(await ledger.acquire({ ...unleased, lease_token: 'another' }, A.version, signal)).toBeUndefined();
-    const renewed = await ledger.acquire({ ...unleased, lease_token: token }, A.version, signal);
-    expect(renewed).toMatchObject({ token: expect.not.stringMatching(token), postUntil: postUntil() });
-    expect(table.item?.lease_token).toBe(renewed?.token);
+  test.each<[string, string, (own: Lease) => Promise<Lease | undefined>]>([
+    ['acquired', 'there is one', () => ledger.acquire(RECORDED, A.version, signal)],
+    [
+      'renewed',
+      'another invocation has it',
+      (own) => ledger.renew({ ...own, token: 'another' }, A.version, false, signal),
+    ],
+    [
+      'taken over',
+      'it was renewed since the item was read',
+      () => ledger.takeOver(EXPIRED, A.version, 'lost', signal),
+    ],
+  ])('cannot be %s if %s', async (_, _why, attempt) => {
+    const own = await acquireLease();
+    expect(await attempt(own)).toBeUndefined();
+    expect(table.item, 'nothing is written').toEqual(own.item);
+  });
+
+  test('has another token once it is renewed', async () => {
+    const own = await acquireLease();
+    vi.setSystemTime(NOW + 5);
+    const renewed = expectLease(await ledger.renew(own, A.version, false, signal));
+    expect(renewed).toMatchObject({ acquiredAt: NOW + 5, postUntil: postUntil() });
+    expect(renewed.token).not.toBe(own.token);
+    expect(table.item?.lease).toEqual({ token: renewed.token, expires_at: at(LEASE + 5) });
   });
 
   test('cannot be acquired for the applied version or an older one', async () => {
-    await ledger.record(C, signal);
-    const item = set({ applied_version: B.version });
+    const item = set({ barman_server: 'main', desired: desiredOf(C), applied: appliedOf(B) }) as RecordedItem;
     for (const old of [B, A]) expect(await ledger.acquire(item, old.version, signal)).toBeUndefined();
     expect(await ledger.acquire(item, C.version, signal)).toBeDefined();
+  });
+
+  test('is acquired for the applied version only if it is to be applied again, as when it was read', async () => {
+    const again = { ...IN_SYNC, apply_again_at: at(0) };
+    table.item = { ...IN_SYNC, apply_again_at: at(1) };
+    expect(await ledger.acquire(again, A.version, signal)).toBeUndefined();
+    table.item = again;
+    expect(await ledger.acquire(again, A.version, signal)).toBeDefined();
+  });
+});
+
+describe('an item is marked unsettled', () => {
+  test('by a take-over, which counts a failed attempt and backs off', async () => {
+    table.item = { ...EXPIRED, attempts: 1, running: runningOf(A) };
+    const why = 'operation op did not end in time';
+    const { token } = expectLease(await ledger.takeOver(table.item as LeasedItem, A.version, why, signal));
+    expect(table.item).toEqual({
+      ...RECORDED,
+      lease: { token, expires_at: at(LEASE) },
+      unsettled_since: at(0),
+      attempts: 2,
+      next_attempt_at: at(2 * MINUTE),
+      last_error: why,
+    });
+  });
+
+  test.each([true, false])('by a renewal only while a POST is in doubt (%s)', async (inDoubt) => {
+    const own = await acquireLease();
+    const { item } = expectLease(await ledger.renew(own, A.version, inDoubt, signal));
+    expect(item.unsettled_since).toBe(inDoubt ? at(0) : undefined);
+    expect(item).not.toHaveProperty('attempts');
+  });
+
+  test('not by acquire', async () => {
+    table.item = RECORDED;
+    const lease = await ledger.acquire(RECORDED, A.version, signal);
+    expect(lease?.item).not.toHaveProperty('unsettled_since');
+  });
+
+  test('again, from the newest doubt on', async () => {
+    table.item = { ...EXPIRED, unsettled_since: at(-DAY) };
+    await ledger.takeOver(table.item as LeasedItem, A.version, 'lost', signal);
+    expect(table.item.unsettled_since).toBe(at(0));
   });
 });
 
@@ -121,49 +214,90 @@ test.each([
 });
 
 describe('complete', () => {
-  test('is written, the lease is released, and earlier failures are cleared', async () => {
+  test('is written, the lease is dropped, and earlier failures are cleared', async () => {
     const lease = await acquireLease();
     set(FAILURES);
-    expect(await ledger.complete(lease, 'op', true, signal)).toEqual({ lease: 'released' });
-    expect(table.item).toEqual({ ...RECORDED, ...APPLIED });
+    expect(await ledger.complete(ended(lease), signal)).toEqual(IN_SYNC);
+    expect(table.item).toEqual(IN_SYNC);
   });
 
-  test('with a newer desired state renews or releases the lease', async () => {
+  test('leaves a newer desired state pending', async () => {
     const lease = await acquireLease();
     await ledger.record(B, signal);
-    const next = await ledger.complete(lease, 'op', true, signal);
-    if (next.lease !== 'renewed') throw new Error(`the lease is ${next.lease}`);
-    const { token, item } = next.renewed;
-    expect(item).toMatchObject({ ...APPLIED, desired: 'model m-b', lease_expires_at: at(14_000) });
-    expect(token).not.toBe(lease.token);
-    expect(table.item?.lease_token).toBe(token);
-
-    await ledger.record(C, signal);
-    expect(await ledger.complete(next.renewed, 'op2', false, signal)).toEqual({ lease: 'released' });
-    const applied = { applied: 'model m-b', applied_version: B.version, operation_id: 'op2' };
-    expect(table.item).toEqual({
-      ...RECORDED,
-      ...APPLIED,
-      ...applied,
-      desired: 'model m-c',
-      desired_version: C.version,
-    });
+    await ledger.complete(ended(lease), signal);
+    expect(table.item).toEqual({ ...IN_SYNC, desired: desiredOf(B) });
   });
 
-  test('with a newer desired state drops the lease of a server that was paused meanwhile', async () => {
+  test('is written although the server was paused meanwhile', async () => {
     const lease = await acquireLease();
-    await ledger.record(B, signal);
     set({ paused: true });
-    expect(await ledger.complete(lease, 'op', true, signal)).toEqual({ lease: 'released' });
-    expect(table.item).toMatchObject(APPLIED);
-    expect(table.item).not.toHaveProperty('lease_token');
+    await ledger.complete(ended(lease), signal);
+    expect(table.item).toEqual({ ...IN_SYNC, paused: true });
   });
 
-  test.each([true, false])('is not written after the lease was lost (renew: %s)', async (renew) => {
+  test('is not written after the lease was lost', async () => {
     const lease = await acquireLease();
-    const before = set({ lease_token: 'another' });
-    expect(await ledger.complete(lease, 'op', renew, signal)).toEqual({ lease: 'lost' });
+    const before = set({ lease: ANOTHER });
+    expect(await ledger.complete(ended(lease), signal)).toBeUndefined();
     expect(table.item).toEqual(before);
+  });
+});
+
+describe('complete, and what is unsettled', () => {
+  /** Completes A, whose lease was acquired at a time, and which takes so long (ms); A was applied, or not. */
+  async function complete(acquiredAt: number, change: Partial<Item>, takes = 0) {
+    vi.setSystemTime(NOW + acquiredAt);
+    table.item = { ...RECORDED, ...change };
+    const item = table.item as RecordedItem;
+    const lease = expectLease(await ledger.acquire(item, A.version, signal));
+    vi.setSystemTime(NOW + acquiredAt + takes);
+    await ledger.complete(ended(lease), signal);
+    return [table.item.unsettled_since, table.item.apply_again_at];
+  }
+  const again = { applied: appliedOf(A), apply_again_at: at(-1) };
+  const since = (ms: number) => ({ ...again, unsettled_since: at(ms) });
+
+  test('removes apply_again_at of a settled item', async () => {
+    expect(await complete(0, again)).toEqual([undefined, undefined]);
+  });
+
+  test('begins the doubt anew with a newer version, and applies it again 2 min later', async () => {
+    const older = appliedOf(state(-9, 'z'));
+    for (const applied of [{}, { applied: older, apply_again_at: at(-1) }])
+      expect(await complete(0, { unsettled_since: at(-DAY), ...applied })).toEqual([at(0), at(2 * MINUTE)]);
+  });
+
+  test.each([
+    ['2 min at first', MINUTE, 3 * MINUTE],
+    ['2 min still', 2 * MINUTE, 4 * MINUTE],
+    ['then as long as since the doubt', 4 * MINUTE, 8 * MINUTE],
+    ['hours', 10 * 60 * MINUTE, 20 * 60 * MINUTE],
+    ['the last one is exactly 24 h after the doubt', 13 * 60 * MINUTE, DAY],
+    ['also 1 ms before that', DAY - 1, DAY],
+  ])('applies the same version again at growing intervals: %s', async (_, now, next) => {
+    expect(await complete(now, since(0))).toEqual([at(0), at(next)]);
+  });
+
+  test('settles an item once the lease of what was applied was acquired 24 h after the doubt', async () => {
+    expect(await complete(DAY, since(0))).toEqual([undefined, undefined]);
+  });
+
+  test.each([
+    [DAY - 1, [at(0), at(DAY)]],
+    [DAY, [undefined, undefined]],
+  ])(
+    'counts from when an expired lease was acquired (%i ms after the doubt)',
+    async (acquiredAt, settled) => {
+      vi.setSystemTime(NOW + DAY + MINUTE);
+      const lease = { token: 'another', expires_at: at(acquiredAt + LEASE) };
+      table.item = { ...RECORDED, ...since(0), lease, running: runningOf(A) };
+      await ledger.complete(endedLease(table.item as LeasedItem, runningOf(A)), signal);
+      expect([table.item.unsettled_since, table.item.apply_again_at]).toEqual(settled);
+    },
+  );
+
+  test('does not settle it if only the operation ended after that', async () => {
+    expect(await complete(DAY - 1, since(0), 10_000)).toEqual([at(0), at(DAY)]);
   });
 });
 
@@ -178,7 +312,7 @@ describe('release', () => {
   ])('after %s earlier ones is retried with back-off', async (attempts, delay) => {
     const lease = await acquireLease();
     const item = { ...lease.item, ...(attempts !== undefined && { attempts }) };
-    await ledger.release({ ...lease, item }, 'x'.repeat(2_000), signal);
+    await ledger.release({ ...lease, item }, A.version, 'x'.repeat(2_000), signal);
     const failed = {
       attempts: (attempts ?? 0) + 1,
       next_attempt_at: at(delay),
@@ -187,131 +321,79 @@ describe('release', () => {
     expect([table.item, table.writes]).toEqual([{ ...RECORDED, ...failed }, 2]);
   });
 
-  test('is not recorded for a newer desired state', async () => {
+  test('drops the lease for a newer desired state, which begins without failures', async () => {
     const lease = await acquireLease();
     await ledger.record(B, signal);
-    await ledger.release(lease, 'no', signal);
-    expect(table.item).toEqual({ ...RECORDED, desired: 'model m-b', desired_version: B.version });
+    await ledger.release(lease, A.version, 'no', signal);
+    expect(table.item).toEqual({ ...RECORDED, desired: desiredOf(B) });
+  });
+
+  test('leaves an item unsettled', async () => {
+    const lease = await acquireLease();
+    set({ unsettled_since: at(-1) });
+    await ledger.release(lease, A.version, 'no', signal);
+    expect(table.item?.unsettled_since).toBe(at(-1));
   });
 
   test('after the lease was lost changes nothing', async () => {
     const lease = await acquireLease();
-    const before = set({ lease_token: 'another' });
-    await ledger.release(lease, 'no', signal);
+    const before = set({ lease: ANOTHER });
+    await ledger.release(lease, A.version, 'no', signal);
     expect(table.item).toEqual(before);
   });
 });
 
 describe('the running operation', () => {
-  const running = { running: 'model m-a', running_version: A.version, running_operation: 'op' };
-
   test('is recorded only under the own lease', async () => {
     const lease = await acquireLease();
     await ledger.started(lease, 'op', signal);
-    expect(table.item).toEqual({ ...lease.item, ...running });
-    const another = set({ lease_token: 'another' });
+    expect(table.item).toEqual({ ...lease.item, running: runningOf(A) });
+    const another = set({ lease: ANOTHER });
     await ledger.started(lease, 'op2', signal);
     expect(table.item).toEqual(another);
   });
 
-  test('is removed when the lease is renewed or dropped', async () => {
-    const lease = await acquireLease();
-    await ledger.started(lease, 'op', signal);
-    const renewed = await ledger.acquire(set({}), A.version, signal);
-    expect(table.item).toEqual(renewed?.item);
-    expect(Object.keys(set({})).sort()).toEqual(Object.keys(lease.item).sort());
-    set(running);
-    await ledger.release({ ...lease, token: renewed?.token ?? '' }, 'no', signal);
-    expect(table.item).not.toHaveProperty('running_operation');
+  test.each<[string, (own: Lease) => Promise<unknown>]>([
+    ['renew', (own) => ledger.renew(own, A.version, false, signal)],
+    ['take over', (own) => ledger.takeOver(own.item as LeasedItem, A.version, 'lost', signal)],
+    ['complete', (own) => ledger.complete(ended(own), signal)],
+    ['release', (own) => ledger.release(own, A.version, 'no', signal)],
+    ['release, although something newer is desired', (own) => ledger.release(own, '', 'no', signal)],
+  ])('is removed by %s', async (_, write) => {
+    const own = await acquireLease();
+    await ledger.started(own, 'op', signal);
+    await write(own);
     expect(table.item).not.toHaveProperty('running');
-    expect(table.item).not.toHaveProperty('running_version');
   });
 });
 
-describe('operations that were passed over', () => {
-  const { version } = A;
-  const entries = (item: Item | undefined) => passedOver(item ?? RECORDED);
-  const since = at(-300_000);
-  /** In sync, and two operations were passed over. */
-  const item: Item = {
-    ...RECORDED,
-    desired_version: version,
-    applied: 'model m-a',
-    applied_version: version,
-    passed_over: JSON.stringify([
-      { operation_id: 'x', since },
-      { operation_id: 'y', version, since },
-    ]),
-  };
-
-  test('are added by acquire, as a failed attempt', async () => {
-    table.item = { ...item, desired_version: B.version, attempts: 1 };
-    const running = [{ operation_id: 'z', version }];
-    expect(await ledger.acquire(table.item, B.version, signal, { running })).toBeDefined();
-    expect(entries(table.item)).toEqual([...entries(item), { operation_id: 'z', version, since: at(0) }]);
-    expect(table.item).toMatchObject({
-      attempts: 2,
-      next_attempt_at: at(120_000),
-      last_error: 'passed over, because it did not end in time: operation z',
-    });
+describe('applyAgain', () => {
+  test('has what is in sync applied again now', async () => {
+    table.item = IN_SYNC;
+    expect(await ledger.applyAgain(IN_SYNC, signal)).toBe(true);
+    expect(table.item).toEqual({ ...IN_SYNC, apply_again_at: at(0) });
   });
 
-  test('let a server in sync be leased once one has ended, and acquire marks that one', async () => {
-    table.item = item;
-    expect(await ledger.acquire(item, version, signal)).toBeUndefined();
-    expect(await ledger.acquire(item, version, signal, { ended: new Set(['z']) })).toBeUndefined();
-    const lease = await ledger.acquire(item, version, signal, { ended: new Set(['x']) });
-    expect(entries(lease?.item)).toEqual([
-      { operation_id: 'x', since, ended_at: at(0) },
-      { operation_id: 'y', version, since },
-    ]);
-    expect(table.item).not.toHaveProperty('attempts');
-    // The mark of an earlier acquire stays, and is enough for the next.
-    vi.setSystemTime(NOW + 5);
-    const next = await ledger.acquire(lease?.item as Item, version, signal, { ended: new Set(['x']) });
-    expect(entries(next?.item)).toEqual(entries(lease?.item));
-  });
-
-  test('are removed by complete if they were marked by then, and the others stay', async () => {
-    table.item = item;
-    const lease = await ledger.acquire(item, version, signal, { ended: new Set(['x']) });
-    if (!lease) throw new Error('not acquired');
-    expect(await ledger.complete(lease, 'op', true, signal)).toEqual({ lease: 'released' });
-    expect(entries(table.item)).toEqual([{ operation_id: 'y', version, since }]);
-    const again = await ledger.acquire(table.item, version, signal, { ended: new Set(['y']) });
-    if (!again) throw new Error('not acquired');
-    await ledger.complete(again, 'op', true, signal);
-    expect(table.item).not.toHaveProperty('passed_over');
-  });
-
-  test('that others have changed meanwhile make acquire and drop fail', async () => {
-    table.item = { ...item, passed_over: JSON.stringify([{ operation_id: 'z', since }]) };
+  test.each<[string, Partial<Item>]>([
+    ['something newer is desired', { desired: desiredOf(B) }],
+    ['there is a lease', { lease: ANOTHER }],
+  ])('changes nothing once %s', async (_, change) => {
+    table.item = { ...IN_SYNC, ...change };
     const before = table.item;
-    expect(await ledger.acquire(item, version, signal, { ended: new Set(['x']) })).toBeUndefined();
-    const { passed_over: _, ...without } = item;
-    for (const read of [item, without]) {
-      expect(await ledger.setPassedOver(read as RecordedItem, [], signal)).toBe(false);
-    }
+    expect(await ledger.applyAgain(IN_SYNC, signal)).toBe(false);
     expect(table.item).toEqual(before);
   });
+});
 
-  test.each([
-    ['all', []],
-    ['one', [{ operation_id: 'y', version, since }]],
-    ['none, and another one is added', [...passedOver(item), { operation_id: 'z', since }]],
-  ])('are replaced: %s dropped', async (_, left) => {
-    table.item = item;
-    expect(await ledger.setPassedOver(item as RecordedItem, left, signal)).toBe(true);
-    expect(entries(table.item)).toEqual(left);
-    expect('passed_over' in table.item).toBe(left.length > 0);
-  });
-
-  test.each([{ lease_token: 'another' }, { desired_version: B.version }])(
-    'are not replaced if the item now has %j',
-    async (change) => {
-      table.item = { ...item, ...change };
-      expect(await ledger.setPassedOver(item as RecordedItem, [], signal)).toBe(false);
-      expect(table.item).toEqual({ ...item, ...change });
+test('items that cannot be read › do not keep the others from being read', async () => {
+  table.items.set('main', IN_SYNC);
+  table.items.set('other', { barman_server: 'other', desired: 'model x' } as unknown as Item);
+  const { items, unreadable } = await ledger.all(signal);
+  expect(items).toEqual([IN_SYNC]);
+  expect(unreadable).toEqual([
+    {
+      barman_server: 'other',
+      message: expect.stringMatching(/^the ledger's item of other cannot be read: desired is /),
     },
-  );
+  ]);
 });

@@ -1,14 +1,20 @@
 import { beforeEach, describe, expect, test } from 'vitest';
-import type { Item } from '../../functions/config-switch/ledger/item.ts';
+import type { Item, RecordedItem } from '../../functions/config-switch/ledger/item.ts';
 import { Ledger } from '../../functions/config-switch/ledger/ledger.ts';
 import { Operator } from '../../functions/config-switch/ledger/operator.ts';
+import { versionOf } from '../../functions/config-switch/version.ts';
 import { MemoryTable } from '../stand-ins/memory-table.ts';
 import { at, NOW, useVirtualTime } from './virtual-time.ts';
 
 const DAY = 86_400_000;
 const { signal } = new AbortController();
 const MAIN: Item = { barman_server: 'main' };
-const DESIRED: Item = { ...MAIN, desired: 'model m', desired_version: 'a' };
+/** What was desired so many ms after NOW. */
+const desiredAt = (ms: number, id = 'a') => ({
+  ...{ target: 'model m', version: versionOf(NOW + ms, id), cluster: 'c' },
+  recorded_at: at(ms),
+});
+const PENDING: RecordedItem = { ...MAIN, desired: desiredAt(-9) };
 
 let table: MemoryTable;
 let operator: Operator;
@@ -26,52 +32,93 @@ describe('the operator', () => {
     expect(table.item).toBeUndefined();
   });
 
-  test('pauses and resumes a server, which is then due immediately, and has 24 h again', async () => {
-    table.item = { ...MAIN, next_attempt_at: at(9), recorded_at: at(-9) };
-    const paused = { ...MAIN, recorded_at: at(-9), paused: true, paused_at: at(0) };
+  test('pauses and resumes a server, which is then due at once, and pending since now', async () => {
+    table.item = { ...PENDING, next_attempt_at: at(9) };
+    const paused = { ...PENDING, paused: true, paused_at: at(0) };
     expect(await operator.pause('main', undefined, signal)).toEqual(paused);
-    expect(await operator.resume('main', signal)).toEqual({ ...MAIN, recorded_at: at(0) });
+    const desired = { ...PENDING.desired, recorded_at: at(0) };
+    expect(await operator.resume('main', signal)).toEqual({ ...MAIN, desired });
   });
 
   test('pauses a server for some time, which resume or another pause ends', async () => {
     table.item = MAIN;
     const paused = { ...MAIN, paused: true, paused_at: at(0), paused_until: at(5_000) };
     expect(await operator.pause('main', NOW + 5_000, signal)).toEqual(paused);
-    expect(await operator.resume('main', signal)).toEqual({ ...MAIN, recorded_at: at(0) });
+    expect(await operator.resume('main', signal)).toEqual(MAIN);
     table.item = paused;
     await operator.pause('main', undefined, signal);
     expect(table.item).toEqual({ ...MAIN, paused: true, paused_at: at(0) });
   });
 
-  test('retries a pending desired state at once; it stays as old as it is', async () => {
-    const pending = { ...DESIRED, recorded_at: at(-9) };
-    table.item = { ...pending, attempts: 4, next_attempt_at: at(9) };
-    expect(await operator.retry('main', signal)).toEqual(pending);
+  test('resumes with the desired state that was recorded meanwhile', async () => {
+    table.item = { ...PENDING, paused: true };
+    const newer = { ...PENDING, paused: true, desired: desiredAt(-1, 'b') };
+    const { get } = table;
+    table.get = async (server) => {
+      table.get = get;
+      const item = await table.get(server);
+      table.item = newer;
+      return item;
+    };
+    const desired = { ...newer.desired, recorded_at: at(0) };
+    expect(await operator.resume('main', signal)).toEqual({ ...MAIN, desired });
   });
 
-  const inSync: Item = { ...DESIRED, applied: 'model m', applied_version: 'a', recorded_at: at(0) };
+  test('retries a pending desired state at once; it stays as old as it is', async () => {
+    table.item = { ...PENDING, attempts: 4, next_attempt_at: at(9) };
+    expect(await operator.retry('main', signal)).toEqual(PENDING);
+  });
+});
+
+describe('forget', () => {
+  const OLD = -15 * DAY;
+  const appliedAt = (ms: number) => {
+    const { target, version } = desiredAt(ms);
+    return { target, version, operation_id: 'op', applied_at: at(ms) };
+  };
+  const inSync = (ms: number) => ({ ...MAIN, desired: desiredAt(ms), applied: appliedAt(ms) });
+
   test.each<[string, Item]>([
-    ['in sync', inSync],
-    ['pending for a day', { ...DESIRED, recorded_at: at(-DAY) }],
-    ['without a desired state', MAIN],
-  ])('forgets a server that is %s', async (_, item) => {
+    ['has been in sync for 15 days, longer than any event can be late', inSync(OLD)],
+    ['has no desired state', { ...MAIN, leader: 'node1' }],
+  ])('deletes the item of a server that %s', async (_, item) => {
     table.item = item;
     expect(await operator.forget(item, signal)).toBe(true);
     expect(table.item).toBeUndefined();
   });
 
+  test.each<[string, Item]>([
+    ['has been in sync for less than 15 days', inSync(OLD + 1)],
+    ['is pending', { ...MAIN, desired: desiredAt(OLD) }],
+    ['is to be applied again', { ...inSync(OLD), apply_again_at: at(0) }],
+    ['is unsettled', { ...inSync(OLD), unsettled_since: at(0) }],
+    ['has a lease', { ...inSync(OLD), lease: { token: 'x', expires_at: at(-1) } }],
+  ])('does not delete that of a server that %s, unless by force', async (_, item) => {
+    table.item = item;
+    expect(await operator.forget(item, signal)).toBe(false);
+    expect(table.item).toEqual(item);
+    const isLeased = item.lease !== undefined;
+    expect(await operator.forgetByForce('main', signal)).toBe(!isLeased);
+    expect(table.item === undefined).toBe(!isLeased);
+  });
+
+  test('by force deletes an item that cannot be read, whatever its lease', async () => {
+    table.item = { ...MAIN, desired: 'model m', lease: 'x' } as unknown as Item;
+    expect(await operator.forgetByForce('main', signal)).toBe(true);
+    expect(table.item).toBeUndefined();
+  });
+
+  test('by force deletes nothing of an unknown server', async () => {
+    expect(await operator.forgetByForce('main', signal)).toBe(false);
+  });
+
   test.each<[string, Item, Partial<Item>]>([
-    ['has been pending for less than a day', { ...DESIRED, recorded_at: at(1 - DAY) }, {}],
-    ['is leased', { ...inSync, lease_token: 'another' }, {}],
-    [
-      'was pending for a day, and is resumed now',
-      { ...DESIRED, recorded_at: at(-DAY) },
-      { recorded_at: at(0) },
-    ],
-    ['has a newer desired state now', inSync, { desired_version: 'b' }],
-    ['has another applied version now', inSync, { applied_version: 'b' }],
-    ['has its first desired state now', MAIN, { desired_version: 'a' }],
-  ])('does not forget a server that %s', async (_, item, change) => {
+    ['a lease', inSync(OLD), { lease: { token: 'x', expires_at: at(0) } }],
+    ['a newer desired state', inSync(OLD), { desired: desiredAt(0) }],
+    ['another applied version', inSync(OLD), { applied: appliedAt(0) }],
+    ['something in doubt', inSync(OLD), { unsettled_since: at(0) }],
+    ['its first desired state', MAIN, { desired: desiredAt(0) }],
+  ])('does not delete an item that has %s since it was read', async (_, item, change) => {
     table.item = { ...item, ...change };
     expect(await operator.forget(item, signal)).toBe(false);
     expect(table.item).toEqual({ ...item, ...change });

@@ -2,11 +2,11 @@ import { beforeEach, describe, expect, test, vi } from 'vitest';
 import type { PostGuard } from '../../functions/config-switch/barman/pg-backup-api.ts';
 import { Busy, ConfigSwitchFailed, HttpError, LedgerError } from '../../functions/config-switch/errors.ts';
 import { newFacts } from '../../functions/config-switch/invocation.ts';
-import {
-  type DesiredState,
-  type Item,
-  isPending,
-  type PassedOver,
+import type {
+  DesiredState,
+  Item,
+  LeasedItem,
+  RecordedItem,
 } from '../../functions/config-switch/ledger/item.ts';
 import { Ledger } from '../../functions/config-switch/ledger/ledger.ts';
 import {
@@ -19,53 +19,46 @@ import { MemoryEvents } from '../stand-ins/memory-events.ts';
 import { MemoryTable } from '../stand-ins/memory-table.ts';
 import { at, NOW, useVirtualTime } from './virtual-time.ts';
 
-const OPERATION_TIMEOUT = 60_000;
+const MINUTE = 60_000;
 
-/** Replaces pg-backup-api: operations end DONE immediately, unless a test sets a callback. */
+/** Replaces pg-backup-api: operations end DONE at once, unless a test sets a callback. */
 class Api {
   guard: PostGuard | undefined;
   readonly targets: object[] = [];
-  /** The age of each list of recent operations (ms). */
-  readonly listed: number[] = [];
-  /** The operations that such a list has. */
-  recent: string[] = [];
   /** The earlier operations that were polled. */
   readonly polled: string[] = [];
   /** Called before each POST asks the guard. */
   onPost: (guard: PostGuard) => Promise<void> | void = () => {};
   onCreate: () => Promise<void> | void = () => {};
   onWait: () => Promise<void> | void = () => {};
-  onList: () => Promise<void> | void = () => {};
-  /** The end of an earlier operation. */
-  onEnd: (signal: AbortSignal) => Promise<'DONE' | 'FAILED'> = async () => 'DONE';
+  /** How an earlier operation is. */
+  status: 'IN_PROGRESS' | 'DONE' | 'FAILED' = 'DONE';
 
   async createConfigSwitchOperation(_server: string, target: object, guard: PostGuard): Promise<string> {
     this.guard = guard;
     await this.onPost(guard);
     await guard.beforePost();
+    guard.inDoubt = true;
     this.targets.push(target);
     await this.onCreate();
-    return `op${this.targets.length}`;
+    const id = `op${this.targets.length}`;
+    return id;
   }
   async waitForOperation(): Promise<'DONE'> {
     await this.onWait();
     return 'DONE';
   }
-  async recentOperations(_server: string, age: number): Promise<string[]> {
-    this.listed.push(age);
-    await this.onList();
-    return this.recent;
-  }
-  endOf(_server: string, id: string, signal: AbortSignal): Promise<'DONE' | 'FAILED'> {
+  async findRunning(): Promise<undefined> {}
+  async endOf(_server: string, id: string) {
     this.polled.push(id);
-    return this.onEnd(signal);
+    return this.status;
   }
 }
 
 let table: MemoryTable;
 let api: Api;
 let controller: AbortController;
-let options: ReconcileOptions & { events: MemoryEvents };
+let options: Omit<ReconcileOptions, 'caller'> & { events: MemoryEvents };
 let remaining: number;
 useVirtualTime();
 beforeEach(() => {
@@ -79,7 +72,7 @@ beforeEach(() => {
     api,
     signal: controller.signal,
     remaining: () => remaining,
-    operationTimeout: OPERATION_TIMEOUT,
+    operationTimeout: MINUTE,
     facts: newFacts(),
   };
 });
@@ -101,12 +94,29 @@ async function runToEnd(one: DesiredState): Promise<unknown> {
   await vi.advanceTimersByTimeAsync(200_000);
   return ended;
 }
-const anotherInvocation = (change: Partial<Item> = {}): Item => ({
+const heartbeat = (one: DesiredState) =>
+  reconcile({ ...options, caller: 'heartbeat' }, one.barman_server, one.version);
+
+// Parts of an item.
+const desiredOf = ({ version, cluster, target }: DesiredState) => ({
+  ...{ target: 'model' in target ? `model ${target.model}` : 'reset', version, cluster },
+  recorded_at: at(0),
+});
+const appliedOf = (one: DesiredState, operation_id = 'op0') => {
+  const { target, version } = desiredOf(one);
+  return { target, version, operation_id, applied_at: at(0) };
+};
+const runningOf = (one: DesiredState, operation_id = 'op0') => {
+  const { target, version } = desiredOf(one);
+  return { operation_id, target, version };
+};
+const leaseFor = (ms: number) => ({ token: 'another', expires_at: at(ms) });
+const X = desired(-9, 'x');
+/** Another invocation has the lease, to apply x. */
+const anotherInvocation = (change: Partial<Item> = {}): LeasedItem => ({
   barman_server: 'main',
-  desired: 'model x',
-  desired_version: version(-9, 'x'),
-  lease_token: 'another',
-  lease_expires_at: at(14_000),
+  desired: desiredOf(X),
+  lease: leaseFor(21_000),
   ...change,
 });
 
@@ -114,9 +124,11 @@ describe('reconcile', () => {
   test('records and applies the desired state', async () => {
     const message = 'Barman server main now uses model a';
     expect(await run(A)).toEqual({ exit_code: 0, message, operation_id: 'op1' });
-    const applied = { applied: 'model a', applied_version: A.version, operation_id: 'op1' };
-    expect(table.item).toMatchObject(applied);
-    expect(table.item).not.toHaveProperty('lease_token');
+    expect(table.item).toEqual({
+      barman_server: 'main',
+      desired: desiredOf(A),
+      applied: appliedOf(A, 'op1'),
+    });
     expect(options.facts).toEqual({ ...newFacts(), recorded: true });
   });
 
@@ -125,13 +137,6 @@ describe('reconcile', () => {
     const message = 'this event was already applied: Barman was set to model a';
     expect(await run(A)).toEqual({ exit_code: 0, message, operation_id: 'op1' });
     expect([options.facts.duplicate, options.facts.superseded, api.targets.length]).toEqual([true, false, 1]);
-  });
-
-  test('returns the recorded result without an operation id if none was recorded', async () => {
-    const [applied_version, desired_version] = [A.version, A.version];
-    table.item = { barman_server: 'main', applied: 'reset', applied_version, desired_version };
-    const message = 'this event was already applied: Barman was set to reset';
-    expect(await run(A)).toStrictEqual({ exit_code: 0, message });
   });
 
   test('skips an event that is older than the applied version', async () => {
@@ -155,15 +160,23 @@ describe('reconcile', () => {
     const message =
       'Barman server main is paused: the desired state is recorded, and will be applied after the pause';
     await expect(run(A)).rejects.toThrow(new Busy(message));
-    expect(table.item).toMatchObject({ desired: 'model a' });
+    expect(table.item).toMatchObject({ desired: { target: 'model a' } });
     expect([options.facts.recorded, api.targets.length]).toEqual([true, 0]);
   });
 
-  test('reports an item that was deleted meanwhile', async () => {
+  test('of an item that was deleted meanwhile is not recorded', async () => {
     table.item = anotherInvocation();
     vi.spyOn(table, 'get').mockResolvedValue(undefined);
     const message = "the ledger's item of main was deleted meanwhile; send the event again";
     await expect(run(A)).rejects.toThrow(new LedgerError(message));
+    expect(options.facts.recorded).toBe(false);
+  });
+
+  test('of an item that cannot be read is not recorded', async () => {
+    const flat = { barman_server: 'main', desired: 'model x', desired_version: X.version } as unknown as Item;
+    table.item = flat;
+    await expect(run(A)).rejects.toThrow("the ledger's item of main cannot be read: desired is ");
+    expect([table.item, options.facts.recorded]).toEqual([flat, false]);
   });
 });
 
@@ -180,28 +193,51 @@ describe('a newer desired state', () => {
     arrivesDuringSwitch();
     expect(await run(A)).toMatchObject({ exit_code: 0, operation_id: 'op1' });
     expect(api.targets).toEqual([{ model: 'a' }, { model: 'b' }]);
-    expect(table.item).toMatchObject({ applied_version: B.version, operation_id: 'op2' });
+    expect(table.item).toMatchObject({ applied: appliedOf(B, 'op2') });
   });
 
   test('is left to the heartbeat if time is short', async () => {
     arrivesDuringSwitch();
-    remaining = 10_000;
+    remaining = 9_999;
     expect(await run(A)).toMatchObject({ exit_code: 0, operation_id: 'op1' });
     expect(api.targets).toEqual([{ model: 'a' }]);
-    expect(table.item).toMatchObject({ applied_version: A.version, desired_version: B.version });
+    expect(table.item).toEqual({
+      barman_server: 'main',
+      desired: desiredOf(B),
+      applied: appliedOf(A, 'op1'),
+    });
   });
 
   test('that cannot be applied does not change the result', async () => {
     arrivesDuringSwitch();
     api.onCreate = () => {
-      if (api.targets.length > 1) throw new HttpError('no');
+      if (api.targets.length === 1) return;
+      Object.assign(api.guard ?? {}, { inDoubt: false });
+      throw new HttpError('no');
     };
     expect(await run(A)).toMatchObject({ exit_code: 0, operation_id: 'op1' });
-    expect(table.item).toMatchObject({ applied_version: A.version, last_error: 'no' });
+    expect(table.item).toMatchObject({ applied: appliedOf(A, 'op1'), attempts: 1, last_error: 'no' });
+  });
+
+  test.each<[string, Partial<Item>]>([
+    ['the server is paused', { paused: true }],
+    ['another invocation has the lease', { lease: leaseFor(21_000) }],
+  ])('is left alone once %s, without a change to the result', async (_, change) => {
+    arrivesDuringSwitch();
+    const { complete } = options.ledger;
+    vi.spyOn(options.ledger, 'complete').mockImplementation(async (...args) => {
+      const item = await complete.apply(options.ledger, args);
+      table.item = { ...(table.item as Item), ...change };
+      return item;
+    });
+    expect(await run(A)).toMatchObject({ exit_code: 0, operation_id: 'op1' });
+    expect(api.targets).toEqual([{ model: 'a' }]);
+    expect(table.item).toMatchObject({ desired: desiredOf(B), ...change });
+    expect(options.facts.duplicate).toBe(false);
   });
 
   test('that was recorded earlier is applied instead of the older one', async () => {
-    table.item = { barman_server: 'main', desired: 'model b', desired_version: B.version };
+    table.item = { barman_server: 'main', desired: desiredOf(B) };
     expect(await run(A)).toEqual({ exit_code: 1, message: BY_B });
     expect(api.targets).toEqual([{ model: 'b' }]);
   });
@@ -212,27 +248,37 @@ describe('a failure', () => {
     [new ConfigSwitchFailed('so it is'), 'so it is'],
     ['words', 'words'],
   ])('with a known outcome (%s) releases the lease and records the error', async (error, last_error) => {
-    api.onWait = () => Promise.reject(error);
+    api.onWait = () => {
+      Object.assign(api.guard ?? {}, { inDoubt: false });
+      throw error;
+    };
     await expect(run(A)).rejects.toBe(error);
     expect(table.item).toMatchObject({ attempts: 1, last_error });
-    expect(table.item).not.toHaveProperty('lease_token');
+    expect(table.item).not.toHaveProperty('lease');
   });
 
   test.each([
-    ['an unknown outcome', () => Object.assign(api.guard ?? {}, { inDoubt: true })],
-    ['an expired deadline', () => controller.abort()],
+    ['an unknown outcome', () => {}],
+    [
+      'an expired deadline',
+      () => {
+        Object.assign(api.guard ?? {}, { inDoubt: false });
+        controller.abort();
+      },
+    ],
   ])('with %s keeps the lease', async (_, prepare) => {
     api.onWait = () => {
       prepare();
       throw new HttpError('so it is');
     };
     await expect(run(A)).rejects.toThrow('so it is');
-    expect(table.item).toHaveProperty('lease_token');
+    expect(table.item).toMatchObject({ lease: {}, running: runningOf(A, 'op1') });
     expect(table.item).not.toHaveProperty('last_error');
   });
 
   test('to release the lease is ignored, because the lease expires', async () => {
     api.onWait = () => {
+      Object.assign(api.guard ?? {}, { inDoubt: false });
       vi.spyOn(table, 'update').mockRejectedValue(new LedgerError('down'));
       throw new HttpError('so it is');
     };
@@ -255,20 +301,23 @@ describe('the lease of another invocation', () => {
     expect(api.targets).toEqual([]);
   });
 
+  test('is not waited for by a heartbeat', async () => {
+    table.item = anotherInvocation();
+    await expect(heartbeat(X)).rejects.toThrow(Busy);
+    expect(options.facts.waited).toBe(0);
+  });
+
   test('that was acquired just before ours is waited for', async () => {
-    table.item = anotherInvocation({ lease_expires_at: at(-1_000) });
-    api.onList = () => {
-      api.onList = () => {};
-      const lease_expires_at = at(900);
-      table.item = { ...(table.item as Item), lease_token: 'a third', lease_expires_at };
-    };
+    table.item = anotherInvocation({ lease: leaseFor(-1_000) });
+    vi.spyOn(api, 'findRunning').mockImplementationOnce(async () => {
+      table.item = { ...(table.item as Item), lease: { token: 'a third', expires_at: at(900) } };
+    });
     expect(await runToEnd(A)).toMatchObject({ exit_code: 0 });
-    expect([options.facts.waited, api.listed.length]).toEqual([1_000, 2]);
+    expect(options.facts.waited).toBe(1_000);
   });
 
   test('that was acquired during our switch decides the result', async () => {
-    const newest = { desired: 'model b', desired_version: B.version };
-    const item = anotherInvocation({ ...newest, applied: 'model b', applied_version: B.version });
+    const item = anotherInvocation({ desired: desiredOf(B), applied: appliedOf(B) });
     api.onWait = () => {
       table.item = item;
     };
@@ -279,218 +328,59 @@ describe('the lease of another invocation', () => {
   test('that is released in time can be acquired', async () => {
     table.item = anotherInvocation();
     setTimeout(() => {
-      const { lease_token: _, lease_expires_at: __, ...item } = table.item as Item;
+      const { lease: _, ...item } = table.item as Item;
       table.item = item;
     }, 1_100);
     expect(await runToEnd(A)).toMatchObject({ exit_code: 0 });
     expect([options.facts.waited, options.facts.passedOver]).toEqual([1_250, false]);
-    expect(api.listed).toEqual([]);
-  });
-});
-
-/** An operation that does not end. */
-const running = (signal: AbortSignal): Promise<never> =>
-  new Promise((_, reject) => {
-    const stop = () => reject(new HttpError('not known'));
-    if (signal.aborted) stop();
-    signal.addEventListener('abort', stop);
-  });
-const passedOver = (...entries: PassedOver[]) => JSON.stringify(entries);
-
-describe('an expired lease', () => {
-  const expired = (ms: number, change: Partial<Item> = {}) =>
-    anotherInvocation({ lease_expires_at: at(-ms), ...change });
-
-  test('is replaced once its operations have ended', async () => {
-    table.item = expired(1_000);
-    api.recent = ['x', 'y'];
-    expect(await run(A)).toMatchObject({ exit_code: 0, operation_id: 'op1' });
-    expect(api.listed, 'the age of the lease').toEqual([15_000]);
-    expect(api.polled).toEqual(['x', 'y']);
-    expect(options.facts.passedOver).toBe(false);
-    expect(table.item).not.toHaveProperty('passed_over');
-  });
-
-  test('does not wait for operations that were passed over earlier', async () => {
-    const since = at(-90_000);
-    table.item = expired(1_000, { passed_over: passedOver({ operation_id: 'x', since }) });
-    api.recent = ['x', 'y'];
-    expect(await run(A)).toMatchObject({ exit_code: 0 });
-    expect(api.polled).toEqual(['y']);
-    expect(api.guard?.passedOver).toEqual(new Set(['x']));
-    expect(table.item.passed_over).toBe(passedOver({ operation_id: 'x', since }));
-  });
-
-  test('is replaced after the operation timeout, and what has not ended is passed over', async () => {
-    table.item = expired(OPERATION_TIMEOUT - 10_000);
-    api.recent = ['x', 'y', 'z'];
-    api.onEnd = async (signal) => (api.polled.at(-1) === 'y' ? 'DONE' : running(signal));
-    expect(await runToEnd(A)).toMatchObject({ exit_code: 0 });
-    const since = at(10_000);
-    expect(table.item).toMatchObject({
-      applied_at: since,
-      passed_over: passedOver({ operation_id: 'x', since }, { operation_id: 'z', since }),
-    });
-    expect(options.facts.passedOver).toBe(true);
-  });
-
-  test.each([at(-OPERATION_TIMEOUT), at(-OPERATION_TIMEOUT - 1), at(-NOW), 'unknown'])(
-    'that expired at %s is replaced after one poll',
-    async (lease_expires_at) => {
-      table.item = anotherInvocation({ lease_expires_at });
-      api.recent = ['x', 'y'];
-      api.onEnd = async (signal) => (signal.aborted && api.polled.at(-1) === 'y' ? 'DONE' : running(signal));
-      expect(await run(A)).toMatchObject({ exit_code: 0 });
-      const since = at(0);
-      expect(table.item.passed_over).toBe(passedOver({ operation_id: 'x', since }));
-    },
-  );
-
-  const notKnown = () => Promise.reject(new HttpError('not known'));
-  test.each<[string, ms: number, prepare: () => void]>([
-    ['its operations cannot be listed', OPERATION_TIMEOUT, () => Object.assign(api, { onList: notKnown })],
-    ['there is not enough time to wait for them', 1_000, () => {}],
-    ['the deadline has passed', OPERATION_TIMEOUT - 10_000, () => controller.abort()],
-  ])('is not replaced if %s', async (_, ms, prepare) => {
-    table.item = expired(ms);
-    api.recent = ['x'];
-    api.onEnd = notKnown;
-    prepare();
-    expect(await runToEnd(A)).toEqual(new HttpError('not known'));
-    const { passedOver } = options.facts;
-    expect([passedOver, api.targets, table.item.lease_token]).toEqual([false, [], 'another']);
-  });
-
-  test('has an operation that cannot be polled passed over after the operation timeout', async () => {
-    table.item = expired(OPERATION_TIMEOUT - 28_500);
-    api.recent = ['x'];
-    api.onEnd = () => Promise.reject(new HttpError('no status'));
-    expect(await runToEnd(A)).toMatchObject({ exit_code: 0 });
-    expect(table.item.applied_at).toBe(at(28_500));
-    expect(options.facts.passedOver).toBe(true);
-  });
-
-  test('whose operation has not ended is not replaced before the next attempt is due', async () => {
-    const next_attempt_at = at(1);
-    const [older, newer] = [desired(-9, 'x'), A];
-    table.item = expired(OPERATION_TIMEOUT, { desired_version: older.version, next_attempt_at, attempts: 2 });
-    api.recent = ['y', 'z'];
-    api.onEnd = running;
-    const message =
-      'operation y, z on main has not ended: the desired state is recorded, and will be applied later';
-    expect(await runToEnd(older)).toEqual(new Busy(message));
-    expect([api.targets.length, table.item.passed_over]).toEqual([0, undefined]);
-    // A newer event begins without failed attempts.
-    expect(await runToEnd(newer)).toMatchObject({ exit_code: 0 });
-  });
-
-  test('whose operation has not ended is replaced as soon as the next attempt is due', async () => {
-    const next_attempt_at = at(0);
-    table.item = expired(OPERATION_TIMEOUT, { next_attempt_at, attempts: 2 });
-    api.recent = ['y'];
-    api.onEnd = running;
-    expect(await runToEnd({ ...desired(0, 'x'), version: version(-9, 'x') })).toMatchObject({ exit_code: 0 });
-  });
-
-  test('whose operations applied nothing that is known leaves what is applied as it was', async () => {
-    table.item = expired(1_000, { applied: 'model w', applied_version: version(-99, 'w') });
-    api.recent = ['y'];
-    api.onCreate = () => {
-      throw new HttpError('refused');
-    };
-    await expect(run(A)).rejects.toThrow('refused');
-    expect(table.item).toMatchObject({ applied: 'model w', applied_version: version(-99, 'w') });
-  });
-
-  test('whose operation was passed over counts an attempt, and says why', async () => {
-    table.item = expired(OPERATION_TIMEOUT, { attempts: 2 });
-    api.recent = ['y', 'z'];
-    api.onEnd = running;
-    api.onCreate = () => controller.abort();
-    api.onWait = () => Promise.reject(new HttpError('no time'));
-    await runToEnd({ ...A, version: version(-9, 'x') });
-    expect(table.item).toMatchObject({
-      attempts: 3,
-      next_attempt_at: at(240_000),
-      last_error: 'passed over, because it did not end in time: operation y, z',
-    });
   });
 });
 
 describe('an expired lease with a running operation', () => {
-  const [older, newer] = [desired(-9, 'x'), A];
-  const expired = (ms: number): Item => ({
-    ...anotherInvocation({ lease_expires_at: at(-ms) }),
-    running: 'model x',
-    running_version: older.version,
-    running_operation: 'op0',
+  const expired = (change: Partial<Item> = {}) =>
+    anotherInvocation({ lease: leaseFor(-1_000), running: runningOf(X), ...change });
+
+  test('that ended DONE is the result of its event, without another operation', async () => {
+    table.item = expired();
+    expect(await run(X)).toMatchObject({ exit_code: 0, operation_id: 'op0' });
+    expect([api.polled, api.targets]).toEqual([['op0'], []]);
+    expect(table.item).toEqual({ barman_server: 'main', desired: desiredOf(X), applied: appliedOf(X) });
   });
 
-  test('that ended DONE is complete, without another operation', async () => {
-    table.item = expired(1_000);
-    expect(await run(older)).toMatchObject({ exit_code: 0, operation_id: 'op0' });
-    expect([api.polled, api.listed, api.targets]).toEqual([['op0'], [], []]);
+  test.each(['DONE', 'FAILED'] as const)('that ended %s lets a newer one be applied', async (status) => {
+    table.item = expired();
+    api.status = status;
+    expect(await run(A)).toMatchObject({ exit_code: 0, operation_id: 'op1' });
     expect(table.item).toEqual({
       barman_server: 'main',
-      desired: 'model x',
-      desired_version: older.version,
-      applied: 'model x',
-      applied_version: older.version,
-      applied_at: at(0),
-      operation_id: 'op0',
+      desired: desiredOf(A),
+      applied: appliedOf(A, 'op1'),
     });
   });
 
-  test('that ended DONE is complete, and a newer desired state is applied under the same lease', async () => {
-    table.item = expired(1_000);
-    const acquire = vi.spyOn(options.ledger, 'acquire');
-    expect(await run(newer)).toMatchObject({ exit_code: 0, operation_id: 'op1' });
+  test('that ended FAILED is the result of its event', async () => {
+    table.item = expired();
+    api.status = 'FAILED';
+    await expect(run(X)).rejects.toThrow(ConfigSwitchFailed);
+    expect(table.item).toMatchObject({ attempts: 1 });
+  });
+
+  test('that takes 200 s is the only one, if it applies what is desired', async () => {
+    api.status = 'IN_PROGRESS';
+    api.onWait = () => {
+      controller.abort();
+      throw new HttpError('no time');
+    };
+    await expect(run(A)).rejects.toThrow('no time');
+    options = { ...options, signal: new AbortController().signal };
+    for (const minute of [1, 2, 3]) {
+      vi.setSystemTime(NOW + minute * MINUTE);
+      await expect(heartbeat(A)).rejects.toThrow('operation op1 on main has not ended');
+    }
+    api.status = 'DONE';
+    expect(await heartbeat(A)).toMatchObject({ exit_code: 0, operation_id: 'op1' });
     expect(api.targets).toEqual([{ model: 'a' }]);
-    expect(acquire).not.toHaveBeenCalled();
-    expect(table.item).toMatchObject({ applied: 'model a', operation_id: 'op1' });
-    expect(table.item).not.toHaveProperty('running_operation');
-  });
-
-  test('that ended DONE is the result of its event, and a newer desired state is left to the heartbeat if time is short', async () => {
-    table.item = { ...expired(1_000), desired: 'model a', desired_version: newer.version };
-    remaining = 10_000;
-    expect(await run(older)).toMatchObject({ exit_code: 0, operation_id: 'op0' });
-    expect(api.targets).toEqual([]);
-    expect(table.item).toMatchObject({ applied_version: older.version, desired_version: newer.version });
-    expect(table.item).not.toHaveProperty('lease_token');
-  });
-
-  test('that ended FAILED counts as an attempt', async () => {
-    table.item = { ...expired(1_000), attempts: 1 };
-    api.onEnd = async () => 'FAILED';
-    const failed = await runToEnd(older);
-    expect(failed).toBeInstanceOf(ConfigSwitchFailed);
-    expect(failed).toMatchObject({
-      operation_id: 'op0',
-      message: expect.stringMatching(/^Barman could not apply model x on main: operation op0 ended FAILED/),
-    });
-    expect(table.item).toMatchObject({
-      attempts: 2,
-      last_error: expect.stringContaining('operation op0 ended FAILED'),
-    });
-    expect(table.item).not.toHaveProperty('lease_token');
-    expect(table.item).not.toHaveProperty('running_operation');
-  });
-
-  test('that ended FAILED does not delay a newer desired state', async () => {
-    table.item = expired(1_000);
-    api.onEnd = async () => 'FAILED';
-    expect(await run(newer)).toMatchObject({ exit_code: 0, operation_id: 'op1' });
-    expect(table.item).not.toHaveProperty('attempts');
-  });
-
-  test('that has not ended in time is passed over with its version', async () => {
-    table.item = expired(OPERATION_TIMEOUT - 10_000);
-    api.onEnd = running;
-    expect(await runToEnd(older)).toMatchObject({ exit_code: 0, operation_id: 'op1' });
-    const since = at(10_000);
-    expect(table.item.passed_over).toBe(passedOver({ operation_id: 'op0', version: older.version, since }));
-    expect(api.listed).toEqual([]);
+    expect(table.item).not.toHaveProperty('unsettled_since');
   });
 });
 
@@ -501,14 +391,8 @@ describe('the running operation', () => {
       during = table.item;
     };
     await run(A);
-    expect(during).toMatchObject({
-      running: 'model a',
-      running_operation: 'op1',
-      running_version: A.version,
-    });
-    for (const name of ['running', 'running_operation', 'running_version']) {
-      expect(table.item).not.toHaveProperty(name);
-    }
+    expect(during).toMatchObject({ running: runningOf(A, 'op1') });
+    expect(table.item).not.toHaveProperty('running');
   });
 
   test('is not recorded any more once its application has ended, or after the deadline', async () => {
@@ -532,63 +416,32 @@ describe('the running operation', () => {
   });
 });
 
-describe('an operation that was passed over and has ended', () => {
-  const since = at(-300_000);
-  const inSync = (): Item => ({
-    barman_server: 'main',
-    desired: 'model a',
-    desired_version: A.version,
-    applied: 'model a',
-    applied_version: A.version,
-    operation_id: 'op0',
-    passed_over: passedOver({ operation_id: 'x', since }, { operation_id: 'y', since }),
+describe('a desired state that is to be applied again', () => {
+  const inSync = (change: Partial<Item> = {}): RecordedItem => ({
+    ...{ barman_server: 'main', desired: desiredOf(A), applied: appliedOf(A) },
+    ...{ apply_again_at: at(0), unsettled_since: at(0) },
+    ...change,
   });
-  const heartbeat = (...ended: string[]) =>
-    reconcile({ ...options, ended: new Set(ended) }, 'main', A.version);
 
-  test('has the desired state applied again by the heartbeat, and is forgotten', async () => {
+  test('is applied again by the heartbeat, and is due later then', async () => {
     table.item = inSync();
-    expect(await heartbeat('x')).toMatchObject({ exit_code: 0, operation_id: 'op1' });
+    expect(await heartbeat(A)).toMatchObject({ exit_code: 0, operation_id: 'op1' });
     expect(api.targets).toEqual([{ model: 'a' }]);
-    expect(table.item).toMatchObject({
-      applied_version: A.version,
-      operation_id: 'op1',
-      passed_over: passedOver({ operation_id: 'y', since }),
-    });
+    expect(table.item).toEqual(inSync({ applied: appliedOf(A, 'op1'), apply_again_at: at(2 * MINUTE) }));
+    expect(await heartbeat(A), 'another heartbeat').toMatchObject({ operation_id: 'op1' });
+    expect(api.targets).toHaveLength(1);
   });
 
-  test('has it applied again until that is complete', async () => {
+  test('is left to the heartbeat by an event', async () => {
     table.item = inSync();
-    api.onWait = () => Promise.reject(new ConfigSwitchFailed('no'));
-    await expect(heartbeat('x', 'y')).rejects.toThrow('no');
-    const ended_at = at(0);
-    expect(JSON.parse(table.item.passed_over ?? '')).toEqual([
-      { operation_id: 'x', since, ended_at },
-      { operation_id: 'y', since, ended_at },
-    ]);
-    expect(isPending(table.item)).toBe(true);
-    api.onWait = () => {};
-    expect(await heartbeat()).toMatchObject({ exit_code: 0, operation_id: 'op2' });
-    expect(table.item).not.toHaveProperty('passed_over');
-  });
-
-  test.each([{}, { ended_at: since }])('is left to the heartbeat by an event (%j)', async (mark) => {
-    table.item = { ...inSync(), passed_over: passedOver({ operation_id: 'x', since, ...mark }) };
     expect(await run(A)).toMatchObject({ exit_code: 0, operation_id: 'op0' });
     expect(api.targets).toEqual([]);
   });
 
-  test('is nothing to do for a heartbeat after another one has done it', async () => {
-    const { passed_over: _, ...done } = inSync();
-    table.item = done;
-    expect(await heartbeat('x')).toMatchObject({ exit_code: 0, operation_id: 'op0' });
-    expect(api.targets).toEqual([]);
-  });
-
-  test('renews the lease if the POST window has passed', async () => {
+  test('is applied again although the POST window has passed', async () => {
     table.item = inSync();
     api.onPost = () => void vi.advanceTimersByTime(8_000);
-    expect(await heartbeat('x', 'y')).toMatchObject({ exit_code: 0, operation_id: 'op1' });
+    expect(await heartbeat(A)).toMatchObject({ exit_code: 0, operation_id: 'op1' });
   });
 });
 
@@ -597,24 +450,24 @@ describe('a POST', () => {
     ['after the window of the lease', () => vi.advanceTimersByTime(8_000)],
     ['after it by the wall clock, although the function was frozen', () => vi.setSystemTime(NOW + 8_000)],
   ])('%s renews the lease first', async (_, pass) => {
-    const acquire = vi.spyOn(options.ledger, 'acquire');
     let renewed: boolean | undefined;
     api.onPost = async (guard) => {
-      const token = table.item?.lease_token;
+      const token = table.item?.lease?.token;
       await guard.beforePost();
-      expect(table.item?.lease_token).toBe(token);
+      expect(table.item?.lease?.token).toBe(token);
       pass();
       await guard.beforePost();
-      renewed = table.item?.lease_token !== token;
+      renewed = table.item?.lease?.token !== token;
     };
     expect(await run(A)).toMatchObject({ exit_code: 0 });
-    expect([renewed, acquire.mock.calls.length]).toEqual([true, 1]);
+    expect(renewed).toBe(true);
+    expect(table.item, 'nothing was in doubt').not.toHaveProperty('unsettled_since');
   });
 
   test('is not sent after the lease was lost', async () => {
     const post = vi.fn(() => {
       vi.advanceTimersByTime(8_000);
-      table.item = anotherInvocation({ applied: 'model b', applied_version: B.version });
+      table.item = anotherInvocation({ applied: appliedOf(B) });
     });
     api.onPost = post;
     expect(await run(A)).toMatchObject({ exit_code: 1 });
@@ -629,5 +482,57 @@ describe('a POST', () => {
     };
     expect(await run(A)).toMatchObject({ exit_code: 1 });
     expect(api.targets).toEqual([{ model: 'b' }]);
+  });
+
+  test('that is not sent because of a pause drops the lease, since nothing is in doubt', async () => {
+    api.onPost = () => {
+      vi.advanceTimersByTime(8_000);
+      table.item = { ...(table.item as Item), paused: true };
+    };
+    await expect(run(A)).rejects.toThrow('Barman server main is paused');
+    expect(table.item).not.toHaveProperty('lease');
+  });
+
+  /** The first POST has no response; what happens then, before the second. */
+  const inDoubt = (then: () => Promise<void> | void = () => {}) => {
+    api.onPost = async (guard) => {
+      await guard.beforePost();
+      guard.inDoubt = true;
+      await then();
+    };
+  };
+
+  test('after one in doubt is sent only once the item is marked unsettled', async () => {
+    inDoubt();
+    const marked: unknown[] = [];
+    api.onCreate = () => void marked.push(table.item?.unsettled_since);
+    expect(await run(A)).toMatchObject({ exit_code: 0, operation_id: 'op1' });
+    expect(marked).toEqual([at(0)]);
+    // What was in doubt may still take effect.
+    expect(table.item).toMatchObject({ unsettled_since: at(0), apply_again_at: at(2 * MINUTE) });
+    expect(table.item).not.toHaveProperty('attempts');
+  });
+
+  test('in doubt is left behind by a lease that was lost: the item is unsettled', async () => {
+    inDoubt(async () => {
+      api.onPost = () => {};
+      vi.advanceTimersByTime(21_000);
+      // Another invocation takes the lease over, and its operation ends.
+      await recordAndReconcile({ ...options, facts: newFacts() }, B);
+    });
+    expect(await run(A)).toEqual({ exit_code: 1, message: BY_B });
+    expect(api.targets).toEqual([{ model: 'b' }]);
+    expect(table.item).toMatchObject({ unsettled_since: at(21_000), apply_again_at: at(141_000) });
+  });
+
+  test('in doubt of a server that is paused then has the answer "paused" at once, and keeps the lease', async () => {
+    inDoubt(() => {
+      table.item = { ...(table.item as Item), paused: true };
+    });
+    const paused = run(A);
+    await expect(paused).rejects.toThrow('Barman server main is paused');
+    await expect(paused).rejects.toThrow(Busy);
+    expect([options.facts.waited, api.targets]).toEqual([0, []]);
+    expect(table.item).toHaveProperty('lease');
   });
 });

@@ -1,6 +1,6 @@
 import { beforeEach, describe, expect, test, vi } from 'vitest';
 import { type Message, redrive } from '../../cli/redrive.ts';
-import type { Item } from '../../functions/config-switch/ledger/item.ts';
+import type { Item, RecordedItem } from '../../functions/config-switch/ledger/item.ts';
 import { versionOf } from '../../functions/config-switch/version.ts';
 
 const FAILED_AT = Date.parse('2026-11-23T06:10:00.000Z');
@@ -137,10 +137,9 @@ describe('redrive', () => {
     expect(invoked).toEqual([]);
   });
 
-  const known = (age: number, id: string): Item => ({
+  const known = (age: number, id: string): RecordedItem => ({
     barman_server: 'main',
-    desired: 'reset',
-    desired_version: versionOf(FAILED_AT - age, id),
+    desired: { target: 'reset', version: versionOf(FAILED_AT - age, id), cluster: 'c', recorded_at: 'now' },
   });
   test.each<[string, Item | undefined]>([
     ['no role change is known', undefined],
@@ -155,9 +154,10 @@ describe('redrive', () => {
   });
 
   test('leaves a direct payload if a role change is known that may be newer', async () => {
-    item = known(6 * HOUR - 1, 'other');
+    const newest = known(6 * HOUR - 1, 'other');
+    item = newest;
     const { printed, left } = await run(ofLambda(PAYLOAD));
     expect([left, invoked]).toEqual([['m0'], []]);
-    expect(printed[0]).toContain(`main has a role change that may be newer (${item.desired_version})`);
+    expect(printed[0]).toContain(`main has a role change that may be newer (${newest.desired.version})`);
   });
 });

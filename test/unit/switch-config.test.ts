@@ -1,4 +1,5 @@
-import { describe, expect, test } from 'vitest';
+import { describe, expect, test, vi } from 'vitest';
+import { EarlierOutput } from '../../functions/config-switch/barman/pg-backup-api.ts';
 import { switchConfig } from '../../functions/config-switch/config-switch.ts';
 import { ConfigSwitchFailed, HttpError } from '../../functions/config-switch/errors.ts';
 import type { ConfigTarget } from '../../functions/config-switch/target.ts';
@@ -9,16 +10,18 @@ import type { ConfigTarget } from '../../functions/config-switch/target.ts';
  * @returns the result or the error, and whether it is in doubt
  */
 async function run(target: ConfigTarget, end: () => Promise<'DONE' | 'FAILED'>) {
-  const api = { createConfigSwitchOperation: async () => 'id', waitForOperation: end };
+  const create = vi.fn(async () => 'id');
+  const api = { createConfigSwitchOperation: create, waitForOperation: end };
   // In doubt, as after the POST.
   const guard = {
     inDoubt: true,
     beforePost: async () => {},
     onCreated: () => {},
-    passedOver: new Set<string>(),
+    waits: true,
+    applied: undefined,
   };
   const result = await switchConfig(api, 'main', target, guard).catch((error: unknown) => error);
-  return { result, inDoubt: guard.inDoubt };
+  return { result, inDoubt: guard.inDoubt, posts: create.mock.calls.length };
 }
 
 describe('switchConfig', () => {
@@ -29,6 +32,7 @@ describe('switchConfig', () => {
     expect(await run(target, async () => 'DONE')).toEqual({
       result: { exit_code: 0, message: `Barman server main ${done}`, operation_id: 'id' },
       inDoubt: false,
+      posts: 1,
     });
     const { result, inDoubt } = await run(target, async () => 'FAILED');
     expect([result, inDoubt]).toEqual([expect.any(ConfigSwitchFailed), false]);
@@ -43,6 +47,19 @@ describe('switchConfig', () => {
   test('keeps an operation with an unknown result in doubt', async () => {
     const unknown = new HttpError('not known');
     const ended = await run({ reset: true }, () => Promise.reject(unknown));
-    expect(ended).toEqual({ result: unknown, inDoubt: true });
+    expect(ended).toEqual({ result: unknown, inDoubt: true, posts: 1 });
+  });
+
+  test('repeats an operation whose output is that of an earlier one, once', async () => {
+    const ends = [() => Promise.reject(new EarlierOutput('id')), async () => 'DONE' as const];
+    const target = { model: 'm' };
+    const again = await run(target, () => ends.shift()?.() ?? Promise.reject('no more'));
+    expect(again).toMatchObject({ result: { exit_code: 0 }, inDoubt: false, posts: 2 });
+    const error = new EarlierOutput('id');
+    expect(await run(target, () => Promise.reject(error))).toEqual({
+      result: error,
+      inDoubt: true,
+      posts: 2,
+    });
   });
 });

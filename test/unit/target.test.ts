@@ -4,6 +4,7 @@ import { InvalidArgs } from '../../functions/config-switch/errors.ts';
 import {
   BARMAN_NAME,
   configTarget,
+  isTargetText,
   nameOf,
   parseTarget,
   describe as phraseOf,
@@ -47,8 +48,23 @@ describe('a target', () => {
     [{ model: 'reset' }, 'model reset'],
     [RESET, 'reset'],
   ])('%j is in the ledger as %s', (target, text) => {
-    expect(targetText(target)).toBe(text);
+    expect([targetText(target), isTargetText(text)]).toEqual([text, true]);
     expect(parseTarget(text)).toEqual(target);
+  });
+
+  test.each([
+    '',
+    'Model pg:node2',
+    'model',
+    'model ',
+    'model a b',
+    'model  a',
+    'Reset',
+    'reset ',
+    'pg:node2',
+  ])('is not "%s": such a text is an error, never a reset', (text) => {
+    expect(isTargetText(text)).toBe(false);
+    expect(() => parseTarget(text)).toThrow(new TypeError(`"${text}" is neither "model NAME" nor "reset"`));
   });
 
   test('has a request body, a phrase and a name', () => {

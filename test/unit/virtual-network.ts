@@ -55,7 +55,8 @@ const newNetwork = () => ({
     inDoubt: false,
     beforePost: async () => {},
     onCreated: () => {},
-    passedOver: new Set(),
+    waits: true,
+    applied: undefined,
   } as PostGuard & { beforePost: () => Promise<void> },
   facts: { attempts: 0, polls: 0 },
 });
@@ -145,7 +146,7 @@ export const start = (options: Partial<PgBackupApiOptions> = {}) =>
       connection: (signal) => read('connection', signal),
       rereadConnection: (signal) => read('reread', signal),
     },
-    { signal: net.controller.signal, maxRetries: 5, postDelay: 5_000, facts: net.facts, ...options },
+    { signal: net.controller.signal, maxRetries: 5, facts: net.facts, ...options },
   );
 export const create = (api: PgBackupApi) =>
   api.createConfigSwitchOperation('main', { reset: true }, net.guard);

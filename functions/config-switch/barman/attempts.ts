@@ -171,7 +171,7 @@ export class HttpClient implements AsyncDisposable {
         if (!(error instanceof RequestFailure)) throw error;
         this.#options.onFailure?.({ request: name, attempt, error });
         request.onFailure?.(error);
-        if (isFromPgBackupApi(error)) this.#reached = true;
+        if (error.isAnswer) this.#reached = true;
         if (error.status === 404) notFound += 1;
         const renewed = error.doubtsCredentials && (await this.#rereadCredentials(link));
         const again = error.transient && notFound < maxNotFound && attempt < maxRetries;
@@ -179,7 +179,7 @@ export class HttpClient implements AsyncDisposable {
           const attempts = attempt > 1 ? ` (${attempt} attempts)` : '';
           const doubt = error.begun === 'no' ? '' : mayHaveBegun;
           const message = `${error.message}${attempts}${doubt}${error.remedy}`;
-          if (!isFromPgBackupApi(error)) this.#failure ??= message;
+          if (!error.isAnswer) this.#failure ??= message;
           throw new HttpError(message, { cause: error });
         }
         try {
@@ -285,9 +285,4 @@ export class HttpClient implements AsyncDisposable {
     this.#link = await this.#connect(Promise.resolve(connection));
     return true;
   }
-}
-
-/** Returns whether pg-backup-api itself has refused a request, and not a proxy, a redirect or the network. */
-function isFromPgBackupApi({ status = 0, doubtsCredentials, begun }: RequestFailure): boolean {
-  return status >= 400 && !doubtsCredentials && begun === 'no';
 }

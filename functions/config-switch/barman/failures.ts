@@ -29,6 +29,11 @@ export class RequestFailure extends Error {
     this.status = traits.status;
     this.remedy = traits.remedy ?? '';
   }
+
+  /** Whether pg-backup-api itself has refused the request, and not a proxy, a redirect or the network. */
+  get isAnswer(): boolean {
+    return (this.status ?? 0) >= 400 && !this.doubtsCredentials && this.begun === 'no';
+  }
 }
 
 /**
@@ -163,27 +168,31 @@ export function refusalOf(
       status,
       transient: true,
       begun: status === 500 ? 'no' : 'unknown',
-      ...(status === 500 && request && { remedy: remedyFor(request) }),
+      ...(status === 500 && request && { remedy: remedyOf(request) }),
     });
   }
   return new RequestFailure(message, { status });
 }
 
+/** Length of the path of a list, `/servers/S/operations`. */
+const LIST_PATH = 3;
+
 /**
- * Returns the remedy for a request that ends with 500. For a POST, pg-backup-api writes the job of an
- * operation, and then starts a helper process with the command of its own name
- * (pg_backup_api.logic.utility_controller, `servers_operations_post`); for a list, it reads all jobs.
+ * Returns the remedy for a 500 of a server's operations. pg-backup-api reads the job files of all of them for
+ * a list; for a POST it writes one, and then starts a helper process with the command of its own name
+ * (pg_backup_api.logic.utility_controller, `servers_operations_post`).
  */
-function remedyFor({ method, path }: { readonly method: string; readonly path: readonly string[] }): string {
+function remedyOf({ method, path }: { readonly method: string; readonly path: readonly string[] }): string {
+  const jobs = `<barman_home>/${path[1]}/jobs`;
   const log = '; see the error log of pg-backup-api on the Barman host';
-  const [, barman_server, , operation_id] = path;
-  if (barman_server === undefined || operation_id !== undefined) return log;
-  const jobs = `<barman_home>/${barman_server}/jobs`;
-  if (method === 'GET') return `${log}. If a file in ${jobs} has 0 bytes, after the disk was full, delete it`;
-  return (
-    `${log}. If it cannot start its helper process, add the directory of the command pg-backup-api to the PATH of its service, ` +
-    `and delete the jobs without an output in ${jobs}`
-  );
+  if (method === 'POST') {
+    return (
+      `${log}. If it cannot start its helper process, add the directory of the command pg-backup-api to the PATH of its service, ` +
+      `and delete the jobs that it left in ${jobs}: only jobs without an output in output/`
+    );
+  }
+  if (path.length !== LIST_PATH) return '';
+  return `${log}. The usual cause is a job file of 0 bytes in ${jobs}, which a full disk leaves: delete it unless output/ has its output`;
 }
 
 /** Returns the text of an error's body: the `error` of a JSON object, or the text of an HTML page. */

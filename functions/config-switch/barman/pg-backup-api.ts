@@ -138,6 +138,7 @@ export class PgBackupApi implements AsyncDisposable {
     guard: PostGuard,
   ): Promise<string> {
     let listsNotFound = 0;
+    let isSent = false;
     const { operation_id } = await this.#http.request({
       method: 'POST',
       path: ['servers', barman_server, 'operations'],
@@ -147,9 +148,12 @@ export class PgBackupApi implements AsyncDisposable {
       beforeSend: async () => {
         await guard.beforePost();
         guard.inDoubt = true;
+        isSent = true;
       },
       onFailure: ({ begun }) => {
-        if (begun === 'no') guard.inDoubt = false;
+        // An attempt without a connection says nothing about an earlier POST.
+        if (isSent && begun === 'no') guard.inDoubt = false;
+        isSent = false;
       },
       beforeRetry: async ({ begun, status }) => {
         // A POST looks the server up in the memory of one of pg-backup-api's workers; this GET makes one read
@@ -208,11 +212,12 @@ export class PgBackupApi implements AsyncDisposable {
 
   /**
    * Finds a config switch that is running, among the newest ones: it may be that of a POST without a
-   * response. If the list or the status cannot be read, none is found: nobody depends on it.
+   * response. What pg-backup-api cannot read is left out, so that nothing depends on it. But with one worker
+   * it answers after it has taken an earlier POST, so it must answer.
    *
    * @param patience if given, waits until all have ended, or it aborts
    * @returns its id
-   * @throws DeadlineExceeded
+   * @throws HttpError if pg-backup-api does not answer; DeadlineExceeded
    */
   async findRunning(barman_server: string, patience?: AbortSignal): Promise<string | undefined> {
     for (const operation_id of await this.#newestOperations(barman_server)) {
@@ -220,8 +225,8 @@ export class PgBackupApi implements AsyncDisposable {
         const status = await this.endOf(barman_server, operation_id, patience);
         if (status === 'IN_PROGRESS') return operation_id;
       } catch (error) {
-        if (this.#options.signal.aborted) throw error;
-        if (patience?.aborted) return operation_id;
+        if (patience?.aborted && !this.#options.signal.aborted) return operation_id;
+        if (!answerOf(error)) throw error;
         this.#options.onFinding?.(barman_server, messageOf(error));
       }
     }
@@ -343,11 +348,7 @@ export class PgBackupApi implements AsyncDisposable {
       return true;
     } catch (error) {
       if (this.#options.signal.aborted) throw error;
-      return !(
-        error instanceof HttpError &&
-        error.cause instanceof RequestFailure &&
-        error.cause.status === 404
-      );
+      return answerOf(error)?.status !== 404;
     }
   }
 
@@ -358,7 +359,7 @@ export class PgBackupApi implements AsyncDisposable {
       const ids = operations.filter(({ type }) => type === 'config_switch').map(({ id }) => id);
       return ids.sort().reverse().slice(0, NEWEST);
     } catch (error) {
-      if (this.#options.signal.aborted) throw error;
+      if (!answerOf(error)) throw error;
       this.#options.onFinding?.(barman_server, messageOf(error));
       return [];
     }
@@ -378,4 +379,12 @@ export class PgBackupApi implements AsyncDisposable {
     for (const { id } of operations) this.#listed.add(`${barman_server}/${id}`);
     return operations;
   }
+}
+
+/** Returns the refusal of pg-backup-api itself, if that is what an error is about. */
+function answerOf(error: unknown): RequestFailure | undefined {
+  for (let cause = error; cause instanceof Error; cause = cause.cause) {
+    if (cause instanceof RequestFailure && cause.isAnswer) return cause;
+  }
+  return undefined;
 }

@@ -38,16 +38,11 @@ export function connector(
 
   return (options, callback) => {
     const secure = options.protocol === 'https:';
-    let connecting: Socket | undefined;
-    const expire = () => {
-      const message = `no connection within ${timeout} ms`;
-      connecting?.destroy(Object.assign(new Error(message), { code: 'UND_ERR_CONNECT_TIMEOUT' }));
-    };
-    const timer = setTimeout(expire, timeout);
     const done: buildConnector.Callback = (...result) => {
       clearTimeout(timer);
       callback(...result);
     };
+    // It returns the socket, which its types do not say.
     const tcp = connectTcp(
       { ...options, protocol: 'http:', port: options.port || (secure ? '443' : '80') },
       (...result) => {
@@ -55,20 +50,21 @@ export function connector(
         if (error !== null) return done(...result);
         resetIf(() => awaits(`${options.protocol}//${options.host}`), socket);
         if (!secure) return done(...result);
-        connecting = socketOf(connectTls({ ...options, httpSocket: socket }, done));
+        connectTls({ ...options, httpSocket: socket }, done);
       },
-    );
-    connecting = socketOf(tcp);
-    connecting.once('close', () => clearTimeout(timer));
-    // undici destroys it when the request is given up before the connection is made.
-    return connecting;
+    ) as unknown as Socket;
+    const expire = () => {
+      const message = `no connection within ${timeout} ms`;
+      tcp.destroy(Object.assign(new Error(message), { code: 'UND_ERR_CONNECT_TIMEOUT' }));
+    };
+    const timer = setTimeout(expire, timeout);
+    tcp.once('close', () => clearTimeout(timer));
+    // undici destroys it if the request is given up before the connection is made.
+    return tcp;
   };
 }
 
-/** undici's connector returns the socket, which its types do not say. */
-const socketOf = (returned: unknown) => returned as Socket;
-
-/** Has a TCP socket reset its connection if, when it is destroyed, a condition holds. */
+/** Has a TCP socket that is connected reset its connection if, when it is destroyed, a condition holds. */
 function resetIf(condition: () => boolean, tcp: Socket): void {
   const { destroy } = tcp;
   tcp.destroy = (error) => {

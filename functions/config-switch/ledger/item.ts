@@ -82,7 +82,7 @@ export function readItem(stored: Readonly<Record<string, unknown>>): Item {
   const { barman_server } = stored;
   throw new LedgerError(
     `the ledger's item of ${barman_server} cannot be read: ${v.getDotPath(issue)} is ${issue.received}, not ${issue.expected ?? issue.message}; ` +
-      `correct the attribute, or delete the item with \`npm run ledger -- forget ${barman_server} --force\``,
+      `correct the attribute, or delete the item with \`npm run ledger -- --stage STAGE forget ${barman_server} --force\``,
   );
 }
 

@@ -108,6 +108,12 @@ export interface Unreadable {
   readonly message: string;
 }
 
+/** All servers of the ledger. */
+export interface Servers {
+  readonly items: readonly Item[];
+  readonly unreadable: readonly Unreadable[];
+}
+
 /**
  * Returns whether a POST may still be sent under a lease. By both clocks: the monotonic one may stand still
  * while the function is frozen, and the wall clock may be set back.
@@ -142,7 +148,7 @@ export class Ledger {
   }
 
   /** Returns the items of all servers, and those that cannot be read. */
-  async all(signal: AbortSignal): Promise<{ items: Item[]; unreadable: Unreadable[] }> {
+  async all(signal: AbortSignal): Promise<Servers> {
     const items: Item[] = [];
     const unreadable: Unreadable[] = [];
     for (const stored of await this.#table.scan(signal)) {

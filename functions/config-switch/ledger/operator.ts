@@ -13,11 +13,11 @@ const FORGET_AFTER = 15 * 24 * 3_600_000;
 
 /** The operator's writes. Each throws what the table throws. */
 export class Operator {
-  readonly #ledger: Pick<Ledger, 'get'>;
+  readonly #ledger: Pick<Ledger, 'get' | 'all'>;
   readonly #table: Table;
 
   /** @param ledger that uses the same table */
-  constructor(ledger: Pick<Ledger, 'get'>, table: Table) {
+  constructor(ledger: Pick<Ledger, 'get' | 'all'>, table: Table) {
     this.#ledger = ledger;
     this.#table = table;
   }
@@ -86,12 +86,14 @@ export class Operator {
   }
 
   /**
-   * Deletes an item whatever it says, unless a lease is held or expired.
+   * Deletes an item whatever it says: also one that cannot be read. One that can must be without a lease.
    *
    * @returns whether there was an item, without a lease
    */
   async forgetByForce(barman_server: string, signal: AbortSignal): Promise<boolean> {
-    return this.#table.delete(barman_server, [exists, noLease], signal);
+    const { unreadable } = await this.#ledger.all(signal);
+    const cannotBeRead = unreadable.some((one) => one.barman_server === barman_server);
+    return this.#table.delete(barman_server, cannotBeRead ? [exists] : [exists, noLease], signal);
   }
 
   async #existing(barman_server: string, change: Change, signal: AbortSignal): Promise<Item | undefined> {

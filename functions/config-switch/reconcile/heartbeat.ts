@@ -22,7 +22,7 @@ import {
   type RecordedItem,
   timeOf,
 } from '../ledger/item.ts';
-import type { Ledger, Unreadable } from '../ledger/ledger.ts';
+import type { Ledger, Servers, Unreadable } from '../ledger/ledger.ts';
 import type { Observed } from '../patroni/observe-clusters.ts';
 import { type ObservationResult, recordObservations } from './observations.ts';
 import { BarmanHost } from './probe.ts';
@@ -114,7 +114,7 @@ export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
     observe(options, before),
     pollExpired(options, host, expired),
     // Its own probe must not keep the only worker of a slow host from what is in doubt.
-    expired.length === 0 && host.probe(),
+    expired.some((item) => item.running || isDue(item)) ? undefined : host.probe(),
   ]);
   const applied = await apply(options, host, items, polled);
   if (!host.isKnown) await host.probe();
@@ -129,24 +129,11 @@ export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
   };
 }
 
-/**
- * Asks Patroni for the leaders, and records what follows, other than for servers whose item cannot be read.
- *
- * @param before the ledger
- * @returns also the items after that
- */
-async function observe(
-  { ledger, signal, interval, ...options }: HeartbeatOptions,
-  { items, unreadable }: Awaited<ReturnType<Ledger['all']>>,
-) {
-  const names = new Set(unreadable.map(({ barman_server }) => barman_server));
-  const seen = (await options.observe()).map((one) => {
-    const servers = new Map([...one.cluster.servers].filter(([name]) => !names.has(name)));
-    return { ...one, cluster: { ...one.cluster, servers } };
-  });
-  const observed = await recordObservations(ledger, items, seen, interval, signal);
+/** Asks Patroni for the leaders, and records what follows. @returns also the items after that */
+async function observe({ ledger, signal, interval, ...options }: HeartbeatOptions, known: Servers) {
+  const observed = await recordObservations(ledger, known, await options.observe(), interval, signal);
   const changed = observed.reconciled.length + observed.notStreaming.length > 0;
-  return { observed, items: changed ? (await ledger.all(signal)).items : items };
+  return { observed, items: changed ? (await ledger.all(signal)).items : known.items };
 }
 
 /** What became of the expired leases. */
@@ -175,9 +162,10 @@ async function pollExpired(
     const { barman_server, desired } = item;
     await attempt(options, host, item, async (reconcileOptions) => {
       waiting.add(barman_server);
-      await recordEnd(reconcileOptions, item, running);
+      const hasEnded = await recordEnd(reconcileOptions, item, running);
       waiting.delete(barman_server);
-      if (running.version !== desired.version) return undefined;
+      // What did not end in time, and ran out of it just now, is taken over below.
+      if (!hasEnded || running.version !== desired.version) return undefined;
       applied.add(barman_server);
       const { operation_id, target } = running;
       const message = `Barman was set to ${target} by operation ${operation_id} of an earlier invocation`;

@@ -12,7 +12,7 @@
 
 import type { Change } from '../ledger/conditions.ts';
 import { type Item, isPaused, isPending, isRecorded, timeOf } from '../ledger/item.ts';
-import type { Ledger } from '../ledger/ledger.ts';
+import type { Ledger, Servers } from '../ledger/ledger.ts';
 import type { Observed } from '../patroni/observe-clusters.ts';
 import { type ConfigTarget, nameOf, parseTarget, targetText } from '../target.ts';
 import { eventTimeOf, versionOf } from '../version.ts';
@@ -50,13 +50,13 @@ export interface ObservationResult {
 /**
  * Records the leaders of some clusters, and what is desired where that differs from its leader's model.
  *
- * @param items of all servers in the ledger
+ * @param known all servers of the ledger; those that cannot be read are left alone
  * @param interval between two heartbeats (ms)
  * @throws LedgerError
  */
 export async function recordObservations(
   ledger: Ledger,
-  items: readonly Item[],
+  known: Servers,
   observed: readonly Observed[],
   interval: number,
   signal: AbortSignal,
@@ -71,7 +71,8 @@ export async function recordObservations(
     }
     const { leader, streaming } = observation;
     for (const [barman_server, members] of cluster.servers) {
-      if (members.size === 0) continue;
+      const isThisOne = (one: Pick<Item, 'barman_server'>) => one.barman_server === barman_server;
+      if (members.size === 0 || known.unreadable.some(isThisOne)) continue;
       const model = members.get(leader);
       if (model === undefined) {
         const reason = `its leader ${leader} has no model for Barman server ${barman_server}; add it to clusters/${cluster.name}`;
@@ -80,8 +81,7 @@ export async function recordObservations(
       }
       const target: ConfigTarget = model === null ? { reset: true } : { model };
       const seen = { barman_server, cluster: cluster.scope, leader, target, streaming, at };
-      const read = items.find((one) => one.barman_server === barman_server);
-      const item = await recordSeen(ledger, seen, read, signal);
+      const item = await recordSeen(ledger, seen, known.items.find(isThisOne), signal);
       if (!item) continue;
       const why = await recordDesired(ledger, seen, item, interval, signal);
       if (why !== undefined) reconciled.push({ barman_server, message: why });

@@ -57,8 +57,7 @@ export async function takeOver(
   const { ledger, facts, signal } = options;
   const { running } = item;
   if (running && (await recordEnd(options, item, running))) return undefined;
-  if (!running) await waitForUnknown(options, item);
-  facts.passedOver = true;
+  facts.passedOver = running !== undefined || (await isStillRunning(options, item));
   const why = running
     ? `operation ${running.operation_id} did not end in time, and may still take effect`
     : 'a POST without a response may still take effect';
@@ -130,12 +129,13 @@ async function endInTime(
 /**
  * Waits for an operation that a POST without a response may have created.
  *
+ * @returns whether it did not end in time
  * @throws Busy if it has not ended yet, or the next attempt is not due
  */
-async function waitForUnknown(
+async function isStillRunning(
   { api, signal, operationTimeout, caller }: TakeOverOptions,
   item: LeasedItem,
-): Promise<void> {
+): Promise<boolean> {
   const { barman_server, lease } = item;
   expectDue(item, `a POST for ${barman_server} had no response`);
   const left = timeOf(lease.expires_at, 0) + operationTimeout - Date.now();
@@ -148,6 +148,7 @@ async function waitForUnknown(
         `operation ${running} on ${barman_server}, which may be that of a POST without a response, has not ended`,
       );
     }
+    return running !== undefined;
   } finally {
     limit.clear();
   }

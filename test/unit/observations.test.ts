@@ -1,5 +1,5 @@
 import { beforeEach, describe, expect, test } from 'vitest';
-import { type Item, passedOver } from '../../functions/config-switch/ledger/item.ts';
+import type { Item, RecordedItem } from '../../functions/config-switch/ledger/item.ts';
 import { Ledger } from '../../functions/config-switch/ledger/ledger.ts';
 import type { Observed } from '../../functions/config-switch/patroni/observe-clusters.ts';
 import { recordObservations } from '../../functions/config-switch/reconcile/observations.ts';
@@ -12,18 +12,18 @@ const { signal } = new AbortController();
 const MEMBERS = { node1: 'pg:node1', node2: 'pg:node2', node3: null };
 
 /** Set to the model of node1 ten minutes ago. */
-const IN_SYNC: Item = {
+const TARGET = { target: 'model pg:node1', version: versionOf(NOW - 10 * MINUTE, 'e') };
+const DESIRED = { ...TARGET, cluster: 'scope', recorded_at: at(-10 * MINUTE) };
+const APPLIED = { ...TARGET, operation_id: 'op', applied_at: at(-10 * MINUTE) };
+const IN_SYNC: RecordedItem = {
   barman_server: 'main',
-  cluster: 'scope',
-  desired: 'model pg:node1',
-  desired_version: versionOf(NOW - 10 * MINUTE, 'e'),
-  recorded_at: at(-10 * MINUTE),
-  applied: 'model pg:node1',
-  applied_version: versionOf(NOW - 10 * MINUTE, 'e'),
-  applied_at: at(-10 * MINUTE),
+  desired: DESIRED,
+  applied: APPLIED,
   leader: 'node1',
   leader_since: at(-10 * MINUTE),
 };
+/** Something else is desired. */
+const OTHER = { desired: { ...DESIRED, target: 'model other' } };
 
 let table: MemoryTable;
 beforeEach(() => {
@@ -46,7 +46,9 @@ const observe = async (
   { cluster = CLUSTER, read }: { cluster?: Observed['cluster']; read?: Item[] } = {},
 ) => {
   const observed = [{ cluster, at: NOW + ms, observation }];
-  return recordObservations(new Ledger(table), read ?? (await table.scan()), observed, MINUTE, signal);
+  const ledger = new Ledger(table);
+  const known = read ? { items: read, unreadable: [] } : await ledger.all(signal);
+  return recordObservations(ledger, known, observed, MINUTE, signal);
 };
 const NOTHING = { reconciled: [], notStreaming: [], unknown: [] };
 
@@ -79,9 +81,9 @@ describe('what Patroni says', () => {
   });
 
   test('begins a difference as soon as something else is desired', async () => {
-    table.item = { ...IN_SYNC, desired: 'model other' };
+    table.item = { ...IN_SYNC, ...OTHER };
     await observe(0, { leader: 'node1' });
-    expect(table.item).toEqual({ ...IN_SYNC, desired: 'model other', differs_since: at(0) });
+    expect(table.item).toEqual({ ...IN_SYNC, ...OTHER, differs_since: at(0) });
   });
 
   test('starts over with another leader', async () => {
@@ -116,10 +118,19 @@ describe('what Patroni says', () => {
     expect(await observe(0, { leader: 'node1' }, { cluster })).toEqual({ ...NOTHING, unknown });
     expect([...table.items.keys()]).toEqual(['main']);
   });
+
+  test('is not written where the item cannot be read, but everywhere else', async () => {
+    const broken = { barman_server: 'broken', desired: 'model x' } as unknown as Item;
+    table.items.set('broken', broken);
+    expect(
+      await observe(0, { leader: 'node1' }, { cluster: clusterWith({ broken: MEMBERS, main: MEMBERS }) }),
+    ).toEqual(NOTHING);
+    expect([table.items.get('broken'), table.item?.leader]).toEqual([broken, 'node1']);
+  });
 });
 
 describe("the leader's model", () => {
-  const DIFFERENT: Item = { ...IN_SYNC, leader: 'node2', differs_since: at(0) };
+  const DIFFERENT: RecordedItem = { ...IN_SYNC, leader: 'node2', differs_since: at(0) };
 
   test('becomes what is desired at the second observation, with a version that is half a minute older', async () => {
     table.item = DIFFERENT;
@@ -129,10 +140,12 @@ describe("the leader's model", () => {
     const reconciled = [{ barman_server: 'main', message }];
     expect(await observe(45_000, { leader: 'node2' })).toEqual({ ...NOTHING, reconciled });
     expect(table.item).toMatchObject({
-      desired: 'model pg:node2',
-      desired_version: '2026-11-23T06:10:15.000Z#leader:node2',
-      cluster: 'scope',
-      applied: 'model pg:node1',
+      desired: {
+        target: 'model pg:node2',
+        version: '2026-11-23T06:10:15.000Z#leader:node2',
+        cluster: 'scope',
+      },
+      applied: APPLIED,
     });
     expect(table.item).not.toHaveProperty('differs_since');
   });
@@ -148,7 +161,7 @@ describe("the leader's model", () => {
     expect((await observe(MINUTE, { leader: 'node1' })).reconciled).toMatchObject([
       { message: expect.stringContaining('(before: nothing)') },
     ]);
-    expect(table.item).toMatchObject({ desired: 'model pg:node1' });
+    expect(table.item).toMatchObject({ desired: { target: 'model pg:node1' } });
   });
 
   test('may be no model', async () => {
@@ -156,14 +169,14 @@ describe("the leader's model", () => {
     expect((await observe(MINUTE, { leader: 'node3' })).reconciled).toMatchObject([
       { message: expect.stringContaining('no model is desired for Barman server main now') },
     ]);
-    expect(table.item).toMatchObject({ desired: 'reset' });
+    expect(table.item).toMatchObject({ desired: { target: 'reset' } });
   });
 
   test.each([
     ['not become it while an event is at most a minute old', MINUTE, []],
     ['become it a moment later', MINUTE + 1, [expect.anything()]],
   ])('does %s', async (_, age, reconciled) => {
-    table.item = { ...DIFFERENT, desired_version: versionOf(NOW + MINUTE - age, 'event') };
+    table.item = { ...DIFFERENT, desired: { ...DESIRED, version: versionOf(NOW + MINUTE - age, 'event') } };
     expect(await observe(MINUTE, { leader: 'node2' })).toEqual({ ...NOTHING, reconciled });
   });
 
@@ -171,7 +184,7 @@ describe("the leader's model", () => {
     ['something', DIFFERENT],
     ['nothing', { barman_server: 'main', leader: 'node2', differs_since: at(0) }],
   ])('does not become it if %s was desired, and an event was recorded meanwhile', async (_, before) => {
-    const event = { ...DIFFERENT, desired_version: versionOf(NOW - 9 * MINUTE, 'event') };
+    const event = { ...DIFFERENT, desired: { ...DESIRED, version: versionOf(NOW - 9 * MINUTE, 'event') } };
     table.item = event;
     expect(await observe(MINUTE, { leader: 'node2' }, { read: [before] })).toEqual(NOTHING);
     expect(table.item).toEqual(event);
@@ -181,7 +194,7 @@ describe("the leader's model", () => {
     table.item = { ...DIFFERENT, leader: 'node 2#' };
     const cluster = clusterWith({ main: { 'node 2#': 'pg:node2' } });
     await observe(MINUTE, { leader: 'node 2#' }, { cluster });
-    expect(table.item.desired_version).toBe('2026-11-23T06:10:30.000Z#leader:node%202%23');
+    expect(table.item.desired?.version).toBe('2026-11-23T06:10:30.000Z#leader:node%202%23');
   });
 });
 
@@ -212,15 +225,7 @@ describe('a server for which Barman does not stream', () => {
     expect(await observe(104_999, notStreaming)).toEqual(found(message));
     expect(table.item).toEqual(STOPPED);
     expect(await observe(105_000, notStreaming)).toEqual(found(`${message}; its model is applied again`));
-    const now = expect.stringMatching(/Z$/);
-    expect(passedOver(table.item)).toEqual([{ operation_id: 'not-streaming', since: now, ended_at: now }]);
-  });
-
-  test('keeps the operations that were passed over', async () => {
-    const stuck = { operation_id: 'stuck', since: at(-MINUTE) };
-    table.item = { ...STOPPED, passed_over: JSON.stringify([stuck]) };
-    await observe(2 * MINUTE, notStreaming);
-    expect(passedOver(table.item)).toMatchObject([stuck, { operation_id: 'not-streaming' }]);
+    expect(table.item).toEqual({ ...STOPPED, apply_again_at: expect.stringMatching(/Z$/) });
   });
 
   test.each([
@@ -231,23 +236,23 @@ describe('a server for which Barman does not stream', () => {
     ['but not if it was just now', 705_000, 705_000, false],
     ['and each ten intervals after that', 705_000, 1_305_000, true],
   ])('does not have it applied again, %s', async (_, applied, now, again) => {
-    table.item = { ...STOPPED, applied_at: at(applied) };
+    table.item = { ...STOPPED, applied: { ...APPLIED, applied_at: at(applied) } };
     const text = again ? `${message}; its model is applied again` : message;
     expect(await observe(now, notStreaming)).toEqual(found(text));
   });
 
   test.each<[string, Partial<Item>]>([
-    ['is not what is desired', { desired: 'model other', differs_since: at(4 * MINUTE) }],
-    ['is not applied yet', { applied_version: versionOf(NOW - 11 * MINUTE, 'e') }],
+    ['is not what is desired', { ...OTHER, differs_since: at(4 * MINUTE) }],
+    ['is not applied yet', { applied: { ...APPLIED, version: versionOf(NOW - 11 * MINUTE, 'e') } }],
   ])('does not have it applied again if it %s', async (_, change) => {
     table.item = { ...STOPPED, ...change };
     expect(await observe(4 * MINUTE, notStreaming)).toEqual(found(message));
-    expect(table.item).not.toHaveProperty('passed_over');
+    expect(table.item).not.toHaveProperty('apply_again_at');
   });
 
   test('does not have it applied again if something was recorded meanwhile', async () => {
-    table.item = { ...STOPPED, lease_token: 'another' };
+    table.item = { ...STOPPED, lease: { token: 'another', expires_at: at(0) } };
     expect(await observe(2 * MINUTE, notStreaming, { read: [STOPPED] })).toEqual(found(message));
-    expect(table.item).not.toHaveProperty('passed_over');
+    expect(table.item).not.toHaveProperty('apply_again_at');
   });
 });
