@@ -1,5 +1,5 @@
 import { beforeEach, describe, expect, test, vi } from 'vitest';
-import type { PostGuard } from '../../functions/config-switch/barman/pg-backup-api.ts';
+import { EarlierOutput, type PostGuard } from '../../functions/config-switch/barman/pg-backup-api.ts';
 import { Busy, ConfigSwitchFailed, HttpError, LedgerError } from '../../functions/config-switch/errors.ts';
 import { newFacts } from '../../functions/config-switch/invocation.ts';
 import type {
@@ -511,6 +511,16 @@ describe('a POST', () => {
     // What was in doubt may still take effect.
     expect(table.item).toMatchObject({ unsettled_since: at(0), apply_again_at: at(2 * MINUTE) });
     expect(table.item).not.toHaveProperty('attempts');
+  });
+
+  test('is repeated if its output is that of an earlier operation, and the item is marked unsettled', async () => {
+    api.onWait = () => {
+      api.onWait = () => {};
+      throw new EarlierOutput('op1');
+    };
+    expect(await run(A)).toMatchObject({ exit_code: 0, operation_id: 'op2' });
+    expect(api.targets).toHaveLength(2);
+    expect(table.item).toMatchObject({ applied: appliedOf(A, 'op2'), unsettled_since: at(0) });
   });
 
   test('in doubt is left behind by a lease that was lost: the item is unsettled', async () => {

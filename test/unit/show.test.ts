@@ -3,31 +3,29 @@
 import { readFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
 import { asJson, asTable, stateOf } from '../../cli/show.ts';
-import type { Item } from '../../functions/config-switch/ledger/item.ts';
+import type { Item, RecordedItem } from '../../functions/config-switch/ledger/item.ts';
+import type { Unreadable } from '../../functions/config-switch/ledger/ledger.ts';
 
 const NOW = Date.now();
 const ago = (seconds: number) => new Date(NOW - 1_000 * seconds).toISOString();
 const at = (seconds: number) => ago(seconds).replace('T', ' ').replace(/\..*/, ' UTC');
 
-const inSync: Item = {
-  barman_server: 'main',
-  desired: 'model pg:node2',
-  desired_version: `${ago(260)}#event`,
-  recorded_at: ago(260),
-  applied: 'model pg:node2',
-  applied_version: `${ago(260)}#event`,
-  applied_at: ago(259),
-};
-const pending: Item = {
-  ...inSync,
+const target = 'model pg:node2';
+const desired = (seconds: number) => ({
+  ...{ target, version: `${ago(seconds)}#event`, cluster: 'c' },
+  recorded_at: ago(seconds),
+});
+const applied = { target, version: `${ago(260)}#event`, operation_id: 'op', applied_at: ago(259) };
+const inSync: RecordedItem = { barman_server: 'main', desired: desired(260), applied };
+const pending: RecordedItem = {
   barman_server: 'crm',
-  desired_version: `${ago(12)}#event`,
-  applied: 'model pg:node1',
-  applied_at: ago(400_000),
+  desired: desired(12),
+  applied: { ...applied, target: 'model pg:node1', applied_at: ago(400_000) },
 };
-const lease = (seconds: number) => ({ lease_token: 'token', lease_expires_at: ago(-seconds) });
-const passedOver = (...ids: string[]) =>
-  JSON.stringify(ids.map((operation_id) => ({ operation_id, since: ago(9), ended_at: ago(1) })));
+const lease = (seconds: number) => ({ lease: { token: 'token', expires_at: ago(-seconds) } });
+const running = { running: { operation_id: 'X', target, version: 'v' } };
+const unsettled = { unsettled_since: ago(90), apply_again_at: ago(-30) };
+const broken: Unreadable = { barman_server: 'old', message: "the ledger's item of old cannot be read" };
 
 describe('the table', () => {
   const items: Item[] = [
@@ -77,18 +75,16 @@ describe('the table', () => {
 });
 
 describe('a note', () => {
+  const UNSETTLED = `unsettled since ${at(90)}: an older switch may still take effect, so the desired state is applied again at growing intervals`;
+  const OVERWRITES = 'that overwrites a model set by hand, so pause the server before you set one';
   test.each<[string, Item, string]>([
     ['switching', { ...pending, ...lease(9) }, `an invocation is switching it, until ${at(-9)} at most`],
     [
       'expired',
       { ...pending, ...lease(-9) },
-      'an invocation has crashed or run out of time, or its POST is in doubt; the next heartbeat takes over',
+      'an invocation has crashed or run out of time, or its POST had no response; a heartbeat takes over',
     ],
-    [
-      'expired',
-      { ...pending, ...lease(-9), running_operation: 'X' },
-      'takes over, and waits for operation X',
-    ],
+    ['expired', { ...pending, ...lease(-9), ...running }, 'asks for the end of operation X'],
     ['paused', { ...inSync, paused: true, paused_at: ago(60) }, `nothing is sent to Barman, since ${at(60)}`],
     [
       'paused',
@@ -99,14 +95,17 @@ describe('a note', () => {
     ['pending', { ...pending, attempts: 1, last_error: 'FAILED' }, 'failed once: FAILED'],
     [
       'pending',
-      { ...inSync, passed_over: passedOver('X', 'Y') },
-      'passed over, and may still take effect: operation X, Y',
-    ],
-    [
-      'pending',
-      { ...inSync, passed_over: passedOver('not-streaming') },
+      { ...inSync, apply_again_at: ago(1) },
       'the model is applied again, because Barman does not stream',
     ],
+    ['in sync', { ...inSync, ...unsettled }, `${UNSETTLED}, next ${at(-30)}; ${OVERWRITES}`],
+    [
+      'pending',
+      { ...inSync, ...unsettled, apply_again_at: ago(1) },
+      `${UNSETTLED}, next ${at(1)}; ${OVERWRITES}`,
+    ],
+    // What is to be applied again is what was applied.
+    ['pending', { ...pending, ...unsettled }, `${UNSETTLED}; ${OVERWRITES}`],
     [
       'in sync',
       { ...inSync, differs_since: ago(7_300) },
@@ -116,15 +115,25 @@ describe('a note', () => {
     expect([stateOf(item), asTable([item], NOW, 300)]).toEqual([state, expect.stringContaining(note)]);
   });
 
+  test('says what to do about an item that cannot be read, and the other rows stay', () => {
+    expect(asTable([broken, inSync], NOW, 80).split('\n')).toEqual([
+      'SERVER  STATE       DESIRED      APPLIED      LEADER  STREAMING',
+      'main    in sync     pg:node2 4m  pg:node2 4m  –       –',
+      'old     unreadable  –            –            –       –',
+      "  - the ledger's item of old cannot be read",
+    ]);
+  });
+
   test('is not there for a server that is in sync and streams', () => {
     expect(asTable([inSync], NOW, 80).split('\n')).toHaveLength(2);
   });
 });
 
-test('the JSON has all attributes, the state, and the operations that were passed over as a list', () => {
-  const item = { ...inSync, passed_over: passedOver('X') };
-  expect(JSON.parse(asJson([item, pending]))).toEqual([
+test('the JSON has all attributes, and the state', () => {
+  const item = { ...inSync, ...unsettled };
+  expect(JSON.parse(asJson([broken, item, pending]))).toEqual([
     { ...pending, state: 'pending' },
-    { ...item, state: 'pending', passed_over: JSON.parse(item.passed_over) },
+    { ...item, state: 'in sync' },
+    { ...broken, state: 'unreadable' },
   ]);
 });
