@@ -91,10 +91,13 @@ function notesOf(item: Item, now: number): string[] {
     notes.push(`failed ${attempts === 1 ? 'once' : `${attempts} times`}: ${last_error}`);
   }
   if (unsettled_since !== undefined) {
+    const since = `unsettled since ${time(unsettled_since)}: an older switch may still take effect`;
     const next = isRecorded(item) && isApplied(item, item.desired.version) ? time(item.apply_again_at) : '';
     notes.push(
-      `unsettled since ${time(unsettled_since)}: an older switch may still take effect, so the desired state is applied again at growing intervals` +
-        `${next && `, next ${next}`}; that overwrites a model set by hand, so pause the server before you set one`,
+      state === 'paused'
+        ? `${since}; the desired state is applied again only after the pause`
+        : `${since}, so the desired state is applied again at growing intervals${next && `, next ${next}`}; ` +
+            'that overwrites a model set by hand, so pause the server before you set one',
     );
   } else if (isRecorded(item) && isApplied(item, item.desired.version) && mustApplyAgain(item)) {
     notes.push('the model is applied again, because Barman does not stream');

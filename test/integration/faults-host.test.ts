@@ -185,7 +185,7 @@ const MATRIX: Record<string, Row> = {
     ]),
   ),
   'pg-backup-api cannot start its helper process': kept(
-    /500.*error log.*PATH of its service.*<barman_home>\/main\/jobs$/,
+    /500.*error log.*PATH of its service.*<barman_home>\/main\/jobs: only jobs without an output in output\/$/,
     state({ helper: false }),
   ),
   'the disk is full': kept(/500.*error log/, state({ disk: 'full' })),

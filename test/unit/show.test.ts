@@ -107,6 +107,11 @@ describe('a note', () => {
     // What is to be applied again is what was applied.
     ['pending', { ...pending, ...unsettled }, `${UNSETTLED}; ${OVERWRITES}`],
     [
+      'paused',
+      { ...inSync, ...unsettled, paused: true, paused_at: ago(60) },
+      `unsettled since ${at(90)}: an older switch may still take effect; the desired state is applied again only after the pause`,
+    ],
+    [
       'in sync',
       { ...inSync, differs_since: ago(7_300) },
       "the leader's model is not the desired one, for 2h",
