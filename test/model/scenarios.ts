@@ -74,9 +74,14 @@ const random: fc.Arbitrary<Scenario> = fc
 const ms = (least: number, most: number) => fc.integer({ min: least, max: most });
 
 type Faults = {
-  readonly [F in 'crashAt' | 'doneLate' | 'connects' | 'resends' | 'posts' | 'time']?: fc.Arbitrary<
-    Exclude<Delivery[F], undefined>
-  >;
+  readonly [F in
+    | 'crashAt'
+    | 'doneLate'
+    | 'connects'
+    | 'resends'
+    | 'posts'
+    | 'startedLate'
+    | 'time']?: fc.Arbitrary<Exclude<Delivery[F], undefined>>;
 };
 
 /** The delivery of an event at some time. */
@@ -90,6 +95,8 @@ const delivery = (event: number, at: fc.Arbitrary<number>, faults: Faults = {}):
 const POST = fc.constant(3);
 /** Put, record and acquire, POST, started. */
 const STARTED = fc.constant(4);
+/** Put, record and acquire, get, record, get, poll, take over, POST, started. */
+const STARTED_AFTER_PASSING_OVER = fc.constant(9);
 /** Put, record and acquire, connect, POST. */
 const POST_AFTER_CONNECT = fc.constant(4);
 
@@ -294,7 +301,7 @@ const DIRECTED: readonly fc.Arbitrary<Scenario>[] = [
   // Connections take longer than the lease.
   directed({
     deliveries: fc.tuple(
-      delivery(1, ms(1_000, 1_100), { connects: fc.tuple(ms(10_500, 11_500), ms(10_500, 11_500)) }),
+      delivery(1, ms(1_000, 1_100), { connects: fc.tuple(ms(12_500, 13_500), ms(9_500, 11_500)) }),
       delivery(2, ms(17_000, 23_000)),
     ),
     operations: fc.tuple(operation(ms(4_000, 8_000))),
@@ -324,6 +331,27 @@ const DIRECTED: readonly fc.Arbitrary<Scenario>[] = [
       delivery(2, ms(22_500, 24_000)),
     ),
     operations: fc.tuple(done, operation(ms(46_000, 56_000))),
+  }),
+  // … also when its own sender has completed meanwhile.
+  directed({
+    deliveries: fc.tuple(
+      delivery(1, ms(1_000, 1_100), { startedLate: ms(5_000, 20_000) }),
+      delivery(2, ms(3_000, 4_000)),
+    ),
+    operations: fc.tuple(done, operation(ms(65_000, 100_000)), done),
+    faultsUntil: fc.constant(180_000),
+  }),
+  // An invocation passes an operation over that will fail, and crashes before it records its own one.
+  directed({
+    deliveries: fc.tuple(
+      delivery(1, ms(1_000, 1_100)),
+      delivery(2, ms(84_000, 98_000), {
+        crashAt: STARTED_AFTER_PASSING_OVER,
+        doneLate: ms(140_000, 150_000),
+      }),
+    ),
+    operations: fc.tuple(operation(ms(100_000, 117_000), 'failed'), operation(ms(100_000, 200_000)), done),
+    faultsUntil: fc.constant(240_000),
   }),
   // An operation that was passed over takes effect after a newer event was applied, at the second attempt.
   directed({

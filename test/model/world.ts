@@ -82,6 +82,8 @@ export interface Delivery {
   readonly connects?: readonly (number | 'refused')[];
   /** After which time it sends each write again (ms); undefined: random. */
   readonly resends?: number;
+  /** After which time the write arrives that records its operation, although nobody waits for it (ms). */
+  readonly startedLate?: number;
   /** What happens to its first POSTs, in order. */
   readonly posts?: readonly PostFate[];
 }
@@ -198,6 +200,8 @@ export class World {
   #done = 0;
   /** Since when Barman is on something older than that, after it was not; and when the doubt began (ms). */
   #behind: { readonly since: number; readonly doubt: number } | undefined;
+  /** When the item was marked as unsettled, by AWS's clock (ms); 0: it is settled. */
+  #markedAt = 0;
   /** The newest event that was recorded, or reported as recorded. */
   #recorded = 0;
   /** Since when the server is paused (ms); Infinity: it is not. */
@@ -481,6 +485,7 @@ export class World {
       if (!desired) this.violate(`GHOST: ${writer} acquires a lease of nothing`);
     }
     if (running) this.#known.add(running.operation_id);
+    if (unsettled_since !== before?.unsettled_since) this.#markedAt = unsettled_since ? Date.now() : 0;
     this.#recorded = Math.max(this.#recorded, this.eventOf(desired?.version));
     if (change.applied) {
       const lies = !unsettled_since && !this.#byHand && this.eventOf(applied?.version) > this.#active;
@@ -634,8 +639,7 @@ export class World {
 
   /** Checks a POST that is sent. */
   #checkPost(event: number, sender: string): void {
-    const since = timeOf(this.#item?.unsettled_since, 0);
-    const unmarked = this.#loose().find(({ sentAt }) => sentAt > since + 2 * SKEW);
+    const unmarked = this.#loose().find(({ sentAt }) => sentAt > this.#markedAt);
     if (unmarked)
       this.violate(`UNMARKED: ${sender} sends ${event}, and ${unmarked.event} may still take effect`);
     if (!this.#item?.lease || this.#leasedBy !== sender)
@@ -706,7 +710,9 @@ export class World {
 }
 
 /** What happens to an instance: as for `Delivery`. */
-type InstanceFaults = Partial<Pick<Delivery, 'crashAt' | 'doneLate' | 'connects' | 'resends' | 'posts'>>;
+type InstanceFaults = Partial<
+  Pick<Delivery, 'crashAt' | 'doneLate' | 'connects' | 'resends' | 'posts' | 'startedLate'>
+>;
 
 /** A running instance of the function. It may crash at any step, while its write or request is on the way. */
 class Instance implements Table, EventTable, ConnectionSource {
@@ -809,7 +815,13 @@ class Instance implements Table, EventTable, ConnectionSource {
     condition: Condition,
     signal: AbortSignal,
   ): Promise<Stored | undefined> {
-    return this.#written(signal, () => this.#world.write(change, condition, this.name));
+    const write = () => this.#world.write(change, condition, this.name);
+    const { startedLate } = this.#given;
+    if (change.running && startedLate !== undefined) {
+      setTimeout(write, startedLate);
+      return within(signal, NEVER);
+    }
+    return this.#written(signal, write);
   }
 
   async #written<T>(signal: AbortSignal, write: () => T): Promise<T> {
