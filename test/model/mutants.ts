@@ -225,7 +225,7 @@ export const MUTANTS: readonly Mutant[] = [
     condition: 'an expired lease: its running operation is not requested again',
     edits: [
       edit(TAKE_OVER, 'if (running && (await recordEnd(options, item, running))) return undefined;', ''),
-      edit(HEARTBEAT, 'if (!running || mayTakeOver', 'if (running || mayTakeOver'),
+      edit(HEARTBEAT, 'if (!running || mayTakeOver', 'if (!running || running || mayTakeOver'),
     ],
   },
   {
