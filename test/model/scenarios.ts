@@ -369,6 +369,13 @@ const DIRECTED: readonly fc.Arbitrary<Scenario>[] = [
     clockSet: fc.constant(-3_600_000),
     faultsUntil: fc.constant(2_000),
   }),
+  // No POST has a response for a long time: six in fifteen minutes, and five while it is unsettled.
+  directed({
+    deliveries: fc.tuple(delivery(1, ms(1_000, 1_100), { time: ms(500, 1_000) })),
+    responsesLostUntil: fc.constant(900_000),
+    mostPosts: fc.constant(12),
+    faultsUntil: fc.constant(900_000),
+  }),
   // No operation ends for a long time, so that the next one is due later and later.
   directed({
     deliveries: fc.tuple(delivery(1, ms(1_000, 1_100))),

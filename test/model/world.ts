@@ -130,6 +130,10 @@ export interface Scenario {
     readonly duration: number;
     readonly writesAt?: number;
   }[];
+  /** Until when the response to each POST is lost (ms). */
+  readonly responsesLostUntil?: number;
+  /** How many POSTs there may be for an event; default: 40. */
+  readonly mostPosts?: number;
   /** From when until when pg-backup-api is unavailable (ms). */
   readonly outage?: { readonly from: number; readonly until: number };
   readonly faultsUntil: number;
@@ -656,7 +660,8 @@ export class World {
     if (this.nothingFails && !again && earlier.some(({ id }) => this.#known.has(id))) {
       this.violate(`REPEATED: ${sender} sends ${event} again, although nothing has failed`);
     }
-    if (earlier.length > 40) this.violate(`TOO-MANY: ${sender} sends ${event} once more`);
+    if (earlier.length >= (this.#scenario.mostPosts ?? 40))
+      this.violate(`TOO-MANY: ${sender} sends ${event} once more`);
   }
 
   /** Whether pg-backup-api is unavailable now. */
@@ -668,6 +673,7 @@ export class World {
   /** What happens to a request. */
   fateOf(method: Request['method']): PostFate | (typeof GET_FAULTS)[number] {
     if (this.outage) return 'unavailable';
+    if (method === 'POST' && Date.now() < (this.#scenario.responsesLostUntil ?? 0)) return 'response lost';
     if (!this.faulty()) return 'served';
     if (method === 'POST') return this.pick(POST_FAULTS);
     return this.#scenario.strict ? 'slow' : this.pick(GET_FAULTS);
