@@ -638,6 +638,10 @@ export class World {
     const unmarked = this.#loose().find(({ sentAt }) => sentAt > since + 2 * SKEW);
     if (unmarked)
       this.violate(`UNMARKED: ${sender} sends ${event}, and ${unmarked.event} may still take effect`);
+    if (!this.#item?.lease || this.#leasedBy !== sender)
+      this.violate(
+        `NO-LEASE: ${sender} sends ${event}, and ${this.#item?.lease ? this.#leasedBy : 'nobody'} has the lease`,
+      );
     const again = this.#item?.apply_again_at !== undefined;
     if (event < this.#applied || (event === this.#applied && !again)) {
       this.violate(`OLD-POST: ${sender} sends ${event}, and ${this.#applied} is applied`);

@@ -178,6 +178,7 @@ describe('an expired lease without a running operation', () => {
     operations = { a: 'DONE', b: 'FAILED' };
     expect(await run(expired(0))).toMatchObject({ item: takenOver() });
     expect(table.item?.last_error).toBe('a POST without a response may still take effect');
+    expect(options.facts.passedOver, 'no operation is known to be stuck').toBe(false);
     expect(requests()).toEqual([`0 GET ${LIST}`, `0 GET ${LIST}/b`, `0 GET ${LIST}/a`]);
   });
 
@@ -205,6 +206,7 @@ describe('an expired lease without a running operation', () => {
   test.each([0, 9_000_000])('waits until 60 s after the expiry at most (%i ms later)', async (later) => {
     operations = { a: 'IN_PROGRESS' };
     expect(await run(expired(TIMEOUT + later))).toMatchObject({ item: takenOver() });
+    expect(options.facts.passedOver).toBe(true);
     expect(await run(expired(TIMEOUT + later), 'event')).toMatchObject({ item: { attempts: 1 } });
   });
 
