@@ -5,7 +5,7 @@ import { run as runProgram } from '../../cli/command-line.ts';
 import { LEDGER, ledger as main } from '../../cli/ledger.ts';
 import { createSecret } from '../stand-ins/webhook.ts';
 import { runCommand } from './command.ts';
-import { at, isPost, MINUTE, NODE1, PROMOTION, RESET, startFunction } from './function.ts';
+import { at, isPost, MINUTE, NODE1, PROMOTION, RESET, SKIPPED, startFunction } from './function.ts';
 
 const DAY = 1_440 * MINUTE;
 
@@ -35,6 +35,7 @@ describe('npm run ledger', () => {
 
   test('shows the operation that outlasted its invocation', async () => {
     await using run = await startFunction();
+    await run.invoke(SKIPPED);
     run.host.api.plan({ time: Number.POSITIVE_INFINITY });
     await run.webhook(PROMOTION, { remaining: 2_500 });
     await run.expireLease();

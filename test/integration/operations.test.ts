@@ -12,6 +12,7 @@ import {
   NODE1,
   PROMOTION,
   pass,
+  SKIPPED,
   signal,
   startFunction,
 } from './function.ts';
@@ -20,16 +21,26 @@ import {
 const SHORT = 2_500;
 const always = Number.POSITIVE_INFINITY;
 const isUnsettled = async (run: FunctionUnderTest) => (await run.item())?.unsettled_since !== undefined;
-/** Waits until the first operation has ended. */
-const ended = (run: FunctionUnderTest) =>
-  expect.poll(() => run.host.api.operations()[0]?.endedAt, { timeout: 10_000 }).toBeDefined();
+/** A function that has already read its parameters, so that a short invocation gets as far as its operation. */
+async function start(...options: Parameters<typeof startFunction>): Promise<FunctionUnderTest> {
+  const run = await startFunction(...options);
+  await run.invoke(SKIPPED);
+  return run;
+}
+
+/** Ends an operation that would run for ever. */
+function end({ host: { api } }: FunctionUnderTest, server = 'main'): void {
+  const [operation] = api.operations(server);
+  if (!operation) throw new Error(`${server} has no operation`);
+  api.addOperation({ ...operation, status: 'DONE' }, server);
+}
 
 fakeClock();
 
 describe('an operation that outlasts its invocation', () => {
   test('is completed by the next heartbeat after its end, without another one', async () => {
-    await using run = await startFunction();
-    run.host.api.plan({ time: 1_500 });
+    await using run = await start();
+    run.host.api.plan({ time: always });
     const { response } = await run.webhook(PROMOTION, { remaining: SHORT });
     expect([response.exit_code, response.recorded]).toEqual([3, true]);
     const [operation] = run.host.api.operations();
@@ -37,7 +48,7 @@ describe('an operation that outlasts its invocation', () => {
       running: { target: 'model pg:node2', operation_id: operation?.id },
     });
     pass(LEASE);
-    await ended(run);
+    end(run);
     expect(await run.heartbeat()).toMatchObject({ pending: 1, applied: 1 });
     expect(run.host.api.operations()).toHaveLength(1);
     const item = await run.item();
@@ -46,21 +57,21 @@ describe('an operation that outlasts its invocation', () => {
   });
 
   test('is waited for ten minutes if it is the desired one, so that a slow host gets only one', async () => {
-    await using run = await startFunction();
-    run.host.api.plan({ time: 3_000 });
+    await using run = await start();
+    run.host.api.plan({ time: always });
     await run.webhook(PROMOTION, { remaining: SHORT });
     pass(LEASE);
     for (const _ of [0, 3, 6, 9]) {
       expect(await run.heartbeat()).toMatchObject({ pending: 1, applied: 0 });
       pass(3 * MINUTE - 1_000);
     }
-    await ended(run);
+    end(run);
     expect(await run.heartbeat()).toMatchObject({ pending: 1, applied: 1 });
     expect([run.host.api.operations().length, await isUnsettled(run)]).toEqual([1, false]);
   });
 
   test('is passed over after a minute if something newer is desired, and leaves the server unsettled', async () => {
-    await using run = await startFunction();
+    await using run = await start();
     run.host.api.plan({ time: always });
     await run.webhook(NODE1, { remaining: SHORT });
     pass(LEASE);
@@ -74,18 +85,16 @@ describe('an operation that outlasts its invocation', () => {
 
   test('does not delay the end of others: they are in sync in the next heartbeat', async () => {
     const names = ['slow', 'one', 'two', 'three'];
-    await using run = await startFunction({ servers: inOneCluster(names) });
-    run.host.api.plan({ time: always });
-    for (const barman_server of names) {
-      if (barman_server !== 'slow') run.host.api.plan({ time: 1_500 });
-      await run.webhook({ ...PROMOTION, barman_server }, { remaining: 2_000 });
-    }
+    await using run = await start({ servers: inOneCluster(names) });
+    for (const _ of names) run.host.api.plan({ time: always });
+    const send = (barman_server: string) =>
+      run.webhook({ ...PROMOTION, barman_server }, { remaining: SHORT });
+    await Promise.all(names.map(send));
     pass(LEASE);
-    for (const name of names.slice(1))
-      await expect.poll(() => run.host.api.operations(name)[0]?.endedAt).toBeDefined();
-    const start = performance.now();
+    for (const name of names.slice(1)) end(run, name);
+    const before = performance.now();
     expect(await run.heartbeat()).toMatchObject({ pending: 4, applied: 3 });
-    expect(performance.now() - start).toBeLessThan(1_000);
+    expect(performance.now() - before).toBeLessThan(5_000);
   });
 });
 
@@ -100,7 +109,7 @@ describe('the heartbeat', () => {
 
   test('applies four servers at a time, each with a client of its own', async () => {
     const names = ['one', 'two', 'three', 'four', 'five'];
-    await using run = await startFunction({ servers: inOneCluster(names), operationTime: 1_000 });
+    await using run = await start({ servers: inOneCluster(names), operationTime: 1_000 });
     await pending(run, names);
     expect(await run.heartbeat()).toMatchObject({ pending: 5, applied: 5 });
     const created = names.map((name) => run.host.api.operations(name)[0]?.createdAt ?? 0);
@@ -111,7 +120,7 @@ describe('the heartbeat', () => {
   test('reaches a healthy server although the proxy answers 502 for four others, which are tried less and less often', async () => {
     const bad = ['bad1', 'bad2', 'bad3', 'bad4'];
     const names = [...bad, 'healthy'];
-    await using run = await startFunction({ servers: inOneCluster(names) }, { MAX_RETRIES: '2' });
+    await using run = await start({ servers: inOneCluster(names) }, { MAX_RETRIES: '2' });
     run.host.api.fault({ kind: 'status', status: 502 }, always, (request) => {
       return isPost(request) && request.path.includes('bad');
     });
