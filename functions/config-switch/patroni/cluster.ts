@@ -7,6 +7,7 @@ import { createSecretKey, type KeyObject } from 'node:crypto';
 import { BlockList, isIP } from 'node:net';
 import * as v from 'valibot';
 import { BARMAN_NAME } from '../target.ts';
+import { SOCKETS } from './sockets.ts';
 
 /** Barman's default for the option `streaming_archiver_name` (barman(5)). */
 const STREAMING_ARCHIVER_NAME = 'barman_receive_wal';
@@ -94,7 +95,11 @@ const Settings = v.object(
       'must be an object of Barman servers, such as {"main": {"node1": "pg:node1"}}',
     ),
     patroni: v.exactOptional(
-      v.pipe(v.array(url, 'must be an array of URLs'), v.minLength(1, 'must have at least one URL')),
+      v.pipe(
+        v.array(url, 'must be an array of URLs'),
+        v.minLength(1, 'must have at least one URL'),
+        v.maxLength(SOCKETS, `must have at most ${SOCKETS} URLs`),
+      ),
     ),
     scope: v.exactOptional(v.pipe(v.string('must be a string'), v.minLength(1, 'must not be empty'))),
     streaming_archiver_name: v.exactOptional(
