@@ -120,6 +120,7 @@ beforeEach(() => {
     ledger: new Ledger(table),
     connect: (facts) => barman.connect(facts),
     expiries: async () => new Map(),
+    outdated: async () => undefined,
     signal: new AbortController().signal,
     remaining: () => 27_500,
     facts: newFacts(),
@@ -162,7 +163,7 @@ describe('a heartbeat', () => {
       pending: 0,
       applied: 0,
       pausedPending: 0,
-      observed: { reconciled: [], notStreaming: [], unknown: [] },
+      observed: { reconciled: [], first: [], notStreaming: [], unknown: [] },
       unreadable: [],
       unreachable: undefined,
       oldestPendingAge: 0,
@@ -550,7 +551,12 @@ describe('the leaders that Patroni names', () => {
   ]);
   /** A heartbeat that observes a leader of the cluster of `main`. */
   const beatWith = (observation: Observed['observation'], interval = MINUTE) => {
-    const cluster = { name: 'c', scope: 's', servers: new Map([['main', members]]) };
+    const cluster = {
+      name: 'c',
+      scope: 's',
+      servers: new Map([['main', members]]),
+      streaming_archiver_name: 'barman_receive_wal',
+    };
     return beat({ ...options, interval, observe: async () => [{ cluster, at: NOW, observation }] });
   };
 

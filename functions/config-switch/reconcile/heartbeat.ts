@@ -47,6 +47,8 @@ export interface HeartbeatOptions extends Pick<Invocation, 'signal' | 'remaining
    * @throws HttpError if that is unknown
    */
   readonly expiries: () => Promise<ReadonlyMap<string, number>>;
+  /** Returns why the function depends on old parameters, if it has for long. */
+  readonly outdated: () => Promise<string | undefined>;
   /** How long to wait for an operation of unknown end after its lease has expired (ms). */
   readonly operationTimeout: number;
   /** Between two heartbeats (ms). */
@@ -69,7 +71,7 @@ export interface Reconciled {
 
 /** What a heartbeat found and did. */
 export interface Heartbeat extends Applied {
-  /** Why pg-backup-api is unreachable, if it is. */
+  /** Why pg-backup-api is unreachable, or can be reached with old parameters only. */
   readonly unreachable?: string | undefined;
   /** The certificate that expires first: its parameter, and the whole days until then. */
   readonly certificate?: { readonly parameter: string; readonly daysLeft: number } | undefined;
@@ -108,9 +110,10 @@ export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
   const before = await ledger.all(signal);
   const host = new BarmanHost(options);
   const expired = before.items.filter(isExpired);
-  const [certificate, { observed, items }, polled] = await Promise.all([
+  const [certificate, outdated, { observed, items }, polled] = await Promise.all([
     // The probe tells if the parameters are unavailable.
     options.expiries().then(firstToExpire, () => undefined),
+    options.outdated(),
     observe(options, before),
     pollExpired(options, host, expired),
     // Its own probe must not keep the only worker of a slow host from what is in doubt.
@@ -121,7 +124,8 @@ export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
   const isIdle = applied.pending === 0 && expired.length === 0 && host.unreachable === undefined;
   const unreadable = isIdle ? await host.readOneServer(items) : undefined;
   return {
-    unreachable: host.unreachable,
+    // Old values go on being used, so what is pending is applied.
+    unreachable: host.unreachable ?? outdated,
     certificate,
     observed,
     unreadable: [...before.unreadable, ...(unreadable ? [unreadable] : [])],
@@ -132,7 +136,8 @@ export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
 /** Asks Patroni for the leaders, and records what follows. @returns also the items after that */
 async function observe({ ledger, signal, interval, ...options }: HeartbeatOptions, known: Servers) {
   const observed = await recordObservations(ledger, known, await options.observe(), interval, signal);
-  const changed = observed.reconciled.length + observed.notStreaming.length > 0;
+  const { reconciled, first, notStreaming } = observed;
+  const changed = [...reconciled, ...first, ...notStreaming].length > 0;
   return { observed, items: changed ? (await ledger.all(signal)).items : known.items };
 }
 
