@@ -86,12 +86,21 @@ test('more nodes than sockets › wait for their turn, and have half a second wh
   expect(time).toBe(5 * (500 + 499) + 6_000);
 });
 
-test('more nodes than sockets › give up only as many slow ones as others wait for', async () => {
-  times.set('leader', 501);
-  const { known, observed } = await observe(SOCKETS + 1, 'leader');
-  expect(known).toBe(SOCKETS);
-  expect(observed[0]?.observation).toEqual({
-    unknown: 'no node answered: leader.c0: no answer within 500 ms, and other clusters wait to be asked',
+test('more nodes than sockets › have three seconds for each answer in a second turn, if they were too slow', async () => {
+  times.set('leader', 2_999);
+  const { known, time } = await observe(SOCKETS + 2, 'leader');
+  expect(known).toBe(SOCKETS + 2);
+  // Two are given up for the two that wait; these, and then those two again, have both rounds.
+  expect(time).toBe(2 * 2 * 2_999);
+  expect(requests.filter((request) => request.startsWith('500 '))).toHaveLength(2);
+});
+
+test('more nodes than sockets › say why they are unknown after twelve seconds', async () => {
+  const { known, time, observed } = await observe(SOCKETS * 8, 'silent');
+  expect([known, time]).toEqual([0, 12_000]);
+  const { observation } = observed.at(-1) ?? {};
+  expect(observation).toEqual({
+    unknown: expect.stringMatching(/^no node answered: silent.c511: no answer in time$/),
   });
 });
 

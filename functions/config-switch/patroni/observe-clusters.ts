@@ -52,10 +52,9 @@ export async function observeClusters(source: ClusterSource, signal: AbortSignal
     const reason = malformed.get(cluster.name);
     if (reason !== undefined) return { unknown: reason };
     if (tls instanceof HttpError) return { unknown: tls.message };
-    return sockets.use(cluster.patroni.length, async () => {
-      await using client = new PatroniClient(tls);
-      return await observe(cluster, sockets.sharing(client.ask), AbortSignal.any([signal, limit.signal]));
-    });
+    const connect = () => new PatroniClient(tls);
+    const inTime = AbortSignal.any([signal, limit.signal]);
+    return sockets.observe(cluster.patroni.length, connect, (ask) => observe(cluster, ask, inTime));
   };
   const observed = clusters
     .filter(({ name, patroni }) => patroni.length > 0 || malformed.has(name))
