@@ -1,10 +1,9 @@
 /** Whose turn it is, and for how long, if there are more nodes than sockets. */
 
 import { expect, test, vi } from 'vitest';
-import type { Cluster } from '../../functions/config-switch/patroni/cluster.ts';
+import { type Cluster, SOCKETS } from '../../functions/config-switch/patroni/cluster.ts';
 import { observeClusters } from '../../functions/config-switch/patroni/observe-clusters.ts';
 import type { Answer, Ask } from '../../functions/config-switch/patroni/rest-api.ts';
-import { SOCKETS } from '../../functions/config-switch/patroni/sockets.ts';
 import { NOW, useVirtualTime } from './virtual-time.ts';
 
 /** How long a node takes for each answer (ms), by its host name; one without does not answer. */

@@ -7,7 +7,6 @@ import { createSecretKey, type KeyObject } from 'node:crypto';
 import { BlockList, isIP } from 'node:net';
 import * as v from 'valibot';
 import { BARMAN_NAME } from '../target.ts';
-import { SOCKETS } from './sockets.ts';
 
 /** Barman's default for the option `streaming_archiver_name` (barman(5)). */
 const STREAMING_ARCHIVER_NAME = 'barman_receive_wal';
@@ -17,6 +16,12 @@ const SECRET_BYTES = { min: 24, max: 64 };
 /** What a secret looks like. */
 export const SECRET_FORM =
   'whsec_ followed by 24 to 64 random bytes in base64; during a rotation, several of them separated by spaces';
+
+/**
+ * Maximum number of sockets that are open at the same time, for all clusters, and so of URLs of one: an
+ * instance of the function has 1,024 files, and its part of a core makes no more TLS handshakes in half a second.
+ */
+export const SOCKETS = 64;
 
 /** As in a payload: the ledger and pg-backup-api have no longer ones. */
 const MAX_NAME_LENGTH = 255;

@@ -1,13 +1,9 @@
 /** How many sockets are open at the same time, and who waits for one. */
 
+import { SOCKETS } from './cluster.ts';
 import type { Observation } from './leader.ts';
 import type { Answer, Ask } from './rest-api.ts';
 
-/**
- * Maximum number of sockets: an instance of the function has 1,024 files, and its part of a core makes no
- * more TLS handshakes at a time within `HURRY`.
- */
-export const SOCKETS = 64;
 /** Time of a request while others wait for a socket (ms): over a new connection with TLS one takes 50. */
 const HURRY = 500;
 
