@@ -12,7 +12,7 @@ import { InvokeCommand, LambdaClient } from '@aws-sdk/client-lambda';
 import { LedgerError, messageOf } from '../functions/config-switch/errors.ts';
 import { DynamoDbTable, LedgerClient } from '../functions/config-switch/ledger/dynamodb.ts';
 import { type Item, isLeased } from '../functions/config-switch/ledger/item.ts';
-import { Ledger, type Unreadable } from '../functions/config-switch/ledger/ledger.ts';
+import { Ledger, type Servers } from '../functions/config-switch/ledger/ledger.ts';
 import { Operator } from '../functions/config-switch/ledger/operator.ts';
 import { check } from './check.ts';
 import { columns, type Program, start, UsageError, type Values } from './command-line.ts';
@@ -129,13 +129,26 @@ class Stage {
     this.operator = new Operator(this.ledger, table);
   }
 
-  format(items: readonly (Item | Unreadable)[]): string {
-    return this.values.json ? asJson(items) : asTable(items, Date.now(), process.stdout.columns ?? 80);
+  format(servers: Servers): string {
+    const now = Date.now();
+    return this.values.json ? asJson(servers, now) : asTable(servers, now, process.stdout.columns ?? 80);
   }
 
   /** Shows a server as it is now. @returns the exit status */
   async show(server: string): Promise<number> {
-    console.log(this.format([await this.known(server, await this.ledger.get(server, signal()))]));
+    const { items, stage } = await this.ledger.all(signal());
+    const item = await this.known(
+      server,
+      items.find(({ barman_server }) => barman_server === server),
+    );
+    // The other servers of its clusters are not asked for.
+    const heartbeat = stage.heartbeat && {
+      ...stage.heartbeat,
+      clusters: stage.heartbeat.clusters
+        .filter(({ servers }) => servers.includes(server))
+        .map((cluster) => ({ ...cluster, servers: [server] })),
+    };
+    console.log(this.format({ items: [item], unreadable: [], stage: heartbeat ? { heartbeat } : {} }));
     return 0;
   }
 
@@ -176,10 +189,7 @@ class Stage {
 }
 
 async function list(stage: Stage): Promise<number> {
-  const items = async () => {
-    const { items, unreadable } = await stage.ledger.all(signal());
-    return stage.format([...items, ...unreadable]);
-  };
+  const items = async () => stage.format(await stage.ledger.all(signal()));
   if (!stage.values.watch) {
     console.log(await items());
     return 0;

@@ -99,7 +99,6 @@ export const MUTANTS: readonly Mutant[] = [
         'leasedBy(item.lease.token)];\n    return this.#lease',
         "either(noLease, less('lease.token', '~'))];\n    return this.#lease",
       ),
-      edit(LEDGER, '  leasedBy,\n', '  either,\n  leasedBy,\n  less,\n'),
     ],
   },
   {

@@ -17,11 +17,18 @@ import {
 import type { Result } from '../../functions/config-switch/exit-code.ts';
 import { ExitCode } from '../../functions/config-switch/exit-code.ts';
 import { type Facts, newFacts } from '../../functions/config-switch/invocation.ts';
-import type { Change, Condition, Stored, Table } from '../../functions/config-switch/ledger/conditions.ts';
+import type {
+  Change,
+  Condition,
+  Stored,
+  StoredChange,
+  Table,
+} from '../../functions/config-switch/ledger/conditions.ts';
 import type { EventTable, StoredEvent } from '../../functions/config-switch/ledger/events.ts';
 import { type Item, isPending, readItem, timeOf } from '../../functions/config-switch/ledger/item.ts';
 import { Ledger, POST_WINDOW } from '../../functions/config-switch/ledger/ledger.ts';
 import { Operator } from '../../functions/config-switch/ledger/operator.ts';
+import { STAGE_KEY } from '../../functions/config-switch/ledger/stage.ts';
 import type { Observed } from '../../functions/config-switch/patroni/observe-clusters.ts';
 import { beat, type HeartbeatOptions } from '../../functions/config-switch/reconcile/heartbeat.ts';
 import { recordAndReconcile } from '../../functions/config-switch/reconcile/reconcile.ts';
@@ -337,6 +344,8 @@ export class World {
       remaining: () => start + time - performance.now(),
       operationTimeout: OPERATION_TIMEOUT,
       interval: MINUTE,
+      version: 'model',
+      clusters: async () => [],
       observe: () => this.#observe(instance, signal),
       onReconciled: ({ result }) => this.log(`${name}: ${result.message}`),
     };
@@ -816,12 +825,14 @@ class Instance implements Table, EventTable, ConnectionSource {
   }
 
   async update(
-    _: string,
-    change: Change,
+    key: string,
+    change: StoredChange,
     condition: Condition,
     signal: AbortSignal,
   ): Promise<Stored | undefined> {
-    const write = () => this.#world.write(change, condition, this.name);
+    // What a heartbeat reports is no part of the protocol.
+    if (key === STAGE_KEY) return { barman_server: key };
+    const write = () => this.#world.write(change as Change, condition, this.name);
     const { startedLate } = this.#given;
     if (change.running && startedLate !== undefined) {
       setTimeout(write, startedLate);

@@ -125,6 +125,8 @@ beforeEach(() => {
     facts: newFacts(),
     operationTimeout: MINUTE,
     interval: MINUTE,
+    version: '1.2.3',
+    clusters: async () => [],
     observe: async () => [],
     onReconciled: (one) => reconciled.push(one),
   };

@@ -14,7 +14,7 @@ export interface DesiredState {
 }
 
 /** ISO 8601 in UTC with milliseconds, so that times compare as text. */
-const Time = v.pipe(
+export const Time = v.pipe(
   v.string(),
   v.check((text) => !Number.isNaN(Date.parse(text)), 'a time such as 2026-11-23T06:10:00.000Z'),
 );

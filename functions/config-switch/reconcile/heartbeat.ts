@@ -23,6 +23,8 @@ import {
   timeOf,
 } from '../ledger/item.ts';
 import type { Ledger, Servers, Unreadable } from '../ledger/ledger.ts';
+import type { ClusterReport, StageItem } from '../ledger/stage.ts';
+import type { Cluster } from '../patroni/cluster.ts';
 import type { Observed } from '../patroni/observe-clusters.ts';
 import { type ObservationResult, recordObservations } from './observations.ts';
 import { BarmanHost } from './probe.ts';
@@ -36,6 +38,8 @@ const AT_ONCE = 4;
  * response, or its operation, would be in doubt.
  */
 const SPARE_TIME = 3_000;
+/** Maximum length of a reason in the ledger (characters): an item has at most 400 KB. */
+const REASON_LENGTH = 500;
 
 export interface HeartbeatOptions extends Pick<Invocation, 'signal' | 'remaining' | 'facts'> {
   readonly ledger: Ledger;
@@ -51,6 +55,10 @@ export interface HeartbeatOptions extends Pick<Invocation, 'signal' | 'remaining
   readonly operationTimeout: number;
   /** Between two heartbeats (ms). */
   readonly interval: number;
+  /** The version of this project. */
+  readonly version: string;
+  /** Returns the Barman servers that each cluster lists; none if the parameters are unavailable. */
+  readonly clusters: () => Promise<readonly Pick<Cluster, 'name' | 'servers'>[]>;
   /** Asks Patroni for the leaders. @throws HttpError if that cannot be tried */
   readonly observe: () => Promise<readonly Observed[]>;
   /** Called after each server that was reconciled, or failed. */
@@ -108,9 +116,10 @@ export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
   const before = await ledger.all(signal);
   const host = new BarmanHost(options);
   const expired = before.items.filter(isExpired);
-  const [certificate, { observed, items }, polled] = await Promise.all([
+  const [certificate, clusters, { observed, seen, items }, polled] = await Promise.all([
     // The probe tells if the parameters are unavailable.
     options.expiries().then(firstToExpire, () => undefined),
+    options.clusters(),
     observe(options, before),
     pollExpired(options, host, expired),
     // Its own probe must not keep the only worker of a slow host from what is in doubt.
@@ -120,6 +129,7 @@ export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
   if (!host.isKnown) await host.probe();
   const isIdle = applied.pending === 0 && expired.length === 0 && host.unreachable === undefined;
   const unreadable = isIdle ? await host.readOneServer(items) : undefined;
+  await report(options, { clusters, seen, observed }, before.stage, host.unreachable);
   return {
     unreachable: host.unreachable,
     certificate,
@@ -131,9 +141,57 @@ export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
 
 /** Asks Patroni for the leaders, and records what follows. @returns also the items after that */
 async function observe({ ledger, signal, interval, ...options }: HeartbeatOptions, known: Servers) {
-  const observed = await recordObservations(ledger, known, await options.observe(), interval, signal);
+  const seen = await options.observe();
+  const observed = await recordObservations(ledger, known, seen, interval, signal);
   const changed = observed.reconciled.length + observed.notStreaming.length > 0;
-  return { observed, items: changed ? (await ledger.all(signal)).items : known.items };
+  return { observed, seen, items: changed ? (await ledger.all(signal)).items : known.items };
+}
+
+/** What a heartbeat knows of the clusters. */
+interface Clusters {
+  readonly clusters: readonly Pick<Cluster, 'name' | 'servers'>[];
+  readonly seen: readonly Observed[];
+  readonly observed: ObservationResult;
+}
+
+/**
+ * Writes what the heartbeat found, for the operator.
+ *
+ * @param before what the last one found: since when it is so
+ * @param unreachable why pg-backup-api is unreachable, if it is
+ */
+async function report(
+  { ledger, signal, interval, version }: HeartbeatOptions,
+  { clusters, seen, observed }: Clusters,
+  { heartbeat }: StageItem,
+  unreachable: string | undefined,
+): Promise<void> {
+  const at = new Date().toISOString();
+  const reports = clusters.map(({ name, servers }): ClusterReport => {
+    const one = seen.find(({ cluster }) => cluster.name === name);
+    const reasons = observed.unknown.filter(({ cluster }) => cluster === name).map(({ reason }) => reason);
+    const known = one !== undefined && reasons.length === 0;
+    const observed_at = known
+      ? new Date(one.at).toISOString()
+      : heartbeat?.clusters.find((cluster) => cluster.name === name)?.observed_at;
+    return {
+      name,
+      servers: [...servers.keys()],
+      ...(observed_at !== undefined && { observed_at }),
+      ...(reasons.length > 0 && { unknown: reasons.join('; ').slice(0, REASON_LENGTH) }),
+    };
+  });
+  const since = heartbeat?.unreachable_since ?? at;
+  await ledger.report(
+    {
+      ...{ at, interval, version, clusters: reports },
+      ...(unreachable !== undefined && {
+        unreachable: unreachable.slice(0, REASON_LENGTH),
+        unreachable_since: since,
+      }),
+    },
+    signal,
+  );
 }
 
 /** What became of the expired leases. */

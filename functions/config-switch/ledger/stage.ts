@@ -1,0 +1,56 @@
+/** What the ledger remembers of a whole stage, for the operator: one item beside those of the servers. */
+
+import * as v from 'valibot';
+import { Time } from './item.ts';
+
+/** Its key. No Barman server has such a name (`BARMAN_NAME`). */
+export const STAGE_KEY = '@stage';
+
+/** What a heartbeat knows of a Patroni cluster. */
+const ClusterReport = v.object({
+  name: v.string(),
+  /** The Barman servers that its parameter lists. */
+  servers: v.array(v.string()),
+  /** When its leader was last known; absent: never yet, or Patroni is not asked. */
+  observed_at: v.exactOptional(Time),
+  /** Why its leader is unknown now. */
+  unknown: v.exactOptional(v.string()),
+});
+
+const HeartbeatReport = v.object({
+  at: Time,
+  /** Between two heartbeats (ms). */
+  interval: v.number(),
+  /** The version of this project that is deployed. */
+  version: v.string(),
+  /** Why pg-backup-api is unreachable, and since when. */
+  unreachable: v.exactOptional(v.string()),
+  unreachable_since: v.exactOptional(Time),
+  clusters: v.array(ClusterReport),
+});
+
+const StageItem = v.object({
+  /** What the last heartbeat found. */
+  heartbeat: v.exactOptional(HeartbeatReport),
+});
+
+export type ClusterReport = Readonly<v.InferOutput<typeof ClusterReport>>;
+/** What a heartbeat found. */
+export type HeartbeatReport = Readonly<v.InferOutput<typeof HeartbeatReport>>;
+export type StageItem = Readonly<v.InferOutput<typeof StageItem>>;
+
+/**
+ * Reads the item.
+ *
+ * @param stored as it is in the table
+ * @returns without what cannot be read: the next heartbeat writes it again
+ */
+export function readStage(stored: unknown): StageItem {
+  const result = v.safeParse(StageItem, stored);
+  return result.success ? result.output : {};
+}
+
+/** Returns whether an item of the table is that of a Barman server. */
+export function isServer(key: string): boolean {
+  return !key.startsWith('@') && !key.includes('#');
+}
