@@ -17,7 +17,7 @@ import { Operator } from '../functions/config-switch/ledger/operator.ts';
 import { check } from './check.ts';
 import { columns, type Program, start, UsageError, type Values } from './command-line.ts';
 import { failureQueue, redrive } from './redrive.ts';
-import { asJson, asTable, stateOf, time } from './show.ts';
+import { asJson, asTable, stateOf, time, tried } from './show.ts';
 import { regionOf, STAGE_OPTIONS, stageFile, unknownStage } from './stage.ts';
 
 /** For each request to AWS (ms). */
@@ -204,8 +204,10 @@ async function list(stage: Stage): Promise<number> {
 }
 
 async function retry(stage: Stage, server: string): Promise<number> {
-  await stage.known(server, await stage.operator.retry(server, signal()));
-  await stage.invoke({ heartbeat: true });
+  const before = await stage.known(server, await stage.operator.retry(server, signal()));
+  const heartbeat = await stage.invoke({ heartbeat: true });
+  const after = await stage.known(server, await stage.ledger.get(server, signal()));
+  console.error(tried(before, after, heartbeat));
   return stage.show(server);
 }
 

@@ -1,5 +1,6 @@
 /** The ledger as a person or a script reads it. */
 
+import * as v from 'valibot';
 import {
   type Item,
   isApplied,
@@ -94,6 +95,44 @@ export function asTable(servers: Servers, now: number, width: number): string {
   const [title = '', ...lines] = columns([header, ...rows.map(({ cells }) => cells)]).map(printable);
   const notes = rows.map((row) => row.notes.flatMap((note) => wrap('  - ', note, width)));
   return [...head, title, ...lines.flatMap((line, index) => [line, ...(notes[index] ?? [])])].join('\n');
+}
+
+/** The part of a heartbeat's response that says what became of a retry. */
+const HeartbeatResponse = v.object({
+  /** Why it ended early. */
+  message: v.exactOptional(v.string()),
+  unreachable: v.exactOptional(v.string()),
+});
+
+/**
+ * Says what a retry has tried, and what failed.
+ *
+ * @param before the item before the heartbeat
+ * @param after the item after it
+ * @param response of the heartbeat
+ */
+export function tried(before: Item, after: Item, response: unknown): string {
+  const { message, unreachable } = v.is(HeartbeatResponse, response) ? response : {};
+  const { barman_server, attempts = 0, last_error, running } = after;
+  const applied = after.applied !== undefined && after.applied.applied_at !== before.applied?.applied_at;
+  if (applied) return `Tried, and done: Barman is set to ${shortTarget(after.applied)}.`;
+  if (attempts > (before.attempts ?? 0)) return `Tried, and failed: ${last_error}`;
+  if (message !== undefined) return `Not tried, because the heartbeat failed: ${message}`;
+  if (unreachable !== undefined) return `Not tried, because pg-backup-api is unreachable: ${unreachable}`;
+  switch (stateOf(after)) {
+    case 'paused':
+      return `Not tried, because ${barman_server} is paused; next: resume ${barman_server}`;
+    case 'in sync':
+      return `Nothing to try: ${barman_server} is in sync.`;
+    case 'observed':
+      return `Nothing to try: nothing is desired for ${barman_server} yet.`;
+    case 'switching':
+      return 'Not tried: another invocation is switching it.';
+    default:
+      return running
+        ? `Asked for the end of operation ${running.operation_id}: it has not ended.`
+        : 'Not tried: time ran out, or another invocation was first; the next heartbeat tries.';
+  }
 }
 
 /** Heartbeats that may be missing before what they saw counts as unknown. */

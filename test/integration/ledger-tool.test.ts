@@ -29,7 +29,7 @@ describe('npm run ledger', () => {
     const { log } = await ledger(run.table);
     expect(log).toMatch(/^SERVER +STATE +DESIRED +APPLIED +LEADER +STREAMING$/m);
     expect(log).toMatch(
-      /^main +pending +no model .*\n {2}- the next attempt is in \d+s\n {2}- failed once: [\s\S]*ECONNREFUSED/m,
+      /^main +pending +no model .*\n {2}- the next attempt is in \d+s; next: retry main\n {2}- failed once: [\s\S]*ECONNREFUSED/m,
     );
   });
 
@@ -49,11 +49,15 @@ describe('npm run ledger', () => {
     await using run = await startFunction();
     await run.invoke(PROMOTION);
     expect((await ledger(run.table, 'pause', 'main')).log).toMatch(
-      / nothing is sent to Barman, since 20.* UTC$/m,
+      / nothing is sent to Barman, since 20.* UTC; next: resume main$/m,
     );
     expect((await run.invoke(NODE1)).exit_code).toBe(3);
-    expect((await ledger(run.table)).log).toMatch(/ paused [\s\S]* a desired state is\s+pending$/m);
-    expect((await ledger(run.table, 'resume', 'main')).log).toMatch(/ made by the next heartbeat$/m);
+    expect((await ledger(run.table)).log).toMatch(
+      / paused [\s\S]* a desired state is\s+pending; next: resume main$/m,
+    );
+    expect((await ledger(run.table, 'resume', 'main')).log).toMatch(
+      / made by the next heartbeat; next: retry main$/m,
+    );
     const { log } = await ledger(run.table, 'pause', 'main', '--for', '90m');
     const until = at(90 * MINUTE)
       .slice(0, 13)
@@ -95,8 +99,11 @@ describe('npm run ledger', () => {
       /^by-hand +unreadable( +–){4}\n {2}- the ledger's item of by-hand cannot be read: desired/m,
     );
     expect(log).toMatch(/^main +in sync /m);
-    expect(JSON.parse((await ledger(run.table, '--json')).log)).toEqual([
-      { barman_server: 'by-hand', message: expect.stringContaining('desired is'), state: 'unreadable' },
+    expect(JSON.parse((await ledger(run.table, '--json')).log).servers).toEqual([
+      {
+        ...{ barman_server: 'by-hand', state: 'unreadable', leader_known: false },
+        message: expect.stringContaining('desired is'),
+      },
       expect.objectContaining({ barman_server: 'main', state: 'in sync' }),
     ]);
     expect(await ledger(run.table, 'forget', 'by-hand')).toMatchObject({
@@ -151,7 +158,7 @@ describe('npm run ledger', () => {
     for (const words of [[], ['pause', 'main', '--no-wait']]) {
       const { status, log } = await ledger(run.table, '--json', ...words);
       const state = words.length > 0 ? 'paused' : 'in sync';
-      expect([status, JSON.parse(log)]).toEqual([
+      expect([status, JSON.parse(log).servers]).toEqual([
         0,
         [
           expect.objectContaining({

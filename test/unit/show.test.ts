@@ -2,7 +2,7 @@
 
 import { readFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
-import { asJson, asTable, stateOf } from '../../cli/show.ts';
+import { asJson, asTable, stateOf, tried } from '../../cli/show.ts';
 import type { Item, RecordedItem } from '../../functions/config-switch/ledger/item.ts';
 import type { Servers, Unreadable } from '../../functions/config-switch/ledger/ledger.ts';
 
@@ -240,4 +240,19 @@ test('the JSON has the last heartbeat, and all attributes of each server with it
       { ...broken, state: 'unreadable', leader_known: false },
     ],
   });
+});
+
+test.each<[string, Item, Item, object]>([
+  ['done', pending, { ...inSync, barman_server: 'crm' }, { applied: 1 }],
+  ['failed: FAILED', pending, { ...pending, attempts: 1, last_error: 'FAILED' }, {}],
+  ['the heartbeat failed: no table', pending, pending, { message: 'no table' }],
+  ['pg-backup-api is unreachable: refused', pending, pending, { unreachable: 'refused' }],
+  ['crm is paused; next: resume crm', pending, { ...pending, paused: true }, {}],
+  ['main is in sync', inSync, inSync, {}],
+  ['nothing is desired for hr yet', { barman_server: 'hr' }, { barman_server: 'hr' }, {}],
+  ['another invocation is switching it', pending, { ...pending, ...lease(9) }, {}],
+  ['the end of operation X: it has not ended', pending, { ...pending, ...lease(-9), ...running }, {}],
+  ['time ran out', pending, pending, {}],
+])('a retry › says what was tried, or why not: %s', (text, before, after, response) => {
+  expect(tried(before, after, response)).toContain(text);
 });
