@@ -12,7 +12,7 @@ import {
   mustApplyAgain,
 } from '../functions/config-switch/ledger/item.ts';
 import type { Servers, Unreadable } from '../functions/config-switch/ledger/ledger.ts';
-import type { StageItem } from '../functions/config-switch/ledger/stage.ts';
+import { isStagePaused, type StageItem } from '../functions/config-switch/ledger/stage.ts';
 import { nameOf, parseTarget } from '../functions/config-switch/target.ts';
 import { eventTimeOf } from '../functions/config-switch/version.ts';
 import { columns } from './command-line.ts';
@@ -139,7 +139,19 @@ export function tried(before: Item, after: Item, response: unknown): string {
 const MISSING = 2;
 
 /** What the last heartbeat found, a sentence each. */
-function headOf({ heartbeat }: StageItem, now: number): string[] {
+function headOf(stage: StageItem, now: number): string[] {
+  return [...heartbeatLines(stage, now), ...pauseOfAll(stage)];
+}
+
+function pauseOfAll(stage: StageItem): string[] {
+  const { paused } = stage;
+  if (!paused || !isStagePaused(stage)) return [];
+  const { at, until, reason } = paused;
+  const end = until === undefined ? `since ${time(at)}` : `until ${time(until)}`;
+  return [`all servers are paused, ${end}${reason ? `, for: ${reason}` : ''}; next: resume --all`];
+}
+
+function heartbeatLines({ heartbeat }: StageItem, now: number): string[] {
   if (!heartbeat) return ['No heartbeat has reported yet.'];
   const { at, interval, version, unreachable, unreachable_since, clusters } = heartbeat;
   const late = now - Date.parse(at) > MISSING * interval;
@@ -214,8 +226,9 @@ function notesOf(item: Item | Unreadable | Listed, stage: StageItem, now: number
   const { attempts = 0, last_error, next_attempt_at, running, unsettled_since, leader } = item;
   const state = stateOf(item);
   const { unreachable } = stage.heartbeat ?? {};
-  const next =
-    unreachable === undefined
+  const next = isStagePaused(stage)
+    ? 'resume --all'
+    : unreachable === undefined
       ? `retry ${barman_server}`
       : `make pg-backup-api reachable (see above), then: retry ${barman_server}`;
   if (state === 'switching') {
@@ -235,7 +248,8 @@ function notesOf(item: Item | Unreadable | Listed, stage: StageItem, now: number
   if (state === 'paused') {
     const end = item.paused_until ? `until ${time(item.paused_until)}` : `since ${time(item.paused_at)}`;
     const pending = isPending(item) ? '; a desired state is pending' : '';
-    notes.push(`nothing is sent to Barman, ${end}${pending}; next: resume ${barman_server}`);
+    const reason = item.pause_reason ? `, for: ${item.pause_reason}` : '';
+    notes.push(`nothing is sent to Barman, ${end}${reason}${pending}; next: resume ${barman_server}`);
   }
   if (state === 'pending') {
     const wait = Date.parse(next_attempt_at ?? '') - now;

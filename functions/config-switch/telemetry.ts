@@ -39,6 +39,7 @@ function report(event: Event, error?: Error | null): void {
     event_id,
     event_time: new Date(eventTime(event)).toISOString(),
     caller: arrived.caller,
+    ...(arrived.caller === 'direct' && arrived.operator && { operator: arrived.operator }),
     ...(arrived.caller === 'http' &&
       arrived.event && { api_request_id: arrived.event.requestContext.requestId }),
     ...(roleChange && { role: roleChange.role, switch_when: roleChange.switch_when }),

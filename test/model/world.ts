@@ -432,7 +432,7 @@ export class World {
     const operator = new Operator(instance.ledger, instance);
     const { signal } = new AbortController();
     const until = resumed ? undefined : Date.now() + time;
-    const paused = await operator.pause(SERVER, until, signal).catch(() => undefined);
+    const paused = await operator.pause(SERVER, { until }, signal).catch(() => undefined);
     if (paused) this.#pausedAt = Date.now();
     this.log(paused ? 'the operator pauses' : 'the operator does not know whether it is paused');
     await after(Math.max(0, (until ?? Date.now() + time) - SKEW - Date.now()));

@@ -26,7 +26,6 @@ beforeEach(() => {
 
 describe('the operator', () => {
   test('gets no item for an unknown server', async () => {
-    expect(await operator.pause('main', undefined, signal)).toBeUndefined();
     expect(await operator.resume('main', signal)).toBeUndefined();
     expect(await operator.retry('main', signal)).toBeUndefined();
     expect(table.item).toBeUndefined();
@@ -35,7 +34,7 @@ describe('the operator', () => {
   test('pauses and resumes a server, which is then due at once, and pending since now', async () => {
     table.item = { ...PENDING, next_attempt_at: at(9) };
     const paused = { ...PENDING, paused: true, paused_at: at(0) };
-    expect(await operator.pause('main', undefined, signal)).toEqual(paused);
+    expect(await operator.pause('main', {}, signal)).toEqual(paused);
     const desired = { ...PENDING.desired, recorded_at: at(0) };
     expect(await operator.resume('main', signal)).toEqual({ ...MAIN, desired });
   });
@@ -43,10 +42,10 @@ describe('the operator', () => {
   test('pauses a server for some time, which resume or another pause ends', async () => {
     table.item = MAIN;
     const paused = { ...MAIN, paused: true, paused_at: at(0), paused_until: at(5_000) };
-    expect(await operator.pause('main', NOW + 5_000, signal)).toEqual(paused);
+    expect(await operator.pause('main', { until: NOW + 5_000 }, signal)).toEqual(paused);
     expect(await operator.resume('main', signal)).toEqual(MAIN);
     table.item = paused;
-    await operator.pause('main', undefined, signal);
+    await operator.pause('main', {}, signal);
     expect(table.item).toEqual({ ...MAIN, paused: true, paused_at: at(0) });
   });
 

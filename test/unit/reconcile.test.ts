@@ -58,7 +58,7 @@ class Api {
 let table: MemoryTable;
 let api: Api;
 let controller: AbortController;
-let options: Omit<ReconcileOptions, 'caller'> & { events: MemoryEvents };
+let options: Omit<ReconcileOptions, 'caller' | 'allPaused'> & { events: MemoryEvents };
 let remaining: number;
 useVirtualTime();
 beforeEach(() => {
@@ -95,7 +95,7 @@ async function runToEnd(one: DesiredState): Promise<unknown> {
   return ended;
 }
 const heartbeat = (one: DesiredState) =>
-  reconcile({ ...options, caller: 'heartbeat' }, one.barman_server, one.version);
+  reconcile({ ...options, caller: 'heartbeat', allPaused: false }, one.barman_server, one.version);
 
 // Parts of an item.
 const desiredOf = ({ version, cluster, target }: DesiredState) => ({

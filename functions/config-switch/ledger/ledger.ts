@@ -170,6 +170,11 @@ export class Ledger {
     return { items, unreadable, stage };
   }
 
+  /** Returns what the ledger remembers of the whole stage. */
+  async stage(signal: AbortSignal): Promise<StageItem> {
+    return readStage(await this.#table.get(STAGE_KEY, signal));
+  }
+
   /** Returns whether this is the newest desired state now */
   record(desired: DesiredState, signal: AbortSignal): Promise<boolean> {
     return this.#write(desired.barman_server, recorded(desired), [newerThanDesired(desired.version)], signal);

@@ -1,7 +1,7 @@
 /** What the ledger remembers of a whole stage, for the operator: one item beside those of the servers. */
 
 import * as v from 'valibot';
-import { Time } from './item.ts';
+import { Time, timeOf } from './item.ts';
 
 /** Its key. No Barman server has such a name (`BARMAN_NAME`). */
 export const STAGE_KEY = '@stage';
@@ -29,7 +29,11 @@ const HeartbeatReport = v.object({
   clusters: v.array(ClusterReport),
 });
 
+/** All servers are paused, later ones included. */
+const Pause = v.object({ at: Time, until: v.exactOptional(Time), reason: v.exactOptional(v.string()) });
+
 const StageItem = v.object({
+  paused: v.exactOptional(Pause),
   /** What the last heartbeat found. */
   heartbeat: v.exactOptional(HeartbeatReport),
 });
@@ -48,6 +52,11 @@ export type StageItem = Readonly<v.InferOutput<typeof StageItem>>;
 export function readStage(stored: unknown): StageItem {
   const result = v.safeParse(StageItem, stored);
   return result.success ? result.output : {};
+}
+
+/** Returns whether the operator wants nothing sent to Barman, for all servers. */
+export function isStagePaused({ paused }: StageItem): boolean {
+  return paused !== undefined && Date.now() < timeOf(paused.until, Number.POSITIVE_INFINITY);
 }
 
 /** Returns whether an item of the table is that of a Barman server. */

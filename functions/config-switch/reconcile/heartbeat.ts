@@ -23,7 +23,7 @@ import {
   timeOf,
 } from '../ledger/item.ts';
 import type { Ledger, Servers, Unreadable } from '../ledger/ledger.ts';
-import type { ClusterReport, StageItem } from '../ledger/stage.ts';
+import { type ClusterReport, isStagePaused, type StageItem } from '../ledger/stage.ts';
 import type { Cluster } from '../patroni/cluster.ts';
 import type { Observed } from '../patroni/observe-clusters.ts';
 import { type ObservationResult, recordObservations } from './observations.ts';
@@ -125,11 +125,12 @@ export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
     // Its own probe must not keep the only worker of a slow host from what is in doubt.
     expired.some((item) => item.running || isDue(item)) ? undefined : host.probe(),
   ]);
-  const applied = await apply(options, host, items, polled);
+  const { stage } = before;
+  const applied = await apply(options, host, items, polled, stage);
   if (!host.isKnown) await host.probe();
   const isIdle = applied.pending === 0 && expired.length === 0 && host.unreachable === undefined;
   const unreadable = isIdle ? await host.readOneServer(items) : undefined;
-  await report(options, { clusters, seen, observed }, before.stage, host.unreachable);
+  await report(options, { clusters, seen, observed }, stage, host.unreachable);
   return {
     unreachable: host.unreachable,
     certificate,
@@ -241,10 +242,13 @@ async function apply(
   host: BarmanHost,
   items: readonly Item[],
   polled: Polled,
+  stage: StageItem,
 ): Promise<Applied> {
   const now = Date.now();
   const allPending = items.filter(isPending);
-  const [paused, pending] = [allPending.filter(isPaused), allPending.filter((item) => !isPaused(item))];
+  const allPaused = isStagePaused(stage);
+  const isHeld = (item: Item) => allPaused || isPaused(item);
+  const [paused, pending] = [allPending.filter(isHeld), allPending.filter((item) => !isHeld(item))];
   const age = (item: RecordedItem) => now - pendingSince(item, now);
   const applied = new Set(polled.applied);
   // Otherwise each attempt would only use itself up, and the reason has an alarm of its own.
@@ -265,9 +269,10 @@ async function apply(
       });
     });
   }
-  const pausedFor = paused
-    .filter((item) => !item.paused_until)
-    .map((item) => now - timeOf(item.paused_at, now));
+  const pausedFor = paused.flatMap((item) => [
+    ...(isPaused(item) && !item.paused_until ? [now - timeOf(item.paused_at, now)] : []),
+    ...(allPaused && !stage.paused?.until ? [now - timeOf(stage.paused?.at, now)] : []),
+  ]);
   return {
     pending: pending.length,
     applied: applied.size,
@@ -290,7 +295,9 @@ async function attempt(
   const start = performance.now();
   let result: Result | Error | undefined;
   try {
-    result = await host.ask(facts, (api) => action({ ...options, api, facts, caller: 'heartbeat' }));
+    result = await host.ask(facts, (api) =>
+      action({ ...options, api, facts, caller: 'heartbeat', allPaused: false }),
+    );
   } catch (error) {
     result = error instanceof Error ? error : new Error(String(error));
   }
