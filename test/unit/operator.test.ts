@@ -49,6 +49,30 @@ describe('the operator', () => {
     expect(table.item).toEqual({ ...MAIN, paused: true, paused_at: at(0) });
   });
 
+  test('pauses a server without an item, with the reason, until resume', async () => {
+    const paused = { ...MAIN, paused: true, paused_at: at(0), pause_reason: 'a new disk' };
+    expect(await operator.pause('main', { reason: 'a new disk' }, signal)).toEqual(paused);
+    expect(await operator.resume('main', signal)).toEqual(MAIN);
+  });
+
+  test('pauses all servers in the item of the stage, and resumes them', async () => {
+    await operator.pauseAll({ until: NOW + 5_000, reason: 'a new host' }, signal);
+    const paused = { at: at(0), until: at(5_000), reason: 'a new host' };
+    expect(await new Ledger(table).stage(signal)).toEqual({ paused });
+    await operator.resumeAll(signal);
+    expect(await new Ledger(table).stage(signal)).toEqual({});
+  });
+
+  test.each<[string, Partial<Item>, boolean]>([
+    ['pending', {}, true],
+    ['with an expired lease', { lease: { token: 'x', expires_at: at(-9) } }, false],
+    ['with a newer desired state by then', { desired: desiredAt(-1, 'b') }, false],
+  ])('forgets a server that Barman does not have, if it is %s', async (_, change, forgotten) => {
+    table.item = { ...PENDING, ...change };
+    expect(await operator.forgetUnknown(PENDING, signal)).toBe(forgotten);
+    expect(table.item === undefined).toBe(forgotten);
+  });
+
   test('resumes with the desired state that was recorded meanwhile', async () => {
     table.item = { ...PENDING, paused: true };
     const newer = { ...PENDING, paused: true, desired: desiredAt(-1, 'b') };

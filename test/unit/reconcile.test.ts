@@ -155,6 +155,24 @@ describe('reconcile', () => {
     expect([options.facts.duplicate, options.facts.superseded, api.targets.length]).toEqual([true, true, 2]);
   });
 
+  test.each([
+    [
+      'is recorded, but not applied',
+      undefined,
+      'Barman server main is paused: the desired state is recorded',
+    ],
+    ['is applied after the end of the pause', at(-1), undefined],
+  ])('an event while all servers are paused %s', async (_, until, error) => {
+    const paused = { at: at(-9_000), ...(until && { until }) };
+    table.items.set('@stage', { barman_server: '@stage', paused } as never);
+    const result = await run(A).catch((thrown: Error) => thrown);
+    if (error) expect(result).toMatchObject({ name: 'Busy', message: expect.stringContaining(error) });
+    expect(options.facts.recorded).toBe(true);
+    expect(table.item).toMatchObject({ desired: desiredOf(A) });
+    expect(table.item?.lease).toBeUndefined();
+    expect(table.item?.applied !== undefined).toBe(error === undefined);
+  });
+
   test('records the desired state of a paused server, but does not apply it', async () => {
     table.item = { barman_server: 'main', paused: true };
     const message =
