@@ -335,14 +335,20 @@ async function forget(stage: Stage, server: string): Promise<number> {
         `clusters/${cluster.name} lists ${server}: remove it there first, and wait for the next heartbeat; --force forgets it nevertheless`,
       );
     }
+    let unasked = '';
+    const isUnknown = () =>
+      isUnknownToBarman(stage, server).catch((error) => {
+        unasked = `. Barman could not be asked: ${messageOf(error)}`;
+        return false;
+      });
     const forgotten =
       (await stage.operator.forget(item, signal())) ||
-      ((await isUnknownToBarman(stage, server)) && (await stage.operator.forgetUnknown(item, signal())));
+      ((await isUnknown()) && (await stage.operator.forgetUnknown(item, signal())));
     if (!forgotten) {
-      const settled = item.unsettled_since === undefined ? '' : ' and unsettled';
+      const settled = item.unsettled_since === undefined ? '' : ', unsettled';
       throw new Error(
         `${server} is ${stateOf(item)}${settled}: only a server that Barman does not have, or that is in sync and settled, and has had no role change for 15 days, ` +
-          'can be forgotten, because a late event would be the newest afterwards; --force does it nevertheless',
+          `can be forgotten, because a late event would be the newest afterwards; --force does it nevertheless${unasked}`,
       );
     }
   }

@@ -65,6 +65,41 @@ describe('npm run ledger', () => {
     expect(log).toMatch(new RegExp(`, until ${until}:.* UTC; a desired state`));
   });
 
+  test('pauses all servers, or those of a cluster, with the reason, and resumes them', async () => {
+    await using run = await startFunction();
+    await run.invoke(PROMOTION);
+    const heartbeat = { at: at(0), interval: 60_000, version: '1.2.3' };
+    const clusters = [{ name: 'east', servers: ['main', 'crm'] }];
+    await run.setItem({ heartbeat: { ...heartbeat, clusters } } as never, '@stage');
+    const paused = await ledger(run.table, 'pause', '--cluster', 'east', '--reason', 'a new disk');
+    expect(paused.log).toMatch(/^crm +paused [\s\S]* for: a new disk;\s[\s\S]*^main +paused /m);
+    expect((await ledger(run.table, 'resume', '--cluster', 'east')).log).toMatch(/^main +in sync /m);
+    expect(await ledger(run.table, 'pause', '--cluster', 'west')).toMatchObject({
+      status: 1,
+      error: expect.stringContaining('unknown cluster west; the last heartbeat knew: east'),
+    });
+
+    const { log } = await ledger(run.table, 'pause', '--all', '--no-wait', '--for', '2h');
+    expect(log).toMatch(/^all servers are paused, until 20.* UTC; next: resume --all$/m);
+    expect(await run.invoke(NODE1)).toMatchObject({ exit_code: 3, recorded: true });
+    expect(run.host.api.activeModel()).toBe('pg:node2');
+    expect((await ledger(run.table, 'resume', '--all')).log).toMatch(/^main +pending /m);
+  });
+
+  test('forgets no server that a cluster lists', async () => {
+    await using run = await startFunction();
+    await run.invoke(PROMOTION);
+    const heartbeat = { at: at(0), interval: 60_000, version: '1.2.3' };
+    await run.setItem(
+      { heartbeat: { ...heartbeat, clusters: [{ name: 'east', servers: ['main'] }] } } as never,
+      '@stage',
+    );
+    expect(await ledger(run.table, 'forget', 'main')).toMatchObject({
+      status: 1,
+      error: expect.stringContaining('clusters/east lists main: remove it there first'),
+    });
+  });
+
   test('pauses a server only once its switch has ended, unless --no-wait is given', async () => {
     await using run = await startFunction({ operationTime: 2_500 });
     const response = run.invoke(PROMOTION);
@@ -123,7 +158,7 @@ describe('npm run ledger', () => {
       status: 1,
       error: expect.stringMatching(
         new RegExp(
-          `^main is ${state}: only a server that is in sync and settled, and has had no role change for 15 days`,
+          `^main is ${state}: only a server that Barman does not have, or that is in sync and settled, and has had no role change for 15 days[\\s\\S]* Barman could not be asked: `,
         ),
       ),
     });
@@ -190,7 +225,7 @@ describe('npm run ledger', () => {
   test('names the servers of the ledger if it does not have the one that is given', async () => {
     await using run = await startFunction();
     await run.invoke(PROMOTION);
-    const { status, error } = await ledger(run.table, 'pause', 'nope');
+    const { status, error } = await ledger(run.table, 'resume', 'nope');
     expect([status, error]).toEqual([1, `unknown server nope in the ledger of ${run.table}; known: main\n`]);
   });
 
