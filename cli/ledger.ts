@@ -324,7 +324,7 @@ async function set(stage: Stage, server: string, model?: string): Promise<number
 async function forget(stage: Stage, server: string): Promise<number> {
   if (stage.values.force) {
     if (!(await stage.operator.forgetByForce(server, signal()))) {
-      throw new Error(`${server} is not in the ledger, or it is being switched; look at it, and try again`);
+      throw new Error(`${server} is not in the ledger, or a switch of it has not ended; look at it, and try again`);
     }
   } else {
     const item = await stage.known(server, await stage.ledger.get(server, signal()));
