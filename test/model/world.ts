@@ -119,9 +119,15 @@ export interface Scenario {
   /** WAL arrives in another way than by streaming, so that this is not checked. */
   readonly withoutStreaming?: boolean;
   /**
-   * When the operator pauses the server (ms), and after which time the pause ends, by itself or by `resume`.
+   * When the operator pauses the server, or all (ms), and after which time the pause ends, by itself or by
+   * `resume`.
    */
-  readonly pauses: readonly { readonly at: number; readonly for: number; readonly resumed: boolean }[];
+  readonly pauses: readonly {
+    readonly at: number;
+    readonly for: number;
+    readonly resumed: boolean;
+    readonly all?: boolean;
+  }[];
   readonly operator?: readonly OperatorAction[];
   /** When someone applies the model of a role change by hand, if Barman is idle (ms). */
   readonly byHand?: { readonly at: number; readonly event: number } | undefined;
@@ -196,6 +202,8 @@ export class World {
   /** The next pseudo-random number, 0 to 1; the same sequence for the same seed. */
   readonly random: () => number;
   #item: Item | undefined;
+  /** The item of the stage. */
+  stage: Stored = { barman_server: STAGE_KEY };
   readonly #events = new Map<string, StoredEvent>();
   readonly #operations = new Map<string, Operation>();
   readonly #underway = new Set<Underway>();
@@ -427,19 +435,29 @@ export class World {
    * The operator pauses the server, and resumes it unless the pause ends by itself. Either may fail, as a
    * command may.
    */
-  async pause({ for: time, resumed }: Scenario['pauses'][number]): Promise<void> {
+  async pause({ for: time, resumed, all = false }: Scenario['pauses'][number]): Promise<void> {
     const instance = new Instance(this, 'operator');
     const operator = new Operator(instance.ledger, instance);
     const { signal } = new AbortController();
     const until = resumed ? undefined : Date.now() + time;
-    const paused = await operator.pause(SERVER, { until }, signal).catch(() => undefined);
-    if (paused) this.#pausedAt = Date.now();
+    const pause = async () => {
+      if (all) await operator.pauseAll({ until }, signal);
+      else await operator.pause(SERVER, { until }, signal);
+      return true;
+    };
+    const paused = await pause().catch(() => false);
+    // An invocation that has begun before does not know that all are paused.
+    if (paused) this.#pausedAt = Date.now() + (all ? 30_000 : 0);
     this.log(paused ? 'the operator pauses' : 'the operator does not know whether it is paused');
     await after(Math.max(0, (until ?? Date.now() + time) - SKEW - Date.now()));
     this.#pausedAt = Number.POSITIVE_INFINITY;
     // An operator tries until it works.
     for (let done = !resumed; !done; await after(1_000)) {
-      done = (await operator.resume(SERVER, signal).then(Boolean, () => false)) || !this.#item;
+      const resume = all ? operator.resumeAll(signal) : operator.resume(SERVER, signal);
+      done = await resume.then(
+        () => true,
+        () => false,
+      );
     }
     this.log('the pause ends');
   }
@@ -486,6 +504,13 @@ export class World {
     this.#done = 0;
     this.#behind = undefined;
     return true;
+  }
+
+  /** Of the item of the stage only the pause is a part of the protocol. */
+  writeStage({ paused }: StoredChange): Stored {
+    if (paused === null) this.stage = { barman_server: STAGE_KEY };
+    else if (paused !== undefined) this.stage = { barman_server: STAGE_KEY, paused };
+    return this.stage;
   }
 
   write(change: Change, condition: Condition, writer: string): Stored | undefined {
@@ -806,13 +831,13 @@ class Instance implements Table, EventTable, ConnectionSource {
     return this.crashed ? NEVER : result;
   }
 
-  async get(_: string, signal: AbortSignal): Promise<Stored | undefined> {
-    return this.#access(signal, () => this.#world.read());
+  async get(key: string, signal: AbortSignal): Promise<Stored | undefined> {
+    return this.#access(signal, () => (key === STAGE_KEY ? this.#world.stage : this.#world.read()));
   }
 
   async scan(signal: AbortSignal): Promise<Stored[]> {
     const item = await this.get(SERVER, signal);
-    return item ? [item] : [];
+    return [...(item ? [item] : []), this.#world.stage];
   }
 
   async putIfAbsent(event: StoredEvent, signal: AbortSignal): Promise<StoredEvent> {
@@ -830,8 +855,7 @@ class Instance implements Table, EventTable, ConnectionSource {
     condition: Condition,
     signal: AbortSignal,
   ): Promise<Stored | undefined> {
-    // What a heartbeat reports is no part of the protocol.
-    if (key === STAGE_KEY) return { barman_server: key };
+    if (key === STAGE_KEY) return this.#written(signal, () => this.#world.writeStage(change));
     const write = () => this.#world.write(change as Change, condition, this.name);
     const { startedLate } = this.#given;
     if (change.running && startedLate !== undefined) {
