@@ -126,6 +126,9 @@ export function reportHeartbeat(invocation: Invocation, heartbeat: Heartbeat | E
     for (const { barman_server, message } of [...reconciled, ...notStreaming]) {
       logger.warn(message, { ...fields, barman_server });
     }
+    if (heartbeat.unreported !== undefined) {
+      logger.warn(`what this heartbeat found is not in the ledger: ${heartbeat.unreported}`, fields);
+    }
     for (const { cluster, reason } of unknown) {
       logger.warn(`the leader of cluster ${cluster} is unknown: ${reason}`, { ...fields, cluster });
     }

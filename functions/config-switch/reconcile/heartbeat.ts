@@ -8,6 +8,8 @@
  */
 
 import type { PgBackupApi } from '../barman/pg-backup-api.ts';
+import { deadline } from '../deadline.ts';
+import { messageOf } from '../errors.ts';
 import { ExitCode, type Result } from '../exit-code.ts';
 import { type Facts, type Invocation, newFacts } from '../invocation.ts';
 import {
@@ -38,6 +40,8 @@ const AT_ONCE = 4;
  * response, or its operation, would be in doubt.
  */
 const SPARE_TIME = 3_000;
+/** Time limit of the report, which may begin at the deadline (ms). */
+const REPORT_TIME = 1_000;
 /** Maximum length of a reason in the ledger (characters): an item has at most 400 KB. */
 const REASON_LENGTH = 500;
 
@@ -81,6 +85,8 @@ export interface Heartbeat extends Applied {
   readonly unreachable?: string | undefined;
   /** The certificate that expires first: its parameter, and the whole days until then. */
   readonly certificate?: { readonly parameter: string; readonly daysLeft: number } | undefined;
+  /** Why what it found is not in the ledger, if it is not. */
+  readonly unreported?: string;
   /** What follows from what Patroni says. */
   readonly observed: ObservationResult;
   /** Servers whose item, or whose operations in Barman, cannot be read. */
@@ -130,13 +136,15 @@ export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
   if (!host.isKnown) await host.probe();
   const isIdle = applied.pending === 0 && expired.length === 0 && host.unreachable === undefined;
   const unreadable = isIdle ? await host.readOneServer(items) : undefined;
-  await report(options, { clusters, seen, observed }, stage, host.unreachable);
+  const found = { clusters, seen, observed };
+  const unreported = await report(options, found, stage, host.unreachable).then(() => undefined, messageOf);
   return {
     unreachable: host.unreachable,
     certificate,
     observed,
     unreadable: [...before.unreadable, ...(unreadable ? [unreadable] : [])],
     ...applied,
+    ...(unreported !== undefined && { unreported }),
   };
 }
 
@@ -162,7 +170,7 @@ interface Clusters {
  * @param unreachable why pg-backup-api is unreachable, if it is
  */
 async function report(
-  { ledger, signal, interval, version }: HeartbeatOptions,
+  { ledger, interval, version }: HeartbeatOptions,
   { clusters, seen, observed }: Clusters,
   { heartbeat }: StageItem,
   unreachable: string | undefined,
@@ -183,7 +191,9 @@ async function report(
     };
   });
   const since = heartbeat?.unreachable_since ?? at;
-  await ledger.report(
+  // Also if no time was left for anything else: the handler's own reserve covers it.
+  const limit = deadline(REPORT_TIME);
+  const written = ledger.report(
     {
       ...{ at, interval, version, clusters: reports },
       ...(unreachable !== undefined && {
@@ -191,8 +201,9 @@ async function report(
         unreachable_since: since,
       }),
     },
-    signal,
+    limit.signal,
   );
+  await written.finally(limit.clear);
 }
 
 /** What became of the expired leases. */
