@@ -85,6 +85,13 @@ describe('a POST', () => {
     expect([net.sent, net.guard.inDoubt]).toEqual([[], false]);
   });
 
+  test('is sent again without looking at operations whose id is not one', async () => {
+    const odd = ['x'.repeat(500_000), '..', 'a/b', 'a\ud800', '\u202e', ''];
+    replies(cut, list(...odd), CREATED);
+    expect(await end(create(start()))).toBe(ID);
+    expect(requests()).toEqual([`0 POST ${LIST}`, `0 GET ${LIST}`, `0 POST ${LIST}`]);
+  });
+
   test('whose connection was reset is sent again after the newest operations have ended', async () => {
     net.random = 1;
     replies(cut, list('a', 'd', 'b', 'c'), DONE, IN_PROGRESS, DONE, DONE, CREATED);
@@ -446,6 +453,15 @@ describe('a response', () => {
   const read = (api: PgBackupApi) => api.readServer('main');
   const wait = (api: PgBackupApi) => api.waitForOperation('main', 'a');
   const diagnose = (api: PgBackupApi) => api.diagnose();
+  test.each([
+    ['16 MB of brackets', '['.repeat(16 * 1024 * 1024), 'JSON of more than 64 levels'],
+    ['words', 'so it is', 'not JSON'],
+  ])('to a GET is reported if it is %s', async (_, body, what) => {
+    net.reply = () => [200, body];
+    const message = `pg-backup-api answered 200, but its body is ${what}`;
+    expect(await messageOf(start({ maxRetries: 1 }).diagnose())).toBe(message);
+  });
+
   test.each<[string, (api: PgBackupApi) => Promise<unknown>, unknown]>([
     ['it is not string', (api) => api.status(), { status: 'OK' }],
     ['status is not ("IN_PROGRESS" | "DONE" | "FAILED")', wait, { status: 'RUNNING' }],

@@ -39,9 +39,8 @@ const NEWEST = 3;
 /** So many lists of its operations that are 404 say that Barman does not have a server. */
 const UNKNOWN_SERVER_LISTS = 2;
 
-const CreatedOperation = v.object({
-  operation_id: v.pipe(v.string(), v.maxLength(255), v.regex(BARMAN_NAME)),
-});
+const OperationId = v.pipe(v.string(), v.maxLength(255), v.regex(BARMAN_NAME));
+const CreatedOperation = v.object({ operation_id: OperationId });
 const Operation = v.object({ status: v.picklist(['IN_PROGRESS', 'DONE', 'FAILED']) });
 export const Operations = v.object({
   operations: v.array(v.object({ id: v.string(), type: v.nullish(v.string()) })),
@@ -414,7 +413,10 @@ export class PgBackupApi implements AsyncDisposable {
   async #newestOperations(barman_server: string): Promise<string[]> {
     try {
       const operations = await this.#listOperations(barman_server);
-      const ids = operations.filter(({ type }) => type === 'config_switch').map(({ id }) => id);
+      // An id of another form is not one of ours, and must not reach a URL or the log.
+      const ids = operations
+        .filter(({ id, type }) => type === 'config_switch' && v.is(OperationId, id))
+        .map(({ id }) => id);
       return ids.sort().reverse().slice(0, NEWEST);
     } catch (error) {
       if (!answerOf(error)) throw error;
