@@ -12,6 +12,7 @@ import {
 } from '../functions/config-switch/ledger/item.ts';
 import type { Unreadable } from '../functions/config-switch/ledger/ledger.ts';
 import { nameOf, parseTarget } from '../functions/config-switch/target.ts';
+import { printable, printableLines } from '../functions/config-switch/text.ts';
 import { eventTimeOf } from '../functions/config-switch/version.ts';
 import { columns } from './command-line.ts';
 
@@ -31,7 +32,7 @@ export function stateOf(item: Item | Unreadable): State {
 /** Returns the items as JSON, with their states, sorted by server */
 export function asJson(items: readonly (Item | Unreadable)[]): string {
   const entries = sorted(items).map((item) => ({ ...item, state: stateOf(item) }));
-  return JSON.stringify(entries, null, 2);
+  return printableLines(JSON.stringify(entries, null, 2));
 }
 
 /**
@@ -131,11 +132,6 @@ function age(ms: number): string {
 /** Returns a time to the second. */
 export function time(iso = ''): string {
   return iso.replace('T', ' ').replace(/\.\d+Z$/, ' UTC');
-}
-
-/** Without control characters: a node or pg-backup-api may send some. */
-function printable(text: string): string {
-  return text.replaceAll(/\p{Cc}/gu, '\ufffd');
 }
 
 /** Breaks a note between words, indented. A longer word stays whole, so that it can be copied. */

@@ -66,7 +66,15 @@ describe('the table', () => {
     const item = { ...pending, leader: 'a\u001b[2Jb', attempts: 1, last_error: 'c\u009b1md\r\ne' };
     const shown = asTable([item], NOW, 80);
     expect(shown).not.toMatch(/[^\n\P{Cc}]/u);
-    expect(shown).toMatch(/ a\ufffd\[2Jb .* failed once: c\ufffd1md e/s);
+    expect(shown).toMatch(/ a\\u001b\[2Jb .* failed once: c\\u009b1md e/s);
+  });
+
+  test('has no characters that reorder text, also as JSON', () => {
+    const item = { ...pending, leader: 'a\u202eb' };
+    for (const shown of [asTable([item], NOW, 80), asJson([item])]) {
+      expect(shown).not.toContain('\u202e');
+      expect(shown).toContain('a\\u202eb');
+    }
   });
 
   test('says so if there is nothing in it', () => {
