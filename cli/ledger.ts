@@ -15,7 +15,7 @@ import { DynamoDbTable, LedgerClient } from '../functions/config-switch/ledger/d
 import { type Item, isLeased } from '../functions/config-switch/ledger/item.ts';
 import { Ledger, type Unreadable } from '../functions/config-switch/ledger/ledger.ts';
 import { Operator } from '../functions/config-switch/ledger/operator.ts';
-import { listOf } from '../functions/config-switch/text.ts';
+import { listOf, printableLines } from '../functions/config-switch/text.ts';
 import { check } from './check.ts';
 import { columns, type Program, start, UsageError, type Values } from './command-line.ts';
 import { failureQueue, redrive } from './redrive.ts';
@@ -193,7 +193,7 @@ async function list(stage: Stage): Promise<number> {
   }
   // Until Ctrl-C. An error may be over the next time.
   for (;;) {
-    const shown = await items().catch((error) => messageOf(stage.explain(error)));
+    const shown = await items().catch((error) => printableLines(messageOf(stage.explain(error))));
     const clear = process.stdout.isTTY ? '\x1b[H\x1b[J' : '\n';
     console.log(`${clear}${stage.name}, ${time(new Date().toISOString())}\n\n${shown}`);
     await sleep(WATCH_INTERVAL);
