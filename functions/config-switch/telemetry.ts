@@ -8,12 +8,18 @@ import { type Event, eventTime } from './event/event.ts';
 import { ExitCode, exitStatus } from './exit-code.ts';
 import type { Facts, Invocation } from './invocation.ts';
 import type { Heartbeat, Reconciled } from './reconcile/heartbeat.ts';
+import { forLog } from './text.ts';
 
 /** From how many days on the log says each minute that a certificate expires. */
 const EXPIRES_SOON = 30;
 
-/** Service name, namespace and log level come from the environment (POWERTOOLS_…). */
-export const logger = new Logger();
+/**
+ * Service name, namespace and log level come from the environment (POWERTOOLS_…). Text is made fit for a log
+ * here, whoever it came from.
+ */
+export const logger = new Logger({
+  jsonReplacerFn: (_, value) => (typeof value === 'string' ? forLog(value) : value),
+});
 const metrics = new Metrics();
 
 /** Reports how an event ended, all at once and at the end, so that nothing leaks into the next invocation. */
