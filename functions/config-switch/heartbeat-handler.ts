@@ -5,6 +5,7 @@ import { isObject } from './event/receive.ts';
 import { startInvocation } from './invocation.ts';
 import { observeClusters } from './patroni/observe-clusters.ts';
 import { beat, type Heartbeat } from './reconcile/heartbeat.ts';
+import type { Lasting } from './reconcile/lasting.ts';
 import type { Services } from './services.ts';
 import { reportHeartbeat, reportReconciled } from './telemetry.ts';
 
@@ -24,6 +25,8 @@ export function createHeartbeatHandler({
   heartbeatInterval,
   connect,
 }: Services) {
+  /** What lasted at the last heartbeat of this instance. */
+  let before: Lasting | undefined;
   return async (context: Context): Promise<Heartbeat | { readonly message: string }> => {
     const invocation = startInvocation(context);
     try {
@@ -36,8 +39,10 @@ export function createHeartbeatHandler({
         operationTimeout,
         interval: heartbeatInterval,
         observe: () => observeClusters(settings, invocation.signal),
+        before,
         onReconciled,
       });
+      before = heartbeat.lasting;
       reportHeartbeat(invocation, heartbeat);
       return heartbeat;
     } catch (thrown) {

@@ -114,7 +114,7 @@ export function reportHeartbeat(invocation: Invocation, heartbeat: Heartbeat | E
     logger.error(`heartbeat: ${heartbeat.message}`, { ...fields, error: heartbeat });
     if (heartbeat instanceof LedgerError) metrics.addMetric('LedgerUnreachable', MetricUnit.Count, 1);
   } else {
-    const { pending, applied, pausedPending, unreachable, unreadable, oldestPendingAge } = heartbeat;
+    const { pending, applied, pausedPending, unreachable, notReady, oldestPendingAge } = heartbeat;
     const level = unreachable === undefined ? 'info' : 'error';
     const probed = unreachable ?? 'pg-backup-api is reachable';
     logger[level](
@@ -128,10 +128,10 @@ export function reportHeartbeat(invocation: Invocation, heartbeat: Heartbeat | E
     for (const { cluster, reason } of unknown) {
       logger.warn(`the leader of cluster ${cluster} is unknown: ${reason}`, { ...fields, cluster });
     }
-    for (const { barman_server, message } of unreadable) {
+    for (const { barman_server, message } of notReady) {
       logger.error(message, { ...fields, barman_server });
     }
-    metrics.addMetric('UnreadableServers', MetricUnit.Count, unreadable.length);
+    metrics.addMetric('UnreadableServers', MetricUnit.Count, notReady.length);
     metrics.addMetric('Reconciled', MetricUnit.Count, reconciled.length);
     metrics.addMetric('LeaderUnknown', MetricUnit.Count, unknown.length);
     metrics.addMetric('PgBackupApiUnreachable', MetricUnit.Count, unreachable === undefined ? 0 : 1);

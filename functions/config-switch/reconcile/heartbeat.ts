@@ -24,6 +24,7 @@ import {
 } from '../ledger/item.ts';
 import type { Ledger, Servers, Unreadable } from '../ledger/ledger.ts';
 import type { Observed } from '../patroni/observe-clusters.ts';
+import { type Lasting, type States, whatLasts } from './lasting.ts';
 import { type ObservationResult, recordObservations } from './observations.ts';
 import { BarmanHost } from './probe.ts';
 import { type ReconcileOptions, reconcile } from './reconcile.ts';
@@ -53,6 +54,8 @@ export interface HeartbeatOptions extends Pick<Invocation, 'signal' | 'remaining
   readonly interval: number;
   /** Asks Patroni for the leaders. @throws HttpError if that cannot be tried */
   readonly observe: () => Promise<readonly Observed[]>;
+  /** What lasted at the last heartbeat. */
+  readonly before?: Lasting | undefined;
   /** Called after each server that was reconciled, or failed. */
   readonly onReconciled: (reconciled: Reconciled) => void;
 }
@@ -75,8 +78,14 @@ export interface Heartbeat extends Applied {
   readonly certificate?: { readonly parameter: string; readonly daysLeft: number } | undefined;
   /** What follows from what Patroni says. */
   readonly observed: ObservationResult;
-  /** Servers whose item, or whose operations in Barman, cannot be read. */
-  readonly unreadable: readonly Unreadable[];
+  /**
+   * Servers that could not be switched now: their item cannot be read, or pg-backup-api responds, but not for
+   * them.
+   */
+  readonly notReady: readonly Unreadable[];
+  /** What lasts, for the next heartbeat; and what has entered a state since the last one. */
+  readonly lasting: Lasting;
+  readonly entered: States;
 }
 
 /** What was pending, and is now. */
@@ -116,17 +125,34 @@ export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
     // Its own probe must not keep the only worker of a slow host from what is in doubt.
     expired.some((item) => item.running || isDue(item)) ? undefined : host.probe(),
   ]);
-  const applied = await apply(options, host, items, polled);
+  // The request of one server may fail for that server only.
+  if (host.unreachable !== undefined && !host.isProbed) await host.probe();
+  const { pendingSince, ...applied } = await apply(options, host, items, polled);
   if (!host.isKnown) await host.probe();
-  const isIdle = applied.pending === 0 && expired.length === 0 && host.unreachable === undefined;
-  const unreadable = isIdle ? await host.readOneServer(items) : undefined;
+  // Not while something may be running, on a host with one worker.
+  const isQuiet = !host.isUsed && !items.some((item) => item.lease && !isPaused(item));
+  if (isQuiet && host.unreachable === undefined) await host.readOneServer(items);
+  const found = {
+    pending: pendingSince,
+    notStreaming: host.unreachable === undefined ? notStreamingSince(observed, items) : undefined,
+    leaderUnknown: observed.unknown.map(({ cluster }) => cluster),
+  };
   return {
     unreachable: host.unreachable,
     certificate,
     observed,
-    unreadable: [...before.unreadable, ...(unreadable ? [unreadable] : [])],
+    notReady: [...before.unreadable, ...host.refusals],
+    ...whatLasts(found, options.before, Date.now(), options.interval),
     ...applied,
   };
+}
+
+/** Returns for which servers Barman does not stream, and since when (ms since the epoch). */
+function notStreamingSince({ notStreaming }: ObservationResult, items: readonly Item[]) {
+  const since = new Map(items.map((item) => [item.barman_server, timeOf(item.streaming_since, Date.now())]));
+  return new Map(
+    notStreaming.map(({ barman_server }) => [barman_server, since.get(barman_server) ?? Date.now()]),
+  );
 }
 
 /** Asks Patroni for the leaders, and records what follows. @returns also the items after that */
@@ -183,7 +209,7 @@ async function apply(
   host: BarmanHost,
   items: readonly Item[],
   polled: Polled,
-): Promise<Applied> {
+): Promise<Applied & { readonly pendingSince: ReadonlyMap<string, number> | undefined }> {
   const now = Date.now();
   const allPending = items.filter(isPending);
   const [paused, pending] = [allPending.filter(isPaused), allPending.filter((item) => !isPaused(item))];
@@ -210,14 +236,17 @@ async function apply(
   const pausedFor = paused
     .filter((item) => !item.paused_until)
     .map((item) => now - timeOf(item.paused_at, now));
+  const left = pending.filter((item) => !applied.has(item.barman_server));
+  const isReported = host.unreachable === undefined;
   return {
     pending: pending.length,
     applied: applied.size,
     pausedPending: paused.length,
-    ...(host.unreachable === undefined && {
-      oldestPendingAge: oldest(pending.filter((item) => !applied.has(item.barman_server)).map(age)),
-    }),
+    ...(isReported && { oldestPendingAge: oldest(left.map(age)) }),
     pausedPendingAge: oldest(pausedFor),
+    pendingSince: isReported
+      ? new Map(left.map((item) => [item.barman_server, pendingSince(item, now)]))
+      : undefined,
   };
 }
 
@@ -232,7 +261,10 @@ async function attempt(
   const start = performance.now();
   let result: Result | Error | undefined;
   try {
-    result = await host.ask(facts, (api) => action({ ...options, api, facts, caller: 'heartbeat' }));
+    const { barman_server } = item;
+    result = await host.ask(barman_server, facts, (api) =>
+      action({ ...options, api, facts, caller: 'heartbeat' }),
+    );
   } catch (error) {
     result = error instanceof Error ? error : new Error(String(error));
   }
