@@ -3,14 +3,30 @@
 import { Logger } from '@aws-lambda-powertools/logger';
 import { Metrics, MetricUnit } from '@aws-lambda-powertools/metrics';
 import type { MiddlewareObj } from '@middy/core';
-import { Busy, ConfigSwitchError, LedgerError, Rejected, WrongCluster } from './errors.ts';
+import { saysOperationFailed } from './barman/switch-config.ts';
+import {
+  Busy,
+  ConfigSwitchError,
+  ConfigSwitchFailed,
+  LedgerError,
+  Rejected,
+  WrongCluster,
+} from './errors.ts';
 import { type Event, eventTime } from './event/event.ts';
 import { ExitCode, exitStatus } from './exit-code.ts';
 import type { Facts, Invocation } from './invocation.ts';
+import type { RecordedItem } from './ledger/item.ts';
 import type { Heartbeat, Reconciled } from './reconcile/heartbeat.ts';
 
 /** From how many days on the log says each minute that a certificate expires. */
 const EXPIRES_SOON = 30;
+
+/** State that servers or clusters enter → the metric that counts them, in that heartbeat only. */
+const ENTERED = [
+  ['pending', 'PendingEntered'],
+  ['notStreaming', 'NotStreamingEntered'],
+  ['leaderUnknown', 'LeaderUnknownEntered'],
+] as const;
 
 /** Service name, namespace and log level come from the environment (POWERTOOLS_…). */
 export const logger = new Logger();
@@ -72,7 +88,7 @@ function report(event: Event, error?: Error | null): void {
     logger.warn(error.message, { rejected: error.why, ...fields });
     metrics.addMetric('WebhookRejected', MetricUnit.Count, 1);
   }
-  metrics.publishStoredMetrics();
+  publishMetrics();
 }
 
 /**
@@ -94,12 +110,20 @@ export function reportReconciled(request_id: string) {
       metrics.addMetric('SwitchDuration', MetricUnit.Milliseconds, Math.round(duration));
     } else if (result instanceof Busy) {
       metrics.addMetric('Busy', MetricUnit.Count, 1);
-    } else if (result instanceof ConfigSwitchError && !item.attempts) {
-      // The attempts that follow fail for the same reason: one alarm for each desired state.
+    } else if (result instanceof LedgerError) {
+      metrics.addMetric('LedgerUnreachable', MetricUnit.Count, 1);
+    } else if (result instanceof ConfigSwitchError && isFirst(item, result)) {
       metrics.addMetric(exitStatus(result.exit_code), MetricUnit.Count, 1);
     }
     countFacts(facts);
   };
+}
+
+/** Returns whether a desired state has failed so for the first time: each is counted once. */
+function isFirst({ attempts, lease, last_error }: RecordedItem, error: ConfigSwitchError): boolean {
+  if (error instanceof ConfigSwitchFailed) return !saysOperationFailed(last_error);
+  // Who left the lease has counted it.
+  return !attempts && !lease;
 }
 
 /**
@@ -112,9 +136,13 @@ export function reportHeartbeat(invocation: Invocation, heartbeat: Heartbeat | E
   const fields = { ...commonFields(invocation), caller: 'heartbeat', attempts, polls };
   if (heartbeat instanceof Error) {
     logger.error(`heartbeat: ${heartbeat.message}`, { ...fields, error: heartbeat });
-    if (heartbeat instanceof LedgerError) metrics.addMetric('LedgerUnreachable', MetricUnit.Count, 1);
+    if (heartbeat instanceof LedgerError) {
+      metrics.addMetric('LedgerUnreachable', MetricUnit.Count, 1);
+      metrics.addMetric('Heartbeat', MetricUnit.Count, 1);
+    }
   } else {
     const { pending, applied, pausedPending, unreachable, notReady, oldestPendingAge } = heartbeat;
+    metrics.addMetric('Heartbeat', MetricUnit.Count, 1);
     const level = unreachable === undefined ? 'info' : 'error';
     const probed = unreachable ?? 'pg-backup-api is reachable';
     logger[level](
@@ -131,7 +159,14 @@ export function reportHeartbeat(invocation: Invocation, heartbeat: Heartbeat | E
     for (const { barman_server, message } of notReady) {
       logger.error(message, { ...fields, barman_server });
     }
-    metrics.addMetric('UnreadableServers', MetricUnit.Count, notReady.length);
+    const { entered } = heartbeat;
+    for (const [state, metric] of ENTERED) {
+      if (entered[state].length === 0) continue;
+      metrics.addMetric(metric, MetricUnit.Count, entered[state].length);
+      const alarm = state.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+      logger.error(`raises the alarm ${alarm}: ${entered[state].join(', ')}`, { ...fields, alarm });
+    }
+    metrics.addMetric('NotReady', MetricUnit.Count, notReady.length);
     metrics.addMetric('Reconciled', MetricUnit.Count, reconciled.length);
     metrics.addMetric('LeaderUnknown', MetricUnit.Count, unknown.length);
     metrics.addMetric('PgBackupApiUnreachable', MetricUnit.Count, unreachable === undefined ? 0 : 1);
@@ -151,7 +186,12 @@ export function reportHeartbeat(invocation: Invocation, heartbeat: Heartbeat | E
       }
     }
   }
-  metrics.publishStoredMetrics();
+  publishMetrics();
+}
+
+/** Publishes the metrics of an invocation; without any, powertools would warn. */
+function publishMetrics(): void {
+  if (metrics.hasStoredMetrics()) metrics.publishStoredMetrics();
 }
 
 function commonFields({ request_id, startedAt }: Invocation) {

@@ -207,7 +207,7 @@ describe('the heartbeat', () => {
       unreachable: undefined,
       notReady: [{ barman_server: 'main', message }],
     });
-    run.expectMetrics({ PgBackupApiUnreachable: 0, UnreadableServers: 1 });
+    run.expectMetrics({ PgBackupApiUnreachable: 0, NotReady: 1 });
     run.expectLog({ level: 'ERROR', barman_server: 'main', message });
   });
 
@@ -304,7 +304,7 @@ describe('an item that cannot be read', () => {
       notReady: [{ barman_server: 'main', message }],
     });
     expect(run.host.api.activeModel('other')).toBe('pg:node2');
-    run.expectMetrics({ UnreadableServers: 1 });
+    run.expectMetrics({ NotReady: 1 });
     run.expectLog({ level: 'ERROR', barman_server: 'main', message });
   });
 });
