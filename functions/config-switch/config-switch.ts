@@ -4,7 +4,8 @@
  */
 
 import { rehearse } from './barman/dry-run.ts';
-import type { PgBackupApi } from './barman/pg-backup-api.ts';
+import type { Diagnosis, PgBackupApi } from './barman/pg-backup-api.ts';
+import { Busy } from './errors.ts';
 import type { RoleChange } from './event/payload.ts';
 import type { PermittedRoleChange } from './event/sender.ts';
 import { ExitCode, type Result } from './exit-code.ts';
@@ -44,6 +45,11 @@ export function shouldSkipSwitch<T extends Pick<RoleChange, 'role' | 'switch_whe
   return roles !== 'any' && !roles.has(args.role);
 }
 
+/** How long Barman may be busy with the answer to `/diagnose` (ms). */
+const DIAGNOSIS_TIME = 60_000;
+
+type RunOptions = Parameters<typeof recordAndReconcile>[0] & { readonly api: Pick<PgBackupApi, 'diagnose'> };
+
 /**
  * Runs a config switch: skip, one-of check, then dry run or switch.
  *
@@ -55,7 +61,7 @@ export function shouldSkipSwitch<T extends Pick<RoleChange, 'role' | 'switch_whe
  * @throws LedgerError, Busy, ConfigSwitchFailed, HttpError as `recordAndReconcile` does
  */
 export async function runBarmanConfigSwitch(
-  options: Parameters<typeof recordAndReconcile>[0] & { readonly api: Pick<PgBackupApi, 'diagnose'> },
+  options: RunOptions,
   args: PermittedRoleChange & (ToSkip | ToSwitch),
   version: string,
 ): Promise<Result> {
@@ -63,8 +69,24 @@ export async function runBarmanConfigSwitch(
     return skipped(`skipped: role "${args.role}" does not match switch_when "${args.switch_when}"`);
   }
   const { barman_server, cluster, target, dry_run } = toSwitch(args);
-  if (dry_run) return skipped(`dry run: ${rehearse(await options.api.diagnose(), barman_server, target)}`);
+  if (dry_run) return skipped(`dry run: ${rehearse(await diagnose(options), barman_server, target)}`);
   return recordAndReconcile(options, { barman_server, cluster, target, version });
+}
+
+/**
+ * Asks Barman for its servers and models, unless another invocation does: it keeps pg-backup-api's only
+ * worker busy, and ten of them in a row would delay a failover by minutes.
+ *
+ * @throws Busy if another invocation does
+ */
+async function diagnose({ api, ledger, signal }: RunOptions): Promise<Diagnosis> {
+  if (!(await ledger.acquireDiagnosis(DIAGNOSIS_TIME, signal))) {
+    throw new Busy('another dry run is under way; try again in a minute');
+  }
+  const diagnosis = await api.diagnose();
+  // One that failed may go on for pg-backup-api.
+  await ledger.releaseDiagnosis(signal);
+  return diagnosis;
 }
 
 /** Returns a role change that is not skipped, with its target. @throws InvalidArgs as `configTarget` does */

@@ -5,7 +5,6 @@ import { isObject } from './event/receive.ts';
 import { startInvocation } from './invocation.ts';
 import { observeClusters } from './patroni/observe-clusters.ts';
 import { beat, type Heartbeat } from './reconcile/heartbeat.ts';
-import type { Lasting } from './reconcile/lasting.ts';
 import type { Services } from './services.ts';
 import { reportHeartbeat, reportReconciled } from './telemetry.ts';
 
@@ -23,10 +22,9 @@ export function createHeartbeatHandler({
   ledger,
   operationTimeout,
   heartbeatInterval,
+  version,
   connect,
 }: Services) {
-  /** What lasted at the last heartbeat of this instance. */
-  let before: Lasting | undefined;
   return async (context: Context): Promise<Heartbeat | { readonly message: string }> => {
     const invocation = startInvocation(context);
     try {
@@ -38,11 +36,14 @@ export function createHeartbeatHandler({
         expiries: () => settings.expiries(invocation.signal),
         operationTimeout,
         interval: heartbeatInterval,
+        version,
+        clusters: async () => {
+          const { clusters } = await settings.clusters(invocation.signal).catch(() => ({ clusters: [] }));
+          return clusters;
+        },
         observe: () => observeClusters(settings, invocation.signal),
-        before,
         onReconciled,
       });
-      before = heartbeat.lasting;
       reportHeartbeat(invocation, heartbeat);
       return heartbeat;
     } catch (thrown) {

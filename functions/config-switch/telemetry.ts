@@ -24,8 +24,8 @@ const EXPIRES_SOON = 30;
 /** State that servers or clusters enter → the metric that counts them, in that heartbeat only. */
 const ENTERED = [
   ['pending', 'PendingEntered'],
-  ['notStreaming', 'NotStreamingEntered'],
-  ['leaderUnknown', 'LeaderUnknownEntered'],
+  ['not_streaming', 'NotStreamingEntered'],
+  ['leader_unknown', 'LeaderUnknownEntered'],
 ] as const;
 
 /** Service name, namespace and log level come from the environment (POWERTOOLS_…). */
@@ -55,6 +55,7 @@ function report(event: Event, error?: Error | null): void {
     event_id,
     event_time: new Date(eventTime(event)).toISOString(),
     caller: arrived.caller,
+    ...(arrived.caller === 'direct' && arrived.operator && { operator: arrived.operator }),
     ...(arrived.caller === 'http' &&
       arrived.event && { api_request_id: arrived.event.requestContext.requestId }),
     ...(roleChange && { role: roleChange.role, switch_when: roleChange.switch_when }),
@@ -163,7 +164,7 @@ export function reportHeartbeat(invocation: Invocation, heartbeat: Heartbeat | E
     for (const [state, metric] of ENTERED) {
       if (entered[state].length === 0) continue;
       metrics.addMetric(metric, MetricUnit.Count, entered[state].length);
-      const alarm = state.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+      const alarm = state.replace('_', '-');
       logger.error(`raises the alarm ${alarm}: ${entered[state].join(', ')}`, { ...fields, alarm });
     }
     metrics.addMetric('NotReady', MetricUnit.Count, notReady.length);

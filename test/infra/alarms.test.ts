@@ -1,7 +1,8 @@
 /** Each alarm, evaluated by CloudWatch's rules, with what the function reports. */
 
 import { describe, expect, test, vi } from 'vitest';
-import { type Lasting, whatLasts } from '../../functions/config-switch/reconcile/lasting.ts';
+import type { HeartbeatReport } from '../../functions/config-switch/ledger/stage.ts';
+import { whatLasts } from '../../functions/config-switch/reconcile/lasting.ts';
 import { ALARMS, type Alarm, alarms, alarmsFor, conditionOf } from '../../infra/monitoring/alarms.ts';
 import { rollbackConfiguration } from '../../infra/monitoring/rollback.ts';
 import { type AlarmState, evaluate, type Sample, watch } from './cloudwatch.ts';
@@ -171,7 +172,7 @@ describe('what lasts', () => {
     names: Readonly<Record<string, (minute: number) => boolean>>,
     phase: number,
   ) {
-    let before: Lasting | undefined;
+    let before: Pick<HeartbeatReport, 'at' | 'lasting'> | undefined;
     const since = new Map<string, number>();
     const samples: Sample[] = [];
     for (let at = phase; at < 60 * MINUTE; at += MINUTE) {
@@ -188,14 +189,14 @@ describe('what lasts', () => {
       const { lasting, entered } = whatLasts(
         {
           pending: state === 'pending' ? found : new Map(),
-          notStreaming: state === 'not-streaming' ? found : new Map(),
-          leaderUnknown: state === 'leader-unknown' ? [...found.keys()] : [],
+          not_streaming: state === 'not-streaming' ? found : new Map(),
+          leader_unknown: state === 'leader-unknown' ? [...found.keys()] : [],
         },
         before,
         at * 1_000,
         MINUTE * 1_000,
       );
-      before = lasting;
+      before = { at: new Date(at * 1_000).toISOString(), lasting };
       const count = Object.values(entered).flat().length;
       if (count > 0) samples.push({ at, value: count });
     }

@@ -243,7 +243,7 @@ describe('the operator', () => {
   test('pauses a server: events are recorded, and applied after resume', async () => {
     await using run = await startFunction();
     await run.webhook(NODE1);
-    await run.operator.pause('main', undefined, signal());
+    await run.operator.pause('main', {}, signal());
     const { statusCode, response } = await run.webhook(PROMOTION);
     expect([statusCode, response.exit_code, response.recorded]).toEqual([202, 3, true]);
     expect(response.message).toContain('is paused');
@@ -257,7 +257,7 @@ describe('the operator', () => {
   test('is told by the heartbeat about a server that is pending and was paused long ago', async () => {
     await using run = await startFunction();
     await run.webhook(NODE1);
-    await run.operator.pause('main', undefined, signal());
+    await run.operator.pause('main', {}, signal());
     await run.setItem({ paused_at: at(-300 * MINUTE) });
     expect(await run.heartbeat()).toMatchObject({ pausedPending: 0, pausedPendingAge: 0 });
     await run.webhook(PROMOTION);
@@ -269,7 +269,7 @@ describe('the operator', () => {
     });
     run.expectMetrics({ PausedPendingAge: 18_000 });
     // A pause that ends by itself is meant to be.
-    await run.operator.pause('main', Date.now() + 60 * MINUTE, signal());
+    await run.operator.pause('main', { until: Date.now() + 60 * MINUTE }, signal());
     expect(await run.heartbeat()).toMatchObject({ pausedPending: 1, pausedPendingAge: 0 });
   });
 });

@@ -105,7 +105,7 @@ describe("the leader's model", () => {
     await using test = await start();
     const { run } = test;
     await run.webhook(PROMOTION);
-    await run.operator.pause('main', undefined, signal());
+    await run.operator.pause('main', {}, signal());
     pass(10 * MINUTE);
     expect(await beats(run, 2)).toMatchObject({ observed: RECONCILED, applied: 0, pausedPending: 1 });
     await run.operator.resume('main', signal());

@@ -108,6 +108,8 @@ async function heartbeat(observed: readonly string[] = []): Promise<void> {
     remaining: () => start + 27_500 - performance.now(),
     operationTimeout: 60_000,
     interval: MINUTE,
+    version: 'test',
+    clusters: async () => [],
     observe: async () => [{ cluster: { name: 'c', scope: 'c', servers }, at: Date.now(), observation }],
     onReconciled: () => {},
   });
@@ -132,6 +134,7 @@ const desired = (server: string) => ({
 /** Servers that are in sync. */
 const inSync = () =>
   [...table.items.values()]
+    .filter(({ desired }) => desired !== undefined)
     .filter(({ applied, desired }) => applied?.version === desired?.version)
     .map(({ barman_server }) => barman_server);
 

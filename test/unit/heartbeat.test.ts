@@ -126,6 +126,8 @@ beforeEach(() => {
     facts: newFacts(),
     operationTimeout: MINUTE,
     interval: MINUTE,
+    version: '1.2.3',
+    clusters: async () => [],
     observe: async () => [],
     onReconciled: (one) => reconciled.push(one),
   };
@@ -169,8 +171,7 @@ describe('a heartbeat', () => {
       oldestPendingAge: 0,
       pausedPendingAge: 0,
       certificate: undefined,
-      lasting: { at: NOW, unknownSince: [], pending: [], notStreaming: [], leaderUnknown: [] },
-      entered: { pending: [], notStreaming: [], leaderUnknown: [] },
+      entered: { pending: [], not_streaming: [], leader_unknown: [] },
     });
     expect(barman.read).toEqual([]);
   });
@@ -405,6 +406,18 @@ describe('a server', () => {
     expect(await beat(options)).toMatchObject({ pending: 1, applied: 0, oldestPendingAge: seconds });
   });
 
+  test('is not applied while all servers are paused, and counts separately', async () => {
+    put('main');
+    table.items.set('@stage', { barman_server: '@stage', paused: { at: at(-90_000) } } as never);
+    expect(await beat(options)).toMatchObject({
+      pending: 0,
+      applied: 0,
+      pausedPending: 1,
+      pausedPendingAge: 90,
+    });
+    expect(get('main').applied).toBeUndefined();
+  });
+
   test('that is paused is not applied, and counts separately', async () => {
     put('main', { paused: true, paused_at: at(-90_000), desired: desired(-2 * DAY) });
     put('young', { paused: true, paused_at: at(-30_000) });
@@ -558,16 +571,14 @@ describe('pg-backup-api', () => {
 });
 
 describe('what lasts', () => {
-  /** Heartbeats, a minute apart, each with the memory of the one before. */
+  /** Heartbeats, a minute apart. */
   const beats = async (count: number, observation?: Observed['observation']) => {
     const entered = [];
-    let before: HeartbeatOptions['before'];
     for (let minute = 0; minute < count; minute += 1) {
       const members = new Map([['node1', 'm']]);
       const cluster = { name: 'c', scope: 's', servers: new Map([['main', members]]) };
       const observed = observation ? [{ cluster, at: Date.now(), observation }] : [];
-      const heartbeat = await beat({ ...options, before, observe: async () => observed });
-      before = heartbeat.lasting;
+      const heartbeat = await beat({ ...options, observe: async () => observed });
       for (const [state, names] of Object.entries(heartbeat.entered)) {
         for (const name of names) entered.push([state, name, minute]);
       }
@@ -595,11 +606,11 @@ describe('what lasts', () => {
 
   test('is Barman that does not stream, at the fifth heartbeat', async () => {
     put('main', { ...applied(-9 * MINUTE), desired: desired(-9 * MINUTE) });
-    expect(await beats(9, { leader: 'node1', streaming: false })).toEqual([['notStreaming', 'main', 4]]);
+    expect(await beats(9, { leader: 'node1', streaming: false })).toEqual([['not_streaming', 'main', 4]]);
   });
 
   test('is a leader that is unknown, at the tenth heartbeat', async () => {
-    expect(await beats(19, { unknown: 'no leader' })).toEqual([['leaderUnknown', 'c', 9]]);
+    expect(await beats(19, { unknown: 'no leader' })).toEqual([['leader_unknown', 'c', 9]]);
   });
 });
 
@@ -668,5 +679,44 @@ describe('the leaders that Patroni names', () => {
     put('main', { ...IN_SYNC, leader: 'node2', differs_since: at(-MINUTE) });
     const heartbeat = await beatWith({ leader: 'node2' }, 2 * MINUTE);
     expect(heartbeat.observed.reconciled).toEqual([]);
+  });
+});
+
+describe('the report of a heartbeat', () => {
+  const report = () => (table.items.get('@stage') as { heartbeat?: unknown } | undefined)?.heartbeat;
+  const east = { name: 'east', servers: new Map([['main', new Map([['node1', 'm']])]]) };
+  const unseen = { name: 'unseen', servers: new Map([['other', new Map()]]) };
+  const observe = (observation: Observed['observation'], ms = 0) => {
+    options = {
+      ...options,
+      clusters: async () => [east, unseen],
+      observe: async () => [{ cluster: { ...east, scope: 'east' }, at: NOW + ms, observation }],
+    };
+  };
+
+  test('has the version, each cluster with its servers, and when its leader was last known', async () => {
+    observe({ leader: 'node1', streaming: true });
+    await beat(options);
+    const known = { at: at(0), interval: MINUTE, version: '1.2.3', lasting: expect.anything() };
+    const seen = { name: 'east', servers: ['main'], observed_at: at(0) };
+    const other = { name: 'unseen', servers: ['other'] };
+    expect(report()).toEqual({ ...known, clusters: [seen, other] });
+    observe({ unknown: 'no node answered' }, MINUTE);
+    await beat(options);
+    expect(report()).toEqual({ ...known, clusters: [{ ...seen, unknown: 'no node answered' }, other] });
+  });
+
+  test('says since when pg-backup-api is unreachable, until it is reachable again', async () => {
+    barman.onStatus = refuse;
+    await beat(options);
+    vi.setSystemTime(NOW + MINUTE);
+    await beat(options);
+    expect(report()).toMatchObject({
+      ...{ at: at(MINUTE), unreachable: 'refused', unreachable_since: at(0) },
+    });
+    barman.onStatus = () => {};
+    await beat(options);
+    expect(report()).not.toHaveProperty('unreachable');
+    expect(report()).not.toHaveProperty('unreachable_since');
   });
 });

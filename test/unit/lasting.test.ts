@@ -1,22 +1,23 @@
 import { describe, expect, test } from 'vitest';
-import { type Found, type Lasting, whatLasts } from '../../functions/config-switch/reconcile/lasting.ts';
+import type { HeartbeatReport } from '../../functions/config-switch/ledger/stage.ts';
+import { type Found, whatLasts } from '../../functions/config-switch/reconcile/lasting.ts';
 
 const MINUTE = 60_000;
-const NOTHING = { pending: [], notStreaming: [], leaderUnknown: [] };
+const NOTHING = { pending: [], not_streaming: [], leader_unknown: [] };
 
 /** Heartbeats, one after the other, each with the memory of the one before. */
 class Heartbeats {
-  #before: Lasting | undefined;
+  #before: Pick<HeartbeatReport, 'at' | 'lasting'> | undefined;
 
   /** @param minute of the heartbeat; since when servers are in a state (minute) */
   beat(
     minute: number,
     {
       pending = {},
-      notStreaming = {},
-      leaderUnknown = [],
-    }: Partial<Record<'pending' | 'notStreaming', Record<string, number> | 'not seen'>> & {
-      leaderUnknown?: string[];
+      not_streaming = {},
+      leader_unknown = [],
+    }: Partial<Record<'pending' | 'not_streaming', Record<string, number> | 'not seen'>> & {
+      leader_unknown?: string[];
     },
   ) {
     const sinceOf = (servers: Record<string, number> | 'not seen') =>
@@ -25,12 +26,11 @@ class Heartbeats {
         : new Map(Object.entries(servers).map(([name, start]) => [name, start * MINUTE]));
     const found: Found = {
       pending: sinceOf(pending),
-      notStreaming: sinceOf(notStreaming),
-      leaderUnknown,
+      not_streaming: sinceOf(not_streaming),
+      leader_unknown,
     };
     const { lasting, entered } = whatLasts(found, this.#before, minute * MINUTE, MINUTE);
-    // It is kept as JSON.
-    this.#before = JSON.parse(JSON.stringify(lasting)) as Lasting;
+    this.#before = { at: new Date(minute * MINUTE).toISOString(), lasting };
     return { entered, lasting };
   }
 }
@@ -67,10 +67,10 @@ describe('a server that is pending', () => {
     expect(beats.beat(30, { pending: { main: 0, other: 9 } }).entered.pending).toEqual(['other']);
   });
 
-  test('has entered the state if no heartbeat before is known, or none of the last three minutes', () => {
+  test('has entered the state if no heartbeat before is known, or none of the last ten minutes', () => {
     const beats = new Heartbeats();
     const pending = { main: 0 };
-    const entered = [60, 63, 66.1].map((minute) => beats.beat(minute, { pending }).entered.pending);
+    const entered = [60, 70, 80.1].map((minute) => beats.beat(minute, { pending }).entered.pending);
     expect(entered).toEqual([['main'], [], ['main']]);
   });
 });
@@ -79,7 +79,7 @@ describe('a server for which Barman does not stream', () => {
   test('enters the state at the fifth heartbeat in a row, some seconds early or late', () => {
     const beats = new Heartbeats();
     const entered = [0, 1, 2, 3, 3.9, 5].map(
-      (minute) => beats.beat(minute, { notStreaming: { main: 0 } }).entered.notStreaming,
+      (minute) => beats.beat(minute, { not_streaming: { main: 0 } }).entered.not_streaming,
     );
     expect(entered).toEqual([[], [], [], [], ['main'], []]);
   });
@@ -87,7 +87,7 @@ describe('a server for which Barman does not stream', () => {
   test('does not enter it if it was another one in each of five heartbeats', () => {
     const beats = new Heartbeats();
     for (let minute = 0; minute < 9; minute += 1) {
-      expect(beats.beat(minute, { notStreaming: { [`s${minute % 2}`]: minute } }).entered).toEqual(NOTHING);
+      expect(beats.beat(minute, { not_streaming: { [`s${minute % 2}`]: minute } }).entered).toEqual(NOTHING);
     }
   });
 });
@@ -96,8 +96,8 @@ describe('a cluster whose leader is unknown', () => {
   test('enters the state at the tenth heartbeat in a row, also while that of another one is unknown', () => {
     const beats = new Heartbeats();
     const entered = Array.from({ length: 25 }, (_, minute) => {
-      const leaderUnknown = minute < 12 ? ['one'] : ['one', 'two'];
-      return beats.beat(minute, { leaderUnknown }).entered.leaderUnknown;
+      const leader_unknown = minute < 12 ? ['one'] : ['one', 'two'];
+      return beats.beat(minute, { leader_unknown }).entered.leader_unknown;
     });
     const named = entered.flatMap((names, minute) => names.map((name) => [name, minute]));
     expect(named).toEqual([
@@ -109,7 +109,7 @@ describe('a cluster whose leader is unknown', () => {
   test('does not enter it if another one is unknown each time', () => {
     const beats = new Heartbeats();
     for (let minute = 0; minute < 30; minute += 1) {
-      expect(beats.beat(minute, { leaderUnknown: [['one', 'two'][minute % 2] ?? ''] }).entered).toEqual(
+      expect(beats.beat(minute, { leader_unknown: [['one', 'two'][minute % 2] ?? ''] }).entered).toEqual(
         NOTHING,
       );
     }
@@ -118,8 +118,8 @@ describe('a cluster whose leader is unknown', () => {
   test('starts over once the leader was known', () => {
     const beats = new Heartbeats();
     for (let minute = 0; minute < 30; minute += 1) {
-      const leaderUnknown = minute % 9 === 8 ? [] : ['constructor'];
-      expect(beats.beat(minute, { leaderUnknown }).entered).toEqual(NOTHING);
+      const leader_unknown = minute % 9 === 8 ? [] : ['constructor'];
+      expect(beats.beat(minute, { leader_unknown }).entered).toEqual(NOTHING);
     }
   });
 });

@@ -47,7 +47,7 @@ const observe = async (
 ) => {
   const observed = [{ cluster, at: NOW + ms, observation }];
   const ledger = new Ledger(table);
-  const known = read ? { items: read, unreadable: [] } : await ledger.all(signal);
+  const known = read ? { items: read, unreadable: [], stage: {} } : await ledger.all(signal);
   return recordObservations(ledger, known, observed, MINUTE, signal);
 };
 const NOTHING = { reconciled: [], notStreaming: [], unknown: [] };

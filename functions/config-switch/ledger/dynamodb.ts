@@ -16,7 +16,7 @@ import {
 import { within } from '../deadline.ts';
 import { DeadlineExceeded, LedgerError } from '../errors.ts';
 import { explainSdkError } from '../http/network-errors.ts';
-import type { Change, Comparison, Condition, Stored, Table } from './conditions.ts';
+import type { Comparison, Condition, Stored, StoredChange, Table, Value } from './conditions.ts';
 import type { EventTable, StoredEvent } from './events.ts';
 
 /** Time-outs (ms): DynamoDB responds within a few milliseconds, so a request that hangs is repeated early. */
@@ -83,7 +83,7 @@ export class DynamoDbTable implements Table {
 
   update(
     barman_server: string,
-    change: Change,
+    change: StoredChange,
     condition: Condition,
     signal: AbortSignal,
   ): Promise<Stored | undefined> {
@@ -164,7 +164,7 @@ export class DynamoDbEvents implements EventTable {
 }
 
 /** Composes DynamoDB's expressions. Each part of a path is an alias `#…`, since it could be a reserved word. */
-function expressions(change: Change, condition: Condition) {
+function expressions(change: StoredChange, condition: Condition) {
   const names: Record<string, string> = {};
   const values: Record<string, AttributeValue> = {};
   const name = (path: string) => {
@@ -202,8 +202,6 @@ function expressions(change: Change, condition: Condition) {
   };
 }
 
-type Value = string | number | boolean | { readonly [part: string]: Value };
-
 function toAttribute(value: Value): AttributeValue {
   switch (typeof value) {
     case 'string':
@@ -213,6 +211,7 @@ function toAttribute(value: Value): AttributeValue {
     case 'boolean':
       return { BOOL: value };
     default:
+      if (isList(value)) return { L: value.map(toAttribute) };
       return { M: Object.fromEntries(Object.entries(value).map(([part, of]) => [part, toAttribute(of)])) };
   }
 }
@@ -220,8 +219,19 @@ function toAttribute(value: Value): AttributeValue {
 /** Returns the values of the types that are written; those of others are left to the schema as they are. */
 function fromAttributes(attributes: Record<string, AttributeValue>): Stored {
   const values = Object.entries(attributes).map(([name, attribute]) => {
-    const { S, N, BOOL, M } = attribute;
-    return [name, M ? fromAttributes(M) : N === undefined ? (S ?? BOOL ?? attribute) : Number(N)];
+    return [name, fromAttribute(attribute)];
   });
   return Object.fromEntries(values);
+}
+
+function fromAttribute(attribute: AttributeValue): unknown {
+  const { S, N, BOOL, M, L } = attribute;
+  if (M) return fromAttributes(M);
+  if (L) return L.map(fromAttribute);
+  return N === undefined ? (S ?? BOOL ?? attribute) : Number(N);
+}
+
+/** As `Array.isArray`, which does not know arrays that are read-only. */
+function isList(value: Value): value is readonly Value[] {
+  return Array.isArray(value);
 }

@@ -23,8 +23,10 @@ import {
   timeOf,
 } from '../ledger/item.ts';
 import type { Ledger, Servers, Unreadable } from '../ledger/ledger.ts';
+import { type ClusterReport, isStagePaused, type Lasting, type StageItem } from '../ledger/stage.ts';
+import type { Cluster } from '../patroni/cluster.ts';
 import type { Observed } from '../patroni/observe-clusters.ts';
-import { type Lasting, type States, whatLasts } from './lasting.ts';
+import { type States, whatLasts } from './lasting.ts';
 import { type ObservationResult, recordObservations } from './observations.ts';
 import { BarmanHost } from './probe.ts';
 import { type ReconcileOptions, reconcile } from './reconcile.ts';
@@ -37,6 +39,8 @@ const AT_ONCE = 4;
  * response, or its operation, would be in doubt.
  */
 const SPARE_TIME = 3_000;
+/** Maximum length of a reason in the ledger (characters): an item has at most 400 KB. */
+const REASON_LENGTH = 500;
 
 export interface HeartbeatOptions extends Pick<Invocation, 'signal' | 'remaining' | 'facts'> {
   readonly ledger: Ledger;
@@ -52,10 +56,12 @@ export interface HeartbeatOptions extends Pick<Invocation, 'signal' | 'remaining
   readonly operationTimeout: number;
   /** Between two heartbeats (ms). */
   readonly interval: number;
+  /** The version of this project. */
+  readonly version: string;
+  /** Returns the Barman servers that each cluster lists; none if the parameters are unavailable. */
+  readonly clusters: () => Promise<readonly Pick<Cluster, 'name' | 'servers'>[]>;
   /** Asks Patroni for the leaders. @throws HttpError if that cannot be tried */
   readonly observe: () => Promise<readonly Observed[]>;
-  /** What lasted at the last heartbeat. */
-  readonly before?: Lasting | undefined;
   /** Called after each server that was reconciled, or failed. */
   readonly onReconciled: (reconciled: Reconciled) => void;
 }
@@ -83,8 +89,7 @@ export interface Heartbeat extends Applied {
    * them.
    */
   readonly notReady: readonly Unreadable[];
-  /** What lasts, for the next heartbeat; and what has entered a state since the last one. */
-  readonly lasting: Lasting;
+  /** What has entered a state since the last heartbeat. */
   readonly entered: States;
 }
 
@@ -117,9 +122,10 @@ export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
   const before = await ledger.all(signal);
   const host = new BarmanHost(options);
   const expired = before.items.filter(isExpired);
-  const [certificate, { observed, items }, polled] = await Promise.all([
+  const [certificate, clusters, { observed, seen, items }, polled] = await Promise.all([
     // The probe tells if the parameters are unavailable.
     options.expiries().then(firstToExpire, () => undefined),
+    options.clusters(),
     observe(options, before),
     pollExpired(options, host, expired),
     // Its own probe must not keep the only worker of a slow host from what is in doubt.
@@ -127,22 +133,25 @@ export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
   ]);
   // The request of one server may fail for that server only.
   if (host.unreachable !== undefined && !host.isProbed) await host.probe();
-  const { pendingSince, ...applied } = await apply(options, host, items, polled);
+  const { stage } = before;
+  const { pendingSince, ...applied } = await apply(options, host, items, polled, stage);
   if (!host.isKnown) await host.probe();
   // Not while something may be running, on a host with one worker.
   const isQuiet = !host.isUsed && !items.some((item) => item.lease && !isPaused(item));
   if (isQuiet && host.unreachable === undefined) await host.readOneServer(items);
   const found = {
     pending: pendingSince,
-    notStreaming: host.unreachable === undefined ? notStreamingSince(observed, items) : undefined,
-    leaderUnknown: observed.unknown.map(({ cluster }) => cluster),
+    not_streaming: host.unreachable === undefined ? notStreamingSince(observed, items) : undefined,
+    leader_unknown: observed.unknown.map(({ cluster }) => cluster),
   };
+  const { lasting, entered } = whatLasts(found, stage.heartbeat, Date.now(), options.interval);
+  await report(options, { clusters, seen, observed }, stage, host.unreachable, lasting);
   return {
     unreachable: host.unreachable,
     certificate,
     observed,
     notReady: [...before.unreadable, ...host.refusals],
-    ...whatLasts(found, options.before, Date.now(), options.interval),
+    entered,
     ...applied,
   };
 }
@@ -157,9 +166,59 @@ function notStreamingSince({ notStreaming }: ObservationResult, items: readonly 
 
 /** Asks Patroni for the leaders, and records what follows. @returns also the items after that */
 async function observe({ ledger, signal, interval, ...options }: HeartbeatOptions, known: Servers) {
-  const observed = await recordObservations(ledger, known, await options.observe(), interval, signal);
+  const seen = await options.observe();
+  const observed = await recordObservations(ledger, known, seen, interval, signal);
   const changed = observed.reconciled.length + observed.notStreaming.length > 0;
-  return { observed, items: changed ? (await ledger.all(signal)).items : known.items };
+  return { observed, seen, items: changed ? (await ledger.all(signal)).items : known.items };
+}
+
+/** What a heartbeat knows of the clusters. */
+interface Clusters {
+  readonly clusters: readonly Pick<Cluster, 'name' | 'servers'>[];
+  readonly seen: readonly Observed[];
+  readonly observed: ObservationResult;
+}
+
+/**
+ * Writes what the heartbeat found, for the operator.
+ *
+ * @param before what the last one found: since when it is so
+ * @param unreachable why pg-backup-api is unreachable, if it is
+ * @param lasting for the next heartbeat
+ */
+async function report(
+  { ledger, signal, interval, version }: HeartbeatOptions,
+  { clusters, seen, observed }: Clusters,
+  { heartbeat }: StageItem,
+  unreachable: string | undefined,
+  lasting: Lasting,
+): Promise<void> {
+  const at = new Date().toISOString();
+  const reports = clusters.map(({ name, servers }): ClusterReport => {
+    const one = seen.find(({ cluster }) => cluster.name === name);
+    const reasons = observed.unknown.filter(({ cluster }) => cluster === name).map(({ reason }) => reason);
+    const known = one !== undefined && reasons.length === 0;
+    const observed_at = known
+      ? new Date(one.at).toISOString()
+      : heartbeat?.clusters.find((cluster) => cluster.name === name)?.observed_at;
+    return {
+      name,
+      servers: [...servers.keys()],
+      ...(observed_at !== undefined && { observed_at }),
+      ...(reasons.length > 0 && { unknown: reasons.join('; ').slice(0, REASON_LENGTH) }),
+    };
+  });
+  const since = heartbeat?.unreachable_since ?? at;
+  await ledger.report(
+    {
+      ...{ at, interval, version, clusters: reports, lasting },
+      ...(unreachable !== undefined && {
+        unreachable: unreachable.slice(0, REASON_LENGTH),
+        unreachable_since: since,
+      }),
+    },
+    signal,
+  );
 }
 
 /** What became of the expired leases. */
@@ -209,10 +268,13 @@ async function apply(
   host: BarmanHost,
   items: readonly Item[],
   polled: Polled,
+  stage: StageItem,
 ): Promise<Applied & { readonly pendingSince: ReadonlyMap<string, number> | undefined }> {
   const now = Date.now();
   const allPending = items.filter(isPending);
-  const [paused, pending] = [allPending.filter(isPaused), allPending.filter((item) => !isPaused(item))];
+  const allPaused = isStagePaused(stage);
+  const isHeld = (item: Item) => allPaused || isPaused(item);
+  const [paused, pending] = [allPending.filter(isHeld), allPending.filter((item) => !isHeld(item))];
   const age = (item: RecordedItem) => now - pendingSince(item, now);
   const applied = new Set(polled.applied);
   // Otherwise each attempt would only use itself up, and the reason has an alarm of its own.
@@ -233,9 +295,10 @@ async function apply(
       });
     });
   }
-  const pausedFor = paused
-    .filter((item) => !item.paused_until)
-    .map((item) => now - timeOf(item.paused_at, now));
+  const pausedFor = paused.flatMap((item) => [
+    ...(isPaused(item) && !item.paused_until ? [now - timeOf(item.paused_at, now)] : []),
+    ...(allPaused && !stage.paused?.until ? [now - timeOf(stage.paused?.at, now)] : []),
+  ]);
   const left = pending.filter((item) => !applied.has(item.barman_server));
   const isReported = host.unreachable === undefined;
   return {
@@ -263,7 +326,7 @@ async function attempt(
   try {
     const { barman_server } = item;
     result = await host.ask(barman_server, facts, (api) =>
-      action({ ...options, api, facts, caller: 'heartbeat' }),
+      action({ ...options, api, facts, caller: 'heartbeat', allPaused: false }),
     );
   } catch (error) {
     result = error instanceof Error ? error : new Error(String(error));
