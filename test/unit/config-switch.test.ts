@@ -1,6 +1,7 @@
 import type { Context } from 'aws-lambda';
 import { describe, expect, test, vi } from 'vitest';
 import { runBarmanConfigSwitch, shouldSkipSwitch } from '../../functions/config-switch/config-switch.ts';
+import { HttpError } from '../../functions/config-switch/errors.ts';
 import { parseRoleChange } from '../../functions/config-switch/event/payload.ts';
 import { receive } from '../../functions/config-switch/event/receive.ts';
 import { authenticate, authorise } from '../../functions/config-switch/event/sender.ts';
@@ -24,8 +25,11 @@ describe('shouldSkipSwitch', () => {
 });
 
 describe('runBarmanConfigSwitch', () => {
+  /** A Barman without servers. */
+  const noServers = async () => ({ servers: new Map(), models: new Map() });
+
   /** Runs a role change of a direct invocation, which may switch every server. */
-  async function run(change: object) {
+  async function run(change: object, { table = new MemoryTable(), diagnose = noServers } = {}) {
     const payload = {
       action: 'on_role_change',
       role: 'primary',
@@ -38,10 +42,9 @@ describe('runBarmanConfigSwitch', () => {
     const sender = await authenticate(event, source);
     const args = await authorise(sender, parseRoleChange(sender.payload()), source, event.signal);
 
-    const table = new MemoryTable();
     const targets: ConfigTarget[] = [];
     const api = {
-      diagnose: vi.fn(async () => ({ servers: new Map(), models: new Map() })),
+      diagnose: vi.fn(diagnose),
       createConfigSwitchOperation: async (_: string, target: ConfigTarget) => {
         targets.push(target);
         return 'id';
@@ -94,5 +97,41 @@ describe('runBarmanConfigSwitch', () => {
       item: undefined,
       diagnosed: 1,
     });
+  });
+
+  const dryRun = { reset: true, dry_run: true };
+
+  test('asks Barman for one dry run at a time', async () => {
+    const table = new MemoryTable();
+    const asked = Promise.withResolvers<void>();
+    const answer = Promise.withResolvers<Awaited<ReturnType<typeof noServers>>>();
+    const first = run(dryRun, {
+      table,
+      diagnose: () => {
+        asked.resolve();
+        return answer.promise;
+      },
+    });
+    await asked.promise;
+    const busy = 'another dry run is under way; try again in a minute';
+    await expect(run(dryRun, { table })).rejects.toThrow(busy);
+    answer.resolve({ servers: new Map(), models: new Map() });
+    await first;
+    expect((await run(dryRun, { table })).diagnosed).toBe(1);
+  });
+
+  test('asks nothing for a minute after a dry run that failed: Barman may go on with it', async () => {
+    const table = new MemoryTable();
+    const diagnose = async () => {
+      throw new HttpError('time ran out');
+    };
+    await expect(run(dryRun, { table, diagnose })).rejects.toThrow('time ran out');
+    await expect(run(dryRun, { table })).rejects.toThrow('another dry run is under way');
+    vi.useFakeTimers({ toFake: ['Date'], now: Date.now() + 60_001 });
+    try {
+      expect((await run(dryRun, { table })).diagnosed).toBe(1);
+    } finally {
+      vi.useRealTimers();
+    }
   });
 });
