@@ -220,12 +220,14 @@ class Attempt(NamedTuple):
     message: for the log
     retry: whether another attempt may succeed
     retry_after: minimum delay before that attempt, as requested by the server (s)
+    recorded: whether the function applies the role change by itself, whatever the exit code
     """
 
     exit_code: int
     message: str
     retry: bool = False
     retry_after: float = 0.0
+    recorded: bool = False
 
 
 class OneLineFormatter(logging.Formatter):
@@ -386,7 +388,8 @@ class Receiver:
             self.deadline.within(delay).wait()
             if self.deadline.left() > 0:
                 return True
-        level = logging.INFO if result.exit_code <= ExitCode.CONFIG_SWITCH_SKIPPED else logging.ERROR
+        failure = logging.WARNING if result.recorded else logging.ERROR
+        level = logging.INFO if result.exit_code <= ExitCode.CONFIG_SWITCH_SKIPPED else failure
         logger.log(level, "%s%s", message, "; giving up" if result.retry else "")
         return False
 
@@ -598,7 +601,7 @@ def evaluate(status: int, header: email.message.Message, body: bytes) -> Attempt
         suffix = " (recorded)" if recorded else ""
         message = f"{response.get('exit_status')} {response.get('message')}{suffix}"
         retry = refused or exit_code == ExitCode.HTTP_ERROR and not recorded
-        return Attempt(exit_code, message, retry, retry_after)
+        return Attempt(exit_code, message, retry, retry_after, recorded)
     retry = refused or status in (408, 429) or status >= 500 or status < 300
     text = explain_unauthorized(server_time) if status == 401 else body.decode(errors="replace")
     return Attempt(ExitCode.HTTP_ERROR, f"{status}: {text}", retry, retry_after)

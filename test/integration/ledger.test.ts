@@ -205,9 +205,9 @@ describe('the heartbeat', () => {
     );
     expect(await run.heartbeat()).toMatchObject({
       unreachable: undefined,
-      unreadable: [{ barman_server: 'main', message }],
+      notReady: [{ barman_server: 'main', message }],
     });
-    run.expectMetrics({ PgBackupApiUnreachable: 0, UnreadableServers: 1 });
+    run.expectMetrics({ PgBackupApiUnreachable: 0, NotReady: 1 });
     run.expectLog({ level: 'ERROR', barman_server: 'main', message });
   });
 
@@ -301,10 +301,10 @@ describe('an item that cannot be read', () => {
     expect(await run.heartbeat()).toMatchObject({
       pending: 1,
       applied: 1,
-      unreadable: [{ barman_server: 'main', message }],
+      notReady: [{ barman_server: 'main', message }],
     });
     expect(run.host.api.activeModel('other')).toBe('pg:node2');
-    run.expectMetrics({ UnreadableServers: 1 });
+    run.expectMetrics({ NotReady: 1 });
     run.expectLog({ level: 'ERROR', barman_server: 'main', message });
   });
 });

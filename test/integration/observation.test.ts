@@ -186,7 +186,7 @@ describe('a server whose item cannot be read', () => {
     expect(await beats(run, 2)).toMatchObject({
       observed: RECONCILED,
       applied: 1,
-      unreadable: [{ barman_server: 'bad' }],
+      notReady: [{ barman_server: 'bad' }],
     });
     expect(run.host.api.activeModel()).toBe('pg:node1');
     await expect(run.ledger.get('bad', signal())).rejects.toThrow('cannot be read');

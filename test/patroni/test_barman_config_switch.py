@@ -1039,11 +1039,27 @@ class CallbackTest(unittest.TestCase):
     # The log.
 
     def test_log_file_replaces_standard_error(self):
-        function = self.function(response(2, 502))
+        function = self.function(response(2, 502, recorded=False))
         log = self.folder / "log"
         self.assertEqual(self.run_process("--url", function.url, "--log-file", str(log)), (2, ""))
         expected = r"^\S+ \S+ ERROR: http://\S+, attempt 1: CONFIG_SWITCH_FAILED test message"
         self.assertRegex(log.read_text(), expected)
+
+    def test_level_is_warning_if_the_function_continues_by_itself_and_error_if_not(self):
+        for exit_code, status, recorded, level in [
+            (0, 200, True, "INFO"),
+            (1, 200, False, "INFO"),
+            (2, 502, True, "WARNING"),
+            (2, 502, False, "ERROR"),
+            (3, 202, True, "WARNING"),
+            (3, 504, False, "ERROR"),
+            (4, 400, False, "ERROR"),
+        ]:
+            with self.subTest(exit_code=exit_code, recorded=recorded):
+                function = self.function(response(exit_code, status, recorded))
+                code, output = self.run_callback("--url", function.url, "--max-retries", "1")
+                self.assertEqual(code, exit_code)
+                self.assertRegex(output, rf"^\S+ \S+ {level}: http://\S+, attempt 1: ")
 
     def test_invalid_arguments_are_logged_to_the_file_and_to_standard_error(self):
         log = self.folder / "log"

@@ -195,12 +195,15 @@ export class PgBackupApi implements AsyncDisposable {
         if (isSent && begun === 'no') guard.inDoubt = false;
         isSent = false;
       },
-      beforeRetry: async ({ begun, status }) => {
+      beforeRetry: async (failure) => {
+        const { begun, status } = failure;
         // A POST looks the server up in the memory of one of pg-backup-api's workers; this GET makes one read
         // the configuration again, perhaps another one.
         if (status === 404 && !(await this.#isKnown(barman_server))) listsNotFound += 1;
         if (listsNotFound >= UNKNOWN_SERVER_LISTS) {
-          throw new HttpError('the list of its operations is 404, too: Barman does not have that server');
+          throw new HttpError('the list of its operations is 404, too: Barman does not have that server', {
+            cause: failure,
+          });
         }
         if (begun === 'no') return;
         const running = await this.findRunning(barman_server, guard.waits ? this.#options.signal : undefined);
@@ -442,7 +445,7 @@ export class PgBackupApi implements AsyncDisposable {
 }
 
 /** Returns the refusal of pg-backup-api itself, if that is what an error is about. */
-function answerOf(error: unknown): RequestFailure | undefined {
+export function answerOf(error: unknown): RequestFailure | undefined {
   for (let cause = error; cause instanceof Error; cause = cause.cause) {
     if (cause instanceof RequestFailure && cause.isAnswer) return cause;
   }

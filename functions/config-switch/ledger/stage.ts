@@ -17,6 +17,18 @@ const ClusterReport = v.object({
   unknown: v.exactOptional(v.string()),
 });
 
+/**
+ * Servers, and clusters, that are in a state that someone must act on, so that the next heartbeat knows which ones
+ * have entered it.
+ */
+const Lasting = v.object({
+  pending: v.array(v.string()),
+  not_streaming: v.array(v.string()),
+  leader_unknown: v.array(v.string()),
+  /** Since when the leader of a cluster is unknown. */
+  unknown_since: v.array(v.object({ cluster: v.string(), since: Time })),
+});
+
 const HeartbeatReport = v.object({
   at: Time,
   /** Between two heartbeats (ms). */
@@ -27,6 +39,7 @@ const HeartbeatReport = v.object({
   unreachable: v.exactOptional(v.string()),
   unreachable_since: v.exactOptional(Time),
   clusters: v.array(ClusterReport),
+  lasting: v.exactOptional(Lasting),
 });
 
 /** All servers are paused, later ones included. */
@@ -39,6 +52,7 @@ const StageItem = v.object({
 });
 
 export type ClusterReport = Readonly<v.InferOutput<typeof ClusterReport>>;
+export type Lasting = Readonly<v.InferOutput<typeof Lasting>>;
 /** What a heartbeat found. */
 export type HeartbeatReport = Readonly<v.InferOutput<typeof HeartbeatReport>>;
 export type StageItem = Readonly<v.InferOutput<typeof StageItem>>;

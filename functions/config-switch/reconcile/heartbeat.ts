@@ -25,9 +25,10 @@ import {
   timeOf,
 } from '../ledger/item.ts';
 import type { Ledger, Servers, Unreadable } from '../ledger/ledger.ts';
-import { type ClusterReport, isStagePaused, type StageItem } from '../ledger/stage.ts';
+import { type ClusterReport, isStagePaused, type Lasting, type StageItem } from '../ledger/stage.ts';
 import type { Cluster } from '../patroni/cluster.ts';
 import type { Observed } from '../patroni/observe-clusters.ts';
+import { type States, whatLasts } from './lasting.ts';
 import { type ObservationResult, recordObservations } from './observations.ts';
 import { BarmanHost } from './probe.ts';
 import { type ReconcileOptions, reconcile } from './reconcile.ts';
@@ -89,8 +90,13 @@ export interface Heartbeat extends Applied {
   readonly unreported?: string;
   /** What follows from what Patroni says. */
   readonly observed: ObservationResult;
-  /** Servers whose item, or whose operations in Barman, cannot be read. */
-  readonly unreadable: readonly Unreadable[];
+  /**
+   * Servers that could not be switched now: their item cannot be read, or pg-backup-api responds, but not for
+   * them.
+   */
+  readonly notReady: readonly Unreadable[];
+  /** What has entered a state since the last heartbeat. */
+  readonly entered: States;
 }
 
 /** What was pending, and is now. */
@@ -131,21 +137,40 @@ export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
     // Its own probe must not keep the only worker of a slow host from what is in doubt.
     expired.some((item) => item.running || isDue(item)) ? undefined : host.probe(),
   ]);
+  // The request of one server may fail for that server only.
+  if (host.unreachable !== undefined && !host.isProbed) await host.probe();
   const { stage } = before;
-  const applied = await apply(options, host, items, polled, stage);
+  const { pendingSince, ...applied } = await apply(options, host, items, polled, stage);
   if (!host.isKnown) await host.probe();
-  const isIdle = applied.pending === 0 && expired.length === 0 && host.unreachable === undefined;
-  const unreadable = isIdle ? await host.readOneServer(items) : undefined;
+  // Not while something may be running, on a host with one worker.
+  const isQuiet = !host.isUsed && !items.some((item) => item.lease && !isPaused(item));
+  if (isQuiet && host.unreachable === undefined) await host.readOneServer(items);
+  const states = {
+    pending: pendingSince,
+    not_streaming: host.unreachable === undefined ? notStreamingSince(observed, items) : undefined,
+    leader_unknown: observed.unknown.map(({ cluster }) => cluster),
+  };
+  const { lasting, entered } = whatLasts(states, stage.heartbeat, Date.now(), options.interval);
   const found = { clusters, seen, observed };
-  const unreported = await report(options, found, stage, host.unreachable).then(() => undefined, messageOf);
+  const reported = report(options, found, stage, host.unreachable, lasting);
+  const unreported = await reported.then(() => undefined, messageOf);
   return {
     unreachable: host.unreachable,
     certificate,
     observed,
-    unreadable: [...before.unreadable, ...(unreadable ? [unreadable] : [])],
+    notReady: [...before.unreadable, ...host.refusals],
+    entered,
     ...applied,
     ...(unreported !== undefined && { unreported }),
   };
+}
+
+/** Returns for which servers Barman does not stream, and since when (ms since the epoch). */
+function notStreamingSince({ notStreaming }: ObservationResult, items: readonly Item[]) {
+  const since = new Map(items.map((item) => [item.barman_server, timeOf(item.streaming_since, Date.now())]));
+  return new Map(
+    notStreaming.map(({ barman_server }) => [barman_server, since.get(barman_server) ?? Date.now()]),
+  );
 }
 
 /** Asks Patroni for the leaders, and records what follows. @returns also the items after that */
@@ -168,12 +193,14 @@ interface Clusters {
  *
  * @param before what the last one found: since when it is so
  * @param unreachable why pg-backup-api is unreachable, if it is
+ * @param lasting for the next heartbeat
  */
 async function report(
   { ledger, interval, version }: HeartbeatOptions,
   { clusters, seen, observed }: Clusters,
   { heartbeat }: StageItem,
   unreachable: string | undefined,
+  lasting: Lasting,
 ): Promise<void> {
   const at = new Date().toISOString();
   const reports = clusters.map(({ name, servers }): ClusterReport => {
@@ -195,7 +222,7 @@ async function report(
   const limit = deadline(REPORT_TIME);
   const written = ledger.report(
     {
-      ...{ at, interval, version, clusters: reports },
+      ...{ at, interval, version, clusters: reports, lasting },
       ...(unreachable !== undefined && {
         unreachable: unreachable.slice(0, REASON_LENGTH),
         unreachable_since: since,
@@ -254,7 +281,7 @@ async function apply(
   items: readonly Item[],
   polled: Polled,
   stage: StageItem,
-): Promise<Applied> {
+): Promise<Applied & { readonly pendingSince: ReadonlyMap<string, number> | undefined }> {
   const now = Date.now();
   const allPending = items.filter(isPending);
   const allPaused = isStagePaused(stage);
@@ -284,14 +311,17 @@ async function apply(
     ...(isPaused(item) && !item.paused_until ? [now - timeOf(item.paused_at, now)] : []),
     ...(allPaused && !stage.paused?.until ? [now - timeOf(stage.paused?.at, now)] : []),
   ]);
+  const left = pending.filter((item) => !applied.has(item.barman_server));
+  const isReported = host.unreachable === undefined;
   return {
     pending: pending.length,
     applied: applied.size,
     pausedPending: paused.length,
-    ...(host.unreachable === undefined && {
-      oldestPendingAge: oldest(pending.filter((item) => !applied.has(item.barman_server)).map(age)),
-    }),
+    ...(isReported && { oldestPendingAge: oldest(left.map(age)) }),
     pausedPendingAge: oldest(pausedFor),
+    pendingSince: isReported
+      ? new Map(left.map((item) => [item.barman_server, pendingSince(item, now)]))
+      : undefined,
   };
 }
 
@@ -306,7 +336,8 @@ async function attempt(
   const start = performance.now();
   let result: Result | Error | undefined;
   try {
-    result = await host.ask(facts, (api) =>
+    const { barman_server } = item;
+    result = await host.ask(barman_server, facts, (api) =>
       action({ ...options, api, facts, caller: 'heartbeat', allPaused: false }),
     );
   } catch (error) {
