@@ -367,9 +367,15 @@ describe('an unavailable ledger', () => {
     expect(run.host.api.requests).toEqual([]);
     await expect(run.eventBridge(PROMOTION)).rejects.toThrow(reason);
     run.expectMetrics({ LedgerUnreachable: 1 });
-    for (const payload of [SKIPPED, { ...PROMOTION, dry_run: true }]) {
-      expect((await run.webhook(payload)).response.exit_code).toBe(1);
-    }
+    expect((await run.webhook(SKIPPED)).response.exit_code).toBe(1);
+  });
+
+  test('is what a dry run says, without asking Barman', async () => {
+    await using run = await startFunction({}, { LEDGER_TABLE: 'no-such-table' });
+    const { statusCode, response } = await run.webhook({ ...PROMOTION, dry_run: true });
+    expect([statusCode, response.exit_code]).toEqual([503, 3]);
+    expect(response.message).toMatch(/table no-such-table does not exist/);
+    expect(run.host.api.requests).toEqual([]);
   });
 
   test('is reported by the heartbeat, which throws nothing', async () => {
