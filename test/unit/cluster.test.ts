@@ -94,7 +94,10 @@ describe('a cluster', () => {
     [{ servers: { main: { node1: 7 } } }, 'servers.main.node1 must be a string'],
     [{ servers: { main: { node1: '--reset' } } }, `servers.main.node1 ${NAME}`],
     [{ servers: { '../x': {} } }, `servers "../x" ${NAME}`],
-    [{ servers: { ['x'.repeat(256)]: {} } }, `servers "${'x'.repeat(256)}" must have at most 255 characters`],
+    [
+      { servers: { ['x'.repeat(256)]: {} } },
+      'servers a key of 256 characters (hidden: it may be a secret) must have at most 255 characters',
+    ],
     [
       { servers: { main: { node1: 'x'.repeat(256) } } },
       'servers.main.node1 must have at most 255 characters',
@@ -146,7 +149,7 @@ describe('a cluster', () => {
     [{ servers: { main: { [SECRET]: 7 } } }, 'servers.main.(hidden: it may be a secret) must be a string'],
     [
       { servers: { [`${SECRET}/`]: {} } },
-      'characters (hidden: it may be a secret) in servers must be a name',
+      `servers a key of ${SECRET.length + 1} characters (hidden: it may be a secret) must be a name`,
     ],
   ])('is rejected without a secret that was written as a key (%#)', (change, message) => {
     expect(() => parse({ ...ALL, ...change })).toThrow(message);
