@@ -14,10 +14,12 @@ import * as v from 'valibot';
 import { LedgerError, messageOf } from '../functions/config-switch/errors.ts';
 import { ResponseSchema } from '../functions/config-switch/event/response.ts';
 import { ExitCode } from '../functions/config-switch/exit-code.ts';
+import { explainToOperator } from '../functions/config-switch/http/network-errors.ts';
 import { DynamoDbTable, LedgerClient } from '../functions/config-switch/ledger/dynamodb.ts';
 import { type Item, isLeased } from '../functions/config-switch/ledger/item.ts';
 import { Ledger, type Servers } from '../functions/config-switch/ledger/ledger.ts';
 import { Operator } from '../functions/config-switch/ledger/operator.ts';
+import { listOf, printableLines } from '../functions/config-switch/text.ts';
 import { check } from './check.ts';
 import { columns, type Program, start, UsageError, type Values } from './command-line.ts';
 import { failureQueue, redrive } from './redrive.ts';
@@ -151,7 +153,7 @@ class Stage {
     const { stage, region } = values;
     process.env.AWS_REGION = region ?? regionOf(stage) ?? process.env.AWS_REGION ?? 'eu-central-1';
     this.name = `barman-config-switch-${stage}`;
-    const table = new DynamoDbTable(new LedgerClient(), this.name);
+    const table = new DynamoDbTable(new LedgerClient('command'), this.name);
     this.ledger = new Ledger(table);
     this.operator = new Operator(this.ledger, table);
   }
@@ -207,7 +209,7 @@ class Stage {
     const { items, unreadable } = await this.ledger.all(signal());
     const known = [...items, ...unreadable].map(({ barman_server }) => barman_server);
     throw new Error(
-      `unknown server ${server} in the ledger of ${this.name}; known: ${known.join(', ') || 'none'}`,
+      `unknown server ${server} in the ledger of ${this.name}; known: ${listOf(known) || 'none'}`,
     );
   }
 
@@ -220,14 +222,16 @@ class Stage {
    */
   async invoke(event: unknown, operator?: string): Promise<unknown> {
     const context = operator && Buffer.from(JSON.stringify({ custom: { operator } })).toString('base64');
-    const { FunctionError, Payload } = await new LambdaClient({}).send(
-      new InvokeCommand({
-        FunctionName: this.name,
-        Payload: JSON.stringify(event),
-        ...(context && { ClientContext: context }),
-      }),
-      { abortSignal: signal() },
-    );
+    const command = new InvokeCommand({
+      FunctionName: this.name,
+      Payload: JSON.stringify(event),
+      ...(context && { ClientContext: context }),
+    });
+    const { FunctionError, Payload } = await new LambdaClient({})
+      .send(command, { abortSignal: signal() })
+      .catch((error: unknown) => {
+        throw new Error(`the function could not be invoked: ${explainToOperator(error, 'Lambda')}`);
+      });
     const response = Payload?.transformToString() ?? '';
     if (FunctionError) throw new Error(`the function failed: ${response}`);
     return JSON.parse(response);
@@ -243,7 +247,9 @@ class Stage {
     if (!(error instanceof LedgerError && error.cause instanceof ResourceNotFoundException)) return error;
     const { stage } = this.values;
     const missing = `table ${this.name} does not exist in ${process.env.AWS_REGION}`;
-    const remedy = `give another --stage or --region, or deploy it: npm run deploy -- --stage ${stage}`;
+    const remedy =
+      'give another --stage or --region; if the table was deleted: docs/operations.md#a-lost-table; ' +
+      `if the stage is new: npm run deploy -- --stage ${stage}`;
     return unknownStage(stage, missing, remedy);
   }
 }
@@ -256,7 +262,7 @@ async function list(stage: Stage): Promise<number> {
   }
   // Until Ctrl-C. An error may be over the next time.
   for (;;) {
-    const shown = await items().catch((error) => messageOf(stage.explain(error)));
+    const shown = await items().catch((error) => printableLines(messageOf(stage.explain(error))));
     const clear = process.stdout.isTTY ? '\x1b[H\x1b[J' : '\n';
     console.log(`${clear}${stage.name}, ${time(new Date().toISOString())}\n\n${shown}`);
     await sleep(WATCH_INTERVAL);
@@ -375,8 +381,9 @@ async function checkParameters(stage: Stage): Promise<number> {
 async function redriveEvents(stage: Stage): Promise<number> {
   await stage.expectDeployed();
   const queue = await failureQueue(stage.name);
-  const { left } = await redrive({ queue, ledger: stage.ledger, invoke: (event) => stage.invoke(event) });
-  return left === 0 ? 0 : 1;
+  const invoke = (event: unknown) => stage.invoke(event);
+  const { left, inFlight } = await redrive({ queue, ledger: stage.ledger, invoke });
+  return left + inFlight === 0 ? 0 : 1;
 }
 
 /** Returns ms @throws UsageError */

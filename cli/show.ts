@@ -14,6 +14,7 @@ import {
 import type { Servers, Unreadable } from '../functions/config-switch/ledger/ledger.ts';
 import { isStagePaused, type StageItem } from '../functions/config-switch/ledger/stage.ts';
 import { nameOf, parseTarget } from '../functions/config-switch/target.ts';
+import { printable, printableLines } from '../functions/config-switch/text.ts';
 import { eventTimeOf } from '../functions/config-switch/version.ts';
 import { columns } from './command-line.ts';
 
@@ -50,7 +51,7 @@ export function asJson({ items, unreadable, stage }: Servers, now: number): stri
     state: stateOf(item),
     ...observationOf(item, stage, now),
   }));
-  return JSON.stringify({ heartbeat: stage.heartbeat, servers }, null, 2);
+  return printableLines(JSON.stringify({ heartbeat: stage.heartbeat, servers }, null, 2));
 }
 
 /**
@@ -324,11 +325,6 @@ function age(ms: number): string {
 /** Returns a time to the second. */
 export function time(iso = ''): string {
   return iso.replace('T', ' ').replace(/\.\d+Z$/, ' UTC');
-}
-
-/** Without control characters: a node or pg-backup-api may send some. */
-function printable(text: string): string {
-  return text.replaceAll(/\p{Cc}/gu, '\ufffd');
 }
 
 /**

@@ -17,6 +17,7 @@ import { ExitCode, exitStatus } from './exit-code.ts';
 import type { Facts, Invocation } from './invocation.ts';
 import type { RecordedItem } from './ledger/item.ts';
 import type { Heartbeat, Reconciled } from './reconcile/heartbeat.ts';
+import { forLog } from './text.ts';
 
 /** From how many days on the log says each minute that a certificate expires. */
 const EXPIRES_SOON = 30;
@@ -28,8 +29,13 @@ const ENTERED = [
   ['leader_unknown', 'LeaderUnknownEntered'],
 ] as const;
 
-/** Service name, namespace and log level come from the environment (POWERTOOLS_…). */
-export const logger = new Logger();
+/**
+ * Service name, namespace and log level come from the environment (POWERTOOLS_…). Text is made fit for a log
+ * here, whoever it came from.
+ */
+export const logger = new Logger({
+  jsonReplacerFn: (_, value) => (typeof value === 'string' ? forLog(value) : value),
+});
 const metrics = new Metrics();
 
 /** Reports how an event ended, all at once and at the end, so that nothing leaks into the next invocation. */
@@ -153,6 +159,9 @@ export function reportHeartbeat(invocation: Invocation, heartbeat: Heartbeat | E
     const { reconciled, notStreaming, unknown } = heartbeat.observed;
     for (const { barman_server, message } of [...reconciled, ...notStreaming]) {
       logger.warn(message, { ...fields, barman_server });
+    }
+    if (heartbeat.unreported !== undefined) {
+      logger.warn(`what this heartbeat found is not in the ledger: ${heartbeat.unreported}`, fields);
     }
     for (const { cluster, reason } of unknown) {
       logger.warn(`the leader of cluster ${cluster} is unknown: ${reason}`, { ...fields, cluster });

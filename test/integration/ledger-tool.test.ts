@@ -229,6 +229,37 @@ describe('npm run ledger', () => {
     expect([status, error]).toEqual([1, `unknown server nope in the ledger of ${run.table}; known: main\n`]);
   });
 
+  test('names ten servers of a large ledger, and the number of the others', async () => {
+    await using run = await startFunction();
+    for (let index = 0; index < 12; index += 1) {
+      await run.setItem({ leader: 'node1' } as never, `s${index}`);
+    }
+    const { error } = await ledger(run.table, 'pause', 'nope');
+    expect(error).toMatch(/; known: (s\d+, ){9}s\d+ and 2 more\n$/);
+  });
+
+  test.each([
+    ['', 'the ledger is unavailable'],
+    ['check', 'the parameters under /barman-config-switch/local/ could not be read from SSM'],
+  ])('says without credentials how to sign in (%j)', async (command, what) => {
+    await using _ = await startFunction();
+    for (const name of ['AWS_ACCESS_KEY_ID', 'AWS_SECRET_ACCESS_KEY', 'AWS_SESSION_TOKEN', 'AWS_PROFILE']) {
+      vi.stubEnv(name, undefined);
+    }
+    vi.stubEnv('AWS_EC2_METADATA_DISABLED', 'true');
+    for (const name of ['AWS_CONFIG_FILE', 'AWS_SHARED_CREDENTIALS_FILE']) vi.stubEnv(name, '/nowhere');
+    const { status, log, error } = await ledger(
+      'barman-config-switch-local',
+      ...command.split(' ').filter(Boolean),
+    );
+    expect([status, log]).toEqual([1, '']);
+    expect(error).toMatch(
+      new RegExp(
+        `^${what}: CredentialsProviderError: .*; sign in to AWS, .*AWS_PROFILE.* shows who you are\n$`,
+      ),
+    );
+  });
+
   test.each([
     ['nowhere', [], 'us-east-1'],
     ['nowhere', ['--region', 'us-west-2'], 'us-west-2'],

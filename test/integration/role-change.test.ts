@@ -429,4 +429,21 @@ describe('an internal error', () => {
     expect(JSON.stringify(response)).not.toContain('inner words');
     expect(JSON.stringify(run.log())).toContain('inner words');
   });
+
+  test('has a log line without what a terminal obeys, a secret, or half a megabyte', async () => {
+    await using run = await startFunction();
+    const secret = createSecret();
+    const payload = {
+      ...PROMOTION,
+      get role(): string {
+        throw new TypeError(`inner \u202e\u009b ${secret} ${'x'.repeat(500_000)}`);
+      },
+    };
+    await run.send(payload);
+    const line = JSON.stringify(run.log());
+    expect(line).toContain('inner \\\\u202e\\\\u009b whsec_… xxx');
+    expect(line).not.toMatch(/[\u202e\u009b]/);
+    expect(line).not.toContain(secret);
+    expect(line.length).toBeLessThan(12_000);
+  });
 });

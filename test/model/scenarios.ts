@@ -153,6 +153,15 @@ const DIRECTED: readonly fc.Arbitrary<Scenario>[] = [
     workers: SEVERAL,
     faultsUntil: fc.constant(600_000),
   }),
+  // The same, and the newer one comes when the doubt is old.
+  directed({
+    deliveries: fc.tuple(
+      delivery(1, ms(1_000, 1_100), { posts: late(ms(262_000, 285_000)) }),
+      delivery(2, ms(245_000, 255_000)),
+    ),
+    workers: SEVERAL,
+    faultsUntil: fc.constant(600_000),
+  }),
   // The same, and the sender gives up, so that its lease is taken over.
   directed({
     deliveries: fc.tuple(
@@ -188,7 +197,7 @@ const DIRECTED: readonly fc.Arbitrary<Scenario>[] = [
   // An operation writes early and ends late: what is older writes in between, and the 24 h end in between.
   directed({
     deliveries: fc.tuple(
-      delivery(1, ms(1_000, 1_100), { posts: late(ms(540_000, 690_000)), time: ms(500, 3_000) }),
+      delivery(1, ms(1_000, 1_100), { posts: late(ms(722_000, 738_000)), time: ms(500, 3_000) }),
       delivery(2, ms(22_500, 24_000)),
     ),
     operations: fc.tuple(done, done, done, longEnd(ms(240_000, 300_000))),

@@ -90,6 +90,22 @@ describe('a cluster', () => {
     expect(() => parse({ servers: {}, ...settings })).toThrow(new Error(`is malformed: ${problem}`));
   });
 
+  test.each([
+    [
+      { [SECRET]: 1 },
+      `a key of ${SECRET.length} characters (hidden: it may be a secret) is an unknown key; valid`,
+    ],
+    [{ servers: { [SECRET]: 7 } }, 'servers.(hidden: it may be a secret) must be an object'],
+    [{ servers: { main: { [SECRET]: 7 } } }, 'servers.main.(hidden: it may be a secret) must be a string'],
+    [
+      { servers: { [`${SECRET}/`]: {} } },
+      'characters (hidden: it may be a secret) in servers must be a name',
+    ],
+  ])('is rejected without a secret that was written as a key (%#)', (change, message) => {
+    expect(() => parse({ ...ALL, ...change })).toThrow(message);
+    expect(() => parse({ ...ALL, ...change })).not.toThrow(SECRET.slice(6, 20));
+  });
+
   test('is rejected with every problem, and without its secret', () => {
     const secret = `${SECRET} x`;
     const settings = { ...ALL, secret, servers: 7, patroni: ['ftp://a'], nodes: 1 };

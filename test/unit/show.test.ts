@@ -85,7 +85,15 @@ describe('the table', () => {
     const item = { ...pending, leader: 'a\u001b[2Jb', attempts: 1, last_error: 'c\u009b1md\r\ne' };
     const table = shown([item], { heartbeat });
     expect(table).not.toMatch(/[^\n\P{Cc}]/u);
-    expect(table).toMatch(/ a\ufffd\[2Jb .* failed once: c\ufffd1md e/s);
+    expect(table).toMatch(/ a\\u001b\[2Jb .* failed once: c\\u009b1md e/s);
+  });
+
+  test('has no characters that reorder text, also as JSON', () => {
+    const item = { ...pending, leader: 'a\u202eb' };
+    for (const text of [shown([item], { heartbeat }), asJson(servers([item]), NOW)]) {
+      expect(text).not.toContain('\u202e');
+      expect(text).toContain('a\\u202eb');
+    }
   });
 
   test('says so if there is nothing in it', () => {

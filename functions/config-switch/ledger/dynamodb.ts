@@ -15,7 +15,7 @@ import {
 } from '@aws-sdk/client-dynamodb';
 import { within } from '../deadline.ts';
 import { DeadlineExceeded, LedgerError } from '../errors.ts';
-import { explainSdkError } from '../http/network-errors.ts';
+import { explainSdkError, type Reader } from '../http/network-errors.ts';
 import type { Comparison, Condition, Stored, StoredChange, Table, Value } from './conditions.ts';
 import type { EventTable, StoredEvent } from './events.ts';
 
@@ -28,6 +28,12 @@ const CLIENT = {
 /** The client for all tables, created at the first request. */
 export class LedgerClient {
   #client: DynamoDBClient | undefined;
+  readonly #reader: Reader;
+
+  /** @param reader of the errors */
+  constructor(reader: Reader = 'function') {
+    this.#reader = reader;
+  }
 
   /**
    * Sends requests to one table of the ledger.
@@ -51,10 +57,12 @@ export class LedgerClient {
       if (signal.aborted) throw new DeadlineExceeded('time ran out before the ledger responded', cause);
       if (error instanceof LedgerError) throw error;
       if (error instanceof ConditionalCheckFailedException) return undefined;
-      const reason = explainSdkError(error, 'DynamoDB', 'a gateway endpoint or a NAT', {
-        ResourceNotFoundException: `table ${table} does not exist in ${process.env.AWS_REGION}; deploy the stage again`,
+      const remedies = {
+        ResourceNotFoundException: `table ${table} does not exist in ${process.env.AWS_REGION}; restore it: docs/operations.md#a-lost-table`,
         AccessDeniedException: `the function's role needs the actions of infra/function/iam.yml on table ${table}`,
-      });
+      };
+      const route = 'a gateway endpoint or a NAT';
+      const reason = explainSdkError(error, 'DynamoDB', route, remedies, this.#reader);
       throw new LedgerError(`the ledger is unavailable: ${reason}`, cause);
     }
   }

@@ -6,6 +6,7 @@
 import { createSecretKey, type KeyObject } from 'node:crypto';
 import * as v from 'valibot';
 import { BARMAN_NAME } from '../target.ts';
+import { pathOf, quotedKey } from '../text.ts';
 
 /** Barman's default for the option `streaming_archiver_name` (barman(5)). */
 const STREAMING_ARCHIVER_NAME = 'barman_receive_wal';
@@ -105,18 +106,18 @@ export function parseCluster(clusterName: string, text: string): Cluster {
   const result = v.safeParse(Settings, json);
   const servers: Record<string, unknown> = (json as { servers?: Record<string, unknown> }).servers ?? {};
   const problems = [
-    ...(result.issues ?? []).map((issue) => `${v.getDotPath(issue)} ${issue.message}`),
+    ...(result.issues ?? []).map((issue) => `${pathOf(issue.path)} ${issue.message}`),
     ...Object.keys(json)
       .filter((key) => !Object.hasOwn(Settings.entries, key))
       .map(
         (key) =>
-          `${JSON.stringify(key)} is an unknown key; valid keys: ${Object.keys(Settings.entries).join(', ')}`,
+          `${quotedKey(key)} is an unknown key; valid keys: ${Object.keys(Settings.entries).join(', ')}`,
       ),
     ...Object.keys(Object(servers))
       .filter((barman_server) => !BARMAN_NAME.test(barman_server) || barman_server in {})
       .map(
         (barman_server) =>
-          `${JSON.stringify(barman_server)} in servers must be a name as in the configuration of Barman`,
+          `${quotedKey(barman_server)} in servers must be a name as in the configuration of Barman`,
       ),
   ];
   if (!result.success || problems.length > 0) throw new Error(`is malformed: ${problems.join('; ')}`);

@@ -8,6 +8,8 @@
  */
 
 import type { PgBackupApi } from '../barman/pg-backup-api.ts';
+import { deadline } from '../deadline.ts';
+import { messageOf } from '../errors.ts';
 import { ExitCode, type Result } from '../exit-code.ts';
 import { type Facts, type Invocation, newFacts } from '../invocation.ts';
 import {
@@ -39,6 +41,8 @@ const AT_ONCE = 4;
  * response, or its operation, would be in doubt.
  */
 const SPARE_TIME = 3_000;
+/** Time limit of the report, which may begin at the deadline (ms). */
+const REPORT_TIME = 1_000;
 /** Maximum length of a reason in the ledger (characters): an item has at most 400 KB. */
 const REASON_LENGTH = 500;
 
@@ -82,6 +86,8 @@ export interface Heartbeat extends Applied {
   readonly unreachable?: string | undefined;
   /** The certificate that expires first: its parameter, and the whole days until then. */
   readonly certificate?: { readonly parameter: string; readonly daysLeft: number } | undefined;
+  /** Why what it found is not in the ledger, if it is not. */
+  readonly unreported?: string;
   /** What follows from what Patroni says. */
   readonly observed: ObservationResult;
   /**
@@ -139,13 +145,14 @@ export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
   // Not while something may be running, on a host with one worker.
   const isQuiet = !host.isUsed && !items.some((item) => item.lease && !isPaused(item));
   if (isQuiet && host.unreachable === undefined) await host.readOneServer(items);
-  const found = {
+  const states = {
     pending: pendingSince,
     not_streaming: host.unreachable === undefined ? notStreamingSince(observed, items) : undefined,
     leader_unknown: observed.unknown.map(({ cluster }) => cluster),
   };
-  const { lasting, entered } = whatLasts(found, stage.heartbeat, Date.now(), options.interval);
-  await report(options, { clusters, seen, observed }, stage, host.unreachable, lasting);
+  const { lasting, entered } = whatLasts(states, stage.heartbeat, Date.now(), options.interval);
+  const found = { clusters, seen, observed, lasting };
+  const unreported = await report(options, found, stage, host.unreachable).then(() => undefined, messageOf);
   return {
     unreachable: host.unreachable,
     certificate,
@@ -153,6 +160,7 @@ export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
     notReady: [...before.unreadable, ...host.refusals],
     entered,
     ...applied,
+    ...(unreported !== undefined && { unreported }),
   };
 }
 
@@ -172,11 +180,12 @@ async function observe({ ledger, signal, interval, ...options }: HeartbeatOption
   return { observed, seen, items: changed ? (await ledger.all(signal)).items : known.items };
 }
 
-/** What a heartbeat knows of the clusters. */
-interface Clusters {
+/** What a heartbeat knows of the clusters, and what the next one must know. */
+interface Findings {
   readonly clusters: readonly Pick<Cluster, 'name' | 'servers'>[];
   readonly seen: readonly Observed[];
   readonly observed: ObservationResult;
+  readonly lasting: Lasting;
 }
 
 /**
@@ -184,14 +193,12 @@ interface Clusters {
  *
  * @param before what the last one found: since when it is so
  * @param unreachable why pg-backup-api is unreachable, if it is
- * @param lasting for the next heartbeat
  */
 async function report(
-  { ledger, signal, interval, version }: HeartbeatOptions,
-  { clusters, seen, observed }: Clusters,
+  { ledger, interval, version }: HeartbeatOptions,
+  { clusters, seen, observed, lasting }: Findings,
   { heartbeat }: StageItem,
   unreachable: string | undefined,
-  lasting: Lasting,
 ): Promise<void> {
   const at = new Date().toISOString();
   const reports = clusters.map(({ name, servers }): ClusterReport => {
@@ -209,7 +216,9 @@ async function report(
     };
   });
   const since = heartbeat?.unreachable_since ?? at;
-  await ledger.report(
+  // Also if no time was left for anything else: the handler's own reserve covers it.
+  const limit = deadline(REPORT_TIME);
+  const written = ledger.report(
     {
       ...{ at, interval, version, clusters: reports, lasting },
       ...(unreachable !== undefined && {
@@ -217,8 +226,9 @@ async function report(
         unreachable_since: since,
       }),
     },
-    signal,
+    limit.signal,
   );
+  await written.finally(limit.clear);
 }
 
 /** What became of the expired leases. */
