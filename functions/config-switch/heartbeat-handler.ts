@@ -34,6 +34,7 @@ export function createHeartbeatHandler({
         ledger,
         connect: (facts) => connect({ ...invocation, facts }),
         expiries: () => settings.expiries(invocation.signal),
+        outdated: () => settings.outdated(invocation.signal),
         operationTimeout,
         interval: heartbeatInterval,
         version,

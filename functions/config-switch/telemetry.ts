@@ -156,7 +156,8 @@ export function reportHeartbeat(invocation: Invocation, heartbeat: Heartbeat | E
       `heartbeat: ${pending} pending, ${applied} applied, ${pausedPending} paused and pending; ${probed}`,
       fields,
     );
-    const { reconciled, notStreaming, unknown } = heartbeat.observed;
+    const { reconciled, first, notStreaming, unknown } = heartbeat.observed;
+    for (const { barman_server, message } of first) logger.info(message, { ...fields, barman_server });
     for (const { barman_server, message } of [...reconciled, ...notStreaming]) {
       logger.warn(message, { ...fields, barman_server });
     }

@@ -75,7 +75,7 @@ async function startInSync(of = cluster): Promise<Observer & { readonly leader: 
     const event = { ...PROMOTION, barman_model: `pg:${leader}` };
     expect((await row.run.webhook(event, { secret })).response).toMatchObject({ exit_code: 0 });
     await of.barmanStreams(leader);
-    expect((await row.beat()).observed).toEqual({ reconciled: [], notStreaming: [], unknown: [] });
+    expect((await row.beat()).observed).toEqual({ reconciled: [], first: [], notStreaming: [], unknown: [] });
     return { ...row, leader };
   } catch (error) {
     await row[Symbol.asyncDispose]();

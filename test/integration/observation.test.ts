@@ -21,6 +21,8 @@ const MODELS = { node1: 'pg:node1', node2: 'pg:node2' };
 /** What is observed if the leader's model became what is desired, and if it did not. */
 const RECONCILED = { reconciled: [{ barman_server: 'main' }] };
 const AS_BEFORE = { reconciled: [] };
+/** And if nothing was desired before. */
+const FIRST = { reconciled: [], first: [{ barman_server: 'main' }] };
 
 fakeClock();
 const cluster = (patroni: readonly string[], change: object = {}) =>
@@ -78,7 +80,12 @@ describe("the leader's model", () => {
     await using test = await start({ change: { servers: { main: { node1: null } } } });
     const { run } = test;
     run.host.api.setActiveModel('pg:node2');
-    expect(await beats(run, 2)).toMatchObject({ observed: RECONCILED, applied: 1 });
+    expect(await beats(run, 2)).toMatchObject({ observed: FIRST, applied: 1 });
+    run.expectLog({
+      level: 'INFO',
+      message: expect.stringMatching(/no model is desired .*; nothing was before$/),
+    });
+    expect(run.metrics()).not.toContainEqual(expect.objectContaining({ Reconciled: 1 }));
     expect(run.host.api.activeModel()).toBeNull();
     expect(await run.item()).toMatchObject({ desired: { cluster: 'main', target: 'reset' } });
   });
@@ -172,6 +179,85 @@ describe('an unknown leader', () => {
     run.expectMetrics({ LeaderUnknown: 1, Reconciled: 0 });
     expect(await run.item()).toMatchObject({ leader: 'node1', differs_since: expect.any(String) });
   });
+
+  test('in every second minute does not hide that Barman does not stream', async () => {
+    await using test = await start();
+    const { run, patroni } = test;
+    await run.webhook(NODE1);
+    patroni.barmanStreamsFrom = () => undefined;
+    let down = false;
+    patroni.answer = (_, __, normal) => (down ? { status: 503, body: {} } : normal);
+    pass(10 * MINUTE);
+    for (let minute = 0; minute < 8; minute += 1) {
+      const { observed } = await run.heartbeat();
+      expect(observed).toMatchObject({
+        unknown: down ? [{}] : [],
+        notStreaming: [{ barman_server: 'main' }],
+      });
+      expect(run.metrics().at(-1)).toMatchObject({ NotStreaming: 1, LeaderUnknown: down ? 1 : 0 });
+      down = !down;
+      pass(MINUTE);
+    }
+  });
+});
+
+describe('a malformed cluster', () => {
+  const unknown = {
+    unknown: [{ cluster: 'main', reason: expect.stringMatching(/"patronis" is an unknown key/) }],
+  };
+  const malformed = (urls: readonly string[]) =>
+    JSON.stringify({ servers: { main: MODELS }, patronis: urls });
+
+  test('has an unknown leader in every heartbeat of an instance that never had a good value', async () => {
+    await using test = await start();
+    const { run, patroni } = test;
+    run.host.put({ 'clusters/main': malformed(patroni.urls) });
+    for (let minute = 0; minute < 12; minute += 1) {
+      expect(await beats(run, 1)).toMatchObject({ observed: unknown });
+      expect(run.metrics().at(-1)).toMatchObject({ LeaderUnknown: 1 });
+      pass(MINUTE);
+    }
+    expect(patroni.requests).toEqual([]);
+    run.host.put({ 'clusters/main': cluster(patroni.urls) });
+    pass(5 * MINUTE);
+    await run.heartbeat();
+    expect(await beats(run, 1)).toMatchObject({ observed: { unknown: [] } });
+  });
+
+  test('has one also while an earlier good value is in use, and WAL that did not arrive is counted', async () => {
+    await using test = await start();
+    const { run, patroni } = test;
+    patroni.barmanStreamsFrom = () => undefined;
+    await beats(run, 2);
+    run.host.put({ 'clusters/main': malformed(patroni.urls) });
+    pass(6 * MINUTE);
+    await run.heartbeat();
+    const before = patroni.requests.length;
+    const message = expect.stringMatching(/^Barman did not stream from node1 for server main when .* last/);
+    const observed = { ...unknown, notStreaming: [{ barman_server: 'main', message }] };
+    expect(await beats(run, 12)).toMatchObject({ observed });
+    expect(run.metrics().at(-1)).toMatchObject({ LeaderUnknown: 1, NotStreaming: 1 });
+    expect(patroni.requests).toHaveLength(before);
+  });
+});
+
+describe('names that JavaScript uses itself', () => {
+  const ODD = ['constructor', '__proto__', 'prototype', 'toString'];
+
+  test.each(ODD)('are only data: %s', async (name) => {
+    await using patroni = await PatroniStandIn.start({ nodes: [name, 'node2'] });
+    await using run = await startFunction();
+    run.host.put({
+      [`clusters/${name}`]: cluster(patroni.urls, { scope: 'main', servers: { [name]: { [name]: 'm' } } }),
+    });
+    expect(await beats(run, 2)).toMatchObject({
+      observed: { first: [{ barman_server: name }], unknown: [], notStreaming: [] },
+    });
+    expect(await run.ledger.get(name, signal())).toMatchObject({
+      leader: name,
+      desired: { target: 'model m' },
+    });
+  });
 });
 
 describe('a server whose item cannot be read', () => {
@@ -184,7 +270,7 @@ describe('a server whose item cannot be read', () => {
     const { run } = test;
     await run.setItem({ desired: 'reset' } as never, 'bad');
     expect(await beats(run, 2)).toMatchObject({
-      observed: RECONCILED,
+      observed: FIRST,
       applied: 1,
       notReady: [{ barman_server: 'bad' }],
     });

@@ -1,8 +1,9 @@
 /** The requests to Patroni's REST API, and what is observed of several clusters, on real sockets. */
 
+import { subscribe, unsubscribe } from 'node:diagnostics_channel';
 import { createServer, type IncomingMessage, type RequestListener } from 'node:http';
 import { createServer as createHttpsServer, type ServerOptions } from 'node:https';
-import { createServer as createTcpServer } from 'node:net';
+import { createServer as createTcpServer, type Socket } from 'node:net';
 import { describe, expect, test } from 'vitest';
 import { HttpError } from '../../functions/config-switch/errors.ts';
 import type { TlsSettings } from '../../functions/config-switch/http/tls.ts';
@@ -208,9 +209,10 @@ describe('the clusters', () => {
     streaming_archiver_name: null,
     ...change,
   });
-  const source = (clusters: readonly Cluster[], tls: object = {}): ClusterSource => ({
-    clusters: async () => ({ clusters, tls }),
-  });
+  const source = (
+    clusters: readonly Cluster[],
+    { tls = {}, malformed = new Map() }: Partial<Awaited<ReturnType<ClusterSource['clusters']>>> = {},
+  ): ClusterSource => ({ clusters: async () => ({ clusters, malformed, tls }) });
   const urlsOf = (patroni: PatroniStandIn) => patroni.urls.map((url) => new URL(url));
 
   test('are observed, except those without URLs', async () => {
@@ -218,9 +220,7 @@ describe('the clusters', () => {
     const asked = cluster('a', { patroni: urlsOf(patroni) });
     const before = Date.now();
     const observed = await observeClusters(source([asked, cluster('b')]), signal());
-    expect(observed).toEqual([
-      { cluster: asked, at: expect.any(Number), observation: { leader: 'node1', streaming: undefined } },
-    ]);
+    expect(observed).toEqual([{ cluster: asked, at: expect.any(Number), observation: { leader: 'node1' } }]);
     expect(observed[0]?.at).toBeGreaterThanOrEqual(before);
     expect(observed[0]?.at).toBeLessThanOrEqual(Date.now());
   });
@@ -237,18 +237,44 @@ describe('the clusters', () => {
       });
     const observed = await observeClusters(source([several('a'), several('b')]), signal());
     expect(observed.map((one) => [[...one.cluster.servers.keys()], one.observation])).toEqual([
-      [['server-of-a'], { leader: 'node1', streaming: undefined }],
-      [['server-of-b'], { leader: 'node1', streaming: undefined }],
-      [[], { unknown: 'Barman server main has members in a and b, so none of them reconciles it' }],
+      [['server-of-a'], { leader: 'node1' }],
+      [['server-of-b'], { leader: 'node1' }],
+      [['main'], { unknown: 'Barman server main has members in a and b, so none of them reconciles it' }],
     ]);
     expect(observed[2]).toMatchObject({ cluster: { name: 'a' }, at: observed[0]?.at });
+  });
+
+  test('that are malformed are unknown, and not asked, with an earlier good value or without', async () => {
+    await using patroni = await PatroniStandIn.start();
+    const one = cluster('a', { patroni: urlsOf(patroni) });
+    const malformed = new Map(['a', 'b', '__proto__'].map((name) => [name, `clusters/${name} is not JSON`]));
+    const observed = await observeClusters(source([one], { malformed }), signal());
+    expect(observed.map(({ cluster, observation }) => [cluster.name, cluster.servers, observation])).toEqual([
+      ['a', one.servers, { unknown: 'clusters/a is not JSON' }],
+      ['b', new Map(), { unknown: 'clusters/b is not JSON' }],
+      ['__proto__', new Map(), { unknown: 'clusters/__proto__ is not JSON' }],
+    ]);
+    expect(patroni.requests).toEqual([]);
+  });
+
+  test('that cause an internal error are unknown, and keep no other one from being observed', async () => {
+    await using patroni = await PatroniStandIn.start();
+    // Not a cluster that a parameter can have.
+    const bad = cluster('bad', { patroni: [null as unknown as URL] });
+    const good = cluster('good', { patroni: urlsOf(patroni) });
+    const clusters = [cluster('first', { patroni: urlsOf(patroni) }), bad, good];
+    expect((await observeClusters(source(clusters), signal())).map((one) => one.observation)).toEqual([
+      { leader: 'node1' },
+      { unknown: expect.stringMatching(/^internal error: .*host/) },
+      { leader: 'node1' },
+    ]);
   });
 
   test('are not asked without the certificates that they may require', async () => {
     await using patroni = await PatroniStandIn.start();
     const tls = new HttpError('patroni-client-key is missing');
     const one = cluster('a', { patroni: urlsOf(patroni) });
-    expect(await observeClusters(source([one], tls), signal())).toMatchObject([
+    expect(await observeClusters(source([one], { tls }), signal())).toMatchObject([
       { cluster: { name: 'a' }, observation: { unknown: 'patroni-client-key is missing' } },
     ]);
     expect(patroni.requests).toEqual([]);
@@ -259,7 +285,7 @@ describe('the clusters', () => {
     await using patroni = await PatroniStandIn.start({ tls: { ...(await ca.server()), ca: ca.cert } });
     const tls = { ...(await ca.client()), ca: ca.cert };
     const one = cluster('a', { patroni: urlsOf(patroni) });
-    expect(await observeClusters(source([one], tls), signal())).toMatchObject([
+    expect(await observeClusters(source([one], { tls }), signal())).toMatchObject([
       { observation: { leader: 'node1' } },
     ]);
   });
@@ -267,5 +293,60 @@ describe('the clusters', () => {
   test('are none while the parameters are unavailable', async () => {
     const unavailable = { clusters: () => Promise.reject(new HttpError('throttled')) };
     expect(await observeClusters(unavailable, signal())).toEqual([]);
+  });
+});
+
+describe('more nodes than sockets', () => {
+  /** The sockets that this process has connected and not closed, at most. */
+  function countSockets() {
+    const open = new Set<Socket>();
+    let max = 0;
+    const onSocket = (message: unknown) => {
+      const { socket } = message as { socket: Socket };
+      for (const one of open) if (one.destroyed) open.delete(one);
+      max = Math.max(max, open.add(socket).size);
+    };
+    subscribe('net.client.socket', onSocket);
+    return { max: () => max, [Symbol.dispose]: () => unsubscribe('net.client.socket', onSocket) };
+  }
+  const clustersOf = (count: number, urls: (index: number) => readonly (string | URL)[]) =>
+    Array.from(
+      { length: count },
+      (_, index): Cluster => ({
+        name: `c${index}`,
+        scope: 'main',
+        secrets: [],
+        servers: new Map(),
+        patroni: urls(index).map((url) => new URL(url)),
+        streaming_archiver_name: null,
+      }),
+    );
+  const run = (clusters: readonly Cluster[]) =>
+    observeClusters(
+      { clusters: async () => ({ clusters, malformed: new Map(), tls: {} }) },
+      AbortSignal.timeout(20_000),
+    );
+
+  test('are asked over 64 sockets at most, in turn', async () => {
+    await using patroni = await PatroniStandIn.start({ nodes: ['node1', 'node2', 'node3'] });
+    using sockets = countSockets();
+    const observed = await run(clustersOf(60, () => patroni.urls));
+    expect(observed.map(({ observation }) => observation)).toEqual(Array(60).fill({ leader: 'node1' }));
+    expect(sockets.max()).toBeLessThanOrEqual(64);
+    expect(sockets.max()).toBeGreaterThan(32);
+  });
+
+  test('are all asked although one of each cluster does not answer', async () => {
+    await using patroni = await PatroniStandIn.start();
+    await using silent = await startNode(() => {});
+    using sockets = countSockets();
+    const start = performance.now();
+    const observed = await run(clustersOf(60, () => [...patroni.urls, silent.url]));
+    expect(observed.map(({ observation }) => observation)).toEqual(Array(60).fill({ leader: 'node1' }));
+    expect(sockets.max()).toBeLessThanOrEqual(64);
+    // Two turns of 500 ms, and the last one, for which no one waits, of twice 3 s.
+    expect(performance.now() - start).toBeLessThan(10_000);
+    // It is not asked again while others wait: once for each cluster, and twice in the last turn.
+    expect(silent.requests.length).toBeLessThan(60 + 22);
   });
 });

@@ -7,7 +7,9 @@ import type { CertificateAuthority } from '../stand-ins/certificates.ts';
 import { loadFunction } from '../stand-ins/load-function.ts';
 import { createSecret } from '../stand-ins/webhook.ts';
 import {
+  at,
   expectNoSecretIn,
+  type FunctionUnderTest,
   fakeClock,
   MINUTE,
   NODE1,
@@ -159,6 +161,71 @@ describe('SSM parameters', () => {
     await expect.poll(() => run.ssm.requestsFor(run.host.path).length).toBeGreaterThan(0);
     run.ssm.faults.delete(run.host.path);
     expect((await run.invoke(PROMOTION)).exit_code).toBe(0);
+  });
+});
+
+describe('values that can no longer be read', () => {
+  /** Runs a heartbeat every minute. @returns why pg-backup-api is unreachable, minute by minute */
+  async function beats(run: FunctionUnderTest, minutes: number) {
+    const reasons: (string | undefined)[] = [];
+    for (let minute = 0; minute < minutes; minute += 1) {
+      pass(MINUTE);
+      reasons.push((await run.heartbeat()).unreachable);
+    }
+    return reasons;
+  }
+  const metric = (run: FunctionUnderTest) => run.metrics().at(-1);
+
+  test('are reported after 15 minutes, while switches go on with the old ones', SLOW, async () => {
+    await using run = await startFunction();
+    await run.heartbeat();
+    run.ssm.faults.set(run.host.path, 'access denied');
+    // They are read again when they are five minutes old.
+    expect(await beats(run, 19)).toEqual(Array(19).fill(undefined));
+    expect(metric(run)).toMatchObject({ PgBackupApiUnreachable: 0 });
+    const [reason] = await beats(run, 1);
+    expect(reason).toMatch(
+      /could not be read from SSM: .*; that has been so since 20.*Z, and an instance of the function that starts now has no values$/,
+    );
+    run.expectLog({ level: 'ERROR', message: expect.stringContaining(`; ${reason}`) });
+
+    const now = at(0);
+    const desired = { target: 'model pg:node1', version: `${now}#x`, cluster: 'main', recorded_at: now };
+    await run.setItem({ desired });
+    expect(await run.heartbeat()).toMatchObject({ pending: 1, applied: 1, unreachable: reason });
+    expect(metric(run)).toMatchObject({ PgBackupApiUnreachable: 1, OldestPendingAge: 0 });
+    expect((await run.webhook(PROMOTION)).response.exit_code).toBe(0);
+
+    run.ssm.faults.delete(run.host.path);
+    expect(await beats(run, 1)).toEqual([undefined]);
+    // Half an hour later a failure starts over.
+    run.ssm.faults.set(run.host.path, 'access denied');
+    pass(30 * MINUTE);
+    expect(await beats(run, 2)).toEqual([undefined, undefined]);
+  });
+
+  test.each([
+    ['client-key', 'no key', 'client-key is malformed'],
+    ['url', 'barman:7480', 'url is not an https:// URL'],
+    ['webhook-secret', 'whsec_', 'webhook-secret is malformed'],
+  ])('are reported after 15 minutes if one is malformed (%s)', SLOW, async (name, malformed, problem) => {
+    await using run = await startFunction();
+    await run.heartbeat();
+    const good = run.host.parameter(name);
+    run.host.put({ [name]: malformed });
+    expect(await beats(run, 19)).toEqual(Array(19).fill(undefined));
+    expect(await beats(run, 1)).toEqual([
+      expect.stringContaining(`SSM parameter ${run.host.path}${problem}`),
+    ]);
+    expect((await run.webhook(PROMOTION)).response.exit_code).toBe(0);
+    run.host.put({ [name]: good });
+    expect(await beats(run, 1)).toEqual([undefined]);
+  });
+
+  test('are not reported as such by an instance that has none: its requests say why', async () => {
+    await using run = await startFunction();
+    run.ssm.faults.set(run.host.path, 'access denied');
+    expect((await run.heartbeat()).unreachable).toMatch(/could not be read from SSM: .* on its key$/);
   });
 });
 

@@ -350,6 +350,7 @@ export class World {
       connect: () => instance.pgBackupApi(signal),
       facts: newFacts(),
       expiries: async () => new Map(),
+      outdated: async () => undefined,
       signal,
       remaining: () => start + time - performance.now(),
       operationTimeout: OPERATION_TIMEOUT,
@@ -422,7 +423,12 @@ export class World {
     const streaming = this.#scenario.withoutStreaming ? undefined : this.#active === leader && !this.faulty();
     return [
       {
-        cluster: { name: 'c', scope: 'c', servers: new Map([[SERVER, members]]) },
+        cluster: {
+          name: 'c',
+          scope: 'c',
+          servers: new Map([[SERVER, members]]),
+          streaming_archiver_name: 'barman_receive_wal',
+        },
         at,
         observation: unknown ? { unknown: 'a fault' } : { leader: String(leader), streaming },
       },

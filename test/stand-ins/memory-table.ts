@@ -56,7 +56,12 @@ export class MemoryTable implements Table {
     return this.items.get(server);
   }
 
-  async update(server: string, change: Change, condition: Condition): Promise<Item | undefined> {
+  async update(
+    server: string,
+    change: Change,
+    condition: Condition,
+    _signal?: AbortSignal,
+  ): Promise<Item | undefined> {
     this.writes += 1;
     const item = this.items.get(server);
     if (!holds(item, condition)) return undefined;

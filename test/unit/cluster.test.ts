@@ -39,6 +39,30 @@ describe('a cluster', () => {
     });
   });
 
+  test.each(['prototype', 'constructor', '__proto__', 'toString', 'hasOwnProperty'])(
+    'may have a server and a member named %s',
+    (name) => {
+      const { servers } = parse({ servers: { [name]: { [name]: 'pg:node1' } } });
+      expect(servers).toEqual(new Map([[name, new Map([[name, 'pg:node1']])]]));
+    },
+  );
+
+  test('may have addresses of Barman, of IPv4 and IPv6', () => {
+    const blocks = ['10.0.3.4/32', '192.0.2.0/24', 'fd00::/64'];
+    const { barman_addresses } = parse({ servers: {}, barman_addresses: blocks });
+    const has = (address: string, family: 'ipv4' | 'ipv6') => barman_addresses?.check(address, family);
+    expect([has('10.0.3.4', 'ipv4'), has('192.0.2.200', 'ipv4'), has('fd00::7', 'ipv6')]).toEqual([
+      true,
+      true,
+      true,
+    ]);
+    expect([has('10.0.3.5', 'ipv4'), has('192.0.3.1', 'ipv4'), has('fd00:0:0:1::7', 'ipv6')]).toEqual([
+      false,
+      false,
+      false,
+    ]);
+  });
+
   test('may have no streaming', () => {
     expect(parse({ servers: {}, streaming_archiver_name: null }).streaming_archiver_name).toBeNull();
   });
@@ -59,7 +83,7 @@ describe('a cluster', () => {
   test.each<[object, string]>([
     [
       { secrets: 'x' },
-      '"secrets" is an unknown key; valid keys: secret, servers, patroni, scope, streaming_archiver_name',
+      '"secrets" is an unknown key; valid keys: secret, servers, patroni, scope, streaming_archiver_name, barman_addresses',
     ],
     [{ servers: null }, SERVERS],
     [{ servers: [] }, SERVERS],
@@ -69,8 +93,13 @@ describe('a cluster', () => {
     ],
     [{ servers: { main: { node1: 7 } } }, 'servers.main.node1 must be a string'],
     [{ servers: { main: { node1: '--reset' } } }, `servers.main.node1 ${NAME}`],
-    [{ servers: { '../x': {} } }, `"../x" in servers ${NAME}`],
-    [{ servers: { ['__proto__']: {} } }, `"__proto__" in servers ${NAME}`],
+    [{ servers: { '../x': {} } }, `servers "../x" ${NAME}`],
+    [{ servers: { ['x'.repeat(256)]: {} } }, `servers "${'x'.repeat(256)}" must have at most 255 characters`],
+    [
+      { servers: { main: { node1: 'x'.repeat(256) } } },
+      'servers.main.node1 must have at most 255 characters',
+    ],
+    [{ servers: { ['__proto__']: { ['__proto__']: 7 } } }, 'servers.__proto__.__proto__ must be a string'],
     [{ secret: 7 }, 'secret must be a string'],
     [
       { secret: 'whsec_c2hvcnQ=' },
@@ -86,6 +115,24 @@ describe('a cluster', () => {
     [{ scope: '' }, 'scope must not be empty'],
     [{ streaming_archiver_name: 7 }, 'streaming_archiver_name must be a string or null'],
     [{ streaming_archiver_name: '' }, 'streaming_archiver_name must not be empty'],
+    [
+      { barman_addresses: '10.0.3.4/32' },
+      'barman_addresses must be an array of CIDR blocks, such as ["10.0.3.4/32"]',
+    ],
+    [{ barman_addresses: [] }, 'barman_addresses must have at least one CIDR block'],
+    [{ barman_addresses: [7] }, 'barman_addresses.0 must be a string'],
+    ...[
+      '10.0.3.4',
+      '10.0.3.4/33',
+      '10.0.3/24',
+      'fd00::/129',
+      'fd00::%eth0/64',
+      'barman/32',
+      '10.0.3.4/-1',
+    ].map((block): [object, string] => [
+      { barman_addresses: ['10.0.3.4/32', block] },
+      'barman_addresses.1 must be a CIDR block, such as 10.0.3.4/32 or fd00::/64',
+    ]),
   ])('with %j is rejected with the field and the remedy', (settings, problem) => {
     expect(() => parse({ servers: {}, ...settings })).toThrow(new Error(`is malformed: ${problem}`));
   });

@@ -104,13 +104,20 @@ async function heartbeat(observed: readonly string[] = []): Promise<void> {
     connect: (facts) => new PgBackupApi(source, { signal, maxRetries: 5, facts }),
     facts: newFacts(),
     expiries: async () => new Map(),
+    outdated: async () => undefined,
     signal,
     remaining: () => start + 27_500 - performance.now(),
     operationTimeout: 60_000,
     interval: MINUTE,
     version: 'test',
     clusters: async () => [],
-    observe: async () => [{ cluster: { name: 'c', scope: 'c', servers }, at: Date.now(), observation }],
+    observe: async () => [
+      {
+        cluster: { name: 'c', scope: 'c', servers, streaming_archiver_name: null },
+        at: Date.now(),
+        observation,
+      },
+    ],
     onReconciled: () => {},
   });
   clear();

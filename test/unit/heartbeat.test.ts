@@ -121,6 +121,7 @@ beforeEach(() => {
     ledger: new Ledger(table),
     connect: (facts) => barman.connect(facts),
     expiries: async () => new Map(),
+    outdated: async () => undefined,
     signal: new AbortController().signal,
     remaining: () => 27_500,
     facts: newFacts(),
@@ -165,7 +166,7 @@ describe('a heartbeat', () => {
       pending: 0,
       applied: 0,
       pausedPending: 0,
-      observed: { reconciled: [], notStreaming: [], unknown: [] },
+      observed: { reconciled: [], first: [], notStreaming: [], unknown: [] },
       notReady: [],
       unreachable: undefined,
       oldestPendingAge: 0,
@@ -576,7 +577,12 @@ describe('what lasts', () => {
     const entered = [];
     for (let minute = 0; minute < count; minute += 1) {
       const members = new Map([['node1', 'm']]);
-      const cluster = { name: 'c', scope: 's', servers: new Map([['main', members]]) };
+      const cluster = {
+        name: 'c',
+        scope: 's',
+        servers: new Map([['main', members]]),
+        streaming_archiver_name: null,
+      };
       const observed = observation ? [{ cluster, at: Date.now(), observation }] : [];
       const heartbeat = await beat({ ...options, observe: async () => observed });
       for (const [state, names] of Object.entries(heartbeat.entered)) {
@@ -649,7 +655,12 @@ describe('the leaders that Patroni names', () => {
   ]);
   /** A heartbeat that observes a leader of the cluster of `main`. */
   const beatWith = (observation: Observed['observation'], interval = MINUTE) => {
-    const cluster = { name: 'c', scope: 's', servers: new Map([['main', members]]) };
+    const cluster = {
+      name: 'c',
+      scope: 's',
+      servers: new Map([['main', members]]),
+      streaming_archiver_name: 'barman_receive_wal',
+    };
     return beat({ ...options, interval, observe: async () => [{ cluster, at: NOW, observation }] });
   };
 
@@ -690,7 +701,9 @@ describe('the report of a heartbeat', () => {
     options = {
       ...options,
       clusters: async () => [east, unseen],
-      observe: async () => [{ cluster: { ...east, scope: 'east' }, at: NOW + ms, observation }],
+      observe: async () => [
+        { cluster: { ...east, scope: 'east', streaming_archiver_name: null }, at: NOW + ms, observation },
+      ],
     };
   };
 

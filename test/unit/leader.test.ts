@@ -1,5 +1,6 @@
 /** Who is the leader, from answers as Patroni 4.1.5 and 3.3.2 gave them: with etcd, ttl 20, loop_wait 2. */
 
+import { BlockList } from 'node:net';
 import { describe, expect, test, vi } from 'vitest';
 import type { Cluster } from '../../functions/config-switch/patroni/cluster.ts';
 import { observe } from '../../functions/config-switch/patroni/leader.ts';
@@ -43,6 +44,7 @@ const DOWN: Answer = { error: 'ECONNREFUSED' };
 /** Node 1 confirms that it is the leader, except for a change. */
 const confirms = (change: Body = {}) => ok(state('node1', change));
 const REPLICA = notLeader(state('node2', { role: 'replica' }));
+const UNLISTED = 'if none of these is node1, add its URL to the key "patroni" of the parameter clusters/main';
 
 type Answers = readonly Answer[];
 /**
@@ -50,10 +52,15 @@ type Answers = readonly Answer[];
  *
  * @param leader and for `/leader`
  */
-function run(cluster: Answers, leader: Answers = [confirms(), REPLICA], name: string | null = null) {
+function run(
+  cluster: Answers,
+  leader: Answers = [confirms(), REPLICA],
+  name: string | null = null,
+  change: Partial<Cluster> = {},
+) {
   const ask = async (node: URL, path: 'cluster' | 'leader') =>
     (path === 'cluster' ? cluster : leader)[node.hostname === '10.0.0.1' ? 0 : 1] ?? DOWN;
-  return observe({ ...CLUSTER, streaming_archiver_name: name }, ask, new AbortController().signal);
+  return observe({ ...CLUSTER, streaming_archiver_name: name, ...change }, ask, new AbortController().signal);
 }
 
 describe('the leader is known', () => {
@@ -76,6 +83,15 @@ describe('the leader is known', () => {
       'in a standby cluster',
       [members(standbyLeader, replicaOf('node2'))],
       [confirms({ role: 'standby_leader' })],
+    ],
+    [
+      'in a standby cluster that replays from an archive',
+      [members({ ...standbyLeader, state: 'in archive recovery' }, replicaOf('node2'))],
+      [confirms({ role: 'standby_leader' })],
+    ],
+    [
+      'if a timeline is no number',
+      [members(leaderOf('node1'), replicaOf('node2', { timeline: { toString: 0 } })), NORMAL],
     ],
     ['with a sync standby', [members(leaderOf('node1'), replicaOf('node2', { role: 'sync_standby' }))]],
     ['if its scope is not in the list of members', [ok({ members: [leaderOf('node1')] })]],
@@ -119,7 +135,28 @@ describe('Barman', () => {
     const change = { replication: [sender('wal_of_main', 'streaming')] };
     expect(await streaming(change, 'wal_of_main')).toMatchObject({ streaming: true });
     expect(await streaming(change)).toMatchObject({ streaming: false });
-    expect(await streaming(change, null)).toMatchObject({ streaming: undefined });
+    expect(await streaming(change, null)).toEqual({ leader: 'node1' });
+  });
+
+  const addresses = new BlockList();
+  addresses.addSubnet('10.0.3.0', 24, 'ipv4');
+  addresses.addSubnet('fd00::', 64, 'ipv6');
+  const from = (client_addr: unknown) => ({ ...barman('streaming'), client_addr });
+  const other = (otherReceiver: string) => ({ leader: 'node1', streaming: false, otherReceiver });
+  test.each<[string, unknown[], object]>([
+    ['streams from one of its addresses', ['10.0.3.4'], { leader: 'node1', streaming: true }],
+    ['streams from one of IPv6', ['fd00::7'], { leader: 'node1', streaming: true }],
+    ['streams beside another receiver', ['10.0.4.4', '10.0.3.4'], { leader: 'node1', streaming: true }],
+    ['does not stream if another receiver does', ['10.0.4.4'], other('10.0.4.4')],
+    ['does not stream if another one of IPv6 does', ['fd00:0:0:1::7'], other('fd00:0:0:1::7')],
+    ['does not stream if one on its own network does', ['fe80::1%eth0'], other('fe80::1')],
+    ['does not stream if one on the same host does', [null], other('a Unix socket')],
+    ['does not stream if one from nowhere does', ['x'.repeat(999)], other('an unknown address')],
+    ['does not stream if nothing does', [], { leader: 'node1', streaming: false }],
+  ])('that has addresses %s', async (_, clients, expected) => {
+    const name = 'barman_receive_wal';
+    const replies = [confirms({ replication: clients.map(from) }), REPLICA];
+    expect(await run([NORMAL, NORMAL], replies, name, { barman_addresses: addresses })).toEqual(expected);
   });
 });
 
@@ -148,6 +185,11 @@ describe('the leader is unknown', () => {
       'node1 is running, by 10.0.0.1:8008',
     ],
     [
+      'while a leader that is a primary replays from an archive',
+      [members(leaderOf('node1', { state: 'in archive recovery' }))],
+      'node1 is in archive recovery, by 10.0.0.1:8008',
+    ],
+    [
       'if another member has a higher timeline',
       [members(leaderOf('node1'), replicaOf('node2', { timeline: 2 }))],
       'node2 has a higher timeline than the leader node1, by 10.0.0.1:8008',
@@ -165,6 +207,8 @@ describe('the leader is unknown', () => {
     ['no cluster', ok('<html>')],
     ['not JSON', ok(undefined)],
     ['one with a name that cannot be stored', members(leaderOf('a\ud800'))],
+    ['one with a name that is too long for the log', members(leaderOf('a', { state: 'x'.repeat(256) }))],
+    ['one with a scope that is too long for the log', ok({ members: [], scope: 'x'.repeat(256) })],
   ])('if an answer is %s', async (_, answer) => {
     const unknown = '10.0.0.1:8008 answered something else than a cluster';
     expect(await run([answer, NORMAL])).toEqual({ unknown });
@@ -187,14 +231,28 @@ describe('the leader is unknown', () => {
     [
       'if it was killed: the other names it for the whole ttl',
       [DOWN, REPLICA],
-      'node1 does not confirm that it is the leader: 10.0.0.1:8008: ECONNREFUSED, 10.0.0.2:8008: 503',
+      `node1 does not confirm that it is the leader: 10.0.0.1:8008: ECONNREFUSED, 10.0.0.2:8008: 503; ${UNLISTED}`,
     ],
     [
       'after SIGSTOP and SIGCONT',
       [notLeader(state('node1')), REPLICA],
       'node1 does not confirm that it is the leader: 10.0.0.1:8008: 503, 10.0.0.2:8008: 503',
     ],
-    ['in the first moments of a switchover', [confirms({ role: 'replica' })], 'node1 is still replica'],
+    [
+      'if it cannot write: for a moment in a switchover, or as long as PostgreSQL hangs in recovery',
+      [confirms({ role: 'replica' }), REPLICA],
+      'node1 holds the leader lock, but its role is replica, which cannot write. In a switchover that lasts less than a second; if it lasts longer, act now: read the logs of Patroni and PostgreSQL on node1',
+    ],
+    [
+      'if none of the URLs is its own',
+      [notLeader(state('node3', { role: 'replica' })), REPLICA],
+      'the leader is node1, and the key "patroni" of the parameter clusters/main has no URL of it: add it there',
+    ],
+    [
+      'if the only URL that answers is not its own',
+      [notLeader({}), REPLICA],
+      `node1 does not confirm that it is the leader: 10.0.0.1:8008: 503, 10.0.0.2:8008: 503; ${UNLISTED}`,
+    ],
     [
       'while nodes still name the old one',
       [DOWN, ok(state('node2'))],
@@ -233,8 +291,7 @@ describe('the leader is unknown', () => {
     const observed = observe(CLUSTER, ask, new AbortController().signal);
     await vi.advanceTimersByTimeAsync(6_000);
     expect(await observed).toEqual({
-      unknown:
-        'node1 does not confirm that it is the leader: 10.0.0.1:8008: no answer in time, 10.0.0.2:8008: no answer in time',
+      unknown: `node1 does not confirm that it is the leader: 10.0.0.1:8008: no answer in time, 10.0.0.2:8008: no answer in time; ${UNLISTED}`,
     });
     expect([rounds, Date.now() - start]).toEqual([['cluster', 'cluster', 'leader', 'leader'], 6_000]);
   });

@@ -1,8 +1,9 @@
-import { beforeEach, describe, expect, test } from 'vitest';
+import { beforeEach, describe, expect, test, vi } from 'vitest';
+import { LedgerError } from '../../functions/config-switch/errors.ts';
 import type { Item, RecordedItem } from '../../functions/config-switch/ledger/item.ts';
 import { Ledger } from '../../functions/config-switch/ledger/ledger.ts';
 import type { Observed } from '../../functions/config-switch/patroni/observe-clusters.ts';
-import { recordObservations } from '../../functions/config-switch/reconcile/observations.ts';
+import { type Known, recordObservations } from '../../functions/config-switch/reconcile/observations.ts';
 import { versionOf } from '../../functions/config-switch/version.ts';
 import { MemoryTable } from '../stand-ins/memory-table.ts';
 import { at, NOW } from './virtual-time.ts';
@@ -33,6 +34,7 @@ beforeEach(() => {
 const clusterWith = (servers: Record<string, Record<string, string | null>>) => ({
   name: 'parameter',
   scope: 'scope',
+  streaming_archiver_name: 'barman_receive_wal',
   servers: new Map(
     Object.entries(servers).map(([server, members]) => [server, new Map(Object.entries(members))]),
   ),
@@ -43,14 +45,18 @@ type Observation = Observed['observation'];
 const observe = async (
   ms: number,
   observation: Observation,
-  { cluster = CLUSTER, read }: { cluster?: Observed['cluster']; read?: Item[] } = {},
+  {
+    cluster = CLUSTER,
+    read,
+    ...last
+  }: { cluster?: Observed['cluster']; read?: Item[]; stage?: NonNullable<Known['stage']> } = {},
 ) => {
   const observed = [{ cluster, at: NOW + ms, observation }];
   const ledger = new Ledger(table);
   const known = read ? { items: read, unreadable: [], stage: {} } : await ledger.all(signal);
-  return recordObservations(ledger, known, observed, MINUTE, signal);
+  return recordObservations(ledger, { ...known, ...last }, observed, MINUTE, signal);
 };
-const NOTHING = { reconciled: [], notStreaming: [], unknown: [] };
+const NOTHING = { reconciled: [], first: [], notStreaming: [], unknown: [] };
 
 describe('what Patroni says', () => {
   test('is recorded for a server that is not in the ledger', async () => {
@@ -92,6 +98,17 @@ describe('what Patroni says', () => {
     expect(table.item).toEqual({ ...IN_SYNC, leader: 'node3', leader_since: at(0), differs_since: at(0) });
   });
 
+  test.each<[string, boolean | undefined, object]>([
+    ['does not stream either', false, { streaming: false, streaming_since: at(0) }],
+    ['streams', true, { streaming: true, streaming_since: at(0) }],
+    ['may stream', undefined, {}],
+  ])('of another leader is no longer known if this one %s', async (_, streaming, expected) => {
+    const old = { streaming: false, streaming_since: at(-MINUTE) };
+    table.item = { ...IN_SYNC, ...old, leader: 'node2', differs_since: at(-MINUTE) };
+    await observe(0, { leader: 'node1', streaming });
+    expect(table.item).toEqual({ ...IN_SYNC, leader_since: at(0), ...expected });
+  });
+
   test.each([
     ['another leader', IN_SYNC],
     ['the first leader', { barman_server: 'main' }],
@@ -129,6 +146,38 @@ describe('what Patroni says', () => {
   });
 });
 
+describe('a server that cannot be written', () => {
+  test('is unknown with the reason, and keeps no other one from being observed', async () => {
+    const cluster = clusterWith({ a: MEMBERS, bad: MEMBERS, main: MEMBERS });
+    const { update } = table;
+    table.update = async (server, ...rest) => {
+      if (server === 'bad') throw new LedgerError('the ledger is unavailable: ThrottlingException');
+      return update.call(table, server, ...rest);
+    };
+    const reason =
+      'its leader node1 could not be recorded for Barman server bad: the ledger is unavailable: ThrottlingException';
+    const { unknown, notStreaming } = await observe(0, { leader: 'node1', streaming: false }, { cluster });
+    expect(unknown).toEqual([{ cluster: 'parameter', reason }]);
+    expect(notStreaming.map(({ barman_server }) => barman_server)).toEqual(['a', 'bad', 'main']);
+    expect([...table.items.keys()]).toEqual(['a', 'main']);
+  });
+
+  test('does not take more than ten seconds, together with all that cannot', async () => {
+    vi.useFakeTimers({ now: NOW });
+    const cluster = clusterWith({ a: MEMBERS, b: MEMBERS, c: MEMBERS });
+    table.update = (_server, _change, _condition, until = signal) =>
+      new Promise<never>((_, reject) => {
+        if (until.aborted) reject(until.reason);
+        until.addEventListener('abort', () => reject(until.reason));
+      });
+    const observed = observe(0, { leader: 'node1' }, { cluster });
+    await vi.advanceTimersByTimeAsync(10_000);
+    expect((await observed).unknown).toHaveLength(3);
+    expect(Date.now() - NOW).toBe(10_000);
+    vi.useRealTimers();
+  });
+});
+
 describe("the leader's model", () => {
   const DIFFERENT: RecordedItem = { ...IN_SYNC, leader: 'node2', differs_since: at(0) };
 
@@ -158,9 +207,11 @@ describe("the leader's model", () => {
 
   test('becomes it for a server that no event has named', async () => {
     await observe(0, { leader: 'node1' });
-    expect((await observe(MINUTE, { leader: 'node1' })).reconciled).toMatchObject([
-      { message: expect.stringContaining('(before: nothing)') },
-    ]);
+    const message =
+      "Patroni's leader is node1: model pg:node1 is desired for Barman server main now; nothing was before";
+    // No event was missed, so nothing is to be repaired.
+    const first = [{ barman_server: 'main', message }];
+    expect(await observe(MINUTE, { leader: 'node1' })).toEqual({ ...NOTHING, first });
     expect(table.item).toMatchObject({ desired: { target: 'model pg:node1' } });
   });
 
@@ -218,6 +269,50 @@ describe('a server for which Barman does not stream', () => {
     table.item = { ...STREAMED, paused: true };
     expect(await observe(0, notStreaming)).toEqual(NOTHING);
     expect(table.item).toEqual({ ...STOPPED, paused: true });
+  });
+
+  test('is reported with the address of another receiver that has its name', async () => {
+    table.item = STREAMED;
+    const text = `${message}; another receiver with Barman's name streams from 10.0.4.4, which is not in barman_addresses`;
+    expect(await observe(0, { ...notStreaming, otherReceiver: '10.0.4.4' })).toEqual(found(text));
+  });
+
+  const last = 'at least since 2026-11-23T06:10:00.000Z; it is not known whether it does now';
+  test.each<[string, Observation]>([
+    ['the leader is unknown', { unknown: 'no node answered' }],
+    ['the leader has no model', { leader: 'node4', streaming: true }],
+    ['PostgreSQL does not answer', { leader: 'node1', streaming: undefined }],
+  ])('goes on being reported while %s', async (_, observation) => {
+    const text = `Barman did not stream from node1 for server main when that was last known, ${last}`;
+    table.item = { ...STOPPED, streaming_since: at(0) };
+    expect((await observe(3 * MINUTE, observation)).notStreaming).toEqual(found(text).notStreaming);
+    expect(table.item).toEqual(STOPPED);
+    expect(table.writes).toBe(0);
+  });
+
+  test('goes on being reported with the time at which its leader was last known', async () => {
+    table.item = STOPPED;
+    const stage = { heartbeat: { clusters: [{ name: 'parameter', observed_at: at(MINUTE) }] } };
+    const text = `Barman did not stream from node1 for server main when last seen at ${at(MINUTE)}, ${last}`;
+    const { notStreaming: reported } = await observe(3 * MINUTE, { unknown: 'no node answered' }, { stage });
+    expect(reported).toEqual(found(text).notStreaming);
+  });
+
+  test.each<[string, Item, object]>([
+    ['if it streamed', STREAMED, {}],
+    ['while it is paused', { ...STOPPED, paused: true }, {}],
+    ['where that is not checked', STOPPED, { streaming_archiver_name: null }],
+  ])('is not reported while the leader is unknown, %s', async (_, item, change) => {
+    table.item = item;
+    const cluster = { ...CLUSTER, ...change };
+    expect((await observe(0, { unknown: 'no node answered' }, { cluster })).notStreaming).toEqual([]);
+  });
+
+  test('is forgotten once that is no longer checked', async () => {
+    table.item = STOPPED;
+    const cluster = { ...CLUSTER, streaming_archiver_name: null };
+    expect(await observe(0, { leader: 'node1' }, { cluster })).toEqual(NOTHING);
+    expect(table.item).toEqual(IN_SYNC);
   });
 
   test('has its model applied again after almost two intervals', async () => {

@@ -4,9 +4,11 @@
  */
 
 import { createSecretKey, type KeyObject } from 'node:crypto';
+import { BlockList, isIP } from 'node:net';
 import * as v from 'valibot';
 import { BARMAN_NAME } from '../target.ts';
 import { pathOf, quotedKey } from '../text.ts';
+import { SOCKETS } from './sockets.ts';
 
 /** Barman's default for the option `streaming_archiver_name` (barman(5)). */
 const STREAMING_ARCHIVER_NAME = 'barman_receive_wal';
@@ -17,9 +19,13 @@ const SECRET_BYTES = { min: 24, max: 64 };
 export const SECRET_FORM =
   'whsec_ followed by 24 to 64 random bytes in base64; during a rotation, several of them separated by spaces';
 
+/** As in a payload: the ledger and pg-backup-api have no longer ones. */
+const MAX_NAME_LENGTH = 255;
+
 const name = v.pipe(
   v.string('must be a string'),
   v.regex(BARMAN_NAME, 'must be a name as in the configuration of Barman'),
+  v.maxLength(MAX_NAME_LENGTH, `must have at most ${MAX_NAME_LENGTH} characters`),
 );
 const url = v.pipe(
   v.string('must be a string'),
@@ -34,15 +40,42 @@ const url = v.pipe(
   ),
 );
 
-/** valibot takes an array for a record, too. */
-const recordOf = <T extends v.GenericSchema>(value: T, message: string) =>
+const isObject = (input: unknown) => typeof input === 'object' && input !== null && !Array.isArray(input);
+
+/** A map from an object. Not valibot's record, which omits keys such as `constructor`. */
+const mapOf = <K extends v.GenericSchema<string>, V extends v.GenericSchema>(
+  key: K,
+  value: V,
+  message: string,
+) =>
   v.pipe(
-    v.custom<object>(
-      (input) => typeof input === 'object' && input !== null && !Array.isArray(input),
-      message,
-    ),
-    v.record(v.string(), value),
+    v.custom<object>(isObject, message),
+    v.rawTransform(({ dataset, addIssue }) => {
+      const input = dataset.value as Record<string, unknown>;
+      const map = new Map<string, v.InferOutput<V>>();
+      for (const [name, member] of Object.entries(input)) {
+        const [wrongName] = v.safeParse(key, name).issues ?? [];
+        if (wrongName) addIssue({ message: `${quotedKey(name)} ${wrongName.message}` });
+        const result = v.safeParse(value, member);
+        if (result.success) map.set(name, result.output);
+        for (const { message, path = [] } of result.issues ?? []) {
+          const item = { type: 'object', origin: 'value', input, key: name, value: member } as const;
+          addIssue({ message, path: [item, ...path] });
+        }
+      }
+      return map;
+    }),
   );
+
+/** Adds a CIDR block to a list of addresses (RFC 4632, RFC 4291). @returns whether it is one */
+function addTo(list: BlockList, cidr: string): boolean {
+  const [, address = '', prefix] = /^([0-9a-f.:]+)\/(\d{1,3})$/i.exec(cidr) ?? [];
+  const version = isIP(address);
+  if (version === 0 || Number(prefix) > (version === 4 ? 32 : 128)) return false;
+  list.addSubnet(address, Number(prefix), `ipv${version as 4 | 6}`);
+  return true;
+}
+const isCidr = (text: string) => addTo(new BlockList(), text);
 
 const Settings = v.object(
   {
@@ -53,19 +86,42 @@ const Settings = v.object(
         v.check((keys) => keys !== undefined, `must be ${SECRET_FORM}`),
       ),
     ),
-    servers: recordOf(
-      recordOf(
+    servers: mapOf(
+      name,
+      mapOf(
+        v.string(),
         v.nullable(name),
         'must be an object of Patroni members, such as {"node1": "pg:node1"}, or {}',
       ),
       'must be an object of Barman servers, such as {"main": {"node1": "pg:node1"}}',
     ),
     patroni: v.exactOptional(
-      v.pipe(v.array(url, 'must be an array of URLs'), v.minLength(1, 'must have at least one URL')),
+      v.pipe(
+        v.array(url, 'must be an array of URLs'),
+        v.minLength(1, 'must have at least one URL'),
+        v.maxLength(SOCKETS, `must have at most ${SOCKETS} URLs`),
+      ),
     ),
     scope: v.exactOptional(v.pipe(v.string('must be a string'), v.minLength(1, 'must not be empty'))),
     streaming_archiver_name: v.exactOptional(
       v.nullable(v.pipe(v.string('must be a string or null'), v.minLength(1, 'must not be empty'))),
+    ),
+    barman_addresses: v.exactOptional(
+      v.pipe(
+        v.array(
+          v.pipe(
+            v.string('must be a string'),
+            v.check(isCidr, 'must be a CIDR block, such as 10.0.3.4/32 or fd00::/64'),
+          ),
+          'must be an array of CIDR blocks, such as ["10.0.3.4/32"]',
+        ),
+        v.minLength(1, 'must have at least one CIDR block'),
+        v.transform((blocks) => {
+          const list = new BlockList();
+          for (const block of blocks) addTo(list, block);
+          return list;
+        }),
+      ),
     ),
   },
   'is missing',
@@ -87,6 +143,8 @@ export interface Cluster {
   readonly patroni: readonly URL[];
   /** The `application_name` of Barman's receive-wal; null: WAL arrives in another way. */
   readonly streaming_archiver_name: string | null;
+  /** Where Barman streams from, as PostgreSQL sees its address; absent: from anywhere. */
+  readonly barman_addresses?: BlockList | undefined;
 }
 
 /**
@@ -104,7 +162,6 @@ export function parseCluster(clusterName: string, text: string): Cluster {
   if (typeof json !== 'object' || json === null || Array.isArray(json))
     throw new Error('is not a JSON object');
   const result = v.safeParse(Settings, json);
-  const servers: Record<string, unknown> = (json as { servers?: Record<string, unknown> }).servers ?? {};
   const problems = [
     ...(result.issues ?? []).map((issue) => `${pathOf(issue.path)} ${issue.message}`),
     ...Object.keys(json)
@@ -113,12 +170,6 @@ export function parseCluster(clusterName: string, text: string): Cluster {
         (key) =>
           `${quotedKey(key)} is an unknown key; valid keys: ${Object.keys(Settings.entries).join(', ')}`,
       ),
-    ...Object.keys(Object(servers))
-      .filter((barman_server) => !BARMAN_NAME.test(barman_server) || barman_server in {})
-      .map(
-        (barman_server) =>
-          `${quotedKey(barman_server)} in servers must be a name as in the configuration of Barman`,
-      ),
   ];
   if (!result.success || problems.length > 0) throw new Error(`is malformed: ${problems.join('; ')}`);
   const { output } = result;
@@ -126,15 +177,11 @@ export function parseCluster(clusterName: string, text: string): Cluster {
     name: clusterName,
     scope: output.scope ?? clusterName,
     secrets: output.secret ?? [],
-    servers: new Map(
-      Object.entries(output.servers).map(([barman_server, members]) => [
-        barman_server,
-        new Map(Object.entries(members)),
-      ]),
-    ),
+    servers: output.servers,
     patroni: output.patroni ?? [],
     streaming_archiver_name:
       output.streaming_archiver_name === undefined ? STREAMING_ARCHIVER_NAME : output.streaming_archiver_name,
+    ...(output.barman_addresses && { barman_addresses: output.barman_addresses }),
   };
 }
 

@@ -5,6 +5,7 @@
  * the same one, and that one confirms it itself; otherwise it is unknown, and nothing follows from that.
  */
 
+import { isIP } from 'node:net';
 import * as v from 'valibot';
 import { deadline } from '../deadline.ts';
 import type { Cluster } from './cluster.ts';
@@ -15,37 +16,56 @@ const ROUND = 3_000;
 /** How long ago the leader must have seen the DCS at most, by its own clock (ms). */
 const DCS_SEEN_WITHIN = 30_000;
 
-/** The ledger stores it, and DynamoDB's strings are UTF-8. */
-const Name = v.pipe(
+/** The ledger and the log have it: not more of it than a name needs, and UTF-8. */
+const Text = v.pipe(
   v.string(),
   v.maxLength(255),
   v.check((text) => text.isWellFormed()),
 );
+/** NaN, which is neither higher nor lower, for anything but a number. */
+const Timeline = v.pipe(
+  v.unknown(),
+  v.transform((timeline) => Number(typeof timeline === 'object' ? Number.NaN : timeline)),
+);
 const ClusterBody = v.object({
-  scope: v.optional(v.string()),
-  members: v.array(
-    v.object({ name: Name, role: v.string(), state: v.string(), timeline: v.optional(v.unknown()) }),
-  ),
+  scope: v.optional(Text),
+  members: v.array(v.object({ name: Text, role: Text, state: Text, timeline: v.optional(Timeline) })),
 });
 const LeaderBody = v.object({
-  state: v.string(),
-  role: v.string(),
+  state: Text,
+  role: Text,
   // Absent if nothing streams from this node, and also if PostgreSQL did not answer; then the state is not
   // `running`.
   replication: v.optional(
-    v.array(v.object({ application_name: v.nullish(v.string()), state: v.nullish(v.string()) })),
+    v.array(
+      v.object({
+        application_name: v.nullish(v.string()),
+        state: v.nullish(v.string()),
+        client_addr: v.nullish(v.string()),
+      }),
+    ),
   ),
   dcs_last_seen: v.optional(v.number()),
   cluster_unlocked: v.optional(v.boolean()),
   failsafe_mode_is_active: v.optional(v.boolean()),
-  patroni: v.object({ scope: v.string(), name: Name }),
+  patroni: v.object({ scope: Text, name: Text }),
 });
+/** What a node that is not the leader says of itself. */
+const OtherBody = v.object({ patroni: v.object({ name: Text }) });
+
+/**
+ * The states of a leader that is up. A standby leader replays WAL from its primary cluster, or from an archive
+ * (`restore_command`).
+ */
+const LEADING = { leader: ['running'], standby_leader: ['streaming', 'in archive recovery'] };
 
 /** What is known of the leader. */
 export interface Leader {
   readonly leader: string;
   /** Whether Barman streams WAL from it; undefined if that is unknown, or if WAL arrives in another way. */
   readonly streaming?: boolean | undefined;
+  /** If it does not: the address that another receiver with Barman's name streams from. */
+  readonly otherReceiver?: string | undefined;
 }
 
 /** The leader, or why it is unknown. */
@@ -98,11 +118,12 @@ function leaderNamed(cluster: Cluster, answers: Answers): string {
     const [one, ...more] = leaders;
     if (one === undefined) throw new Unknown(`${host} knows no leader`);
     if (more.length > 0) throw new Unknown(`${host} knows ${leaders.length} leaders`);
-    const expected = one.role === 'leader' ? 'running' : 'streaming';
-    if (one.state !== expected) throw new Unknown(`${one.name} is ${one.state}, by ${host}`);
+    if (!LEADING[one.role === 'leader' ? 'leader' : 'standby_leader'].includes(one.state))
+      throw new Unknown(`${one.name} is ${one.state}, by ${host}`);
     if (leader !== undefined && leader !== one.name)
       throw new Unknown(`one node names ${leader}, and ${host} ${one.name}`);
-    const ahead = output.members.find(({ timeline }) => Number(timeline) > Number(one.timeline));
+    const timeline = one.timeline ?? Number.NaN;
+    const ahead = output.members.find((member) => (member.timeline ?? Number.NaN) > timeline);
     if (ahead)
       throw new Unknown(`${ahead.name} has a higher timeline than the leader ${one.name}, by ${host}`);
     leader = one.name;
@@ -122,31 +143,74 @@ function leaderConfirmed(cluster: Cluster, leader: string, answers: Answers): Le
     const { name, scope } = patroni;
     if (scope !== cluster.scope) throw new Unknown(`${host} belongs to scope ${scope}, not ${cluster.scope}`);
     if (name !== leader) throw new Unknown(`${name} claims to be the leader as well as ${leader}`);
-    if (!['primary', 'master', 'standby_leader'].includes(role))
-      throw new Unknown(`${leader} is still ${role}`);
+    if (!['primary', 'master', 'standby_leader'].includes(role)) throw new Unknown(cannotWrite(leader, role));
     if (cluster_unlocked) throw new Unknown(`${leader} does not hold the lock`);
     if (failsafe_mode_is_active) throw new Unknown(`${leader} is in failsafe mode`);
     // By one clock, the node's. Without one of both the comparison is false.
     if (!(answer.date - (dcs_last_seen ?? Number.NaN) * 1_000 <= DCS_SEEN_WITHIN)) {
       throw new Unknown(`${leader} has not seen the DCS for more than ${DCS_SEEN_WITHIN / 1_000} s`);
     }
-    confirmed = { leader, streaming: streams(cluster, output) };
+    confirmed = { leader, ...streams(cluster, output) };
   }
-  if (!confirmed) throw new Unknown(`${leader} does not confirm that it is the leader: ${describe(answers)}`);
+  if (!confirmed) throw new Unknown(unconfirmed(cluster, leader, answers));
   return confirmed;
+}
+
+/** Returns why a leader is unknown that no answer confirms. @param leader that all nodes name */
+function unconfirmed({ name }: Cluster, leader: string, answers: Answers): string {
+  const names = answers.map(([, answer]) =>
+    'body' in answer && v.is(OtherBody, answer.body) ? answer.body.patroni.name : undefined,
+  );
+  const parameter = `the key "patroni" of the parameter clusters/${name}`;
+  if (!names.includes(leader) && !names.includes(undefined)) {
+    return `the leader is ${leader}, and ${parameter} has no URL of it: add it there`;
+  }
+  const unlisted = names.includes(leader)
+    ? ''
+    : `; if none of these is ${leader}, add its URL to ${parameter}`;
+  return `${leader} does not confirm that it is the leader: ${describe(answers)}${unlisted}`;
+}
+
+/** Returns what is said of a leader whose PostgreSQL is in recovery. */
+function cannotWrite(leader: string, role: string): string {
+  return (
+    `${leader} holds the leader lock, but its role is ${role}, which cannot write. In a switchover that lasts ` +
+    `less than a second; if it lasts longer, act now: read the logs of Patroni and PostgreSQL on ${leader}`
+  );
 }
 
 /** Returns whether Barman is among those that stream from a node. One that catches up streams as well. */
 function streams(
-  { streaming_archiver_name }: Cluster,
+  { streaming_archiver_name, barman_addresses }: Cluster,
   { state, replication = [] }: v.InferOutput<typeof LeaderBody>,
-): boolean | undefined {
-  if (streaming_archiver_name === null || state !== 'running') return undefined;
-  return replication.some(
-    (sender) =>
-      sender.application_name === streaming_archiver_name &&
-      (sender.state === 'streaming' || sender.state === 'catchup'),
-  );
+): Pick<Leader, 'streaming' | 'otherReceiver'> {
+  if (streaming_archiver_name === null || state !== 'running') return {};
+  const receivers = replication
+    .filter(
+      (sender) =>
+        sender.application_name === streaming_archiver_name &&
+        (sender.state === 'streaming' || sender.state === 'catchup'),
+    )
+    .map(({ client_addr }) => addressOf(client_addr));
+  const isBarman = ({ address, family }: Address) =>
+    !barman_addresses || (family !== undefined && barman_addresses.check(address, family));
+  if (receivers.some(isBarman)) return { streaming: true };
+  const [other] = receivers;
+  return { streaming: false, ...(other && { otherReceiver: other.address }) };
+}
+
+/** Where a walsender sends to; without a family unless that is an IP address. */
+interface Address {
+  readonly address: string;
+  readonly family?: 'ipv4' | 'ipv6';
+}
+
+/** @param client_addr of `pg_stat_replication`; null for a Unix socket */
+function addressOf(client_addr: string | null | undefined): Address {
+  const [address = ''] = client_addr?.split('%') ?? [];
+  const version = isIP(address);
+  if (version === 0) return { address: client_addr == null ? 'a Unix socket' : 'an unknown address' };
+  return { address, family: version === 4 ? 'ipv4' : 'ipv6' };
 }
 
 function describe(answers: Answers): string {

@@ -56,6 +56,8 @@ export interface HeartbeatOptions extends Pick<Invocation, 'signal' | 'remaining
    * @throws HttpError if that is unknown
    */
   readonly expiries: () => Promise<ReadonlyMap<string, number>>;
+  /** Returns why the function depends on old parameters, if it has for long. */
+  readonly outdated: () => Promise<string | undefined>;
   /** How long to wait for an operation of unknown end after its lease has expired (ms). */
   readonly operationTimeout: number;
   /** Between two heartbeats (ms). */
@@ -82,7 +84,7 @@ export interface Reconciled {
 
 /** What a heartbeat found and did. */
 export interface Heartbeat extends Applied {
-  /** Why pg-backup-api is unreachable, if it is. */
+  /** Why pg-backup-api is unreachable, or can be reached with old parameters only. */
   readonly unreachable?: string | undefined;
   /** The certificate that expires first: its parameter, and the whole days until then. */
   readonly certificate?: { readonly parameter: string; readonly daysLeft: number } | undefined;
@@ -128,9 +130,10 @@ export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
   const before = await ledger.all(signal);
   const host = new BarmanHost(options);
   const expired = before.items.filter(isExpired);
-  const [certificate, clusters, { observed, seen, items }, polled] = await Promise.all([
+  const [certificate, outdated, clusters, { observed, seen, items }, polled] = await Promise.all([
     // The probe tells if the parameters are unavailable.
     options.expiries().then(firstToExpire, () => undefined),
+    options.outdated(),
     options.clusters(),
     observe(options, before),
     pollExpired(options, host, expired),
@@ -151,10 +154,12 @@ export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
     leader_unknown: observed.unknown.map(({ cluster }) => cluster),
   };
   const { lasting, entered } = whatLasts(states, stage.heartbeat, Date.now(), options.interval);
-  const found = { clusters, seen, observed, lasting };
-  const unreported = await report(options, found, stage, host.unreachable).then(() => undefined, messageOf);
+  const found = { clusters, seen, observed };
+  const reported = report(options, found, stage, host.unreachable, lasting);
+  const unreported = await reported.then(() => undefined, messageOf);
   return {
-    unreachable: host.unreachable,
+    // Old values go on being used, so what is pending is applied.
+    unreachable: host.unreachable ?? outdated,
     certificate,
     observed,
     notReady: [...before.unreadable, ...host.refusals],
@@ -176,16 +181,16 @@ function notStreamingSince({ notStreaming }: ObservationResult, items: readonly 
 async function observe({ ledger, signal, interval, ...options }: HeartbeatOptions, known: Servers) {
   const seen = await options.observe();
   const observed = await recordObservations(ledger, known, seen, interval, signal);
-  const changed = observed.reconciled.length + observed.notStreaming.length > 0;
+  const { reconciled, first, notStreaming } = observed;
+  const changed = [...reconciled, ...first, ...notStreaming].length > 0;
   return { observed, seen, items: changed ? (await ledger.all(signal)).items : known.items };
 }
 
-/** What a heartbeat knows of the clusters, and what the next one must know. */
-interface Findings {
+/** What a heartbeat knows of the clusters. */
+interface Clusters {
   readonly clusters: readonly Pick<Cluster, 'name' | 'servers'>[];
   readonly seen: readonly Observed[];
   readonly observed: ObservationResult;
-  readonly lasting: Lasting;
 }
 
 /**
@@ -193,12 +198,14 @@ interface Findings {
  *
  * @param before what the last one found: since when it is so
  * @param unreachable why pg-backup-api is unreachable, if it is
+ * @param lasting for the next heartbeat
  */
 async function report(
   { ledger, interval, version }: HeartbeatOptions,
-  { clusters, seen, observed, lasting }: Findings,
+  { clusters, seen, observed }: Clusters,
   { heartbeat }: StageItem,
   unreachable: string | undefined,
+  lasting: Lasting,
 ): Promise<void> {
   const at = new Date().toISOString();
   const reports = clusters.map(({ name, servers }): ClusterReport => {

@@ -10,9 +10,12 @@
  * them, so that an event that arrives late still wins.
  */
 
+import { deadline } from '../deadline.ts';
+import { messageOf } from '../errors.ts';
 import type { Change } from '../ledger/conditions.ts';
 import { type Item, isPaused, isPending, isRecorded, timeOf } from '../ledger/item.ts';
-import type { Ledger, Servers } from '../ledger/ledger.ts';
+import type { Ledger, Unreadable } from '../ledger/ledger.ts';
+import type { Leader } from '../patroni/leader.ts';
 import type { Observed } from '../patroni/observe-clusters.ts';
 import { type ConfigTarget, nameOf, parseTarget, targetText } from '../target.ts';
 import { eventTimeOf, versionOf } from '../version.ts';
@@ -30,6 +33,8 @@ const TOLERANCE = 0.25;
  * (intervals).
  */
 const REAPPLY = { after: 2 - TOLERANCE, every: 10 };
+/** Time limit for all writes (ms): the heartbeat needs the rest of its time. */
+const TIMEOUT = 10_000;
 
 /** A Barman server, and what is to be said about it. */
 export interface Finding {
@@ -39,67 +44,145 @@ export interface Finding {
 
 /** What follows from some observations. */
 export interface ObservationResult {
-  /** Servers whose desired state came from an observation, and why. */
+  /** Servers whose desired state an observation has replaced, and why. */
   readonly reconciled: readonly Finding[];
-  /** Servers for which Barman does not stream from the leader; without those that are paused. */
+  /** Servers whose first desired state is from an observation: no event was missed. */
+  readonly first: readonly Finding[];
+  /**
+   * Servers for which Barman does not stream from the leader, or did not when that was last known; without
+   * those that are paused.
+   */
   readonly notStreaming: readonly Finding[];
-  /** Clusters whose leader is unknown, or has no model, and why. */
+  /** Clusters whose leader is unknown, has no model, or could not be recorded, and why. */
   readonly unknown: readonly { readonly cluster: string; readonly reason: string }[];
 }
 
+/** What was known before. */
+export interface Known {
+  readonly items: readonly Item[];
+  readonly unreadable: readonly Unreadable[];
+  /** What the last heartbeat found: when the leader of each cluster was last known. */
+  readonly stage?: {
+    readonly heartbeat?: { readonly clusters: readonly { name: string; observed_at?: string }[] };
+  };
+}
+
 /**
- * Records the leaders of some clusters, and what is desired where that differs from its leader's model.
+ * Records the leaders of some clusters, and what is desired where that differs from its leader's model. An
+ * error of one server is that server's: its leader is unknown.
  *
  * @param known all servers of the ledger; those that cannot be read are left alone
  * @param interval between two heartbeats (ms)
- * @throws LedgerError
  */
 export async function recordObservations(
   ledger: Ledger,
-  known: Servers,
+  known: Known,
   observed: readonly Observed[],
   interval: number,
   signal: AbortSignal,
 ): Promise<ObservationResult> {
-  const reconciled: Finding[] = [];
-  const notStreaming: Finding[] = [];
+  const said: (Said & { readonly barman_server: string; readonly cluster: string })[] = [];
   const unknown: ObservationResult['unknown'][number][] = [];
+  const limit = deadline(TIMEOUT);
+  const options = { ledger, interval, signal: AbortSignal.any([signal, limit.signal]) };
   for (const { cluster, at, observation } of observed) {
-    if ('unknown' in observation) {
-      unknown.push({ cluster: cluster.name, reason: observation.unknown });
-      continue;
-    }
-    const { leader, streaming } = observation;
+    const { name } = cluster;
+    if ('unknown' in observation) unknown.push({ cluster: name, reason: observation.unknown });
+    const lastKnown = known.stage?.heartbeat?.clusters.find((one) => one.name === name)?.observed_at;
     for (const [barman_server, members] of cluster.servers) {
       const isThisOne = (one: Pick<Item, 'barman_server'>) => one.barman_server === barman_server;
       if (members.size === 0 || known.unreadable.some(isThisOne)) continue;
-      const model = members.get(leader);
-      if (model === undefined) {
-        const reason = `its leader ${leader} has no model for Barman server ${barman_server}; add it to clusters/${cluster.name}`;
-        unknown.push({ cluster: cluster.name, reason });
-        continue;
-      }
-      const target: ConfigTarget = model === null ? { reset: true } : { model };
-      const seen = { barman_server, cluster: cluster.scope, leader, target, streaming, at };
-      const item = await recordSeen(ledger, seen, known.items.find(isThisOne), signal);
-      if (!item) continue;
-      const why = await recordDesired(ledger, seen, item, interval, signal);
-      if (why !== undefined) reconciled.push({ barman_server, message: why });
-      if (streaming !== false || isPaused(item)) continue;
-      notStreaming.push({ barman_server, message: await reapply(ledger, seen, item, interval, signal) });
+      const before = known.items.find(isThisOne) ?? { barman_server };
+      const seen = { barman_server, members, cluster, lastKnown, at };
+      said.push({
+        ...(await recordServer(options, { ...seen, observation }, before)),
+        ...{ barman_server, cluster: name },
+      });
     }
   }
-  return { reconciled, notStreaming, unknown };
+  limit.clear();
+  const findings = (kind: 'reconciled' | 'first' | 'notStreaming') =>
+    said.flatMap(({ barman_server, [kind]: message }) =>
+      message === undefined ? [] : [{ barman_server, message }],
+    );
+  const ofServers = said.flatMap(({ cluster, unknown: reason }) =>
+    reason === undefined ? [] : [{ cluster, reason }],
+  );
+  return {
+    reconciled: findings('reconciled'),
+    first: findings('first'),
+    notStreaming: findings('notStreaming'),
+    unknown: [...unknown, ...ofServers],
+  };
+}
+
+interface RecordOptions {
+  readonly ledger: Ledger;
+  readonly interval: number;
+  readonly signal: AbortSignal;
+}
+
+/** What is to be said about one server; see `ObservationResult`. */
+interface Said {
+  readonly reconciled?: string | undefined;
+  readonly first?: string | undefined;
+  readonly notStreaming?: string | undefined;
+  readonly unknown?: string | undefined;
+}
+
+/** What was observed of a server's cluster. */
+interface ObservedServer extends Observed {
+  readonly barman_server: string;
+  /** Patroni member → model. */
+  readonly members: ReadonlyMap<string, string | null>;
+  /** When its leader was last known, if that is known (ISO 8601). */
+  readonly lastKnown: string | undefined;
 }
 
 /** What was seen of a server's cluster: its leader, that one's target, and whether Barman streams from it. */
-interface Seen {
+interface Seen extends Leader {
   readonly barman_server: string;
   readonly cluster: string;
-  readonly leader: string;
   readonly target: ConfigTarget;
-  readonly streaming: boolean | undefined;
+  /** Whether WAL arrives by streaming, so that this is checked. */
+  readonly isChecked: boolean;
   readonly at: number;
+}
+
+/** Records what was observed for one server, and what follows from that. @param before its item */
+async function recordServer(
+  options: RecordOptions,
+  { barman_server, members, cluster, observation, lastKnown, at }: ObservedServer,
+  before: Item,
+): Promise<Said> {
+  const isChecked = cluster.streaming_archiver_name !== null;
+  const last = isChecked ? didNotStream(before, lastKnown) : undefined;
+  if ('unknown' in observation) return { notStreaming: last };
+  const { leader } = observation;
+  const model = members.get(leader);
+  if (model === undefined) {
+    const unknown = `its leader ${leader} has no model for Barman server ${barman_server}; add it to clusters/${cluster.name}`;
+    return { notStreaming: last, unknown };
+  }
+  const target: ConfigTarget = model === null ? { reset: true } : { model };
+  const seen = { ...observation, barman_server, cluster: cluster.scope, target, isChecked, at };
+  try {
+    return await recordLeader(options, seen, before);
+  } catch (error) {
+    const unknown = `its leader ${leader} could not be recorded for Barman server ${barman_server}: ${messageOf(error)}`;
+    const doesNot = isPaused(before) ? undefined : doesNotStream(seen, at);
+    return { notStreaming: observation.streaming === false ? doesNot : undefined, unknown };
+  }
+}
+
+/** Records a leader, and what follows from it. @throws LedgerError */
+async function recordLeader(options: RecordOptions, seen: Seen, before: Item): Promise<Said> {
+  const item = await recordSeen(options, seen, before);
+  if (!item) return {};
+  const why = await recordDesired(options, seen, item);
+  const notStreaming =
+    seen.streaming === false && !isPaused(item) ? await reapply(options, seen, item) : didNotStream(item);
+  return { [item.desired ? 'reconciled' : 'first']: why, notStreaming };
 }
 
 /**
@@ -108,20 +191,25 @@ interface Seen {
  * @returns the item with it; undefined if another heartbeat has seen another leader meanwhile
  */
 async function recordSeen(
-  ledger: Ledger,
-  { barman_server, leader, target, streaming, at }: Seen,
-  item: Item = { barman_server },
-  signal: AbortSignal,
+  { ledger, signal }: RecordOptions,
+  { leader, target, streaming, isChecked, at }: Seen,
+  item: Item,
 ): Promise<Item | undefined> {
   const now = new Date(at).toISOString();
   const differs = item.desired?.target !== targetText(target);
+  const isNew = item.leader !== leader;
   const change: Change = {
-    ...(item.leader !== leader && { leader, leader_since: now }),
+    ...(isNew && { leader, leader_since: now }),
     // Another leader starts over.
-    ...((item.leader !== leader || differs !== (item.differs_since !== undefined)) && {
+    ...((isNew || differs !== (item.differs_since !== undefined)) && {
       differs_since: differs ? now : null,
     }),
-    ...(streaming !== undefined && item.streaming !== streaming && { streaming, streaming_since: now }),
+    ...(streaming !== undefined &&
+      (isNew || item.streaming !== streaming) && { streaming, streaming_since: now }),
+    // What was seen of another leader, or is not checked any more, is not known of this one.
+    ...(streaming === undefined &&
+      (isNew || !isChecked) &&
+      item.streaming !== undefined && { streaming: null, streaming_since: null }),
   };
   if (Object.keys(change).length === 0) return item;
   return ledger.observed(item, change, signal);
@@ -129,11 +217,9 @@ async function recordSeen(
 
 /** Returns why the leader's target was recorded as desired, if it was */
 async function recordDesired(
-  ledger: Ledger,
+  { ledger, interval, signal }: RecordOptions,
   { barman_server, cluster, leader, target, at }: Seen,
   item: Item,
-  interval: number,
-  signal: AbortSignal,
 ): Promise<string | undefined> {
   const { desired, differs_since } = item;
   if (at - timeOf(differs_since, Number.POSITIVE_INFINITY) < (1 - TOLERANCE) * interval) return undefined;
@@ -141,11 +227,10 @@ async function recordDesired(
   const version = versionOf(at - STALENESS, `leader:${encodeURIComponent(leader)}`);
   if (!(await ledger.recordObserved(item, { barman_server, cluster, target, version }, signal)))
     return undefined;
-  const before = desired === undefined ? 'nothing' : nameOf(parseTarget(desired.target));
-  return (
-    `Patroni's leader is ${leader}: ${nameOf(target)} is desired for Barman server ${barman_server} now (before: ${before}); ` +
-    'no event has said so, so a callback may be broken'
-  );
+  const now = `Patroni's leader is ${leader}: ${nameOf(target)} is desired for Barman server ${barman_server} now`;
+  if (desired === undefined) return `${now}; nothing was before`;
+  const before = nameOf(parseTarget(desired.target));
+  return `${now} (before: ${before}); no event has said so, so a callback may be broken`;
 }
 
 /**
@@ -153,19 +238,34 @@ async function recordDesired(
  *
  * @returns what is to be said about the server
  */
-async function reapply(
-  ledger: Ledger,
-  { barman_server, leader, at }: Seen,
-  item: Item,
-  interval: number,
-  signal: AbortSignal,
-): Promise<string> {
+async function reapply({ ledger, interval, signal }: RecordOptions, seen: Seen, item: Item): Promise<string> {
+  const { at } = seen;
   const since = timeOf(item.streaming_since, at);
-  const message = `Barman does not stream from ${leader} for server ${barman_server}, at least since ${new Date(since).toISOString()}`;
+  const message = doesNotStream(seen, since);
   const overdue = at - since - REAPPLY.after * interval;
   const due = at - (overdue % (REAPPLY.every * interval));
   if (overdue < 0 || timeOf(item.applied?.applied_at, 0) >= due) return message;
   // Only what should lead to streaming: it is the leader's model, and applied.
   if (item.differs_since !== undefined || isPending(item) || !isRecorded(item)) return message;
   return (await ledger.applyAgain(item, signal)) ? `${message}; its model is applied again` : message;
+}
+
+/** Returns what is said of a server for which Barman does not stream. @param since ms since the epoch */
+function doesNotStream({ barman_server, leader, otherReceiver }: Seen, since: number): string {
+  const message = `Barman does not stream from ${leader} for server ${barman_server}, at least since ${new Date(since).toISOString()}`;
+  if (otherReceiver === undefined) return message;
+  return `${message}; another receiver with Barman's name streams from ${otherReceiver}, which is not in barman_addresses`;
+}
+
+/**
+ * Returns what is said of a server while it is not known whether Barman streams: if it did not when that was
+ * last known, that goes on being counted.
+ *
+ * @param lastKnown when the leader was last known, if it is unknown now and that is known
+ */
+function didNotStream(item: Item, lastKnown?: string): string | undefined {
+  const { barman_server, leader, streaming, streaming_since } = item;
+  if (streaming !== false || isPaused(item)) return undefined;
+  const when = lastKnown === undefined ? 'when that was last known' : `when last seen at ${lastKnown}`;
+  return `Barman did not stream from ${leader} for server ${barman_server} ${when}, at least since ${streaming_since}; it is not known whether it does now`;
 }

@@ -10,7 +10,6 @@ import { within } from '../deadline.ts';
 import { DeadlineExceeded, HttpError } from '../errors.ts';
 import type { Secret, SecretSource } from '../event/signature.ts';
 import { explainSdkError, type Reader } from '../http/network-errors.ts';
-import type { TlsSettings } from '../http/tls.ts';
 import type { Cluster } from '../patroni/cluster.ts';
 import type { ClusterSource } from '../patroni/observe-clusters.ts';
 import { MalformedParameter, type Part, type Parts, partsOf, secretsOf, type Values } from './parameters.ts';
@@ -23,6 +22,11 @@ const MAX_AGE = 5 * 60_000;
 const MIN_INTERVAL = 60_000;
 /** The same while there is no good value (ms): short, but not zero, since anyone can send a webhook. */
 const REPAIR_INTERVAL = 5_000;
+/**
+ * How long values may be in use that can no longer be read (ms): another instance of the function has none. A
+ * rotation of certificates takes less.
+ */
+const OUTDATED_AFTER = 15 * 60_000;
 /** Time limit of one read with all its attempts and pages (ms): the switch needs most of the deadline. */
 const READ_TIMEOUT = 8_000;
 /** The SDK has no time-outs by default (ms). */
@@ -52,8 +56,12 @@ export class Settings implements ConnectionSource, SecretSource, ClusterSource {
   #parts: Parts | undefined;
   /** Those in the parts. */
   #secrets: Part<readonly Secret[]> = [];
+  /** The clusters that are malformed now, and why; also those whose last good value is in the parts. */
+  #malformed: ReadonlyMap<string, string> = new Map();
   /** Why the last read failed, if no read has succeeded yet. */
   #unreadable: HttpError | undefined;
+  /** What can no longer be read, although it may be in use: why, and since when (ms since the epoch). */
+  readonly #outdated = new Map<string, { readonly reason: string; readonly since: number }>();
   /** When the values become old (ms since the epoch). */
   #staleAt = 0;
   /** When an unavailable part may be read again (ms since the epoch). */
@@ -115,14 +123,15 @@ export class Settings implements ConnectionSource, SecretSource, ClusterSource {
   }
 
   /**
-   * Returns the clusters that are not malformed, and the TLS settings for their REST API.
+   * Returns the clusters that have a good value, those that are malformed now, and the TLS settings for their
+   * REST API.
    *
    * @throws HttpError if SSM cannot be read
    */
-  async clusters(signal: AbortSignal): Promise<{ clusters: readonly Cluster[]; tls: Part<TlsSettings> }> {
+  async clusters(signal: AbortSignal): ReturnType<ClusterSource['clusters']> {
     const { clusters, patroniTls } = await this.#fresh(() => true, signal);
     const usable = [...clusters.values()].filter((one): one is Cluster => !(one instanceof HttpError));
-    return { clusters: usable, tls: patroniTls };
+    return { clusters: usable, malformed: this.#malformed, tls: patroniTls };
   }
 
   /**
@@ -136,6 +145,23 @@ export class Settings implements ConnectionSource, SecretSource, ClusterSource {
       ...(connection instanceof HttpError ? [] : (connection.tls?.expiries ?? [])),
       ...(patroniTls instanceof HttpError ? [] : (patroniTls.expiries ?? [])),
     ]);
+  }
+
+  /**
+   * Returns why an instance of the function that starts now would have no values, if that has been so for 15
+   * minutes: SSM is unavailable, or one of the values that every switch needs is malformed.
+   *
+   * @returns undefined also if this instance has none: whoever needs them reports that
+   */
+  async outdated(signal: AbortSignal): Promise<string | undefined> {
+    if (this.#parts === undefined) return undefined;
+    await this.#fresh(() => true, signal).catch(() => undefined);
+    // An instance that is frozen before the end of a read takes it for a failed one.
+    if (this.#renewal) await within(signal, this.#renewal).catch(() => undefined);
+    const [first] = [...this.#outdated.values()].sort((a, b) => a.since - b.since);
+    if (first === undefined || Date.now() - first.since < OUTDATED_AFTER) return undefined;
+    const since = new Date(first.since).toISOString();
+    return `${first.reason}; that has been so since ${since}, and an instance of the function that starts now has no values`;
   }
 
   /** Returns what all parameters mean, read now; for the operator. @throws HttpError if SSM cannot be read */
@@ -214,11 +240,13 @@ export class Settings implements ConnectionSource, SecretSource, ClusterSource {
         throw unreadable;
       }
       this.#warn(`${unreadable.message}; the last good values stay in use`, unreadable.cause);
+      this.#setOutdated('SSM', unreadable.message);
       this.#staleAt = Date.now() + MIN_INTERVAL;
       return old;
     }
     const { values, at } = reading;
     this.#unreadable = undefined;
+    this.#setOutdated('SSM', undefined);
     this.#staleAt = at + MAX_AGE;
     this.#repairAt = at + REPAIR_INTERVAL;
     const keep = <T>(renewed: Part<T>, before: Part<T> | undefined): Part<T> => {
@@ -232,6 +260,9 @@ export class Settings implements ConnectionSource, SecretSource, ClusterSource {
       return before;
     };
     const { connection, webhookSecret, patroniTls, clusters } = partsOf(values, this.#path);
+    this.#malformed = new Map(
+      [...clusters].flatMap(([name, part]) => (part instanceof HttpError ? [[name, part.message]] : [])),
+    );
     this.#parts = {
       connection: keep(connection, old?.connection),
       patroniTls: keep(patroniTls, old?.patroniTls),
@@ -241,7 +272,17 @@ export class Settings implements ConnectionSource, SecretSource, ClusterSource {
       ),
     };
     this.#secrets = secretsOf(this.#parts, this.#path);
+    for (const [what, part] of Object.entries({ connection, webhookSecret })) {
+      this.#setOutdated(what, part instanceof MalformedParameter ? part.message : undefined);
+    }
     return this.#parts;
+  }
+
+  /** @param reason why something can no longer be read; undefined if it can */
+  #setOutdated(what: string, reason: string | undefined): void {
+    const since = this.#outdated.get(what)?.since ?? Date.now();
+    if (reason === undefined) this.#outdated.delete(what);
+    else this.#outdated.set(what, { reason, since });
   }
 }
 
