@@ -50,7 +50,6 @@ export class BarmanHost {
 
   /** Servers that cannot be switched, although pg-backup-api responds, and why. */
   get refusals(): Unreadable[] {
-    if (this.unreachable !== undefined) return [];
     return [...this.#refusals].map(([barman_server, message]) => ({ barman_server, message }));
   }
 
