@@ -234,7 +234,7 @@ describe('npm run ledger', () => {
     for (let index = 0; index < 12; index += 1) {
       await run.setItem({ leader: 'node1' } as never, `s${index}`);
     }
-    const { error } = await ledger(run.table, 'pause', 'nope');
+    const { error } = await ledger(run.table, 'resume', 'nope');
     expect(error).toMatch(/; known: (s\d+, ){9}s\d+ and 2 more\n$/);
   });
 
