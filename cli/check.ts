@@ -7,6 +7,7 @@ import { HttpError } from '../functions/config-switch/errors.ts';
 import { type Cluster, serversOfSeveral } from '../functions/config-switch/patroni/cluster.ts';
 import { type Part, secretsOf } from '../functions/config-switch/settings/parameters.ts';
 import { Settings } from '../functions/config-switch/settings/settings.ts';
+import { print } from './command-line.ts';
 
 /**
  * Prints one line per parameter, or group of parameters.
@@ -16,12 +17,12 @@ import { Settings } from '../functions/config-switch/settings/settings.ts';
  * @throws HttpError if SSM cannot be read
  */
 export async function check(path: string, signal: AbortSignal): Promise<number> {
-  const parts = await new Settings(path, () => {}).inspect(signal);
+  const parts = await new Settings(path, () => {}, 'command').inspect(signal);
   let problems = 0;
   const line = <T>(name: string, part: Part<T>, describe: (value: T) => string) => {
     const wrong = part instanceof HttpError;
     if (wrong) problems += 1;
-    console.log(`${wrong ? 'wrong' : 'ok   '}  ${name}: ${wrong ? part.message : describe(part)}`);
+    print(`${wrong ? 'wrong' : 'ok   '}  ${name}: ${wrong ? part.message : describe(part)}`);
   };
 
   line('url, client-cert, client-key, ca-cert', parts.connection, ({ url, tls }) => {

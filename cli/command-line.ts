@@ -3,6 +3,7 @@
 import { type ParseArgsOptionDescriptor, parseArgs } from 'node:util';
 import { messageOf } from '../functions/config-switch/errors.ts';
 import { ExitCode } from '../functions/config-switch/exit-code.ts';
+import { printable, printableLines } from '../functions/config-switch/text.ts';
 
 export interface Option extends Readonly<ParseArgsOptionDescriptor> {
   /** What it does, or what its value is; absent if the operands explain it. */
@@ -60,7 +61,7 @@ export async function run<const T extends Options>(
     const { values, operands } = parse(program, args);
     return await main(values, operands);
   } catch (error) {
-    console.error(messageOf(error));
+    console.error(printableLines(messageOf(error)));
     if (!(error instanceof UsageError)) return program.failure ?? 1;
     console.error(`${program.name} -- --help shows what is valid.`);
     return ExitCode.INVALID_ARGS;
@@ -120,6 +121,11 @@ function helpOf({ name, summary, options, operands = [] }: Program<Options>): st
     `usage: ${name} -- …\n\n${summary}\n`,
     ...columns(all.map(([typed, meaning]) => [`  ${typed}`, meaning])),
   ].join('\n');
+}
+
+/** Prints one line, whatever came from outside in it. */
+export function print(line: string): void {
+  console.log(printableLines(printable(line)));
 }
 
 /** Aligns the columns of a table. @returns its lines */

@@ -18,6 +18,7 @@ import { RequestFailure } from '../functions/config-switch/barman/failures.ts';
 import { DiagnoseOutput, Operations, PgBackupApi } from '../functions/config-switch/barman/pg-backup-api.ts';
 import { messageOf } from '../functions/config-switch/errors.ts';
 import { type ConfigTarget, nameOf, requestBody } from '../functions/config-switch/target.ts';
+import { printable } from '../functions/config-switch/text.ts';
 import { type Program, start, UsageError, type Values } from './command-line.ts';
 
 export interface Subject extends Connection {
@@ -347,7 +348,7 @@ export async function contract(values: Values<typeof OPTIONS>): Promise<number> 
   process.once('SIGINT', () => interrupted.abort());
   const subject = { ...subjectFrom(values), signal: interrupted.signal };
   const passed = await checkContract(subject, ({ expectation, holds, found }) => {
-    console.log(`${MARKS[`${holds}`]} ${expectation}${styleText('dim', `  (${found})`)}`);
+    console.log(`${MARKS[`${holds}`]} ${expectation}${styleText('dim', `  (${printable(found)})`)}`);
   });
   return interrupted.signal.aborted ? 130 : passed ? 0 : 1;
 }

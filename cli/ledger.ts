@@ -6,22 +6,30 @@
  */
 
 import { existsSync } from 'node:fs';
+import { hostname, userInfo } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ResourceNotFoundException } from '@aws-sdk/client-dynamodb';
 import { InvokeCommand, LambdaClient } from '@aws-sdk/client-lambda';
+import * as v from 'valibot';
 import { LedgerError, messageOf } from '../functions/config-switch/errors.ts';
+import { ResponseSchema } from '../functions/config-switch/event/response.ts';
+import { ExitCode } from '../functions/config-switch/exit-code.ts';
+import { explainToOperator } from '../functions/config-switch/http/network-errors.ts';
 import { DynamoDbTable, LedgerClient } from '../functions/config-switch/ledger/dynamodb.ts';
 import { type Item, isLeased } from '../functions/config-switch/ledger/item.ts';
-import { Ledger, type Unreadable } from '../functions/config-switch/ledger/ledger.ts';
+import { Ledger, type Servers } from '../functions/config-switch/ledger/ledger.ts';
 import { Operator } from '../functions/config-switch/ledger/operator.ts';
+import { listOf, printableLines } from '../functions/config-switch/text.ts';
 import { check } from './check.ts';
 import { columns, type Program, start, UsageError, type Values } from './command-line.ts';
 import { failureQueue, redrive } from './redrive.ts';
-import { asJson, asTable, stateOf, time } from './show.ts';
+import { asJson, asTable, stateOf, time, tried } from './show.ts';
 import { regionOf, STAGE_OPTIONS, stageFile, unknownStage } from './stage.ts';
 
 /** For each request to AWS (ms). */
 const TIMEOUT = 30_000;
+/** The longest time of an invocation (ms). */
+const INVOCATION_TIME = 30_000;
 /** Between two looks at the ledger with --watch (ms). */
 const WATCH_INTERVAL = 2_000;
 
@@ -32,6 +40,9 @@ const OPTIONS = {
   json: { type: 'boolean' },
   for: { type: 'string' },
   'no-wait': { type: 'boolean' },
+  reason: { type: 'string' },
+  cluster: { type: 'string' },
+  all: { type: 'boolean' },
   force: { type: 'boolean' },
 } as const;
 
@@ -40,7 +51,7 @@ interface Command {
   readonly typed: string;
   readonly help: string;
   /** @returns the exit status */
-  readonly run: (stage: Stage, server: string) => Promise<number>;
+  readonly run: (stage: Stage, server: string, model?: string) => Promise<number>;
 }
 
 /** What may follow `npm run ledger -- --stage S`: help, documentation and dispatch come from here. */
@@ -54,12 +65,26 @@ const COMMANDS: readonly Command[] = [
     run: retry,
   },
   {
-    typed: 'pause SERVER [--json] [--no-wait]',
+    typed: 'pause SERVER [--json] [--no-wait] [--reason TEXT]',
     help: 'for maintenance on the Barman host: nothing is sent, events are recorded',
     run: pause,
   },
   { typed: 'pause SERVER --for 2h', help: 'the pause ends by itself (m, h or d)', run: pause },
+  { typed: 'pause --cluster CLUSTER', help: 'all servers of a Patroni cluster', run: pause },
+  { typed: 'pause --all', help: 'all servers, later ones included', run: pause },
   { typed: 'resume SERVER [--json]', help: 'the next heartbeat applies what was recorded', run: resume },
+  { typed: 'resume --cluster CLUSTER', help: 'all servers of a Patroni cluster', run: resume },
+  {
+    typed: 'resume --all',
+    help: 'ends `pause --all`; servers that are paused themselves stay so',
+    run: resume,
+  },
+  {
+    typed: 'set SERVER MODEL',
+    help: 'a role change by hand, in order with the others: applies a model',
+    run: set,
+  },
+  { typed: 'reset SERVER', help: 'the same, drops the active model', run: set },
   {
     typed: 'forget SERVER',
     help: 'deletes the item of a server that is not used any more: in sync, and without a role change for 15 days',
@@ -91,7 +116,7 @@ export function documentedCommands(): string {
 
 /** Carries out the command. @returns the exit status */
 export async function ledger(values: Values<typeof OPTIONS>, operands: readonly string[]): Promise<number> {
-  const [name = '', server = '', ...rest] = operands;
+  const [name = '', server = '', model, ...rest] = operands;
   const forms = COMMANDS.filter(({ typed }) => name === (/^\w+/.exec(typed)?.[0] ?? ''));
   const [command] = forms;
   if (command === undefined) throw new UsageError(`unknown command ${name}`);
@@ -100,12 +125,16 @@ export async function ledger(values: Values<typeof OPTIONS>, operands: readonly 
     (option) => !(option in STAGE_OPTIONS || typed.includes(`--${option}`)),
   );
   if (foreign !== undefined) throw new UsageError(`--${foreign} is for another command`);
-  if (typed.includes('SERVER') !== (server !== '') || rest.length > 0) {
-    throw new UsageError(`expected: ${command.typed}`);
+  const several = values.all || values.cluster !== undefined;
+  const wantsServer = typed.includes('SERVER') && !several;
+  const wantsModel = typed.includes('MODEL');
+  if (wantsServer !== (server !== '') || wantsModel !== (model !== undefined) || rest.length > 0) {
+    throw new UsageError(`expected: ${forms.map((form) => form.typed).join(', or: ')}`);
   }
+  if (values.all && values.cluster) throw new UsageError('--all and --cluster exclude each other');
   if (values.watch && values.json) throw new UsageError('--watch and --json exclude each other');
   const stage = new Stage(values);
-  return command.run(stage, server).catch((error) => {
+  return command.run(stage, server, model).catch((error) => {
     throw stage.explain(error);
   });
 }
@@ -124,18 +153,53 @@ class Stage {
     const { stage, region } = values;
     process.env.AWS_REGION = region ?? regionOf(stage) ?? process.env.AWS_REGION ?? 'eu-central-1';
     this.name = `barman-config-switch-${stage}`;
-    const table = new DynamoDbTable(new LedgerClient(), this.name);
+    const table = new DynamoDbTable(new LedgerClient('command'), this.name);
     this.ledger = new Ledger(table);
     this.operator = new Operator(this.ledger, table);
   }
 
-  format(items: readonly (Item | Unreadable)[]): string {
-    return this.values.json ? asJson(items) : asTable(items, Date.now(), process.stdout.columns ?? 80);
+  format(servers: Servers): string {
+    const now = Date.now();
+    return this.values.json ? asJson(servers, now) : asTable(servers, now, process.stdout.columns ?? 80);
   }
 
-  /** Shows a server as it is now. @returns the exit status */
-  async show(server: string): Promise<number> {
-    console.log(this.format([await this.known(server, await this.ledger.get(server, signal()))]));
+  /** Returns the servers of the ledger. */
+  async servers(): Promise<string[]> {
+    const { items, unreadable } = await this.ledger.all(signal());
+    return [...items, ...unreadable].map(({ barman_server }) => barman_server);
+  }
+
+  /** Returns the server of a command, or those of its --cluster. @throws Error if no cluster has that name */
+  async named(server: string): Promise<readonly string[]> {
+    const { cluster } = this.values;
+    if (cluster === undefined) return [server];
+    const { items, stage } = await this.ledger.all(signal());
+    const clusters = stage.heartbeat?.clusters ?? [];
+    const listed = clusters.filter(({ name }) => name === cluster).flatMap(({ servers }) => servers);
+    const recorded = items.filter(({ desired }) => desired?.cluster === cluster);
+    const names = new Set([...listed, ...recorded.map(({ barman_server }) => barman_server)]);
+    if (names.size > 0) return [...names];
+    const known = clusters.map(({ name }) => name).join(', ') || 'none';
+    throw new Error(`unknown cluster ${cluster}; the last heartbeat knew: ${known}`);
+  }
+
+  /** Shows some servers as they are now, or all. @returns the exit status */
+  async show(servers: readonly string[]): Promise<number> {
+    const all = await this.ledger.all(signal());
+    if (servers.length === 0) {
+      console.log(this.format(all));
+      return 0;
+    }
+    const items = all.items.filter(({ barman_server }) => servers.includes(barman_server));
+    const { stage } = all;
+    // The other servers of their clusters are not asked for.
+    const heartbeat = stage.heartbeat && {
+      ...stage.heartbeat,
+      clusters: stage.heartbeat.clusters
+        .map((cluster) => ({ ...cluster, servers: cluster.servers.filter((one) => servers.includes(one)) }))
+        .filter((cluster) => cluster.servers.length > 0),
+    };
+    console.log(this.format({ items, unreadable: [], stage: { ...stage, ...(heartbeat && { heartbeat }) } }));
     return 0;
   }
 
@@ -145,16 +209,29 @@ class Stage {
     const { items, unreadable } = await this.ledger.all(signal());
     const known = [...items, ...unreadable].map(({ barman_server }) => barman_server);
     throw new Error(
-      `unknown server ${server} in the ledger of ${this.name}; known: ${known.join(', ') || 'none'}`,
+      `unknown server ${server} in the ledger of ${this.name}; known: ${listOf(known) || 'none'}`,
     );
   }
 
-  /** Invokes the deployed function. @returns its response @throws Error if it failed */
-  async invoke(event: unknown): Promise<unknown> {
-    const { FunctionError, Payload } = await new LambdaClient({}).send(
-      new InvokeCommand({ FunctionName: this.name, Payload: JSON.stringify(event) }),
-      { abortSignal: signal() },
-    );
+  /**
+   * Invokes the deployed function.
+   *
+   * @param operator who does, for the function's log
+   * @returns its response
+   * @throws Error if it failed
+   */
+  async invoke(event: unknown, operator?: string): Promise<unknown> {
+    const context = operator && Buffer.from(JSON.stringify({ custom: { operator } })).toString('base64');
+    const command = new InvokeCommand({
+      FunctionName: this.name,
+      Payload: JSON.stringify(event),
+      ...(context && { ClientContext: context }),
+    });
+    const { FunctionError, Payload } = await new LambdaClient({})
+      .send(command, { abortSignal: signal() })
+      .catch((error: unknown) => {
+        throw new Error(`the function could not be invoked: ${explainToOperator(error, 'Lambda')}`);
+      });
     const response = Payload?.transformToString() ?? '';
     if (FunctionError) throw new Error(`the function failed: ${response}`);
     return JSON.parse(response);
@@ -170,23 +247,22 @@ class Stage {
     if (!(error instanceof LedgerError && error.cause instanceof ResourceNotFoundException)) return error;
     const { stage } = this.values;
     const missing = `table ${this.name} does not exist in ${process.env.AWS_REGION}`;
-    const remedy = `give another --stage or --region, or deploy it: npm run deploy -- --stage ${stage}`;
+    const remedy =
+      'give another --stage or --region; if the table was deleted: docs/operations.md#a-lost-table; ' +
+      `if the stage is new: npm run deploy -- --stage ${stage}`;
     return unknownStage(stage, missing, remedy);
   }
 }
 
 async function list(stage: Stage): Promise<number> {
-  const items = async () => {
-    const { items, unreadable } = await stage.ledger.all(signal());
-    return stage.format([...items, ...unreadable]);
-  };
+  const items = async () => stage.format(await stage.ledger.all(signal()));
   if (!stage.values.watch) {
     console.log(await items());
     return 0;
   }
   // Until Ctrl-C. An error may be over the next time.
   for (;;) {
-    const shown = await items().catch((error) => messageOf(stage.explain(error)));
+    const shown = await items().catch((error) => printableLines(messageOf(stage.explain(error))));
     const clear = process.stdout.isTTY ? '\x1b[H\x1b[J' : '\n';
     console.log(`${clear}${stage.name}, ${time(new Date().toISOString())}\n\n${shown}`);
     await sleep(WATCH_INTERVAL);
@@ -194,43 +270,106 @@ async function list(stage: Stage): Promise<number> {
 }
 
 async function retry(stage: Stage, server: string): Promise<number> {
-  await stage.known(server, await stage.operator.retry(server, signal()));
-  await stage.invoke({ heartbeat: true });
-  return stage.show(server);
+  const before = await stage.known(server, await stage.operator.retry(server, signal()));
+  const heartbeat = await stage.invoke({ heartbeat: true });
+  const after = await stage.known(server, await stage.ledger.get(server, signal()));
+  console.error(tried(before, after, heartbeat));
+  return stage.show([server]);
 }
 
 async function pause(stage: Stage, server: string): Promise<number> {
-  const { for: given, 'no-wait': noWait } = stage.values;
+  const { for: given, 'no-wait': noWait, reason, all } = stage.values;
   const until = given === undefined ? undefined : Date.now() + duration(given);
-  await stage.known(server, await stage.operator.pause(server, until, signal()));
-  if (!noWait) await waitForLease(stage.ledger, server);
-  return stage.show(server);
+  const servers = all ? [] : await stage.named(server);
+  if (all) await stage.operator.pauseAll({ until, reason }, signal());
+  for (const one of servers) await stage.operator.pause(one, { until, reason }, signal());
+  if (!noWait) {
+    // An invocation that has begun before may not know it.
+    if (all) await sleep(INVOCATION_TIME);
+    for (const one of all ? await stage.servers() : servers) await waitForLease(stage.ledger, one);
+  }
+  return stage.show(servers);
 }
 
 async function resume(stage: Stage, server: string): Promise<number> {
-  await stage.known(server, await stage.operator.resume(server, signal()));
-  return stage.show(server);
+  if (stage.values.all) {
+    await stage.operator.resumeAll(signal());
+    return stage.show([]);
+  }
+  const servers = await stage.named(server);
+  for (const one of servers) await stage.known(one, await stage.operator.resume(one, signal()));
+  return stage.show(servers);
+}
+
+/** Sends a role change by hand; without a model it drops the active one. */
+async function set(stage: Stage, server: string, model?: string): Promise<number> {
+  const { items, stage: known } = await stage.ledger.all(signal());
+  const clusters = known.heartbeat?.clusters.filter(({ servers }) => servers.includes(server)) ?? [];
+  const item = items.find(({ barman_server }) => barman_server === server);
+  const response = await stage.invoke(
+    {
+      action: 'on_role_change',
+      role: 'primary',
+      cluster: item?.desired?.cluster ?? clusters[0]?.name ?? 'by hand',
+      barman_server: server,
+      ...(model === undefined ? { reset: true } : { barman_model: model }),
+      switch_when: 'always',
+    },
+    `${userInfo().username}@${hostname()}`,
+  );
+  const { exit_code, message, recorded } = v.parse(ResponseSchema, response);
+  console.log(message);
+  if (clusters.some(({ observed_at }) => observed_at !== undefined)) {
+    console.error(
+      `A cluster of ${server} is observed: unless this is its leader's model, the heartbeat undoes it within four minutes; to keep it, run now: pause ${server}`,
+    );
+  }
+  return exit_code === ExitCode.CONFIG_SWITCH_DONE || recorded ? 0 : 1;
 }
 
 async function forget(stage: Stage, server: string): Promise<number> {
   if (stage.values.force) {
     if (!(await stage.operator.forgetByForce(server, signal()))) {
       throw new Error(
-        `${server} is not in the ledger, or a switch of it has not ended; look at it, and try again in a minute`,
+        `${server} is not in the ledger, or a switch of it has not ended; look at it, and try again`,
       );
     }
   } else {
     const item = await stage.known(server, await stage.ledger.get(server, signal()));
-    if (!(await stage.operator.forget(item, signal()))) {
-      const state = `${stateOf(item)}${item.unsettled_since === undefined ? '' : ', unsettled'}`;
+    const { heartbeat } = await stage.ledger.stage(signal());
+    const cluster = heartbeat?.clusters.find(({ servers }) => servers.includes(server));
+    if (cluster) {
       throw new Error(
-        `${server} is ${state}: only a server that is in sync and settled, and has had no role change for 15 days, can be forgotten, ` +
-          'because a late event would be the newest afterwards; --force does it nevertheless',
+        `clusters/${cluster.name} lists ${server}: remove it there first, and wait for the next heartbeat; --force forgets it nevertheless`,
+      );
+    }
+    let unasked = '';
+    const isUnknown = () =>
+      isUnknownToBarman(stage, server).catch((error) => {
+        unasked = `. Barman could not be asked: ${messageOf(error)}`;
+        return false;
+      });
+    const forgotten =
+      (await stage.operator.forget(item, signal())) ||
+      ((await isUnknown()) && (await stage.operator.forgetUnknown(item, signal())));
+    if (!forgotten) {
+      const settled = item.unsettled_since === undefined ? '' : ', unsettled';
+      throw new Error(
+        `${server} is ${stateOf(item)}${settled}: only a server that Barman does not have, or that is in sync and settled, and has had no role change for 15 days, ` +
+          `can be forgotten, because a late event would be the newest afterwards; --force does it nevertheless${unasked}`,
       );
     }
   }
   console.log(`${server} is forgotten.`);
   return 0;
+}
+
+/** Asks the function, which can reach Barman, in a dry run. */
+async function isUnknownToBarman(stage: Stage, server: string): Promise<boolean> {
+  const dryRun = { role: 'primary', switch_when: 'always', reset: true, dry_run: true };
+  const payload = { action: 'on_role_change', cluster: 'by hand', barman_server: server, ...dryRun };
+  const { exit_code, message } = v.parse(ResponseSchema, await stage.invoke(payload));
+  return exit_code === ExitCode.CONFIG_SWITCH_SKIPPED && message.includes(`Barman has no server ${server},`);
 }
 
 async function checkParameters(stage: Stage): Promise<number> {
@@ -242,8 +381,9 @@ async function checkParameters(stage: Stage): Promise<number> {
 async function redriveEvents(stage: Stage): Promise<number> {
   await stage.expectDeployed();
   const queue = await failureQueue(stage.name);
-  const { left } = await redrive({ queue, ledger: stage.ledger, invoke: (event) => stage.invoke(event) });
-  return left === 0 ? 0 : 1;
+  const invoke = (event: unknown) => stage.invoke(event);
+  const { left, inFlight } = await redrive({ queue, ledger: stage.ledger, invoke });
+  return left + inFlight === 0 ? 0 : 1;
 }
 
 /** Returns ms @throws UsageError */

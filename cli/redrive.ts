@@ -6,6 +6,7 @@
 import {
   ChangeMessageVisibilityCommand,
   DeleteMessageCommand,
+  GetQueueAttributesCommand,
   GetQueueUrlCommand,
   ReceiveMessageCommand,
   SQSClient,
@@ -16,14 +17,18 @@ import { parseRoleChange } from '../functions/config-switch/event/payload.ts';
 import { isEventBridge } from '../functions/config-switch/event/receive.ts';
 import { ResponseSchema } from '../functions/config-switch/event/response.ts';
 import { ExitCode } from '../functions/config-switch/exit-code.ts';
+import { explainToOperator } from '../functions/config-switch/http/network-errors.ts';
 import type { Item } from '../functions/config-switch/ledger/item.ts';
 import { eventIdOf, eventTimeOf } from '../functions/config-switch/version.ts';
+import { print } from './command-line.ts';
 
 /**
  * How long Lambda keeps an event at most before it gives up (ms; `maximumEventAge` in
  * infra/function/function.yml).
  */
 const LONGEST_AGE = 6 * 3_600_000;
+/** How long a message that was received is invisible (s): an invocation takes up to half a minute. */
+const VISIBILITY_TIMEOUT = 600;
 
 const Json = v.pipe(v.string(), v.parseJson());
 const Heartbeat = v.strictObject({ heartbeat: v.literal(true) });
@@ -43,8 +48,10 @@ export interface Message {
   readonly body: string;
 }
 
-/** The failure queue. */
+/** The failure queue. Each method throws what the queue answers. */
 export interface Queue {
+  /** Returns about how many messages somebody else has received, which are invisible meanwhile. */
+  inFlight(): Promise<number>;
   /** Returns some messages, which are invisible to others for a while; none if there are no more */
   receive(): Promise<readonly Message[]>;
   delete(message: Message): Promise<void>;
@@ -60,33 +67,70 @@ export interface RedriveOptions {
 }
 
 /**
- * Redrives all messages, and prints what happened to each.
+ * Redrives all messages, and prints what has happened to each.
  *
- * @returns how many were deleted, and how many are left
+ * @returns how many were deleted, how many are left, and about how many could not be received, because
+ *   another run has them, or had them when it was interrupted
+ * @throws Error if the queue cannot be read
  */
-export async function redrive(options: RedriveOptions): Promise<{ deleted: number; left: number }> {
+export async function redrive(
+  options: RedriveOptions,
+): Promise<{ deleted: number; left: number; inFlight: number }> {
   const { queue } = options;
+  // Before any message is received here.
+  const inFlight = await queue.inFlight();
   const left = new Map<string, Message>();
   let deleted = 0;
-  for (;;) {
-    const messages = await queue.receive();
-    // Those that are left become visible again only afterwards, or if this takes very long.
-    if (messages.every(({ id }) => left.has(id))) break;
-    for (const message of messages.filter(({ id }) => !left.has(id))) {
-      const { done, text } = await redriveOne(options, message).catch((error: unknown) => ({
-        done: false,
-        text: messageOf(error),
-      }));
-      console.log(`${message.id}: ${done ? 'deleted' : 'left in the queue'}: ${text}`);
-      if (done) {
-        await queue.delete(message);
+  try {
+    for (;;) {
+      const messages = await queue.receive();
+      // Those that are left become visible again only afterwards, or if this takes very long.
+      if (messages.every(({ id }) => left.has(id))) break;
+      for (const message of messages.filter(({ id }) => !left.has(id))) {
+        // Until it is deleted.
+        left.set(message.id, message);
+        const { done, text } = await redriveAndDelete(options, message);
+        print(`${message.id}: ${done ? 'deleted' : 'left in the queue'}: ${text}`);
+        if (!done) continue;
+        left.delete(message.id);
         deleted += 1;
-      } else left.set(message.id, message);
+      }
+    }
+  } finally {
+    for (const message of left.values()) {
+      await queue.release(message).catch((error: unknown) => {
+        print(`${message.id}: visible again only in ${VISIBILITY_TIMEOUT / 60} minutes: ${messageOf(error)}`);
+      });
     }
   }
-  for (const message of left.values()) await queue.release(message);
-  console.log(`${deleted} deleted, ${left.size} left in the queue`);
-  return { deleted, left: left.size };
+  print(`${deleted} deleted, ${left.size} left in the queue`);
+  if (inFlight > 0) {
+    print(
+      `When this began, about ${inFlight} more were in flight: another run had received them, perhaps one that was interrupted. ` +
+        `What it has not deleted is visible again within ${VISIBILITY_TIMEOUT / 60} minutes: run this again then.`,
+    );
+  }
+  return { deleted, left: left.size, inFlight };
+}
+
+/** Sends the event of a message, and deletes the message if it can be. @returns whether it was, and why */
+async function redriveAndDelete(
+  options: RedriveOptions,
+  message: Message,
+): Promise<{ done: boolean; text: string }> {
+  try {
+    const result = await redriveOne(options, message);
+    if (!result.done) return result;
+    try {
+      await options.queue.delete(message);
+    } catch (error) {
+      const reason = `could not be deleted: ${messageOf(error)}; to send it again does no harm`;
+      return { done: false, text: `${result.text}; but the message ${reason}` };
+    }
+    return result;
+  } catch (error) {
+    return { done: false, text: messageOf(error) };
+  }
 }
 
 /** Returns whether the message can be deleted, and why @throws Error also for a malformed one */
@@ -137,18 +181,30 @@ async function redriveOne(
  */
 export async function failureQueue(name: string): Promise<Queue> {
   const client = new SQSClient({});
-  const { QueueUrl } = await client.send(new GetQueueUrlCommand({ QueueName: `${name}-failures` }));
+  const explained = async <T>(response: Promise<T>): Promise<T> => {
+    try {
+      return await response;
+    } catch (error) {
+      throw new Error(`the failure queue ${name}-failures: ${explainToOperator(error, 'SQS')}`);
+    }
+  };
+  const named = new GetQueueUrlCommand({ QueueName: `${name}-failures` });
+  const { QueueUrl } = await explained(client.send(named));
   return {
+    inFlight: async () => {
+      const AttributeNames = ['ApproximateNumberOfMessagesNotVisible' as const];
+      const command = new GetQueueAttributesCommand({ QueueUrl, AttributeNames });
+      const { Attributes } = await explained(client.send(command));
+      return Number(Attributes?.ApproximateNumberOfMessagesNotVisible ?? 0);
+    },
     receive: async () => {
-      const { Messages = [] } = await client.send(
-        // An invocation takes up to half a minute.
-        new ReceiveMessageCommand({
-          QueueUrl,
-          MaxNumberOfMessages: 10,
-          WaitTimeSeconds: 1,
-          VisibilityTimeout: 600,
-        }),
-      );
+      const command = new ReceiveMessageCommand({
+        QueueUrl,
+        MaxNumberOfMessages: 10,
+        WaitTimeSeconds: 1,
+        VisibilityTimeout: VISIBILITY_TIMEOUT,
+      });
+      const { Messages = [] } = await explained(client.send(command));
       return Messages.map(({ MessageId = '', ReceiptHandle = '', Body = '' }) => ({
         id: MessageId,
         receipt: ReceiptHandle,
@@ -156,11 +212,11 @@ export async function failureQueue(name: string): Promise<Queue> {
       }));
     },
     delete: async ({ receipt }) => {
-      await client.send(new DeleteMessageCommand({ QueueUrl, ReceiptHandle: receipt }));
+      await explained(client.send(new DeleteMessageCommand({ QueueUrl, ReceiptHandle: receipt })));
     },
     release: async ({ receipt }) => {
       const visible = { QueueUrl, ReceiptHandle: receipt, VisibilityTimeout: 0 };
-      await client.send(new ChangeMessageVisibilityCommand(visible));
+      await explained(client.send(new ChangeMessageVisibilityCommand(visible)));
     },
   };
 }

@@ -1,5 +1,6 @@
 /** The ledger as a person or a script reads it. */
 
+import * as v from 'valibot';
 import {
   type Item,
   isApplied,
@@ -10,17 +11,32 @@ import {
   isRecorded,
   mustApplyAgain,
 } from '../functions/config-switch/ledger/item.ts';
-import type { Unreadable } from '../functions/config-switch/ledger/ledger.ts';
+import type { Servers, Unreadable } from '../functions/config-switch/ledger/ledger.ts';
+import { isStagePaused, type StageItem } from '../functions/config-switch/ledger/stage.ts';
 import { nameOf, parseTarget } from '../functions/config-switch/target.ts';
+import { printable, printableLines } from '../functions/config-switch/text.ts';
 import { eventTimeOf } from '../functions/config-switch/version.ts';
 import { columns } from './command-line.ts';
 
-/** What an item says in one word or two. */
-export type State = 'in sync' | 'pending' | 'switching' | 'expired' | 'paused' | 'observed' | 'unreadable';
+/** A server that clusters list, but of which nothing is known yet. */
+export interface Listed {
+  readonly barman_server: string;
+  readonly listed: true;
+}
 
-/** Returns the state of an item; `observed`: nothing is desired yet, but Patroni has named the leader */
-export function stateOf(item: Item | Unreadable): State {
+/** What an item says in one word or two. */
+export type State =
+  | ('in sync' | 'pending' | 'switching' | 'expired' | 'paused')
+  /** Nothing is desired yet, but Patroni has named the leader. */
+  | 'observed'
+  /** Nothing is known yet, but a cluster lists it. */
+  | 'new'
+  | 'unreadable';
+
+/** Returns the state of a server. */
+export function stateOf(item: Item | Unreadable | Listed): State {
   if ('message' in item) return 'unreadable';
+  if ('listed' in item) return 'new';
   if (isLeased(item)) return 'switching';
   if (isPaused(item)) return 'paused';
   if (!isRecorded(item)) return 'observed';
@@ -28,84 +44,262 @@ export function stateOf(item: Item | Unreadable): State {
   return isExpired(item) ? 'expired' : 'pending';
 }
 
-/** Returns the items as JSON, with their states, sorted by server */
-export function asJson(items: readonly (Item | Unreadable)[]): string {
-  const entries = sorted(items).map((item) => ({ ...item, state: stateOf(item) }));
-  return JSON.stringify(entries, null, 2);
+/** Returns the last heartbeat and the servers as JSON, with what the table says, sorted by server. */
+export function asJson({ items, unreadable, stage }: Servers, now: number): string {
+  const servers = rowsOf({ items, unreadable, stage }).map((item) => ({
+    ...item,
+    state: stateOf(item),
+    ...observationOf(item, stage, now),
+  }));
+  return printableLines(JSON.stringify({ heartbeat: stage.heartbeat, servers }, null, 2));
 }
 
 /**
- * Returns the items as a table: what is desired, what was applied, and what Patroni says, each with its age;
- * below a server, what a person should know.
+ * Returns the last heartbeat and the servers as a table: what is desired, what was applied, and what Patroni
+ * says, each with its age; below a server, what a person should know.
  *
  * @param now ms since the epoch
  * @param width of the terminal (characters)
  */
-export function asTable(items: readonly (Item | Unreadable)[], now: number, width: number): string {
-  if (items.length === 0) return 'No role change has been recorded yet.';
+export function asTable(servers: Servers, now: number, width: number): string {
+  const { stage } = servers;
+  const head = headOf(stage, now).flatMap((line) => wrap('', line, width));
+  const listed = rowsOf(servers);
+  if (listed.length === 0) return [...head, 'No role change has been recorded yet.'].join('\n');
   const since = (text: string | undefined, time: string | undefined) =>
     text === undefined ? '–' : `${text} ${age(now - Date.parse(time ?? ''))}`.trimEnd();
-  const rows = sorted(items).map((item) => {
-    if ('message' in item) {
-      return { cells: [item.barman_server, stateOf(item), '–', '–', '–', '–'], notes: [item.message] };
-    }
-    const cells = [
-      item.barman_server,
-      stateOf(item),
-      since(shortTarget(item.desired), new Date(eventTimeOf(item.desired?.version ?? '')).toISOString()),
-      since(shortTarget(item.applied), item.applied?.applied_at),
-      since(item.leader, item.leader_since),
-      since(item.streaming === undefined ? undefined : item.streaming ? 'yes' : 'no', item.streaming_since),
-    ];
-    return { cells, notes: notesOf(item, now) };
+  const rows = listed.map((item) => {
+    const cells = [item.barman_server, stateOf(item)];
+    const notes = notesOf(item, stage, now);
+    if (!isItem(item)) return { cells: [...cells, '–', '–', '–', '–'], notes };
+    const { desired, applied, leader, leader_since, streaming, streaming_since } = item;
+    const { leader_known } = observationOf(item, stage, now);
+    const seen =
+      leader === undefined || leader_known
+        ? [
+            since(leader, leader_since),
+            since(streaming === undefined ? undefined : streaming ? 'yes' : 'no', streaming_since),
+          ]
+        : ['?', '?'];
+    const event = desired && new Date(eventTimeOf(desired.version)).toISOString();
+    return {
+      cells: [
+        ...cells,
+        since(shortTarget(desired), event),
+        since(shortTarget(applied), applied?.applied_at),
+        ...seen,
+      ],
+      notes,
+    };
   });
   const header = ['SERVER', 'STATE', 'DESIRED', 'APPLIED', 'LEADER', 'STREAMING'];
   const [title = '', ...lines] = columns([header, ...rows.map(({ cells }) => cells)]).map(printable);
-  const notes = rows.map((row) => row.notes.flatMap((note) => wrap(note, width)));
-  return [title, ...lines.flatMap((line, index) => [line, ...(notes[index] ?? [])])].join('\n');
+  const notes = rows.map((row) => row.notes.flatMap((note) => wrap('  - ', note, width)));
+  return [...head, title, ...lines.flatMap((line, index) => [line, ...(notes[index] ?? [])])].join('\n');
 }
 
-/** What a person should know about an item, a sentence each. */
-function notesOf(item: Item, now: number): string[] {
+/** The part of a heartbeat's response that says what became of a retry. */
+const HeartbeatResponse = v.object({
+  /** Why it ended early. */
+  message: v.exactOptional(v.string()),
+  unreachable: v.exactOptional(v.string()),
+});
+
+/**
+ * Says what a retry has tried, and what failed.
+ *
+ * @param before the item before the heartbeat
+ * @param after the item after it
+ * @param response of the heartbeat
+ */
+export function tried(before: Item, after: Item, response: unknown): string {
+  const { message, unreachable } = v.is(HeartbeatResponse, response) ? response : {};
+  const { barman_server, attempts = 0, last_error, running } = after;
+  const applied = after.applied !== undefined && after.applied.applied_at !== before.applied?.applied_at;
+  if (applied) return `Tried, and done: Barman is set to ${shortTarget(after.applied)}.`;
+  if (attempts > (before.attempts ?? 0)) return `Tried, and failed: ${last_error}`;
+  if (message !== undefined) return `Not tried, because the heartbeat failed: ${message}`;
+  if (unreachable !== undefined) return `Not tried, because pg-backup-api is unreachable: ${unreachable}`;
+  switch (stateOf(after)) {
+    case 'paused':
+      return `Not tried, because ${barman_server} is paused; next: resume ${barman_server}`;
+    case 'in sync':
+      return `Nothing to try: ${barman_server} is in sync.`;
+    case 'observed':
+      return `Nothing to try: nothing is desired for ${barman_server} yet.`;
+    case 'switching':
+      return 'Not tried: another invocation is switching it.';
+    default:
+      return running
+        ? `Asked for the end of operation ${running.operation_id}: it has not ended.`
+        : 'Not tried: time ran out, or another invocation was first; the next heartbeat tries.';
+  }
+}
+
+/** Heartbeats that may be missing before what they saw counts as unknown. */
+const MISSING = 2;
+
+/** What the last heartbeat found, a sentence each. */
+function headOf(stage: StageItem, now: number): string[] {
+  return [...heartbeatLines(stage, now), ...pauseOfAll(stage)];
+}
+
+function pauseOfAll(stage: StageItem): string[] {
+  const { paused } = stage;
+  if (!paused || !isStagePaused(stage)) return [];
+  const { at, until, reason } = paused;
+  const end = until === undefined ? `since ${time(at)}` : `until ${time(until)}`;
+  return [`all servers are paused, ${end}${reason ? `, for: ${reason}` : ''}; next: resume --all`];
+}
+
+function heartbeatLines({ heartbeat }: StageItem, now: number): string[] {
+  if (!heartbeat) return ['No heartbeat has reported yet.'];
+  const { at, interval, version, unreachable, unreachable_since, clusters } = heartbeat;
+  const late = now - Date.parse(at) > MISSING * interval;
+  const asked = clusters.filter(({ observed_at, unknown }) => observed_at ?? unknown);
+  const known = asked.filter(({ unknown }) => unknown === undefined);
+  return [
+    `heartbeat ${age(now - Date.parse(at))} ago${late ? `, expected every ${age(interval)}: see the log of the function` : ''}; ` +
+      `version ${version}; pg-backup-api ${unreachable === undefined ? 'reachable' : 'unreachable'}; ` +
+      `${known.length} of ${asked.length} clusters known`,
+    ...(unreachable === undefined
+      ? []
+      : [`pg-backup-api is unreachable since ${time(unreachable_since)}: ${unreachable}`]),
+    ...clusters
+      .filter(({ unknown }) => unknown !== undefined)
+      .map(({ name, unknown }) => `the leader of cluster ${name} is unknown: ${unknown}`),
+  ];
+}
+
+/** Returns the servers of the ledger, and those that only clusters list, sorted. */
+function rowsOf({ items, unreadable, stage }: Servers): (Item | Unreadable | Listed)[] {
+  const known = [...items, ...unreadable];
+  const names = new Set(known.map(({ barman_server }) => barman_server));
+  const listed = new Set(stage.heartbeat?.clusters.flatMap(({ servers }) => servers));
+  const others = [...listed]
+    .filter((name) => !names.has(name))
+    .map((barman_server): Listed => ({ barman_server, listed: true }));
+  return sorted([...known, ...others]);
+}
+
+function isItem(item: Item | Unreadable | Listed): item is Item {
+  return !('message' in item || 'listed' in item);
+}
+
+/** When the leader of a server was last known, whether it still is, and why not. */
+interface ObservationOf {
+  readonly observed_at?: string;
+  readonly leader_known: boolean;
+  readonly leader_unknown_because?: string;
+}
+
+/** Returns what is known of a server's leader: an observation of two heartbeats ago may be wrong by now. */
+function observationOf(
+  { barman_server }: Pick<Item, 'barman_server'>,
+  { heartbeat }: StageItem,
+  now: number,
+): ObservationOf {
+  const clusters = heartbeat?.clusters.filter(({ servers }) => servers.includes(barman_server)) ?? [];
+  const [observed_at] = clusters
+    .flatMap((cluster) => cluster.observed_at ?? [])
+    .sort()
+    .reverse();
+  const latest = Date.parse(observed_at ?? '');
+  const leader_known = heartbeat !== undefined && now - latest <= MISSING * heartbeat.interval;
+  const reasons = clusters.flatMap(({ unknown }) => unknown ?? []);
+  return {
+    ...(observed_at !== undefined && { observed_at }),
+    leader_known,
+    ...(reasons.length > 0 && { leader_unknown_because: reasons.join('; ') }),
+  };
+}
+
+/** What a person should know about a server, a sentence each; the first ends with what to do next. */
+function notesOf(item: Item | Unreadable | Listed, stage: StageItem, now: number): string[] {
+  if ('message' in item) return [item.message];
+  const { barman_server } = item;
+  if ('listed' in item) {
+    return [
+      'a cluster lists it, but no role change was recorded, and no leader was seen yet; next: wait for the next heartbeat, then: check',
+    ];
+  }
   const notes: string[] = [];
-  const { attempts = 0, last_error, next_attempt_at, running, unsettled_since } = item;
+  const { attempts = 0, last_error, next_attempt_at, running, unsettled_since, leader } = item;
   const state = stateOf(item);
-  if (state === 'switching')
-    notes.push(`an invocation is switching it, until ${time(item.lease?.expires_at)} at most`);
-  if (state === 'expired') {
+  const { unreachable } = stage.heartbeat ?? {};
+  const next = isStagePaused(stage)
+    ? 'resume --all'
+    : unreachable === undefined
+      ? `retry ${barman_server}`
+      : `make pg-backup-api reachable (see above), then: retry ${barman_server}`;
+  if (state === 'switching') {
+    notes.push(`an invocation is switching it, until ${time(item.lease?.expires_at)} at most; next: wait`);
+  }
+  if (state === 'observed') {
     notes.push(
-      running
-        ? `an invocation has crashed or run out of time; the next heartbeat asks for the end of operation ${running.operation_id}`
-        : 'an invocation has crashed or run out of time, or its POST had no response; a heartbeat takes over',
+      `nothing is desired yet: the second heartbeat that sees the same leader sets it to the leader's model; next: wait, then look for the model of ${leader} in the cluster's parameter`,
     );
+  }
+  if (state === 'expired') {
+    const what = running
+      ? `an invocation has crashed or run out of time; the next heartbeat asks for the end of operation ${running.operation_id}`
+      : 'an invocation has crashed or run out of time, or its POST had no response; a heartbeat takes over';
+    notes.push(`${what}; next: ${running ? 'wait, or end that operation on the Barman host' : next}`);
   }
   if (state === 'paused') {
     const end = item.paused_until ? `until ${time(item.paused_until)}` : `since ${time(item.paused_at)}`;
-    notes.push(`nothing is sent to Barman, ${end}${isPending(item) ? '; a desired state is pending' : ''}`);
+    const pending = isPending(item) ? '; a desired state is pending' : '';
+    const reason = item.pause_reason ? `, for: ${item.pause_reason}` : '';
+    notes.push(`nothing is sent to Barman, ${end}${reason}${pending}; next: resume ${barman_server}`);
   }
   if (state === 'pending') {
     const wait = Date.parse(next_attempt_at ?? '') - now;
-    notes.push(`the next attempt is ${wait > 0 ? `in ${age(wait)}` : 'made by the next heartbeat'}`);
+    notes.push(
+      `the next attempt is ${wait > 0 ? `in ${age(wait)}` : 'made by the next heartbeat'}; next: ${next}`,
+    );
   }
   if (attempts > 0 && last_error !== undefined) {
     notes.push(`failed ${attempts === 1 ? 'once' : `${attempts} times`}: ${last_error}`);
   }
   if (unsettled_since !== undefined) {
     const since = `unsettled since ${time(unsettled_since)}: an older switch may still take effect`;
-    const next = isRecorded(item) && isApplied(item, item.desired.version) ? time(item.apply_again_at) : '';
+    const at = isRecorded(item) && isApplied(item, item.desired.version) ? time(item.apply_again_at) : '';
     notes.push(
       state === 'paused'
         ? `${since}; the desired state is applied again only after the pause`
-        : `${since}, so the desired state is applied again at growing intervals${next && `, next ${next}`}; ` +
+        : `${since}, so the desired state is applied again at growing intervals${at && `, next ${at}`}; ` +
             'that overwrites a model set by hand, so pause the server before you set one',
     );
   } else if (isRecorded(item) && isApplied(item, item.desired.version) && mustApplyAgain(item)) {
     notes.push('the model is applied again, because Barman does not stream');
   }
-  if (item.differs_since !== undefined) {
-    notes.push(`the leader's model is not the desired one, for ${age(now - Date.parse(item.differs_since))}`);
+  notes.push(...observationNotes(item, stage, now));
+  return notes;
+}
+
+/** What a person should know about what Patroni says of a server. */
+function observationNotes(item: Item, stage: StageItem, now: number): string[] {
+  const { leader, streaming, streaming_since, differs_since } = item;
+  if (leader === undefined) return [];
+  const observation = observationOf(item, stage, now);
+  const { observed_at, leader_known, leader_unknown_because } = observation;
+  const seen = age(now - Date.parse(observed_at ?? ''));
+  if (!leader_known) {
+    const why = leader_unknown_because ?? 'no heartbeat has reported it since';
+    return [
+      `LEADER and STREAMING are unknown, last seen ${leader}${seen && `, ${seen} ago`}: ${why}; next: compare with patronictl list`,
+    ];
   }
-  if (item.streaming === false) notes.push('WAL does not arrive: see docs/operations.md#wal-does-not-arrive');
+  const notes: string[] = [];
+  if (differs_since !== undefined) {
+    notes.push(`the leader's model is not the desired one, for ${age(now - Date.parse(differs_since))}`);
+  }
+  if (streaming === false) {
+    const lasting = now - Date.parse(streaming_since ?? '') >= MISSING * (stage.heartbeat?.interval ?? 0);
+    notes.push(
+      `Barman did not stream from ${leader} ${seen} ago${lasting ? '; next: docs/operations.md#wal-does-not-arrive' : ''}`,
+    );
+  }
   return notes;
 }
 
@@ -133,21 +327,21 @@ export function time(iso = ''): string {
   return iso.replace('T', ' ').replace(/\.\d+Z$/, ' UTC');
 }
 
-/** Without control characters: a node or pg-backup-api may send some. */
-function printable(text: string): string {
-  return text.replaceAll(/\p{Cc}/gu, '\ufffd');
-}
-
-/** Breaks a note between words, indented. A longer word stays whole, so that it can be copied. */
-function wrap(note: string, width: number): string[] {
+/**
+ * Breaks a text between words, indented. A longer word stays whole, so that it can be copied.
+ *
+ * @param first before the first line; the others are indented by its length
+ */
+function wrap(first: string, text: string, width: number): string[] {
   const lines: string[] = [];
-  let line = '  -';
-  for (const word of note.split(/\s+/).map(printable)) {
-    if (line.length + 1 + word.length > width && line.trim() !== '-' && line.trim() !== '') {
-      lines.push(line);
-      line = '   ';
+  const indent = ' '.repeat(first.length);
+  let [start, line] = [first, ''];
+  for (const word of text.split(/\s+/).map(printable)) {
+    if (line !== '' && start.length + line.length + 1 + word.length > width) {
+      lines.push(start + line);
+      [start, line] = [indent, ''];
     }
-    line += ` ${word}`;
+    line += line === '' ? word : ` ${word}`;
   }
-  return [...lines, line];
+  return [...lines, start + line];
 }

@@ -6,7 +6,7 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { documentedCommands } from '../cli/ledger.ts';
-import { ALARMS, type Alarm, type Condition, DEFAULTS } from './monitoring/alarms.ts';
+import { ALARMS, type Alarm, type Condition, conditionOf } from './monitoring/alarms.ts';
 import { PARAMETERS, type Parameter } from './parameters/table.ts';
 
 const ROOT = join(import.meta.dirname, '..');
@@ -28,7 +28,6 @@ const STATISTIC: Readonly<Record<Condition['Statistic'], string>> = {
   Sum: 'sum',
   Minimum: 'minimum',
   Maximum: 'maximum',
-  SampleCount: 'number of samples',
 };
 
 function parametersTable() {
@@ -68,20 +67,25 @@ function alarmSections() {
 function alarmSection([name, alarm]: [string, Alarm]) {
   const { description, advice } = alarm;
   const text = advice ? `${description} ${advice}` : description;
-  return `### ${name}\n\n${text}\n\nAlarm condition: ${condition(alarm)}.`;
+  return `### ${name}\n\n${text}\n\nAlarm condition: ${condition(alarm)}. It is raised within ${duration(alarm.within)}.`;
+}
+
+/** Minutes in words. */
+function duration(minutes: number): string {
+  const hours = Math.floor(minutes / 60);
+  const parts = [hours > 0 && `${hours} h`, minutes % 60 > 0 && `${minutes % 60} minutes`];
+  return parts.filter(Boolean).join(' and ');
 }
 
 /** The alarm's condition in words. */
-function condition({ Namespace, MetricName, unit, ...alarm }: Alarm) {
-  const { Statistic, ComparisonOperator, Threshold, Period, EvaluationPeriods, TreatMissingData } = {
-    ...DEFAULTS,
-    ...alarm,
-  };
+function condition(alarm: Alarm) {
+  const { Namespace, MetricName, unit, fill } = alarm;
+  const { Statistic, ComparisonOperator, Threshold, Period, EvaluationPeriods } = conditionOf(alarm);
   const metric = Namespace.startsWith('AWS/') ? `${Namespace} ${MetricName}` : MetricName;
   const threshold = Threshold.toLocaleString('en-US') + (unit ? ` ${unit}` : '');
   const minutes = Period === 60 ? '1 minute' : `${Period / 60} minutes`;
   const periods = EvaluationPeriods === 1 ? 'within' : `in ${EvaluationPeriods} consecutive periods of`;
-  const missing = TreatMissingData === 'breaching' ? ', or there is no data' : '';
+  const missing = fill === undefined ? '' : `, where no data counts as ${fill}`;
   const compared = COMPARISON[ComparisonOperator](threshold);
   return `the ${STATISTIC[Statistic]} of \`${metric}\` is ${compared} ${periods} ${minutes}${missing}`;
 }

@@ -38,6 +38,7 @@ import logging
 import os
 import random
 import re
+import selectors
 import shutil
 import signal
 import socket
@@ -89,7 +90,7 @@ MAX_RETRY_AFTER = 60.0
 MAX_CLOCK_ERROR = 300 - HTTP_TIMEOUT
 #: How long sent data may stay unacknowledged before the kernel closes the connection (ms).
 TCP_USER_TIMEOUT = 5000
-#: Maximum response size (bytes); the rest is not read.
+#: Maximum size of a response, and of what aws prints (bytes); the rest is not read.
 MAX_RESPONSE_SIZE = 64 * 1024
 #: Valid sizes of a decoded secret (bytes); Standard Webhooks, "Signature scheme".
 SECRET_SIZES = range(24, 65)
@@ -219,12 +220,14 @@ class Attempt(NamedTuple):
     message: for the log
     retry: whether another attempt may succeed
     retry_after: minimum delay before that attempt, as requested by the server (s)
+    recorded: whether the function applies the role change by itself, whatever the exit code
     """
 
     exit_code: int
     message: str
     retry: bool = False
     retry_after: float = 0.0
+    recorded: bool = False
 
 
 class OneLineFormatter(logging.Formatter):
@@ -301,8 +304,23 @@ def parse(argv: List[str]) -> Settings:
     if settings.dry_run and settings.max_retries is None:
         settings.max_retries = 1  # An operator waits for the result, and no role change can be lost.
     given = {name: getattr(settings, name) for name in map(attribute, [*SWITCH_OPTIONS, "--dry-run"])}
-    settings.role_change = {name: value for name, value in given.items() if value not in (None, False)}
+    settings.role_change = {name: utf8(value) for name, value in given.items() if value not in (None, False)}
     return settings
+
+
+def utf8(value: Any) -> Any:
+    """Returns an argument as UTF-8, which Patroni's YAML is; what is no UTF-8 becomes U+FFFD.
+
+    Python 3.6 decodes arguments as ASCII under LANG=C. The function rejects the lone surrogates that result
+    from that, and the role change would be lost for the name of a scope.
+    """
+    if not isinstance(value, str):
+        return value
+    try:
+        value.encode()
+        return value
+    except UnicodeEncodeError:
+        return value.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def attribute(option: str) -> str:
@@ -370,7 +388,8 @@ class Receiver:
             self.deadline.within(delay).wait()
             if self.deadline.left() > 0:
                 return True
-        level = logging.INFO if result.exit_code <= ExitCode.CONFIG_SWITCH_SKIPPED else logging.ERROR
+        failure = logging.WARNING if result.recorded else logging.ERROR
+        level = logging.INFO if result.exit_code <= ExitCode.CONFIG_SWITCH_SKIPPED else failure
         logger.log(level, "%s%s", message, "; giving up" if result.retry else "")
         return False
 
@@ -408,11 +427,40 @@ class EventBus(Receiver):
             start_new_session=True,
         ) as process:
             try:
-                output, errors = process.communicate(timeout=limit)
-            except subprocess.TimeoutExpired:
+                output, errors = read_all([process.stdout, process.stderr], deadline)
+                process.wait(deadline.left())
+            except (subprocess.TimeoutExpired, TooMuchOutput) as error:
                 os.killpg(process.pid, signal.SIGKILL)  # With its children: aws may be a script.
-                return failed(f"aws was killed after {limit:.1f} s")
+                reason = f": {error}" if isinstance(error, TooMuchOutput) else ""
+                return failed(f"aws was killed after {limit - deadline.left():.1f} s{reason}")
         return evaluate_put(process.returncode, output, errors.decode(errors="replace"))
+
+
+class TooMuchOutput(Exception):
+    """A command printed more than MAX_RESPONSE_SIZE."""
+
+
+def read_all(pipes: List[Any], deadline: Deadline) -> List[bytes]:
+    """Returns what a process writes to some pipes until it closes them.
+
+    Raises subprocess.TimeoutExpired at the deadline, and TooMuchOutput once it is too much for the memory of
+    a database node.
+    """
+    outputs = [bytearray() for _ in pipes]
+    with selectors.DefaultSelector() as selector:
+        for pipe, output in zip(pipes, outputs):
+            selector.register(pipe, selectors.EVENT_READ, output)
+        while selector.get_map():
+            if deadline.left() == 0:
+                raise subprocess.TimeoutExpired("aws", 0)
+            for key, _ in selector.select(min(1.0, deadline.left())):
+                data = os.read(key.fd, 65536)
+                if not data:
+                    selector.unregister(key.fileobj)
+                key.data.extend(data)
+                if len(key.data) > MAX_RESPONSE_SIZE:
+                    raise TooMuchOutput(f"it had printed more than {MAX_RESPONSE_SIZE} bytes")
+    return [bytes(output) for output in outputs]
 
 
 class Endpoint(Receiver):
@@ -553,7 +601,7 @@ def evaluate(status: int, header: email.message.Message, body: bytes) -> Attempt
         suffix = " (recorded)" if recorded else ""
         message = f"{response.get('exit_status')} {response.get('message')}{suffix}"
         retry = refused or exit_code == ExitCode.HTTP_ERROR and not recorded
-        return Attempt(exit_code, message, retry, retry_after)
+        return Attempt(exit_code, message, retry, retry_after, recorded)
     retry = refused or status in (408, 429) or status >= 500 or status < 300
     text = explain_unauthorized(server_time) if status == 401 else body.decode(errors="replace")
     return Attempt(ExitCode.HTTP_ERROR, f"{status}: {text}", retry, retry_after)
@@ -578,7 +626,8 @@ def explain_unauthorized(server_time: Optional[float]) -> str:
 
     server_time: the server's clock (s since the epoch), None if unknown
     """
-    wrong_secret = "the secret does not match the function's parameter webhook-secret"
+    parameters = "parameters webhook-secret and clusters/NAME; its log names those that it has tried"
+    wrong_secret = f"the secret matches none in the function's {parameters}"
     if server_time is None:
         return f"{wrong_secret}, or this node's clock is wrong"
     ahead = clock_error(server_time)

@@ -4,12 +4,15 @@
  */
 
 import { rehearse } from './barman/dry-run.ts';
-import type { PgBackupApi } from './barman/pg-backup-api.ts';
+import type { Diagnosis, PgBackupApi } from './barman/pg-backup-api.ts';
+import { Busy } from './errors.ts';
 import type { RoleChange } from './event/payload.ts';
 import type { PermittedRoleChange } from './event/sender.ts';
 import { ExitCode, type Result } from './exit-code.ts';
+import { type Item, isLeased, isPaused, isPending } from './ledger/item.ts';
+import { isStagePaused } from './ledger/stage.ts';
 import { recordAndReconcile } from './reconcile/reconcile.ts';
-import { configTarget } from './target.ts';
+import { type ConfigTarget, configTarget } from './target.ts';
 
 export { switchConfig } from './barman/switch-config.ts';
 export { ExitCode } from './exit-code.ts';
@@ -44,6 +47,11 @@ export function shouldSkipSwitch<T extends Pick<RoleChange, 'role' | 'switch_whe
   return roles !== 'any' && !roles.has(args.role);
 }
 
+/** How long Barman may be busy with the answer to `/diagnose` (ms). */
+const DIAGNOSIS_TIME = 60_000;
+
+type RunOptions = Parameters<typeof recordAndReconcile>[0] & { readonly api: Pick<PgBackupApi, 'diagnose'> };
+
 /**
  * Runs a config switch: skip, one-of check, then dry run or switch.
  *
@@ -52,10 +60,11 @@ export function shouldSkipSwitch<T extends Pick<RoleChange, 'role' | 'switch_whe
  * @param version from `versionOf`
  * @returns DONE or SKIPPED
  * @throws InvalidArgs if the role matches, and both or neither of model and reset are given
- * @throws LedgerError, Busy, ConfigSwitchFailed, HttpError as `recordAndReconcile` does
+ * @throws LedgerError, HttpError also for a dry run: a switch would end so, too
+ * @throws Busy, ConfigSwitchFailed as `recordAndReconcile` does
  */
 export async function runBarmanConfigSwitch(
-  options: Parameters<typeof recordAndReconcile>[0] & { readonly api: Pick<PgBackupApi, 'diagnose'> },
+  options: RunOptions,
   args: PermittedRoleChange & (ToSkip | ToSwitch),
   version: string,
 ): Promise<Result> {
@@ -63,13 +72,60 @@ export async function runBarmanConfigSwitch(
     return skipped(`skipped: role "${args.role}" does not match switch_when "${args.switch_when}"`);
   }
   const { barman_server, cluster, target, dry_run } = toSwitch(args);
-  if (dry_run) return skipped(`dry run: ${rehearse(await options.api.diagnose(), barman_server, target)}`);
+  if (dry_run) return skipped(`dry run: ${await dryRun(options, barman_server, target)}`);
   return recordAndReconcile(options, { barman_server, cluster, target, version });
+}
+
+/**
+ * Asks Barman for its servers and models, unless another invocation does: it keeps pg-backup-api's only
+ * worker busy, and ten of them in a row would delay a failover by minutes.
+ *
+ * @throws Busy if another invocation does
+ */
+async function diagnose({ api, ledger, signal }: RunOptions): Promise<Diagnosis> {
+  if (!(await ledger.acquireDiagnosis(DIAGNOSIS_TIME, signal))) {
+    throw new Busy('another dry run is under way; try again in a minute');
+  }
+  const diagnosis = await api.diagnose();
+  // One that failed may go on for pg-backup-api.
+  await ledger.releaseDiagnosis(signal);
+  return diagnosis;
 }
 
 /** Returns a role change that is not skipped, with its target. @throws InvalidArgs as `configTarget` does */
 function toSwitch(args: PermittedRoleChange & ToSwitch) {
   return { ...args, target: configTarget(args) };
+}
+
+/** Returns what a switch would do, judged by the server's item in the ledger and by Barman's configuration. */
+async function dryRun(options: RunOptions, barman_server: string, target: ConfigTarget): Promise<string> {
+  const { ledger, signal } = options;
+  // Before /diagnose, which takes long: without the ledger there is no switch.
+  const [item, stage] = await Promise.all([ledger.get(barman_server, signal), ledger.stage(signal)]);
+  const outcome = rehearse(await diagnose(options), barman_server, target);
+  const stated = item ? inItsState(item, outcome) : outcome;
+  if (!isStagePaused(stage)) return stated;
+  return `all servers are paused: a role change would only be recorded; without that pause, ${stated}`;
+}
+
+/** Returns an outcome with what the item of the server says about it. */
+function inItsState(item: Item, outcome: string): string {
+  const { barman_server, attempts = 0, last_error, unsettled_since } = item;
+  const notes: string[] = [];
+  if (isLeased(item)) notes.push('an invocation is switching it now');
+  else if (isPending(item)) {
+    const failed = attempts > 0 && last_error !== undefined ? `, last attempt: ${last_error}` : '';
+    notes.push(`${item.desired.target} is pending, which a role change now would replace${failed}`);
+  }
+  if (unsettled_since !== undefined) {
+    notes.push(
+      `it is unsettled since ${unsettled_since}: an older switch may still take effect, so what is desired is applied again`,
+    );
+  }
+  const state = notes.length > 0 ? `; in the ledger: ${notes.join('; ')}` : '';
+  if (!isPaused(item)) return `${outcome}${state}`;
+  const until = item.paused_until === undefined ? 'until it is resumed' : `until ${item.paused_until}`;
+  return `${barman_server} is paused ${until}: a role change would only be recorded; without the pause, ${outcome}${state}`;
 }
 
 function skipped(message: string): Result {

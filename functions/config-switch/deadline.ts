@@ -29,6 +29,14 @@ export function timeToDeadline(remaining: number, httpArrival: number | undefine
   return Math.max(0, left - ANSWER_TIME);
 }
 
+/** Longest time of a timer (ms): Node.js fires a longer one at once, and warns (timers, `TIMEOUT_MAX`). */
+const LONGEST_TIMER = 2 ** 31 - 1;
+
+/** Returns a time (ms) that a timer accepts without a warning: what has passed is 0. */
+function timerTime(ms: number): number {
+  return Math.min(Math.max(0, ms), LONGEST_TIMER);
+}
+
 /**
  * Returns a signal that aborts with DeadlineExceeded.
  *
@@ -40,7 +48,7 @@ export function deadline(ms: number): { signal: AbortSignal; clear: () => void }
   const expire = () =>
     controller.abort(new DeadlineExceeded(`no result within the ${Math.round(ms)} ms of this invocation`));
   if (ms <= 0) expire();
-  const timer = setTimeout(expire, ms);
+  const timer = setTimeout(expire, timerTime(ms));
   return { signal: controller.signal, clear: () => clearTimeout(timer) };
 }
 
@@ -64,11 +72,11 @@ export async function within<T>(signal: AbortSignal, promise: Promise<T>): Promi
 /**
  * Waits for some time.
  *
- * @param ms how long; a negative time counts as 0
+ * @param ms how long; a negative time counts as 0, and 24 days are the most
  * @throws the reason of the signal, as soon as it aborts
  */
 export function sleep(ms: number, signal: AbortSignal): Promise<void> {
   const { promise, resolve } = Promise.withResolvers<void>();
-  const timer = setTimeout(resolve, Math.max(0, ms));
+  const timer = setTimeout(resolve, timerTime(ms));
   return within(signal, promise).finally(() => clearTimeout(timer));
 }

@@ -22,6 +22,7 @@ export function createHeartbeatHandler({
   ledger,
   operationTimeout,
   heartbeatInterval,
+  version,
   connect,
 }: Services) {
   return async (context: Context): Promise<Heartbeat | { readonly message: string }> => {
@@ -36,6 +37,11 @@ export function createHeartbeatHandler({
         outdated: () => settings.outdated(invocation.signal),
         operationTimeout,
         interval: heartbeatInterval,
+        version,
+        clusters: async () => {
+          const { clusters } = await settings.clusters(invocation.signal).catch(() => ({ clusters: [] }));
+          return clusters;
+        },
         observe: () => observeClusters(settings, invocation.signal),
         onReconciled,
       });

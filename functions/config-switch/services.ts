@@ -32,6 +32,8 @@ export interface Environment {
   readonly OPERATION_TIMEOUT?: string | undefined;
   /** Interval between two heartbeats (s). */
   readonly HEARTBEAT_INTERVAL?: string | undefined;
+  /** The version of this project, for the operator. */
+  readonly VERSION?: string | undefined;
 }
 
 export interface Services {
@@ -42,6 +44,8 @@ export interface Services {
   readonly operationTimeout: number;
   /** Between two heartbeats (ms). */
   readonly heartbeatInterval: number;
+  /** The version of this project that is deployed. */
+  readonly version: string;
   /** Creates the client of one invocation for pg-backup-api; the caller disposes of it. */
   readonly connect: (invocation: Pick<Invocation, 'request_id' | 'signal' | 'facts'>) => PgBackupApi;
 }
@@ -78,6 +82,7 @@ export function startServices(environment: Environment): Services {
     events: new DynamoDbEvents(client, `${table}-events`),
     operationTimeout: seconds * 1_000,
     heartbeatInterval: interval * 1_000,
+    version: environment.VERSION ?? 'unknown',
     connect: ({ request_id, signal, facts }) =>
       new PgBackupApi(settings, {
         signal,

@@ -3,17 +3,39 @@
 import { Logger } from '@aws-lambda-powertools/logger';
 import { Metrics, MetricUnit } from '@aws-lambda-powertools/metrics';
 import type { MiddlewareObj } from '@middy/core';
-import { Busy, ConfigSwitchError, LedgerError, Rejected, WrongCluster } from './errors.ts';
+import { saysOperationFailed } from './barman/switch-config.ts';
+import {
+  Busy,
+  ConfigSwitchError,
+  ConfigSwitchFailed,
+  LedgerError,
+  Rejected,
+  WrongCluster,
+} from './errors.ts';
 import { type Event, eventTime } from './event/event.ts';
 import { ExitCode, exitStatus } from './exit-code.ts';
 import type { Facts, Invocation } from './invocation.ts';
+import type { RecordedItem } from './ledger/item.ts';
 import type { Heartbeat, Reconciled } from './reconcile/heartbeat.ts';
+import { forLog } from './text.ts';
 
 /** From how many days on the log says each minute that a certificate expires. */
 const EXPIRES_SOON = 30;
 
-/** Service name, namespace and log level come from the environment (POWERTOOLS_…). */
-export const logger = new Logger();
+/** State that servers or clusters enter → the metric that counts them, in that heartbeat only. */
+const ENTERED = [
+  ['pending', 'PendingEntered'],
+  ['not_streaming', 'NotStreamingEntered'],
+  ['leader_unknown', 'LeaderUnknownEntered'],
+] as const;
+
+/**
+ * Service name, namespace and log level come from the environment (POWERTOOLS_…). Text is made fit for a log
+ * here, whoever it came from.
+ */
+export const logger = new Logger({
+  jsonReplacerFn: (_, value) => (typeof value === 'string' ? forLog(value) : value),
+});
 const metrics = new Metrics();
 
 /** Reports how an event ended, all at once and at the end, so that nothing leaks into the next invocation. */
@@ -39,6 +61,7 @@ function report(event: Event, error?: Error | null): void {
     event_id,
     event_time: new Date(eventTime(event)).toISOString(),
     caller: arrived.caller,
+    ...(arrived.caller === 'direct' && arrived.operator && { operator: arrived.operator }),
     ...(arrived.caller === 'http' &&
       arrived.event && { api_request_id: arrived.event.requestContext.requestId }),
     ...(roleChange && { role: roleChange.role, switch_when: roleChange.switch_when }),
@@ -72,7 +95,7 @@ function report(event: Event, error?: Error | null): void {
     logger.warn(error.message, { rejected: error.why, ...fields });
     metrics.addMetric('WebhookRejected', MetricUnit.Count, 1);
   }
-  metrics.publishStoredMetrics();
+  publishMetrics();
 }
 
 /**
@@ -94,12 +117,20 @@ export function reportReconciled(request_id: string) {
       metrics.addMetric('SwitchDuration', MetricUnit.Milliseconds, Math.round(duration));
     } else if (result instanceof Busy) {
       metrics.addMetric('Busy', MetricUnit.Count, 1);
-    } else if (result instanceof ConfigSwitchError && !item.attempts) {
-      // The attempts that follow fail for the same reason: one alarm for each desired state.
+    } else if (result instanceof LedgerError) {
+      metrics.addMetric('LedgerUnreachable', MetricUnit.Count, 1);
+    } else if (result instanceof ConfigSwitchError && isFirst(item, result)) {
       metrics.addMetric(exitStatus(result.exit_code), MetricUnit.Count, 1);
     }
     countFacts(facts);
   };
+}
+
+/** Returns whether a desired state has failed so for the first time: each is counted once. */
+function isFirst({ attempts, lease, last_error }: RecordedItem, error: ConfigSwitchError): boolean {
+  if (error instanceof ConfigSwitchFailed) return !saysOperationFailed(last_error);
+  // Who left the lease has counted it.
+  return !attempts && !lease;
 }
 
 /**
@@ -112,9 +143,13 @@ export function reportHeartbeat(invocation: Invocation, heartbeat: Heartbeat | E
   const fields = { ...commonFields(invocation), caller: 'heartbeat', attempts, polls };
   if (heartbeat instanceof Error) {
     logger.error(`heartbeat: ${heartbeat.message}`, { ...fields, error: heartbeat });
-    if (heartbeat instanceof LedgerError) metrics.addMetric('LedgerUnreachable', MetricUnit.Count, 1);
+    if (heartbeat instanceof LedgerError) {
+      metrics.addMetric('LedgerUnreachable', MetricUnit.Count, 1);
+      metrics.addMetric('Heartbeat', MetricUnit.Count, 1);
+    }
   } else {
-    const { pending, applied, pausedPending, unreachable, unreadable, oldestPendingAge } = heartbeat;
+    const { pending, applied, pausedPending, unreachable, notReady, oldestPendingAge } = heartbeat;
+    metrics.addMetric('Heartbeat', MetricUnit.Count, 1);
     const level = unreachable === undefined ? 'info' : 'error';
     const probed = unreachable ?? 'pg-backup-api is reachable';
     logger[level](
@@ -126,13 +161,23 @@ export function reportHeartbeat(invocation: Invocation, heartbeat: Heartbeat | E
     for (const { barman_server, message } of [...reconciled, ...notStreaming]) {
       logger.warn(message, { ...fields, barman_server });
     }
+    if (heartbeat.unreported !== undefined) {
+      logger.warn(`what this heartbeat found is not in the ledger: ${heartbeat.unreported}`, fields);
+    }
     for (const { cluster, reason } of unknown) {
       logger.warn(`the leader of cluster ${cluster} is unknown: ${reason}`, { ...fields, cluster });
     }
-    for (const { barman_server, message } of unreadable) {
+    for (const { barman_server, message } of notReady) {
       logger.error(message, { ...fields, barman_server });
     }
-    metrics.addMetric('UnreadableServers', MetricUnit.Count, unreadable.length);
+    const { entered } = heartbeat;
+    for (const [state, metric] of ENTERED) {
+      if (entered[state].length === 0) continue;
+      metrics.addMetric(metric, MetricUnit.Count, entered[state].length);
+      const alarm = state.replace('_', '-');
+      logger.error(`raises the alarm ${alarm}: ${entered[state].join(', ')}`, { ...fields, alarm });
+    }
+    metrics.addMetric('NotReady', MetricUnit.Count, notReady.length);
     metrics.addMetric('Reconciled', MetricUnit.Count, reconciled.length);
     metrics.addMetric('LeaderUnknown', MetricUnit.Count, unknown.length);
     metrics.addMetric('PgBackupApiUnreachable', MetricUnit.Count, unreachable === undefined ? 0 : 1);
@@ -152,7 +197,12 @@ export function reportHeartbeat(invocation: Invocation, heartbeat: Heartbeat | E
       }
     }
   }
-  metrics.publishStoredMetrics();
+  publishMetrics();
+}
+
+/** Publishes the metrics of an invocation; without any, powertools would warn. */
+function publishMetrics(): void {
+  if (metrics.hasStoredMetrics()) metrics.publishStoredMetrics();
 }
 
 function commonFields({ request_id, startedAt }: Invocation) {

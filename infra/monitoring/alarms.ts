@@ -1,4 +1,6 @@
-/** The alarms. */
+/**
+ * The alarms, one for each first thing to do. test/infra/alarms.test.ts evaluates them by CloudWatch's rules.
+ */
 
 const STAGE = '${self:service}-${sls:stage}';
 const OWN = { Namespace: 'BarmanConfigSwitch', Dimensions: [{ Name: 'service', Value: STAGE }] };
@@ -12,7 +14,7 @@ const QUEUE = {
 };
 
 export interface Condition {
-  readonly Statistic: 'Sum' | 'Minimum' | 'Maximum' | 'SampleCount';
+  readonly Statistic: 'Sum' | 'Minimum' | 'Maximum';
   /** s */
   readonly Period: number;
   readonly EvaluationPeriods: number;
@@ -34,9 +36,17 @@ export interface Alarm extends Partial<Condition> {
   readonly advice?: string;
   /** Unit of the threshold, for docs/alarms.md only. */
   readonly unit?: string;
+  /** How long it takes at most until the alarm is raised, for docs/alarms.md only (minutes). */
+  readonly within: number;
+  /**
+   * The value of periods without data, by metric math: the alarm then needs no more periods than it names,
+   * while one on missing data itself is raised only once its whole evaluation range has none.
+   */
+  readonly fill?: number;
   /**
    * The metric reports a state, so that its return to normal is news. The others count occurrences: that
-   * there is no further one does not mean that something is repaired, so they send no OK.
+   * there is no further one does not mean that something is repaired, so they send no OK. While a state is
+   * not reported, it is as it was.
    */
   readonly isState?: boolean;
 }
@@ -58,34 +68,29 @@ export const ALARMS: Readonly<Record<string, Readonly<Record<string, Alarm>>>> =
     'switch-failed': {
       ...OWN,
       MetricName: 'CONFIG_SWITCH_FAILED',
+      within: 2,
       description:
         'Barman could not apply a model (ExitCode 2), and may still use the old primary. On the Barman host, read the file that the message in the log names.',
-      advice: 'Fix the cause that the file gives; the heartbeat tries again by itself.',
+      advice:
+        'Fix the cause that the file gives; the heartbeat tries again by itself. Each desired state is counted once, so the alarm is raised again only for another one.',
     },
     pending: {
       ...OWN,
-      isState: true,
-      MetricName: 'OldestPendingAge',
-      Statistic: 'Maximum',
-      Threshold: 300,
-      unit: 's',
-      TreatMissingData: 'ignore',
+      MetricName: 'PendingEntered',
+      within: 8,
       description:
-        'A desired state has been pending for 5 minutes. Run npm run ledger -- --stage STAGE, which shows the server and the last error.',
+        'A desired state has been pending for 5 minutes: Barman may use the old primary. Run npm run ledger -- --stage STAGE, which shows the server and the last error.',
       advice:
-        'Fix the cause, then run npm run ledger -- --stage STAGE retry SERVER: by itself the heartbeat tries at growing intervals, up to one hour. It never gives up, and the alarm stays on until the desired state is applied. If an operation hangs on the Barman host, another one is sent after 10 minutes, or after one if something newer is desired: end its process there. Its id is in the ledger.',
+        'Fix the cause, then run npm run ledger -- --stage STAGE retry SERVER: by itself the heartbeat tries at growing intervals, up to one hour. It never gives up. If an operation hangs on the Barman host, another one is sent after 10 minutes, or after one if something newer is desired: end its process there. Its id is in the ledger. Each server raises the alarm; the line in the log with `alarm` names it.',
     },
     'not-streaming': {
       ...OWN,
-      isState: true,
-      MetricName: 'NotStreaming',
-      Statistic: 'Minimum',
-      EvaluationPeriods: 5,
-      TreatMissingData: 'ignore',
+      MetricName: 'NotStreamingEntered',
+      within: 7,
       description:
-        'For 5 minutes, Barman has not streamed WAL from the leader of a Patroni cluster. Run barman receive-wal SERVER on the Barman host: it prints why.',
+        'For 5 minutes, Barman has not streamed WAL from the leader of a Patroni cluster: that WAL is not in the backup. Run barman receive-wal SERVER on the Barman host: it prints why.',
       advice:
-        'The log names the server and the leader. Causes and remedies: [WAL does not arrive](operations.md#wal-does-not-arrive).',
+        'Each server raises the alarm; the line in the log with `alarm` names it, and the warnings name the leader. Causes and remedies: [WAL does not arrive](operations.md#wal-does-not-arrive).',
     },
     'pg-backup-api-unreachable': {
       ...OWN,
@@ -93,47 +98,40 @@ export const ALARMS: Readonly<Record<string, Readonly<Record<string, Alarm>>>> =
       MetricName: 'PgBackupApiUnreachable',
       Statistic: 'Minimum',
       EvaluationPeriods: 5,
+      within: 7,
       description:
         "pg-backup-api has been unreachable for 5 minutes, and nothing can be switched. Read the heartbeat's line in the log: it gives the cause.",
       advice:
-        'The heartbeat uses the real credentials: the cause may be the network, a certificate, a parameter, or pg-backup-api itself. What is pending is applied by itself afterwards.',
-    },
-    'server-unreadable': {
-      ...OWN,
-      isState: true,
-      MetricName: 'UnreadableServers',
-      Statistic: 'Maximum',
-      // Each heartbeat reads the operations of another server.
-      Period: 3_600,
-      description:
-        "The item of a server in the ledger, or its operations in Barman, cannot be read. Read the heartbeat's error in the log: it names the server and the remedy.",
-      advice:
-        'While its item cannot be read, nothing is switched for that server. While only its operations cannot, switches go on, but without a look at what is running. If Barman does not have the server any more, forget it: [The ledger](operations.md#the-ledger). One heartbeat in a quiet minute reads the operations of one server, so the alarm ends an hour after the last error.',
+        'The heartbeat uses the real credentials: the cause may be the network, a certificate, a parameter, or pg-backup-api itself. What is pending is applied by itself afterwards. If only one server cannot be switched, this alarm is not raised, but [not-ready](#not-ready).',
     },
     'heartbeat-lost': {
       ...OWN,
       isState: true,
-      MetricName: 'PgBackupApiUnreachable',
-      Statistic: 'SampleCount',
+      MetricName: 'Heartbeat',
       ComparisonOperator: 'LessThanThreshold',
       EvaluationPeriods: 5,
+      fill: 0,
+      // A range without any data cannot be filled.
       TreatMissingData: 'breaching',
+      within: 7,
       description:
         'There has been no heartbeat for 5 minutes: lost events and failed attempts are not made up for. Read the log of the function.',
       advice:
-        'If it has no new lines, look at the rule `barman-config-switch-<stage>-heartbeat`: it must be enabled. Right after the first deployment this alarm may be on for some minutes.',
+        'If it has no new lines, look at the rule `barman-config-switch-<stage>-heartbeat`: it must be enabled. If it has the line of an internal error each minute, return to the last version. A heartbeat that could not use the ledger or pg-backup-api is not lost: these have alarms of their own. Right after the first deployment this alarm may be on for some minutes.',
     },
     'event-lost': {
       ...FUNCTION,
       MetricName: 'DestinationDeliveryFailures',
+      within: 2,
       description:
-        'Lambda could not put a failed role change into the failure queue: it is lost. Compare the leader with the applied model (npm run ledger -- --stage STAGE), and send the event again if they differ.',
+        'Lambda could not put a failed role change into the failure queue: it is lost, and Barman may use the old primary. Compare the leader with the applied model (npm run ledger -- --stage STAGE), and send the event again if they differ.',
       advice:
-        'Its payload is in the log. The queue or its policy was changed, or it does not exist. An event that EventBridge could not hand over to Lambda goes into the same queue, and raises [undeliverable-events](#undeliverable-events); that the queue refused one too is only on the dashboard (`InvocationsFailedToBeSentToDlq`), since that needs two faults at once.',
+        'The payload of the event is in the log only if the function ran. The queue or its policy was changed, or it does not exist. An event that EventBridge could not hand over to Lambda goes into the same queue, and raises [undeliverable-events](#undeliverable-events). If the queue refused one of these, too, that is only on the dashboard (`InvocationsFailedToBeSentToDlq`): it needs two faults at once.',
     },
     'ledger-unreachable': {
       ...OWN,
       MetricName: 'LedgerUnreachable',
+      within: 2,
       description:
         'The ledger was unavailable, so nothing was switched. Read the message in the log: it names the remedy.',
       advice:
@@ -142,15 +140,30 @@ export const ALARMS: Readonly<Record<string, Readonly<Record<string, Alarm>>>> =
     'function-errors': {
       ...FUNCTION,
       MetricName: 'Errors',
+      within: 2,
       description:
         'The function ended with an error: a valid EventBridge event could not be recorded, or the function could not start. Read the error in the log.',
       advice: 'Lambda tries an event twice more, and then puts it into the failure queue.',
     },
   },
   'Act this week': {
+    'not-ready': {
+      ...OWN,
+      isState: true,
+      MetricName: 'NotReady',
+      Statistic: 'Maximum',
+      // Each heartbeat reads the operations of another server.
+      Period: 3_600,
+      within: 62,
+      description:
+        "A server cannot be switched now: its item in the ledger cannot be read, or pg-backup-api responds, but not for that server. A failover would leave Barman on the old primary. Read the heartbeat's error in the log: it names the server and the remedy.",
+      advice:
+        'The other servers are not affected. If Barman does not have the server, its name is misspelt, or it was removed: correct the name in the callback and in `clusters/NAME`, and [forget](operations.md#forget-a-server) the wrong one. If its item cannot be read: [An item that cannot be read](operations.md#an-item-that-cannot-be-read). If its list of operations is 500: [A broken job file](operations.md#a-broken-job-file). In a quiet minute the heartbeat reads the operations of one server, so a server is found after as many minutes as there are servers, and the alarm ends an hour after the last error.',
+    },
     'invalid-args': {
       ...OWN,
       MetricName: 'INVALID_ARGS',
+      within: 2,
       description:
         'An authenticated sender sent an invalid role change (ExitCode 4), which was not applied. Read the message in the log: it names the field. Correct the sender.',
       advice: 'It is not tried again, also if it came from EventBridge: send it again, corrected.',
@@ -158,6 +171,7 @@ export const ALARMS: Readonly<Record<string, Readonly<Record<string, Alarm>>>> =
     'wrong-cluster': {
       ...OWN,
       MetricName: 'WrongCluster',
+      within: 2,
       description:
         'A webhook was signed with the secret of a cluster that may not switch its Barman server, and was not applied (403). Read the message in the log: it names server and parameter.',
       advice:
@@ -168,24 +182,27 @@ export const ALARMS: Readonly<Record<string, Readonly<Record<string, Alarm>>>> =
       MetricName: 'WebhookRejected',
       Period: 300,
       Threshold: 5,
+      within: 7,
       description:
-        'Webhooks were rejected. Read the field rejected in the log: the signature or the timestamp is wrong, or the secret is unreadable.',
+        'Five or more webhooks were rejected within 5 minutes; none of them was applied. Read the field rejected in the log: the signature or the timestamp is wrong, or the secret is unreadable.',
       advice:
-        '`signature`: the secret of a node is an old one, or a stranger sent it; `timestamp`: the clock of a node is more than 5 minutes off; `secret unreadable`: the log names the parameter and the remedy, and webhooks get 503; `payload format`: the function is behind another API than the one of its stage; `body too large`: no callback sends that. The field `ip` in the access log (`/aws/vendedlogs/http-api/barman-config-switch-<stage>`) shows the senders. None of these webhooks was accepted.',
+        '`signature`: the secret of a node is an old one, or a stranger sent it; `timestamp`: the clock of a node is more than 5 minutes off; `secret unreadable`: the log names the parameter and the remedy, and webhooks get 503; `payload format`: the function is behind another API than the one of its stage; `body too large`: no callback sends that. The field `ip` in the access log (`/aws/vendedlogs/http-api/barman-config-switch-<stage>`) shows the senders.',
     },
     'undeliverable-events': {
       ...QUEUE,
       isState: true,
       MetricName: 'ApproximateNumberOfMessagesVisible',
       Statistic: 'Maximum',
+      within: 7,
       description:
-        'Role changes that could not be recorded are in the failure queue. Fix the cause, then run npm run ledger -- --stage STAGE redrive.',
+        'Role changes that could not be recorded are in the failure queue, and were not applied. Fix the cause, then run npm run ledger -- --stage STAGE redrive.',
       advice: 'They are deleted after 14 days. More: [The failure queue](operations.md#the-failure-queue).',
     },
     ...Object.fromEntries([30, 7].map((days) => [`certificate-${days}-days`, expires(days)])),
     reconciled: {
       ...OWN,
       MetricName: 'Reconciled',
+      within: 2,
       description:
         "Patroni named another leader than the events had, and Barman was set to it: a callback is broken somewhere. Read the callback's log on the leader that the message in the log names.",
       advice:
@@ -193,14 +210,12 @@ export const ALARMS: Readonly<Record<string, Readonly<Record<string, Alarm>>>> =
     },
     'leader-unknown': {
       ...OWN,
-      isState: true,
-      MetricName: 'LeaderUnknown',
-      Statistic: 'Minimum',
-      EvaluationPeriods: 10,
+      MetricName: 'LeaderUnknownEntered',
+      within: 12,
       description:
-        "The leader of a Patroni cluster has been unknown for 10 minutes: if an event is lost now, Barman does not follow. Read the heartbeat's line in the log: it gives the reason.",
+        "The leader of a Patroni cluster has been unknown for 10 minutes: if an event is lost now, Barman does not follow. Read the heartbeat's warnings in the log: they name the cluster and the reason.",
       advice:
-        'Typical reasons: no leader, the REST API cannot be reached from the function (`patroni-hosts`, `patroni-port`), a CA or client certificate is missing, or the leader is not in the parameter of its cluster.',
+        'Typical reasons: no leader, the REST API cannot be reached from the function (`patroni-hosts`, `patroni-port`), a CA or client certificate is missing, or the leader is not in the parameter of its cluster. Each cluster raises the alarm; the line in the log with `alarm` names it.',
     },
     'paused-pending': {
       ...OWN,
@@ -209,6 +224,7 @@ export const ALARMS: Readonly<Record<string, Readonly<Record<string, Alarm>>>> =
       Statistic: 'Maximum',
       Threshold: 4 * 3_600,
       unit: 's',
+      within: 243,
       description:
         'A server has been paused for 4 hours, and a desired state is pending for it: Barman may use the old primary. Run npm run ledger -- --stage STAGE resume SERVER.',
       advice: 'A pause that ends by itself (`--for`) raises no alarm.',
@@ -226,6 +242,7 @@ function expires(days: number): Alarm {
     ComparisonOperator: 'LessThanOrEqualToThreshold',
     Threshold: days,
     unit: 'days',
+    within: 3,
     description: `In ${days} days or less, a certificate expires. Read the heartbeat's warning in the log: it names the parameter. Write a new one.`,
     advice:
       'After that, no role change can be applied (`client-cert`, `ca-cert`), or Patroni cannot be asked (`patroni-…`).',
@@ -234,30 +251,68 @@ function expires(days: number): Alarm {
 
 const camelCase = (name: string) => name.replace(/(?:^|-)(.)/g, (_, letter: string) => letter.toUpperCase());
 
+/** Returns the condition of an alarm, whole. */
+export function conditionOf(alarm: Alarm): Condition {
+  const { Statistic, Period, EvaluationPeriods, ComparisonOperator, Threshold, TreatMissingData } = {
+    ...DEFAULTS,
+    ...(alarm.isState && { TreatMissingData: 'ignore' as const }),
+    ...alarm,
+  };
+  return { Statistic, Period, EvaluationPeriods, ComparisonOperator, Threshold, TreatMissingData };
+}
+
+/** Returns what an alarm watches: a metric, or the result of metric math. */
+function watched({ Namespace, MetricName, Dimensions, fill }: Alarm, { Statistic, Period }: Condition) {
+  const Metric = { Namespace, MetricName, Dimensions };
+  if (fill === undefined) return { ...Metric, Statistic, Period };
+  const [Id, expression] = ['reported', 'filled'];
+  return {
+    Metrics: [
+      { Id, MetricStat: { Metric, Period, Stat: Statistic }, ReturnData: false },
+      { Id: expression, Expression: `FILL(${Id}, ${fill})`, Label: MetricName, ReturnData: true },
+    ],
+  };
+}
+
 function resource(urgency: string, name: string, alarm: Alarm) {
-  const { description, advice: _, unit: __, isState, ...metric } = alarm;
   const actions = ['${self:custom.chosen.alarm-topic.arn}'];
+  const { Statistic: _, Period: __, ...compared } = conditionOf(alarm);
   return {
     Type: 'AWS::CloudWatch::Alarm',
     Properties: {
       AlarmName: `${STAGE}-${name}`,
-      AlarmDescription: `${urgency}. ${description} (docs/alarms.md#${name})`,
-      ...DEFAULTS,
-      ...metric,
+      AlarmDescription: `${urgency}. ${alarm.description} (docs/alarms.md#${name})`,
+      ...watched(alarm, conditionOf(alarm)),
+      ...compared,
       AlarmActions: actions,
-      ...(isState && { OKActions: actions }),
+      ...(alarm.isState && { OKActions: actions }),
     },
   };
 }
 
-/** For serverless.yml. */
-export const alarms = {
-  Resources: Object.fromEntries(
-    Object.entries(ALARMS).flatMap(([urgency, group]) =>
-      Object.entries(group).map(([name, alarm]) => [
-        `${camelCase(name)}Alarm`,
-        resource(urgency, name, alarm),
-      ]),
+/**
+ * Returns the alarms for serverless.yml.
+ *
+ * @param environment `WITHOUT_METRIC_MATH=true` leaves out the alarms with metric math, and says so: only for
+ *   an emulator that refuses them, never on AWS
+ */
+export function alarmsFor(environment: { readonly WITHOUT_METRIC_MATH?: string | undefined }) {
+  const isLeftOut = ({ fill }: Alarm) => environment.WITHOUT_METRIC_MATH === 'true' && fill !== undefined;
+  const all = Object.entries(ALARMS).flatMap(([urgency, group]) =>
+    Object.entries(group).map(([name, alarm]) => ({ urgency, name, alarm })),
+  );
+  for (const { name, alarm } of all) {
+    if (isLeftOut(alarm))
+      process.stderr.write(`WITHOUT_METRIC_MATH is true: this stage has no alarm ${name}\n`);
+  }
+  return {
+    Resources: Object.fromEntries(
+      all
+        .filter(({ alarm }) => !isLeftOut(alarm))
+        .map(({ urgency, name, alarm }) => [`${camelCase(name)}Alarm`, resource(urgency, name, alarm)]),
     ),
-  ),
-};
+  };
+}
+
+/** For serverless.yml. */
+export const alarms = alarmsFor(process.env);

@@ -102,6 +102,9 @@ const widgets = (hasApi: boolean) => [
     own('OldestPendingAge', { stat: 'Maximum' }),
     own('NotStreaming', { stat: 'Maximum', yAxis: 'right' }),
     own('LeaderUnknown', { stat: 'Maximum', yAxis: 'right' }),
+    ...['PendingEntered', 'NotStreamingEntered', 'LeaderUnknownEntered'].map((name) =>
+      own(name, { yAxis: 'right' }),
+    ),
     own('Reconciled', { yAxis: 'right' }),
   ]),
   chart(8, 18, 8, 'Late, repeated and concurrent events', [
@@ -113,7 +116,8 @@ const widgets = (hasApi: boolean) => [
   ]),
   chart(16, 18, 8, 'pg-backup-api, ledger, certificates, EventBridge', [
     own('PgBackupApiUnreachable', { stat: 'Maximum', label: 'unreachable' }),
-    own('UnreadableServers', { stat: 'Maximum', label: 'unreadable servers' }),
+    own('NotReady', { stat: 'Maximum', label: 'servers that are not ready' }),
+    own('Heartbeat', { label: 'heartbeats' }),
     own('LedgerUnreachable'),
     ...['FailedInvocations', 'InvocationsFailedToBeSentToDlq'].flatMap((name) => [
       ['AWS/Events', name, 'RuleName', SERVICE],

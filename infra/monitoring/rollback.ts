@@ -6,6 +6,9 @@ import { resolved } from '../parameters/index.ts';
 /** They show that the function is broken, and not only Barman. */
 const WATCHED = ['pg-backup-api-unreachable', 'heartbeat-lost', 'function-errors'];
 
+/** Twice as long as the slowest of them takes (minutes). */
+const MONITORING_TIME = 15;
+
 /**
  * Returns CloudFormation's "RollbackConfiguration". Not part of the parameters: the account is known only
  * once the region is, which is a parameter.
@@ -32,6 +35,6 @@ export async function rollbackConfiguration(osls: Osls) {
       Arn: `arn:${partition}:cloudwatch:${region}:${account}:alarm:${stack}-${name}`,
       Type: 'AWS::CloudWatch::Alarm',
     })),
-    MonitoringTimeInMinutes: 10,
+    MonitoringTimeInMinutes: MONITORING_TIME,
   };
 }

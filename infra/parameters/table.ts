@@ -72,7 +72,7 @@ export const PARAMETERS = {
     defaultInWords: '`true` for stages named `prod…`, otherwise `false`',
   },
   rollback: {
-    text: '`true` or `false`: `true` lets CloudFormation watch the alarms pg-backup-api-unreachable, heartbeat-lost and function-errors for 10 minutes after a deployment, and undo it if one is raised. Not for the first deployment, nor to repair a stage on which one is raised already',
+    text: '`true` or `false`: `true` lets CloudFormation watch the alarms pg-backup-api-unreachable, heartbeat-lost and function-errors for 15 minutes after a deployment, and undo it if one is raised. Not for the first deployment, nor to repair a stage on which one is raised already',
     parse: flag,
     default: 'false',
   },

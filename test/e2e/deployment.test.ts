@@ -338,7 +338,12 @@ describe('the ledger', () => {
     const commands = commandsOf(documentedBlock('docs/operations.md', 'npm run ledger -- --stage prod'));
     const outputs = new Map<string, string>();
     for (const command of commands) {
-      const words = command.replace(ledger, '').replace('SERVER', 'direct').trim();
+      const words = command
+        .replace(ledger, '')
+        .replace('SERVER', 'direct')
+        .replace('MODEL', 'pg:node2')
+        .replace('CLUSTER', 'main')
+        .trim();
       const once = {
         // This one runs until Ctrl-C.
         '--watch': `timeout --signal INT 5 ${command} || true`,
@@ -354,7 +359,13 @@ describe('the ledger', () => {
       'retry direct': expect.stringMatching(/^direct +in sync /m),
       'pause direct': expect.stringMatching(/^direct +paused .*, since /ms),
       'pause direct --for 2h': expect.stringMatching(/^direct +paused .*, until /ms),
+      'pause --cluster main': expect.stringMatching(/^direct +paused .*^main +paused /ms),
+      'pause --all': expect.stringMatching(/^all servers are paused, since /m),
       'resume direct': expect.stringMatching(/^direct +in sync /m),
+      'resume --cluster main': expect.stringMatching(/^direct +in sync .*^main +in sync /ms),
+      'resume --all': expect.not.stringContaining('all servers are paused'),
+      'set direct pg:node2': expect.stringContaining('Barman server direct now uses model pg:node2'),
+      'reset direct': expect.stringContaining('Barman server direct now uses no model'),
       'forget direct': expect.stringMatching(/direct is in sync: .* no role change for 15 days/),
       'forget direct --force': expect.stringContaining('direct is forgotten.'),
       check: expect.stringMatching(/^ok {5}url, client-cert, client-key, ca-cert: https/m),

@@ -18,6 +18,8 @@ const ENVIRONMENT = {
   AWS_DEFAULT_REGION: 'eu-central-1',
   SLS_TELEMETRY_DISABLED: '1',
   SLS_NOTIFICATIONS_MODE: 'off',
+  // The emulator refuses alarms with metric math.
+  WITHOUT_METRIC_MATH: 'true',
 };
 
 /** The parameters of a stage in the emulator. */

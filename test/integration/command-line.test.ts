@@ -53,6 +53,7 @@ test.each([
   ['npm run ledger -- pause main crm', 'expected: pause SERVER '],
   ['npm run ledger -- check main', 'expected: check'],
   ['npm run ledger -- drop main', 'unknown command drop'],
+  ['npm run ledger -- dr\u202eop\u009b main', 'unknown command dr\\\\u202eop\\\\u009b'],
   ['npm run ledger -- constructor main', 'unknown command constructor'],
   ['npm run ledger -- --stage', "Option '--stage <value>' argument missing"],
   ['npm run contract -- --server main --model m', '--url: give the URL of pg-backup-api'],

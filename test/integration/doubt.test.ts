@@ -147,7 +147,7 @@ describe('a pause', () => {
     const response = run.webhook(PROMOTION);
     await expect.poll(() => run.host.api.operations().length).toBe(1);
     const start = performance.now();
-    await run.operator.pause('main', undefined, signal());
+    await run.operator.pause('main', {}, signal());
     expect(await response).toMatchObject({
       statusCode: 202,
       response: { recorded: true, message: expect.stringContaining('main is paused') },

@@ -100,7 +100,11 @@ describe('DynamoDbTable', () => {
   });
 
   test.each([
-    ['does not exist', 'nowhere', /table nowhere does not exist in eu-central-1; deploy/],
+    [
+      'does not exist',
+      'nowhere',
+      /table nowhere does not exist in eu-central-1; restore it: docs\/operations.md#a-lost-table$/,
+    ],
     ['has an invalid name', 'x', /is unavailable/],
   ])('reports a table that %s', async (_, tableName, words) => {
     await expect(new DynamoDbTable(new LedgerClient(), tableName).get('main', signal())).rejects.toThrow(

@@ -59,7 +59,7 @@ const unbroken: Break = () => {};
 /** The operator has paused the server. */
 const paused: Break = async (run) => {
   await run.webhook(NODE1);
-  await run.operator.pause('main', undefined, signal());
+  await run.operator.pause('main', {}, signal());
   return async () => void (await run.operator.resume('main', signal()));
 };
 

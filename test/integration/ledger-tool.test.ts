@@ -29,7 +29,7 @@ describe('npm run ledger', () => {
     const { log } = await ledger(run.table);
     expect(log).toMatch(/^SERVER +STATE +DESIRED +APPLIED +LEADER +STREAMING$/m);
     expect(log).toMatch(
-      /^main +pending +no model .*\n {2}- the next attempt is in \d+s\n {2}- failed once: [\s\S]*ECONNREFUSED/m,
+      /^main +pending +no model .*\n {2}- the next attempt is in \d+s; next: retry main\n {2}- failed once: [\s\S]*ECONNREFUSED/m,
     );
   });
 
@@ -49,16 +49,55 @@ describe('npm run ledger', () => {
     await using run = await startFunction();
     await run.invoke(PROMOTION);
     expect((await ledger(run.table, 'pause', 'main')).log).toMatch(
-      / nothing is sent to Barman, since 20.* UTC$/m,
+      / nothing is sent to Barman, since 20.* UTC; next: resume main$/m,
     );
     expect((await run.invoke(NODE1)).exit_code).toBe(3);
-    expect((await ledger(run.table)).log).toMatch(/ paused [\s\S]* a desired state is\s+pending$/m);
-    expect((await ledger(run.table, 'resume', 'main')).log).toMatch(/ made by the next heartbeat$/m);
+    expect((await ledger(run.table)).log).toMatch(
+      / paused [\s\S]* a desired state is\s+pending; next: resume main$/m,
+    );
+    expect((await ledger(run.table, 'resume', 'main')).log).toMatch(
+      / made by the next heartbeat; next: retry main$/m,
+    );
     const { log } = await ledger(run.table, 'pause', 'main', '--for', '90m');
     const until = at(90 * MINUTE)
       .slice(0, 13)
       .replace('T', ' ');
     expect(log).toMatch(new RegExp(`, until ${until}:.* UTC; a desired state`));
+  });
+
+  test('pauses all servers, or those of a cluster, with the reason, and resumes them', async () => {
+    await using run = await startFunction();
+    await run.invoke(PROMOTION);
+    const heartbeat = { at: at(0), interval: 60_000, version: '1.2.3' };
+    const clusters = [{ name: 'east', servers: ['main', 'crm'] }];
+    await run.setItem({ heartbeat: { ...heartbeat, clusters } } as never, '@stage');
+    const paused = await ledger(run.table, 'pause', '--cluster', 'east', '--reason', 'a new disk');
+    expect(paused.log).toMatch(/^crm +paused [\s\S]* for: a new disk;\s[\s\S]*^main +paused /m);
+    expect((await ledger(run.table, 'resume', '--cluster', 'east')).log).toMatch(/^main +in sync /m);
+    expect(await ledger(run.table, 'pause', '--cluster', 'west')).toMatchObject({
+      status: 1,
+      error: expect.stringContaining('unknown cluster west; the last heartbeat knew: east'),
+    });
+
+    const { log } = await ledger(run.table, 'pause', '--all', '--no-wait', '--for', '2h');
+    expect(log).toMatch(/^all servers are paused, until 20.* UTC; next: resume --all$/m);
+    expect(await run.invoke(NODE1)).toMatchObject({ exit_code: 3, recorded: true });
+    expect(run.host.api.activeModel()).toBe('pg:node2');
+    expect((await ledger(run.table, 'resume', '--all')).log).toMatch(/^main +pending /m);
+  });
+
+  test('forgets no server that a cluster lists', async () => {
+    await using run = await startFunction();
+    await run.invoke(PROMOTION);
+    const heartbeat = { at: at(0), interval: 60_000, version: '1.2.3' };
+    await run.setItem(
+      { heartbeat: { ...heartbeat, clusters: [{ name: 'east', servers: ['main'] }] } } as never,
+      '@stage',
+    );
+    expect(await ledger(run.table, 'forget', 'main')).toMatchObject({
+      status: 1,
+      error: expect.stringContaining('clusters/east lists main: remove it there first'),
+    });
   });
 
   test('pauses a server only once its switch has ended, unless --no-wait is given', async () => {
@@ -95,8 +134,11 @@ describe('npm run ledger', () => {
       /^by-hand +unreadable( +–){4}\n {2}- the ledger's item of by-hand cannot be read: desired/m,
     );
     expect(log).toMatch(/^main +in sync /m);
-    expect(JSON.parse((await ledger(run.table, '--json')).log)).toEqual([
-      { barman_server: 'by-hand', message: expect.stringContaining('desired is'), state: 'unreadable' },
+    expect(JSON.parse((await ledger(run.table, '--json')).log).servers).toEqual([
+      {
+        ...{ barman_server: 'by-hand', state: 'unreadable', leader_known: false },
+        message: expect.stringContaining('desired is'),
+      },
       expect.objectContaining({ barman_server: 'main', state: 'in sync' }),
     ]);
     expect(await ledger(run.table, 'forget', 'by-hand')).toMatchObject({
@@ -116,7 +158,7 @@ describe('npm run ledger', () => {
       status: 1,
       error: expect.stringMatching(
         new RegExp(
-          `^main is ${state}: only a server that is in sync and settled, and has had no role change for 15 days`,
+          `^main is ${state}: only a server that Barman does not have, or that is in sync and settled, and has had no role change for 15 days[\\s\\S]* Barman could not be asked: `,
         ),
       ),
     });
@@ -151,7 +193,7 @@ describe('npm run ledger', () => {
     for (const words of [[], ['pause', 'main', '--no-wait']]) {
       const { status, log } = await ledger(run.table, '--json', ...words);
       const state = words.length > 0 ? 'paused' : 'in sync';
-      expect([status, JSON.parse(log)]).toEqual([
+      expect([status, JSON.parse(log).servers]).toEqual([
         0,
         [
           expect.objectContaining({
@@ -183,8 +225,39 @@ describe('npm run ledger', () => {
   test('names the servers of the ledger if it does not have the one that is given', async () => {
     await using run = await startFunction();
     await run.invoke(PROMOTION);
-    const { status, error } = await ledger(run.table, 'pause', 'nope');
+    const { status, error } = await ledger(run.table, 'resume', 'nope');
     expect([status, error]).toEqual([1, `unknown server nope in the ledger of ${run.table}; known: main\n`]);
+  });
+
+  test('names ten servers of a large ledger, and the number of the others', async () => {
+    await using run = await startFunction();
+    for (let index = 0; index < 12; index += 1) {
+      await run.setItem({ leader: 'node1' } as never, `s${index}`);
+    }
+    const { error } = await ledger(run.table, 'resume', 'nope');
+    expect(error).toMatch(/; known: (s\d+, ){9}s\d+ and 2 more\n$/);
+  });
+
+  test.each([
+    ['', 'the ledger is unavailable'],
+    ['check', 'the parameters under /barman-config-switch/local/ could not be read from SSM'],
+  ])('says without credentials how to sign in (%j)', async (command, what) => {
+    await using _ = await startFunction();
+    for (const name of ['AWS_ACCESS_KEY_ID', 'AWS_SECRET_ACCESS_KEY', 'AWS_SESSION_TOKEN', 'AWS_PROFILE']) {
+      vi.stubEnv(name, undefined);
+    }
+    vi.stubEnv('AWS_EC2_METADATA_DISABLED', 'true');
+    for (const name of ['AWS_CONFIG_FILE', 'AWS_SHARED_CREDENTIALS_FILE']) vi.stubEnv(name, '/nowhere');
+    const { status, log, error } = await ledger(
+      'barman-config-switch-local',
+      ...command.split(' ').filter(Boolean),
+    );
+    expect([status, log]).toEqual([1, '']);
+    expect(error).toMatch(
+      new RegExp(
+        `^${what}: CredentialsProviderError: .*; sign in to AWS, .*AWS_PROFILE.* shows who you are\n$`,
+      ),
+    );
   });
 
   test.each([

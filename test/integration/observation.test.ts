@@ -112,7 +112,7 @@ describe("the leader's model", () => {
     await using test = await start();
     const { run } = test;
     await run.webhook(PROMOTION);
-    await run.operator.pause('main', undefined, signal());
+    await run.operator.pause('main', {}, signal());
     pass(10 * MINUTE);
     expect(await beats(run, 2)).toMatchObject({ observed: RECONCILED, applied: 0, pausedPending: 1 });
     await run.operator.resume('main', signal());
@@ -233,7 +233,9 @@ describe('a malformed cluster', () => {
     pass(6 * MINUTE);
     await run.heartbeat();
     const before = patroni.requests.length;
-    const message = expect.stringMatching(/^Barman did not stream from node1 for server main when .* last/);
+    const message = expect.stringMatching(
+      /^Barman did not stream from node1 for server main when last seen at /,
+    );
     const observed = { ...unknown, notStreaming: [{ barman_server: 'main', message }] };
     expect(await beats(run, 12)).toMatchObject({ observed });
     expect(run.metrics().at(-1)).toMatchObject({ LeaderUnknown: 1, NotStreaming: 1 });
@@ -272,7 +274,7 @@ describe('a server whose item cannot be read', () => {
     expect(await beats(run, 2)).toMatchObject({
       observed: FIRST,
       applied: 1,
-      unreadable: [{ barman_server: 'bad' }],
+      notReady: [{ barman_server: 'bad' }],
     });
     expect(run.host.api.activeModel()).toBe('pg:node1');
     await expect(run.ledger.get('bad', signal())).rejects.toThrow('cannot be read');

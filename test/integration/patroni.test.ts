@@ -95,6 +95,11 @@ describe('a node', () => {
     ],
     ['no JSON', (_, response) => response.end('<html>'), { status: 200, body: undefined }],
     [
+      'JSON of more levels than any state has',
+      (_, response) => response.end(`${'['.repeat(65)}${']'.repeat(65)}`),
+      { status: 200, body: undefined },
+    ],
+    [
       'no date',
       (_, response) => {
         response.sendDate = false;

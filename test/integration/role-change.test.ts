@@ -345,6 +345,16 @@ describe('a dry run', () => {
     expect(run.host.api.requests.map(({ method, path }) => `${method} ${path}`)).toEqual(['GET /diagnose']);
   });
 
+  test('reports that the server is paused, so that nothing would be sent', async () => {
+    await using run = await startFunction();
+    await run.setItem({ paused: true, paused_at: '2026-11-23T06:10:00.000Z' });
+    const { message } = await run.invoke({ ...PROMOTION, dry_run: true });
+    expect(message).toBe(
+      'dry run: main is paused until it is resumed: a role change would only be recorded; ' +
+        'without the pause, a switch would apply model pg:node2 to main (now no model is active)',
+    );
+  });
+
   test('reports that pg-backup-api is down', async () => {
     await using run = await startFunction({}, { MAX_RETRIES: '1' });
     await run.host.api.refuse();
@@ -428,5 +438,22 @@ describe('an internal error', () => {
     expect(response).toMatchObject({ exit_code: 3, message: expect.stringContaining('request-1') });
     expect(JSON.stringify(response)).not.toContain('inner words');
     expect(JSON.stringify(run.log())).toContain('inner words');
+  });
+
+  test('has a log line without what a terminal obeys, a secret, or half a megabyte', async () => {
+    await using run = await startFunction();
+    const secret = createSecret();
+    const payload = {
+      ...PROMOTION,
+      get role(): string {
+        throw new TypeError(`inner \u202e\u009b ${secret} ${'x'.repeat(500_000)}`);
+      },
+    };
+    await run.send(payload);
+    const line = JSON.stringify(run.log());
+    expect(line).toContain('inner \\\\u202e\\\\u009b whsec_… xxx');
+    expect(line).not.toMatch(/[\u202e\u009b]/);
+    expect(line).not.toContain(secret);
+    expect(line.length).toBeLessThan(12_000);
   });
 });

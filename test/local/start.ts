@@ -125,7 +125,7 @@ async function runHeartbeats({ invokeUrl }: Local): Promise<void> {
   for (let count = 1; count <= 3; count += 1) {
     const response = await fetch(invokeUrl, { method: 'POST', body: '{"heartbeat":true}' });
     const { observed, applied } = (await response.json()) as Heartbeat;
-    const [found] = [...observed.reconciled, ...observed.notStreaming];
+    const [found] = [...observed.first, ...observed.reconciled, ...observed.notStreaming];
     console.log(`  heartbeat ${count}  ${found?.message ?? 'nothing to do'}`);
     if (applied > 0) return;
     await sleep(HEARTBEAT_INTERVAL * 1_000);

@@ -42,7 +42,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     condition: 'events: put before the desired state is recorded',
     edits: [
-      edit(RECONCILE, 'const desired = await fixVersion(events, event, signal);', 'const desired = event;'),
+      edit(RECONCILE, 'await Promise.all([fixVersion(events, event, signal), ', 'await Promise.all([event, '),
       edit(
         RECONCILE,
         'facts.recorded = true;',
@@ -99,7 +99,6 @@ export const MUTANTS: readonly Mutant[] = [
         'leasedBy(item.lease.token)];\n    return this.#lease',
         "either(noLease, less('lease.token', '~'))];\n    return this.#lease",
       ),
-      edit(LEDGER, '  leasedBy,\n', '  either,\n  leasedBy,\n  less,\n'),
     ],
   },
   {
@@ -275,9 +274,29 @@ export const MUTANTS: readonly Mutant[] = [
   {
     condition: 'acquire: not paused',
     edits: [
-      edit(RECONCILE, 'if (isPaused(item)) throw paused(item);', ''),
+      edit(RECONCILE, 'if (isPaused(item) || allPaused) throw paused(item);', ''),
       edit(LEDGER, 'noLease, notPaused()];', 'noLease];'),
       edit(LEDGER, 'return [isDesired, notPaused(), ', 'return [isDesired, '),
+    ],
+  },
+  {
+    condition: 'acquire: not while all servers are paused (event)',
+    edits: [
+      edit(
+        RECONCILE,
+        'const allPaused = isStagePaused(stage);',
+        'const allPaused = isStagePaused({ ...stage, paused: undefined as never });',
+      ),
+    ],
+  },
+  {
+    condition: 'acquire: not while all servers are paused (heartbeat)',
+    edits: [
+      edit(
+        HEARTBEAT,
+        'const isHeld = (item: Item) => allPaused || isPaused(item);',
+        'const isHeld = isPaused;',
+      ),
     ],
   },
   {

@@ -33,6 +33,7 @@ const random: fc.Arbitrary<Scenario> = fc
         at: fc.integer({ min: 0, max: 60_000 }),
         for: fc.integer({ min: 1_000, max: 60_000 }),
         resumed: fc.boolean(),
+        all: fc.boolean(),
       }),
       { maxLength: 1 },
     ),
@@ -91,14 +92,14 @@ const delivery = (event: number, at: fc.Arbitrary<number>, faults: Faults = {}):
     .map((given) => ({ event, repeats: false, time: 28_500, crashAt: undefined, ...given }));
 
 // The steps of a delivery, at which it may crash.
-/** Put, record and acquire, POST. */
-const POST = fc.constant(3);
-/** Put, record and acquire, POST, started. */
-const STARTED = fc.constant(4);
-/** Put, record and acquire, get, record, get, poll, take over, POST, started. */
-const STARTED_AFTER_PASSING_OVER = fc.constant(9);
-/** Put, record and acquire, connect, POST. */
-const POST_AFTER_CONNECT = fc.constant(4);
+/** Put, get the stage, record and acquire, POST. */
+const POST = fc.constant(4);
+/** Put, get the stage, record and acquire, POST, started. */
+const STARTED = fc.constant(5);
+/** Put, get the stage, record and acquire, get, record, get, poll, take over, POST, started. */
+const STARTED_AFTER_PASSING_OVER = fc.constant(10);
+/** Put, get the stage, record and acquire, connect, POST. */
+const POST_AFTER_CONNECT = fc.constant(5);
 
 /** A POST that is carried out after some time, while its sender sees a broken connection. */
 const late = (time: fc.Arbitrary<number>) => fc.tuple(fc.record({ late: time }));
@@ -152,6 +153,15 @@ const DIRECTED: readonly fc.Arbitrary<Scenario>[] = [
     workers: SEVERAL,
     faultsUntil: fc.constant(600_000),
   }),
+  // The same, and the newer one comes when the doubt is old.
+  directed({
+    deliveries: fc.tuple(
+      delivery(1, ms(1_000, 1_100), { posts: late(ms(262_000, 285_000)) }),
+      delivery(2, ms(245_000, 255_000)),
+    ),
+    workers: SEVERAL,
+    faultsUntil: fc.constant(600_000),
+  }),
   // The same, and the sender gives up, so that its lease is taken over.
   directed({
     deliveries: fc.tuple(
@@ -187,7 +197,7 @@ const DIRECTED: readonly fc.Arbitrary<Scenario>[] = [
   // An operation writes early and ends late: what is older writes in between, and the 24 h end in between.
   directed({
     deliveries: fc.tuple(
-      delivery(1, ms(1_000, 1_100), { posts: late(ms(540_000, 690_000)), time: ms(500, 3_000) }),
+      delivery(1, ms(1_000, 1_100), { posts: late(ms(722_000, 738_000)), time: ms(500, 3_000) }),
       delivery(2, ms(22_500, 24_000)),
     ),
     operations: fc.tuple(done, done, done, longEnd(ms(240_000, 300_000))),
@@ -247,6 +257,18 @@ const DIRECTED: readonly fc.Arbitrary<Scenario>[] = [
     deliveries: fc.tuple(delivery(1, ms(1_000, 1_100)), delivery(2, ms(3_000, 12_000))),
     pauses: fc.tuple(fc.record({ at: ms(1_400, 2_500), for: ms(30_000, 60_000), resumed: fc.boolean() })),
     operations: fc.tuple(operation(ms(15_500, 17_500))),
+  }),
+  // All servers are paused, and events and heartbeats come long after that.
+  directed({
+    deliveries: fc.tuple(
+      delivery(1, ms(1_000, 1_100)),
+      delivery(2, ms(40_000, 50_000)),
+      delivery(3, ms(60_000, 100_000)),
+    ),
+    pauses: fc.tuple(
+      fc.record({ at: ms(2_000, 2_500), for: ms(100_000, 140_000), resumed: fc.boolean(), all: STRICT }),
+    ),
+    faultsUntil: fc.constant(180_000),
   }),
   // A pause comes while a POST is in doubt.
   directed({

@@ -17,11 +17,18 @@ import {
 import type { Result } from '../../functions/config-switch/exit-code.ts';
 import { ExitCode } from '../../functions/config-switch/exit-code.ts';
 import { type Facts, newFacts } from '../../functions/config-switch/invocation.ts';
-import type { Change, Condition, Stored, Table } from '../../functions/config-switch/ledger/conditions.ts';
+import type {
+  Change,
+  Condition,
+  Stored,
+  StoredChange,
+  Table,
+} from '../../functions/config-switch/ledger/conditions.ts';
 import type { EventTable, StoredEvent } from '../../functions/config-switch/ledger/events.ts';
-import { type Item, isPending, readItem, timeOf } from '../../functions/config-switch/ledger/item.ts';
+import { type Item, isPending, readItem } from '../../functions/config-switch/ledger/item.ts';
 import { Ledger, POST_WINDOW } from '../../functions/config-switch/ledger/ledger.ts';
 import { Operator } from '../../functions/config-switch/ledger/operator.ts';
+import { STAGE_KEY } from '../../functions/config-switch/ledger/stage.ts';
 import type { Observed } from '../../functions/config-switch/patroni/observe-clusters.ts';
 import { beat, type HeartbeatOptions } from '../../functions/config-switch/reconcile/heartbeat.ts';
 import { recordAndReconcile } from '../../functions/config-switch/reconcile/reconcile.ts';
@@ -112,9 +119,15 @@ export interface Scenario {
   /** WAL arrives in another way than by streaming, so that this is not checked. */
   readonly withoutStreaming?: boolean;
   /**
-   * When the operator pauses the server (ms), and after which time the pause ends, by itself or by `resume`.
+   * When the operator pauses the server, or all (ms), and after which time the pause ends, by itself or by
+   * `resume`.
    */
-  readonly pauses: readonly { readonly at: number; readonly for: number; readonly resumed: boolean }[];
+  readonly pauses: readonly {
+    readonly at: number;
+    readonly for: number;
+    readonly resumed: boolean;
+    readonly all?: boolean;
+  }[];
   readonly operator?: readonly OperatorAction[];
   /** When someone applies the model of a role change by hand, if Barman is idle (ms). */
   readonly byHand?: { readonly at: number; readonly event: number } | undefined;
@@ -189,6 +202,8 @@ export class World {
   /** The next pseudo-random number, 0 to 1; the same sequence for the same seed. */
   readonly random: () => number;
   #item: Item | undefined;
+  /** The item of the stage. */
+  stage: Stored = { barman_server: STAGE_KEY };
   readonly #events = new Map<string, StoredEvent>();
   readonly #operations = new Map<string, Operation>();
   readonly #underway = new Set<Underway>();
@@ -204,6 +219,8 @@ export class World {
   #done = 0;
   /** Since when Barman is on something older than that, after it was not; and when the doubt began (ms). */
   #behind: { readonly since: number; readonly doubt: number } | undefined;
+  /** When something newer than before was applied (ms). */
+  #newerAt = 0;
   /** When the item was marked as unsettled, by AWS's clock (ms); 0: it is settled. */
   #markedAt = 0;
   /** The newest event that was recorded, or reported as recorded. */
@@ -338,6 +355,8 @@ export class World {
       remaining: () => start + time - performance.now(),
       operationTimeout: OPERATION_TIMEOUT,
       interval: MINUTE,
+      version: 'model',
+      clusters: async () => [],
       observe: () => this.#observe(instance, signal),
       onReconciled: ({ result }) => this.log(`${name}: ${result.message}`),
     };
@@ -352,7 +371,8 @@ export class World {
       clear();
       this.running -= 1;
     }
-    if (!instance.crashed && performance.now() > start + time + 1) this.violate(`LATE: ${name}`);
+    // Its report has a second more.
+    if (!instance.crashed && performance.now() > start + time + 1_001) this.violate(`LATE: ${name}`);
   }
 
   get #applied(): number {
@@ -424,19 +444,29 @@ export class World {
    * The operator pauses the server, and resumes it unless the pause ends by itself. Either may fail, as a
    * command may.
    */
-  async pause({ for: time, resumed }: Scenario['pauses'][number]): Promise<void> {
+  async pause({ for: time, resumed, all = false }: Scenario['pauses'][number]): Promise<void> {
     const instance = new Instance(this, 'operator');
     const operator = new Operator(instance.ledger, instance);
     const { signal } = new AbortController();
     const until = resumed ? undefined : Date.now() + time;
-    const paused = await operator.pause(SERVER, until, signal).catch(() => undefined);
-    if (paused) this.#pausedAt = Date.now();
+    const pause = async () => {
+      if (all) await operator.pauseAll({ until }, signal);
+      else await operator.pause(SERVER, { until }, signal);
+      return true;
+    };
+    const paused = await pause().catch(() => false);
+    // An invocation that has begun before does not know that all are paused.
+    if (paused) this.#pausedAt = Date.now() + (all ? 30_000 : 0);
     this.log(paused ? 'the operator pauses' : 'the operator does not know whether it is paused');
     await after(Math.max(0, (until ?? Date.now() + time) - SKEW - Date.now()));
     this.#pausedAt = Number.POSITIVE_INFINITY;
     // An operator tries until it works.
     for (let done = !resumed; !done; await after(1_000)) {
-      done = (await operator.resume(SERVER, signal).then(Boolean, () => false)) || !this.#item;
+      const resume = all ? operator.resumeAll(signal) : operator.resume(SERVER, signal);
+      done = await resume.then(
+        () => true,
+        () => false,
+      );
     }
     this.log('the pause ends');
   }
@@ -485,6 +515,13 @@ export class World {
     return true;
   }
 
+  /** Of the item of the stage only the pause is a part of the protocol. */
+  writeStage({ paused }: StoredChange): Stored {
+    if (paused === null) this.stage = { barman_server: STAGE_KEY };
+    else if (paused !== undefined) this.stage = { barman_server: STAGE_KEY, paused };
+    return this.stage;
+  }
+
   write(change: Change, condition: Condition, writer: string): Stored | undefined {
     if (!holds(this.#item, condition)) return undefined;
     const before = this.#item;
@@ -495,6 +532,8 @@ export class World {
       if (!desired) this.violate(`GHOST: ${writer} acquires a lease of nothing`);
     }
     if (running) this.#known.add(running.operation_id);
+    if (change.applied && (before?.applied?.version ?? '') < change.applied.version)
+      this.#newerAt = Date.now();
     if (unsettled_since !== before?.unsettled_since) this.#markedAt = unsettled_since ? Date.now() : 0;
     this.#recorded = Math.max(this.#recorded, this.eventOf(desired?.version));
     if (change.applied) {
@@ -601,7 +640,7 @@ export class World {
       const { strict } = this.#scenario;
       if (strict || !this.#isUnsettled)
         this.violate(`REGRESS: ${id} writes ${event}, the result of ${this.#done} was DONE`);
-      this.#behind ??= { since: now, doubt: timeOf(this.#item?.unsettled_since, now) };
+      this.#behind ??= { since: now, doubt: Math.max(this.#newerAt, this.#markedAt) };
     } else if (this.#behind) {
       this.#checkBehind(now);
       this.#behind = undefined;
@@ -803,13 +842,13 @@ class Instance implements Table, EventTable, ConnectionSource {
     return this.crashed ? NEVER : result;
   }
 
-  async get(_: string, signal: AbortSignal): Promise<Stored | undefined> {
-    return this.#access(signal, () => this.#world.read());
+  async get(key: string, signal: AbortSignal): Promise<Stored | undefined> {
+    return this.#access(signal, () => (key === STAGE_KEY ? this.#world.stage : this.#world.read()));
   }
 
   async scan(signal: AbortSignal): Promise<Stored[]> {
     const item = await this.get(SERVER, signal);
-    return item ? [item] : [];
+    return [...(item ? [item] : []), this.#world.stage];
   }
 
   async putIfAbsent(event: StoredEvent, signal: AbortSignal): Promise<StoredEvent> {
@@ -822,12 +861,13 @@ class Instance implements Table, EventTable, ConnectionSource {
   }
 
   async update(
-    _: string,
-    change: Change,
+    key: string,
+    change: StoredChange,
     condition: Condition,
     signal: AbortSignal,
   ): Promise<Stored | undefined> {
-    const write = () => this.#world.write(change, condition, this.name);
+    if (key === STAGE_KEY) return this.#written(signal, () => this.#world.writeStage(change));
+    const write = () => this.#world.write(change as Change, condition, this.name);
     const { startedLate } = this.#given;
     if (change.running && startedLate !== undefined) {
       setTimeout(write, startedLate);

@@ -462,7 +462,7 @@ class CallbackTest(unittest.TestCase):
             return lambda handler: handler.wfile.write(head.encode())
 
         for ahead, message in [
-            (0, "secret does not match.*clock is correct"),
+            (0, "secret matches none.*webhook-secret and clusters/NAME; its log names.*clock is correct"),
             (-400, r"clock is (39|40)\d s slow"),
             (900, r"clock is 90\d s fast"),
         ]:
@@ -552,7 +552,7 @@ class CallbackTest(unittest.TestCase):
         function = self.function(lambda handler: release.wait(30))
         code, output = self.run_callback("--url", function.url, "--max-time", "0.5")
         self.assertEqual((code, len(function.requests)), (3, 1))
-        self.assertIn("no response within 0.5 s; giving up", output)
+        self.assertRegex(output, r"no response within 0\.\d s; giving up")
 
     def test_attempt_times_out_if_the_server_sends_one_byte_at_a_time(self):
         done = threading.Event()
@@ -724,6 +724,29 @@ class CallbackTest(unittest.TestCase):
         # The end of the file: no process has the FIFO open for writing.
         self.assertEqual(select.select([reader], [], [], 10)[0], [reader])
         self.assertEqual(os.read(reader, 100), b"")
+
+    def test_aws_that_prints_without_end_is_killed_and_its_output_is_not_kept(self):
+        limit = callback.MAX_RESPONSE_SIZE
+        for stream in ("stdout", "stderr"):
+            with self.subTest(stream=stream):
+                shutil.rmtree(str(self.folder / "bin"), ignore_errors=True)
+                aws = self.aws(f"while True: sys.{stream}.write('x' * 65536)")
+                code, output = self.run_callback("--event-bus", "patroni", "--max-retries", "1", env=aws.env)
+                self.assertEqual((code, len(output.splitlines())), (3, 1), output)
+                self.assertRegex(output, f"aws was killed after .* s: it had printed more than {limit} bytes;")
+
+    def test_aws_may_print_as_much_as_is_read(self):
+        """More than a pipe takes at once, on both of its outputs."""
+        padding = callback.MAX_RESPONSE_SIZE - 200
+        aws = self.aws(f"sys.stderr.write('x' * {padding}); print(' ' * {padding}); {ACCEPTED}")
+        self.assertEqual(self.run_callback("--event-bus", "patroni", env=aws.env)[0], 0)
+
+    def test_aws_that_closes_its_output_and_does_not_end_is_killed_at_the_time_limit(self):
+        aws = self.aws("os.close(1); os.close(2)\nimport time\ntime.sleep(600)")
+        with mock.patch.object(callback, "AWS_TIMEOUT", 1.0):
+            code, output = self.run_callback("--event-bus", "patroni", "--max-retries", "1", env=aws.env)
+        self.assertEqual(code, 3)
+        self.assertIn("aws was killed after 1.0 s; giving up", output)
 
     def test_missing_aws_command_is_an_error_that_names_the_remedy(self):
         code, output = self.run_callback("--event-bus", "patroni", env={"PATH": "/nowhere"})
@@ -1016,11 +1039,27 @@ class CallbackTest(unittest.TestCase):
     # The log.
 
     def test_log_file_replaces_standard_error(self):
-        function = self.function(response(2, 502))
+        function = self.function(response(2, 502, recorded=False))
         log = self.folder / "log"
         self.assertEqual(self.run_process("--url", function.url, "--log-file", str(log)), (2, ""))
         expected = r"^\S+ \S+ ERROR: http://\S+, attempt 1: CONFIG_SWITCH_FAILED test message"
         self.assertRegex(log.read_text(), expected)
+
+    def test_level_is_warning_if_the_function_continues_by_itself_and_error_if_not(self):
+        for exit_code, status, recorded, level in [
+            (0, 200, True, "INFO"),
+            (1, 200, False, "INFO"),
+            (2, 502, True, "WARNING"),
+            (2, 502, False, "ERROR"),
+            (3, 202, True, "WARNING"),
+            (3, 504, False, "ERROR"),
+            (4, 400, False, "ERROR"),
+        ]:
+            with self.subTest(exit_code=exit_code, recorded=recorded):
+                function = self.function(response(exit_code, status, recorded))
+                code, output = self.run_callback("--url", function.url, "--max-retries", "1")
+                self.assertEqual(code, exit_code)
+                self.assertRegex(output, rf"^\S+ \S+ {level}: http://\S+, attempt 1: ")
 
     def test_invalid_arguments_are_logged_to_the_file_and_to_standard_error(self):
         log = self.folder / "log"
@@ -1063,16 +1102,18 @@ class CallbackTest(unittest.TestCase):
         function = self.function((status, body.replace(b"test", "Zürich".encode()), {}))
         log = self.folder / "log"
         options = ["--log-file", str(log)]
-        from_patroni = ["on_role_change", "primary", b"caf\xe9"]
+        # Without UTF-8 mode, Python 3.7 and newer decode arguments as Python 3.6 does.
         for env in ({"LC_ALL": "C"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}, {"LC_ALL": "C.UTF-8"}):
-            with self.subTest(env=env):
-                done = self.run_process("--url", function.url, *options, patroni=from_patroni, env=env)
-                self.assertEqual(done, (0, ""))
-                self.assertEqual(json.loads(function.requests[-1][2].decode())["cluster"], "caf\udce9")
+            for scope, cluster in [("Köln 🐘".encode(), "Köln 🐘"), (b"caf\xe9", "caf\ufffd")]:
+                with self.subTest(env=env, scope=scope):
+                    patroni = ["on_role_change", "primary", scope]
+                    done = self.run_process("--url", function.url, *options, patroni=patroni, env=env)
+                    self.assertEqual(done, (0, ""))
+                    self.assertEqual(json.loads(function.requests[-1][2].decode())["cluster"], cluster)
         code, _ = self.run_process(b"--url", b"ftp://\xe9", *options, env={"LC_ALL": "C"})
         lines = log.read_text(encoding="utf-8").splitlines()
-        self.assertEqual((code, len(lines)), (4, 4))
-        self.assertTrue(all("Zürich message" in line for line in lines[:3]), lines)
+        self.assertEqual((code, len(lines)), (4, 7))
+        self.assertTrue(all("Zürich message" in line for line in lines[:6]), lines)
 
     def test_log_has_one_printable_line_per_attempt_for_any_response(self):
         forged = "\x1b[2J\r\nforged \u2028 line"

@@ -98,6 +98,25 @@ describe('a request', () => {
     expect(net.agents.map(({ destroyed }) => destroyed)).toEqual([1, 0]);
   });
 
+  test('does not check a response any further than the first thing that is wrong', async () => {
+    let checked = 0;
+    const item = v.custom<number>(() => {
+      checked += 1;
+      return false;
+    });
+    net.reply = () => [200, [1, 2, 3]];
+    const source = { connection: async () => PLAIN, rereadConnection: async () => PLAIN };
+    const client = new HttpClient(source, {
+      signal: net.controller.signal,
+      maxRetries: 1,
+      onRequest: () => {},
+    });
+    expect(await end(client.request({ method: 'GET', path: ['x'], schema: v.array(item) }))).toBeInstanceOf(
+      HttpError,
+    );
+    expect(checked).toBe(1);
+  });
+
   test('is not sent if the connection parameters are unavailable', async () => {
     net.source.connection = new HttpError('not known');
     expect(await end(create(start()))).toBe(net.source.connection);

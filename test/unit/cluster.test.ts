@@ -94,7 +94,10 @@ describe('a cluster', () => {
     [{ servers: { main: { node1: 7 } } }, 'servers.main.node1 must be a string'],
     [{ servers: { main: { node1: '--reset' } } }, `servers.main.node1 ${NAME}`],
     [{ servers: { '../x': {} } }, `servers "../x" ${NAME}`],
-    [{ servers: { ['x'.repeat(256)]: {} } }, `servers "${'x'.repeat(256)}" must have at most 255 characters`],
+    [
+      { servers: { ['x'.repeat(256)]: {} } },
+      'servers a key of 256 characters (hidden: it may be a secret) must have at most 255 characters',
+    ],
     [
       { servers: { main: { node1: 'x'.repeat(256) } } },
       'servers.main.node1 must have at most 255 characters',
@@ -135,6 +138,22 @@ describe('a cluster', () => {
     ]),
   ])('with %j is rejected with the field and the remedy', (settings, problem) => {
     expect(() => parse({ servers: {}, ...settings })).toThrow(new Error(`is malformed: ${problem}`));
+  });
+
+  test.each([
+    [
+      { [SECRET]: 1 },
+      `a key of ${SECRET.length} characters (hidden: it may be a secret) is an unknown key; valid`,
+    ],
+    [{ servers: { [SECRET]: 7 } }, 'servers.(hidden: it may be a secret) must be an object'],
+    [{ servers: { main: { [SECRET]: 7 } } }, 'servers.main.(hidden: it may be a secret) must be a string'],
+    [
+      { servers: { [`${SECRET}/`]: {} } },
+      `servers a key of ${SECRET.length + 1} characters (hidden: it may be a secret) must be a name`,
+    ],
+  ])('is rejected without a secret that was written as a key (%#)', (change, message) => {
+    expect(() => parse({ ...ALL, ...change })).toThrow(message);
+    expect(() => parse({ ...ALL, ...change })).not.toThrow(SECRET.slice(6, 20));
   });
 
   test('is rejected with every problem, and without its secret', () => {

@@ -1,6 +1,7 @@
 import type { Context } from 'aws-lambda';
 import { describe, expect, test, vi } from 'vitest';
 import { runBarmanConfigSwitch, shouldSkipSwitch } from '../../functions/config-switch/config-switch.ts';
+import { HttpError } from '../../functions/config-switch/errors.ts';
 import { parseRoleChange } from '../../functions/config-switch/event/payload.ts';
 import { receive } from '../../functions/config-switch/event/receive.ts';
 import { authenticate, authorise } from '../../functions/config-switch/event/sender.ts';
@@ -24,8 +25,14 @@ describe('shouldSkipSwitch', () => {
 });
 
 describe('runBarmanConfigSwitch', () => {
+  /** A Barman without servers. */
+  const noServers = async () => ({ servers: new Map(), models: new Map() });
+
   /** Runs a role change of a direct invocation, which may switch every server. */
-  async function run(change: object) {
+  async function run(
+    change: object,
+    { table = new MemoryTable(), diagnose = noServers, item = {} as object } = {},
+  ) {
     const payload = {
       action: 'on_role_change',
       role: 'primary',
@@ -38,10 +45,10 @@ describe('runBarmanConfigSwitch', () => {
     const sender = await authenticate(event, source);
     const args = await authorise(sender, parseRoleChange(sender.payload()), source, event.signal);
 
-    const table = new MemoryTable();
+    if (Object.keys(item).length > 0) table.item = { barman_server: 'main', ...item };
     const targets: ConfigTarget[] = [];
     const api = {
-      diagnose: vi.fn(async () => ({ servers: new Map(), models: new Map() })),
+      diagnose: vi.fn(diagnose),
       createConfigSwitchOperation: async (_: string, target: ConfigTarget) => {
         targets.push(target);
         return 'id';
@@ -94,5 +101,83 @@ describe('runBarmanConfigSwitch', () => {
       item: undefined,
       diagnosed: 1,
     });
+  });
+
+  const dryRun = { reset: true, dry_run: true };
+
+  test('asks Barman for one dry run at a time', async () => {
+    const table = new MemoryTable();
+    const asked = Promise.withResolvers<void>();
+    const answer = Promise.withResolvers<Awaited<ReturnType<typeof noServers>>>();
+    const first = run(dryRun, {
+      table,
+      diagnose: () => {
+        asked.resolve();
+        return answer.promise;
+      },
+    });
+    await asked.promise;
+    const busy = 'another dry run is under way; try again in a minute';
+    await expect(run(dryRun, { table })).rejects.toThrow(busy);
+    answer.resolve({ servers: new Map(), models: new Map() });
+    await first;
+    expect((await run(dryRun, { table })).diagnosed).toBe(1);
+  });
+
+  test('asks nothing for a minute after a dry run that failed: Barman may go on with it', async () => {
+    const table = new MemoryTable();
+    const diagnose = async () => {
+      throw new HttpError('time ran out');
+    };
+    await expect(run(dryRun, { table, diagnose })).rejects.toThrow('time ran out');
+    await expect(run(dryRun, { table })).rejects.toThrow('another dry run is under way');
+    vi.useFakeTimers({ toFake: ['Date'], now: Date.now() + 60_001 });
+    try {
+      expect((await run(dryRun, { table })).diagnosed).toBe(1);
+    } finally {
+      vi.useRealTimers();
+    }
+  });
+
+  const TIME = '2099-01-01T00:00:00.000Z';
+  const desired = { target: 'model m', version: versionOf(0, 'e'), cluster: 'c', recorded_at: TIME };
+  const applied = { target: 'model m', version: versionOf(0, 'e'), operation_id: 'o', applied_at: TIME };
+  const NONE = 'Barman has no server main, .* shows their names';
+  test.each<[string, object, string]>([
+    ['that it is in sync', { desired, applied }, `dry run: ${NONE}`],
+    [
+      'that it is paused',
+      { paused: true, paused_at: TIME },
+      `dry run: main is paused until it is resumed: a role change would only be recorded; without the pause, ${NONE}`,
+    ],
+    [
+      'until when it is paused',
+      { desired, applied, paused: true, paused_at: TIME, paused_until: TIME },
+      `dry run: main is paused until ${TIME}: a role change would only be recorded; without the pause, ${NONE}`,
+    ],
+    [
+      'that it is pending',
+      { desired },
+      `dry run: ${NONE}; in the ledger: model m is pending, which a role change now would replace`,
+    ],
+    [
+      'why its last attempt failed',
+      { desired, attempts: 2, last_error: 'so it is' },
+      `dry run: ${NONE}; in the ledger: model m is pending, which a role change now would replace, last attempt: so it is`,
+    ],
+    [
+      'that it is being switched',
+      { desired, lease: { token: 't', expires_at: TIME } },
+      `dry run: ${NONE}; in the ledger: an invocation is switching it now`,
+    ],
+    [
+      'that it is unsettled',
+      { desired, applied, unsettled_since: TIME, apply_again_at: TIME },
+      `dry run: ${NONE}; in the ledger: it is unsettled since ${TIME}: an older switch may still .* applied again`,
+    ],
+  ])('says in a dry run what the item of the server says: %s', async (_, item, message) => {
+    const run_ = await run({ reset: true, dry_run: true }, { item });
+    expect(run_.result.message).toMatch(new RegExp(`^${message}$`));
+    expect(run_.item).toEqual({ barman_server: 'main', ...item });
   });
 });

@@ -45,6 +45,21 @@ describe('a deadline', () => {
     await expect(sleep(0, signal)).rejects.toThrow(DeadlineExceeded);
   });
 
+  test.each([-1, -(2 ** 40), Number.NEGATIVE_INFINITY, 2 ** 31, Number.POSITIVE_INFINITY])(
+    'of %d ms sets a timer that Node.js does not warn about, and that does not fire early',
+    async (ms) => {
+      const warnings: string[] = [];
+      const onWarning = ({ name }: Error) => void warnings.push(name);
+      process.on('warning', onWarning);
+      const { signal, clear } = deadline(ms);
+      // Warnings come in the next tick, and timers that are due after it.
+      await new Promise((resolve) => setTimeout(resolve, 2));
+      process.off('warning', onWarning);
+      clear();
+      expect([signal.aborted, warnings]).toEqual([ms < 0, []]);
+    },
+  );
+
   test('does not affect what finishes in time, and keeps nothing of it', async () => {
     const { signal, clear } = deadline(60_000);
     await sleep(1, signal);

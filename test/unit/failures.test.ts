@@ -219,6 +219,8 @@ describe('a response other than 2xx', () => {
     ['"<b>error</b>"', ': "<b>error</b>"'],
     ['plain\u001b[31m words\r\n', ': plain [31m words'],
     ['\u0000a\u007f\u0000b\u007f', ': a b'],
+    ['a\u009b31m\u0085b', ': a 31m b'],
+    ['a\u202eb\u2066', ': a\\u202eb\\u2066'],
     ['x'.repeat(300), `: ${'x'.repeat(300)}`],
     ['x'.repeat(301), `: ${'x'.repeat(300)}…`],
     ['<'.repeat(5_000_000), `: ${'<'.repeat(300)}…`],
@@ -252,4 +254,11 @@ describe('a response other than 2xx', () => {
     const message = `pg-backup-api answered ${status}`;
     expect(refusalOf(status, '', { method, path })).toMatchObject({ message, remedy });
   });
+});
+
+test('a failure › has a message of 1,000 characters at most', () => {
+  const key = 'x'.repeat(500_000);
+  const { message } = unexpected(200, `its JSON is not as expected: servers.${key} is not Object`);
+  expect(message).toMatch(/servers\.x+… \(5000\d\d characters\)$/);
+  expect(message.length).toBeLessThan(1_050);
 });

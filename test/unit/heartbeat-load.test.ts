@@ -109,6 +109,8 @@ async function heartbeat(observed: readonly string[] = []): Promise<void> {
     remaining: () => start + 27_500 - performance.now(),
     operationTimeout: 60_000,
     interval: MINUTE,
+    version: 'test',
+    clusters: async () => [],
     observe: async () => [
       {
         cluster: { name: 'c', scope: 'c', servers, streaming_archiver_name: null },
@@ -139,6 +141,7 @@ const desired = (server: string) => ({
 /** Servers that are in sync. */
 const inSync = () =>
   [...table.items.values()]
+    .filter(({ desired }) => desired !== undefined)
     .filter(({ applied, desired }) => applied?.version === desired?.version)
     .map(({ barman_server }) => barman_server);
 

@@ -1,6 +1,7 @@
 import { beforeEach, describe, expect, test, vi } from 'vitest';
+import { refusalOf } from '../../functions/config-switch/barman/failures.ts';
 import type { PgBackupApi } from '../../functions/config-switch/barman/pg-backup-api.ts';
-import { HttpError, LedgerError } from '../../functions/config-switch/errors.ts';
+import { Busy, ConfigSwitchFailed, HttpError, LedgerError } from '../../functions/config-switch/errors.ts';
 import { type Facts, newFacts } from '../../functions/config-switch/invocation.ts';
 import type { Item, RecordedItem } from '../../functions/config-switch/ledger/item.ts';
 import { Ledger } from '../../functions/config-switch/ledger/ledger.ts';
@@ -126,6 +127,8 @@ beforeEach(() => {
     facts: newFacts(),
     operationTimeout: MINUTE,
     interval: MINUTE,
+    version: '1.2.3',
+    clusters: async () => [],
     observe: async () => [],
     onReconciled: (one) => reconciled.push(one),
   };
@@ -164,11 +167,12 @@ describe('a heartbeat', () => {
       applied: 0,
       pausedPending: 0,
       observed: { reconciled: [], first: [], notStreaming: [], unknown: [] },
-      unreadable: [],
+      notReady: [],
       unreachable: undefined,
       oldestPendingAge: 0,
       pausedPendingAge: 0,
       certificate: undefined,
+      entered: { pending: [], not_streaming: [], leader_unknown: [] },
     });
     expect(barman.read).toEqual([]);
   });
@@ -213,9 +217,7 @@ describe('a heartbeat', () => {
     put('main');
     expect(await beat(options)).toMatchObject({
       ...{ pending: 1, applied: 1 },
-      unreadable: [
-        { barman_server: 'broken', message: expect.stringContaining('cannot be read: desired is') },
-      ],
+      notReady: [{ barman_server: 'broken', message: expect.stringContaining('cannot be read: desired is') }],
     });
   });
 });
@@ -405,6 +407,18 @@ describe('a server', () => {
     expect(await beat(options)).toMatchObject({ pending: 1, applied: 0, oldestPendingAge: seconds });
   });
 
+  test('is not applied while all servers are paused, and counts separately', async () => {
+    put('main');
+    table.items.set('@stage', { barman_server: '@stage', paused: { at: at(-90_000) } } as never);
+    expect(await beat(options)).toMatchObject({
+      pending: 0,
+      applied: 0,
+      pausedPending: 1,
+      pausedPendingAge: 90,
+    });
+    expect(get('main').applied).toBeUndefined();
+  });
+
   test('that is paused is not applied, and counts separately', async () => {
     put('main', { paused: true, paused_at: at(-90_000), desired: desired(-2 * DAY) });
     put('young', { paused: true, paused_at: at(-30_000) });
@@ -459,11 +473,45 @@ describe('pg-backup-api', () => {
   test('that answers no poll is unreachable, and is asked for nothing more', async () => {
     put('main', { ...lease(1_000), ...running('op') });
     put('other');
-    barman.statusOf = () => {
+    barman.statusOf = barman.onStatus = () => {
       throw new Unreachable('ECONNRESET');
     };
-    expect(await beat(options)).toMatchObject({ applied: 0, unreachable: 'ECONNRESET' });
-    expect([barman.probes, barman.switched]).toEqual([0, []]);
+    expect(await beat(options)).toMatchObject({ applied: 0, unreachable: 'ECONNRESET', notReady: [] });
+    expect([barman.probes, barman.switched]).toEqual([1, []]);
+  });
+
+  test('that answers a probe, but not the poll of one server, is reachable, and the others are applied', async () => {
+    put('main', { ...lease(1_000), ...running('op') });
+    put('other');
+    barman.statusOf = () => {
+      throw new Unreachable('no response within 12 s');
+    };
+    expect(await beat(options)).toMatchObject({ applied: 1, unreachable: undefined });
+    expect([barman.probes, barman.switched]).toEqual([1, ['other']]);
+  });
+
+  test('that does not know a server names that server, and applies the others', async () => {
+    put('misspelt');
+    put('main');
+    barman.onSwitch = (server) => {
+      if (server === 'misspelt')
+        throw new HttpError('unknown server', { cause: refusalOf(404, 'unknown server') });
+    };
+    const notReady = [{ barman_server: 'misspelt', message: 'unknown server' }];
+    expect(await beat(options)).toMatchObject({ applied: 1, unreachable: undefined, notReady });
+  });
+
+  test.each([
+    ['a proxy has answered', new HttpError('502', { cause: refusalOf(502, 'Bad Gateway') })],
+    ['the operation has not ended', new Busy('op has not ended')],
+    ['the operation has failed', new ConfigSwitchFailed('op ended FAILED')],
+    ['there was no response', new Unreachable('ECONNRESET')],
+  ])('does not say that a server is not ready if %s', async (_, error) => {
+    put('main');
+    barman.onSwitch = () => {
+      throw error;
+    };
+    expect(await beat(options)).toMatchObject({ applied: 0, notReady: [] });
   });
 
   test('that answers only for some servers is reachable', async () => {
@@ -478,7 +526,7 @@ describe('pg-backup-api', () => {
   test('is asked for the operations of another server each minute', async () => {
     for (const server of ['c', 'b', 'a']) put(server, applied());
     for (let minute = 0; minute < 4; minute += 1) {
-      expect(await beat(options)).toMatchObject({ unreadable: [] });
+      expect(await beat(options)).toMatchObject({ notReady: [] });
       vi.advanceTimersByTime(MINUTE);
     }
     const { read } = barman;
@@ -494,25 +542,81 @@ describe('pg-backup-api', () => {
       barman.onRead = () => {
         throw thrown;
       };
-      const unreadable = [{ barman_server: 'main', message }];
-      expect(await beat(options)).toMatchObject({ unreachable: undefined, unreadable });
+      const notReady = [{ barman_server: 'main', message }];
+      expect(await beat(options)).toMatchObject({ unreachable: undefined, notReady });
     }
   });
 
   test('that is unreachable is not asked for the operations of a server', async () => {
     put('main', applied());
     barman.onStatus = refuse;
-    expect(await beat(options)).toMatchObject({ unreachable: 'refused', unreadable: [] });
+    expect(await beat(options)).toMatchObject({ unreachable: 'refused', notReady: [] });
     expect(barman.read).toEqual([]);
   });
 
+  test('is asked for that while a server that fails waits for its next attempt', async () => {
+    put('main', { attempts: 9, next_attempt_at: at(9 * MINUTE) });
+    await beat(options);
+    expect(barman.read).toEqual(['main']);
+  });
+
   test.each<[string, Partial<Item>]>([
-    ['is pending', {}],
+    ['is switched', {}],
+    ['is being switched', lease(-1)],
     ['is in doubt', { ...applied(), ...lease(0) }],
   ])('is not asked for that while a server %s', async (_, change) => {
     put('main', change);
     await beat(options);
     expect(barman.read).toEqual([]);
+  });
+});
+
+describe('what lasts', () => {
+  /** Heartbeats, a minute apart. */
+  const beats = async (count: number, observation?: Observed['observation']) => {
+    const entered = [];
+    for (let minute = 0; minute < count; minute += 1) {
+      const members = new Map([['node1', 'm']]);
+      const cluster = {
+        name: 'c',
+        scope: 's',
+        servers: new Map([['main', members]]),
+        streaming_archiver_name: null,
+      };
+      const observed = observation ? [{ cluster, at: Date.now(), observation }] : [];
+      const heartbeat = await beat({ ...options, observe: async () => observed });
+      for (const [state, names] of Object.entries(heartbeat.entered)) {
+        for (const name of names) entered.push([state, name, minute]);
+      }
+      vi.advanceTimersByTime(MINUTE);
+    }
+    return entered;
+  };
+
+  test('is a desired state that cannot be applied for five minutes', async () => {
+    put('main', { desired: desired(0) });
+    put('paused', { desired: desired(0), paused: true, paused_at: at(0) });
+    barman.onSwitch = refuse;
+    expect(await beats(9)).toEqual([['pending', 'main', 5]]);
+  });
+
+  test('is not what is pending while pg-backup-api is unreachable, but what still is afterwards', async () => {
+    put('main', { desired: desired(0) });
+    let unreachable = true;
+    barman.onStatus = () => (unreachable ? refuse() : undefined);
+    barman.onSwitch = refuse;
+    expect(await beats(9)).toEqual([]);
+    unreachable = false;
+    expect(await beats(2)).toEqual([['pending', 'main', 0]]);
+  });
+
+  test('is Barman that does not stream, at the fifth heartbeat', async () => {
+    put('main', { ...applied(-9 * MINUTE), desired: desired(-9 * MINUTE) });
+    expect(await beats(9, { leader: 'node1', streaming: false })).toEqual([['not_streaming', 'main', 4]]);
+  });
+
+  test('is a leader that is unknown, at the tenth heartbeat', async () => {
+    expect(await beats(19, { unknown: 'no leader' })).toEqual([['leader_unknown', 'c', 9]]);
   });
 });
 
@@ -586,5 +690,46 @@ describe('the leaders that Patroni names', () => {
     put('main', { ...IN_SYNC, leader: 'node2', differs_since: at(-MINUTE) });
     const heartbeat = await beatWith({ leader: 'node2' }, 2 * MINUTE);
     expect(heartbeat.observed.reconciled).toEqual([]);
+  });
+});
+
+describe('the report of a heartbeat', () => {
+  const report = () => (table.items.get('@stage') as { heartbeat?: unknown } | undefined)?.heartbeat;
+  const east = { name: 'east', servers: new Map([['main', new Map([['node1', 'm']])]]) };
+  const unseen = { name: 'unseen', servers: new Map([['other', new Map()]]) };
+  const observe = (observation: Observed['observation'], ms = 0) => {
+    options = {
+      ...options,
+      clusters: async () => [east, unseen],
+      observe: async () => [
+        { cluster: { ...east, scope: 'east', streaming_archiver_name: null }, at: NOW + ms, observation },
+      ],
+    };
+  };
+
+  test('has the version, each cluster with its servers, and when its leader was last known', async () => {
+    observe({ leader: 'node1', streaming: true });
+    await beat(options);
+    const known = { at: at(0), interval: MINUTE, version: '1.2.3', lasting: expect.anything() };
+    const seen = { name: 'east', servers: ['main'], observed_at: at(0) };
+    const other = { name: 'unseen', servers: ['other'] };
+    expect(report()).toEqual({ ...known, clusters: [seen, other] });
+    observe({ unknown: 'no node answered' }, MINUTE);
+    await beat(options);
+    expect(report()).toEqual({ ...known, clusters: [{ ...seen, unknown: 'no node answered' }, other] });
+  });
+
+  test('says since when pg-backup-api is unreachable, until it is reachable again', async () => {
+    barman.onStatus = refuse;
+    await beat(options);
+    vi.setSystemTime(NOW + MINUTE);
+    await beat(options);
+    expect(report()).toMatchObject({
+      ...{ at: at(MINUTE), unreachable: 'refused', unreachable_since: at(0) },
+    });
+    barman.onStatus = () => {};
+    await beat(options);
+    expect(report()).not.toHaveProperty('unreachable');
+    expect(report()).not.toHaveProperty('unreachable_since');
   });
 });

@@ -214,6 +214,18 @@ describe('the leader is unknown', () => {
     expect(await run([answer, NORMAL])).toEqual({ unknown });
   });
 
+  test('if an answer is wrong many times, and is not checked any further', async () => {
+    let checked = 0;
+    const wrong = () => ({
+      get name(): number {
+        checked += 1;
+        return 7;
+      },
+    });
+    await run([members(wrong(), wrong(), wrong()), NORMAL]);
+    expect(checked).toBe(1);
+  });
+
   const NOT_SEEN = 'node1 has not seen the DCS for more than 30 s';
   test.each<[string, Answers, string]>([
     [

@@ -53,7 +53,7 @@ const observe = async (
 ) => {
   const observed = [{ cluster, at: NOW + ms, observation }];
   const ledger = new Ledger(table);
-  const known = read ? { items: read, unreadable: [] } : await ledger.all(signal);
+  const known = read ? { items: read, unreadable: [], stage: {} } : await ledger.all(signal);
   return recordObservations(ledger, { ...known, ...last }, observed, MINUTE, signal);
 };
 const NOTHING = { reconciled: [], first: [], notStreaming: [], unknown: [] };

@@ -26,7 +26,6 @@ beforeEach(() => {
 
 describe('the operator', () => {
   test('gets no item for an unknown server', async () => {
-    expect(await operator.pause('main', undefined, signal)).toBeUndefined();
     expect(await operator.resume('main', signal)).toBeUndefined();
     expect(await operator.retry('main', signal)).toBeUndefined();
     expect(table.item).toBeUndefined();
@@ -35,7 +34,7 @@ describe('the operator', () => {
   test('pauses and resumes a server, which is then due at once, and pending since now', async () => {
     table.item = { ...PENDING, next_attempt_at: at(9) };
     const paused = { ...PENDING, paused: true, paused_at: at(0) };
-    expect(await operator.pause('main', undefined, signal)).toEqual(paused);
+    expect(await operator.pause('main', {}, signal)).toEqual(paused);
     const desired = { ...PENDING.desired, recorded_at: at(0) };
     expect(await operator.resume('main', signal)).toEqual({ ...MAIN, desired });
   });
@@ -43,11 +42,35 @@ describe('the operator', () => {
   test('pauses a server for some time, which resume or another pause ends', async () => {
     table.item = MAIN;
     const paused = { ...MAIN, paused: true, paused_at: at(0), paused_until: at(5_000) };
-    expect(await operator.pause('main', NOW + 5_000, signal)).toEqual(paused);
+    expect(await operator.pause('main', { until: NOW + 5_000 }, signal)).toEqual(paused);
     expect(await operator.resume('main', signal)).toEqual(MAIN);
     table.item = paused;
-    await operator.pause('main', undefined, signal);
+    await operator.pause('main', {}, signal);
     expect(table.item).toEqual({ ...MAIN, paused: true, paused_at: at(0) });
+  });
+
+  test('pauses a server without an item, with the reason, until resume', async () => {
+    const paused = { ...MAIN, paused: true, paused_at: at(0), pause_reason: 'a new disk' };
+    expect(await operator.pause('main', { reason: 'a new disk' }, signal)).toEqual(paused);
+    expect(await operator.resume('main', signal)).toEqual(MAIN);
+  });
+
+  test('pauses all servers in the item of the stage, and resumes them', async () => {
+    await operator.pauseAll({ until: NOW + 5_000, reason: 'a new host' }, signal);
+    const paused = { at: at(0), until: at(5_000), reason: 'a new host' };
+    expect(await new Ledger(table).stage(signal)).toEqual({ paused });
+    await operator.resumeAll(signal);
+    expect(await new Ledger(table).stage(signal)).toEqual({});
+  });
+
+  test.each<[string, Partial<Item>, boolean]>([
+    ['pending', {}, true],
+    ['with an expired lease', { lease: { token: 'x', expires_at: at(-9) } }, false],
+    ['with a newer desired state by then', { desired: desiredAt(-1, 'b') }, false],
+  ])('forgets a server that Barman does not have, if it is %s', async (_, change, forgotten) => {
+    table.item = { ...PENDING, ...change };
+    expect(await operator.forgetUnknown(PENDING, signal)).toBe(forgotten);
+    expect(table.item === undefined).toBe(forgotten);
   });
 
   test('resumes with the desired state that was recorded meanwhile', async () => {

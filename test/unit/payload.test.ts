@@ -84,6 +84,20 @@ describe('a role change', () => {
     },
   );
 
+  test('with a secret as a key is rejected without that', () => {
+    const secret = `whsec_${'c2VjcmV0'.repeat(4)}`;
+    for (const key of [secret, secret.slice(6)]) {
+      const message = `a key of ${key.length} characters (hidden: it may be a secret) is an unknown key; valid keys`;
+      expect(() => parseRoleChange({ ...REQUIRED, [key]: 1 })).toThrow(message);
+      expect(() => parseRoleChange({ ...REQUIRED, [key]: 1 })).not.toThrow(key);
+    }
+  });
+
+  test('with characters that a terminal obeys is rejected without them', () => {
+    const payload = { ...REQUIRED, role: 'a\u202eb\u009b', 'c\u2066': 1 };
+    expect(() => parseRoleChange(payload)).toThrow(/not "a\\u202eb\\u009b"; "c\\u2066" is an unknown key/);
+  });
+
   test('with thousands of problems is rejected with the first 50 and the number of the others', () => {
     const payload = Object.fromEntries(Array.from({ length: 5_000 }, (_, index) => [`key${index}`, 1]));
     expect(() => parseRoleChange({ ...REQUIRED, ...payload })).toThrow(

@@ -85,6 +85,13 @@ describe('a POST', () => {
     expect([net.sent, net.guard.inDoubt]).toEqual([[], false]);
   });
 
+  test('is sent again without looking at operations whose id is not one', async () => {
+    const odd = ['x'.repeat(500_000), '..', 'a/b', 'a\ud800', '\u202e', ''];
+    replies(cut, list(...odd), CREATED);
+    expect(await end(create(start()))).toBe(ID);
+    expect(requests()).toEqual([`0 POST ${LIST}`, `0 GET ${LIST}`, `0 POST ${LIST}`]);
+  });
+
   test('whose connection was reset is sent again after the newest operations have ended', async () => {
     net.random = 1;
     replies(cut, list('a', 'd', 'b', 'c'), DONE, IN_PROGRESS, DONE, DONE, CREATED);
@@ -382,23 +389,55 @@ describe('a probe', () => {
 });
 
 describe('/diagnose', () => {
-  test('returns servers and models', async () => {
+  const HEALTHY = { active: true, disabled: false, errors: 0, passive: false, streaming_archiver: false };
+  const UNSEEN = { active: undefined, disabled: undefined, conninfo: true, streaming_conninfo: true };
+
+  test('returns servers and models, healthy where it says nothing', async () => {
     const main = { active_model: 'node2', config: { cluster: 'patroni', more: 1 }, status: {} };
     const own = { active_model: null, config: { cluster: null } };
     const models = { node2: { config: { cluster: 'patroni' } }, odd: { config: {} } };
     net.reply = () => [200, { global: {}, servers: { main, own, bare: { config: {} } }, models }];
     expect(await end(start().diagnose())).toEqual({
       servers: new Map([
-        ['main', { active_model: 'node2', cluster: 'patroni' }],
-        ['own', { active_model: null, cluster: 'own' }],
-        ['bare', { active_model: null, cluster: 'bare' }],
+        ['main', { ...HEALTHY, active_model: 'node2', cluster: 'patroni' }],
+        ['own', { ...HEALTHY, active_model: null, cluster: 'own' }],
+        ['bare', { ...HEALTHY, active_model: null, cluster: 'bare' }],
       ]),
       models: new Map([
-        ['node2', { cluster: 'patroni' }],
-        ['odd', { cluster: '' }],
+        ['node2', { ...UNSEEN, cluster: 'patroni' }],
+        ['odd', { ...UNSEEN, cluster: '' }],
       ]),
     });
     expect(requests()).toEqual(['0 GET /diagnose']);
+  });
+
+  test('returns what Barman says of a server that does not work, and of what a model sets', async () => {
+    const options = { active: false, disabled: true, primary_ssh_command: 'ssh b', streaming_archiver: true };
+    const servers = { main: { active_model: null, msg_list: ['a', 'b'], config: options } };
+    const whole = { active: true, disabled: false, conninfo: 'host=*', streaming_conninfo: 'host=*' };
+    const empty = { active: null, disabled: null, conninfo: null, streaming_conninfo: null };
+    net.reply = () => [200, { servers, models: { whole: { config: whole }, empty: { config: empty } } }];
+    const state = { active: false, disabled: true, errors: 2, passive: true, streaming_archiver: true };
+    const sets = { active: true, disabled: false, conninfo: true, streaming_conninfo: true };
+    expect(await end(start().diagnose())).toEqual({
+      servers: new Map([['main', { active_model: null, cluster: 'main', ...state }]]),
+      models: new Map([
+        ['whole', { cluster: '', ...sets }],
+        [
+          'empty',
+          { cluster: '', active: undefined, disabled: undefined, conninfo: false, streaming_conninfo: false },
+        ],
+      ]),
+    });
+  });
+
+  test('is not refused for an option of an unknown form', async () => {
+    const config = { active: 'on', disabled: 1, primary_ssh_command: null, streaming_archiver: {} };
+    net.reply = () => [200, { servers: { main: { msg_list: 7, config } }, models: { m: { config } } }];
+    expect(await end(start().diagnose())).toMatchObject({
+      servers: new Map([['main', { ...HEALTHY, active_model: null, cluster: 'main' }]]),
+      models: new Map([['m', { ...UNSEEN, cluster: '' }]]),
+    });
   });
 
   test('may take up to 60 s, and returns no models if Barman has none', async () => {
@@ -414,6 +453,15 @@ describe('a response', () => {
   const read = (api: PgBackupApi) => api.readServer('main');
   const wait = (api: PgBackupApi) => api.waitForOperation('main', 'a');
   const diagnose = (api: PgBackupApi) => api.diagnose();
+  test.each([
+    ['16 MB of brackets', '['.repeat(16 * 1024 * 1024), 'JSON of more than 64 levels'],
+    ['words', 'so it is', 'not JSON'],
+  ])('to a GET is reported if it is %s', async (_, body, what) => {
+    net.reply = () => [200, body];
+    const message = `pg-backup-api answered 200, but its body is ${what}`;
+    expect(await messageOf(start({ maxRetries: 1 }).diagnose())).toBe(message);
+  });
+
   test.each<[string, (api: PgBackupApi) => Promise<unknown>, unknown]>([
     ['it is not string', (api) => api.status(), { status: 'OK' }],
     ['status is not ("IN_PROGRESS" | "DONE" | "FAILED")', wait, { status: 'RUNNING' }],

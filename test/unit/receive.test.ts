@@ -128,6 +128,17 @@ describe('a direct invocation', () => {
   );
 });
 
+test.each([
+  [{ custom: { operator: 'dba@host' } }, 'dba@host'],
+  [{ custom: { operator: 'x'.repeat(300) } }, 'x'.repeat(200)],
+  [{ custom: { operator: 7 } }, undefined],
+  [{ custom: null }, undefined],
+])('a direct invocation › says who it is from, as its client context %j does', (clientContext, operator) => {
+  const { arrived, clearDeadline } = receive({}, { ...CONTEXT, clientContext } as never);
+  clearDeadline();
+  expect(arrived).toEqual({ caller: 'direct', payload: {}, ...(operator && { operator }) });
+});
+
 describe('the deadline', () => {
   test.each(['after', 'onError'] as const)('ends with the event (%s)', async (end) => {
     const middleware = receiving();

@@ -58,7 +58,7 @@ class Api {
 let table: MemoryTable;
 let api: Api;
 let controller: AbortController;
-let options: Omit<ReconcileOptions, 'caller'> & { events: MemoryEvents };
+let options: Omit<ReconcileOptions, 'caller' | 'allPaused'> & { events: MemoryEvents };
 let remaining: number;
 useVirtualTime();
 beforeEach(() => {
@@ -95,7 +95,7 @@ async function runToEnd(one: DesiredState): Promise<unknown> {
   return ended;
 }
 const heartbeat = (one: DesiredState) =>
-  reconcile({ ...options, caller: 'heartbeat' }, one.barman_server, one.version);
+  reconcile({ ...options, caller: 'heartbeat', allPaused: false }, one.barman_server, one.version);
 
 // Parts of an item.
 const desiredOf = ({ version, cluster, target }: DesiredState) => ({
@@ -153,6 +153,24 @@ describe('reconcile', () => {
     options.facts.superseded = false;
     expect(await run(desired(9, 'a'))).toEqual({ exit_code: 1, message: BY_B });
     expect([options.facts.duplicate, options.facts.superseded, api.targets.length]).toEqual([true, true, 2]);
+  });
+
+  test.each([
+    [
+      'is recorded, but not applied',
+      undefined,
+      'Barman server main is paused: the desired state is recorded',
+    ],
+    ['is applied after the end of the pause', at(-1), undefined],
+  ])('an event while all servers are paused %s', async (_, until, error) => {
+    const paused = { at: at(-9_000), ...(until && { until }) };
+    table.items.set('@stage', { barman_server: '@stage', paused } as never);
+    const result = await run(A).catch((thrown: Error) => thrown);
+    if (error) expect(result).toMatchObject({ name: 'Busy', message: expect.stringContaining(error) });
+    expect(options.facts.recorded).toBe(true);
+    expect(table.item).toMatchObject({ desired: desiredOf(A) });
+    expect(table.item?.lease).toBeUndefined();
+    expect(table.item?.applied !== undefined).toBe(error === undefined);
   });
 
   test('records the desired state of a paused server, but does not apply it', async () => {

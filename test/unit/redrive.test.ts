@@ -28,7 +28,15 @@ const ofLambda = (requestPayload: unknown, change: object = {}) => ({
 let invoked: unknown[];
 let response: unknown;
 let item: Item | undefined;
+let inFlight: number;
+/** What the queue answers instead. */
+let refused: Partial<Record<'receive' | 'delete' | 'release', Error>>;
+/** What has happened, in order. */
+let happened: string[];
 beforeEach(() => {
+  inFlight = 0;
+  refused = {};
+  happened = [];
   invoked = [];
   response = { exit_code: 0, recorded: true, message: 'so it is' };
   item = undefined;
@@ -43,19 +51,31 @@ async function run(...bodies: unknown[]) {
   }));
   const queue: { visible: Message[]; invisible: Message[] } = { visible: messages, invisible: [] };
   const printed: string[] = [];
-  const log = vi.spyOn(console, 'log').mockImplementation((line) => void printed.push(line));
+  const log = vi.spyOn(console, 'log').mockImplementation((line) => {
+    printed.push(line);
+    happened.push(line);
+  });
   const without = (list: Message[], message: Message) => list.filter(({ id }) => id !== message.id);
+  const answer = (request: keyof typeof refused) => {
+    if (refused[request]) throw refused[request];
+  };
   const result = await redrive({
     queue: {
+      inFlight: async () => inFlight + queue.invisible.length,
       receive: async () => {
+        if (happened.length > 0) answer('receive');
         const received = queue.visible.splice(0, 2);
         queue.invisible.push(...received);
         return received;
       },
       delete: async (message) => {
+        answer('delete');
+        happened.push(`delete ${message.id}`);
         queue.invisible = without(queue.invisible, message);
       },
       release: async (message) => {
+        happened.push(`release ${message.id}`);
+        answer('release');
         queue.invisible = without(queue.invisible, message);
         queue.visible.push(message);
       },
@@ -68,13 +88,18 @@ async function run(...bodies: unknown[]) {
     },
   });
   log.mockRestore();
-  expect(queue.invisible).toEqual([]);
+  if (!refused.release) expect(queue.invisible).toEqual([]);
   return { ...result, printed, left: queue.visible.map(({ id }) => id) };
 }
 
 describe('redrive', () => {
   test('of an empty queue does nothing', async () => {
-    expect(await run()).toEqual({ deleted: 0, left: [], printed: ['0 deleted, 0 left in the queue'] });
+    expect(await run()).toEqual({
+      deleted: 0,
+      left: [],
+      inFlight: 0,
+      printed: ['0 deleted, 0 left in the queue'],
+    });
   });
 
   test.each([
@@ -83,6 +108,57 @@ describe('redrive', () => {
   ])('sends an event from %s as it was, and deletes it once it is recorded', async (_, body) => {
     expect(await run(body)).toMatchObject({ deleted: 1, left: [] });
     expect(invoked).toEqual([EVENT]);
+  });
+
+  test('says that a message is deleted once it is', async () => {
+    await run(EVENT);
+    expect(happened).toEqual(['delete m0', 'm0: deleted: so it is', '1 deleted, 0 left in the queue']);
+  });
+
+  test('leaves a message that could not be deleted, and says so', async () => {
+    refused.delete = new Error('AccessDenied');
+    const { deleted, left, printed } = await run(EVENT, EVENT);
+    expect([deleted, left]).toEqual([0, ['m0', 'm1']]);
+    expect(printed).toEqual([
+      'm0: left in the queue: so it is; but the message could not be deleted: AccessDenied; to send it again does no harm',
+      expect.stringMatching(/^m1: left in the queue: /),
+      '0 deleted, 2 left in the queue',
+    ]);
+  });
+
+  test('releases what is left also if the queue cannot be read any more', async () => {
+    response = null;
+    refused.receive = new Error('no queue');
+    await expect(run(EVENT, EVENT, EVENT)).rejects.toThrow('no queue');
+    expect(happened.slice(2)).toEqual(['release m0', 'release m1']);
+  });
+
+  test('says when a message that could not be released is visible again, and releases the others', async () => {
+    response = null;
+    refused.release = new Error('expired');
+    const { printed } = await run(EVENT, EVENT);
+    expect(happened.filter((line) => line.startsWith('release'))).toEqual(['release m0', 'release m1']);
+    expect(printed.slice(2)).toEqual([
+      'm0: visible again only in 10 minutes: expired',
+      'm1: visible again only in 10 minutes: expired',
+      '0 deleted, 2 left in the queue',
+    ]);
+  });
+
+  test('says that messages were in flight that it could not receive', async () => {
+    inFlight = 3;
+    const { inFlight: reported, printed } = await run(EVENT);
+    expect(reported).toBe(3);
+    expect(printed.slice(1)).toEqual([
+      '1 deleted, 0 left in the queue',
+      'When this began, about 3 more were in flight: another run had received them, perhaps one that was interrupted. ' +
+        'What it has not deleted is visible again within 10 minutes: run this again then.',
+    ]);
+  });
+
+  test('prints one line for each message, whatever it is answered', async () => {
+    response = { exit_code: 4, recorded: false, message: 'a\nm1: deleted: \u202eb' };
+    expect((await run(EVENT)).printed[0]).toBe('m0: left in the queue: a\\u000am1: deleted: \\u202eb');
   });
 
   test('deletes an event that is not to be followed', async () => {

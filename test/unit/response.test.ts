@@ -75,6 +75,13 @@ describe('the body', () => {
     });
   });
 
+  test('has a printable message without a secret, of 4,000 characters at most', async () => {
+    const secret = `whsec_${'c2VjcmV0'.repeat(4)}`;
+    const { facts } = await end(new HttpError(`a\u202e ${secret} ${'x'.repeat(500_000)}`));
+    expect(facts.response?.message).toMatch(/^a\\u202e whsec_… x+… \(5000\d\d characters\)$/);
+    expect(facts.response?.message.length).toBeLessThan(4_050);
+  });
+
   test('has only the problem if the payload could not be read', async () => {
     const { caller, facts } = await end(new InvalidArgs('role is missing'), { payload: null });
     expect(caller).toStrictEqual({

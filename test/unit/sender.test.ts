@@ -101,6 +101,13 @@ describe('the permission', () => {
     );
   });
 
+  test('is refused with ten names at most of clusters that have the secret', async () => {
+    const many = Array.from({ length: 11 }, (_, index) => secretOf(`clusters/c${index}`, new Set(['x'])));
+    await expect(run(many, 'c1', async () => undefined)).rejects.toThrow(
+      /clusters\/c9 and 1 more may not switch/,
+    );
+  });
+
   test('is refused with the names of all clusters that have the secret', async () => {
     await expect(run([a, b], 'c1', async () => undefined)).rejects.toThrow(
       /^the secret in clusters\/a, clusters\/b may not switch Barman server c1;/,

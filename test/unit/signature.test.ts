@@ -160,7 +160,8 @@ describe('a signed body', () => {
     ],
     [
       'signature',
-      'webhook with an invalid signature: it was not signed with a secret in webhook-secret or in clusters/NAME',
+      'webhook with an invalid signature: it matches no secret in webhook-secret; ' +
+        'if the right parameter is missing here, `npm run ledger -- --stage STAGE check` says why',
       { ...signed('{}'), body: '{ }' },
     ],
     [
@@ -170,6 +171,18 @@ describe('a signed body', () => {
     ],
   ])('is rejected for its %s, with the reason for the log: %s', async (why, message, event) => {
     await expect(read(event)).rejects.toMatchObject({ why, message });
+  });
+
+  test('is rejected with the names of the parameters that were tried last', async () => {
+    const of = (...names: string[]) => names.map((name) => secretOf(createSecret(), `clusters/${name}`));
+    const many = of(...Array.from({ length: 12 }, (_, index) => `c${index}`));
+    for (const [sources, named] of [
+      [source(of('a', 'b', 'b'), undefined), 'clusters/a, clusters/b;'],
+      [source(of('a'), of('c')), 'clusters/c;'],
+      [source(many, undefined), 'clusters/c8, clusters/c9 and 2 more;'],
+    ] as const) {
+      await expect(read(signed('{}'), sources)).rejects.toThrow(named);
+    }
   });
 
   test('may be signed with a secret that is found when the secrets are read again', async () => {

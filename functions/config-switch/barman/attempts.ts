@@ -5,6 +5,7 @@ import * as v from 'valibot';
 import { ATTEMPT_TIMEOUT, deadline, sleep } from '../deadline.ts';
 import { DeadlineExceeded, HttpError, httpErrorFrom, messageOf } from '../errors.ts';
 import { Agent, type Hooks, loadUndici } from '../http/agent.ts';
+import { parseJson } from '../http/json.ts';
 import { secureContextOf, type TlsCredentials } from '../http/tls.ts';
 import {
   expiredCertificate,
@@ -251,11 +252,12 @@ export class HttpClient implements AsyncDisposable {
     if (status < 200 || status > 299) throw refusalOf(status, text, { method, path });
     let json: unknown;
     try {
-      json = JSON.parse(text);
-    } catch {
-      throw unexpected(status, 'its body is not JSON');
+      json = parseJson(text);
+    } catch (error) {
+      throw unexpected(status, `its body is ${messageOf(error)}`);
     }
-    const result = v.safeParse(schema, json);
+    // Only the first issue is used; a long list can have millions.
+    const result = v.safeParse(schema, json, { abortEarly: true });
     if (result.success) return result.output;
     const [issue] = result.issues;
     throw unexpected(

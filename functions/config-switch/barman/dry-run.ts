@@ -1,13 +1,17 @@
 /** What a config switch would do, judged by the configuration that `/diagnose` reports. */
 
-import type { ConfigTarget } from '../target.ts';
-import type { Diagnosis } from './pg-backup-api.ts';
+import { type ConfigTarget, nameOf } from '../target.ts';
+import type { DiagnosedModel, DiagnosedServer, Diagnosis } from './pg-backup-api.ts';
+
+/** How many names a message has; of the others it has their number. */
+const MAX_NAMES = 10;
 
 /**
- * Checks whether server and model exist and belong together. The rules are those of `barman config-switch`
- * (barman.config, `ServerConfig.apply_model`).
+ * Checks whether server and model exist and belong together, and whether Barman would work with them. The
+ * rules are those of `barman config-switch` (barman.config, `ServerConfig.apply_model`) and of `barman cron`,
+ * which skips servers that are inactive or disabled (barman.cli, `cron`).
  *
- * @returns a sentence for the operator
+ * @returns a sentence for the operator; it names no server or model of other clusters
  */
 export function rehearse(
   { servers, models }: Diagnosis,
@@ -16,29 +20,88 @@ export function rehearse(
 ): string {
   const server = servers.get(barman_server);
   if (server === undefined) {
-    return `Barman has no server ${barman_server}, so the switch would end as HTTP_ERROR; ${known('servers', servers)}`;
+    return (
+      `Barman has no server ${barman_server}, so the switch would end as HTTP_ERROR; ` +
+      `it has ${count(servers.size, 'server')}; \`barman list-servers\` on the Barman host shows their names`
+    );
   }
   const active =
     server.active_model === null ? 'no model is active' : `model ${server.active_model} is active`;
+  const model = 'model' in target ? models.get(target.model) : undefined;
+  if ('model' in target) {
+    const failed = 'so the switch would end as CONFIG_SWITCH_FAILED';
+    if (model === undefined) {
+      return `Barman has no model ${target.model}, ${failed}; ${knownModels(models, server.cluster)}`;
+    }
+    if (model.cluster !== server.cluster) {
+      return (
+        `model ${target.model} belongs to cluster ${model.cluster} and server ${barman_server} to ${server.cluster}, ` +
+        `${failed}; give both the same "cluster" in Barman's configuration`
+      );
+    }
+  }
+  const obstacles = obstaclesTo(barman_server, server, model);
+  const unchanged = 'model' in target && server.active_model === target.model;
+  if (obstacles.length > 0) {
+    const ends = unchanged
+      ? `${nameOf(target)} is already active on ${barman_server}, but WAL may not flow`
+      : `a switch to ${nameOf(target)} would end as CONFIG_SWITCH_DONE, but WAL may not flow`;
+    return `${ends}: ${obstacles.join('; ')} (now ${active})`;
+  }
   if (!('model' in target)) {
     return `a switch would drop the active model of ${barman_server} (now ${active})`;
   }
-  const model = models.get(target.model);
-  if (model === undefined) {
-    return `Barman has no model ${target.model}, so the switch would end as CONFIG_SWITCH_FAILED; ${known('models', models)}`;
-  }
-  if (model.cluster !== server.cluster) {
-    return (
-      `model ${target.model} belongs to cluster ${model.cluster} and server ${barman_server} to ${server.cluster}, ` +
-      `so the switch would end as CONFIG_SWITCH_FAILED; give both the same "cluster" in Barman's configuration`
-    );
-  }
-  return server.active_model === target.model
+  return unchanged
     ? `model ${target.model} is already active on ${barman_server}; a switch would change nothing`
     : `a switch would apply model ${target.model} to ${barman_server} (now ${active})`;
 }
 
-function known(what: string, names: ReadonlyMap<string, unknown>): string {
-  const shown = [...names.keys()].slice(0, 10).join(', ');
-  return names.size === 0 ? `it has no ${what}` : `its ${what} are ${shown}${names.size > 10 ? ', …' : ''}`;
+/** Returns what keeps Barman from receiving WAL although a switch is DONE, each with its remedy. */
+function obstaclesTo(
+  name: string,
+  server: DiagnosedServer,
+  model: DiagnosedModel | undefined,
+): readonly string[] {
+  const obstacles: string[] = [];
+  // A model may set the first two as well.
+  if (!(model?.active ?? server.active)) {
+    obstacles.push(`server ${name} is inactive; set "active = true" in Barman's configuration`);
+  }
+  if (server.errors > 0) {
+    obstacles.push(
+      `Barman finds ${count(server.errors, 'error')} in the configuration of server ${name} as it is now` +
+        `${server.disabled ? ', and has disabled it' : ''}; \`barman check ${name}\` on the Barman host shows them`,
+    );
+  } else if (model?.disabled ?? server.disabled) {
+    obstacles.push(`server ${name} is disabled; set "disabled = false" in Barman's configuration`);
+  }
+  if (server.passive) {
+    obstacles.push(
+      `server ${name} is passive (primary_ssh_command): it copies from another Barman host; switch it there`,
+    );
+  }
+  const missing = [
+    ...(model?.conninfo === false ? ['conninfo'] : []),
+    ...(model?.streaming_conninfo === false && server.streaming_archiver ? ['streaming_conninfo'] : []),
+  ];
+  if (missing.length > 0) {
+    obstacles.push(
+      `the model does not set ${missing.join(' and ')}, so Barman would use what server ${name} has there; ` +
+        'add it to the model',
+    );
+  }
+  return obstacles;
+}
+
+/** Names the models of a cluster, and counts those of others. */
+function knownModels(models: Diagnosis['models'], cluster: string): string {
+  const own = [...models].filter(([, model]) => model.cluster === cluster).map(([name]) => name);
+  const others = models.size - own.length;
+  const rest = own.length > MAX_NAMES ? ` and ${own.length - MAX_NAMES} more` : '';
+  const names = own.length > 0 ? `: ${own.slice(0, MAX_NAMES).join(', ')}${rest}` : '';
+  return `cluster ${cluster} has ${count(own.length, 'model')}${names}; other clusters have ${others || 'none'}`;
+}
+
+function count(number: number, noun: string): string {
+  return `${number || 'no'} ${noun}${number === 1 ? '' : 's'}`;
 }

@@ -3,6 +3,10 @@
  */
 
 import { networkFailureOf } from '../http/network-errors.ts';
+import { cut, printable } from '../text.ts';
+
+/** Length of a message (characters): a key of JSON or the names in a certificate can be very long. */
+const MAX_MESSAGE = 1_000;
 
 /** A request without a usable response. The message says why, for the response and the log. */
 export class RequestFailure extends Error {
@@ -22,7 +26,7 @@ export class RequestFailure extends Error {
     traits: Partial<Pick<RequestFailure, 'transient' | 'begun' | 'doubtsCredentials' | 'status' | 'remedy'>>,
     options?: ErrorOptions,
   ) {
-    super(message, options);
+    super(cut(message, MAX_MESSAGE), options);
     this.transient = traits.transient ?? false;
     this.begun = traits.begun ?? 'no';
     this.doubtsCredentials = traits.doubtsCredentials ?? false;
@@ -206,7 +210,6 @@ function wordsOf(whole: string): string {
   } catch {
     words = body.replace(/<(script|style|title)[\s\S]*?<\/\1>/gi, ' ').replace(/<[^>]*>/g, ' ');
   }
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters must not reach the log
-  words = words.replace(/[\s\u0000-\u001f\u007f]+/g, ' ').trim();
+  words = printable(words.replace(/[\s\p{Cc}]+/gu, ' ').trim());
   return words.length > 300 ? `${words.slice(0, 300)}…` : words;
 }

@@ -39,25 +39,65 @@ const NEWEST = 3;
 /** So many lists of its operations that are 404 say that Barman does not have a server. */
 const UNKNOWN_SERVER_LISTS = 2;
 
-const CreatedOperation = v.object({
-  operation_id: v.pipe(v.string(), v.maxLength(255), v.regex(BARMAN_NAME)),
-});
+const OperationId = v.pipe(v.string(), v.maxLength(255), v.regex(BARMAN_NAME));
+const CreatedOperation = v.object({ operation_id: OperationId });
 const Operation = v.object({ status: v.picklist(['IN_PROGRESS', 'DONE', 'FAILED']) });
 export const Operations = v.object({
   operations: v.array(v.object({ id: v.string(), type: v.nullish(v.string()) })),
 });
-const Clustered = v.object({ cluster: v.nullish(v.string()) });
 const Status = v.string();
+/** An option of Barman that only a dry run reads: one of an unknown form must not end it. */
+const Option = v.optional(v.unknown());
+const Options = { cluster: v.nullish(v.string()), active: Option, disabled: Option };
 export const DiagnoseOutput = v.object({
-  servers: v.record(v.string(), v.object({ active_model: v.nullish(v.string()), config: Clustered })),
+  servers: v.record(
+    v.string(),
+    v.object({
+      active_model: v.nullish(v.string()),
+      // Not logged: an error can quote a conninfo.
+      msg_list: v.fallback(v.array(v.unknown()), []),
+      config: v.object({ ...Options, primary_ssh_command: Option, streaming_archiver: Option }),
+    }),
+  ),
   // Barman before 3.10 has no models.
-  models: v.optional(v.record(v.string(), v.object({ config: Clustered })), {}),
+  models: v.optional(
+    v.record(
+      v.string(),
+      v.object({ config: v.object({ ...Options, conninfo: Option, streaming_conninfo: Option }) }),
+    ),
+    {},
+  ),
 });
+
+/** A Barman server, with the active model applied. */
+export interface DiagnosedServer {
+  readonly active_model: string | null;
+  readonly cluster: string;
+  readonly active: boolean;
+  /** By its configuration, or by Barman because of errors in it. */
+  readonly disabled: boolean;
+  /** How many errors Barman finds in its configuration (`msg_list`). */
+  readonly errors: number;
+  /** It copies from another Barman host (`primary_ssh_command`). */
+  readonly passive: boolean;
+  readonly streaming_archiver: boolean;
+}
+
+/** A model of Barman. What it does not set is null in `/diagnose`, and remains as the server has it. */
+export interface DiagnosedModel {
+  readonly cluster: string;
+  /** Undefined: it does not set that. */
+  readonly active: boolean | undefined;
+  readonly disabled: boolean | undefined;
+  /** Whether it sets that. */
+  readonly conninfo: boolean;
+  readonly streaming_conninfo: boolean;
+}
 
 /** The part of `/diagnose` that matters to a switch. */
 export interface Diagnosis {
-  readonly servers: ReadonlyMap<string, { readonly active_model: string | null; readonly cluster: string }>;
-  readonly models: ReadonlyMap<string, { readonly cluster: string }>;
+  readonly servers: ReadonlyMap<string, DiagnosedServer>;
+  readonly models: ReadonlyMap<string, DiagnosedModel>;
 }
 
 /** What guards the POSTs of one config switch. */
@@ -155,12 +195,15 @@ export class PgBackupApi implements AsyncDisposable {
         if (isSent && begun === 'no') guard.inDoubt = false;
         isSent = false;
       },
-      beforeRetry: async ({ begun, status }) => {
+      beforeRetry: async (failure) => {
+        const { begun, status } = failure;
         // A POST looks the server up in the memory of one of pg-backup-api's workers; this GET makes one read
         // the configuration again, perhaps another one.
         if (status === 404 && !(await this.#isKnown(barman_server))) listsNotFound += 1;
         if (listsNotFound >= UNKNOWN_SERVER_LISTS) {
-          throw new HttpError('the list of its operations is 404, too: Barman does not have that server');
+          throw new HttpError('the list of its operations is 404, too: Barman does not have that server', {
+            cause: failure,
+          });
         }
         if (begun === 'no') return;
         const running = await this.findRunning(barman_server, guard.waits ? this.#options.signal : undefined);
@@ -314,15 +357,32 @@ export class PgBackupApi implements AsyncDisposable {
       timeout: DIAGNOSE_TIMEOUT,
     });
     return {
-      // The default of a server's cluster is its name (barman.config, ServerConfig.DEFAULTS).
       servers: new Map(
-        Object.entries(servers).map(([name, { active_model, config }]) => [
+        Object.entries(servers).map(([name, { active_model, msg_list, config }]) => [
           name,
-          { active_model: active_model ?? null, cluster: config.cluster ?? name },
+          {
+            active_model: active_model ?? null,
+            // The default of a server's cluster is its name (barman.config, ServerConfig.DEFAULTS).
+            cluster: config.cluster ?? name,
+            active: config.active !== false,
+            disabled: config.disabled === true,
+            errors: msg_list.length,
+            passive: typeof config.primary_ssh_command === 'string',
+            streaming_archiver: config.streaming_archiver === true,
+          },
         ]),
       ),
       models: new Map(
-        Object.entries(models).map(([name, { config }]) => [name, { cluster: config.cluster ?? '' }]),
+        Object.entries(models).map(([name, { config }]) => [
+          name,
+          {
+            cluster: config.cluster ?? '',
+            active: typeof config.active === 'boolean' ? config.active : undefined,
+            disabled: typeof config.disabled === 'boolean' ? config.disabled : undefined,
+            conninfo: config.conninfo !== null,
+            streaming_conninfo: config.streaming_conninfo !== null,
+          },
+        ]),
       ),
     };
   }
@@ -356,7 +416,10 @@ export class PgBackupApi implements AsyncDisposable {
   async #newestOperations(barman_server: string): Promise<string[]> {
     try {
       const operations = await this.#listOperations(barman_server);
-      const ids = operations.filter(({ type }) => type === 'config_switch').map(({ id }) => id);
+      // An id of another form is not one of ours, and must not reach a URL or the log.
+      const ids = operations
+        .filter(({ id, type }) => type === 'config_switch' && v.is(OperationId, id))
+        .map(({ id }) => id);
       return ids.sort().reverse().slice(0, NEWEST);
     } catch (error) {
       if (!answerOf(error)) throw error;
@@ -382,7 +445,7 @@ export class PgBackupApi implements AsyncDisposable {
 }
 
 /** Returns the refusal of pg-backup-api itself, if that is what an error is about. */
-function answerOf(error: unknown): RequestFailure | undefined {
+export function answerOf(error: unknown): RequestFailure | undefined {
   for (let cause = error; cause instanceof Error; cause = cause.cause) {
     if (cause instanceof RequestFailure && cause.isAnswer) return cause;
   }

@@ -15,7 +15,9 @@ const EVENT_ID = /^[!-~]{1,128}$/;
 export type Arrived =
   /** `event` is absent if it is not in payload format 2.0. */
   | { readonly caller: 'http'; readonly event?: APIGatewayProxyEventV2 }
-  | { readonly caller: 'eventbridge' | 'direct'; readonly payload: unknown };
+  | { readonly caller: 'eventbridge'; readonly payload: unknown }
+  /** `operator` is who the CLI says it is; for the log only. */
+  | { readonly caller: 'direct'; readonly payload: unknown; readonly operator?: string };
 
 /** An event, which stays the same on its way; what is found out about it is in its facts. */
 export interface Event extends Invocation {

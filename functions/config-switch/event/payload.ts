@@ -5,6 +5,7 @@
 import * as v from 'valibot';
 import { InvalidArgs } from '../errors.ts';
 import { BARMAN_NAME } from '../target.ts';
+import { printable, quotedKey } from '../text.ts';
 
 const MAX_NAME_LENGTH = 255;
 /** Problems named in one message: a body of 16 KB can have thousands of unknown keys. */
@@ -88,7 +89,7 @@ export function parseRoleChange(payload: unknown): RoleChange {
 
   const problems = [
     ...(result.issues ?? []).map((issue) => `${v.getDotPath(issue)} ${issue.message}${received(issue)}`),
-    ...unknownKeys.map((key) => `${excerpt(key)} is an unknown key`),
+    ...unknownKeys.map((key) => `${printable(quotedKey(key))} is an unknown key`),
   ];
   const listed = problems.slice(0, MAX_PROBLEMS);
   if (problems.length > listed.length) listed.push(`and ${problems.length - listed.length} more problems`);
@@ -116,10 +117,10 @@ function received(issue: v.BaseIssue<unknown>): string {
 }
 
 /**
- * Returns a value, cut to 80 characters for a message. JSON escapes control characters and lone surrogates.
+ * Returns a value, cut to 80 characters for a message, and printable.
  */
 export function excerpt(value: unknown): string {
   if (typeof value === 'object' && value !== null) return Array.isArray(value) ? 'an array' : 'an object';
   const text = typeof value === 'string' ? JSON.stringify(value) : String(value);
-  return text.length > 80 ? `${text.slice(0, 80)}…` : text;
+  return printable(text.length > 80 ? `${text.slice(0, 80)}…` : text);
 }

@@ -48,7 +48,15 @@ export function receive(event: unknown, context: Context): Event {
     const event_id = isEventId(event.id) ? event.id : context.awsRequestId;
     return received({ caller: 'eventbridge', payload: event.detail }, arrivedAt, event_id);
   }
-  return received({ caller: 'direct', payload: event }, now, context.awsRequestId);
+  const operator = operatorOf(context);
+  const direct = { caller: 'direct', payload: event, ...(operator && { operator }) } as const;
+  return received(direct, now, context.awsRequestId);
+}
+
+/** Returns who invokes the function, as the client context says (cli/ledger.ts). */
+function operatorOf({ clientContext }: Context): string | undefined {
+  const { operator } = Object(Object(clientContext).custom);
+  return typeof operator === 'string' ? operator.slice(0, MAX_LOGGED) : undefined;
 }
 
 /**

@@ -13,6 +13,7 @@ import {
   WrongCluster,
 } from '../errors.ts';
 import { ExitCode, type ExitStatus, exitStatus, type Result } from '../exit-code.ts';
+import { forLog } from '../text.ts';
 import type { Event, ResponseBody } from './event.ts';
 
 /** What a program reads of a response. */
@@ -83,7 +84,7 @@ function responseBody({ event_id, request_id, facts }: Event, result: Result | E
   return {
     exit_code,
     exit_status: exitStatus(exit_code),
-    message,
+    message: forLog(message),
     ...(roleChange && { cluster: roleChange.cluster, barman_server: roleChange.barman_server }),
     ...(roleChange?.barman_model !== undefined && { barman_model: roleChange.barman_model }),
     ...(roleChange?.reset && { reset: true }),

@@ -5,9 +5,16 @@
  */
 
 import { Rejected, WrongCluster } from '../errors.ts';
+import { listOf } from '../text.ts';
 import type { Event } from './event.ts';
 import { parseJson, type RoleChange } from './payload.ts';
-import { type Secret, type SecretSource, type SignedWebhook, signedWebhook } from './signature.ts';
+import {
+  parametersOf,
+  type Secret,
+  type SecretSource,
+  type SignedWebhook,
+  signedWebhook,
+} from './signature.ts';
 
 const authenticated: unique symbol = Symbol('authenticated');
 const permitted: unique symbol = Symbol('permitted');
@@ -67,7 +74,7 @@ export async function authorise(
   // Without new values the old ones decide.
   const renewed = await source.rereadSecrets(signal).catch(() => undefined);
   if (renewed && maySwitch(webhook.matchingOf(renewed), barman_server)) return allowed;
-  const parameters = [...new Set(webhook.matching.map(({ parameter }) => parameter))].join(', ');
+  const parameters = listOf(parametersOf(webhook.matching));
   throw new WrongCluster(
     `the secret in ${parameters} may not switch Barman server ${barman_server}; add the server there, or sign with the secret of its own cluster`,
   );

@@ -6,6 +6,7 @@ import { isUtf8 } from 'node:buffer';
 import { createHmac, type KeyObject, timingSafeEqual } from 'node:crypto';
 import type { APIGatewayProxyEventV2 } from 'aws-lambda';
 import { HttpError, InvalidArgs, Rejected } from '../errors.ts';
+import { listOf } from '../text.ts';
 import { isEventId } from './event.ts';
 import { excerpt } from './payload.ts';
 
@@ -81,10 +82,15 @@ export async function signedWebhook(
   const body = Buffer.from(sent, encoding);
 
   const matchingOf = (secrets: readonly Secret[]) => matchingSecrets(secrets, headers, body);
+  let tried: readonly Secret[];
   let matching: readonly Secret[];
   try {
-    matching = matchingOf(await source.secrets(signal));
-    if (matching.length === 0) matching = matchingOf((await source.rereadSecrets(signal)) ?? []);
+    tried = await source.secrets(signal);
+    matching = matchingOf(tried);
+    if (matching.length === 0) {
+      tried = (await source.rereadSecrets(signal)) ?? tried;
+      matching = matchingOf(tried);
+    }
   } catch (error) {
     if (!(error instanceof HttpError)) throw error;
     throw new Rejected('secret unreadable', `webhook not verified: ${error.message}`, { cause: error });
@@ -92,7 +98,8 @@ export async function signedWebhook(
   if (matching.length === 0) {
     throw new Rejected(
       'signature',
-      'webhook with an invalid signature: it was not signed with a secret in webhook-secret or in clusters/NAME',
+      `webhook with an invalid signature: it matches no secret in ${listOf(parametersOf(tried))}; ` +
+        'if the right parameter is missing here, `npm run ledger -- --stage STAGE check` says why',
     );
   }
   if (isStale(headers, arrival)) {
@@ -152,6 +159,11 @@ export function matchingSecrets(
     const expected = Buffer.from(`v1,${hmac.digest('base64')}`);
     return given.some((one) => one.length === expected.length && timingSafeEqual(one, expected));
   });
+}
+
+/** Returns the names of the parameters that have some secrets. */
+export function parametersOf(secrets: readonly Secret[]): readonly string[] {
+  return [...new Set(secrets.map(({ parameter }) => parameter))];
 }
 
 /**

@@ -76,13 +76,21 @@ export function networkFailureOf(error: unknown): NetworkFailure | undefined {
   return { kind: 'unusable', code, reason: error.message, sent: true };
 }
 
+/** Who reads an error, and can do something about it: the function's operator, or who runs a command. */
+export type Reader = 'function' | 'command';
+
+/** Errors of the SDK, and of AWS, that mean that there are no valid credentials. */
+const NO_CREDENTIALS =
+  /^(Credentials|TokenProvider|ExpiredToken|InvalidClientTokenId|InvalidAccessKeyId|UnrecognizedClient|InvalidSignature|SignatureDoesNotMatch)/;
+
 /**
- * Explains an error of the AWS SDK.
+ * Explains an error of the AWS SDK to the function's operator.
  *
  * @param error what the SDK threw: errors of the service have a name, those of the network a code
  * @param service such as SSM
  * @param route what may lead to it, such as "a gateway endpoint or a NAT"
  * @param remedies error name → what to do, or a text instead of the name
+ * @param reader `command`: it is explained to who runs a command instead, whose role and network are others
  * @returns the cause in AWS's words, and the remedy
  */
 export function explainSdkError(
@@ -90,7 +98,9 @@ export function explainSdkError(
   service: string,
   route: string,
   remedies: Readonly<Record<string, string>>,
+  reader: Reader = 'function',
 ): string {
+  if (reader === 'command') return explainToOperator(error, service);
   const name = error instanceof Error ? error.name : 'unknown error';
   const remedy = remedies[name];
   if (remedy !== undefined) return `${name}; ${remedy}`;
@@ -99,6 +109,25 @@ export function explainSdkError(
   if (code === 'EAI_AGAIN') return `${code}; its host name ${UNRESOLVED}`;
   if (code === undefined && name !== 'TimeoutError') return name;
   return `${code ?? name}; the function's subnets need a route to ${service}: ${route}`;
+}
+
+/**
+ * Explains an error of the AWS SDK to who runs a command.
+ *
+ * @returns the cause in AWS's words, which name the role and the resource, and the remedy
+ */
+export function explainToOperator(error: unknown, service: string): string {
+  if (!(error instanceof Error)) return String(error);
+  const { name, message } = error;
+  const words = `${name}: ${message}`;
+  if (NO_CREDENTIALS.test(name)) {
+    return `${words}; sign in to AWS, for example with \`aws sso login\`, and set AWS_PROFILE to your profile; \`aws sts get-caller-identity\` shows who you are`;
+  }
+  if (/^AccessDenied/.test(name)) return `${words}; your role needs the permissions of docs/iam/operate.json`;
+  const code = codeOf(error);
+  if (code === undefined && name !== 'TimeoutError') return words;
+  const region = process.env.AWS_REGION;
+  return `${code ?? name}; there is no connection from here to ${service} in ${region}; check --region, and your network`;
 }
 
 /** Returns the code of an error or, if several addresses were tried, of one of its errors. */

@@ -4,10 +4,15 @@ import type { Item } from './item.ts';
 
 export type Attribute = Exclude<keyof Item, 'barman_server'>;
 /** An attribute, or a part of one that is a map. */
-export type Path = keyof Item | 'desired.version' | 'applied.version' | 'lease.token';
+export type Path = keyof Item | 'diagnose_until' | 'desired.version' | 'applied.version' | 'lease.token';
 
 /** New values; null removes the attribute. */
 export type Change = { readonly [A in Attribute]?: Exclude<Item[A], undefined> | null };
+
+/** What an attribute may have. */
+export type Value = string | number | boolean | readonly Value[] | { readonly [part: string]: Value };
+/** A change of any item. */
+export type StoredChange = Readonly<Record<string, Value | null>>;
 
 export type Comparison =
   | readonly [Path, 'absent']
@@ -49,7 +54,7 @@ export interface Table {
   /** Returns the whole item after the change, or undefined if the condition is false */
   update(
     barman_server: string,
-    change: Change,
+    change: StoredChange,
     condition: Condition,
     signal: AbortSignal,
   ): Promise<Stored | undefined>;

@@ -15,8 +15,8 @@ import {
 } from '@aws-sdk/client-dynamodb';
 import { within } from '../deadline.ts';
 import { DeadlineExceeded, LedgerError } from '../errors.ts';
-import { explainSdkError } from '../http/network-errors.ts';
-import type { Change, Comparison, Condition, Stored, Table } from './conditions.ts';
+import { explainSdkError, type Reader } from '../http/network-errors.ts';
+import type { Comparison, Condition, Stored, StoredChange, Table, Value } from './conditions.ts';
 import type { EventTable, StoredEvent } from './events.ts';
 
 /** Time-outs (ms): DynamoDB responds within a few milliseconds, so a request that hangs is repeated early. */
@@ -28,6 +28,12 @@ const CLIENT = {
 /** The client for all tables, created at the first request. */
 export class LedgerClient {
   #client: DynamoDBClient | undefined;
+  readonly #reader: Reader;
+
+  /** @param reader of the errors */
+  constructor(reader: Reader = 'function') {
+    this.#reader = reader;
+  }
 
   /**
    * Sends requests to one table of the ledger.
@@ -51,10 +57,12 @@ export class LedgerClient {
       if (signal.aborted) throw new DeadlineExceeded('time ran out before the ledger responded', cause);
       if (error instanceof LedgerError) throw error;
       if (error instanceof ConditionalCheckFailedException) return undefined;
-      const reason = explainSdkError(error, 'DynamoDB', 'a gateway endpoint or a NAT', {
-        ResourceNotFoundException: `table ${table} does not exist in ${process.env.AWS_REGION}; deploy the stage again`,
+      const remedies = {
+        ResourceNotFoundException: `table ${table} does not exist in ${process.env.AWS_REGION}; restore it: docs/operations.md#a-lost-table`,
         AccessDeniedException: `the function's role needs the actions of infra/function/iam.yml on table ${table}`,
-      });
+      };
+      const route = 'a gateway endpoint or a NAT';
+      const reason = explainSdkError(error, 'DynamoDB', route, remedies, this.#reader);
       throw new LedgerError(`the ledger is unavailable: ${reason}`, cause);
     }
   }
@@ -83,7 +91,7 @@ export class DynamoDbTable implements Table {
 
   update(
     barman_server: string,
-    change: Change,
+    change: StoredChange,
     condition: Condition,
     signal: AbortSignal,
   ): Promise<Stored | undefined> {
@@ -164,7 +172,7 @@ export class DynamoDbEvents implements EventTable {
 }
 
 /** Composes DynamoDB's expressions. Each part of a path is an alias `#…`, since it could be a reserved word. */
-function expressions(change: Change, condition: Condition) {
+function expressions(change: StoredChange, condition: Condition) {
   const names: Record<string, string> = {};
   const values: Record<string, AttributeValue> = {};
   const name = (path: string) => {
@@ -202,8 +210,6 @@ function expressions(change: Change, condition: Condition) {
   };
 }
 
-type Value = string | number | boolean | { readonly [part: string]: Value };
-
 function toAttribute(value: Value): AttributeValue {
   switch (typeof value) {
     case 'string':
@@ -213,6 +219,7 @@ function toAttribute(value: Value): AttributeValue {
     case 'boolean':
       return { BOOL: value };
     default:
+      if (isList(value)) return { L: value.map(toAttribute) };
       return { M: Object.fromEntries(Object.entries(value).map(([part, of]) => [part, toAttribute(of)])) };
   }
 }
@@ -220,8 +227,19 @@ function toAttribute(value: Value): AttributeValue {
 /** Returns the values of the types that are written; those of others are left to the schema as they are. */
 function fromAttributes(attributes: Record<string, AttributeValue>): Stored {
   const values = Object.entries(attributes).map(([name, attribute]) => {
-    const { S, N, BOOL, M } = attribute;
-    return [name, M ? fromAttributes(M) : N === undefined ? (S ?? BOOL ?? attribute) : Number(N)];
+    return [name, fromAttribute(attribute)];
   });
   return Object.fromEntries(values);
+}
+
+function fromAttribute(attribute: AttributeValue): unknown {
+  const { S, N, BOOL, M, L } = attribute;
+  if (M) return fromAttributes(M);
+  if (L) return L.map(fromAttribute);
+  return N === undefined ? (S ?? BOOL ?? attribute) : Number(N);
+}
+
+/** As `Array.isArray`, which does not know arrays that are read-only. */
+function isList(value: Value): value is readonly Value[] {
+  return Array.isArray(value);
 }

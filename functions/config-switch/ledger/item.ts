@@ -14,7 +14,7 @@ export interface DesiredState {
 }
 
 /** ISO 8601 in UTC with milliseconds, so that times compare as text. */
-const Time = v.pipe(
+export const Time = v.pipe(
   v.string(),
   v.check((text) => !Number.isNaN(Date.parse(text)), 'a time such as 2026-11-23T06:10:00.000Z'),
 );
@@ -48,12 +48,13 @@ const Item = v.object({
   next_attempt_at: v.exactOptional(Time),
   last_error: v.exactOptional(v.string()),
   /**
-   * True while the operator wants nothing sent to Barman, since when, and until when if the pause ends by
-   * itself.
+   * True while the operator wants nothing sent to Barman, since when, until when if the pause ends by itself,
+   * and why.
    */
   paused: v.exactOptional(v.boolean()),
   paused_at: v.exactOptional(Time),
   paused_until: v.exactOptional(Time),
+  pause_reason: v.exactOptional(v.string()),
   /** The leader that Patroni last named, since when, and since when its model is not the desired one. */
   leader: v.exactOptional(v.string()),
   leader_since: v.exactOptional(Time),

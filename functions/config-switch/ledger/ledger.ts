@@ -42,18 +42,22 @@ import { ATTEMPT_TIMEOUT } from '../deadline.ts';
 import { messageOf } from '../errors.ts';
 import { targetText } from '../target.ts';
 import {
+  absent,
   applyAgainAtIs,
   type Change,
   type Condition,
   desiredIs,
+  either,
   isDesired,
   leaderIs,
   leasedBy,
+  less,
   newerThanApplied,
   newerThanDesired,
   noDesiredState,
   noLease,
   notPaused,
+  type StoredChange,
   type Table,
 } from './conditions.ts';
 import {
@@ -66,6 +70,7 @@ import {
   readItem,
   timeOf,
 } from './item.ts';
+import { type HeartbeatReport, isServer, readStage, STAGE_KEY, type StageItem } from './stage.ts';
 
 /** How long a lease allows POSTs, from when it was acquired (ms). */
 export const POST_WINDOW = 8_000;
@@ -108,10 +113,11 @@ export interface Unreadable {
   readonly message: string;
 }
 
-/** All servers of the ledger. */
+/** All servers of the ledger, and what the last heartbeat found. */
 export interface Servers {
   readonly items: readonly Item[];
   readonly unreadable: readonly Unreadable[];
+  readonly stage: StageItem;
 }
 
 /**
@@ -151,14 +157,22 @@ export class Ledger {
   async all(signal: AbortSignal): Promise<Servers> {
     const items: Item[] = [];
     const unreadable: Unreadable[] = [];
+    let stage: StageItem = {};
     for (const stored of await this.#table.scan(signal)) {
+      if (stored.barman_server === STAGE_KEY) stage = readStage(stored);
+      if (!isServer(stored.barman_server)) continue;
       try {
         items.push(readItem(stored));
       } catch (error) {
         unreadable.push({ barman_server: stored.barman_server, message: messageOf(error) });
       }
     }
-    return { items, unreadable };
+    return { items, unreadable, stage };
+  }
+
+  /** Returns what the ledger remembers of the whole stage. */
+  async stage(signal: AbortSignal): Promise<StageItem> {
+    return readStage(await this.#table.get(STAGE_KEY, signal));
   }
 
   /** Returns whether this is the newest desired state now */
@@ -290,6 +304,29 @@ export class Ledger {
     return this.#write(barman_server, change, [desiredIs(desired.version), noLease], signal);
   }
 
+  /** Writes what a heartbeat found. */
+  async report(heartbeat: HeartbeatReport, signal: AbortSignal): Promise<void> {
+    await this.#table.update(STAGE_KEY, { heartbeat }, [], signal);
+  }
+
+  /**
+   * Acquires the right to ask `/diagnose`: one at a time, as it keeps pg-backup-api's only worker busy.
+   *
+   * @param time how long it may take (ms)
+   * @returns whether no other invocation has it
+   */
+  acquireDiagnosis(time: number, signal: AbortSignal): Promise<boolean> {
+    const now = Date.now();
+    const diagnose_until = new Date(now + time).toISOString();
+    const isFree = either(absent('diagnose_until'), less('diagnose_until', new Date(now).toISOString()));
+    return this.#write(STAGE_KEY, { diagnose_until }, [isFree], signal);
+  }
+
+  /** Gives it back; not after one that was given up, which goes on for pg-backup-api. */
+  async releaseDiagnosis(signal: AbortSignal): Promise<void> {
+    await this.#table.update(STAGE_KEY, { diagnose_until: null }, [], signal);
+  }
+
   /** Returns what an application changes: whether the item is settled, or when to apply again. */
   #settle({ item, acquiredAt }: EndedLease, version: string): Change {
     if (item.unsettled_since === undefined) return { apply_again_at: null };
@@ -308,7 +345,7 @@ export class Ledger {
   /** Returns whether the condition was true, so that the change is written */
   async #write(
     barman_server: string,
-    change: Change,
+    change: StoredChange,
     condition: Condition,
     signal: AbortSignal,
   ): Promise<boolean> {

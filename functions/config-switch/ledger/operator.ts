@@ -4,12 +4,20 @@ import { eventTimeOf } from '../version.ts';
 import { absent, type Change, desiredIs, equals, exists, noLease, type Table } from './conditions.ts';
 import { type Item, isPending, isRecorded, readItem } from './item.ts';
 import type { Ledger } from './ledger.ts';
+import { STAGE_KEY } from './stage.ts';
 
 /**
  * How long ago the desired state must have been recorded when its server may be forgotten (ms): longer than
  * any older event can arrive, whose failure queue keeps it for 14 days.
  */
 const FORGET_AFTER = 15 * 24 * 3_600_000;
+
+/** How long a pause lasts, and why. */
+export interface Pause {
+  /** When it ends by itself (ms since the epoch); undefined: `resume` ends it. */
+  readonly until?: number | undefined;
+  readonly reason?: string | undefined;
+}
 
 /** The operator's writes. Each throws what the table throws. */
 export class Operator {
@@ -28,20 +36,37 @@ export class Operator {
   }
 
   /**
-   * Stops the POSTs for a server; events are recorded meanwhile. One that was allowed before may still arrive
-   * until the lease expires.
-   *
-   * @param until when the pause ends by itself (ms since the epoch); undefined: `resume` ends it
-   * @returns undefined for an unknown server
+   * Stops the POSTs for a server, also for one without an item; events are recorded meanwhile. One that was
+   * allowed before may still arrive until the lease expires.
    */
-  pause(barman_server: string, until: number | undefined, signal: AbortSignal): Promise<Item | undefined> {
+  async pause(barman_server: string, { until, reason }: Pause, signal: AbortSignal): Promise<Item> {
     const change: Change = {
       paused: true,
       paused_at: new Date().toISOString(),
       paused_until: until === undefined ? null : new Date(until).toISOString(),
+      pause_reason: reason ?? null,
       next_attempt_at: null,
     };
-    return this.#existing(barman_server, change, signal);
+    const stored = await this.#table.update(barman_server, change, [], signal);
+    return readItem(stored ?? { barman_server });
+  }
+
+  /**
+   * Stops the POSTs for all servers, later ones included. An invocation that has begun before does not know
+   * it; it ends within 30 s.
+   */
+  async pauseAll({ until, reason }: Pause, signal: AbortSignal): Promise<void> {
+    const paused = {
+      at: new Date().toISOString(),
+      ...(until !== undefined && { until: new Date(until).toISOString() }),
+      ...(reason !== undefined && { reason }),
+    };
+    await this.#table.update(STAGE_KEY, { paused }, [], signal);
+  }
+
+  /** Ends the pause of all servers; those that are paused themselves stay so. */
+  async resumeAll(signal: AbortSignal): Promise<void> {
+    await this.#table.update(STAGE_KEY, { paused: null }, [], signal);
   }
 
   /**
@@ -55,7 +80,7 @@ export class Operator {
       if (!item) return undefined;
       const { desired } = item;
       const change: Change = {
-        ...{ paused: null, paused_at: null, paused_until: null, next_attempt_at: null },
+        ...{ paused: null, paused_at: null, paused_until: null, pause_reason: null, next_attempt_at: null },
         ...(desired && { desired: { ...desired, recorded_at: new Date().toISOString() } }),
       };
       // A newer desired state may be recorded meanwhile.
@@ -83,6 +108,17 @@ export class Operator {
       absent('unsettled_since'),
     ];
     return this.#table.delete(barman_server, [noLease, ...unchanged], signal);
+  }
+
+  /**
+   * Deletes the item of a server that Barman does not have, whatever is pending for it.
+   *
+   * @param item as it was read
+   * @returns whether it was without a lease, and nothing newer was recorded since
+   */
+  async forgetUnknown({ barman_server, desired }: Item, signal: AbortSignal): Promise<boolean> {
+    const unchanged = desired ? desiredIs(desired.version) : absent('desired');
+    return this.#table.delete(barman_server, [exists, noLease, unchanged], signal);
   }
 
   /**

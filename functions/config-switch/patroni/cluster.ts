@@ -7,6 +7,7 @@ import { createSecretKey, type KeyObject } from 'node:crypto';
 import { BlockList, isIP } from 'node:net';
 import * as v from 'valibot';
 import { BARMAN_NAME } from '../target.ts';
+import { pathOf, quotedKey } from '../text.ts';
 
 /** Barman's default for the option `streaming_archiver_name` (barman(5)). */
 const STREAMING_ARCHIVER_NAME = 'barman_receive_wal';
@@ -59,7 +60,7 @@ const mapOf = <K extends v.GenericSchema<string>, V extends v.GenericSchema>(
       const map = new Map<string, v.InferOutput<V>>();
       for (const [name, member] of Object.entries(input)) {
         const [wrongName] = v.safeParse(key, name).issues ?? [];
-        if (wrongName) addIssue({ message: `${JSON.stringify(name)} ${wrongName.message}` });
+        if (wrongName) addIssue({ message: `${quotedKey(name)} ${wrongName.message}` });
         const result = v.safeParse(value, member);
         if (result.success) map.set(name, result.output);
         for (const { message, path = [] } of result.issues ?? []) {
@@ -167,12 +168,12 @@ export function parseCluster(clusterName: string, text: string): Cluster {
     throw new Error('is not a JSON object');
   const result = v.safeParse(Settings, json);
   const problems = [
-    ...(result.issues ?? []).map((issue) => `${v.getDotPath(issue)} ${issue.message}`),
+    ...(result.issues ?? []).map((issue) => `${pathOf(issue.path)} ${issue.message}`),
     ...Object.keys(json)
       .filter((key) => !Object.hasOwn(Settings.entries, key))
       .map(
         (key) =>
-          `${JSON.stringify(key)} is an unknown key; valid keys: ${Object.keys(Settings.entries).join(', ')}`,
+          `${quotedKey(key)} is an unknown key; valid keys: ${Object.keys(Settings.entries).join(', ')}`,
       ),
   ];
   if (!result.success || problems.length > 0) throw new Error(`is malformed: ${problems.join('; ')}`);

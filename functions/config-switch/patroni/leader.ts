@@ -109,7 +109,7 @@ function leaderNamed(cluster: Cluster, answers: Answers): string {
   for (const [node, answer] of answers) {
     if ('error' in answer || answer.status !== 200) continue;
     const { host } = node;
-    const { success, output } = v.safeParse(ClusterBody, answer.body);
+    const { success, output } = v.safeParse(ClusterBody, answer.body, { abortEarly: true });
     if (!success) throw new Unknown(`${host} answered something else than a cluster`);
     if (output.scope !== undefined && output.scope !== cluster.scope) {
       throw new Unknown(`${host} belongs to scope ${output.scope}, not ${cluster.scope}`);
@@ -137,7 +137,7 @@ function leaderConfirmed(cluster: Cluster, leader: string, answers: Answers): Le
   let confirmed: Leader | undefined;
   for (const [{ host }, answer] of answers) {
     if ('error' in answer || answer.status !== 200) continue;
-    const { success, output } = v.safeParse(LeaderBody, answer.body);
+    const { success, output } = v.safeParse(LeaderBody, answer.body, { abortEarly: true });
     if (!success) throw new Unknown(`${host} answered something else than its state`);
     const { role, patroni, dcs_last_seen, cluster_unlocked, failsafe_mode_is_active } = output;
     const { name, scope } = patroni;

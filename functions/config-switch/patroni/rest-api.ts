@@ -2,6 +2,7 @@
 
 import { messageOf } from '../errors.ts';
 import { Agent } from '../http/agent.ts';
+import { parseJson } from '../http/json.ts';
 import { networkFailureOf } from '../http/network-errors.ts';
 import { secureContextOf, type TlsSettings } from '../http/tls.ts';
 
@@ -72,7 +73,7 @@ export class PatroniClient implements AsyncDisposable {
 
 function parse(text: string): unknown {
   try {
-    return JSON.parse(text);
+    return parseJson(text);
   } catch {
     return undefined;
   }

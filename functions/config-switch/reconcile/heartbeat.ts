@@ -8,6 +8,8 @@
  */
 
 import type { PgBackupApi } from '../barman/pg-backup-api.ts';
+import { deadline } from '../deadline.ts';
+import { messageOf } from '../errors.ts';
 import { ExitCode, type Result } from '../exit-code.ts';
 import { type Facts, type Invocation, newFacts } from '../invocation.ts';
 import {
@@ -23,7 +25,10 @@ import {
   timeOf,
 } from '../ledger/item.ts';
 import type { Ledger, Servers, Unreadable } from '../ledger/ledger.ts';
+import { type ClusterReport, isStagePaused, type Lasting, type StageItem } from '../ledger/stage.ts';
+import type { Cluster } from '../patroni/cluster.ts';
 import type { Observed } from '../patroni/observe-clusters.ts';
+import { type States, whatLasts } from './lasting.ts';
 import { type ObservationResult, recordObservations } from './observations.ts';
 import { BarmanHost } from './probe.ts';
 import { type ReconcileOptions, reconcile } from './reconcile.ts';
@@ -36,6 +41,10 @@ const AT_ONCE = 4;
  * response, or its operation, would be in doubt.
  */
 const SPARE_TIME = 3_000;
+/** Time limit of the report, which may begin at the deadline (ms). */
+const REPORT_TIME = 1_000;
+/** Maximum length of a reason in the ledger (characters): an item has at most 400 KB. */
+const REASON_LENGTH = 500;
 
 export interface HeartbeatOptions extends Pick<Invocation, 'signal' | 'remaining' | 'facts'> {
   readonly ledger: Ledger;
@@ -53,6 +62,10 @@ export interface HeartbeatOptions extends Pick<Invocation, 'signal' | 'remaining
   readonly operationTimeout: number;
   /** Between two heartbeats (ms). */
   readonly interval: number;
+  /** The version of this project. */
+  readonly version: string;
+  /** Returns the Barman servers that each cluster lists; none if the parameters are unavailable. */
+  readonly clusters: () => Promise<readonly Pick<Cluster, 'name' | 'servers'>[]>;
   /** Asks Patroni for the leaders. @throws HttpError if that cannot be tried */
   readonly observe: () => Promise<readonly Observed[]>;
   /** Called after each server that was reconciled, or failed. */
@@ -75,10 +88,17 @@ export interface Heartbeat extends Applied {
   readonly unreachable?: string | undefined;
   /** The certificate that expires first: its parameter, and the whole days until then. */
   readonly certificate?: { readonly parameter: string; readonly daysLeft: number } | undefined;
+  /** Why what it found is not in the ledger, if it is not. */
+  readonly unreported?: string;
   /** What follows from what Patroni says. */
   readonly observed: ObservationResult;
-  /** Servers whose item, or whose operations in Barman, cannot be read. */
-  readonly unreadable: readonly Unreadable[];
+  /**
+   * Servers that could not be switched now: their item cannot be read, or pg-backup-api responds, but not for
+   * them.
+   */
+  readonly notReady: readonly Unreadable[];
+  /** What has entered a state since the last heartbeat. */
+  readonly entered: States;
 }
 
 /** What was pending, and is now. */
@@ -110,35 +130,112 @@ export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
   const before = await ledger.all(signal);
   const host = new BarmanHost(options);
   const expired = before.items.filter(isExpired);
-  const [certificate, outdated, { observed, items }, polled] = await Promise.all([
+  const [certificate, outdated, clusters, { observed, seen, items }, polled] = await Promise.all([
     // The probe tells if the parameters are unavailable.
     options.expiries().then(firstToExpire, () => undefined),
     options.outdated(),
+    options.clusters(),
     observe(options, before),
     pollExpired(options, host, expired),
     // Its own probe must not keep the only worker of a slow host from what is in doubt.
     expired.some((item) => item.running || isDue(item)) ? undefined : host.probe(),
   ]);
-  const applied = await apply(options, host, items, polled);
+  // The request of one server may fail for that server only.
+  if (host.unreachable !== undefined && !host.isProbed) await host.probe();
+  const { stage } = before;
+  const { pendingSince, ...applied } = await apply(options, host, items, polled, stage);
   if (!host.isKnown) await host.probe();
-  const isIdle = applied.pending === 0 && expired.length === 0 && host.unreachable === undefined;
-  const unreadable = isIdle ? await host.readOneServer(items) : undefined;
+  // Not while something may be running, on a host with one worker.
+  const isQuiet = !host.isUsed && !items.some((item) => item.lease && !isPaused(item));
+  if (isQuiet && host.unreachable === undefined) await host.readOneServer(items);
+  const states = {
+    pending: pendingSince,
+    not_streaming: host.unreachable === undefined ? notStreamingSince(observed, items) : undefined,
+    leader_unknown: observed.unknown.map(({ cluster }) => cluster),
+  };
+  const { lasting, entered } = whatLasts(states, stage.heartbeat, Date.now(), options.interval);
+  const found = { clusters, seen, observed };
+  const reported = report(options, found, stage, host.unreachable, lasting);
+  const unreported = await reported.then(() => undefined, messageOf);
   return {
     // Old values go on being used, so what is pending is applied.
     unreachable: host.unreachable ?? outdated,
     certificate,
     observed,
-    unreadable: [...before.unreadable, ...(unreadable ? [unreadable] : [])],
+    notReady: [...before.unreadable, ...host.refusals],
+    entered,
     ...applied,
+    ...(unreported !== undefined && { unreported }),
   };
+}
+
+/** Returns for which servers Barman does not stream, and since when (ms since the epoch). */
+function notStreamingSince({ notStreaming }: ObservationResult, items: readonly Item[]) {
+  const since = new Map(items.map((item) => [item.barman_server, timeOf(item.streaming_since, Date.now())]));
+  return new Map(
+    notStreaming.map(({ barman_server }) => [barman_server, since.get(barman_server) ?? Date.now()]),
+  );
 }
 
 /** Asks Patroni for the leaders, and records what follows. @returns also the items after that */
 async function observe({ ledger, signal, interval, ...options }: HeartbeatOptions, known: Servers) {
-  const observed = await recordObservations(ledger, known, await options.observe(), interval, signal);
+  const seen = await options.observe();
+  const observed = await recordObservations(ledger, known, seen, interval, signal);
   const { reconciled, first, notStreaming } = observed;
   const changed = [...reconciled, ...first, ...notStreaming].length > 0;
-  return { observed, items: changed ? (await ledger.all(signal)).items : known.items };
+  return { observed, seen, items: changed ? (await ledger.all(signal)).items : known.items };
+}
+
+/** What a heartbeat knows of the clusters. */
+interface Clusters {
+  readonly clusters: readonly Pick<Cluster, 'name' | 'servers'>[];
+  readonly seen: readonly Observed[];
+  readonly observed: ObservationResult;
+}
+
+/**
+ * Writes what the heartbeat found, for the operator.
+ *
+ * @param before what the last one found: since when it is so
+ * @param unreachable why pg-backup-api is unreachable, if it is
+ * @param lasting for the next heartbeat
+ */
+async function report(
+  { ledger, interval, version }: HeartbeatOptions,
+  { clusters, seen, observed }: Clusters,
+  { heartbeat }: StageItem,
+  unreachable: string | undefined,
+  lasting: Lasting,
+): Promise<void> {
+  const at = new Date().toISOString();
+  const reports = clusters.map(({ name, servers }): ClusterReport => {
+    const one = seen.find(({ cluster }) => cluster.name === name);
+    const reasons = observed.unknown.filter(({ cluster }) => cluster === name).map(({ reason }) => reason);
+    const known = one !== undefined && reasons.length === 0;
+    const observed_at = known
+      ? new Date(one.at).toISOString()
+      : heartbeat?.clusters.find((cluster) => cluster.name === name)?.observed_at;
+    return {
+      name,
+      servers: [...servers.keys()],
+      ...(observed_at !== undefined && { observed_at }),
+      ...(reasons.length > 0 && { unknown: reasons.join('; ').slice(0, REASON_LENGTH) }),
+    };
+  });
+  const since = heartbeat?.unreachable_since ?? at;
+  // Also if no time was left for anything else: the handler's own reserve covers it.
+  const limit = deadline(REPORT_TIME);
+  const written = ledger.report(
+    {
+      ...{ at, interval, version, clusters: reports, lasting },
+      ...(unreachable !== undefined && {
+        unreachable: unreachable.slice(0, REASON_LENGTH),
+        unreachable_since: since,
+      }),
+    },
+    limit.signal,
+  );
+  await written.finally(limit.clear);
 }
 
 /** What became of the expired leases. */
@@ -188,10 +285,13 @@ async function apply(
   host: BarmanHost,
   items: readonly Item[],
   polled: Polled,
-): Promise<Applied> {
+  stage: StageItem,
+): Promise<Applied & { readonly pendingSince: ReadonlyMap<string, number> | undefined }> {
   const now = Date.now();
   const allPending = items.filter(isPending);
-  const [paused, pending] = [allPending.filter(isPaused), allPending.filter((item) => !isPaused(item))];
+  const allPaused = isStagePaused(stage);
+  const isHeld = (item: Item) => allPaused || isPaused(item);
+  const [paused, pending] = [allPending.filter(isHeld), allPending.filter((item) => !isHeld(item))];
   const age = (item: RecordedItem) => now - pendingSince(item, now);
   const applied = new Set(polled.applied);
   // Otherwise each attempt would only use itself up, and the reason has an alarm of its own.
@@ -212,17 +312,21 @@ async function apply(
       });
     });
   }
-  const pausedFor = paused
-    .filter((item) => !item.paused_until)
-    .map((item) => now - timeOf(item.paused_at, now));
+  const pausedFor = paused.flatMap((item) => [
+    ...(isPaused(item) && !item.paused_until ? [now - timeOf(item.paused_at, now)] : []),
+    ...(allPaused && !stage.paused?.until ? [now - timeOf(stage.paused?.at, now)] : []),
+  ]);
+  const left = pending.filter((item) => !applied.has(item.barman_server));
+  const isReported = host.unreachable === undefined;
   return {
     pending: pending.length,
     applied: applied.size,
     pausedPending: paused.length,
-    ...(host.unreachable === undefined && {
-      oldestPendingAge: oldest(pending.filter((item) => !applied.has(item.barman_server)).map(age)),
-    }),
+    ...(isReported && { oldestPendingAge: oldest(left.map(age)) }),
     pausedPendingAge: oldest(pausedFor),
+    pendingSince: isReported
+      ? new Map(left.map((item) => [item.barman_server, pendingSince(item, now)]))
+      : undefined,
   };
 }
 
@@ -237,7 +341,10 @@ async function attempt(
   const start = performance.now();
   let result: Result | Error | undefined;
   try {
-    result = await host.ask(facts, (api) => action({ ...options, api, facts, caller: 'heartbeat' }));
+    const { barman_server } = item;
+    result = await host.ask(barman_server, facts, (api) =>
+      action({ ...options, api, facts, caller: 'heartbeat', allPaused: false }),
+    );
   } catch (error) {
     result = error instanceof Error ? error : new Error(String(error));
   }

@@ -1,6 +1,6 @@
 /** The path to pg-backup-api, checked before a failover needs it. */
 
-import type { PgBackupApi } from '../barman/pg-backup-api.ts';
+import { answerOf, type PgBackupApi } from '../barman/pg-backup-api.ts';
 import { messageOf } from '../errors.ts';
 import { type Facts, newFacts } from '../invocation.ts';
 import type { Item } from '../ledger/item.ts';
@@ -16,8 +16,11 @@ interface BarmanHostOptions {
 /** pg-backup-api, as the requests of one heartbeat find it. */
 export class BarmanHost {
   readonly #options: BarmanHostOptions;
+  readonly #refusals = new Map<string, string>();
   #reached = false;
   #failure: string | undefined;
+  #isProbed = false;
+  #isUsed = false;
   /** How long the slowest request took (ms). */
   slowest = 0;
 
@@ -35,8 +38,37 @@ export class BarmanHost {
     return this.#reached ? undefined : this.#failure;
   }
 
-  /** Sends requests with a client of their own, which are counted in `facts`. */
-  async ask<T>(facts: Facts, requests: (api: PgBackupApi) => Promise<T>): Promise<T> {
+  /** Whether it was probed, so that `unreachable` is not about the requests of one server. */
+  get isProbed(): boolean {
+    return this.#isProbed;
+  }
+
+  /** Whether anything was asked to switch a server. */
+  get isUsed(): boolean {
+    return this.#isUsed;
+  }
+
+  /** Servers that cannot be switched, although pg-backup-api responds, and why. */
+  get refusals(): Unreadable[] {
+    return [...this.#refusals].map(([barman_server, message]) => ({ barman_server, message }));
+  }
+
+  /**
+   * Sends the requests that switch a server, with a client of their own, which are counted in `facts`.
+   *
+   * @throws what they throw
+   */
+  async ask<T>(barman_server: string, facts: Facts, requests: (api: PgBackupApi) => Promise<T>): Promise<T> {
+    this.#isUsed = true;
+    try {
+      return await this.#ask(facts, requests);
+    } catch (error) {
+      if (answerOf(error)) this.#refusals.set(barman_server, messageOf(error));
+      throw error;
+    }
+  }
+
+  async #ask<T>(facts: Facts, requests: (api: PgBackupApi) => Promise<T>): Promise<T> {
     await using api = this.#options.connect(facts);
     try {
       return await requests(api);
@@ -51,30 +83,28 @@ export class BarmanHost {
 
   /** Asks for the status with the real credentials. */
   async probe(): Promise<void> {
+    this.#isProbed = true;
     try {
-      await this.ask(newFacts(), (api) => api.status());
+      await this.#ask(newFacts(), (api) => api.status());
     } catch (error) {
       // Whatever was answered, it is not what pg-backup-api answers.
       this.#reached = false;
-      this.#failure = messageOf(error);
+      this.#failure ??= messageOf(error);
     }
   }
 
   /**
    * Reads the configuration and the operations of one server, another one every minute: `/status` is fine
    * while they cannot be read.
-   *
-   * @returns why they cannot be read
    */
-  async readOneServer(items: readonly Item[]): Promise<Unreadable | undefined> {
+  async readOneServer(items: readonly Item[]): Promise<void> {
     const servers = items.map(({ barman_server }) => barman_server).sort();
     const barman_server = servers[Math.floor(Date.now() / 60_000) % servers.length];
-    if (barman_server === undefined) return undefined;
+    if (barman_server === undefined) return;
     try {
-      await this.ask(newFacts(), (api) => api.readServer(barman_server));
-      return undefined;
+      await this.#ask(newFacts(), (api) => api.readServer(barman_server));
     } catch (error) {
-      return { barman_server, message: `its operations in Barman cannot be read: ${messageOf(error)}` };
+      this.#refusals.set(barman_server, `its operations in Barman cannot be read: ${messageOf(error)}`);
     }
   }
 }

@@ -21,6 +21,7 @@ import {
   type RecordedItem,
 } from '../ledger/item.ts';
 import { type EndedLease, type Lease, mayPost } from '../ledger/ledger.ts';
+import { isStagePaused } from '../ledger/stage.ts';
 import { parseTarget } from '../target.ts';
 import { type TakeOverOptions, takeOver } from './take-over.ts';
 
@@ -33,6 +34,8 @@ const WAIT = { most: 5_000, interval: 250 };
 const NEWER_TIME = 10_000;
 
 export interface ReconcileOptions extends TakeOverOptions {
+  /** Whether the operator has paused all servers; as it was when the invocation began. */
+  readonly allPaused: boolean;
   readonly api: TakeOverOptions['api'] &
     Pick<PgBackupApi, 'createConfigSwitchOperation' | 'waitForOperation'>;
 }
@@ -52,18 +55,19 @@ class NewerDesired extends Error {}
  * @throws ConfigSwitchFailed, HttpError as `switchConfig` does
  */
 export async function recordAndReconcile(
-  options: Omit<ReconcileOptions, 'caller'> & { readonly events: EventTable },
+  options: Omit<ReconcileOptions, 'caller' | 'allPaused'> & { readonly events: EventTable },
   event: DesiredState,
 ): Promise<Result> {
   const { ledger, events, signal, facts } = options;
-  const desired = await fixVersion(events, event, signal);
+  const [desired, stage] = await Promise.all([fixVersion(events, event, signal), ledger.stage(signal)]);
   const { barman_server, version } = desired;
-  const lease = await ledger.recordAndAcquire(desired, signal);
+  const allPaused = isStagePaused(stage);
+  const lease = allPaused ? undefined : await ledger.recordAndAcquire(desired, signal);
   // Without a lease: another invocation holds it, or this event or a newer one is recorded.
   if (!lease) await ledger.record(desired, signal);
   facts.recorded = true;
   facts.duplicate = version !== event.version;
-  return reconcile({ ...options, caller: 'event' }, barman_server, version, lease);
+  return reconcile({ ...options, caller: 'event', allPaused }, barman_server, version, lease);
 }
 
 /**
@@ -176,7 +180,7 @@ type Acquired = { readonly lease: Lease } | { readonly result: Result };
 
 /** Waits for the lease, or for a result that makes it unnecessary. @throws Busy after 5 s */
 async function acquire(options: ReconcileOptions, barman_server: string, version: string): Promise<Acquired> {
-  const { ledger, signal, facts, caller } = options;
+  const { ledger, signal, facts, caller, allPaused } = options;
   const start = performance.now();
   for (;;) {
     const item = await ledger.get(barman_server, signal);
@@ -196,7 +200,7 @@ async function acquire(options: ReconcileOptions, barman_server: string, version
           : superseded(facts, `${message} for ${applied.version}`);
       return { result };
     }
-    if (isPaused(item)) throw paused(item);
+    if (isPaused(item) || allPaused) throw paused(item);
     if (isLeased(item)) {
       const left = WAIT.most - (performance.now() - start);
       if (left <= 0 || caller === 'heartbeat') {

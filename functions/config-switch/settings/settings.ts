@@ -9,7 +9,7 @@ import type { Connection, ConnectionSource } from '../barman/attempts.ts';
 import { within } from '../deadline.ts';
 import { DeadlineExceeded, HttpError } from '../errors.ts';
 import type { Secret, SecretSource } from '../event/signature.ts';
-import { explainSdkError } from '../http/network-errors.ts';
+import { explainSdkError, type Reader } from '../http/network-errors.ts';
 import type { Cluster } from '../patroni/cluster.ts';
 import type { ClusterSource } from '../patroni/observe-clusters.ts';
 import { MalformedParameter, type Part, type Parts, partsOf, secretsOf, type Values } from './parameters.ts';
@@ -44,6 +44,7 @@ interface Reading {
 export class Settings implements ConnectionSource, SecretSource, ClusterSource {
   readonly #path: string;
   readonly #warn: (message: string, cause?: unknown) => void;
+  readonly #reader: Reader;
   readonly #client = new SSMClient(SSM_CLIENT);
   /**
    * The read in progress, or the first one, which no invocation has used yet. All who wait for it get its
@@ -75,10 +76,12 @@ export class Settings implements ConnectionSource, SecretSource, ClusterSource {
    *
    * @param path `/barman-config-switch/<stage>/`
    * @param warn called after each failed read with SSM's error, and for each malformed value
+   * @param reader of SSM's errors
    */
-  constructor(path: string, warn: (message: string, cause?: unknown) => void) {
+  constructor(path: string, warn: (message: string, cause?: unknown) => void, reader: Reader = 'function') {
     this.#path = path;
     this.#warn = warn;
+    this.#reader = reader;
     void this.#startReading();
   }
 
@@ -228,7 +231,7 @@ export class Settings implements ConnectionSource, SecretSource, ClusterSource {
     try {
       reading = await within(AbortSignal.any([signal, AbortSignal.timeout(READ_TIMEOUT)]), this.#read());
     } catch (error) {
-      const unreadable = explain(error, this.#path, signal);
+      const unreadable = explain(error, this.#path, signal, this.#reader);
       this.#repairAt = Date.now() + REPAIR_INTERVAL;
       if (old === undefined) {
         // A deadline says that time was short, not that SSM is unavailable.
@@ -289,14 +292,15 @@ function usable<T>(value: Part<T>): T {
 }
 
 /** Explains why SSM could not be read. */
-function explain(error: unknown, path: string, signal: AbortSignal): HttpError {
+function explain(error: unknown, path: string, signal: AbortSignal, reader: Reader): HttpError {
   const cause = { cause: error };
   if (signal.aborted) {
     return new DeadlineExceeded(`time ran out while reading the parameters under ${path} from SSM`, cause);
   }
-  const reason = explainSdkError(error, 'SSM', 'an interface endpoint or a NAT', {
+  const remedies = {
     AccessDeniedException:
       "the function's role needs ssm:GetParametersByPath on the path, and kms:Decrypt on its key",
-  });
+  };
+  const reason = explainSdkError(error, 'SSM', 'an interface endpoint or a NAT', remedies, reader);
   return new HttpError(`the parameters under ${path} could not be read from SSM: ${reason}`, cause);
 }
