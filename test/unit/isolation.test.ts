@@ -143,7 +143,7 @@ test('an error of one cluster or server › is its own, whatever its parameter, 
         if (server !== 'good' && (fails || Buffer.byteLength(server) > 2_048)) throw new Error('refused');
         return update.call(table, server, ...rest);
       };
-      const known = { items: [], unreadable: [] };
+      const known = { items: [], unreadable: [], stage: {} };
       const { unknown } = await recordObservations(new Ledger(table), known, observed, 60_000, signal);
       expect(table.items.get('good')).toMatchObject({ leader: 'node1', streaming: true });
       expect(unknown.filter(({ cluster }) => cluster === 'good')).toEqual([]);

@@ -2,8 +2,9 @@ import { beforeEach, describe, expect, test, vi } from 'vitest';
 import { LedgerError } from '../../functions/config-switch/errors.ts';
 import type { Item, RecordedItem } from '../../functions/config-switch/ledger/item.ts';
 import { Ledger } from '../../functions/config-switch/ledger/ledger.ts';
+import type { StageItem } from '../../functions/config-switch/ledger/stage.ts';
 import type { Observed } from '../../functions/config-switch/patroni/observe-clusters.ts';
-import { type Known, recordObservations } from '../../functions/config-switch/reconcile/observations.ts';
+import { recordObservations } from '../../functions/config-switch/reconcile/observations.ts';
 import { versionOf } from '../../functions/config-switch/version.ts';
 import { MemoryTable } from '../stand-ins/memory-table.ts';
 import { at, NOW } from './virtual-time.ts';
@@ -49,7 +50,7 @@ const observe = async (
     cluster = CLUSTER,
     read,
     ...last
-  }: { cluster?: Observed['cluster']; read?: Item[]; stage?: NonNullable<Known['stage']> } = {},
+  }: { cluster?: Observed['cluster']; read?: Item[]; stage?: StageItem } = {},
 ) => {
   const observed = [{ cluster, at: NOW + ms, observation }];
   const ledger = new Ledger(table);
@@ -292,7 +293,8 @@ describe('a server for which Barman does not stream', () => {
 
   test('goes on being reported with the time at which its leader was last known', async () => {
     table.item = STOPPED;
-    const stage = { heartbeat: { clusters: [{ name: 'parameter', observed_at: at(MINUTE) }] } };
+    const clusters = [{ name: 'parameter', servers: ['main'], observed_at: at(MINUTE) }];
+    const stage = { heartbeat: { at: at(2 * MINUTE), interval: MINUTE, version: '1', clusters } };
     const text = `Barman did not stream from node1 for server main when last seen at ${at(MINUTE)}, ${last}`;
     const { notStreaming: reported } = await observe(3 * MINUTE, { unknown: 'no node answered' }, { stage });
     expect(reported).toEqual(found(text).notStreaming);
@@ -306,6 +308,16 @@ describe('a server for which Barman does not stream', () => {
     table.item = item;
     const cluster = { ...CLUSTER, ...change };
     expect((await observe(0, { unknown: 'no node answered' }, { cluster })).notStreaming).toEqual([]);
+  });
+
+  test.each<[string, Observation]>([
+    ['is seen', notStreaming],
+    ['is unknown', { unknown: 'no node answered' }],
+  ])('is not reported while all servers are paused, whether its leader %s', async (_, observation) => {
+    table.item = STOPPED;
+    const stage = { paused: { at: at(0) } };
+    expect((await observe(3 * MINUTE, observation, { stage })).notStreaming).toEqual([]);
+    expect(table.item).toEqual(STOPPED);
   });
 
   test('is forgotten once that is no longer checked', async () => {

@@ -14,7 +14,8 @@ import { deadline } from '../deadline.ts';
 import { messageOf } from '../errors.ts';
 import type { Change } from '../ledger/conditions.ts';
 import { type Item, isPaused, isPending, isRecorded, timeOf } from '../ledger/item.ts';
-import type { Ledger, Unreadable } from '../ledger/ledger.ts';
+import type { Ledger, Servers } from '../ledger/ledger.ts';
+import { isStagePaused } from '../ledger/stage.ts';
 import type { Leader } from '../patroni/leader.ts';
 import type { Observed } from '../patroni/observe-clusters.ts';
 import { type ConfigTarget, nameOf, parseTarget, targetText } from '../target.ts';
@@ -57,26 +58,17 @@ export interface ObservationResult {
   readonly unknown: readonly { readonly cluster: string; readonly reason: string }[];
 }
 
-/** What was known before. */
-export interface Known {
-  readonly items: readonly Item[];
-  readonly unreadable: readonly Unreadable[];
-  /** What the last heartbeat found: when the leader of each cluster was last known. */
-  readonly stage?: {
-    readonly heartbeat?: { readonly clusters: readonly { name: string; observed_at?: string }[] };
-  };
-}
-
 /**
  * Records the leaders of some clusters, and what is desired where that differs from its leader's model. An
  * error of one server is that server's: its leader is unknown.
  *
- * @param known all servers of the ledger; those that cannot be read are left alone
+ * @param known all servers of the ledger, and when each leader was last known; those that cannot be read are
+ *   left alone
  * @param interval between two heartbeats (ms)
  */
 export async function recordObservations(
   ledger: Ledger,
-  known: Known,
+  known: Servers,
   observed: readonly Observed[],
   interval: number,
   signal: AbortSignal,
@@ -84,11 +76,12 @@ export async function recordObservations(
   const said: (Said & { readonly barman_server: string; readonly cluster: string })[] = [];
   const unknown: ObservationResult['unknown'][number][] = [];
   const limit = deadline(TIMEOUT);
-  const options = { ledger, interval, signal: AbortSignal.any([signal, limit.signal]) };
+  const allPaused = isStagePaused(known.stage);
+  const options = { ledger, interval, allPaused, signal: AbortSignal.any([signal, limit.signal]) };
   for (const { cluster, at, observation } of observed) {
     const { name } = cluster;
     if ('unknown' in observation) unknown.push({ cluster: name, reason: observation.unknown });
-    const lastKnown = known.stage?.heartbeat?.clusters.find((one) => one.name === name)?.observed_at;
+    const lastKnown = known.stage.heartbeat?.clusters.find((one) => one.name === name)?.observed_at;
     for (const [barman_server, members] of cluster.servers) {
       const isThisOne = (one: Pick<Item, 'barman_server'>) => one.barman_server === barman_server;
       if (members.size === 0 || known.unreadable.some(isThisOne)) continue;
@@ -119,6 +112,7 @@ export async function recordObservations(
 interface RecordOptions {
   readonly ledger: Ledger;
   readonly interval: number;
+  readonly allPaused: boolean;
   readonly signal: AbortSignal;
 }
 
@@ -156,7 +150,8 @@ async function recordServer(
   before: Item,
 ): Promise<Said> {
   const isChecked = cluster.streaming_archiver_name !== null;
-  const last = isChecked ? didNotStream(before, lastKnown) : undefined;
+  const isPausedNow = options.allPaused || isPaused(before);
+  const last = isChecked && !isPausedNow ? didNotStream(before, lastKnown) : undefined;
   if ('unknown' in observation) return { notStreaming: last };
   const { leader } = observation;
   const model = members.get(leader);
@@ -170,8 +165,8 @@ async function recordServer(
     return await recordLeader(options, seen, before);
   } catch (error) {
     const unknown = `its leader ${leader} could not be recorded for Barman server ${barman_server}: ${messageOf(error)}`;
-    const doesNot = isPaused(before) ? undefined : doesNotStream(seen, at);
-    return { notStreaming: observation.streaming === false ? doesNot : undefined, unknown };
+    const isCounted = observation.streaming === false && !isPausedNow;
+    return { notStreaming: isCounted ? doesNotStream(seen, at) : undefined, unknown };
   }
 }
 
@@ -180,8 +175,9 @@ async function recordLeader(options: RecordOptions, seen: Seen, before: Item): P
   const item = await recordSeen(options, seen, before);
   if (!item) return {};
   const why = await recordDesired(options, seen, item);
-  const notStreaming =
-    seen.streaming === false && !isPaused(item) ? await reapply(options, seen, item) : didNotStream(item);
+  const isPausedNow = options.allPaused || isPaused(item);
+  const missing = () => (seen.streaming === false ? reapply(options, seen, item) : didNotStream(item));
+  const notStreaming = isPausedNow ? undefined : await missing();
   return { [item.desired ? 'reconciled' : 'first']: why, notStreaming };
 }
 
@@ -265,7 +261,7 @@ function doesNotStream({ barman_server, leader, otherReceiver }: Seen, since: nu
  */
 function didNotStream(item: Item, lastKnown?: string): string | undefined {
   const { barman_server, leader, streaming, streaming_since } = item;
-  if (streaming !== false || isPaused(item)) return undefined;
+  if (streaming !== false) return undefined;
   const when = lastKnown === undefined ? 'when that was last known' : `when last seen at ${lastKnown}`;
   return `Barman did not stream from ${leader} for server ${barman_server} ${when}, at least since ${streaming_since}; it is not known whether it does now`;
 }
