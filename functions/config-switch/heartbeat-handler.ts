@@ -39,8 +39,11 @@ export function createHeartbeatHandler({
         interval: heartbeatInterval,
         version,
         clusters: async () => {
-          const { clusters } = await settings.clusters(invocation.signal).catch(() => ({ clusters: [] }));
-          return clusters;
+          const none = { clusters: [], malformed: new Map<string, string>() };
+          const { clusters, malformed } = await settings.clusters(invocation.signal).catch(() => none);
+          const names = new Set(clusters.map(({ name }) => name));
+          const others = [...malformed.keys()].filter((name) => !names.has(name));
+          return [...clusters, ...others.map((name) => ({ name, servers: new Map() }))];
         },
         observe: () => observeClusters(settings, invocation.signal),
         onReconciled,

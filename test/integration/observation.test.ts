@@ -217,6 +217,9 @@ describe('a malformed cluster', () => {
       expect(run.metrics().at(-1)).toMatchObject({ LeaderUnknown: 1 });
       pass(MINUTE);
     }
+    const { stage } = await run.ledger.all(signal());
+    const reported = { name: 'main', unknown: expect.stringContaining('"patronis" is an unknown key') };
+    expect(stage.heartbeat?.clusters).toMatchObject([reported]);
     expect(patroni.requests).toEqual([]);
     run.host.put({ 'clusters/main': cluster(patroni.urls) });
     pass(5 * MINUTE);

@@ -194,6 +194,8 @@ describe('values that can no longer be read', () => {
     await run.setItem({ desired });
     expect(await run.heartbeat()).toMatchObject({ pending: 1, applied: 1, unreachable: reason });
     expect(metric(run)).toMatchObject({ PgBackupApiUnreachable: 1, OldestPendingAge: 0 });
+    const { stage } = await run.ledger.all(signal());
+    expect(stage.heartbeat?.unreachable).toBe(reason);
     expect((await run.webhook(PROMOTION)).response.exit_code).toBe(0);
 
     run.ssm.faults.delete(run.host.path);

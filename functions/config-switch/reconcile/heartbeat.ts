@@ -155,11 +155,12 @@ export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
   };
   const { lasting, entered } = whatLasts(states, stage.heartbeat, Date.now(), options.interval);
   const found = { clusters, seen, observed };
-  const reported = report(options, found, stage, host.unreachable, lasting);
+  // Old values go on being used, so what is pending was applied.
+  const unreachable = host.unreachable ?? outdated;
+  const reported = report(options, found, stage, unreachable, lasting);
   const unreported = await reported.then(() => undefined, messageOf);
   return {
-    // Old values go on being used, so what is pending is applied.
-    unreachable: host.unreachable ?? outdated,
+    unreachable,
     certificate,
     observed,
     notReady: [...before.unreadable, ...host.refusals],
