@@ -136,10 +136,10 @@ export async function checkContract(subject: Subject, report: (line: Line) => vo
       schema: DiagnoseOutput,
       timeout: DIAGNOSE_TIMEOUT,
     });
-    const model = output.servers[server]?.active_model;
+    const model = output.servers.get(server)?.active_model;
     // The function only shows it; here it is what is restored.
     if (model === undefined) {
-      throw new Error(`no active_model of ${server}; servers: ${Object.keys(output.servers).join(', ')}`);
+      throw new Error(`no active_model of ${server}; servers: ${[...output.servers.keys()].join(', ')}`);
     }
     return { ...output, active: model === null ? RESET : { model } };
   };
@@ -179,8 +179,8 @@ export async function checkContract(subject: Subject, report: (line: Line) => vo
 
   await expect('GET /diagnose returns active models, and the clusters of servers and models', async () => {
     const found = await diagnose();
-    const cluster = found.servers[server]?.config.cluster ?? server;
-    const foreign = models.filter((model) => found.models[model]?.config.cluster !== cluster);
+    const cluster = found.servers.get(server)?.config.cluster ?? server;
+    const foreign = models.filter((model) => found.models.get(model)?.config.cluster !== cluster);
     if (foreign.length > 0) throw new Error(`not models of cluster ${cluster}: ${foreign.join(', ')}`);
     target.initial = found.active;
   });

@@ -19,7 +19,7 @@ const LAYERS: readonly (readonly string[])[] = [
   ['event/', 'reconcile/'],
   ['ledger/', 'barman/', 'patroni/'],
   ['http/'],
-  ['(deadline|errors|exit-code|invocation|target|text|version)\\.ts$'],
+  ['(deadline|errors|exit-code|invocation|schema|target|text|version)\\.ts$'],
 ];
 
 const layers = LAYERS.flatMap((layer, index) =>

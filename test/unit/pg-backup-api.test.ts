@@ -440,6 +440,15 @@ describe('/diagnose', () => {
     });
   });
 
+  test.each(['constructor', 'prototype', '__proto__'])('has a server and a model named %s', async (name) => {
+    const servers = { [name]: { config: {} } };
+    net.reply = () => [200, { servers, models: { [name]: { config: { cluster: name } } } }];
+    expect(await end(start().diagnose())).toMatchObject({
+      servers: new Map([[name, { ...HEALTHY, active_model: null, cluster: name }]]),
+      models: new Map([[name, { ...UNSEEN, cluster: name }]]),
+    });
+  });
+
   test('may take up to 60 s, and returns no models if Barman has none', async () => {
     net.reply = () => slowly(59_999, [200, { servers: {} }]);
     expect(await end(start().diagnose())).toEqual({ servers: new Map(), models: new Map() });

@@ -9,6 +9,7 @@ import * as v from 'valibot';
 import { deadline, sleep } from '../deadline.ts';
 import { HttpError, httpErrorFrom, messageOf } from '../errors.ts';
 import type { Facts } from '../invocation.ts';
+import { mapOf } from '../schema.ts';
 import { BARMAN_NAME, type ConfigTarget, requestBody } from '../target.ts';
 import { type ConnectionSource, HttpClient, type HttpClientOptions } from './attempts.ts';
 import { RequestFailure } from './failures.ts';
@@ -50,7 +51,7 @@ const Status = v.string();
 const Option = v.optional(v.unknown());
 const Options = { cluster: v.nullish(v.string()), active: Option, disabled: Option };
 export const DiagnoseOutput = v.object({
-  servers: v.record(
+  servers: mapOf(
     v.string(),
     v.object({
       active_model: v.nullish(v.string()),
@@ -58,12 +59,14 @@ export const DiagnoseOutput = v.object({
       msg_list: v.fallback(v.array(v.unknown()), []),
       config: v.object({ ...Options, primary_ssh_command: Option, streaming_archiver: Option }),
     }),
+    'an object of servers',
   ),
   // Barman before 3.10 has no models.
   models: v.optional(
-    v.record(
+    mapOf(
       v.string(),
       v.object({ config: v.object({ ...Options, conninfo: Option, streaming_conninfo: Option }) }),
+      'an object of models',
     ),
     {},
   ),
@@ -358,7 +361,7 @@ export class PgBackupApi implements AsyncDisposable {
     });
     return {
       servers: new Map(
-        Object.entries(servers).map(([name, { active_model, msg_list, config }]) => [
+        [...servers].map(([name, { active_model, msg_list, config }]) => [
           name,
           {
             active_model: active_model ?? null,
@@ -373,7 +376,7 @@ export class PgBackupApi implements AsyncDisposable {
         ]),
       ),
       models: new Map(
-        Object.entries(models).map(([name, { config }]) => [
+        [...models].map(([name, { config }]) => [
           name,
           {
             cluster: config.cluster ?? '',

@@ -6,6 +6,7 @@
 import { createSecretKey, type KeyObject } from 'node:crypto';
 import { BlockList, isIP } from 'node:net';
 import * as v from 'valibot';
+import { mapOf } from '../schema.ts';
 import { BARMAN_NAME } from '../target.ts';
 import { pathOf, quotedKey } from '../text.ts';
 
@@ -44,33 +45,6 @@ const url = v.pipe(
     'must not have a user, a password, a query or a fragment',
   ),
 );
-
-const isObject = (input: unknown) => typeof input === 'object' && input !== null && !Array.isArray(input);
-
-/** A map from an object. Not valibot's record, which omits keys such as `constructor`. */
-const mapOf = <K extends v.GenericSchema<string>, V extends v.GenericSchema>(
-  key: K,
-  value: V,
-  message: string,
-) =>
-  v.pipe(
-    v.custom<object>(isObject, message),
-    v.rawTransform(({ dataset, addIssue }) => {
-      const input = dataset.value as Record<string, unknown>;
-      const map = new Map<string, v.InferOutput<V>>();
-      for (const [name, member] of Object.entries(input)) {
-        const [wrongName] = v.safeParse(key, name).issues ?? [];
-        if (wrongName) addIssue({ message: `${quotedKey(name)} ${wrongName.message}` });
-        const result = v.safeParse(value, member);
-        if (result.success) map.set(name, result.output);
-        for (const { message, path = [] } of result.issues ?? []) {
-          const item = { type: 'object', origin: 'value', input, key: name, value: member } as const;
-          addIssue({ message, path: [item, ...path] });
-        }
-      }
-      return map;
-    }),
-  );
 
 /** Adds a CIDR block to a list of addresses (RFC 4632, RFC 4291). @returns whether it is one */
 function addTo(list: BlockList, cidr: string): boolean {

@@ -1,0 +1,31 @@
+/** Schemas that valibot lacks. */
+
+import * as v from 'valibot';
+import { quotedKey } from './text.ts';
+
+const isObject = (input: unknown) => typeof input === 'object' && input !== null && !Array.isArray(input);
+
+/** A map from a JSON object. Not valibot's record, which omits keys such as `constructor`. */
+export const mapOf = <K extends v.GenericSchema<string>, V extends v.GenericSchema>(
+  key: K,
+  value: V,
+  message: string,
+) =>
+  v.pipe(
+    v.custom<object>(isObject, message),
+    v.rawTransform(({ dataset, addIssue }) => {
+      const input = dataset.value as Record<string, unknown>;
+      const map = new Map<string, v.InferOutput<V>>();
+      for (const [name, member] of Object.entries(input)) {
+        const [wrongName] = v.safeParse(key, name).issues ?? [];
+        if (wrongName) addIssue({ message: `${quotedKey(name)} ${wrongName.message}` });
+        const result = v.safeParse(value, member);
+        if (result.success) map.set(name, result.output);
+        for (const { message, path = [] } of result.issues ?? []) {
+          const item = { type: 'object', origin: 'value', input, key: name, value: member } as const;
+          addIssue({ message, path: [item, ...path] });
+        }
+      }
+      return map;
+    }),
+  );
