@@ -90,7 +90,7 @@ export const ALARMS: Readonly<Record<string, Readonly<Record<string, Alarm>>>> =
       description:
         'For 5 minutes, Barman has not streamed WAL from the leader of a Patroni cluster: that WAL is not in the backup. Run barman receive-wal SERVER on the Barman host: it prints why.',
       advice:
-        'Each server raises the alarm; the line in the log with `alarm` names it, and the warnings name the leader. Causes and remedies: [WAL does not arrive](operations.md#wal-does-not-arrive).',
+        'Each server raises the alarm; the line in the log with `alarm` names it, and the warnings name the leader. While the leader is unknown, what was seen last goes on being counted. Causes and remedies: [WAL does not arrive](operations.md#wal-does-not-arrive).',
     },
     'pg-backup-api-unreachable': {
       ...OWN,
@@ -100,9 +100,9 @@ export const ALARMS: Readonly<Record<string, Readonly<Record<string, Alarm>>>> =
       EvaluationPeriods: 5,
       within: 7,
       description:
-        "pg-backup-api has been unreachable for 5 minutes, and nothing can be switched. Read the heartbeat's line in the log: it gives the cause.",
+        "pg-backup-api has been unreachable for 5 minutes, or the function's parameters unreadable for 20. A failover now may not be followed. Read the heartbeat's line in the log: it gives the cause.",
       advice:
-        'The heartbeat uses the real credentials: the cause may be the network, a certificate, a parameter, or pg-backup-api itself. What is pending is applied by itself afterwards. If only one server cannot be switched, this alarm is not raised, but [not-ready](#not-ready).',
+        'The heartbeat uses the real credentials: the cause may be the network, a certificate, a parameter, or pg-backup-api itself. While only the parameters cannot be read, their old values serve on until the next cold start. What is pending is applied by itself afterwards. If only one server cannot be switched, this alarm is not raised, but [not-ready](#not-ready).',
     },
     'heartbeat-lost': {
       ...OWN,
@@ -215,7 +215,7 @@ export const ALARMS: Readonly<Record<string, Readonly<Record<string, Alarm>>>> =
       description:
         "The leader of a Patroni cluster has been unknown for 10 minutes: if an event is lost now, Barman does not follow. Read the heartbeat's warnings in the log: they name the cluster and the reason.",
       advice:
-        'Typical reasons: no leader, the REST API cannot be reached from the function (`patroni-hosts`, `patroni-port`), a CA or client certificate is missing, or the leader is not in the parameter of its cluster. Each cluster raises the alarm; the line in the log with `alarm` names it.',
+        'Typical reasons: no leader, the REST API cannot be reached from the function (`patroni-hosts`, `patroni-port`), a CA or client certificate is missing, the leader has no model or no URL in the parameter of its cluster, that parameter is malformed, or the leader cannot write: act on that one at once. Each cluster raises the alarm; the line in the log with `alarm` names it.',
     },
     'paused-pending': {
       ...OWN,

@@ -130,7 +130,8 @@ async function soak(): Promise<void> {
     const heartbeat = reply.response as Heartbeat;
     if (!('pending' in heartbeat)) throw new Error(JSON.stringify(heartbeat));
     lines = Math.max(lines, reply.lines);
-    seen.reconciled += heartbeat.observed.reconciled.length;
+    const { first, reconciled } = heartbeat.observed;
+    seen.reconciled += first.length + reconciled.length;
     seen.notStreaming += heartbeat.observed.notStreaming.length;
     seen.unknown += heartbeat.observed.unknown.length;
     seen.unreachable += heartbeat.unreachable === undefined ? 0 : 1;
