@@ -354,7 +354,7 @@ describe('the ledger', () => {
     }
     expect(Object.fromEntries(outputs)).toEqual({
       '': expect.stringMatching(/^main +in sync /m),
-      '--watch': expect.stringMatching(/UTC\n\nSERVER .*^main +in sync /ms),
+      '--watch': expect.stringMatching(/UTC\n\n.*^SERVER .*^main +in sync /ms),
       '--json': expect.stringMatching(/"state": "in sync"/),
       'retry direct': expect.stringMatching(/^direct +in sync /m),
       'pause direct': expect.stringMatching(/^direct +paused .*, since /ms),
