@@ -50,7 +50,7 @@ export interface Message {
 
 /** The failure queue. Each method throws what the queue answers. */
 export interface Queue {
-  /** Returns about how many messages somebody else has received, which are invisible meanwhile. */
+  /** Returns about how many messages another reader has received, which are invisible meanwhile. */
   inFlight(): Promise<number>;
   /** Returns some messages, which are invisible to others for a while; none if there are no more */
   receive(): Promise<readonly Message[]>;

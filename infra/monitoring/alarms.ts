@@ -117,7 +117,7 @@ export const ALARMS: Readonly<Record<string, Readonly<Record<string, Alarm>>>> =
       description:
         'There has been no heartbeat for 5 minutes: lost events and failed attempts are not made up for. Read the log of the function.',
       advice:
-        'If it has no new lines, look at the rule `barman-config-switch-<stage>-heartbeat`: it must be enabled. If it has the line of an internal error each minute, return to the last version. A heartbeat that could not use the ledger or pg-backup-api is not lost: these have alarms of their own. Right after the first deployment this alarm may be on for some minutes.',
+        'If it has no new lines, look at the rule `barman-config-switch-<stage>-heartbeat`: it must be enabled. If it has the line of an internal error every minute, return to the last version. A heartbeat that could not use the ledger or pg-backup-api is not lost: these have alarms of their own. Right after the first deployment this alarm may be on for some minutes.',
     },
     'event-lost': {
       ...FUNCTION,

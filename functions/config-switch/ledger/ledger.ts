@@ -10,7 +10,7 @@
  *   expired    its holder crashed or ran out of time, or its POST is in doubt: its operation is polled, then it is taken over
  *   in sync    desired and applied are the same
  *
- * A POST or an operation is in doubt if it may still take effect, and nobody waits for its end any more. An
+ * A POST or an operation is in doubt if it may still take effect, and no invocation waits for its end. An
  * item is unsettled since the last doubt, for as long as one can last, 24 h. Applying a model is idempotent,
  * so doubt is answered by doing it again: while an item is unsettled, the desired state is applied again, at
  * growing intervals, and a last time after 24 h.
@@ -332,7 +332,7 @@ export class Ledger {
     if (item.unsettled_since === undefined) return { apply_again_at: null };
     const now = Date.now();
     const { unsettled, applyAgain } = this.#times;
-    // Against something newer the doubt begins anew.
+    // Against something newer the doubt starts over.
     const since = isApplied(item, version) ? timeOf(item.unsettled_since, now) : now;
     if (acquiredAt - since >= unsettled) return { unsettled_since: null, apply_again_at: null };
     const again = Math.min(now + Math.max(applyAgain, now - since), since + unsettled);

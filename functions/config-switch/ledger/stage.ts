@@ -1,4 +1,4 @@
-/** What the ledger remembers of a whole stage, for the operator: one item beside those of the servers. */
+/** What the ledger remembers of a whole stage, for the operator: one item in addition to those of the servers. */
 
 import * as v from 'valibot';
 import { Time, timeOf } from './item.ts';

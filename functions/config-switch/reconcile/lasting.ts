@@ -13,7 +13,7 @@ const TOLERANCE = 0.25;
  * ten, heartbeats in a row lasts one interval less.
  */
 const LASTS = { pending: 5, not_streaming: 4 - TOLERANCE, leader_unknown: 9 - TOLERANCE };
-/** So long is remembered what lasted (intervals): after a longer gap, nobody may have heard of it. */
+/** So long is remembered what lasted (intervals): after a longer gap, the alarm may have been missed. */
 const REMEMBERED = 10;
 
 export type State = keyof typeof LASTS;

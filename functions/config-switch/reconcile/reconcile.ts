@@ -105,7 +105,7 @@ export async function reconcile(
       else result ??= superseded(facts, `Barman was set to ${operation.target} for ${operation.version}`);
       if (!isRecorded(item) || isApplied(item, item.desired.version) || remaining() < NEWER_TIME)
         return result;
-      // The event of what is newer may have waited in vain. It has the lease if it still waits.
+      // The event of what is newer may have stopped waiting. If it still waits, it has the lease.
       lease = await ledger.acquire(item, item.desired.version, signal);
       if (!lease) return result;
     }
