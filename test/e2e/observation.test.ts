@@ -395,7 +395,7 @@ test('Barman › is set to the new standby leader after a switchover in a standb
   );
   await standby.barmanStreams(other(leader));
   await beats.next(isStreaming, 'it is not streaming');
-  expect(beats.all.flatMap(({ observed }) => observed.reconciled)).toMatchObject([
+  expect(beats.all.flatMap(({ observed }) => [...observed.first, ...observed.reconciled])).toMatchObject([
     { message: expect.stringContaining(`Patroni's leader is ${leader}:`) },
     { message: expect.stringContaining(`Patroni's leader is ${other(leader)}:`) },
   ]);

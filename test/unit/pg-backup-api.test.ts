@@ -221,6 +221,13 @@ describe('the end of a new operation', () => {
     expect(await createAndWait(start(), 100)).toBe('DONE');
   });
 
+  test('is believed at once if the operation was seen to run: it had no output then', async () => {
+    const api = start();
+    replies(CREATED, IN_PROGRESS, DONE);
+    expect(await end(create(api).then((id) => api.waitForOperation('main', id)))).toBe('DONE');
+    expect(times()).toEqual([0, 150, 225]);
+  });
+
   test('is not believed if it comes sooner, but the next one is', async () => {
     const { api, findings } = startWithFindings();
     expect(await createAndWait(api, 99)).toEqual(new EarlierOutput(NOT_BELIEVED));

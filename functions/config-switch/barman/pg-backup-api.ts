@@ -28,9 +28,9 @@ const STATUS_TIMEOUT = 15_000;
  */
 const POLL = { first: 150, interval: 75, share: 1 / 16 };
 /**
- * No operation ends within this time (ms): its process and that of `barman` take more than 0.4 s to start.
- * What says so is the output of an earlier operation with the same id, whose job was deleted. It is not
- * overwritten (pg_backup_api.server_operation, `_write_file`), so the end of the new one remains unknown.
+ * An operation that the first poll finds ended has not ended within this time (ms): its process and that of
+ * `barman` take longer to start, 0.4 s on two cores. What says so is the output of an earlier operation with
+ * the same id, whose job was deleted. It is not overwritten (pg_backup_api.server_operation, `_write_file`), so the end of the new one remains unknown.
  */
 const EARLIEST_END = 250;
 /** Maximum number of attempts at a list. */
@@ -136,7 +136,7 @@ export class PgBackupApi implements AsyncDisposable {
   readonly #options: PgBackupApiOptions;
   /** `server/id` of the operations whose end is known: they are not polled again. */
   readonly #outcomes = new Map<string, 'DONE' | 'FAILED'>();
-  /** The last operation that was created here: `server/id`, when (`performance.now()`), and whether the id is new. */
+  /** The last operation that was created here, until it was seen to run: `server/id`, when (`performance.now()`), and whether the id is new. */
   #created: { readonly key: string; readonly at: number; readonly isNew: boolean } | undefined;
   /** Whether an output was not believed. The next one is, so that a very fast host is no endless loop. */
   #disbelieved = false;
@@ -312,7 +312,11 @@ export class PgBackupApi implements AsyncDisposable {
     this.#options.facts.polls += 1;
     const path = ['servers', barman_server, 'operations', operation_id];
     const { status } = await this.#http.request({ method: 'GET', path, schema: Operation, signal });
-    if (status === 'IN_PROGRESS') return status;
+    if (status === 'IN_PROGRESS') {
+      // There is no output yet, so the next one is its own.
+      if (this.#created?.key === key) this.#created = undefined;
+      return status;
+    }
     if (this.#isEarlierOutput(key)) {
       this.#disbelieved = true;
       const file = `<barman_home>/${barman_server}/output/${operation_id}.json`;
