@@ -48,6 +48,8 @@ const LATEST = 9 * MINUTE;
 const CORRECTION = 3 * MINUTE;
 /** The largest difference between an instance's clock and AWS's (ms). */
 const SKEW = 500;
+/** How late a virtual timer may be: each one is rounded to a millisecond (ms). */
+const TIMER = 5;
 const NEVER = new Promise<never>(() => {});
 /** What may happen to a POST. To its sender a lost or late one looks the same as a lost response. */
 const POST_FAULTS = [
@@ -308,7 +310,7 @@ export class World {
       this.running -= 1;
     }
     if (instance.crashed) return;
-    if (performance.now() > start + delivery.time + 1)
+    if (performance.now() > start + delivery.time + TIMER)
       this.violate(`LATE: ${name} returned after its deadline`);
     this.#check(name, delivery.event, result, facts);
   }
@@ -372,7 +374,7 @@ export class World {
       this.running -= 1;
     }
     // Its report has a second more.
-    if (!instance.crashed && performance.now() > start + time + 1_001) this.violate(`LATE: ${name}`);
+    if (!instance.crashed && performance.now() > start + time + 1_000 + TIMER) this.violate(`LATE: ${name}`);
   }
 
   get #applied(): number {
