@@ -7,6 +7,8 @@ import { createHash } from 'node:crypto';
 import type { IncomingHttpHeaders } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
 
+/** How long pg-backup-api's process takes until it starts `barman` (ms): less than it does. */
+const HELPER_START = 200;
 /** Duration of an operation, unless a test gives another (ms): a real one takes 0.4 s or more. */
 const OPERATION_TIME = 300;
 
@@ -40,7 +42,7 @@ export interface HostOptions {
   readonly models?: Readonly<Record<string, { cluster: string }>>;
   /** Time that reading the configuration takes (ms): once per request, other than for `/status`. */
   readonly requestCost?: number;
-  /** Runs an operation on a real Barman; true if it succeeded. Default: the stand-in simulates Barman. */
+  /** Runs an operation on a real Barman, after the time that pg-backup-api's process takes; true if it succeeded. Default: the stand-in simulates Barman. */
   readonly barman?: (server: string, model: string | null) => Promise<boolean>;
   /** Duration of an operation (ms); default: 300. */
   readonly operationTime?: number;
@@ -156,7 +158,9 @@ export class Host {
     const { id, target } = operation;
     const files = this.files(name);
     const { barman } = this.options;
-    const success = await (barman ? barman(name, target) : this.#configSwitch(name, target, plan));
+    // pg-backup-api's own process starts first.
+    const real = barman && (() => sleep(HELPER_START).then(() => barman(name, target)));
+    const success = await (real ? real() : this.#configSwitch(name, target, plan));
     if (barman && success) files.activeModel = target;
     files.operations.set(id, { ...operation, endedAt: performance.now(), success });
     if (plan.emptyOutput) files.output.set(id, '');
