@@ -42,7 +42,10 @@ export interface HostOptions {
   readonly models?: Readonly<Record<string, { cluster: string }>>;
   /** Time that reading the configuration takes (ms): once per request, other than for `/status`. */
   readonly requestCost?: number;
-  /** Runs an operation on a real Barman, after the time that pg-backup-api's process takes; true if it succeeded. Default: the stand-in simulates Barman. */
+  /**
+   * Runs an operation on a real Barman, after the time that pg-backup-api's process takes; true if it
+   * succeeded. Default: the stand-in simulates Barman.
+   */
   readonly barman?: (server: string, model: string | null) => Promise<boolean>;
   /** Duration of an operation (ms); default: 300. */
   readonly operationTime?: number;
