@@ -11,7 +11,7 @@ import {
   isRecorded,
   mustApplyAgain,
 } from '../functions/config-switch/ledger/item.ts';
-import type { Servers, Unreadable } from '../functions/config-switch/ledger/ledger.ts';
+import type { ServerMessage, Servers } from '../functions/config-switch/ledger/ledger.ts';
 import { isStagePaused, type StageItem } from '../functions/config-switch/ledger/stage.ts';
 import { nameOf, parseTarget } from '../functions/config-switch/target.ts';
 import { printable, printableLines } from '../functions/config-switch/text.ts';
@@ -34,7 +34,7 @@ export type State =
   | 'unreadable';
 
 /** Returns the state of a server. */
-export function stateOf(item: Item | Unreadable | Listed): State {
+export function stateOf(item: Item | ServerMessage | Listed): State {
   if ('message' in item) return 'unreadable';
   if ('listed' in item) return 'new';
   if (isLeased(item)) return 'switching';
@@ -172,7 +172,7 @@ function heartbeatLines({ heartbeat }: StageItem, now: number): string[] {
 }
 
 /** Returns the servers of the ledger, and those that only clusters list, sorted. */
-function rowsOf({ items, unreadable, stage }: Servers): (Item | Unreadable | Listed)[] {
+function rowsOf({ items, unreadable, stage }: Servers): (Item | ServerMessage | Listed)[] {
   const known = [...items, ...unreadable];
   const names = new Set(known.map(({ barman_server }) => barman_server));
   const listed = new Set(stage.heartbeat?.clusters.flatMap(({ servers }) => servers));
@@ -182,7 +182,7 @@ function rowsOf({ items, unreadable, stage }: Servers): (Item | Unreadable | Lis
   return sorted([...known, ...others]);
 }
 
-function isItem(item: Item | Unreadable | Listed): item is Item {
+function isItem(item: Item | ServerMessage | Listed): item is Item {
   return !('message' in item || 'listed' in item);
 }
 
@@ -215,7 +215,7 @@ function observationOf(
 }
 
 /** What a person should know about a server, a sentence each; the first ends with what to do next. */
-function notesOf(item: Item | Unreadable | Listed, stage: StageItem, now: number): string[] {
+function notesOf(item: Item | ServerMessage | Listed, stage: StageItem, now: number): string[] {
   if ('message' in item) return [item.message];
   const { barman_server } = item;
   if ('listed' in item) {

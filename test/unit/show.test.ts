@@ -4,7 +4,7 @@ import { readFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
 import { asJson, asTable, stateOf, tried } from '../../cli/show.ts';
 import type { Item, RecordedItem } from '../../functions/config-switch/ledger/item.ts';
-import type { Servers, Unreadable } from '../../functions/config-switch/ledger/ledger.ts';
+import type { ServerMessage, Servers } from '../../functions/config-switch/ledger/ledger.ts';
 
 const NOW = Date.now();
 const ago = (seconds: number) => new Date(NOW - 1_000 * seconds).toISOString();
@@ -33,14 +33,14 @@ const heartbeat = {
     { name: 'east', servers: ['east', 'new'], observed_at: ago(200), unknown: 'no node answered' },
   ],
 };
-const servers = (items: readonly (Item | Unreadable)[], stage: Servers['stage'] = {}): Servers => ({
+const servers = (items: readonly (Item | ServerMessage)[], stage: Servers['stage'] = {}): Servers => ({
   items: items.filter((one): one is Item => !('message' in one)),
-  unreadable: items.filter((one): one is Unreadable => 'message' in one),
+  unreadable: items.filter((one): one is ServerMessage => 'message' in one),
   stage,
 });
-const shown = (items: readonly (Item | Unreadable)[], stage?: Servers['stage'], width = 80) =>
+const shown = (items: readonly (Item | ServerMessage)[], stage?: Servers['stage'], width = 80) =>
   asTable(servers(items, stage), NOW, width);
-const broken: Unreadable = { barman_server: 'old', message: "the ledger's item of old cannot be read" };
+const broken: ServerMessage = { barman_server: 'old', message: "the ledger's item of old cannot be read" };
 
 describe('the table', () => {
   const items: Item[] = [

@@ -107,8 +107,8 @@ export type Operation = NonNullable<Item['running']>;
 /** A lease whose operation has ended: the own one, or an expired one. */
 export type EndedLease = Omit<Lease, 'postUntil'> & { readonly operation: Operation };
 
-/** An item that cannot be read, and why. */
-export interface Unreadable {
+/** A Barman server, and what is to be said about it. */
+export interface ServerMessage {
   readonly barman_server: string;
   readonly message: string;
 }
@@ -116,7 +116,8 @@ export interface Unreadable {
 /** All servers of the ledger, and what the last heartbeat found. */
 export interface Servers {
   readonly items: readonly Item[];
-  readonly unreadable: readonly Unreadable[];
+  /** Those whose item cannot be read, and why. */
+  readonly unreadable: readonly ServerMessage[];
   readonly stage: StageItem;
 }
 
@@ -156,7 +157,7 @@ export class Ledger {
   /** Returns the items of all servers, and those that cannot be read. */
   async all(signal: AbortSignal): Promise<Servers> {
     const items: Item[] = [];
-    const unreadable: Unreadable[] = [];
+    const unreadable: ServerMessage[] = [];
     let stage: StageItem = {};
     for (const stored of await this.#table.scan(signal)) {
       if (stored.barman_server === STAGE_KEY) stage = readStage(stored);

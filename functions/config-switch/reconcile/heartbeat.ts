@@ -24,7 +24,7 @@ import {
   type RecordedItem,
   timeOf,
 } from '../ledger/item.ts';
-import type { Ledger, Servers, Unreadable } from '../ledger/ledger.ts';
+import type { Ledger, ServerMessage, Servers } from '../ledger/ledger.ts';
 import { type ClusterReport, isStagePaused, type Lasting, type StageItem } from '../ledger/stage.ts';
 import type { Cluster } from '../patroni/cluster.ts';
 import type { Observed } from '../patroni/observe-clusters.ts';
@@ -96,7 +96,7 @@ export interface Heartbeat extends Applied {
    * Servers that could not be switched now: their item cannot be read, or pg-backup-api responds, but not for
    * them.
    */
-  readonly notReady: readonly Unreadable[];
+  readonly notReady: readonly ServerMessage[];
   /** What has entered a state since the last heartbeat. */
   readonly entered: States;
 }

@@ -14,7 +14,7 @@ import { deadline } from '../deadline.ts';
 import { messageOf } from '../errors.ts';
 import type { Change } from '../ledger/conditions.ts';
 import { type Item, isPaused, isPending, isRecorded, timeOf } from '../ledger/item.ts';
-import type { Ledger, Servers } from '../ledger/ledger.ts';
+import type { Ledger, ServerMessage, Servers } from '../ledger/ledger.ts';
 import { isStagePaused } from '../ledger/stage.ts';
 import type { Leader } from '../patroni/leader.ts';
 import type { Observed } from '../patroni/observe-clusters.ts';
@@ -37,23 +37,17 @@ const REAPPLY = { after: 2 - TOLERANCE, every: 10 };
 /** Time limit for all writes (ms): the heartbeat needs the rest of its time. */
 const TIMEOUT = 10_000;
 
-/** A Barman server, and what is to be said about it. */
-export interface Finding {
-  readonly barman_server: string;
-  readonly message: string;
-}
-
 /** What follows from some observations. */
 export interface ObservationResult {
   /** Servers whose desired state an observation has replaced, and why. */
-  readonly reconciled: readonly Finding[];
+  readonly reconciled: readonly ServerMessage[];
   /** Servers whose first desired state is from an observation: no event was missed. */
-  readonly first: readonly Finding[];
+  readonly first: readonly ServerMessage[];
   /**
    * Servers for which Barman does not stream from the leader, or did not when that was last known; without
    * those that are paused.
    */
-  readonly notStreaming: readonly Finding[];
+  readonly notStreaming: readonly ServerMessage[];
   /** Clusters whose leader is unknown, has no model, or could not be recorded, and why. */
   readonly unknown: readonly { readonly cluster: string; readonly reason: string }[];
 }

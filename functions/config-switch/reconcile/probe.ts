@@ -4,7 +4,7 @@ import { answerOf, type PgBackupApi } from '../barman/pg-backup-api.ts';
 import { messageOf } from '../errors.ts';
 import { type Facts, newFacts } from '../invocation.ts';
 import type { Item } from '../ledger/item.ts';
-import type { Unreadable } from '../ledger/ledger.ts';
+import type { ServerMessage } from '../ledger/ledger.ts';
 
 interface BarmanHostOptions {
   /** Creates a client for pg-backup-api, whose requests are counted in `facts`. */
@@ -49,7 +49,7 @@ export class BarmanHost {
   }
 
   /** Servers that cannot be switched, although pg-backup-api responds, and why. */
-  get refusals(): Unreadable[] {
+  get refusals(): ServerMessage[] {
     return [...this.#refusals].map(([barman_server, message]) => ({ barman_server, message }));
   }
 
