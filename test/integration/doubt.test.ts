@@ -93,7 +93,7 @@ describe('a POST without a response', () => {
     expect(await run.heartbeat()).toMatchObject({ pending: 0, applied: 0 });
   });
 
-  test('is overtaken by a newer event although the list of operations cannot be read, and the log names the folder', async () => {
+  test('is superseded by a newer event although the list of operations cannot be read, and the log names the folder', async () => {
     await using run = await startFunction({}, { MAX_RETRIES: '1' });
     run.host.api.host.createFolders('main').jobs.set('20260101T000000', '');
     run.host.api.fault({ kind: 'lose response' }, 1, isPost);

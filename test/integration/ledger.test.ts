@@ -312,7 +312,7 @@ describe('an item that cannot be read', () => {
 describe('an item that is deleted', () => {
   const items = (run: FunctionUnderTest) => new DynamoDbTable(new LedgerClient(), run.table);
 
-  test('while its event waits is not made anew: the event is not recorded, and must be sent again', async () => {
+  test('while its event waits is not made again: the event is not recorded, and must be sent again', async () => {
     await using run = await startFunction();
     await run.setItem({ lease: { token: 'another', expires_at: at(MINUTE) } });
     const sent = run.webhook(PROMOTION);

@@ -196,7 +196,7 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [edit(LEDGER, 'now + Math.max(applyAgain, now - since)', 'now + 4 * applyAgain')],
   },
   {
-    condition: 'complete: against something newer the doubt begins anew',
+    condition: 'complete: against something newer the doubt starts over',
     edits: [
       edit(
         LEDGER,

@@ -91,7 +91,7 @@ export interface Delivery {
   readonly connects?: readonly (number | 'refused')[];
   /** After which time it sends each write again (ms); undefined: random. */
   readonly resends?: number;
-  /** After which time the write arrives that records its operation, although nobody waits for it (ms). */
+  /** After which time the write arrives that records its operation, although its sender has stopped waiting (ms). */
   readonly startedLate?: number;
   /** What happens to its first POSTs, in order. */
   readonly posts?: readonly PostFate[];
@@ -695,7 +695,7 @@ export class World {
       this.violate(`UNMARKED: ${sender} sends ${event}, and ${unmarked.event} may still take effect`);
     if (!this.#item?.lease || this.#leasedBy !== sender)
       this.violate(
-        `NO-LEASE: ${sender} sends ${event}, and ${this.#item?.lease ? this.#leasedBy : 'nobody'} has the lease`,
+        `NO-LEASE: ${sender} sends ${event}, and ${this.#item?.lease ? this.#leasedBy : 'no instance'} has the lease`,
       );
     const again = this.#item?.apply_again_at !== undefined;
     if (event < this.#applied || (event === this.#applied && !again)) {

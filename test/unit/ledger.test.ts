@@ -261,7 +261,7 @@ describe('complete, and what is unsettled', () => {
     expect(await complete(0, again)).toEqual([undefined, undefined]);
   });
 
-  test('begins the doubt anew with a newer version, and applies it again 2 min later', async () => {
+  test('starts the doubt over with a newer version, and applies it again 2 min later', async () => {
     const older = appliedOf(state(-9, 'z'));
     for (const applied of [{}, { applied: older, apply_again_at: at(-1) }])
       expect(await complete(0, { unsettled_since: at(-DAY), ...applied })).toEqual([at(0), at(2 * MINUTE)]);
