@@ -38,14 +38,8 @@ export function createHeartbeatHandler({
         operationTimeout,
         interval: heartbeatInterval,
         version,
-        clusters: async () => {
-          const none = { clusters: [], malformed: new Map<string, string>() };
-          const { clusters, malformed } = await settings.clusters(invocation.signal).catch(() => none);
-          const names = new Set(clusters.map(({ name }) => name));
-          const others = [...malformed.keys()].filter((name) => !names.has(name));
-          return [...clusters, ...others.map((name) => ({ name, servers: new Map() }))];
-        },
-        observe: () => observeClusters(settings, invocation.signal),
+        clusters: () => settings.clusters(invocation.signal),
+        observe: (clusters) => observeClusters(clusters, invocation.signal),
         onReconciled,
       });
       reportHeartbeat(invocation, heartbeat);

@@ -17,17 +17,19 @@ import { ExitCode, exitStatus } from './exit-code.ts';
 import type { Facts, Invocation } from './invocation.ts';
 import type { RecordedItem } from './ledger/item.ts';
 import type { Heartbeat, Reconciled } from './reconcile/heartbeat.ts';
+import { STATES, type State } from './reconcile/lasting.ts';
 import { forLog } from './text.ts';
 
 /** From how many days on the log says each minute that a certificate expires. */
 const EXPIRES_SOON = 30;
 
 /** State that servers or clusters enter → the metric that counts them, in that heartbeat only. */
-const ENTERED = [
-  ['pending', 'PendingEntered'],
-  ['not_streaming', 'NotStreamingEntered'],
-  ['leader_unknown', 'LeaderUnknownEntered'],
-] as const;
+const ENTERED: Readonly<Record<State, string>> = {
+  pending: 'PendingEntered',
+  not_streaming: 'NotStreamingEntered',
+  leader_cannot_write: 'LeaderCannotWriteEntered',
+  leader_unknown: 'LeaderUnknownEntered',
+};
 
 /**
  * Service name, namespace and log level come from the environment (POWERTOOLS_…). Text is made fit for a log
@@ -171,10 +173,10 @@ export function reportHeartbeat(invocation: Invocation, heartbeat: Heartbeat | E
       logger.error(message, { ...fields, barman_server });
     }
     const { entered } = heartbeat;
-    for (const [state, metric] of ENTERED) {
+    for (const state of STATES) {
       if (entered[state].length === 0) continue;
-      metrics.addMetric(metric, MetricUnit.Count, entered[state].length);
-      const alarm = state.replace('_', '-');
+      metrics.addMetric(ENTERED[state], MetricUnit.Count, entered[state].length);
+      const alarm = state.replaceAll('_', '-');
       logger.error(`raises the alarm ${alarm}: ${entered[state].join(', ')}`, { ...fields, alarm });
     }
     metrics.addMetric('NotReady', MetricUnit.Count, notReady.length);

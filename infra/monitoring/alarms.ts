@@ -92,6 +92,15 @@ export const ALARMS: Readonly<Record<string, Readonly<Record<string, Alarm>>>> =
       advice:
         'Each server raises the alarm; the line in the log with `alarm` names it, and the warnings name the leader. While the leader is unknown, what was seen last goes on being counted. Causes and remedies: [WAL does not arrive](operations.md#wal-does-not-arrive).',
     },
+    'leader-cannot-write': {
+      ...OWN,
+      MetricName: 'LeaderCannotWriteEntered',
+      within: 7,
+      description:
+        'For 5 minutes, the node that holds the leader lock of a Patroni cluster has been in recovery: no node of it can write, and Barman is not switched. Read the logs of Patroni and PostgreSQL on that node.',
+      advice:
+        "The line in the log with `alarm` names the cluster, and the heartbeat's warnings name the node. Barman follows by itself once the node, or another one, leads.",
+    },
     'pg-backup-api-unreachable': {
       ...OWN,
       isState: true,
@@ -215,7 +224,7 @@ export const ALARMS: Readonly<Record<string, Readonly<Record<string, Alarm>>>> =
       description:
         "The leader of a Patroni cluster has been unknown for 10 minutes: if an event is lost now, Barman does not follow. Read the heartbeat's warnings in the log: they name the cluster and the reason.",
       advice:
-        'Typical reasons: no leader, the REST API cannot be reached from the function (`patroni-hosts`, `patroni-port`), a CA or client certificate is missing, the leader has no model or no URL in the parameter of its cluster, that parameter is malformed, or the leader cannot write: act on that one at once. Each cluster raises the alarm; the line in the log with `alarm` names it.',
+        'Typical reasons: no leader, the REST API cannot be reached from the function (`patroni-hosts`, `patroni-port`), a CA or client certificate is missing, the leader has no model or no URL in the parameter of its cluster, or that parameter is malformed. Each cluster raises the alarm; the line in the log with `alarm` names it.',
     },
     'paused-pending': {
       ...OWN,

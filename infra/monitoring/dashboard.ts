@@ -102,8 +102,8 @@ const widgets = (hasApi: boolean) => [
     own('OldestPendingAge', { stat: 'Maximum' }),
     own('NotStreaming', { stat: 'Maximum', yAxis: 'right' }),
     own('LeaderUnknown', { stat: 'Maximum', yAxis: 'right' }),
-    ...['PendingEntered', 'NotStreamingEntered', 'LeaderUnknownEntered'].map((name) =>
-      own(name, { yAxis: 'right' }),
+    ...['PendingEntered', 'NotStreamingEntered', 'LeaderCannotWriteEntered', 'LeaderUnknownEntered'].map(
+      (name) => own(name, { yAxis: 'right' }),
     ),
     own('Reconciled', { yAxis: 'right' }),
   ]),

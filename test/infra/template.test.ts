@@ -275,6 +275,7 @@ describe.each(withApi)('template with %s', (_, template) => {
       'switch-failed',
       'pending',
       'not-streaming',
+      'leader-cannot-write',
       'pg-backup-api-unreachable',
       'heartbeat-lost',
       'event-lost',

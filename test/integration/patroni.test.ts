@@ -7,11 +7,8 @@ import { createServer as createTcpServer, type Socket } from 'node:net';
 import { describe, expect, test } from 'vitest';
 import { HttpError } from '../../functions/config-switch/errors.ts';
 import type { TlsSettings } from '../../functions/config-switch/http/tls.ts';
-import type { Cluster } from '../../functions/config-switch/patroni/cluster.ts';
-import {
-  type ClusterSource,
-  observeClusters,
-} from '../../functions/config-switch/patroni/observe-clusters.ts';
+import { type Cluster, withoutValue } from '../../functions/config-switch/patroni/cluster.ts';
+import { observeClusters } from '../../functions/config-switch/patroni/observe-clusters.ts';
 import { PatroniClient } from '../../functions/config-switch/patroni/rest-api.ts';
 import { CertificateAuthority } from '../stand-ins/certificates.ts';
 import { PatroniStandIn } from '../stand-ins/patroni-rest-api.ts';
@@ -209,17 +206,13 @@ describe('the clusters', () => {
     streaming_archiver_name: null,
     ...change,
   });
-  const source = (
-    clusters: readonly Cluster[],
-    { tls = {}, malformed = new Map() }: Partial<Awaited<ReturnType<ClusterSource['clusters']>>> = {},
-  ): ClusterSource => ({ clusters: async () => ({ clusters, malformed, tls }) });
   const urlsOf = (patroni: PatroniStandIn) => patroni.urls.map((url) => new URL(url));
 
   test('are observed, except those without URLs', async () => {
     await using patroni = await PatroniStandIn.start();
     const asked = cluster('a', { patroni: urlsOf(patroni) });
     const before = Date.now();
-    const observed = await observeClusters(source([asked, cluster('b')]), signal());
+    const observed = await observeClusters({ clusters: [asked, cluster('b')], tls: {} }, signal());
     expect(observed).toEqual([{ cluster: asked, at: expect.any(Number), observation: { leader: 'node1' } }]);
     expect(observed[0]?.at).toBeGreaterThanOrEqual(before);
     expect(observed[0]?.at).toBeLessThanOrEqual(Date.now());
@@ -235,7 +228,7 @@ describe('the clusters', () => {
         ]),
         patroni: urlsOf(patroni),
       });
-    const observed = await observeClusters(source([several('a'), several('b')]), signal());
+    const observed = await observeClusters({ clusters: [several('a'), several('b')], tls: {} }, signal());
     expect(observed.map((one) => [[...one.cluster.servers.keys()], one.observation])).toEqual([
       [['server-of-a'], { leader: 'node1' }],
       [['server-of-b'], { leader: 'node1' }],
@@ -246,9 +239,9 @@ describe('the clusters', () => {
 
   test('that are malformed are unknown, and not asked, with an earlier good value or without', async () => {
     await using patroni = await PatroniStandIn.start();
-    const one = cluster('a', { patroni: urlsOf(patroni) });
-    const malformed = new Map(['a', 'b', '__proto__'].map((name) => [name, `clusters/${name} is not JSON`]));
-    const observed = await observeClusters(source([one], { malformed }), signal());
+    const one = cluster('a', { patroni: urlsOf(patroni), malformed: 'clusters/a is not JSON' });
+    const others = ['b', '__proto__'].map((name) => withoutValue(name, `clusters/${name} is not JSON`));
+    const observed = await observeClusters({ clusters: [one, ...others], tls: {} }, signal());
     expect(observed.map(({ cluster, observation }) => [cluster.name, cluster.servers, observation])).toEqual([
       ['a', one.servers, { unknown: 'clusters/a is not JSON' }],
       ['b', new Map(), { unknown: 'clusters/b is not JSON' }],
@@ -263,7 +256,7 @@ describe('the clusters', () => {
     const bad = cluster('bad', { patroni: [null as unknown as URL] });
     const good = cluster('good', { patroni: urlsOf(patroni) });
     const clusters = [cluster('first', { patroni: urlsOf(patroni) }), bad, good];
-    expect((await observeClusters(source(clusters), signal())).map((one) => one.observation)).toEqual([
+    expect((await observeClusters({ clusters, tls: {} }, signal())).map((one) => one.observation)).toEqual([
       { leader: 'node1' },
       { unknown: expect.stringMatching(/^internal error: .*host/) },
       { leader: 'node1' },
@@ -274,7 +267,7 @@ describe('the clusters', () => {
     await using patroni = await PatroniStandIn.start();
     const tls = new HttpError('patroni-client-key is missing');
     const one = cluster('a', { patroni: urlsOf(patroni) });
-    expect(await observeClusters(source([one], { tls }), signal())).toMatchObject([
+    expect(await observeClusters({ clusters: [one], tls }, signal())).toMatchObject([
       { cluster: { name: 'a' }, observation: { unknown: 'patroni-client-key is missing' } },
     ]);
     expect(patroni.requests).toEqual([]);
@@ -285,14 +278,9 @@ describe('the clusters', () => {
     await using patroni = await PatroniStandIn.start({ tls: { ...(await ca.server()), ca: ca.cert } });
     const tls = { ...(await ca.client()), ca: ca.cert };
     const one = cluster('a', { patroni: urlsOf(patroni) });
-    expect(await observeClusters(source([one], { tls }), signal())).toMatchObject([
+    expect(await observeClusters({ clusters: [one], tls }, signal())).toMatchObject([
       { observation: { leader: 'node1' } },
     ]);
-  });
-
-  test('are none while the parameters are unavailable', async () => {
-    const unavailable = { clusters: () => Promise.reject(new HttpError('throttled')) };
-    expect(await observeClusters(unavailable, signal())).toEqual([]);
   });
 });
 
@@ -322,10 +310,7 @@ describe('more nodes than sockets', () => {
       }),
     );
   const run = (clusters: readonly Cluster[]) =>
-    observeClusters(
-      { clusters: async () => ({ clusters, malformed: new Map(), tls: {} }) },
-      AbortSignal.timeout(20_000),
-    );
+    observeClusters({ clusters, tls: {} }, AbortSignal.timeout(20_000));
 
   test('are asked over 64 sockets at most, in turn', async () => {
     await using patroni = await PatroniStandIn.start({ nodes: ['node1', 'node2', 'node3'] });

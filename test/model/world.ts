@@ -358,7 +358,7 @@ export class World {
       operationTimeout: OPERATION_TIMEOUT,
       interval: MINUTE,
       version: 'model',
-      clusters: async () => [],
+      clusters: async () => ({ clusters: [], tls: {} }),
       observe: () => this.#observe(instance, signal),
       onReconciled: ({ result }) => this.log(`${name}: ${result.message}`),
     };

@@ -110,7 +110,7 @@ async function heartbeat(observed: readonly string[] = []): Promise<void> {
     operationTimeout: 60_000,
     interval: MINUTE,
     version: 'test',
-    clusters: async () => [],
+    clusters: async () => ({ clusters: [], tls: {} }),
     observe: async () => [
       {
         cluster: { name: 'c', scope: 'c', servers, streaming_archiver_name: null },

@@ -5,6 +5,7 @@ import { Busy, ConfigSwitchFailed, HttpError, LedgerError } from '../../function
 import { type Facts, newFacts } from '../../functions/config-switch/invocation.ts';
 import type { Item, RecordedItem } from '../../functions/config-switch/ledger/item.ts';
 import { Ledger } from '../../functions/config-switch/ledger/ledger.ts';
+import type { Cluster } from '../../functions/config-switch/patroni/cluster.ts';
 import type { Observed } from '../../functions/config-switch/patroni/observe-clusters.ts';
 import {
   beat,
@@ -128,7 +129,7 @@ beforeEach(() => {
     operationTimeout: MINUTE,
     interval: MINUTE,
     version: '1.2.3',
-    clusters: async () => [],
+    clusters: async () => ({ clusters: [], tls: {} }),
     observe: async () => [],
     onReconciled: (one) => reconciled.push(one),
   };
@@ -172,7 +173,7 @@ describe('a heartbeat', () => {
       oldestPendingAge: 0,
       pausedPendingAge: 0,
       certificate: undefined,
-      entered: { pending: [], not_streaming: [], leader_unknown: [] },
+      entered: { pending: [], not_streaming: [], leader_cannot_write: [], leader_unknown: [] },
     });
     expect(barman.read).toEqual([]);
   });
@@ -618,6 +619,11 @@ describe('what lasts', () => {
   test('is a leader that is unknown, at the tenth heartbeat', async () => {
     expect(await beats(19, { unknown: 'no leader' })).toEqual([['leader_unknown', 'c', 9]]);
   });
+
+  test('is a leader that cannot write, at the fifth heartbeat', async () => {
+    const observation = { unknown: 'its role is replica', cannotWrite: true };
+    expect(await beats(19, observation)).toEqual([['leader_cannot_write', 'c', 4]]);
+  });
 });
 
 describe('the certificate', () => {
@@ -695,15 +701,16 @@ describe('the leaders that Patroni names', () => {
 
 describe('the report of a heartbeat', () => {
   const report = () => (table.items.get('@stage') as { heartbeat?: unknown } | undefined)?.heartbeat;
-  const east = { name: 'east', servers: new Map([['main', new Map([['node1', 'm']])]]) };
-  const unseen = { name: 'unseen', servers: new Map([['other', new Map()]]) };
+  const cluster = (name: string, servers: Cluster['servers']): Cluster => ({
+    ...{ name, scope: name, servers, secrets: [], patroni: [], streaming_archiver_name: null },
+  });
+  const east = cluster('east', new Map([['main', new Map([['node1', 'm']])]]));
+  const unseen = cluster('unseen', new Map([['other', new Map()]]));
   const observe = (observation: Observed['observation'], ms = 0) => {
     options = {
       ...options,
-      clusters: async () => [east, unseen],
-      observe: async () => [
-        { cluster: { ...east, scope: 'east', streaming_archiver_name: null }, at: NOW + ms, observation },
-      ],
+      clusters: async () => ({ clusters: [east, unseen], tls: {} }),
+      observe: async () => [{ cluster: east, at: NOW + ms, observation }],
     };
   };
 

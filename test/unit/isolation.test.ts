@@ -7,7 +7,7 @@ import fc from 'fast-check';
 import { expect, test, vi } from 'vitest';
 import { HttpError } from '../../functions/config-switch/errors.ts';
 import { Ledger } from '../../functions/config-switch/ledger/ledger.ts';
-import type { Cluster } from '../../functions/config-switch/patroni/cluster.ts';
+import { withoutValue } from '../../functions/config-switch/patroni/cluster.ts';
 import { observeClusters } from '../../functions/config-switch/patroni/observe-clusters.ts';
 import type { Answer, Ask } from '../../functions/config-switch/patroni/rest-api.ts';
 import { recordObservations } from '../../functions/config-switch/reconcile/observations.ts';
@@ -126,14 +126,10 @@ test('an error of one cluster or server › is its own, whatever its parameter, 
         ['clusters/good', JSON.stringify(good)],
       ]);
       const { clusters } = partsOf(values, '/p/');
-      const malformed = new Map(
-        [...clusters].flatMap(([name, part]) => (part instanceof HttpError ? [[name, part.message]] : [])),
+      const all = [...clusters].map(([name, part]) =>
+        part instanceof HttpError ? withoutValue(name, part.message) : part,
       );
-      const usable = [...clusters.values()].filter((part): part is Cluster => !(part instanceof HttpError));
-      const observed = await observeClusters(
-        { clusters: async () => ({ clusters: usable, malformed, tls: {} }) },
-        signal,
-      );
+      const observed = await observeClusters({ clusters: all, tls: {} }, signal);
       expect(JSON.stringify(observed)).not.toContain('internal error');
 
       const table = new MemoryTable();
@@ -150,12 +146,14 @@ test('an error of one cluster or server › is its own, whatever its parameter, 
 
       const one = observed.find(({ cluster }) => cluster.name === 'bad');
       const isKnown = one !== undefined && 'leader' in one.observation;
-      const wasAsked = usable.some(({ name, patroni }) => name === 'bad' && patroni.length > 0);
+      const listed = all.find(({ name }) => name === 'bad');
+      const isMalformed = listed?.malformed !== undefined;
+      const wasAsked = (listed?.patroni.length ?? 0) > 0;
       // What is not known, or could not be recorded, is reported.
-      if (!isKnown && (wasAsked || malformed.has('bad'))) expect(unknown).toMatchObject([{ cluster: 'bad' }]);
+      if (!isKnown && (wasAsked || isMalformed)) expect(unknown).toMatchObject([{ cluster: 'bad' }]);
       const servers = [...(one?.cluster.servers.values() ?? [])].filter((members) => members.size > 0);
       if (isKnown && fails) expect(unknown).toHaveLength(servers.length);
-      if (malformed.has('bad')) seen.malformed += 1;
+      if (isMalformed) seen.malformed += 1;
       else if (!isKnown) seen.unknown += 1;
       else if (fails && servers.length > 0) seen.failed += 1;
       else seen.known += 1;

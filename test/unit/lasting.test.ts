@@ -3,7 +3,7 @@ import type { HeartbeatReport } from '../../functions/config-switch/ledger/stage
 import { type Found, whatLasts } from '../../functions/config-switch/reconcile/lasting.ts';
 
 const MINUTE = 60_000;
-const NOTHING = { pending: [], not_streaming: [], leader_unknown: [] };
+const NOTHING = { pending: [], not_streaming: [], leader_cannot_write: [], leader_unknown: [] };
 
 /** Heartbeats, one after the other, each with the memory of the one before. */
 class Heartbeats {
@@ -15,23 +15,25 @@ class Heartbeats {
     {
       pending = {},
       not_streaming = {},
+      leader_cannot_write = [],
       leader_unknown = [],
-    }: Partial<Record<'pending' | 'not_streaming', Record<string, number> | 'not seen'>> & {
-      leader_unknown?: string[];
-    },
+    }: Partial<Record<'pending' | 'not_streaming', Record<string, number> | 'not seen'>> &
+      Partial<Record<'leader_cannot_write' | 'leader_unknown', string[]>>,
   ) {
     const sinceOf = (servers: Record<string, number> | 'not seen') =>
       servers === 'not seen'
         ? undefined
         : new Map(Object.entries(servers).map(([name, start]) => [name, start * MINUTE]));
+    const unknown = (clusters: string[]) => new Map(clusters.map((name) => [name, undefined]));
     const found: Found = {
       pending: sinceOf(pending),
       not_streaming: sinceOf(not_streaming),
-      leader_unknown,
+      leader_cannot_write: unknown(leader_cannot_write),
+      leader_unknown: unknown(leader_unknown),
     };
     const { lasting, entered } = whatLasts(found, this.#before, minute * MINUTE, MINUTE);
     this.#before = { at: new Date(minute * MINUTE).toISOString(), lasting };
-    return { entered, lasting };
+    return { entered, raised: lasting.filter(({ raised }) => raised).map(({ name }) => name) };
   }
 }
 
@@ -49,7 +51,7 @@ describe('a server that is pending', () => {
     beats.beat(6, { pending: { main: 0 } });
     expect(beats.beat(7, { pending: { main: 0, other: 2 } })).toMatchObject({
       entered: { ...NOTHING, pending: ['other'] },
-      lasting: { pending: ['main', 'other'] },
+      raised: ['main', 'other'],
     });
     expect(beats.beat(8, { pending: { other: 2 } }).entered).toEqual(NOTHING);
     expect(beats.beat(9, { pending: { main: 4, other: 2 } }).entered.pending).toEqual(['main']);
@@ -61,7 +63,7 @@ describe('a server that is pending', () => {
     for (let minute = 7; minute < 30; minute += 1) {
       expect(beats.beat(minute, { pending: 'not seen' })).toMatchObject({
         entered: NOTHING,
-        lasting: { pending: ['main'] },
+        raised: ['main'],
       });
     }
     expect(beats.beat(30, { pending: { main: 0, other: 9 } }).entered.pending).toEqual(['other']);
@@ -121,5 +123,19 @@ describe('a cluster whose leader is unknown', () => {
       const leader_unknown = minute % 9 === 8 ? [] : ['constructor'];
       expect(beats.beat(minute, { leader_unknown }).entered).toEqual(NOTHING);
     }
+  });
+});
+
+describe('a cluster whose leader cannot write', () => {
+  test('enters the state at the fifth heartbeat in a row', () => {
+    const beats = new Heartbeats();
+    const entered = Array.from({ length: 12 }, (_, minute) =>
+      beats.beat(minute, minute < 2 ? { leader_unknown: ['main'] } : { leader_cannot_write: ['main'] }),
+    );
+    expect(entered.map((one) => one.entered.leader_cannot_write.length)).toEqual([
+      ...[0, 0, 0, 0, 0, 0, 1],
+      ...[0, 0, 0, 0, 0],
+    ]);
+    expect(entered.flatMap((one) => one.entered.leader_unknown)).toEqual([]);
   });
 });

@@ -239,11 +239,6 @@ describe('the leader is unknown', () => {
       'node1 does not confirm that it is the leader: 10.0.0.1:8008: 503, 10.0.0.2:8008: 503',
     ],
     [
-      'if it cannot write: for a moment in a switchover, or as long as PostgreSQL hangs in recovery',
-      [confirms({ role: 'replica' }), REPLICA],
-      'node1 holds the leader lock, but its role is replica, which cannot write. In a switchover that lasts less than a second; if it lasts longer, act now: read the logs of Patroni and PostgreSQL on node1',
-    ],
-    [
       'if none of the URLs is its own',
       [notLeader(state('node3', { role: 'replica' })), REPLICA],
       'the leader is node1, and the key "patroni" of the parameter clusters/main has no URL of it: add it there',
@@ -271,6 +266,14 @@ describe('the leader is unknown', () => {
     ['if its answer is no state', [ok({})], '10.0.0.1:8008 answered something else than its state'],
   ])('%s', async (_, leader, unknown) => {
     expect(await run([NORMAL, NORMAL], leader)).toEqual({ unknown });
+  });
+
+  test('if it cannot write: for a moment in a switchover, or as long as PostgreSQL hangs in recovery', async () => {
+    expect(await run([NORMAL, NORMAL], [confirms({ role: 'replica' }), REPLICA])).toEqual({
+      unknown:
+        'node1 holds the leader lock, but its role is replica, which cannot write. In a switchover that lasts less than a second; if it lasts longer, act now: read the logs of Patroni and PostgreSQL on node1',
+      cannotWrite: true,
+    });
   });
 
   test('does not hide an internal error', async () => {

@@ -57,9 +57,8 @@ async function observe(count: number, ...nodes: readonly string[]) {
       patroni: nodes.map((node) => new URL(`http://${node}.c${index}`)),
     }),
   );
-  const source = { clusters: async () => ({ clusters, malformed: new Map<string, string>(), tls: {} }) };
   let time = Number.NaN;
-  const observed = observeClusters(source, new AbortController().signal).finally(() => {
+  const observed = observeClusters({ clusters, tls: {} }, new AbortController().signal).finally(() => {
     time = Date.now() - NOW;
   });
   await vi.advanceTimersByTimeAsync(30_000);

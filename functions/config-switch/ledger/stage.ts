@@ -17,16 +17,13 @@ const ClusterReport = v.object({
   unknown: v.exactOptional(v.string()),
 });
 
-/**
- * Servers, and clusters, that are in a state that someone must act on, so that the next heartbeat knows which ones
- * have entered it.
- */
+/** A server or a cluster in a state that someone must act on; see reconcile/lasting.ts. */
 const Lasting = v.object({
-  pending: v.array(v.string()),
-  not_streaming: v.array(v.string()),
-  leader_unknown: v.array(v.string()),
-  /** Since when the leader of a cluster is unknown. */
-  unknown_since: v.array(v.object({ cluster: v.string(), since: Time })),
+  state: v.string(),
+  name: v.string(),
+  since: Time,
+  /** Whether it lasts long enough for the alarm: the next heartbeat does not raise it again. */
+  raised: v.boolean(),
 });
 
 const HeartbeatReport = v.object({
@@ -39,7 +36,7 @@ const HeartbeatReport = v.object({
   unreachable: v.exactOptional(v.string()),
   unreachable_since: v.exactOptional(Time),
   clusters: v.array(ClusterReport),
-  lasting: v.exactOptional(Lasting),
+  lasting: v.exactOptional(v.pipe(v.array(Lasting), v.readonly())),
 });
 
 /** All servers are paused, later ones included. */
@@ -50,6 +47,8 @@ const StageItem = v.object({
   /** What the last heartbeat found. */
   heartbeat: v.exactOptional(HeartbeatReport),
 });
+/** What another version of the heartbeat has written may be unreadable; then the pause still counts. */
+const WithoutHeartbeat = v.omit(StageItem, ['heartbeat']);
 
 export type ClusterReport = Readonly<v.InferOutput<typeof ClusterReport>>;
 export type Lasting = Readonly<v.InferOutput<typeof Lasting>>;
@@ -64,8 +63,10 @@ export type StageItem = Readonly<v.InferOutput<typeof StageItem>>;
  * @returns without what cannot be read: the next heartbeat writes it again
  */
 export function readStage(stored: unknown): StageItem {
-  const result = v.safeParse(StageItem, stored);
-  return result.success ? result.output : {};
+  const whole = v.safeParse(StageItem, stored);
+  if (whole.success) return whole.output;
+  const rest = v.safeParse(WithoutHeartbeat, stored);
+  return rest.success ? rest.output : {};
 }
 
 /** Returns whether the operator wants nothing sent to Barman, for all servers. */

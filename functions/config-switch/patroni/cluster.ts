@@ -124,6 +124,14 @@ export interface Cluster {
   readonly streaming_archiver_name: string | null;
   /** Where Barman streams from, as PostgreSQL sees its address; absent: from anywhere. */
   readonly barman_addresses?: BlockList | undefined;
+  /** Why its parameter is malformed now. The rest is its last good value, or empty. */
+  readonly malformed?: string | undefined;
+}
+
+/** Returns a cluster whose parameter has never had a good value. */
+export function withoutValue(name: string, malformed: string): Cluster {
+  const empty = { secrets: [], servers: new Map(), patroni: [], streaming_archiver_name: null };
+  return { name, scope: name, ...empty, malformed };
 }
 
 /**

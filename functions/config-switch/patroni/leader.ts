@@ -68,11 +68,26 @@ export interface Leader {
   readonly otherReceiver?: string | undefined;
 }
 
-/** The leader, or why it is unknown. */
-export type Observation = Leader | { readonly unknown: string };
+/** Why the leader is unknown. */
+export interface UnknownLeader {
+  readonly unknown: string;
+  /** Whether a node holds the leader lock, but its PostgreSQL is in recovery. */
+  readonly cannotWrite?: boolean;
+}
+
+export type Observation = Leader | UnknownLeader;
 
 /** Thrown inside this module: the leader is unknown. */
 class Unknown extends Error {}
+/** PostgreSQL of the node that holds the leader lock is in recovery. */
+class CannotWrite extends Unknown {
+  constructor(leader: string, role: string) {
+    super(
+      `${leader} holds the leader lock, but its role is ${role}, which cannot write. In a switchover that lasts ` +
+        `less than a second; if it lasts longer, act now: read the logs of Patroni and PostgreSQL on ${leader}`,
+    );
+  }
+}
 
 /**
  * Asks all nodes of a cluster, in two rounds: who is the leader, and then the leader itself.
@@ -96,7 +111,9 @@ export async function observe(cluster: Cluster, ask: Ask, signal: AbortSignal): 
     const leader = leaderNamed(cluster, await round('cluster'));
     return leaderConfirmed(cluster, leader, await round('leader'));
   } catch (error) {
-    if (error instanceof Unknown) return { unknown: error.message };
+    if (error instanceof Unknown) {
+      return { unknown: error.message, ...(error instanceof CannotWrite && { cannotWrite: true }) };
+    }
     throw error;
   }
 }
@@ -143,7 +160,7 @@ function leaderConfirmed(cluster: Cluster, leader: string, answers: Answers): Le
     const { name, scope } = patroni;
     if (scope !== cluster.scope) throw new Unknown(`${host} belongs to scope ${scope}, not ${cluster.scope}`);
     if (name !== leader) throw new Unknown(`${name} claims to be the leader as well as ${leader}`);
-    if (!['primary', 'master', 'standby_leader'].includes(role)) throw new Unknown(cannotWrite(leader, role));
+    if (!['primary', 'master', 'standby_leader'].includes(role)) throw new CannotWrite(leader, role);
     if (cluster_unlocked) throw new Unknown(`${leader} does not hold the lock`);
     if (failsafe_mode_is_active) throw new Unknown(`${leader} is in failsafe mode`);
     // By one clock, the node's. Without one of both the comparison is false.
@@ -169,14 +186,6 @@ function unconfirmed({ name }: Cluster, leader: string, answers: Answers): strin
     ? ''
     : `; if none of these is ${leader}, add its URL to ${parameter}`;
   return `${leader} does not confirm that it is the leader: ${describe(answers)}${unlisted}`;
-}
-
-/** Returns what is said of a leader whose PostgreSQL is in recovery. */
-function cannotWrite(leader: string, role: string): string {
-  return (
-    `${leader} holds the leader lock, but its role is ${role}, which cannot write. In a switchover that lasts ` +
-    `less than a second; if it lasts longer, act now: read the logs of Patroni and PostgreSQL on ${leader}`
-  );
 }
 
 /** Returns whether Barman is among those that stream from a node. One that catches up streams as well. */

@@ -14,15 +14,11 @@ import { Sockets } from './sockets.ts';
  */
 const TIMEOUT = 12_000;
 
-/** Provides the clusters, and the TLS settings for their REST API, or why these cannot be used. */
-export interface ClusterSource {
-  /** @throws HttpError if they are unavailable */
-  clusters(signal: AbortSignal): Promise<{
-    readonly clusters: readonly Cluster[];
-    /** The parameters that are malformed, by the name of their cluster, and why; with an earlier good value or without. */
-    readonly malformed: ReadonlyMap<string, string>;
-    readonly tls: TlsSettings | HttpError;
-  }>;
+/** The clusters among the parameters, and how their REST API is asked. */
+export interface Clusters {
+  readonly clusters: readonly Cluster[];
+  /** The TLS settings for their REST API, or why these cannot be used. */
+  readonly tls: TlsSettings | HttpError;
 }
 
 /** What was observed of a cluster. */
@@ -37,27 +33,23 @@ export interface Observed {
  * Observes all clusters that have URLs of Patroni's REST API. With up to 64 nodes in all that takes six
  * seconds at most; with more, clusters wait for their turn. An error of one cluster is that cluster's.
  *
- * @returns one observation for each, without the servers that have members in several clusters; one for each
- *   cluster whose parameter is malformed; and one more for each such server
+ * @returns one observation for each, and for each cluster whose parameter is malformed, without the servers
+ *   that have members in several clusters; and one more for each such server
  */
-export async function observeClusters(source: ClusterSource, signal: AbortSignal): Promise<Observed[]> {
-  // The probe reports that the parameters are unavailable.
-  const none = { clusters: [], malformed: new Map<string, string>(), tls: {} };
-  const { clusters, malformed, tls } = await source.clusters(signal).catch(() => none);
+export async function observeClusters({ clusters, tls }: Clusters, signal: AbortSignal): Promise<Observed[]> {
   const ambiguous = serversOfSeveral(clusters);
   const at = Date.now();
   const sockets = new Sockets();
   const limit = deadline(TIMEOUT);
   const observeOne = async (cluster: Cluster): Promise<Observation> => {
-    const reason = malformed.get(cluster.name);
-    if (reason !== undefined) return { unknown: reason };
+    if (cluster.malformed !== undefined) return { unknown: cluster.malformed };
     if (tls instanceof HttpError) return { unknown: tls.message };
     const connect = () => new PatroniClient(tls);
     const inTime = AbortSignal.any([signal, limit.signal]);
     return sockets.observe(cluster.patroni.length, connect, (ask) => observe(cluster, ask, inTime));
   };
   const observed = clusters
-    .filter(({ name, patroni }) => patroni.length > 0 || malformed.has(name))
+    .filter(({ patroni, malformed }) => patroni.length > 0 || malformed !== undefined)
     .map(async (cluster): Promise<Observed> => {
       const internal = (error: unknown) => ({ unknown: `internal error: ${messageOf(error)}` });
       const observation = await observeOne(cluster).catch(internal);
@@ -65,14 +57,8 @@ export async function observeClusters(source: ClusterSource, signal: AbortSignal
     });
   const known = await Promise.all(observed).finally(limit.clear);
 
-  const names = new Set(clusters.map(({ name }) => name));
-  const withoutValue = [...malformed].filter(([name]) => !names.has(name));
   return [
     ...known,
-    ...withoutValue.map(([name, unknown]): Observed => {
-      const cluster = { name, scope: name, servers: new Map(), streaming_archiver_name: null };
-      return { cluster, at, observation: { unknown } };
-    }),
     ...[...ambiguous].flatMap(([barman_server, of]): Observed[] => {
       const unknown = `Barman server ${barman_server} has members in ${of.join(' and ')}, so none of them reconciles it`;
       return clusters

@@ -26,9 +26,8 @@ import {
 } from '../ledger/item.ts';
 import type { Ledger, ServerMessage, Servers } from '../ledger/ledger.ts';
 import { type ClusterReport, isStagePaused, type Lasting, type StageItem } from '../ledger/stage.ts';
-import type { Cluster } from '../patroni/cluster.ts';
-import type { Observed } from '../patroni/observe-clusters.ts';
-import { type States, whatLasts } from './lasting.ts';
+import type { Clusters, Observed } from '../patroni/observe-clusters.ts';
+import { type Entered, whatLasts } from './lasting.ts';
 import { type ObservationResult, recordObservations } from './observations.ts';
 import { BarmanHost } from './probe.ts';
 import { type ReconcileOptions, reconcile } from './reconcile.ts';
@@ -64,10 +63,10 @@ export interface HeartbeatOptions extends Pick<Invocation, 'signal' | 'remaining
   readonly interval: number;
   /** The version of this project. */
   readonly version: string;
-  /** Returns the Barman servers that each cluster lists; none if the parameters are unavailable. */
-  readonly clusters: () => Promise<readonly Pick<Cluster, 'name' | 'servers'>[]>;
-  /** Asks Patroni for the leaders. @throws HttpError if that cannot be tried */
-  readonly observe: () => Promise<readonly Observed[]>;
+  /** Returns the clusters among the parameters. @throws HttpError if the parameters are unavailable */
+  readonly clusters: () => Promise<Clusters>;
+  /** Asks Patroni for the leaders of some clusters. */
+  readonly observe: (clusters: Clusters) => Promise<readonly Observed[]>;
   /** Called after each server that was reconciled, or failed. */
   readonly onReconciled: (reconciled: Reconciled) => void;
 }
@@ -98,7 +97,7 @@ export interface Heartbeat extends Applied {
    */
   readonly notReady: readonly ServerMessage[];
   /** What has entered a state since the last heartbeat. */
-  readonly entered: States;
+  readonly entered: Entered;
 }
 
 /** What was pending, and is now. */
@@ -130,11 +129,9 @@ export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
   const before = await ledger.all(signal);
   const host = new BarmanHost(options);
   const expired = before.items.filter(isExpired);
-  const [certificate, outdated, clusters, { observed, seen, items }, polled] = await Promise.all([
-    // The probe tells if the parameters are unavailable.
+  const [certificate, outdated, { observed, items, ...seen }, polled] = await Promise.all([
     options.expiries().then(firstToExpire, () => undefined),
     options.outdated(),
-    options.clusters(),
     observe(options, before),
     pollExpired(options, host, expired),
     // Its own probe must not keep the only worker of a slow host from what is in doubt.
@@ -151,13 +148,13 @@ export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
   const states = {
     pending: pendingSince,
     not_streaming: host.unreachable === undefined ? notStreamingSince(observed, items) : undefined,
-    leader_unknown: observed.unknown.map(({ cluster }) => cluster),
+    leader_cannot_write: clustersOf(observed.unknown.filter(({ cannotWrite }) => cannotWrite)),
+    leader_unknown: clustersOf(observed.unknown.filter(({ cannotWrite }) => !cannotWrite)),
   };
   const { lasting, entered } = whatLasts(states, stage.heartbeat, Date.now(), options.interval);
-  const found = { clusters, seen, observed };
   // Old values go on being used, so what is pending was applied.
   const unreachable = host.unreachable ?? outdated;
-  const reported = report(options, found, stage, unreachable, lasting);
+  const reported = report(options, { observed, ...seen }, stage, unreachable, lasting);
   const unreported = await reported.then(() => undefined, messageOf);
   return {
     unreachable,
@@ -170,6 +167,11 @@ export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
   };
 }
 
+/** Returns some clusters; the heartbeats remember since when their leader is unknown. */
+function clustersOf(unknown: ObservationResult['unknown']): Map<string, undefined> {
+  return new Map(unknown.map(({ cluster }) => [cluster, undefined]));
+}
+
 /** Returns for which servers Barman does not stream, and since when (ms since the epoch). */
 function notStreamingSince({ notStreaming }: ObservationResult, items: readonly Item[]) {
   const since = new Map(items.map((item) => [item.barman_server, timeOf(item.streaming_since, Date.now())]));
@@ -180,16 +182,18 @@ function notStreamingSince({ notStreaming }: ObservationResult, items: readonly 
 
 /** Asks Patroni for the leaders, and records what follows. @returns also the items after that */
 async function observe({ ledger, signal, interval, ...options }: HeartbeatOptions, known: Servers) {
-  const seen = await options.observe();
+  // The probe tells if the parameters are unavailable.
+  const settings = await options.clusters().catch((): Clusters => ({ clusters: [], tls: {} }));
+  const seen = await options.observe(settings);
   const observed = await recordObservations(ledger, known, seen, interval, signal);
   const { reconciled, first, notStreaming } = observed;
   const changed = [...reconciled, ...first, ...notStreaming].length > 0;
-  return { observed, seen, items: changed ? (await ledger.all(signal)).items : known.items };
+  const items = changed ? (await ledger.all(signal)).items : known.items;
+  return { clusters: settings.clusters, seen, observed, items };
 }
 
-/** What a heartbeat knows of the clusters. */
-interface Clusters {
-  readonly clusters: readonly Pick<Cluster, 'name' | 'servers'>[];
+/** What a heartbeat has seen of the clusters. */
+interface SeenClusters extends Pick<Clusters, 'clusters'> {
   readonly seen: readonly Observed[];
   readonly observed: ObservationResult;
 }
@@ -203,10 +207,10 @@ interface Clusters {
  */
 async function report(
   { ledger, interval, version }: HeartbeatOptions,
-  { clusters, seen, observed }: Clusters,
+  { clusters, seen, observed }: SeenClusters,
   { heartbeat }: StageItem,
   unreachable: string | undefined,
-  lasting: Lasting,
+  lasting: readonly Lasting[],
 ): Promise<void> {
   const at = new Date().toISOString();
   const reports = clusters.map(({ name, servers }): ClusterReport => {

@@ -12,22 +12,25 @@ const TOLERANCE = 0.25;
  * How long a state lasts until someone must act (intervals between heartbeats). What is found by five, or
  * ten, heartbeats in a row lasts one interval less.
  */
-const LASTS = { pending: 5, not_streaming: 4 - TOLERANCE, leader_unknown: 9 - TOLERANCE };
+const LASTS = {
+  pending: 5,
+  not_streaming: 4 - TOLERANCE,
+  leader_cannot_write: 4 - TOLERANCE,
+  leader_unknown: 9 - TOLERANCE,
+};
 /** So long is remembered what lasted (intervals): after a longer gap, the alarm may have been missed. */
 const REMEMBERED = 10;
 
 export type State = keyof typeof LASTS;
-/** State → the names of the servers, or clusters, that are in it. */
-export type States = Readonly<Record<State, readonly string[]>>;
+export const STATES = Object.keys(LASTS) as readonly State[];
+/** State → the servers, or clusters, that have entered it. */
+export type Entered = Readonly<Record<State, readonly string[]>>;
 
-/** What a heartbeat has found. */
-export interface Found {
-  /** Server → since when it is so (ms since the epoch); undefined if that was not to be seen. */
-  readonly pending: ReadonlyMap<string, number> | undefined;
-  readonly not_streaming: ReadonlyMap<string, number> | undefined;
-  /** Clusters. */
-  readonly leader_unknown: readonly string[];
-}
+/**
+ * What a heartbeat has found: state → server or cluster → since when it is so (ms since the epoch), undefined
+ * if the heartbeats themselves have to remember that. A state that was not to be seen is undefined.
+ */
+export type Found = Readonly<Record<State, ReadonlyMap<string, number | undefined> | undefined>>;
 
 /**
  * Returns what lasts, and what has entered a state.
@@ -42,32 +45,30 @@ export function whatLasts(
   before: Pick<HeartbeatReport, 'at' | 'lasting'> | undefined,
   now: number,
   interval: number,
-): { readonly lasting: Lasting; readonly entered: States } {
-  const last = now - timeOf(before?.at, 0) <= REMEMBERED * interval ? before?.lasting : undefined;
-  const knownSince = new Map(last?.unknown_since.map(({ cluster, since }) => [cluster, since]));
-  const unknownSince = new Map(
-    found.leader_unknown.map((name) => [name, timeOf(knownSince.get(name), now)] as const),
-  );
-  const inState = (state: State, since: ReadonlyMap<string, number> | undefined): string[] => {
+): { readonly lasting: readonly Lasting[]; readonly entered: Entered } {
+  const isRecent = now - timeOf(before?.at, 0) <= REMEMBERED * interval;
+  const last = (isRecent && before?.lasting) || [];
+  const lastOf = (state: State, name: string) => last.find((one) => one.state === state && one.name === name);
+  const lasting = STATES.flatMap((state): Lasting[] => {
+    const names = found[state];
     // What cannot be seen is as it was.
-    if (!since) return last?.[state] ?? [];
-    return [...since].filter(([, start]) => now - start >= LASTS[state] * interval).map(([name]) => name);
-  };
-  const states = {
-    pending: inState('pending', found.pending),
-    not_streaming: inState('not_streaming', found.not_streaming),
-    leader_unknown: inState('leader_unknown', unknownSince),
-  };
-  const entered = (state: State) => states[state].filter((name) => !last?.[state].includes(name));
-  const unknown_since = [...unknownSince].map(([cluster, since]) => ({
-    cluster,
-    since: new Date(since).toISOString(),
-  }));
+    if (!names) return last.filter((one) => one.state === state);
+    return [...names].map(([name, seen]) => {
+      const since = seen ?? timeOf(lastOf(state, name)?.since, now);
+      const raised = now - since >= LASTS[state] * interval;
+      return { state, name, since: new Date(since).toISOString(), raised };
+    });
+  });
+  const entered = (state: State) =>
+    lasting
+      .filter((one) => one.state === state && one.raised && !lastOf(state, one.name)?.raised)
+      .map(({ name }) => name);
   return {
-    lasting: { ...states, unknown_since },
+    lasting,
     entered: {
       pending: entered('pending'),
       not_streaming: entered('not_streaming'),
+      leader_cannot_write: entered('leader_cannot_write'),
       leader_unknown: entered('leader_unknown'),
     },
   };

@@ -49,7 +49,11 @@ export interface ObservationResult {
    */
   readonly notStreaming: readonly ServerMessage[];
   /** Clusters whose leader is unknown, has no model, or could not be recorded, and why. */
-  readonly unknown: readonly { readonly cluster: string; readonly reason: string }[];
+  readonly unknown: readonly {
+    readonly cluster: string;
+    readonly reason: string;
+    readonly cannotWrite?: boolean | undefined;
+  }[];
 }
 
 /**
@@ -74,7 +78,10 @@ export async function recordObservations(
   const options = { ledger, interval, allPaused, signal: AbortSignal.any([signal, limit.signal]) };
   for (const { cluster, at, observation } of observed) {
     const { name } = cluster;
-    if ('unknown' in observation) unknown.push({ cluster: name, reason: observation.unknown });
+    if ('unknown' in observation) {
+      const { unknown: reason, cannotWrite } = observation;
+      unknown.push({ cluster: name, reason, cannotWrite });
+    }
     const lastKnown = known.stage.heartbeat?.clusters.find((one) => one.name === name)?.observed_at;
     for (const [barman_server, members] of cluster.servers) {
       const isThisOne = (one: Pick<Item, 'barman_server'>) => one.barman_server === barman_server;

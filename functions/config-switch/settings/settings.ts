@@ -10,8 +10,8 @@ import { within } from '../deadline.ts';
 import { DeadlineExceeded, HttpError } from '../errors.ts';
 import type { Secret, SecretSource } from '../event/signature.ts';
 import { explainSdkError, type Reader } from '../http/network-errors.ts';
-import type { Cluster } from '../patroni/cluster.ts';
-import type { ClusterSource } from '../patroni/observe-clusters.ts';
+import { withoutValue } from '../patroni/cluster.ts';
+import type { Clusters } from '../patroni/observe-clusters.ts';
 import { MalformedParameter, type Part, type Parts, partsOf, secretsOf, type Values } from './parameters.ts';
 
 /** Older values are read again (ms). */
@@ -41,7 +41,7 @@ interface Reading {
   readonly at: number;
 }
 
-export class Settings implements ConnectionSource, SecretSource, ClusterSource {
+export class Settings implements ConnectionSource, SecretSource {
   readonly #path: string;
   readonly #warn: (message: string, cause?: unknown) => void;
   readonly #reader: Reader;
@@ -123,15 +123,18 @@ export class Settings implements ConnectionSource, SecretSource, ClusterSource {
   }
 
   /**
-   * Returns the clusters that have a good value, those that are malformed now, and the TLS settings for their
-   * REST API.
+   * Returns the clusters, those that are malformed now included, and the TLS settings for their REST API.
    *
    * @throws HttpError if SSM cannot be read
    */
-  async clusters(signal: AbortSignal): ReturnType<ClusterSource['clusters']> {
+  async clusters(signal: AbortSignal): Promise<Clusters> {
     const { clusters, patroniTls } = await this.#fresh(() => true, signal);
-    const usable = [...clusters.values()].filter((one): one is Cluster => !(one instanceof HttpError));
-    return { clusters: usable, malformed: this.#malformed, tls: patroniTls };
+    const all = [...clusters].map(([name, part]) =>
+      part instanceof HttpError
+        ? withoutValue(name, part.message)
+        : { ...part, malformed: this.#malformed.get(name) },
+    );
+    return { clusters: all, tls: patroniTls };
   }
 
   /**
