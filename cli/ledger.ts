@@ -19,6 +19,7 @@ import { DynamoDbTable, LedgerClient } from '../functions/config-switch/ledger/d
 import { type Item, isLeased } from '../functions/config-switch/ledger/item.ts';
 import { Ledger, type Servers } from '../functions/config-switch/ledger/ledger.ts';
 import { Operator } from '../functions/config-switch/ledger/operator.ts';
+import type { ClusterReport } from '../functions/config-switch/ledger/stage.ts';
 import { listOf, printableLines } from '../functions/config-switch/text.ts';
 import { check } from './check.ts';
 import { columns, type Program, start, UsageError, type Values } from './command-line.ts';
@@ -175,7 +176,9 @@ class Stage {
     if (cluster === undefined) return [server];
     const { items, stage } = await this.ledger.all(signal());
     const clusters = stage.heartbeat?.clusters ?? [];
-    const listed = clusters.filter(({ name }) => name === cluster).flatMap(({ servers }) => servers);
+    const listed = clusters
+      .filter(({ name }) => name === cluster)
+      .flatMap(({ servers }) => servers.map(({ name }) => name));
     const recorded = items.filter(({ desired }) => desired?.cluster === cluster);
     const names = new Set([...listed, ...recorded.map(({ barman_server }) => barman_server)]);
     if (names.size > 0) return [...names];
@@ -196,7 +199,10 @@ class Stage {
     const heartbeat = stage.heartbeat && {
       ...stage.heartbeat,
       clusters: stage.heartbeat.clusters
-        .map((cluster) => ({ ...cluster, servers: cluster.servers.filter((one) => servers.includes(one)) }))
+        .map((cluster) => ({
+          ...cluster,
+          servers: cluster.servers.filter(({ name }) => servers.includes(name)),
+        }))
         .filter((cluster) => cluster.servers.length > 0),
     };
     console.log(this.format({ items, unreadable: [], stage: { ...stage, ...(heartbeat && { heartbeat }) } }));
@@ -304,7 +310,7 @@ async function resume(stage: Stage, server: string): Promise<number> {
 /** Sends a role change by hand; without a model it drops the active one. */
 async function set(stage: Stage, server: string, model?: string): Promise<number> {
   const { items, stage: known } = await stage.ledger.all(signal());
-  const clusters = known.heartbeat?.clusters.filter(({ servers }) => servers.includes(server)) ?? [];
+  const clusters = (known.heartbeat?.clusters ?? []).filter((one) => lists(one, server));
   const item = items.find(({ barman_server }) => barman_server === server);
   const response = await stage.invoke(
     {
@@ -319,7 +325,7 @@ async function set(stage: Stage, server: string, model?: string): Promise<number
   );
   const { exit_code, message, recorded } = v.parse(ResponseSchema, response);
   console.log(message);
-  if (clusters.some(({ observed_at }) => observed_at !== undefined)) {
+  if (clusters.some(({ servers }) => servers.some(({ name, observed }) => name === server && observed))) {
     console.error(
       `A cluster of ${server} is observed: unless this is its leader's model, the heartbeat undoes it within four minutes; to keep it, run now: pause ${server}`,
     );
@@ -337,7 +343,7 @@ async function forget(stage: Stage, server: string): Promise<number> {
   } else {
     const item = await stage.known(server, await stage.ledger.get(server, signal()));
     const { heartbeat } = await stage.ledger.stage(signal());
-    const cluster = heartbeat?.clusters.find(({ servers }) => servers.includes(server));
+    const cluster = heartbeat?.clusters.find((one) => lists(one, server));
     if (cluster) {
       throw new Error(
         `clusters/${cluster.name} lists ${server}: remove it there first, and wait for the next heartbeat; --force forgets it nevertheless`,
@@ -362,6 +368,10 @@ async function forget(stage: Stage, server: string): Promise<number> {
   }
   console.log(`${server} is forgotten.`);
   return 0;
+}
+
+function lists({ servers }: ClusterReport, server: string): boolean {
+  return servers.some(({ name }) => name === server);
 }
 
 /** Asks the function, which can reach Barman, in a dry run. */

@@ -175,7 +175,7 @@ function heartbeatLines({ heartbeat }: StageItem, now: number): string[] {
 function rowsOf({ items, unreadable, stage }: Servers): (Item | ServerMessage | Listed)[] {
   const known = [...items, ...unreadable];
   const names = new Set(known.map(({ barman_server }) => barman_server));
-  const listed = new Set(stage.heartbeat?.clusters.flatMap(({ servers }) => servers));
+  const listed = new Set(stage.heartbeat?.clusters.flatMap(({ servers }) => servers.map(({ name }) => name)));
   const others = [...listed]
     .filter((name) => !names.has(name))
     .map((barman_server): Listed => ({ barman_server, listed: true }));
@@ -199,14 +199,16 @@ function observationOf(
   { heartbeat }: StageItem,
   now: number,
 ): ObservationOf {
-  const clusters = heartbeat?.clusters.filter(({ servers }) => servers.includes(barman_server)) ?? [];
-  const [observed_at] = clusters
-    .flatMap((cluster) => cluster.observed_at ?? [])
-    .sort()
-    .reverse();
+  const listed = (heartbeat?.clusters ?? []).flatMap((cluster) =>
+    cluster.servers.filter(({ name }) => name === barman_server).map((server) => ({ cluster, server })),
+  );
+  const observed_at = listed.find(({ server }) => server.observed)?.cluster.observed_at;
   const latest = Date.parse(observed_at ?? '');
   const leader_known = heartbeat !== undefined && now - latest <= MISSING * heartbeat.interval;
-  const reasons = clusters.flatMap(({ unknown }) => unknown ?? []);
+  const reasons = listed.flatMap(({ cluster, server }) => [
+    ...(server.observed && cluster.unknown !== undefined ? [cluster.unknown] : []),
+    ...(server.unknown === undefined ? [] : [server.unknown]),
+  ]);
   return {
     ...(observed_at !== undefined && { observed_at }),
     leader_known,

@@ -4,6 +4,7 @@
  */
 
 import { rehearse } from './barman/dry-run.ts';
+import { isUnanswered } from './barman/failures.ts';
 import type { Diagnosis, PgBackupApi } from './barman/pg-backup-api.ts';
 import { Busy } from './errors.ts';
 import type { RoleChange } from './event/payload.ts';
@@ -84,12 +85,18 @@ export async function runBarmanConfigSwitch(
  */
 async function diagnose({ api, ledger, signal }: RunOptions): Promise<Diagnosis> {
   if (!(await ledger.acquireDiagnosis(DIAGNOSIS_TIME, signal))) {
-    throw new Busy('another dry run is under way; try again in a minute');
+    throw new Busy('another dry run is under way, or one that failed may be; try again in a minute');
   }
-  const diagnosis = await api.diagnose();
-  // One that failed may go on for pg-backup-api.
-  await ledger.releaseDiagnosis(signal);
-  return diagnosis;
+  let goesOn = false;
+  try {
+    return await api.diagnose();
+  } catch (error) {
+    goesOn = isUnanswered(error);
+    throw error;
+  } finally {
+    // It ends by itself a minute later.
+    if (!goesOn) await ledger.releaseDiagnosis(signal).catch(() => undefined);
+  }
 }
 
 /** Returns a role change that is not skipped, with its target. @throws InvalidArgs as `configTarget` does */

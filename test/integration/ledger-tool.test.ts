@@ -69,7 +69,7 @@ describe('npm run ledger', () => {
     await using run = await startFunction();
     await run.invoke(PROMOTION);
     const heartbeat = { at: at(0), interval: 60_000, version: '1.2.3' };
-    const clusters = [{ name: 'east', servers: ['main', 'crm'] }];
+    const clusters = [{ name: 'east', servers: ['main', 'crm'].map((name) => ({ name, observed: true })) }];
     await run.setItem({ heartbeat: { ...heartbeat, clusters } } as never, '@stage');
     const paused = await ledger(run.table, 'pause', '--cluster', 'east', '--reason', 'a new disk');
     expect(paused.log).toMatch(/^crm +paused [\s\S]* for: a new disk;\s[\s\S]*^main +paused /m);
@@ -91,7 +91,12 @@ describe('npm run ledger', () => {
     await run.invoke(PROMOTION);
     const heartbeat = { at: at(0), interval: 60_000, version: '1.2.3' };
     await run.setItem(
-      { heartbeat: { ...heartbeat, clusters: [{ name: 'east', servers: ['main'] }] } } as never,
+      {
+        heartbeat: {
+          ...heartbeat,
+          clusters: [{ name: 'east', servers: [{ name: 'main', observed: true }] }],
+        },
+      } as never,
       '@stage',
     );
     expect(await ledger(run.table, 'forget', 'main')).toMatchObject({

@@ -68,7 +68,7 @@ describe("the leader's model", () => {
       level: 'WARN',
       barman_server: 'main',
       message:
-        "Patroni's leader is node2: model pg:node2 is desired for Barman server main now (before: model pg:node1); no event has said so, so a callback may be broken",
+        "Patroni's leader is node2: model pg:node2 is desired for Barman server main now (before: model pg:node1); no event reported it, so a callback may be broken",
     });
     pass(MINUTE);
     expect(await beats(run, 3)).toMatchObject({ observed: AS_BEFORE, applied: 0 });
@@ -244,6 +244,23 @@ describe('a malformed cluster', () => {
     expect(run.metrics().at(-1)).toMatchObject({ LeaderUnknown: 1, NotStreaming: 1 });
     expect(patroni.requests).toHaveLength(before);
   });
+});
+
+test('a malformed certificate for Patroni makes every leader unknown, also after a good one', async () => {
+  await using test = await start();
+  const { run } = test;
+  const { cert, key } = await run.host.ca.client('patroni');
+  run.host.put({ 'patroni-client-cert': cert, 'patroni-client-key': key });
+  expect(await beats(run, 1)).toMatchObject({ observed: { unknown: [] } });
+  run.host.put({ 'patroni-client-cert': 'no certificate' });
+  pass(6 * MINUTE);
+  await run.heartbeat();
+  const reason = expect.stringMatching(/patroni-client-cert is malformed/);
+  expect(await beats(run, 1)).toMatchObject({ observed: { unknown: [{ cluster: 'main', reason }] } });
+  run.host.put({ 'patroni-client-cert': cert });
+  pass(MINUTE + 1);
+  await run.heartbeat();
+  expect(await beats(run, 1)).toMatchObject({ observed: { unknown: [] } });
 });
 
 describe('names that JavaScript uses itself', () => {

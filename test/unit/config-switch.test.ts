@@ -1,7 +1,8 @@
 import type { Context } from 'aws-lambda';
 import { describe, expect, test, vi } from 'vitest';
+import { refusalOf, timedOut } from '../../functions/config-switch/barman/failures.ts';
 import { runBarmanConfigSwitch, shouldSkipSwitch } from '../../functions/config-switch/config-switch.ts';
-import { HttpError } from '../../functions/config-switch/errors.ts';
+import { DeadlineExceeded, HttpError } from '../../functions/config-switch/errors.ts';
 import { parseRoleChange } from '../../functions/config-switch/event/payload.ts';
 import { receive } from '../../functions/config-switch/event/receive.ts';
 import { authenticate, authorise } from '../../functions/config-switch/event/sender.ts';
@@ -117,17 +118,31 @@ describe('runBarmanConfigSwitch', () => {
       },
     });
     await asked.promise;
-    const busy = 'another dry run is under way; try again in a minute';
+    const busy = 'another dry run is under way, or one that failed may be; try again in a minute';
     await expect(run(dryRun, { table })).rejects.toThrow(busy);
     answer.resolve({ servers: new Map(), models: new Map() });
     await first;
     expect((await run(dryRun, { table })).diagnosed).toBe(1);
   });
 
-  test('asks nothing for a minute after a dry run that failed: Barman may go on with it', async () => {
+  test('asks again at once after a dry run that was answered, or could not connect', async () => {
+    const table = new MemoryTable();
+    for (const cause of [refusalOf(500, 'Internal Server Error'), timedOut(1_000, false), undefined]) {
+      const diagnose = async () => {
+        throw new HttpError('it failed', { cause });
+      };
+      await expect(run(dryRun, { table, diagnose })).rejects.toThrow('it failed');
+    }
+    expect((await run(dryRun, { table })).diagnosed).toBe(1);
+  });
+
+  test.each([
+    ['Barman did not answer', new HttpError('time ran out', { cause: timedOut(1_000, true) })],
+    ['the deadline passed', new DeadlineExceeded('time ran out')],
+  ])('asks nothing for a minute after a dry run in which %s: Barman may go on with it', async (_, error) => {
     const table = new MemoryTable();
     const diagnose = async () => {
-      throw new HttpError('time ran out');
+      throw error;
     };
     await expect(run(dryRun, { table, diagnose })).rejects.toThrow('time ran out');
     await expect(run(dryRun, { table })).rejects.toThrow('another dry run is under way');

@@ -420,6 +420,15 @@ describe('a server', () => {
     expect(get('main').applied).toBeUndefined();
   });
 
+  test('is pending since the pause of all servers has ended', async () => {
+    put('main', { desired: desired(-2 * DAY) });
+    const paused = { at: at(-DAY), until: at(-7_000) };
+    table.items.set('@stage', { barman_server: '@stage', paused } as never);
+    barman.onSwitch = refuse;
+    const ages = { oldestPendingAge: 7, pausedPendingAge: 0 };
+    expect(await beat(options)).toMatchObject({ pending: 1, ...ages, entered: { pending: [] } });
+  });
+
   test('that is paused is not applied, and counts separately', async () => {
     put('main', { paused: true, paused_at: at(-90_000), desired: desired(-2 * DAY) });
     put('young', { paused: true, paused_at: at(-30_000) });
@@ -548,6 +557,37 @@ describe('pg-backup-api', () => {
     }
   });
 
+  test('that cannot read one of several servers names it until it can, in every heartbeat', async () => {
+    for (const server of ['a', 'b', 'c']) put(server, applied());
+    let isBroken = true;
+    barman.onRead = () => {
+      if (isBroken && barman.read.at(-1) === 'b') refuse();
+    };
+    const found = [];
+    for (let minute = 0; minute < 12; minute += 1) {
+      const { notReady } = await beat(options);
+      found.push(notReady.map(({ barman_server }) => barman_server).join());
+      if (minute === 5) isBroken = false;
+      vi.advanceTimersByTime(MINUTE);
+    }
+    const first = found.indexOf('b');
+    const last = found.lastIndexOf('b');
+    expect(first).toBeLessThan(3);
+    expect(found.slice(first, last + 1)).toEqual(Array(last + 1 - first).fill('b'));
+    expect([last, found.at(-1)]).toEqual([expect.closeTo(7, -1), '']);
+    expect(last).toBeGreaterThanOrEqual(5);
+  });
+
+  test('is not blamed for a server that the deadline kept from being read', async () => {
+    put('main', applied());
+    const aborted = new AbortController();
+    barman.onRead = () => {
+      aborted.abort();
+      throw new Unreachable('aborted');
+    };
+    expect(await beat({ ...options, signal: aborted.signal })).toMatchObject({ notReady: [] });
+  });
+
   test('that is unreachable is not asked for the operations of a server', async () => {
     put('main', applied());
     barman.onStatus = refuse;
@@ -582,7 +622,7 @@ describe('what lasts', () => {
         name: 'c',
         scope: 's',
         servers: new Map([['main', members]]),
-        streaming_archiver_name: null,
+        streaming_archiver_name: 'barman_receive_wal',
       };
       const observed = observation ? [{ cluster, at: Date.now(), observation }] : [];
       const heartbeat = await beat({ ...options, observe: async () => observed });
@@ -717,9 +757,15 @@ describe('the report of a heartbeat', () => {
   test('has the version, each cluster with its servers, and when its leader was last known', async () => {
     observe({ leader: 'node1', streaming: true });
     await beat(options);
-    const known = { at: at(0), interval: MINUTE, version: '1.2.3', lasting: expect.anything() };
-    const seen = { name: 'east', servers: ['main'], observed_at: at(0) };
-    const other = { name: 'unseen', servers: ['other'] };
+    const known = {
+      at: at(0),
+      interval: MINUTE,
+      version: '1.2.3',
+      not_ready: [],
+      lasting: expect.anything(),
+    };
+    const seen = { name: 'east', servers: [{ name: 'main', observed: true }], observed_at: at(0) };
+    const other = { name: 'unseen', servers: [{ name: 'other', observed: false }] };
     expect(report()).toEqual({ ...known, clusters: [seen, other] });
     observe({ unknown: 'no node answered' }, MINUTE);
     await beat(options);
@@ -738,5 +784,53 @@ describe('the report of a heartbeat', () => {
     await beat(options);
     expect(report()).not.toHaveProperty('unreachable');
     expect(report()).not.toHaveProperty('unreachable_since');
+  });
+
+  test('has why its parameters are unavailable, and the clusters of the last one', async () => {
+    observe({ leader: 'node1', streaming: true });
+    await beat(options);
+    vi.advanceTimersByTime(MINUTE);
+    const clusters = () => Promise.reject(new HttpError('SSM: throttled'));
+    await beat({ ...options, clusters });
+    expect(report()).toMatchObject({
+      at: at(MINUTE),
+      clusters: [
+        {
+          name: 'east',
+          servers: [{ name: 'main', observed: true }],
+          observed_at: at(0),
+          unknown: 'SSM: throttled',
+        },
+        { name: 'unseen', unknown: 'SSM: throttled' },
+      ],
+    });
+  });
+
+  test('does not say of a cluster that is not asked any more when its leader was known', async () => {
+    observe({ leader: 'node1' });
+    await beat(options);
+    await beat({ ...options, observe: async () => [] });
+    expect(report()).toMatchObject({ clusters: [{ name: 'east', servers: [{ observed: false }] }, {}] });
+    expect(report()).not.toMatchObject({ clusters: [{ observed_at: expect.anything() }, {}] });
+  });
+
+  test('has why one server of a cluster is unknown, and the others are known', async () => {
+    const cluster = { ...east, servers: new Map([...east.servers, ['crm', new Map([['node9', 'm']])]]) };
+    const seen = { cluster, at: NOW, observation: { leader: 'node1' } };
+    const clusters = async () => ({ clusters: [cluster], tls: {} });
+    await beat({ ...options, clusters, observe: async () => [seen] });
+    const reason = 'its leader node1 has no model for Barman server crm; add it to clusters/east';
+    expect(report()).toMatchObject({
+      clusters: [
+        {
+          servers: [
+            { name: 'main', observed: true },
+            { name: 'crm', observed: true, unknown: reason },
+          ],
+          observed_at: at(0),
+        },
+      ],
+    });
+    expect(report()).not.toMatchObject({ clusters: [{ unknown: expect.anything() }] });
   });
 });

@@ -132,7 +132,7 @@ describe('what Patroni says', () => {
   test('does not matter for a server without members, and is unknown for one without that member', async () => {
     const cluster = clusterWith({ a: {}, b: { node2: 'pg:node2' }, main: MEMBERS });
     const reason = 'its leader node1 has no model for Barman server b; add it to clusters/parameter';
-    const unknown = [{ cluster: 'parameter', reason }];
+    const unknown = [{ cluster: 'parameter', barman_server: 'b', reason }];
     expect(await observe(0, { leader: 'node1' }, { cluster })).toEqual({ ...NOTHING, unknown });
     expect([...table.items.keys()]).toEqual(['main']);
   });
@@ -158,7 +158,7 @@ describe('a server that cannot be written', () => {
     const reason =
       'its leader node1 could not be recorded for Barman server bad: the ledger is unavailable: ThrottlingException';
     const { unknown, notStreaming } = await observe(0, { leader: 'node1', streaming: false }, { cluster });
-    expect(unknown).toEqual([{ cluster: 'parameter', reason }]);
+    expect(unknown).toEqual([{ cluster: 'parameter', barman_server: 'bad', reason }]);
     expect(notStreaming.map(({ barman_server }) => barman_server)).toEqual(['a', 'bad', 'main']);
     expect([...table.items.keys()]).toEqual(['a', 'main']);
   });
@@ -186,7 +186,7 @@ describe("the leader's model", () => {
     table.item = DIFFERENT;
     const message =
       "Patroni's leader is node2: model pg:node2 is desired for Barman server main now (before: model pg:node1); " +
-      'no event has said so, so a callback may be broken';
+      'no event reported it, so a callback may be broken';
     const reconciled = [{ barman_server: 'main', message }];
     expect(await observe(45_000, { leader: 'node2' })).toEqual({ ...NOTHING, reconciled });
     expect(table.item).toMatchObject({
@@ -254,7 +254,10 @@ describe('a server for which Barman does not stream', () => {
   const STREAMED: Item = { ...IN_SYNC, streaming: true, streaming_since: at(-10 * MINUTE) };
   const STOPPED: Item = { ...IN_SYNC, streaming: false, streaming_since: at(0) };
   const message = `Barman does not stream from node1 for server main, at least since ${at(0)}`;
-  const found = (text: string) => ({ ...NOTHING, notStreaming: [{ barman_server: 'main', message: text }] });
+  const found = (text: string) => ({
+    ...NOTHING,
+    notStreaming: [{ barman_server: 'main', message: text, since: NOW }],
+  });
   const notStreaming = { leader: 'node1', streaming: false };
 
   test('is reported from the first observation on', async () => {
@@ -266,7 +269,8 @@ describe('a server for which Barman does not stream', () => {
   test('is not reported if nothing is known about that, or while it is paused', async () => {
     table.item = STREAMED;
     expect(await observe(0, { leader: 'node1', streaming: undefined })).toEqual(NOTHING);
-    expect(table.item).toEqual(STREAMED);
+    // That it streams is not known any more.
+    expect(table.item).toEqual(IN_SYNC);
     table.item = { ...STREAMED, paused: true };
     expect(await observe(0, notStreaming)).toEqual(NOTHING);
     expect(table.item).toEqual({ ...STOPPED, paused: true });
@@ -293,7 +297,9 @@ describe('a server for which Barman does not stream', () => {
 
   test('goes on being reported with the time at which its leader was last known', async () => {
     table.item = STOPPED;
-    const clusters = [{ name: 'parameter', servers: ['main'], observed_at: at(MINUTE) }];
+    const clusters = [
+      { name: 'parameter', servers: [{ name: 'main', observed: true }], observed_at: at(MINUTE) },
+    ];
     const stage = { heartbeat: { at: at(2 * MINUTE), interval: MINUTE, version: '1', clusters } };
     const text = `Barman did not stream from node1 for server main when last seen at ${at(MINUTE)}, ${last}`;
     const { notStreaming: reported } = await observe(3 * MINUTE, { unknown: 'no node answered' }, { stage });

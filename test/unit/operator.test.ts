@@ -1,7 +1,8 @@
-import { beforeEach, describe, expect, test } from 'vitest';
+import { beforeEach, describe, expect, test, vi } from 'vitest';
 import type { Item, RecordedItem } from '../../functions/config-switch/ledger/item.ts';
 import { Ledger } from '../../functions/config-switch/ledger/ledger.ts';
 import { Operator } from '../../functions/config-switch/ledger/operator.ts';
+import { isStagePaused } from '../../functions/config-switch/ledger/stage.ts';
 import { versionOf } from '../../functions/config-switch/version.ts';
 import { MemoryTable } from '../stand-ins/memory-table.ts';
 import { at, NOW, useVirtualTime } from './virtual-time.ts';
@@ -59,8 +60,21 @@ describe('the operator', () => {
     await operator.pauseAll({ until: NOW + 5_000, reason: 'a new host' }, signal);
     const paused = { at: at(0), until: at(5_000), reason: 'a new host' };
     expect(await new Ledger(table).stage(signal)).toEqual({ paused });
+    vi.setSystemTime(NOW + 2_000);
     await operator.resumeAll(signal);
-    expect(await new Ledger(table).stage(signal)).toEqual({});
+    const ended = { paused: { ...paused, until: at(2_000) } };
+    expect(await new Ledger(table).stage(signal)).toEqual(ended);
+    expect(isStagePaused(ended)).toBe(false);
+    vi.setSystemTime(NOW + 9_000);
+    await operator.resumeAll(signal);
+    expect(await new Ledger(table).stage(signal)).toEqual(ended);
+  });
+
+  test('ends no pause of all servers that cannot be read, since nothing may be sent then', async () => {
+    table.items.set('@stage', { barman_server: '@stage', paused: true } as never);
+    await expect(operator.resumeAll(signal)).rejects.toThrow(
+      /"paused" of the ledger's item @stage cannot be read/,
+    );
   });
 
   test.each<[string, Partial<Item>, boolean]>([

@@ -25,12 +25,22 @@ const pending: RecordedItem = {
 const lease = (seconds: number) => ({ lease: { token: 'token', expires_at: ago(-seconds) } });
 const running = { running: { operation_id: 'X', target, version: 'v' } };
 const unsettled = { unsettled_since: ago(90), apply_again_at: ago(-30) };
+const observedServer = (name: string) => ({ name, observed: true });
 /** A heartbeat a quarter of a minute ago, which knew the leader of all but the cluster east. */
 const heartbeat = {
   ...{ at: ago(15), interval: 60_000, version: '1.2.3' },
   clusters: [
-    { name: 'main', servers: ['main', 'crm', 'hr'], observed_at: ago(15) },
-    { name: 'east', servers: ['east', 'new'], observed_at: ago(200), unknown: 'no node answered' },
+    {
+      name: 'main',
+      servers: [observedServer('main'), observedServer('crm'), observedServer('hr')],
+      observed_at: ago(15),
+    },
+    {
+      name: 'east',
+      servers: [observedServer('east'), observedServer('new')],
+      observed_at: ago(200),
+      unknown: 'no node answered',
+    },
   ],
 };
 const servers = (items: readonly (Item | ServerMessage)[], stage: Servers['stage'] = {}): Servers => ({

@@ -2,6 +2,7 @@
  * Failed requests to pg-backup-api: one table from HTTP status or error code to what may be done about it.
  */
 
+import { DeadlineExceeded } from '../errors.ts';
 import { networkFailureOf } from '../http/network-errors.ts';
 import { cut, printable } from '../text.ts';
 
@@ -212,4 +213,27 @@ function wordsOf(whole: string): string {
   }
   words = printable(words.replace(/[\s\p{Cc}]+/gu, ' ').trim());
   return words.length > 300 ? `${words.slice(0, 300)}…` : words;
+}
+
+/** Returns the refusal of pg-backup-api itself, if that is what an error is about. */
+export function answerOf(error: unknown): RequestFailure | undefined {
+  for (let cause = error; cause instanceof Error; cause = cause.cause) {
+    if (cause instanceof RequestFailure && cause.isAnswer) return cause;
+  }
+  return undefined;
+}
+
+/**
+ * Returns whether pg-backup-api may still be working on a request that failed: it goes on when its client has
+ * gone.
+ *
+ * @param error what was thrown instead of the response
+ */
+export function isUnanswered(error: unknown): boolean {
+  let failure: unknown = error;
+  while (failure instanceof Error && !(failure instanceof RequestFailure)) {
+    if (failure instanceof DeadlineExceeded) return true;
+    failure = failure.cause;
+  }
+  return failure instanceof RequestFailure && failure.begun === 'unknown';
 }

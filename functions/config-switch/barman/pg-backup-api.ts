@@ -12,7 +12,7 @@ import type { Facts } from '../invocation.ts';
 import { mapOf } from '../schema.ts';
 import { BARMAN_NAME, type ConfigTarget, requestBody } from '../target.ts';
 import { type ConnectionSource, HttpClient, type HttpClientOptions } from './attempts.ts';
-import { RequestFailure } from './failures.ts';
+import { answerOf } from './failures.ts';
 
 /**
  * Time limit of one attempt at `/diagnose`, which queries every PostgreSQL server (ms): more than any
@@ -449,12 +449,4 @@ export class PgBackupApi implements AsyncDisposable {
     for (const { id } of operations) this.#listed.add(`${barman_server}/${id}`);
     return operations;
   }
-}
-
-/** Returns the refusal of pg-backup-api itself, if that is what an error is about. */
-export function answerOf(error: unknown): RequestFailure | undefined {
-  for (let cause = error; cause instanceof Error; cause = cause.cause) {
-    if (cause instanceof RequestFailure && cause.isAnswer) return cause;
-  }
-  return undefined;
 }

@@ -47,8 +47,8 @@ const REJECTION: Record<Rejected['why'], readonly [status: number, body: { reado
   'body too large': [413, { message: 'Content Too Large' }],
   'payload format': [400, { message: 'Bad Request' }],
 };
-/** When a sender may try again (s). */
-const RETRY_AFTER = { 'retry-after': '5' };
+/** When a sender may try again (s): a dry run after another one has ended. */
+const RETRY_AFTER = { dryRun: '60', otherwise: '5' };
 
 /** Responds to the caller, and leaves the response in the event's facts for telemetry. */
 export function responding(): MiddlewareObj<Event> {
@@ -109,7 +109,8 @@ function forCaller(
   switch (arrived.caller) {
     case 'http': {
       const own = STATUS_OF_ERROR.find(({ ErrorClass }) => result instanceof ErrorClass);
-      return json(own?.[body.recorded ? 'recorded' : 'otherwise'] ?? HTTP_STATUS[body.exit_status], body);
+      const status = own?.[body.recorded ? 'recorded' : 'otherwise'] ?? HTTP_STATUS[body.exit_status];
+      return json(status, body, RETRY_AFTER[result instanceof Busy ? 'dryRun' : 'otherwise']);
     }
     case 'eventbridge':
       return result instanceof Error && !(result instanceof InvalidArgs) && !body.recorded ? undefined : body;
@@ -118,10 +119,14 @@ function forCaller(
   }
 }
 
-function json(statusCode: number, body: object): APIGatewayProxyStructuredResultV2 {
+function json(
+  statusCode: number,
+  body: object,
+  retryAfter = RETRY_AFTER.otherwise,
+): APIGatewayProxyStructuredResultV2 {
   return {
     statusCode,
-    headers: { 'content-type': 'application/json', ...(statusCode === 503 && RETRY_AFTER) },
+    headers: { 'content-type': 'application/json', ...(statusCode === 503 && { 'retry-after': retryAfter }) },
     body: JSON.stringify(body),
   };
 }

@@ -4,7 +4,7 @@ import { eventTimeOf } from '../version.ts';
 import { absent, type Change, desiredIs, equals, exists, noLease, type Table } from './conditions.ts';
 import { type Item, isPending, isRecorded, readItem } from './item.ts';
 import type { Ledger } from './ledger.ts';
-import { STAGE_KEY } from './stage.ts';
+import { isStagePaused, STAGE_KEY } from './stage.ts';
 
 /**
  * How long ago the desired state must have been recorded when its server may be forgotten (ms): longer than
@@ -21,11 +21,11 @@ export interface Pause {
 
 /** The operator's writes. Each throws what the table throws. */
 export class Operator {
-  readonly #ledger: Pick<Ledger, 'get' | 'all'>;
+  readonly #ledger: Pick<Ledger, 'get' | 'all' | 'stage'>;
   readonly #table: Table;
 
   /** @param ledger that uses the same table */
-  constructor(ledger: Pick<Ledger, 'get' | 'all'>, table: Table) {
+  constructor(ledger: Pick<Ledger, 'get' | 'all' | 'stage'>, table: Table) {
     this.#ledger = ledger;
     this.#table = table;
   }
@@ -64,9 +64,15 @@ export class Operator {
     await this.#table.update(STAGE_KEY, { paused }, [], signal);
   }
 
-  /** Ends the pause of all servers; those that are paused themselves stay so. */
+  /**
+   * Ends the pause of all servers, if there is one; those that are paused themselves stay so. When it ended
+   * is kept: what is pending could not be applied before.
+   */
   async resumeAll(signal: AbortSignal): Promise<void> {
-    await this.#table.update(STAGE_KEY, { paused: null }, [], signal);
+    const stage = await this.#ledger.stage(signal);
+    if (!stage.paused || !isStagePaused(stage)) return;
+    const paused = { ...stage.paused, until: new Date().toISOString() };
+    await this.#table.update(STAGE_KEY, { paused }, [], signal);
   }
 
   /**

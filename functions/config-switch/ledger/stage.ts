@@ -1,6 +1,7 @@
 /** What the ledger remembers of a whole stage, for the operator: one item in addition to those of the servers. */
 
 import * as v from 'valibot';
+import { LedgerError } from '../errors.ts';
 import { Time, timeOf } from './item.ts';
 
 /** Its key. No Barman server has such a name (`BARMAN_NAME`). */
@@ -10,7 +11,15 @@ export const STAGE_KEY = '@stage';
 const ClusterReport = v.object({
   name: v.string(),
   /** The Barman servers that its parameter lists. */
-  servers: v.array(v.string()),
+  servers: v.array(
+    v.object({
+      name: v.string(),
+      /** Whether it is set to the leader of this cluster: it has members here, and in no other cluster. */
+      observed: v.boolean(),
+      /** Why its model is unknown although the leader is known. */
+      unknown: v.exactOptional(v.string()),
+    }),
+  ),
   /** When its leader was last known; absent: never yet, or Patroni is not asked. */
   observed_at: v.exactOptional(Time),
   /** Why its leader is unknown now. */
@@ -36,37 +45,44 @@ const HeartbeatReport = v.object({
   unreachable: v.exactOptional(v.string()),
   unreachable_since: v.exactOptional(Time),
   clusters: v.array(ClusterReport),
+  /** Servers that cannot be switched, although pg-backup-api responds, and why. */
+  not_ready: v.exactOptional(v.array(v.object({ barman_server: v.string(), message: v.string() }))),
   lasting: v.exactOptional(v.pipe(v.array(Lasting), v.readonly())),
 });
 
 /** All servers are paused, later ones included. */
 const Pause = v.object({ at: Time, until: v.exactOptional(Time), reason: v.exactOptional(v.string()) });
 
-const StageItem = v.object({
-  paused: v.exactOptional(Pause),
-  /** What the last heartbeat found. */
-  heartbeat: v.exactOptional(HeartbeatReport),
-});
-/** What another version of the heartbeat has written may be unreadable; then the pause still counts. */
-const WithoutHeartbeat = v.omit(StageItem, ['heartbeat']);
-
 export type ClusterReport = Readonly<v.InferOutput<typeof ClusterReport>>;
 export type Lasting = Readonly<v.InferOutput<typeof Lasting>>;
 /** What a heartbeat found. */
 export type HeartbeatReport = Readonly<v.InferOutput<typeof HeartbeatReport>>;
-export type StageItem = Readonly<v.InferOutput<typeof StageItem>>;
+export interface StageItem {
+  readonly paused?: Readonly<v.InferOutput<typeof Pause>>;
+  /** What the last heartbeat found. */
+  readonly heartbeat?: HeartbeatReport;
+}
 
 /**
  * Reads the item.
  *
  * @param stored as it is in the table
- * @returns without what cannot be read: the next heartbeat writes it again
+ * @returns without a report that another version of the heartbeat has written: the next heartbeat replaces it
+ * @throws LedgerError if the pause cannot be read: nothing may be sent
  */
-export function readStage(stored: unknown): StageItem {
-  const whole = v.safeParse(StageItem, stored);
-  if (whole.success) return whole.output;
-  const rest = v.safeParse(WithoutHeartbeat, stored);
-  return rest.success ? rest.output : {};
+export function readStage(stored: Readonly<Record<string, unknown>> = {}): StageItem {
+  const { paused, heartbeat } = stored;
+  const pause = v.safeParse(Pause, paused);
+  if (paused !== undefined && !pause.success) {
+    throw new LedgerError(
+      `the attribute "paused" of the ledger's item ${STAGE_KEY} cannot be read, so nothing is sent to Barman; delete the attribute`,
+    );
+  }
+  const report = v.safeParse(HeartbeatReport, heartbeat);
+  return {
+    ...(pause.success && { paused: pause.output }),
+    ...(report.success && { heartbeat: report.output }),
+  };
 }
 
 /** Returns whether the operator wants nothing sent to Barman, for all servers. */

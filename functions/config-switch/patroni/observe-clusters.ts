@@ -24,6 +24,8 @@ export interface Clusters {
 /** What was observed of a cluster. */
 export interface Observed {
   readonly cluster: Pick<Cluster, 'name' | 'scope' | 'servers' | 'streaming_archiver_name'>;
+  /** Set if this is about one of its servers only. */
+  readonly barman_server?: string;
   /** AWS's clock before the first request (ms since the epoch). */
   readonly at: number;
   readonly observation: Observation;
@@ -64,7 +66,7 @@ export async function observeClusters({ clusters, tls }: Clusters, signal: Abort
       return clusters
         .filter(({ name }) => name === of[0])
         .map((cluster) => withServers(cluster, (server) => server === barman_server))
-        .map((cluster) => ({ cluster, at, observation: { unknown } }));
+        .map((cluster) => ({ cluster, barman_server, at, observation: { unknown } }));
     }),
   ];
 }

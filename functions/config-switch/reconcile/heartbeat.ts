@@ -8,7 +8,6 @@
  */
 
 import type { PgBackupApi } from '../barman/pg-backup-api.ts';
-import { deadline } from '../deadline.ts';
 import { messageOf } from '../errors.ts';
 import { ExitCode, type Result } from '../exit-code.ts';
 import { type Facts, type Invocation, newFacts } from '../invocation.ts';
@@ -25,12 +24,13 @@ import {
   timeOf,
 } from '../ledger/item.ts';
 import type { Ledger, ServerMessage, Servers } from '../ledger/ledger.ts';
-import { type ClusterReport, isStagePaused, type Lasting, type StageItem } from '../ledger/stage.ts';
+import { isStagePaused, type StageItem } from '../ledger/stage.ts';
 import type { Clusters, Observed } from '../patroni/observe-clusters.ts';
 import { type Entered, whatLasts } from './lasting.ts';
 import { type ObservationResult, recordObservations } from './observations.ts';
 import { BarmanHost } from './probe.ts';
 import { type ReconcileOptions, reconcile } from './reconcile.ts';
+import { report } from './report.ts';
 import { mayTakeOver, recordEnd } from './take-over.ts';
 
 /** How many servers are applied at the same time. */
@@ -40,10 +40,6 @@ const AT_ONCE = 4;
  * response, or its operation, would be in doubt.
  */
 const SPARE_TIME = 3_000;
-/** Time limit of the report, which may begin at the deadline (ms). */
-const REPORT_TIME = 1_000;
-/** Maximum length of a reason in the ledger (characters): an item has at most 400 KB. */
-const REASON_LENGTH = 500;
 
 export interface HeartbeatOptions extends Pick<Invocation, 'signal' | 'remaining' | 'facts'> {
   readonly ledger: Ledger;
@@ -140,31 +136,44 @@ export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
   // The request of one server may fail for that server only.
   if (host.unreachable !== undefined && !host.isProbed) await host.probe();
   const { stage } = before;
-  const { pendingSince, ...applied } = await apply(options, host, items, polled, stage);
+  const { pendingServers, ...applied } = await apply(options, host, items, polled, stage);
   if (!host.isKnown) await host.probe();
   // Not while something may be running, on a host with one worker.
   const isQuiet = !host.isUsed && !items.some((item) => item.lease && !isPaused(item));
-  if (isQuiet && host.unreachable === undefined) await host.readOneServer(items);
+  if (isQuiet && host.unreachable === undefined) await host.readOneServer(items, signal);
+  const since = new Map(observed.notStreaming.map((one) => [one.barman_server, one.since]));
+  const isReachable = host.unreachable === undefined;
   const states = {
-    pending: pendingSince,
-    not_streaming: host.unreachable === undefined ? notStreamingSince(observed, items) : undefined,
+    pending: isReachable ? pendingServers : undefined,
+    not_streaming: isReachable ? since : undefined,
     leader_cannot_write: clustersOf(observed.unknown.filter(({ cannotWrite }) => cannotWrite)),
     leader_unknown: clustersOf(observed.unknown.filter(({ cannotWrite }) => !cannotWrite)),
   };
   const { lasting, entered } = whatLasts(states, stage.heartbeat, Date.now(), options.interval);
   // Old values go on being used, so what is pending was applied.
   const unreachable = host.unreachable ?? outdated;
-  const reported = report(options, { observed, ...seen }, stage, unreachable, lasting);
+  const not_ready = refusals(host, items, stage);
+  const found = { unreachable, not_ready, lasting };
+  const reported = report(options, { ...seen, unknown: observed.unknown }, found, stage.heartbeat);
   const unreported = await reported.then(() => undefined, messageOf);
   return {
     unreachable,
     certificate,
     observed,
-    notReady: [...before.unreadable, ...host.refusals],
+    notReady: [...before.unreadable, ...not_ready],
     entered,
     ...applied,
     ...(unreported !== undefined && { unreported }),
   };
+}
+
+/** Returns the servers that cannot be switched: those found now, and those found earlier and not asked again. */
+function refusals(host: BarmanHost, items: readonly Item[], { heartbeat }: StageItem): ServerMessage[] {
+  const known = new Set(items.map(({ barman_server }) => barman_server));
+  const earlier = (heartbeat?.not_ready ?? []).filter(
+    ({ barman_server }) => known.has(barman_server) && !host.hasAsked(barman_server),
+  );
+  return [...host.refusals, ...earlier];
 }
 
 /** Returns some clusters; the heartbeats remember since when their leader is unknown. */
@@ -172,75 +181,17 @@ function clustersOf(unknown: ObservationResult['unknown']): Map<string, undefine
   return new Map(unknown.map(({ cluster }) => [cluster, undefined]));
 }
 
-/** Returns for which servers Barman does not stream, and since when (ms since the epoch). */
-function notStreamingSince({ notStreaming }: ObservationResult, items: readonly Item[]) {
-  const since = new Map(items.map((item) => [item.barman_server, timeOf(item.streaming_since, Date.now())]));
-  return new Map(
-    notStreaming.map(({ barman_server }) => [barman_server, since.get(barman_server) ?? Date.now()]),
-  );
-}
-
 /** Asks Patroni for the leaders, and records what follows. @returns also the items after that */
 async function observe({ ledger, signal, interval, ...options }: HeartbeatOptions, known: Servers) {
-  // The probe tells if the parameters are unavailable.
-  const settings = await options.clusters().catch((): Clusters => ({ clusters: [], tls: {} }));
-  const seen = await options.observe(settings);
+  // The probe reports it if the parameters are unavailable.
+  const settings = await options.clusters().catch(errorOf);
+  const seen = settings instanceof Error ? [] : await options.observe(settings);
   const observed = await recordObservations(ledger, known, seen, interval, signal);
   const { reconciled, first, notStreaming } = observed;
   const changed = [...reconciled, ...first, ...notStreaming].length > 0;
   const items = changed ? (await ledger.all(signal)).items : known.items;
-  return { clusters: settings.clusters, seen, observed, items };
-}
-
-/** What a heartbeat has seen of the clusters. */
-interface SeenClusters extends Pick<Clusters, 'clusters'> {
-  readonly seen: readonly Observed[];
-  readonly observed: ObservationResult;
-}
-
-/**
- * Writes what the heartbeat found, for the operator.
- *
- * @param before what the last one found: since when it is so
- * @param unreachable why pg-backup-api is unreachable, if it is
- * @param lasting for the next heartbeat
- */
-async function report(
-  { ledger, interval, version }: HeartbeatOptions,
-  { clusters, seen, observed }: SeenClusters,
-  { heartbeat }: StageItem,
-  unreachable: string | undefined,
-  lasting: readonly Lasting[],
-): Promise<void> {
-  const at = new Date().toISOString();
-  const reports = clusters.map(({ name, servers }): ClusterReport => {
-    const one = seen.find(({ cluster }) => cluster.name === name);
-    const reasons = observed.unknown.filter(({ cluster }) => cluster === name).map(({ reason }) => reason);
-    const known = one !== undefined && reasons.length === 0;
-    const observed_at = known
-      ? new Date(one.at).toISOString()
-      : heartbeat?.clusters.find((cluster) => cluster.name === name)?.observed_at;
-    return {
-      name,
-      servers: [...servers.keys()],
-      ...(observed_at !== undefined && { observed_at }),
-      ...(reasons.length > 0 && { unknown: reasons.join('; ').slice(0, REASON_LENGTH) }),
-    };
-  });
-  const since = heartbeat?.unreachable_since ?? at;
-  // Also if no time was left for anything else: the handler's own reserve covers it.
-  const limit = deadline(REPORT_TIME);
-  const written = ledger.report(
-    {
-      ...{ at, interval, version, clusters: reports, lasting },
-      ...(unreachable !== undefined && {
-        unreachable: unreachable.slice(0, REASON_LENGTH),
-        unreachable_since: since,
-      }),
-    },
-    limit.signal,
-  );
-  await written.finally(limit.clear);
+  const clusters = settings instanceof Error ? settings : settings.clusters;
+  return { clusters, seen, observed, items };
 }
 
 /** What became of the expired leases. */
@@ -291,13 +242,14 @@ async function apply(
   items: readonly Item[],
   polled: Polled,
   stage: StageItem,
-): Promise<Applied & { readonly pendingSince: ReadonlyMap<string, number> | undefined }> {
+): Promise<Applied & { readonly pendingServers: ReadonlyMap<string, number> }> {
   const now = Date.now();
   const allPending = items.filter(isPending);
   const allPaused = isStagePaused(stage);
   const isHeld = (item: Item) => allPaused || isPaused(item);
   const [paused, pending] = [allPending.filter(isHeld), allPending.filter((item) => !isHeld(item))];
-  const age = (item: RecordedItem) => now - pendingSince(item, now);
+  const sinceOf = (item: RecordedItem) => pendingSince(item, stage, now);
+  const age = (item: RecordedItem) => now - sinceOf(item);
   const applied = new Set(polled.applied);
   // Otherwise each attempt would only use itself up, and the reason has an alarm of its own.
   if (host.unreachable === undefined) {
@@ -322,16 +274,13 @@ async function apply(
     ...(allPaused && !stage.paused?.until ? [now - timeOf(stage.paused?.at, now)] : []),
   ]);
   const left = pending.filter((item) => !applied.has(item.barman_server));
-  const isReported = host.unreachable === undefined;
   return {
     pending: pending.length,
     applied: applied.size,
     pausedPending: paused.length,
-    ...(isReported && { oldestPendingAge: oldest(left.map(age)) }),
+    ...(host.unreachable === undefined && { oldestPendingAge: oldest(left.map(age)) }),
     pausedPendingAge: oldest(pausedFor),
-    pendingSince: isReported
-      ? new Map(left.map((item) => [item.barman_server, pendingSince(item, now)]))
-      : undefined,
+    pendingServers: new Map(left.map((item) => [item.barman_server, sinceOf(item)])),
   };
 }
 
@@ -351,9 +300,13 @@ async function attempt(
       action({ ...options, api, facts, caller: 'heartbeat', allPaused: false }),
     );
   } catch (error) {
-    result = error instanceof Error ? error : new Error(String(error));
+    result = errorOf(error);
   }
   if (result) options.onReconciled({ item, result, facts, duration: performance.now() - start });
+}
+
+function errorOf(thrown: unknown): Error {
+  return thrown instanceof Error ? thrown : new Error(String(thrown));
 }
 
 /** Does something for each item, for four at a time, in their order. */
@@ -376,12 +329,12 @@ function byOrder(age: (item: RecordedItem) => number): (a: RecordedItem, b: Reco
 
 /**
  * Returns since when a server is pending (ms since the epoch): since its desired state was recorded, a pause
- * has ended by itself, or it was to be applied again.
+ * has ended, or it was to be applied again.
  */
-function pendingSince(item: RecordedItem, now: number): number {
+function pendingSince(item: RecordedItem, { paused }: StageItem, now: number): number {
   const { desired, paused_until, apply_again_at } = item;
   const since = isApplied(item, desired.version) ? apply_again_at : desired.recorded_at;
-  return Math.max(timeOf(since, now), timeOf(paused_until, 0));
+  return Math.max(timeOf(since, now), timeOf(paused_until, 0), timeOf(paused?.until, 0));
 }
 
 /** Returns the certificate that expires first. @param expiries parameter → ms since the epoch */

@@ -47,13 +47,23 @@ export interface ObservationResult {
    * Servers for which Barman does not stream from the leader, or did not when that was last known; without
    * those that are paused.
    */
-  readonly notStreaming: readonly ServerMessage[];
-  /** Clusters whose leader is unknown, has no model, or could not be recorded, and why. */
-  readonly unknown: readonly {
-    readonly cluster: string;
-    readonly reason: string;
-    readonly cannotWrite?: boolean | undefined;
-  }[];
+  readonly notStreaming: readonly (ServerMessage & NotStreaming)[];
+  /** Clusters whose leader is unknown, and servers whose leader has no model or could not be recorded. */
+  readonly unknown: readonly UnknownOf[];
+}
+
+/** Why the leader of a cluster, or its model for one server, is unknown. */
+export interface UnknownOf {
+  readonly cluster: string;
+  readonly barman_server?: string;
+  readonly reason: string;
+  readonly cannotWrite?: boolean | undefined;
+}
+
+interface NotStreaming {
+  readonly message: string;
+  /** Since when (ms since the epoch); undefined if the ledger does not have that. */
+  readonly since: number | undefined;
 }
 
 /**
@@ -71,57 +81,64 @@ export async function recordObservations(
   interval: number,
   signal: AbortSignal,
 ): Promise<ObservationResult> {
-  const said: (Said & { readonly barman_server: string; readonly cluster: string })[] = [];
-  const unknown: ObservationResult['unknown'][number][] = [];
+  const outcomes: (Outcome & { readonly barman_server: string; readonly cluster: string })[] = [];
+  const unknown: UnknownOf[] = [];
   const limit = deadline(TIMEOUT);
   const allPaused = isStagePaused(known.stage);
-  const options = { ledger, interval, allPaused, signal: AbortSignal.any([signal, limit.signal]) };
-  for (const { cluster, at, observation } of observed) {
+  const options = { ledger, interval, signal: AbortSignal.any([signal, limit.signal]) };
+  for (const { cluster, barman_server: only, at, observation } of observed) {
     const { name } = cluster;
     if ('unknown' in observation) {
       const { unknown: reason, cannotWrite } = observation;
-      unknown.push({ cluster: name, reason, cannotWrite });
+      unknown.push({
+        cluster: name,
+        ...(only !== undefined && { barman_server: only }),
+        reason,
+        cannotWrite,
+      });
     }
     const lastKnown = known.stage.heartbeat?.clusters.find((one) => one.name === name)?.observed_at;
     for (const [barman_server, members] of cluster.servers) {
       const isThisOne = (one: Pick<Item, 'barman_server'>) => one.barman_server === barman_server;
       if (members.size === 0 || known.unreadable.some(isThisOne)) continue;
       const before = known.items.find(isThisOne) ?? { barman_server };
-      const seen = { barman_server, members, cluster, lastKnown, at };
-      said.push({
-        ...(await recordServer(options, { ...seen, observation }, before)),
-        ...{ barman_server, cluster: name },
-      });
+      const isChecked = cluster.streaming_archiver_name !== null;
+      const isCounted = isChecked && !allPaused && !isPaused(before);
+      const seen = { barman_server, members, cluster, lastKnown, at, observation, isChecked, isCounted };
+      outcomes.push({ ...(await recordServer(options, seen, before)), barman_server, cluster: name });
     }
   }
   limit.clear();
-  const findings = (kind: 'reconciled' | 'first' | 'notStreaming') =>
-    said.flatMap(({ barman_server, [kind]: message }) =>
+  const findings = (kind: 'reconciled' | 'first') =>
+    outcomes.flatMap(({ barman_server, [kind]: message }) =>
       message === undefined ? [] : [{ barman_server, message }],
     );
-  const ofServers = said.flatMap(({ cluster, unknown: reason }) =>
-    reason === undefined ? [] : [{ cluster, reason }],
-  );
   return {
     reconciled: findings('reconciled'),
     first: findings('first'),
-    notStreaming: findings('notStreaming'),
-    unknown: [...unknown, ...ofServers],
+    notStreaming: outcomes.flatMap(({ barman_server, notStreaming }) =>
+      notStreaming === undefined ? [] : [{ barman_server, ...notStreaming }],
+    ),
+    unknown: [
+      ...unknown,
+      ...outcomes.flatMap(({ cluster, barman_server, unknown: reason }) =>
+        reason === undefined ? [] : [{ cluster, barman_server, reason }],
+      ),
+    ],
   };
 }
 
 interface RecordOptions {
   readonly ledger: Ledger;
   readonly interval: number;
-  readonly allPaused: boolean;
   readonly signal: AbortSignal;
 }
 
-/** What is to be said about one server; see `ObservationResult`. */
-interface Said {
+/** What follows for one server; see `ObservationResult`. */
+interface Outcome {
   readonly reconciled?: string | undefined;
   readonly first?: string | undefined;
-  readonly notStreaming?: string | undefined;
+  readonly notStreaming?: NotStreaming | undefined;
   readonly unknown?: string | undefined;
 }
 
@@ -132,54 +149,57 @@ interface ObservedServer extends Observed {
   readonly members: ReadonlyMap<string, string | null>;
   /** When its leader was last known, if that is known (ISO 8601). */
   readonly lastKnown: string | undefined;
+  /** Whether WAL arrives by streaming. */
+  readonly isChecked: boolean;
+  /** Whether it is reported if it does not, because the server is not paused either. */
+  readonly isCounted: boolean;
 }
 
-/** What was seen of a server's cluster: its leader, that one's target, and whether Barman streams from it. */
-interface Seen extends Leader {
-  readonly barman_server: string;
+/** A leader whose target is known. */
+interface Seen extends Leader, Pick<ObservedServer, 'barman_server' | 'at' | 'isChecked' | 'isCounted'> {
+  /** Patroni scope. */
   readonly cluster: string;
   readonly target: ConfigTarget;
-  /** Whether WAL arrives by streaming, so that this is checked. */
-  readonly isChecked: boolean;
-  readonly at: number;
 }
 
 /** Records what was observed for one server, and what follows from that. @param before its item */
 async function recordServer(
   options: RecordOptions,
-  { barman_server, members, cluster, observation, lastKnown, at }: ObservedServer,
+  { members, cluster, observation, lastKnown, ...server }: ObservedServer,
   before: Item,
-): Promise<Said> {
-  const isChecked = cluster.streaming_archiver_name !== null;
-  const isPausedNow = options.allPaused || isPaused(before);
-  const last = isChecked && !isPausedNow ? didNotStream(before, lastKnown) : undefined;
-  if ('unknown' in observation) return { notStreaming: last };
-  const { leader } = observation;
+): Promise<Outcome> {
+  const { barman_server, isCounted } = server;
+  const notStreaming = isCounted ? didNotStream(before, lastKnown) : undefined;
+  if ('unknown' in observation) return { notStreaming };
+  const { leader, streaming } = observation;
   const model = members.get(leader);
   if (model === undefined) {
     const unknown = `its leader ${leader} has no model for Barman server ${barman_server}; add it to clusters/${cluster.name}`;
-    return { notStreaming: last, unknown };
+    return { notStreaming, unknown };
   }
   const target: ConfigTarget = model === null ? { reset: true } : { model };
-  const seen = { ...observation, barman_server, cluster: cluster.scope, target, isChecked, at };
+  const seen = { ...observation, ...server, cluster: cluster.scope, target };
   try {
     return await recordLeader(options, seen, before);
   } catch (error) {
     const unknown = `its leader ${leader} could not be recorded for Barman server ${barman_server}: ${messageOf(error)}`;
-    const isCounted = observation.streaming === false && !isPausedNow;
-    return { notStreaming: isCounted ? doesNotStream(seen, at) : undefined, unknown };
+    if (!isCounted || streaming !== false) return { unknown };
+    const since = before.streaming === false && before.leader === leader ? before.streaming_since : undefined;
+    return {
+      notStreaming: doesNotStream(seen, since === undefined ? undefined : Date.parse(since)),
+      unknown,
+    };
   }
 }
 
 /** Records a leader, and what follows from it. @throws LedgerError */
-async function recordLeader(options: RecordOptions, seen: Seen, before: Item): Promise<Said> {
+async function recordLeader(options: RecordOptions, seen: Seen, before: Item): Promise<Outcome> {
   const item = await recordSeen(options, seen, before);
   if (!item) return {};
-  const why = await recordDesired(options, seen, item);
-  const isPausedNow = options.allPaused || isPaused(item);
-  const missing = () => (seen.streaming === false ? reapply(options, seen, item) : didNotStream(item));
-  const notStreaming = isPausedNow ? undefined : await missing();
-  return { [item.desired ? 'reconciled' : 'first']: why, notStreaming };
+  const outcome = { [item.desired ? 'reconciled' : 'first']: await recordDesired(options, seen, item) };
+  if (!seen.isCounted) return outcome;
+  const notStreaming = seen.streaming === false ? await reapply(options, seen, item) : didNotStream(item);
+  return { ...outcome, notStreaming };
 }
 
 /**
@@ -203,9 +223,10 @@ async function recordSeen(
     }),
     ...(streaming !== undefined &&
       (isNew || item.streaming !== streaming) && { streaming, streaming_since: now }),
-    // What was seen of another leader, or is not checked any more, is not known of this one.
+    // What was seen of another leader, or earlier, or is not checked any more, is not known now; but that
+    // Barman did not stream goes on being counted.
     ...(streaming === undefined &&
-      (isNew || !isChecked) &&
+      (isNew || !isChecked || item.streaming) &&
       item.streaming !== undefined && { streaming: null, streaming_since: null }),
   };
   if (Object.keys(change).length === 0) return item;
@@ -227,42 +248,49 @@ async function recordDesired(
   const now = `Patroni's leader is ${leader}: ${nameOf(target)} is desired for Barman server ${barman_server} now`;
   if (desired === undefined) return `${now}; nothing was before`;
   const before = nameOf(parseTarget(desired.target));
-  return `${now} (before: ${before}); no event has said so, so a callback may be broken`;
+  return `${now} (before: ${before}); no event reported it, so a callback may be broken`;
 }
 
-/**
- * Has the desired state applied again at times while Barman does not stream.
- *
- * @returns what is to be said about the server
- */
-async function reapply({ ledger, interval, signal }: RecordOptions, seen: Seen, item: Item): Promise<string> {
+/** Has the desired state applied again at times while Barman does not stream. */
+async function reapply(
+  { ledger, interval, signal }: RecordOptions,
+  seen: Seen,
+  item: Item,
+): Promise<NotStreaming> {
   const { at } = seen;
   const since = timeOf(item.streaming_since, at);
-  const message = doesNotStream(seen, since);
+  const report = doesNotStream(seen, since);
   const overdue = at - since - REAPPLY.after * interval;
   const due = at - (overdue % (REAPPLY.every * interval));
-  if (overdue < 0 || timeOf(item.applied?.applied_at, 0) >= due) return message;
+  if (overdue < 0 || timeOf(item.applied?.applied_at, 0) >= due) return report;
   // Only what should lead to streaming: it is the leader's model, and applied.
-  if (item.differs_since !== undefined || isPending(item) || !isRecorded(item)) return message;
-  return (await ledger.applyAgain(item, signal)) ? `${message}; its model is applied again` : message;
+  if (item.differs_since !== undefined || isPending(item) || !isRecorded(item)) return report;
+  if (!(await ledger.applyAgain(item, signal))) return report;
+  return { ...report, message: `${report.message}; its model is applied again` };
 }
 
-/** Returns what is said of a server for which Barman does not stream. @param since ms since the epoch */
-function doesNotStream({ barman_server, leader, otherReceiver }: Seen, since: number): string {
-  const message = `Barman does not stream from ${leader} for server ${barman_server}, at least since ${new Date(since).toISOString()}`;
-  if (otherReceiver === undefined) return message;
-  return `${message}; another receiver with Barman's name streams from ${otherReceiver}, which is not in barman_addresses`;
+/** Returns the report of a server for which Barman does not stream. */
+function doesNotStream(
+  { barman_server, leader, otherReceiver, at }: Seen,
+  since: number | undefined,
+): NotStreaming {
+  const from = new Date(since ?? at).toISOString();
+  const message = `Barman does not stream from ${leader} for server ${barman_server}, at least since ${from}`;
+  if (otherReceiver === undefined) return { message, since };
+  const other = `another receiver with Barman's name streams from ${otherReceiver}, which is not in barman_addresses`;
+  return { message: `${message}; ${other}`, since };
 }
 
 /**
- * Returns what is said of a server while it is not known whether Barman streams: if it did not when that was
+ * Returns the report of a server while it is not known whether Barman streams: if it did not when that was
  * last known, that goes on being counted.
  *
  * @param lastKnown when the leader was last known, if it is unknown now and that is known
  */
-function didNotStream(item: Item, lastKnown?: string): string | undefined {
+function didNotStream(item: Item, lastKnown?: string): NotStreaming | undefined {
   const { barman_server, leader, streaming, streaming_since } = item;
   if (streaming !== false) return undefined;
   const when = lastKnown === undefined ? 'when that was last known' : `when last seen at ${lastKnown}`;
-  return `Barman did not stream from ${leader} for server ${barman_server} ${when}, at least since ${streaming_since}; it is not known whether it does now`;
+  const message = `Barman did not stream from ${leader} for server ${barman_server} ${when}, at least since ${streaming_since}; it is not known whether it does now`;
+  return { message, since: Date.parse(streaming_since ?? '') };
 }

@@ -1,6 +1,7 @@
 /** The path to pg-backup-api, checked before a failover needs it. */
 
-import { answerOf, type PgBackupApi } from '../barman/pg-backup-api.ts';
+import { answerOf } from '../barman/failures.ts';
+import type { PgBackupApi } from '../barman/pg-backup-api.ts';
 import { messageOf } from '../errors.ts';
 import { type Facts, newFacts } from '../invocation.ts';
 import type { Item } from '../ledger/item.ts';
@@ -17,6 +18,7 @@ interface BarmanHostOptions {
 export class BarmanHost {
   readonly #options: BarmanHostOptions;
   readonly #refusals = new Map<string, string>();
+  readonly #asked = new Set<string>();
   #reached = false;
   #failure: string | undefined;
   #isProbed = false;
@@ -53,6 +55,11 @@ export class BarmanHost {
     return [...this.#refusals].map(([barman_server, message]) => ({ barman_server, message }));
   }
 
+  /** Whether pg-backup-api was asked about a server, and answered. */
+  hasAsked(barman_server: string): boolean {
+    return this.#asked.has(barman_server);
+  }
+
   /**
    * Sends the requests that switch a server, with a client of their own, which are counted in `facts`.
    *
@@ -61,9 +68,11 @@ export class BarmanHost {
   async ask<T>(barman_server: string, facts: Facts, requests: (api: PgBackupApi) => Promise<T>): Promise<T> {
     this.#isUsed = true;
     try {
-      return await this.#ask(facts, requests);
+      const result = await this.#ask(facts, requests);
+      this.#asked.add(barman_server);
+      return result;
     } catch (error) {
-      if (answerOf(error)) this.#refusals.set(barman_server, messageOf(error));
+      if (answerOf(error)) this.#refuse(barman_server, messageOf(error));
       throw error;
     }
   }
@@ -79,6 +88,11 @@ export class BarmanHost {
       this.#options.facts.attempts += facts.attempts;
       this.#options.facts.polls += facts.polls;
     }
+  }
+
+  #refuse(barman_server: string, message: string): void {
+    this.#asked.add(barman_server);
+    this.#refusals.set(barman_server, message);
   }
 
   /** Asks for the status with the real credentials. */
@@ -97,14 +111,17 @@ export class BarmanHost {
    * Reads the configuration and the operations of one server, another one every minute: `/status` is fine
    * while they cannot be read.
    */
-  async readOneServer(items: readonly Item[]): Promise<void> {
+  async readOneServer(items: readonly Item[], signal: AbortSignal): Promise<void> {
     const servers = items.map(({ barman_server }) => barman_server).sort();
     const barman_server = servers[Math.floor(Date.now() / 60_000) % servers.length];
     if (barman_server === undefined) return;
     try {
       await this.#ask(newFacts(), (api) => api.readServer(barman_server));
+      this.#asked.add(barman_server);
     } catch (error) {
-      this.#refusals.set(barman_server, `its operations in Barman cannot be read: ${messageOf(error)}`);
+      // The deadline says nothing about the server.
+      if (signal.aborted) return;
+      this.#refuse(barman_server, `its operations in Barman cannot be read: ${messageOf(error)}`);
     }
   }
 }

@@ -254,13 +254,10 @@ export class Settings implements ConnectionSource, SecretSource {
     this.#repairAt = at + REPAIR_INTERVAL;
     const keep = <T>(renewed: Part<T>, before: Part<T> | undefined): Part<T> => {
       if (!(renewed instanceof MalformedParameter)) return renewed;
-      if (before === undefined || before instanceof HttpError) {
-        this.#warn(renewed.message);
-        return renewed;
-      }
-      this.#warn(`${renewed.message}; the last good values stay in use`);
       this.#staleAt = at + MIN_INTERVAL;
-      return before;
+      const isKept = before !== undefined && !(before instanceof HttpError);
+      this.#warn(isKept ? `${renewed.message}; the last good values stay in use` : renewed.message);
+      return isKept ? before : renewed;
     };
     const { connection, webhookSecret, patroniTls, clusters } = partsOf(values, this.#path);
     this.#malformed = new Map(
@@ -268,7 +265,8 @@ export class Settings implements ConnectionSource, SecretSource {
     );
     this.#parts = {
       connection: keep(connection, old?.connection),
-      patroniTls: keep(patroniTls, old?.patroniTls),
+      // No old values: the next instance of the function could not ask Patroni either, which must be reported.
+      patroniTls: keep(patroniTls, undefined),
       webhookSecret: webhookSecret && keep(webhookSecret, old?.webhookSecret),
       clusters: new Map(
         [...clusters].map(([name, cluster]) => [name, keep(cluster, old?.clusters.get(name))]),
