@@ -1,10 +1,10 @@
 /** The handler of the heartbeat. It throws nothing: after a failure the next heartbeat continues. */
 
 import type { Context } from 'aws-lambda';
-import { isObject } from './event/receive.ts';
 import { startInvocation } from './invocation.ts';
 import { observeClusters } from './patroni/observe-clusters.ts';
 import { beat, type Heartbeat } from './reconcile/heartbeat.ts';
+import { isObject } from './schema.ts';
 import type { Services } from './services.ts';
 import { reportHeartbeat, reportReconciled } from './telemetry.ts';
 

@@ -3,7 +3,10 @@
 import * as v from 'valibot';
 import { quotedKey } from './text.ts';
 
-const isObject = (input: unknown) => typeof input === 'object' && input !== null && !Array.isArray(input);
+/** Returns whether a value is an object with keys of its own, such as a JSON object. */
+export function isObject(input: unknown): input is Record<string, unknown> {
+  return typeof input === 'object' && input !== null && !Array.isArray(input);
+}
 
 /** A map from a JSON object. Not valibot's record, which omits keys such as `constructor`. */
 export const mapOf = <K extends v.GenericSchema<string>, V extends v.GenericSchema>(

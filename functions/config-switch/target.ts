@@ -1,5 +1,6 @@
 /** The target of a config switch: a model, or no model. The only place that turns it into text and back. */
 
+import * as v from 'valibot';
 import { InvalidArgs } from './errors.ts';
 
 /**
@@ -7,6 +8,17 @@ import { InvalidArgs } from './errors.ts';
  * several words.
  */
 export const BARMAN_NAME = /^[A-Za-z0-9_][A-Za-z0-9_.:@+~=,-]*$/;
+/** Maximum length of a name (characters): the ledger and pg-backup-api have no longer ones. */
+export const MAX_NAME_LENGTH = 255;
+/** The name of a Barman server, or of a model. */
+export const BarmanName = v.pipe(
+  v.string('must be a string'),
+  v.regex(
+    BARMAN_NAME,
+    'must start with a letter, a digit or "_", followed by these or any of . : @ + ~ = , - as in the configuration of Barman',
+  ),
+  v.maxLength(MAX_NAME_LENGTH, `must have at most ${MAX_NAME_LENGTH} characters`),
+);
 
 /** Never both. */
 export type ConfigTarget = { readonly model: string } | { readonly reset: true };

@@ -3,7 +3,6 @@
 import { Logger } from '@aws-lambda-powertools/logger';
 import { Metrics, MetricUnit } from '@aws-lambda-powertools/metrics';
 import type { MiddlewareObj } from '@middy/core';
-import { saysOperationFailed } from './barman/switch-config.ts';
 import {
   Busy,
   ConfigSwitchError,
@@ -129,8 +128,8 @@ export function reportReconciled(request_id: string) {
 }
 
 /** Returns whether a desired state has failed so for the first time: each is counted once. */
-function isFirst({ attempts, lease, last_error }: RecordedItem, error: ConfigSwitchError): boolean {
-  if (error instanceof ConfigSwitchFailed) return !saysOperationFailed(last_error);
+function isFirst({ attempts, lease, last_exit_code }: RecordedItem, error: ConfigSwitchError): boolean {
+  if (error instanceof ConfigSwitchFailed) return last_exit_code !== error.exit_code;
   // Who left the lease has counted it.
   return !attempts && !lease;
 }

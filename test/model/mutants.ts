@@ -344,7 +344,11 @@ export const MUTANTS: readonly Mutant[] = [
   {
     condition: 'FAILED: the desired state stays pending',
     edits: [
-      edit(LEDGER, 'last_error: error.slice(0, 1_000),', 'last_error: error.slice(0, 1_000), desired: null,'),
+      edit(
+        LEDGER,
+        'last_error: messageOf(error).slice(0, 1_000),',
+        'last_error: messageOf(error).slice(0, 1_000), desired: null,',
+      ),
     ],
   },
 ];

@@ -79,7 +79,8 @@ describe('a cluster', () => {
   });
 
   const SERVERS = 'servers must be an object of Barman servers, such as {"main": {"node1": "pg:node1"}}';
-  const NAME = 'must be a name as in the configuration of Barman';
+  const NAME =
+    'must start with a letter, a digit or "_", followed by these or any of . : @ + ~ = , - as in the configuration of Barman';
   test.each<[object, string]>([
     [
       { secrets: 'x' },

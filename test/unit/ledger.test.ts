@@ -54,7 +54,7 @@ const runningOf = ({ version }: DesiredState) => ({
 /** The item once A is recorded, now. */
 const RECORDED: RecordedItem = { barman_server: 'main', desired: desiredOf(A) };
 const IN_SYNC: RecordedItem = { ...RECORDED, applied: appliedOf(A) };
-const FAILURES = { attempts: 3, next_attempt_at: at(9), last_error: 'no' };
+const FAILURES = { attempts: 3, next_attempt_at: at(9), last_error: 'no', last_exit_code: 3 } as const;
 const ANOTHER = { token: 'another', expires_at: at(0) };
 /** Its lease has expired. */
 const EXPIRED: LeasedItem = { ...RECORDED, lease: ANOTHER };
@@ -181,6 +181,7 @@ describe('an item is marked unsettled', () => {
       attempts: 2,
       next_attempt_at: at(2 * MINUTE),
       last_error: why,
+      last_exit_code: 3,
     });
   });
 
@@ -317,6 +318,7 @@ describe('release', () => {
       attempts: (attempts ?? 0) + 1,
       next_attempt_at: at(delay),
       last_error: 'x'.repeat(1_000),
+      last_exit_code: 3,
     };
     expect([table.item, table.writes]).toEqual([{ ...RECORDED, ...failed }, 2]);
   });

@@ -1,10 +1,8 @@
 /** What a config switch would do, judged by the configuration that `/diagnose` reports. */
 
 import { type ConfigTarget, nameOf } from '../target.ts';
+import { listOf } from '../text.ts';
 import type { DiagnosedModel, DiagnosedServer, Diagnosis } from './pg-backup-api.ts';
-
-/** How many names a message has; of the others it has their number. */
-const MAX_NAMES = 10;
 
 /**
  * Checks whether server and model exist and belong together, and whether Barman would work with them. The
@@ -97,8 +95,7 @@ function obstaclesTo(
 function knownModels(models: Diagnosis['models'], cluster: string): string {
   const own = [...models].filter(([, model]) => model.cluster === cluster).map(([name]) => name);
   const others = models.size - own.length;
-  const rest = own.length > MAX_NAMES ? ` and ${own.length - MAX_NAMES} more` : '';
-  const names = own.length > 0 ? `: ${own.slice(0, MAX_NAMES).join(', ')}${rest}` : '';
+  const names = own.length > 0 ? `: ${listOf(own)}` : '';
   return `cluster ${cluster} has ${count(own.length, 'model')}${names}; other clusters have ${others || 'none'}`;
 }
 

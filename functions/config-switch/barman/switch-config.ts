@@ -54,8 +54,3 @@ export function operationFailed(
   error.operation_id = operation_id;
   return error;
 }
-
-/** Returns whether the message of an error is that of `operationFailed`. */
-export function saysOperationFailed(message = ''): boolean {
-  return /: operation \S+ ended FAILED; /.test(message);
-}

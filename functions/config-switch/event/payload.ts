@@ -4,10 +4,9 @@
 
 import * as v from 'valibot';
 import { InvalidArgs } from '../errors.ts';
-import { BARMAN_NAME } from '../target.ts';
+import { BarmanName, MAX_NAME_LENGTH } from '../target.ts';
 import { printable, quotedKey } from '../text.ts';
 
-const MAX_NAME_LENGTH = 255;
 /** Problems named in one message: a body of 16 KB can have thousands of unknown keys. */
 const MAX_PROBLEMS = 50;
 
@@ -18,14 +17,6 @@ const SWITCH_WHEN = ['promoted', 'demoted', 'always', 'leader'] as const;
 
 const oneOf = <const T extends readonly string[]>(options: T) =>
   v.picklist(options, `must be ${options.map((option) => `"${option}"`).join(' or ')}`);
-const barmanName = v.pipe(
-  v.string('must be a string'),
-  v.regex(
-    BARMAN_NAME,
-    'must start with a letter, a digit or "_", followed by these or any of . : @ + ~ = , - as in the configuration of Barman',
-  ),
-  v.maxLength(MAX_NAME_LENGTH, `must have at most ${MAX_NAME_LENGTH} characters`),
-);
 const boolean = v.boolean('must be true or false, without quotes');
 
 const Payload = v.object(
@@ -39,8 +30,8 @@ const Payload = v.object(
       // The ledger stores it, and DynamoDB's strings are UTF-8.
       v.check((text) => text.isWellFormed(), 'must be well-formed Unicode, without a lone surrogate'),
     ),
-    barman_server: barmanName,
-    barman_model: v.exactOptional(barmanName),
+    barman_server: BarmanName,
+    barman_model: v.exactOptional(BarmanName),
     reset: v.optional(boolean, false),
     switch_when: v.optional(oneOf(SWITCH_WHEN), 'promoted'),
     age_ms: v.optional(

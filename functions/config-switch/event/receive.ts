@@ -3,6 +3,7 @@
 import type { MiddlewareObj } from '@middy/core';
 import type { APIGatewayProxyEventV2, Context, EventBridgeEvent } from 'aws-lambda';
 import { startInvocation } from '../invocation.ts';
+import { isObject } from '../schema.ts';
 import { type Arrived, type Event, isEventId } from './event.ts';
 
 /** Length of what anyone can send, in a log line or a response: a header may have 10 KB. */
@@ -92,9 +93,4 @@ function isHeaders(value: unknown): boolean {
 /** Returns whether a value is one that a Date can have (ECMA-262, "Time Values"; ms since the epoch). */
 function isTime(value: unknown): boolean {
   return typeof value === 'number' && Math.abs(value) <= 8.64e15;
-}
-
-/** Returns whether a value is an object, so that its properties can be read. */
-export function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null;
 }

@@ -2,6 +2,7 @@
 
 import * as v from 'valibot';
 import { LedgerError } from '../errors.ts';
+import { ExitCode } from '../exit-code.ts';
 import { type ConfigTarget, isTargetText } from '../target.ts';
 
 /** What an event wants a Barman server to be set to. */
@@ -42,11 +43,12 @@ const Item = v.object({
   /** When the desired state is applied again, although it is applied. */
   apply_again_at: v.exactOptional(Time),
   /**
-   * Failed attempts at the desired state, when the heartbeat makes the next one, and why the last one failed.
+   * Failed attempts at the desired state, when the heartbeat makes the next one, and how the last one ended.
    */
   attempts: v.exactOptional(v.number()),
   next_attempt_at: v.exactOptional(Time),
   last_error: v.exactOptional(v.string()),
+  last_exit_code: v.exactOptional(v.enum(ExitCode)),
   /**
    * True while the operator wants nothing sent to Barman, since when, until when if the pause ends by itself,
    * and why.

@@ -39,7 +39,8 @@
 
 import { randomUUID } from 'node:crypto';
 import { ATTEMPT_TIMEOUT } from '../deadline.ts';
-import { messageOf } from '../errors.ts';
+import { ConfigSwitchError, messageOf } from '../errors.ts';
+import { ExitCode } from '../exit-code.ts';
 import { targetText } from '../target.ts';
 import {
   absent,
@@ -136,7 +137,12 @@ export function endedLease(item: LeasedItem, operation: Operation): EndedLease {
 }
 
 const NO_LEASE = { lease: null, running: null } as const;
-const NO_FAILURES = { attempts: null, next_attempt_at: null, last_error: null } as const;
+const NO_FAILURES = {
+  attempts: null,
+  next_attempt_at: null,
+  last_error: null,
+  last_exit_code: null,
+} as const;
 
 /** The writes of the protocol above. Each throws LedgerError if the table is unavailable. */
 export class Ledger {
@@ -269,11 +275,15 @@ export class Ledger {
     return stored && readItem(stored);
   }
 
-  /** Records that applying failed, and drops the lease. Only if none of its POSTs is in doubt. */
+  /**
+   * Records that applying failed, and drops the lease. Only if none of its POSTs is in doubt.
+   *
+   * @param error what was thrown
+   */
   async release(
     { token, item }: Pick<Lease, 'token' | 'item'>,
     version: string,
-    error: string,
+    error: unknown,
     signal: AbortSignal,
   ): Promise<void> {
     const { barman_server } = item;
@@ -404,12 +414,13 @@ function unsettled(): Change {
   return { unsettled_since: new Date().toISOString() };
 }
 
-/** Returns the attributes after one more failed attempt. */
-function failedAttempt({ attempts = 0 }: Item, error: string): Change {
+/** Returns the attributes after one more failed attempt. @param error what was thrown */
+function failedAttempt({ attempts = 0 }: Item, error: unknown): Change {
   const backoff = Math.min(BACKOFF.cap, BACKOFF.base * 2 ** attempts);
   return {
     attempts: attempts + 1,
     next_attempt_at: new Date(Date.now() + backoff).toISOString(),
-    last_error: error.slice(0, 1_000),
+    last_error: messageOf(error).slice(0, 1_000),
+    last_exit_code: error instanceof ConfigSwitchError ? error.exit_code : ExitCode.HTTP_ERROR,
   };
 }

@@ -7,7 +7,7 @@ import { createSecretKey, type KeyObject } from 'node:crypto';
 import { BlockList, isIP } from 'node:net';
 import * as v from 'valibot';
 import { mapOf } from '../schema.ts';
-import { BARMAN_NAME } from '../target.ts';
+import { BarmanName } from '../target.ts';
 import { pathOf, quotedKey } from '../text.ts';
 
 /** Barman's default for the option `streaming_archiver_name` (barman(5)). */
@@ -25,14 +25,6 @@ export const SECRET_FORM =
  */
 export const SOCKETS = 64;
 
-/** As in a payload: the ledger and pg-backup-api have no longer ones. */
-const MAX_NAME_LENGTH = 255;
-
-const name = v.pipe(
-  v.string('must be a string'),
-  v.regex(BARMAN_NAME, 'must be a name as in the configuration of Barman'),
-  v.maxLength(MAX_NAME_LENGTH, `must have at most ${MAX_NAME_LENGTH} characters`),
-);
 const url = v.pipe(
   v.string('must be a string'),
   v.check(
@@ -66,10 +58,10 @@ const Settings = v.object(
       ),
     ),
     servers: mapOf(
-      name,
+      BarmanName,
       mapOf(
         v.string(),
-        v.nullable(name),
+        v.nullable(BarmanName),
         'must be an object of Patroni members, such as {"node1": "pg:node1"}, or {}',
       ),
       'must be an object of Barman servers, such as {"main": {"node1": "pg:node1"}}',

@@ -6,8 +6,10 @@
 import { timeOf } from '../ledger/item.ts';
 import type { HeartbeatReport, Lasting } from '../ledger/stage.ts';
 
-/** Heartbeats differ by some seconds: what is to last for so many of them may be a quarter shorter. */
-const TOLERANCE = 0.25;
+/**
+ * Heartbeats differ by some seconds: what is to last for so many intervals may be a quarter of one shorter.
+ */
+export const TOLERANCE = 0.25;
 /**
  * How long a state lasts until someone must act (intervals between heartbeats). What is found by five, or
  * ten, heartbeats in a row lasts one interval less.

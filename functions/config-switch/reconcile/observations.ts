@@ -20,15 +20,12 @@ import type { Leader } from '../patroni/leader.ts';
 import type { Observed } from '../patroni/observe-clusters.ts';
 import { type ConfigTarget, nameOf, parseTarget, targetText } from '../target.ts';
 import { eventTimeOf, versionOf } from '../version.ts';
+import { TOLERANCE } from './lasting.ts';
 
 /** How old an observation may be (ms): its version is that much older than its first request. */
 const STALENESS = 30_000;
 /** How old a desired state must be before an observation replaces it (ms). */
 const GRACE = 60_000;
-/**
- * Heartbeats differ by some seconds: what is to last for so many intervals may be a quarter of one shorter.
- */
-const TOLERANCE = 0.25;
 /**
  * How long Barman does not stream until the desired state is applied again, and how long until the next time
  * (intervals).

@@ -6,7 +6,7 @@
 import type { PgBackupApi, PostGuard } from '../barman/pg-backup-api.ts';
 import { switchConfig } from '../barman/switch-config.ts';
 import { sleep } from '../deadline.ts';
-import { Busy, LedgerError, messageOf } from '../errors.ts';
+import { Busy, LedgerError } from '../errors.ts';
 import { ExitCode, type Result } from '../exit-code.ts';
 import type { Facts } from '../invocation.ts';
 import { type EventTable, fixVersion } from '../ledger/events.ts';
@@ -167,7 +167,7 @@ async function apply(
     // In doubt: the lease is kept, and whoever takes it over marks the item.
     if (!guard.inDoubt && !signal.aborted) {
       // If this fails, the lease expires by itself.
-      await ledger.release(lease, desired.version, messageOf(error), signal).catch(() => {});
+      await ledger.release(lease, desired.version, error, signal).catch(() => {});
     }
     throw error;
   } finally {

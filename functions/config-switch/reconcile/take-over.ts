@@ -82,7 +82,7 @@ export async function recordEnd(
   if (end === 'DONE') await ledger.complete(endedLease(item, running), signal);
   if (end === 'FAILED') {
     const failed = operationFailed(barman_server, parseTarget(target), operation_id);
-    await ledger.release({ token: lease.token, item }, version, failed.message, signal);
+    await ledger.release({ token: lease.token, item }, version, failed, signal);
     if (desired.version === version) throw failed;
   }
   return end !== undefined;
