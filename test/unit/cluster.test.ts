@@ -150,7 +150,7 @@ describe('a cluster', () => {
     [{ servers: { main: { [SECRET]: 7 } } }, 'servers.main.(hidden: it may be a secret) must be a string'],
     [
       { servers: { [`${SECRET}/`]: {} } },
-      `servers a key of ${SECRET.length + 1} characters (hidden: it may be a secret) must be a name`,
+      `servers a key of ${SECRET.length + 1} characters (hidden: it may be a secret) must start with`,
     ],
   ])('is rejected without a secret that was written as a key (%#)', (change, message) => {
     expect(() => parse({ ...ALL, ...change })).toThrow(message);
