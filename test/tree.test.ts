@@ -16,7 +16,7 @@ const LAYERS: readonly (readonly string[])[] = [
   ['(index|role-change|heartbeat-handler|services|telemetry)\\.ts$'],
   ['config-switch\\.ts$'],
   ['settings/'],
-  ['event/', 'reconcile/'],
+  ['event/', 'inspect/', 'reconcile/'],
   ['ledger/', 'barman/', 'patroni/'],
   ['http/'],
   ['(deadline|errors|exit-code|invocation|schema|target|text|version)\\.ts$'],
