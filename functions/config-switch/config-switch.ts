@@ -3,9 +3,10 @@
  * `patroni.scripts.barman.config_switch`, which implements `patroni_barman config-switch`.
  */
 
+import type { Diagnosis } from './barman/diagnosis.ts';
 import { rehearse } from './barman/dry-run.ts';
 import { isUnanswered } from './barman/failures.ts';
-import type { Diagnosis, PgBackupApi } from './barman/pg-backup-api.ts';
+import type { PgBackupApi } from './barman/pg-backup-api.ts';
 import { Busy } from './errors.ts';
 import type { RoleChange } from './event/payload.ts';
 import type { PermittedRoleChange } from './event/sender.ts';

@@ -7,7 +7,7 @@ import { execFile } from 'node:child_process';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { expect, inject, test } from 'vitest';
-import { parseConninfo } from '../../functions/config-switch/inspect/conninfo.ts';
+import { parseConninfo } from '../../functions/config-switch/barman/conninfo.ts';
 import { examples, malformed } from '../unit/conninfo-strings.ts';
 
 const SEED = 20_261_123;

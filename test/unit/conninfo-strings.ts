@@ -1,7 +1,7 @@
 /** Random connection strings of PostgreSQL, for the unit test and for the comparison with libpq. */
 
 import fc from 'fast-check';
-import type { Endpoint } from '../../functions/config-switch/inspect/conninfo.ts';
+import type { Endpoint } from '../../functions/config-switch/barman/conninfo.ts';
 
 /** A conninfo and what it means. */
 export interface Example {

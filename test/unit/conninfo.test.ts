@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { parseConninfo } from '../../functions/config-switch/inspect/conninfo.ts';
+import { parseConninfo } from '../../functions/config-switch/barman/conninfo.ts';
 import { examples, malformed } from './conninfo-strings.ts';
 
 const addressesOf = (text: string) =>

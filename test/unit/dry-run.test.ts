@@ -1,23 +1,34 @@
+import * as v from 'valibot';
 import { expect, test } from 'vitest';
-import { rehearse } from '../../functions/config-switch/barman/dry-run.ts';
 import type {
+  ConninfoOption,
   DiagnosedModel,
   DiagnosedServer,
   Diagnosis,
-} from '../../functions/config-switch/barman/pg-backup-api.ts';
+} from '../../functions/config-switch/barman/diagnosis.ts';
+import { DiagnoseOutput, readDiagnosis } from '../../functions/config-switch/barman/diagnosis.ts';
+import { rehearse } from '../../functions/config-switch/barman/dry-run.ts';
 import type { ConfigTarget } from '../../functions/config-switch/target.ts';
 
-const HEALTHY = { active: true, disabled: false, errors: 0, passive: false, streaming_archiver: true };
-const COMPLETE = { active: undefined, disabled: undefined, conninfo: true, streaming_conninfo: true };
+const { servers, models } = readDiagnosis(
+  v.parse(DiagnoseOutput, {
+    servers: { healthy: { config: { cluster: 'main', streaming_archiver: true } } },
+    models: { complete: { config: { cluster: 'main', conninfo: 'host=a', streaming_conninfo: 'host=a' } } },
+  }),
+);
+const [HEALTHY] = [...servers.values()] as [DiagnosedServer];
+const [COMPLETE] = [...models.values()] as [DiagnosedModel];
 type Server = Partial<DiagnosedServer>;
 const serverNamed = (name: string, change: Server = {}): Diagnosis['servers'] =>
-  new Map([[name, { ...HEALTHY, active_model: null, cluster: 'main', ...change }]]);
+  new Map([[name, { ...HEALTHY, ...change }]]);
+/** A model that does not set some options. */
+const without = (...options: ConninfoOption[]): Partial<DiagnosedModel> => ({
+  connections: new Map([...(COMPLETE.connections ?? [])].filter(([option]) => !options.includes(option))),
+});
 const MAIN = serverNamed('main');
 /** So many models, m0 and so on. */
 const modelsOf = (count: number, change: Partial<DiagnosedModel> = {}): Diagnosis['models'] =>
-  new Map(
-    Array.from({ length: count }, (_, index) => [`m${index}`, { ...COMPLETE, cluster: 'main', ...change }]),
-  );
+  new Map(Array.from({ length: count }, (_, index) => [`m${index}`, { ...COMPLETE, ...change }]));
 const FOREIGN = [...modelsOf(14, { cluster: 'payroll' })].map(
   ([name, model]) => [`hr-${name}`, model] as const,
 );
@@ -105,12 +116,12 @@ test.each<[string, Server, Partial<DiagnosedModel>]>([
   [`Barman finds 1 error ${ERRORS}; ${CHECK}`, { errors: 1 }, {}],
   [`Barman finds 2 errors ${ERRORS}, and has disabled it; ${CHECK}`, { errors: 2, disabled: true }, {}],
   [PASSIVE, { passive: true }, {}],
-  [`the model does not set conninfo, ${KEPT}`, {}, { conninfo: false }],
-  [`the model does not set streaming_conninfo, ${KEPT}`, {}, { streaming_conninfo: false }],
+  [`the model does not set conninfo, ${KEPT}`, {}, without('conninfo')],
+  [`the model does not set streaming_conninfo, ${KEPT}`, {}, without('streaming_conninfo')],
   [
     `the model does not set conninfo and streaming_conninfo, ${KEPT}`,
     {},
-    { conninfo: false, streaming_conninfo: false },
+    without('conninfo', 'streaming_conninfo'),
   ],
   [`${INACTIVE}; ${PASSIVE}`, { active: false, passive: true }, {}],
 ])('a dry run › says why WAL may not flow: %s', (why, server, model) => {
@@ -137,7 +148,7 @@ test.each<[string, Server, Partial<DiagnosedModel>]>([
   [
     'sets no streaming_conninfo where WAL is not streamed',
     { streaming_archiver: false },
-    { streaming_conninfo: false },
+    without('streaming_conninfo'),
   ],
 ])('a dry run › finds nothing wrong with a model that %s', (_, server, model) => {
   const servers = serverNamed('main', server);

@@ -420,6 +420,13 @@ describe('a server', () => {
     expect(get('main').applied).toBeUndefined();
   });
 
+  test('has no age that raises an alarm while a pause of all servers ends by itself', async () => {
+    put('main');
+    const paused = { at: at(-DAY), until: at(DAY) };
+    table.items.set('@stage', { barman_server: '@stage', paused } as never);
+    expect(await beat(options)).toMatchObject({ pausedPending: 1, pausedPendingAge: 0 });
+  });
+
   test('is pending since the pause of all servers has ended', async () => {
     put('main', { desired: desired(-2 * DAY) });
     const paused = { at: at(-DAY), until: at(-7_000) };
@@ -656,6 +663,12 @@ describe('what lasts', () => {
     expect(await beats(9, { leader: 'node1', streaming: false })).toEqual([['not_streaming', 'main', 4]]);
   });
 
+  test('is not Barman that does not stream while pg-backup-api is unreachable', async () => {
+    put('main', { ...applied(-9 * MINUTE), desired: desired(-9 * MINUTE) });
+    barman.onStatus = refuse;
+    expect(await beats(9, { leader: 'node1', streaming: false })).toEqual([]);
+  });
+
   test('is a leader that is unknown, at the tenth heartbeat', async () => {
     expect(await beats(19, { unknown: 'no leader' })).toEqual([['leader_unknown', 'c', 9]]);
   });
@@ -770,6 +783,29 @@ describe('the report of a heartbeat', () => {
     observe({ unknown: 'no node answered' }, MINUTE);
     await beat(options);
     expect(report()).toEqual({ ...known, clusters: [{ ...seen, unknown: 'no node answered' }, other] });
+  });
+
+  test('is missing in the ledger if that is unavailable, and says so', async () => {
+    const { update } = table;
+    table.update = async (server, ...rest) => {
+      if (server === '@stage') throw new LedgerError('the ledger is unavailable');
+      return update.call(table, server, ...rest);
+    };
+    expect(await beat(options)).toMatchObject({ unreported: 'the ledger is unavailable' });
+    table.update = update;
+    expect(await beat(options)).not.toHaveProperty('unreported');
+  });
+
+  test('has at most 500 characters of each reason', async () => {
+    observe({ unknown: 'x'.repeat(900) });
+    barman.onStatus = () => {
+      throw new HttpError('y'.repeat(900));
+    };
+    await beat(options);
+    expect(report()).toMatchObject({
+      unreachable: 'y'.repeat(500),
+      clusters: [{ unknown: 'x'.repeat(500) }, {}],
+    });
   });
 
   test('says since when pg-backup-api is unreachable, until it is reachable again', async () => {

@@ -70,6 +70,13 @@ describe('the operator', () => {
     expect(await new Ledger(table).stage(signal)).toEqual(ended);
   });
 
+  test('pauses all servers until it resumes them', async () => {
+    await operator.pauseAll({}, signal);
+    expect(table.items.get('@stage')).toEqual({ barman_server: '@stage', paused: { at: at(0) } });
+    await operator.resumeAll(signal);
+    expect(isStagePaused(await new Ledger(table).stage(signal))).toBe(false);
+  });
+
   test('ends no pause of all servers that cannot be read, since nothing may be sent then', async () => {
     table.items.set('@stage', { barman_server: '@stage', paused: true } as never);
     await expect(operator.resumeAll(signal)).rejects.toThrow(
@@ -143,6 +150,13 @@ describe('forget', () => {
     table.item = { ...MAIN, desired: 'model m', lease: 'x' } as unknown as Item;
     expect(await operator.forgetByForce('main', signal)).toBe(true);
     expect(table.item).toBeUndefined();
+  });
+
+  test('by force does not delete an item with a lease, although another one cannot be read', async () => {
+    table.item = { ...MAIN, lease: { token: 'x', expires_at: at(-1) } };
+    table.items.set('other', { barman_server: 'other', desired: 'model m' } as unknown as Item);
+    expect(await operator.forgetByForce('main', signal)).toBe(false);
+    expect(table.items.size).toBe(2);
   });
 
   test('by force deletes nothing of an unknown server', async () => {

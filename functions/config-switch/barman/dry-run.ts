@@ -2,7 +2,7 @@
 
 import { type ConfigTarget, nameOf } from '../target.ts';
 import { listOf } from '../text.ts';
-import type { DiagnosedModel, DiagnosedServer, Diagnosis } from './pg-backup-api.ts';
+import type { ConninfoOption, DiagnosedModel, DiagnosedServer, Diagnosis } from './diagnosis.ts';
 
 /**
  * Checks whether server and model exist and belong together, and whether Barman would work with them. The
@@ -12,7 +12,7 @@ import type { DiagnosedModel, DiagnosedServer, Diagnosis } from './pg-backup-api
  * @returns a sentence for the operator; it names no server or model of other clusters
  */
 export function rehearse(
-  { servers, models }: Diagnosis,
+  { servers, models }: Pick<Diagnosis, 'servers' | 'models'>,
   barman_server: string,
   target: ConfigTarget,
 ): string {
@@ -78,10 +78,10 @@ function obstaclesTo(
       `server ${name} is passive (primary_ssh_command): it copies from another Barman host; switch it there`,
     );
   }
-  const missing = [
-    ...(model?.conninfo === false ? ['conninfo'] : []),
-    ...(model?.streaming_conninfo === false && server.streaming_archiver ? ['streaming_conninfo'] : []),
-  ];
+  const needed: readonly ConninfoOption[] = server.streaming_archiver
+    ? ['conninfo', 'streaming_conninfo']
+    : ['conninfo'];
+  const missing = needed.filter((option) => model?.connections?.has(option) === false);
   if (missing.length > 0) {
     obstacles.push(
       `the model does not set ${missing.join(' and ')}, so Barman would use what server ${name} has there; ` +

@@ -9,9 +9,9 @@ import * as v from 'valibot';
 import { deadline, sleep } from '../deadline.ts';
 import { HttpError, httpErrorFrom, messageOf } from '../errors.ts';
 import type { Facts } from '../invocation.ts';
-import { mapOf } from '../schema.ts';
 import { BARMAN_NAME, type ConfigTarget, requestBody } from '../target.ts';
 import { type ConnectionSource, HttpClient, type HttpClientOptions } from './attempts.ts';
+import { DiagnoseOutput, type Diagnosis, readDiagnosis } from './diagnosis.ts';
 import { answerOf } from './failures.ts';
 
 /**
@@ -47,61 +47,6 @@ export const Operations = v.object({
   operations: v.array(v.object({ id: v.string(), type: v.nullish(v.string()) })),
 });
 const Status = v.string();
-/** An option of Barman that only a dry run reads: one of an unknown form must not end it. */
-const Option = v.optional(v.unknown());
-const Options = { cluster: v.nullish(v.string()), active: Option, disabled: Option };
-export const DiagnoseOutput = v.object({
-  servers: mapOf(
-    v.string(),
-    v.object({
-      active_model: v.nullish(v.string()),
-      // Not logged: an error can quote a conninfo.
-      msg_list: v.fallback(v.array(v.unknown()), []),
-      config: v.object({ ...Options, primary_ssh_command: Option, streaming_archiver: Option }),
-    }),
-    'an object of servers',
-  ),
-  // Barman before 3.10 has no models.
-  models: v.optional(
-    mapOf(
-      v.string(),
-      v.object({ config: v.object({ ...Options, conninfo: Option, streaming_conninfo: Option }) }),
-      'an object of models',
-    ),
-    {},
-  ),
-});
-
-/** A Barman server, with the active model applied. */
-export interface DiagnosedServer {
-  readonly active_model: string | null;
-  readonly cluster: string;
-  readonly active: boolean;
-  /** By its configuration, or by Barman because of errors in it. */
-  readonly disabled: boolean;
-  /** How many errors Barman finds in its configuration (`msg_list`). */
-  readonly errors: number;
-  /** It copies from another Barman host (`primary_ssh_command`). */
-  readonly passive: boolean;
-  readonly streaming_archiver: boolean;
-}
-
-/** A model of Barman. What it does not set is null in `/diagnose`, and remains as the server has it. */
-export interface DiagnosedModel {
-  readonly cluster: string;
-  /** Undefined: it does not set that. */
-  readonly active: boolean | undefined;
-  readonly disabled: boolean | undefined;
-  /** Whether it sets that. */
-  readonly conninfo: boolean;
-  readonly streaming_conninfo: boolean;
-}
-
-/** The part of `/diagnose` that matters to a switch. */
-export interface Diagnosis {
-  readonly servers: ReadonlyMap<string, DiagnosedServer>;
-  readonly models: ReadonlyMap<string, DiagnosedModel>;
-}
 
 /** What guards the POSTs of one config switch. */
 export interface PostGuard {
@@ -357,41 +302,13 @@ export class PgBackupApi implements AsyncDisposable {
    * @throws HttpError
    */
   async diagnose(): Promise<Diagnosis> {
-    const { servers, models } = await this.#http.request({
+    const output = await this.#http.request({
       method: 'GET',
       path: ['diagnose'],
       schema: DiagnoseOutput,
       timeout: DIAGNOSE_TIMEOUT,
     });
-    return {
-      servers: new Map(
-        [...servers].map(([name, { active_model, msg_list, config }]) => [
-          name,
-          {
-            active_model: active_model ?? null,
-            // The default of a server's cluster is its name (barman.config, ServerConfig.DEFAULTS).
-            cluster: config.cluster ?? name,
-            active: config.active !== false,
-            disabled: config.disabled === true,
-            errors: msg_list.length,
-            passive: typeof config.primary_ssh_command === 'string',
-            streaming_archiver: config.streaming_archiver === true,
-          },
-        ]),
-      ),
-      models: new Map(
-        [...models].map(([name, { config }]) => [
-          name,
-          {
-            cluster: config.cluster ?? '',
-            active: typeof config.active === 'boolean' ? config.active : undefined,
-            disabled: typeof config.disabled === 'boolean' ? config.disabled : undefined,
-            conninfo: config.conninfo !== null,
-            streaming_conninfo: config.streaming_conninfo !== null,
-          },
-        ]),
-      ),
-    };
+    return readDiagnosis(output);
   }
 
   [Symbol.asyncDispose](): Promise<void> {

@@ -105,9 +105,9 @@ export class Operator {
    *   is older than any event that may still arrive
    */
   async forget(item: Item, signal: AbortSignal): Promise<boolean> {
-    const { barman_server, desired, applied, unsettled_since } = item;
+    const { barman_server, desired, applied } = item;
     const since = isRecorded(item) ? eventTimeOf(item.desired.version) : 0;
-    if (isPending(item) || unsettled_since !== undefined || Date.now() - since < FORGET_AFTER) return false;
+    if (isPending(item) || Date.now() - since < FORGET_AFTER) return false;
     const unchanged = [
       desired ? desiredIs(desired.version) : absent('desired'),
       applied ? equals('applied.version', applied.version) : absent('applied'),
