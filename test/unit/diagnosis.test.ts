@@ -29,8 +29,8 @@ describe('a server', () => {
       maximumBackupAge: undefined,
       status: {
         ...NOT_SEEN,
-        hasConnectionError: false,
         isInRecovery: undefined,
+        streaming: undefined,
         segmentSize: undefined,
         slot: undefined,
       },
@@ -57,6 +57,15 @@ describe('a server', () => {
       ...{ streaming_archiver: true, slot_name: 'barman', createsSlot: true },
       connections: new Map([['conninfo', connection]]),
     });
+  });
+
+  test.each([
+    ['conninfo', 'postgresql://node1:5432/postgres', true],
+    ['conninfo', 'postgres://node1/postgres?user=barman', false],
+    ['streaming_conninfo', 'postgres://node1/postgres?user=barman', true],
+  ])('has a problem if its %s is a URI that Barman cannot use: %s', (option, uri, isProblem) => {
+    const connection = config({ [option]: uri })?.connections.get(option as 'conninfo');
+    expect(connection && 'problem' in connection).toBe(isProblem);
   });
 
   test('has no text of a conninfo or of a message', () => {
@@ -94,18 +103,18 @@ describe('a server', () => {
     }
   });
 
-  test('has the state of PostgreSQL, and whether a connection failed', () => {
+  test('has the state of PostgreSQL, and whether Barman can stream', () => {
     expect(
       status({
-        connection_error: 'connection to server at "a", port 1 failed',
+        streaming: false,
         ...{ is_in_recovery: true, postgres_systemid: '7713', streaming_systemid: '7714' },
         ...{ current_lsn: '0/F000000', xlog_segment_size: 16777216 },
       }),
     ).toMatchObject({
-      ...{ hasConnectionError: true, isInRecovery: true, systemId: '7713', streamingSystemId: '7714' },
+      ...{ streaming: false, isInRecovery: true, systemId: '7713', streamingSystemId: '7714' },
       ...{ currentLsn: 0xf000000, segmentSize: 16777216 },
     });
-    expect(status({ connection_error: null, current_lsn: '7' })).toMatchObject({ hasConnectionError: false });
+    expect(status({ streaming: null, current_lsn: '7' })).toMatchObject({ currentLsn: undefined });
   });
 
   test('has the last archived segment of each timeline', () => {

@@ -44,7 +44,7 @@ const GOOD = { cluster: ok(CLUSTER_BODY), leader: ok(LEADER_BODY) };
 
 vi.mock('../../functions/config-switch/patroni/rest-api.ts', () => ({
   PatroniClient: class {
-    ask: Ask = async (node, path) => (node.hostname === 'bad' ? answers : GOOD)[path];
+    ask: Ask = async (node, path) => (node.hostname === 'bad' ? answers : GOOD)[path as 'cluster' | 'leader'];
     async [Symbol.asyncDispose]() {}
   },
 }));

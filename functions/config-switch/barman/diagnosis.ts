@@ -1,13 +1,14 @@
 /**
  * What `/diagnose` says of Barman's servers and models (barman.diagnose, `exec_diagnose`; the class DateTimeEncoder
- * has the form of times). Each fact is read by itself: one of another form, as an other version of Barman may
+ * has the form of times). Each fact is read by itself: one of another form, as another version of Barman may
  * have it, is not seen, and ends nothing else.
  *
- * Barman redacts not every form of a password in a conninfo, and its messages quote conninfos. So of a conninfo
- * only its endpoints and the names of its options are kept, and of a message only that there is one.
+ * It has passwords in clear text: those of conninfos, also in messages. So of a conninfo only its endpoints and
+ * the names of its options are kept, and of messages only their number.
  */
 
 import * as v from 'valibot';
+import { messageOf } from '../errors.ts';
 import { mapOf } from '../schema.ts';
 import { type Conninfo, parseConninfo } from './conninfo.ts';
 
@@ -16,14 +17,8 @@ const HOUR = 3_600_000;
 /** Where an option of a server or model connects to, or why that is not to be seen. */
 export type Connection = Conninfo | { readonly problem: string };
 
-/** The options with a conninfo, in the order in which the inspection looks at them. */
-export const CONNINFOS = [
-  'conninfo',
-  'streaming_conninfo',
-  'primary_conninfo',
-  'wal_conninfo',
-  'wal_streaming_conninfo',
-] as const;
+/** The options with a conninfo. `primary_conninfo` is set where the others are those of a standby. */
+export const CONNINFOS = ['conninfo', 'streaming_conninfo', 'primary_conninfo'] as const;
 export type ConninfoOption = (typeof CONNINFOS)[number];
 
 /** A segment of WAL (PostgreSQL's documentation, "WAL Internals"). */
@@ -55,9 +50,10 @@ export interface Slot {
 
 /** What Barman's connections to PostgreSQL have found. Undefined: not seen. */
 export interface ServerStatus {
-  /** Whether Barman reports an error of a connection. */
-  readonly hasConnectionError: boolean;
+  /** By `conninfo`. While Barman cannot connect by it, this and all that follows is not seen. */
   readonly isInRecovery: boolean | undefined;
+  /** Whether Barman can connect by `streaming_conninfo`. */
+  readonly streaming: boolean | undefined;
   /** System identifiers, by `conninfo` and by `streaming_conninfo`. */
   readonly systemId: string | undefined;
   readonly streamingSystemId: string | undefined;
@@ -195,22 +191,30 @@ function readConnections(config: Readonly<Record<string, unknown>>): Connections
   return new Map(
     CONNINFOS.flatMap((option) => {
       const text = config[option];
-      return isText(text) ? [[option, readConninfo(text)] as const] : [];
+      return isText(text) ? [[option, readConninfo(option, text)] as const] : [];
     }),
   );
 }
 
-function readConninfo(text: string): Connection {
+/**
+ * Barman splits a conninfo at spaces and "=" (barman.postgres, `parse_dsn`), so it disables a server whose URI has
+ * none, and appends its own options to that of `streaming_conninfo`.
+ */
+function readConninfo(option: ConninfoOption, text: string): Connection {
+  const isUri = /^postgres(ql)?:/.test(text);
+  if (isUri && (option === 'streaming_conninfo' || !text.includes('='))) {
+    return { problem: 'is a URI, which Barman cannot use here: write it as host=… port=…' };
+  }
   try {
     return parseConninfo(text);
   } catch (error) {
-    return { problem: error instanceof Error ? error.message : 'cannot be read' };
+    return { problem: messageOf(error) };
   }
 }
 
 const Status = v.object({
-  connection_error: v.optional(v.unknown()),
   is_in_recovery: fact(v.nullable(v.boolean())),
+  streaming: fact(v.nullable(v.boolean())),
   postgres_systemid: fact(v.nullable(v.string())),
   streaming_systemid: fact(v.nullable(v.string())),
   current_lsn: fact(v.nullable(v.string())),
@@ -223,8 +227,8 @@ function readStatus(status: Readonly<Record<string, unknown>>): ServerStatus {
   const facts = v.parse(Status, status);
   const { replication_slot: slot } = facts;
   return {
-    hasConnectionError: facts.connection_error != null,
     isInRecovery: facts.is_in_recovery ?? undefined,
+    streaming: facts.streaming ?? undefined,
     systemId: facts.postgres_systemid ?? undefined,
     streamingSystemId: facts.streaming_systemid ?? undefined,
     currentLsn: bytesOf(facts.current_lsn),

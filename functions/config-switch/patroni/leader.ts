@@ -9,7 +9,7 @@ import { isIP } from 'node:net';
 import * as v from 'valibot';
 import { deadline } from '../deadline.ts';
 import type { Cluster } from './cluster.ts';
-import type { Answer, Ask } from './rest-api.ts';
+import type { Answer, Ask, Path } from './rest-api.ts';
 
 /** Time limit of each of the two rounds of requests (ms). */
 const ROUND = 3_000;
@@ -96,29 +96,49 @@ class CannotWrite extends Unknown {
  * @param signal aborts earlier
  */
 export async function observe(cluster: Cluster, ask: Ask, signal: AbortSignal): Promise<Observation> {
-  const round = async (path: 'cluster' | 'leader') => {
-    const limit = deadline(ROUND);
-    try {
-      const limited = AbortSignal.any([signal, limit.signal]);
-      return await Promise.all(
-        cluster.patroni.map(async (node) => [node, await ask(node, path, limited)] as const),
-      );
-    } finally {
-      limit.clear();
-    }
-  };
+  return known(async () => {
+    const leader = leaderNamed(cluster, await askAll(cluster.patroni, 'cluster', ask, signal));
+    return leaderConfirmed(cluster, leader, await askAll(cluster.patroni, 'leader', ask, signal));
+  });
+}
+
+/**
+ * Returns who is the leader, by answers of both rounds.
+ *
+ * @param named what each node answered to `/cluster`
+ * @param confirmed what it answered to `/leader`
+ */
+export function leaderOf(cluster: Cluster, named: Answers, confirmed: Answers): Promise<Observation> {
+  return known(async () => leaderConfirmed(cluster, leaderNamed(cluster, named), confirmed));
+}
+
+async function known(leader: () => Promise<Leader>): Promise<Observation> {
   try {
-    const leader = leaderNamed(cluster, await round('cluster'));
-    return leaderConfirmed(cluster, leader, await round('leader'));
+    return await leader();
   } catch (error) {
-    if (error instanceof Unknown) {
-      return { unknown: error.message, ...(error instanceof CannotWrite && { cannotWrite: true }) };
-    }
-    throw error;
+    if (!(error instanceof Unknown)) throw error;
+    return { unknown: error.message, ...(error instanceof CannotWrite && { cannotWrite: true }) };
   }
 }
 
-type Answers = readonly (readonly [URL, Answer])[];
+/** What each node answered. */
+export type Answers = readonly (readonly [URL, Answer])[];
+
+/** Asks some nodes at the same time, for at most three seconds. */
+export async function askAll(
+  nodes: readonly URL[],
+  path: Path,
+  ask: Ask,
+  signal: AbortSignal,
+): Promise<Answers> {
+  const limit = deadline(ROUND);
+  try {
+    const limited = AbortSignal.any([signal, limit.signal]);
+    return await Promise.all(nodes.map(async (node) => [node, await ask(node, path, limited)] as const));
+  } finally {
+    limit.clear();
+  }
+}
 
 /** Returns the leader that all nodes name @throws Unknown */
 function leaderNamed(cluster: Cluster, answers: Answers): string {

@@ -20,8 +20,11 @@ export type Answer =
     }
   | { readonly error: string };
 
+/** What a node is asked for. */
+export type Path = 'cluster' | 'leader' | 'config' | 'history';
+
 /** Asks a node. It never rejects. */
-export type Ask = (node: URL, path: 'cluster' | 'leader', signal: AbortSignal) => Promise<Answer>;
+export type Ask = (node: URL, path: Path, signal: AbortSignal) => Promise<Answer>;
 
 /** The client of one heartbeat: a connection to each node. */
 export class PatroniClient implements AsyncDisposable {
