@@ -69,7 +69,7 @@ describe('a server', () => {
   });
 
   test('has no text of a conninfo or of a message', () => {
-    const conninfo = 'postgres://u:geheim@ss@h';
+    const conninfo = 'postgres://u:geheim@ss@h/?user=x';
     const text = JSON.stringify([
       ...(server({ config: { conninfo }, msg_list: [conninfo], status: { connection_error: conninfo } })
         ?.connections ?? []),

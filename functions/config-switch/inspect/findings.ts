@@ -1,0 +1,178 @@
+/** What an inspection may find. The documentation (docs/reference/findings.md) is generated from this table. */
+
+/**
+ * `ready`: a failover would not end with Barman streaming from the new leader, or there is no backup to recover
+ * from. `archived`: WAL of the leader does not arrive in Barman's archive now.
+ */
+export type FindingClass = 'ready' | 'archived';
+
+interface FindingKind {
+  readonly class: FindingClass;
+  /** Whether a failover to any member would fail, and not only one to the member that is named. */
+  readonly allMembers?: true;
+  /** What it means, for the documentation. */
+  readonly means: string;
+}
+
+/** The kinds of findings, by name. */
+export const FINDINGS = {
+  'server-missing': {
+    class: 'ready',
+    allMembers: true,
+    means: 'Barman does not have the server: every switch of it fails.',
+  },
+  'server-inactive': {
+    class: 'ready',
+    allMembers: true,
+    means: 'The server has `active = false`: `barman cron` does nothing for it, so no WAL is received.',
+  },
+  'server-errors': {
+    class: 'ready',
+    allMembers: true,
+    means: 'Barman has found errors in the configuration of the server, and has disabled it.',
+  },
+  'server-disabled': {
+    class: 'ready',
+    allMembers: true,
+    means: 'The server has `disabled = true`: `barman cron` does nothing for it.',
+  },
+  'server-passive': {
+    class: 'ready',
+    allMembers: true,
+    means: 'The server copies from another Barman host (`primary_ssh_command`): a switch has no effect here.',
+  },
+  'operations-unreadable': {
+    class: 'ready',
+    allMembers: true,
+    means: 'pg-backup-api cannot read the operations of the server, so it cannot switch it either.',
+  },
+  'member-without-model': {
+    class: 'ready',
+    means: 'The member may become the leader, but the parameter of its cluster has no model for it.',
+  },
+  'member-unknown': {
+    class: 'ready',
+    means: 'The parameter lists a member that Patroni has not had for a day: it was removed, or is misspelt.',
+  },
+  'member-without-url': {
+    class: 'ready',
+    means:
+      "None of the cluster's URLs is that of the member: once it leads, the leader is unknown, and a lost event is not made up for.",
+  },
+  'member-unreachable': {
+    class: 'ready',
+    means: "Patroni says that the member runs, but its URL has not answered the function for a day.",
+  },
+  'model-missing': {
+    class: 'ready',
+    means: 'Barman does not have the model: a failover to the member ends as CONFIG_SWITCH_FAILED.',
+  },
+  'model-of-another-cluster': {
+    class: 'ready',
+    means: "The model belongs to another of Barman's clusters than the server: Barman does not apply it.",
+  },
+  'model-shared': {
+    class: 'ready',
+    means: 'Two members have the same model: a failover between them changes nothing in Barman.',
+  },
+  'model-connection': {
+    class: 'ready',
+    means: 'The model has a connection string that Barman or libpq does not accept.',
+  },
+  'model-host': {
+    class: 'ready',
+    means: 'The model connects to another member: after a failover, Barman would use the wrong node.',
+  },
+  'model-host-shared': {
+    class: 'ready',
+    means: 'The models of two members connect to the same host and port: one of them is wrong.',
+  },
+  'slot-not-permanent': {
+    class: 'ready',
+    allMembers: true,
+    means:
+      "Patroni does not keep Barman's replication slot on all members: after a failover it is missing, and WAL may be lost.",
+  },
+  'patroni-old': {
+    class: 'ready',
+    means: 'Patroni keeps permanent slots on replicas from version 3.2 on; here the slot is missing after a failover.',
+  },
+  'slot-shared': {
+    class: 'ready',
+    allMembers: true,
+    means: 'Two Barman servers of one cluster use the same replication slot: only one of them can stream.',
+  },
+  'no-backup': {
+    class: 'ready',
+    means: 'There is no base backup to recover from.',
+  },
+  'backup-old': {
+    class: 'ready',
+    means:
+      'The newest base backup is older than `last_backup_maximum_age` of the server, or 8 days where that is not set.',
+  },
+  'other-model': {
+    class: 'archived',
+    means: 'Barman uses another model than the one that was applied last: someone has changed it on the Barman host.',
+  },
+  'no-connection': {
+    class: 'archived',
+    means: 'Barman cannot connect to PostgreSQL.',
+  },
+  'in-recovery': {
+    class: 'archived',
+    means: 'Barman is connected to a replica, although the leader is a primary: it streams from the wrong node.',
+  },
+  'other-system': {
+    class: 'archived',
+    means: 'Barman is connected to the PostgreSQL of another cluster.',
+  },
+  'slot-missing': {
+    class: 'archived',
+    means: "The node that Barman is connected to does not have Barman's replication slot.",
+  },
+  'slot-inactive': {
+    class: 'archived',
+    means: "Nothing streams from Barman's replication slot: `barman receive-wal` does not run.",
+  },
+  'slot-behind': {
+    class: 'archived',
+    means: "Barman's replication slot is far behind, or PostgreSQL has given up its WAL.",
+  },
+  'timeline-not-archived': {
+    class: 'archived',
+    means: "No WAL of the leader's timeline is in Barman's archive, although there is enough of it.",
+  },
+  'archive-behind': {
+    class: 'archived',
+    means: 'WAL no longer arrives in the archive of Barman, although the leader writes it.',
+  },
+} as const satisfies Readonly<Record<string, FindingKind>>;
+
+export type Kind = keyof typeof FINDINGS;
+
+/** One thing that an inspection found. Texts have hosts, ports and names only, never a conninfo. */
+export interface Finding {
+  readonly kind: Kind;
+  /** The Patroni member that it is about; absent: the server. */
+  readonly member?: string;
+  /** What was seen, with its values. */
+  readonly what: string;
+  /** What to do, with its command. */
+  readonly remedy: string;
+}
+
+/** Returns the class of a finding. */
+export function classOf({ kind }: Pick<Finding, 'kind'>): FindingClass {
+  return FINDINGS[kind].class;
+}
+
+/** Returns whether a finding concerns a failover to any member. */
+export function concernsAllMembers({ kind }: Pick<Finding, 'kind'>): boolean {
+  return 'allMembers' in FINDINGS[kind];
+}
+
+/** Returns the sentence for the operator. */
+export function sentenceOf({ member, what, remedy }: Finding): string {
+  return `${member === undefined ? '' : `${member}: `}${what}: ${remedy}`;
+}
