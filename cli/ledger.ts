@@ -11,16 +11,18 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { ResourceNotFoundException } from '@aws-sdk/client-dynamodb';
 import { InvokeCommand, LambdaClient } from '@aws-sdk/client-lambda';
 import * as v from 'valibot';
+import { rehearse } from '../functions/config-switch/barman/dry-run.ts';
 import { LedgerError, messageOf } from '../functions/config-switch/errors.ts';
 import { ResponseSchema } from '../functions/config-switch/event/response.ts';
 import { ExitCode } from '../functions/config-switch/exit-code.ts';
-import { explainToOperator } from '../functions/config-switch/http/network-errors.ts';
+import { explainToOperator, networkFailureOf } from '../functions/config-switch/http/network-errors.ts';
 import { DynamoDbTable, LedgerClient } from '../functions/config-switch/ledger/dynamodb.ts';
 import { type Item, isLeased } from '../functions/config-switch/ledger/item.ts';
 import { Ledger, type Servers } from '../functions/config-switch/ledger/ledger.ts';
 import { Operator } from '../functions/config-switch/ledger/operator.ts';
 import type { ClusterReport } from '../functions/config-switch/ledger/stage.ts';
-import { listOf, printableLines } from '../functions/config-switch/text.ts';
+import { BarmanName } from '../functions/config-switch/target.ts';
+import { cut, listOf, printableLines } from '../functions/config-switch/text.ts';
 import { check } from './check.ts';
 import { columns, type Program, start, UsageError, type Values } from './command-line.ts';
 import { failureQueue, redrive } from './redrive.ts';
@@ -31,6 +33,8 @@ import { regionOf, STAGE_OPTIONS, stageFile, unknownStage } from './stage.ts';
 const TIMEOUT = 30_000;
 /** The longest time of an invocation (ms). */
 const INVOCATION_TIME = 30_000;
+/** How long to wait for the response of one (ms): the function may have to start first. */
+const INVOKE_TIMEOUT = 45_000;
 /** Between two looks at the ledger with --watch (ms). */
 const WATCH_INTERVAL = 2_000;
 
@@ -46,6 +50,9 @@ const OPTIONS = {
   all: { type: 'boolean' },
   force: { type: 'boolean' },
 } as const;
+
+/** A Barman without servers. */
+const NOTHING = { servers: new Map(), models: new Map() };
 
 interface Command {
   /** As it is typed; the documentation leaves out what is in brackets, so that each line there can be run. */
@@ -71,10 +78,14 @@ const COMMANDS: readonly Command[] = [
     run: pause,
   },
   { typed: 'pause SERVER --for 2h', help: 'the pause ends by itself (m, h or d)', run: pause },
-  { typed: 'pause --cluster CLUSTER', help: 'all servers of a Patroni cluster', run: pause },
+  {
+    typed: 'pause --cluster CLUSTER',
+    help: 'all servers of a cluster: its name in clusters/NAME, or its Patroni scope',
+    run: pause,
+  },
   { typed: 'pause --all', help: 'all servers, later ones included', run: pause },
   { typed: 'resume SERVER [--json]', help: 'the next heartbeat applies what was recorded', run: resume },
-  { typed: 'resume --cluster CLUSTER', help: 'all servers of a Patroni cluster', run: resume },
+  { typed: 'resume --cluster CLUSTER', help: 'all servers of a cluster', run: resume },
   {
     typed: 'resume --all',
     help: 'ends `pause --all`; servers that are paused themselves stay so',
@@ -121,7 +132,7 @@ export async function ledger(values: Values<typeof OPTIONS>, operands: readonly 
   const forms = COMMANDS.filter(({ typed }) => name === (/^\w+/.exec(typed)?.[0] ?? ''));
   const [command] = forms;
   if (command === undefined) throw new UsageError(`unknown command ${name}`);
-  const typed = forms.map((form) => form.typed).join(' ');
+  const typed = forms.flatMap((form) => form.typed.split(/[ [\]]+/));
   const foreign = Object.keys(values).find(
     (option) => !(option in STAGE_OPTIONS || typed.includes(`--${option}`)),
   );
@@ -132,7 +143,13 @@ export async function ledger(values: Values<typeof OPTIONS>, operands: readonly 
   if (wantsServer !== (server !== '') || wantsModel !== (model !== undefined) || rest.length > 0) {
     throw new UsageError(`expected: ${forms.map((form) => form.typed).join(', or: ')}`);
   }
-  if (values.all && values.cluster) throw new UsageError('--all and --cluster exclude each other');
+  for (const [what, given] of Object.entries({ SERVER: server, MODEL: model })) {
+    const [issue] = given ? (v.safeParse(BarmanName, given).issues ?? []) : [];
+    if (issue) throw new UsageError(`${what} ${issue.message}, not "${cut(given ?? '', 255)}"`);
+  }
+  if (values.all && values.cluster !== undefined) {
+    throw new UsageError('--all and --cluster exclude each other');
+  }
   if (values.watch && values.json) throw new UsageError('--watch and --json exclude each other');
   const stage = new Stage(values);
   return command.run(stage, server, model).catch((error) => {
@@ -159,9 +176,12 @@ class Stage {
     this.operator = new Operator(this.ledger, table);
   }
 
-  format(servers: Servers): string {
+  /** @param only the servers to show; none: all */
+  format(servers: Servers, only: readonly string[] = []): string {
     const now = Date.now();
-    return this.values.json ? asJson(servers, now) : asTable(servers, now, process.stdout.columns ?? 80);
+    return this.values.json
+      ? asJson(servers, now, only)
+      : asTable(servers, now, process.stdout.columns ?? 80, only);
   }
 
   /** Returns the servers of the ledger. */
@@ -170,43 +190,75 @@ class Stage {
     return [...items, ...unreadable].map(({ barman_server }) => barman_server);
   }
 
-  /** Returns the server of a command, or those of its --cluster. @throws Error if no cluster has that name */
+  /**
+   * Returns the server of a command, or those of its --cluster: the servers that the parameter `clusters/NAME`
+   * lists and, since a stage may have no such parameters, those whose newest role change came from that
+   * Patroni scope.
+   *
+   * @throws Error if no cluster has that name
+   */
   async named(server: string): Promise<readonly string[]> {
     const { cluster } = this.values;
     if (cluster === undefined) return [server];
     const { items, stage } = await this.ledger.all(signal());
-    const clusters = stage.heartbeat?.clusters ?? [];
-    const listed = clusters
-      .filter(({ name }) => name === cluster)
-      .flatMap(({ servers }) => servers.map(({ name }) => name));
-    const recorded = items.filter(({ desired }) => desired?.cluster === cluster);
-    const names = new Set([...listed, ...recorded.map(({ barman_server }) => barman_server)]);
+    const listed = (stage.heartbeat?.clusters ?? []).flatMap(({ name, servers }) =>
+      servers.map((one) => ({ cluster: name, server: one.name })),
+    );
+    const recorded = items.flatMap(({ barman_server, desired }) =>
+      desired ? [{ cluster: desired.cluster, server: barman_server }] : [],
+    );
+    const all = [...listed, ...recorded];
+    const names = new Set(all.filter((one) => one.cluster === cluster).map((one) => one.server));
     if (names.size > 0) return [...names];
-    const known = clusters.map(({ name }) => name).join(', ') || 'none';
-    throw new Error(`unknown cluster ${cluster}; the last heartbeat knew: ${known}`);
+    const known = [...new Set(all.map((one) => one.cluster))];
+    throw new Error(
+      `unknown cluster ${cluster} in the last heartbeat and in the ledger of ${this.name}; known: ${listOf(known) || 'none'}`,
+    );
   }
 
   /** Shows some servers as they are now, or all. @returns the exit status */
   async show(servers: readonly string[]): Promise<number> {
-    const all = await this.ledger.all(signal());
-    if (servers.length === 0) {
-      console.log(this.format(all));
-      return 0;
-    }
-    const items = all.items.filter(({ barman_server }) => servers.includes(barman_server));
-    const { stage } = all;
-    // The other servers of their clusters are not asked for.
-    const heartbeat = stage.heartbeat && {
-      ...stage.heartbeat,
-      clusters: stage.heartbeat.clusters
-        .map((cluster) => ({
-          ...cluster,
-          servers: cluster.servers.filter(({ name }) => servers.includes(name)),
-        }))
-        .filter((cluster) => cluster.servers.length > 0),
-    };
-    console.log(this.format({ items, unreadable: [], stage: { ...stage, ...(heartbeat && { heartbeat }) } }));
+    console.log(this.format(await this.ledger.all(signal()), servers));
     return 0;
+  }
+
+  /**
+   * Does something for each server of a command. If the command is for several, an error is printed, and the
+   * others go on.
+   *
+   * @returns the servers for which it failed
+   * @throws what the action throws, if the command is for one server
+   */
+  async each(
+    servers: readonly string[],
+    action: (server: string) => Promise<unknown>,
+  ): Promise<readonly string[]> {
+    const failed: string[] = [];
+    for (const server of servers) {
+      try {
+        await action(server);
+      } catch (error) {
+        if (!this.values.all && this.values.cluster === undefined) throw error;
+        console.error(printableLines(`${server}: ${messageOf(this.explain(error))}`));
+        failed.push(server);
+      }
+    }
+    return failed;
+  }
+
+  /** Warns of a server that may be misspelt: neither the ledger nor a cluster has it. */
+  warnIfUnknown(server: string, { items, unreadable, stage }: Servers): void {
+    const known = new Set([
+      ...[...items, ...unreadable].map(({ barman_server }) => barman_server),
+      ...(stage.heartbeat?.clusters ?? []).flatMap(({ servers }) => servers.map(({ name }) => name)),
+    ]);
+    if (known.has(server)) return;
+    console.error(
+      printableLines(
+        `Warning: neither the ledger of ${this.name} nor a cluster has a server ${server}; known: ${listOf([...known].sort()) || 'none'}. ` +
+          `If the name is misspelt, run afterwards: forget ${server}`,
+      ),
+    );
   }
 
   /** Returns the item @throws Error that names the servers of the ledger, if it is not there */
@@ -224,7 +276,7 @@ class Stage {
    *
    * @param operator who does, for the function's log
    * @returns its response
-   * @throws Error if it failed
+   * @throws Error if it failed, or did not respond: then it may have done what was asked, or may do it yet
    */
   async invoke(event: unknown, operator?: string): Promise<unknown> {
     const context = operator && Buffer.from(JSON.stringify({ custom: { operator } })).toString('base64');
@@ -233,13 +285,22 @@ class Stage {
       Payload: JSON.stringify(event),
       ...(context && { ClientContext: context }),
     });
+    const look = `so the outcome is unknown; look with: npm run ledger -- --stage ${this.values.stage}`;
+    const limit = AbortSignal.timeout(INVOKE_TIMEOUT);
     const { FunctionError, Payload } = await new LambdaClient({})
-      .send(command, { abortSignal: signal() })
+      .send(command, { abortSignal: limit })
       .catch((error: unknown) => {
-        throw new Error(`the function could not be invoked: ${explainToOperator(error, 'Lambda')}`);
+        if (limit.aborted) {
+          throw new Error(`the function did not respond within ${INVOKE_TIMEOUT / 1_000} s, ${look}`);
+        }
+        const explained = explainToOperator(error, 'Lambda');
+        if (!networkFailureOf(error)?.sent) {
+          throw new Error(`the function could not be invoked: ${explained}`);
+        }
+        throw new Error(`the function's response was lost, ${look}: ${explained}`);
       });
     const response = Payload?.transformToString() ?? '';
-    if (FunctionError) throw new Error(`the function failed: ${response}`);
+    if (FunctionError) throw new Error(`the function failed, ${look}: ${response}`);
     return JSON.parse(response);
   }
 
@@ -279,39 +340,55 @@ async function retry(stage: Stage, server: string): Promise<number> {
   const before = await stage.known(server, await stage.operator.retry(server, signal()));
   const heartbeat = await stage.invoke({ heartbeat: true });
   const after = await stage.known(server, await stage.ledger.get(server, signal()));
-  console.error(tried(before, after, heartbeat));
+  console.error(tried(before, after, await stage.ledger.stage(signal()), heartbeat));
   return stage.show([server]);
 }
 
 async function pause(stage: Stage, server: string): Promise<number> {
-  const { for: given, 'no-wait': noWait, reason, all } = stage.values;
+  const { for: given, 'no-wait': noWait, reason, all, cluster } = stage.values;
   const until = given === undefined ? undefined : Date.now() + duration(given);
   const servers = all ? [] : await stage.named(server);
   if (all) await stage.operator.pauseAll({ until, reason }, signal());
-  for (const one of servers) await stage.operator.pause(one, { until, reason }, signal());
+  else if (cluster === undefined) stage.warnIfUnknown(server, await stage.ledger.all(signal()));
+  const failed = [
+    ...(await stage.each(servers, (one) => stage.operator.pause(one, { until, reason }, signal()))),
+  ];
   if (!noWait) {
-    // An invocation that has begun before may not know it.
-    if (all) await sleep(INVOCATION_TIME);
-    for (const one of all ? await stage.servers() : servers) await waitForLease(stage.ledger, one);
+    if (all) {
+      console.error(
+        `All servers are paused. An invocation that began before may not know that; waiting ${INVOCATION_TIME / 1_000} s until it has ended.`,
+      );
+      await sleep(INVOCATION_TIME);
+    }
+    const paused = all ? await stage.servers() : servers.filter((one) => !failed.includes(one));
+    failed.push(...(await stage.each(paused, (one) => waitForLease(stage.ledger, one))));
   }
-  return stage.show(servers);
+  await stage.show(servers);
+  return failed.length === 0 ? 0 : 1;
 }
 
 async function resume(stage: Stage, server: string): Promise<number> {
-  if (stage.values.all) {
+  const { all, cluster } = stage.values;
+  if (all) {
     await stage.operator.resumeAll(signal());
     return stage.show([]);
   }
   const servers = await stage.named(server);
-  for (const one of servers) await stage.known(one, await stage.operator.resume(one, signal()));
-  return stage.show(servers);
+  const failed = await stage.each(servers, async (one) => {
+    const item = await stage.operator.resume(one, signal());
+    if (item || cluster === undefined) await stage.known(one, item);
+    else console.error(printableLines(`${one}: not in the ledger, so there is no pause to end`));
+  });
+  await stage.show(servers);
+  return failed.length === 0 ? 0 : 1;
 }
 
 /** Sends a role change by hand; without a model it drops the active one. */
 async function set(stage: Stage, server: string, model?: string): Promise<number> {
-  const { items, stage: known } = await stage.ledger.all(signal());
-  const clusters = (known.heartbeat?.clusters ?? []).filter((one) => lists(one, server));
-  const item = items.find(({ barman_server }) => barman_server === server);
+  const known = await stage.ledger.all(signal());
+  stage.warnIfUnknown(server, known);
+  const clusters = (known.stage.heartbeat?.clusters ?? []).filter((one) => lists(one, server));
+  const item = known.items.find(({ barman_server }) => barman_server === server);
   const response = await stage.invoke(
     {
       action: 'on_role_change',
@@ -342,8 +419,8 @@ async function forget(stage: Stage, server: string): Promise<number> {
     }
   } else {
     const item = await stage.known(server, await stage.ledger.get(server, signal()));
-    const { heartbeat } = await stage.ledger.stage(signal());
-    const cluster = heartbeat?.clusters.find((one) => lists(one, server));
+    const known = await stage.ledger.stage(signal());
+    const cluster = known.heartbeat?.clusters.find((one) => lists(one, server));
     if (cluster) {
       throw new Error(
         `clusters/${cluster.name} lists ${server}: remove it there first, and wait for the next heartbeat; --force forgets it nevertheless`,
@@ -361,7 +438,7 @@ async function forget(stage: Stage, server: string): Promise<number> {
     if (!forgotten) {
       const settled = item.unsettled_since === undefined ? '' : ', unsettled';
       throw new Error(
-        `${server} is ${stateOf(item)}${settled}: only a server that Barman does not have, or that is in sync and settled, and has had no role change for 15 days, ` +
+        `${server} is ${stateOf(item, known)}${settled}: only a server that Barman does not have, or that is in sync and settled, and has had no role change for 15 days, ` +
           `can be forgotten, because a late event would be the newest afterwards; --force does it nevertheless${unasked}`,
       );
     }
@@ -374,12 +451,20 @@ function lists({ servers }: ClusterReport, server: string): boolean {
   return servers.some(({ name }) => name === server);
 }
 
-/** Asks the function, which can reach Barman, in a dry run. */
+/**
+ * Asks the function, which can reach Barman, in a dry run.
+ *
+ * @throws Error if Barman could not be asked
+ */
 async function isUnknownToBarman(stage: Stage, server: string): Promise<boolean> {
   const dryRun = { role: 'primary', switch_when: 'always', reset: true, dry_run: true };
   const payload = { action: 'on_role_change', cluster: 'by hand', barman_server: server, ...dryRun };
   const { exit_code, message } = v.parse(ResponseSchema, await stage.invoke(payload));
-  return exit_code === ExitCode.CONFIG_SWITCH_SKIPPED && message.includes(`Barman has no server ${server},`);
+  if (exit_code !== ExitCode.CONFIG_SWITCH_SKIPPED) throw new Error(message);
+  // The function's own words for a Barman that has no servers; what follows them differs.
+  const [unknown = ''] = rehearse(NOTHING, server, { reset: true }).split(';');
+  const [outcome = ''] = message.split('; in the ledger: ');
+  return outcome.includes(unknown);
 }
 
 async function checkParameters(stage: Stage): Promise<number> {

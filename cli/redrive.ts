@@ -168,7 +168,7 @@ async function redriveOne(
     };
   }
   const response = v.safeParse(ResponseSchema, await invoke(event));
-  if (!response.success) throw new Error('the response of the function has no reason');
+  if (!response.success) throw new Error('the response of the function is not as expected');
   const { recorded, exit_code, message } = response.output;
   return { done: recorded || exit_code === ExitCode.CONFIG_SWITCH_SKIPPED, text: message };
 }

@@ -12,7 +12,11 @@ import {
   mustApplyAgain,
 } from '../functions/config-switch/ledger/item.ts';
 import type { ServerMessage, Servers } from '../functions/config-switch/ledger/ledger.ts';
-import { isStagePaused, type StageItem } from '../functions/config-switch/ledger/stage.ts';
+import {
+  type HeartbeatReport,
+  isStagePaused,
+  type StageItem,
+} from '../functions/config-switch/ledger/stage.ts';
 import { nameOf, parseTarget } from '../functions/config-switch/target.ts';
 import { printable, printableLines } from '../functions/config-switch/text.ts';
 import { eventTimeOf } from '../functions/config-switch/version.ts';
@@ -33,25 +37,33 @@ export type State =
   | 'new'
   | 'unreadable';
 
-/** Returns the state of a server. */
-export function stateOf(item: Item | ServerMessage | Listed): State {
+/** Returns the state of a server. A pause of all servers in the stage is one of this server, too. */
+export function stateOf(item: Item | ServerMessage | Listed, stage: StageItem): State {
   if ('message' in item) return 'unreadable';
   if ('listed' in item) return 'new';
   if (isLeased(item)) return 'switching';
-  if (isPaused(item)) return 'paused';
+  if (isPaused(item) || isStagePaused(stage)) return 'paused';
   if (!isRecorded(item)) return 'observed';
   if (!isPending(item)) return 'in sync';
   return isExpired(item) ? 'expired' : 'pending';
 }
 
-/** Returns the last heartbeat and the servers as JSON, with what the table says, sorted by server. */
-export function asJson({ items, unreadable, stage }: Servers, now: number): string {
-  const servers = rowsOf({ items, unreadable, stage }).map((item) => ({
+/**
+ * Returns the last heartbeat, the pause of all servers if there is one, and the servers as JSON, with what
+ * the table says, sorted by server.
+ *
+ * @param now ms since the epoch
+ * @param only the servers to show; none: all
+ */
+export function asJson(servers: Servers, now: number, only: readonly string[] = []): string {
+  const { stage } = servers;
+  const rows = rowsOf(servers, only).map((item) => ({
     ...item,
-    state: stateOf(item),
+    state: stateOf(item, stage),
     ...observationOf(item, stage, now),
   }));
-  return printableLines(JSON.stringify({ heartbeat: stage.heartbeat, servers }, null, 2));
+  const paused = isStagePaused(stage) ? stage.paused : undefined;
+  return printableLines(JSON.stringify({ heartbeat: stage.heartbeat, paused, servers: rows }, null, 2));
 }
 
 /**
@@ -60,16 +72,17 @@ export function asJson({ items, unreadable, stage }: Servers, now: number): stri
  *
  * @param now ms since the epoch
  * @param width of the terminal (characters)
+ * @param only the servers to show; none: all
  */
-export function asTable(servers: Servers, now: number, width: number): string {
+export function asTable(servers: Servers, now: number, width: number, only: readonly string[] = []): string {
   const { stage } = servers;
   const head = headOf(stage, now).flatMap((line) => wrap('', line, width));
-  const listed = rowsOf(servers);
+  const listed = rowsOf(servers, only);
   if (listed.length === 0) return [...head, 'No role change has been recorded yet.'].join('\n');
   const since = (text: string | undefined, time: string | undefined) =>
     text === undefined ? '–' : `${text} ${age(now - Date.parse(time ?? ''))}`.trimEnd();
   const rows = listed.map((item) => {
-    const cells = [item.barman_server, stateOf(item)];
+    const cells = [item.barman_server, stateOf(item, stage)];
     const notes = notesOf(item, stage, now);
     if (!isItem(item)) return { cells: [...cells, '–', '–', '–', '–'], notes };
     const { desired, applied, leader, leader_since, streaming, streaming_since } = item;
@@ -110,9 +123,10 @@ const HeartbeatResponse = v.object({
  *
  * @param before the item before the heartbeat
  * @param after the item after it
+ * @param stage whether all servers are paused
  * @param response of the heartbeat
  */
-export function tried(before: Item, after: Item, response: unknown): string {
+export function tried(before: Item, after: Item, stage: StageItem, response: unknown): string {
   const { message, unreachable } = v.is(HeartbeatResponse, response) ? response : {};
   const { barman_server, attempts = 0, last_error, running } = after;
   const applied = after.applied !== undefined && after.applied.applied_at !== before.applied?.applied_at;
@@ -120,9 +134,11 @@ export function tried(before: Item, after: Item, response: unknown): string {
   if (attempts > (before.attempts ?? 0)) return `Tried, and failed: ${last_error}`;
   if (message !== undefined) return `Not tried, because the heartbeat failed: ${message}`;
   if (unreachable !== undefined) return `Not tried, because pg-backup-api is unreachable: ${unreachable}`;
-  switch (stateOf(after)) {
-    case 'paused':
-      return `Not tried, because ${barman_server} is paused; next: resume ${barman_server}`;
+  switch (stateOf(after, stage)) {
+    case 'paused': {
+      const who = isPaused(after) ? `${barman_server} is` : 'all servers are';
+      return `Not tried, because ${who} paused; next: ${resumeOf(after, stage)}`;
+    }
     case 'in sync':
       return `Nothing to try: ${barman_server} is in sync.`;
     case 'observed':
@@ -148,38 +164,68 @@ function pauseOfAll(stage: StageItem): string[] {
   const { paused } = stage;
   if (!paused || !isStagePaused(stage)) return [];
   const { at, until, reason } = paused;
-  const end = until === undefined ? `since ${time(at)}` : `until ${time(until)}`;
-  return [`all servers are paused, ${end}${reason ? `, for: ${reason}` : ''}; next: resume --all`];
+  return [`all servers are paused, ${lengthOf(at, until, reason)}; next: resume --all`];
+}
+
+/** Returns since when, or until when, a pause lasts, and why. */
+function lengthOf(since: string | undefined, until: string | undefined, reason: string | undefined): string {
+  const end = until ? `until ${time(until)}` : `since ${time(since)}`;
+  return `${end}${reason ? `, for: ${reason}` : ''}`;
+}
+
+/** Returns the commands that end the pauses of a server. */
+function resumeOf(item: Item, stage: StageItem): string {
+  const own = `resume ${item.barman_server}`;
+  if (!isStagePaused(stage)) return own;
+  return isPaused(item) ? `resume --all, then: ${own}` : 'resume --all';
+}
+
+/** Returns whether so many heartbeats are missing that what the last one saw may be wrong by now. */
+function isLate({ at, interval }: HeartbeatReport, now: number): boolean {
+  return now - Date.parse(at) > MISSING * interval;
 }
 
 function heartbeatLines({ heartbeat }: StageItem, now: number): string[] {
   if (!heartbeat) return ['No heartbeat has reported yet.'];
   const { at, interval, version, unreachable, unreachable_since, clusters } = heartbeat;
-  const late = now - Date.parse(at) > MISSING * interval;
   const asked = clusters.filter(({ observed_at, unknown }) => observed_at ?? unknown);
   const known = asked.filter(({ unknown }) => unknown === undefined);
+  const reached = unreachable === undefined ? 'reachable' : 'unreachable';
+  const of = `${known.length} of ${asked.length} clusters`;
+  const since = age(now - Date.parse(at));
+  const late = isLate(heartbeat, now);
+  const is = late ? 'was' : 'is';
   return [
-    `heartbeat ${age(now - Date.parse(at))} ago${late ? `, expected every ${age(interval)}: see the log of the function` : ''}; ` +
-      `version ${version}; pg-backup-api ${unreachable === undefined ? 'reachable' : 'unreachable'}; ` +
-      `${known.length} of ${asked.length} clusters known`,
+    late
+      ? `heartbeat ${since} ago, expected every ${age(interval)}: see the log of the function; ` +
+        `version ${version}; pg-backup-api was ${reached} then; ${of} were known then`
+      : `heartbeat ${since} ago; version ${version}; pg-backup-api ${reached}; ${of} known`,
     ...(unreachable === undefined
       ? []
-      : [`pg-backup-api is unreachable since ${time(unreachable_since)}: ${unreachable}`]),
+      : [`pg-backup-api ${is} unreachable since ${time(unreachable_since)}: ${unreachable}`]),
     ...clusters
       .filter(({ unknown }) => unknown !== undefined)
-      .map(({ name, unknown }) => `the leader of cluster ${name} is unknown: ${unknown}`),
+      .map(({ name, unknown }) => `the leader of cluster ${name} ${is} unknown: ${unknown}`),
   ];
 }
 
-/** Returns the servers of the ledger, and those that only clusters list, sorted. */
-function rowsOf({ items, unreadable, stage }: Servers): (Item | ServerMessage | Listed)[] {
+/**
+ * Returns the servers of the ledger, and those that only clusters list, sorted.
+ *
+ * @param only these; none: all
+ */
+function rowsOf(
+  { items, unreadable, stage }: Servers,
+  only: readonly string[],
+): (Item | ServerMessage | Listed)[] {
   const known = [...items, ...unreadable];
   const names = new Set(known.map(({ barman_server }) => barman_server));
   const listed = new Set(stage.heartbeat?.clusters.flatMap(({ servers }) => servers.map(({ name }) => name)));
   const others = [...listed]
     .filter((name) => !names.has(name))
     .map((barman_server): Listed => ({ barman_server, listed: true }));
-  return sorted([...known, ...others]);
+  const rows = sorted([...known, ...others]);
+  return only.length === 0 ? rows : rows.filter(({ barman_server }) => only.includes(barman_server));
 }
 
 function isItem(item: Item | ServerMessage | Listed): item is Item {
@@ -193,19 +239,25 @@ interface ObservationOf {
   readonly leader_unknown_because?: string;
 }
 
-/** Returns what is known of a server's leader: an observation of two heartbeats ago may be wrong by now. */
-function observationOf(
-  { barman_server }: Pick<Item, 'barman_server'>,
-  { heartbeat }: StageItem,
-  now: number,
-): ObservationOf {
-  const listed = (heartbeat?.clusters ?? []).flatMap((cluster) =>
+/** Returns where clusters list a server. */
+function listingsOf({ barman_server }: Pick<Item, 'barman_server'>, { heartbeat }: StageItem) {
+  return (heartbeat?.clusters ?? []).flatMap((cluster) =>
     cluster.servers.filter(({ name }) => name === barman_server).map((server) => ({ cluster, server })),
   );
-  const observed_at = listed.find(({ server }) => server.observed)?.cluster.observed_at;
+}
+
+/**
+ * Returns what is known of a server's leader. An observation of two heartbeats ago may be wrong by now, and
+ * one of a cluster says nothing of a server for which its leader has no model.
+ */
+function observationOf(item: Pick<Item, 'barman_server'>, stage: StageItem, now: number): ObservationOf {
+  const { heartbeat } = stage;
+  const listings = listingsOf(item, stage);
+  const seen = listings.find(({ server }) => server.observed && server.unknown === undefined);
+  const observed_at = seen?.cluster.observed_at;
   const latest = Date.parse(observed_at ?? '');
   const leader_known = heartbeat !== undefined && now - latest <= MISSING * heartbeat.interval;
-  const reasons = listed.flatMap(({ cluster, server }) => [
+  const reasons = listings.flatMap(({ cluster, server }) => [
     ...(server.observed && cluster.unknown !== undefined ? [cluster.unknown] : []),
     ...(server.unknown === undefined ? [] : [server.unknown]),
   ]);
@@ -220,20 +272,15 @@ function observationOf(
 function notesOf(item: Item | ServerMessage | Listed, stage: StageItem, now: number): string[] {
   if ('message' in item) return [item.message];
   const { barman_server } = item;
-  if ('listed' in item) {
-    return [
-      'a cluster lists it, but no role change was recorded, and no leader was seen yet; next: wait for the next heartbeat, then: check',
-    ];
-  }
+  if ('listed' in item) return [listedNote(item, stage, now)];
   const notes: string[] = [];
   const { attempts = 0, last_error, next_attempt_at, running, unsettled_since, leader } = item;
-  const state = stateOf(item);
-  const { unreachable } = stage.heartbeat ?? {};
-  const next = isStagePaused(stage)
-    ? 'resume --all'
-    : unreachable === undefined
-      ? `retry ${barman_server}`
-      : `make pg-backup-api reachable (see above), then: retry ${barman_server}`;
+  const state = stateOf(item, stage);
+  const { heartbeat } = stage;
+  const isUnreachable = heartbeat?.unreachable !== undefined && !isLate(heartbeat, now);
+  const next = isUnreachable
+    ? `make pg-backup-api reachable (see above), then: retry ${barman_server}`
+    : `retry ${barman_server}`;
   if (state === 'switching') {
     notes.push(`an invocation is switching it, until ${time(item.lease?.expires_at)} at most; next: wait`);
   }
@@ -249,10 +296,11 @@ function notesOf(item: Item | ServerMessage | Listed, stage: StageItem, now: num
     notes.push(`${what}; next: ${running ? 'wait, or end that operation on the Barman host' : next}`);
   }
   if (state === 'paused') {
-    const end = item.paused_until ? `until ${time(item.paused_until)}` : `since ${time(item.paused_at)}`;
+    const end = isPaused(item)
+      ? `, ${lengthOf(item.paused_at, item.paused_until, item.pause_reason)}`
+      : ', because all servers are paused';
     const pending = isPending(item) ? '; a desired state is pending' : '';
-    const reason = item.pause_reason ? `, for: ${item.pause_reason}` : '';
-    notes.push(`nothing is sent to Barman, ${end}${reason}${pending}; next: resume ${barman_server}`);
+    notes.push(`nothing is sent to Barman${end}${pending}; next: ${resumeOf(item, stage)}`);
   }
   if (state === 'pending') {
     const wait = Date.parse(next_attempt_at ?? '') - now;
@@ -262,6 +310,14 @@ function notesOf(item: Item | ServerMessage | Listed, stage: StageItem, now: num
   }
   if (attempts > 0 && last_error !== undefined) {
     notes.push(`failed ${attempts === 1 ? 'once' : `${attempts} times`}: ${last_error}`);
+  }
+  const refusal = heartbeat?.not_ready?.find((one) => one.barman_server === barman_server)?.message;
+  if (refusal !== undefined) {
+    // The note above may have the same text.
+    const why = attempts > 0 && last_error?.startsWith(refusal) ? '' : `: ${refusal}`;
+    notes.push(
+      `pg-backup-api refused a heartbeat's last request for this server${why}; next: docs/alarms.md#not-ready`,
+    );
   }
   if (unsettled_since !== undefined) {
     const since = `unsettled since ${time(unsettled_since)}: an older switch may still take effect`;
@@ -273,18 +329,35 @@ function notesOf(item: Item | ServerMessage | Listed, stage: StageItem, now: num
             'that overwrites a model set by hand, so pause the server before you set one',
     );
   } else if (isRecorded(item) && isApplied(item, item.desired.version) && mustApplyAgain(item)) {
-    notes.push('the model is applied again, because Barman does not stream');
+    const when = state === 'paused' ? ' after the pause' : '';
+    notes.push(`the model is applied again${when}, because Barman does not stream`);
   }
   notes.push(...observationNotes(item, stage, now));
   return notes;
 }
 
+/** What a person should know about a server of which nothing is known yet. */
+function listedNote(item: Listed, stage: StageItem, now: number): string {
+  const { leader_unknown_because: why } = observationOf(item, stage, now);
+  const listed = 'a cluster lists it, but no role change was recorded';
+  if (why !== undefined) {
+    return `${listed}, and its leader is unknown: ${why}; next: docs/alarms.md#leader-unknown`;
+  }
+  return listingsOf(item, stage).some(({ server }) => server.observed)
+    ? `${listed}, and no leader was seen yet; next: wait for the next heartbeat, then: check`
+    : `${listed}, and Patroni is not asked for it; next: send one with its callback, or: set ${item.barman_server} MODEL`;
+}
+
 /** What a person should know about what Patroni says of a server. */
 function observationNotes(item: Item, stage: StageItem, now: number): string[] {
   const { leader, streaming, streaming_since, differs_since } = item;
-  if (leader === undefined) return [];
   const observation = observationOf(item, stage, now);
   const { observed_at, leader_known, leader_unknown_because } = observation;
+  if (leader === undefined) {
+    return leader_unknown_because === undefined
+      ? []
+      : [`its leader is unknown: ${leader_unknown_because}; next: docs/alarms.md#leader-unknown`];
+  }
   const seen = age(now - Date.parse(observed_at ?? ''));
   if (!leader_known) {
     const why = leader_unknown_because ?? 'no heartbeat has reported it since';
@@ -297,9 +370,9 @@ function observationNotes(item: Item, stage: StageItem, now: number): string[] {
     notes.push(`the leader's model is not the desired one, for ${age(now - Date.parse(differs_since))}`);
   }
   if (streaming === false) {
-    const lasting = now - Date.parse(streaming_since ?? '') >= MISSING * (stage.heartbeat?.interval ?? 0);
+    const isLasting = now - Date.parse(streaming_since ?? '') >= MISSING * (stage.heartbeat?.interval ?? 0);
     notes.push(
-      `Barman did not stream from ${leader} ${seen} ago${lasting ? '; next: docs/operations.md#wal-does-not-arrive' : ''}`,
+      `Barman did not stream from ${leader} ${seen} ago${isLasting ? '; next: docs/operations.md#wal-does-not-arrive' : ''}`,
     );
   }
   return notes;

@@ -133,7 +133,7 @@ export const ALARMS: Readonly<Record<string, Readonly<Record<string, Alarm>>>> =
       MetricName: 'DestinationDeliveryFailures',
       within: 2,
       description:
-        'Lambda could not put a failed role change into the failure queue: it is lost, and Barman may use the old primary. Compare the leader with the applied model (npm run ledger -- --stage STAGE), and send the event again if they differ.',
+        'Lambda could not put a failed role change into the failure queue: it is lost, and Barman may use the old primary. Compare the leader with the applied model (npm run ledger -- --stage STAGE). If they differ, run npm run ledger -- --stage STAGE set SERVER MODEL.',
       advice:
         'The payload of the event is in the log only if the function ran. The queue or its policy was changed, or it does not exist. An event that EventBridge could not hand over to Lambda goes into the same queue, and raises [undeliverable-events](#undeliverable-events). If the queue refused one of these, too, that is only on the dashboard (`InvocationsFailedToBeSentToDlq`): it needs two faults at once.',
     },
@@ -167,7 +167,7 @@ export const ALARMS: Readonly<Record<string, Readonly<Record<string, Alarm>>>> =
       description:
         "A server cannot be switched now: its item in the ledger cannot be read, or pg-backup-api responds, but not for that server. A failover would leave Barman on the old primary. Read the heartbeat's error in the log: it names the server and the remedy.",
       advice:
-        'The other servers are not affected. If Barman does not have the server, its name is misspelt, or it was removed: correct the name in the callback and in `clusters/NAME`, and [forget](operations.md#forget-a-server) the wrong one. If its item cannot be read: [An item that cannot be read](operations.md#an-item-that-cannot-be-read). If its list of operations is 500: [A broken job file](operations.md#a-broken-job-file). In a quiet minute the heartbeat reads the operations of one server, so a server is found after as many minutes as there are servers, and the alarm ends an hour after the last error.',
+        '`npm run ledger` shows the error below the server. The other servers are not affected. If Barman does not have the server, its name is misspelt, or it was removed: correct the name in the callback and in `clusters/NAME`, and [forget](operations.md#forget-a-server) the wrong one. If its item cannot be read: [An item that cannot be read](operations.md#an-item-that-cannot-be-read). If its list of operations is 500: [A broken job file](operations.md#a-broken-job-file). In a quiet minute the heartbeat reads the operations of one server, so a server is found after as many minutes as there are servers, and the alarm ends an hour after the last error.',
     },
     'invalid-args': {
       ...OWN,
@@ -175,7 +175,8 @@ export const ALARMS: Readonly<Record<string, Readonly<Record<string, Alarm>>>> =
       within: 2,
       description:
         'An authenticated sender sent an invalid role change (ExitCode 4), which was not applied. Read the message in the log: it names the field. Correct the sender.',
-      advice: 'It is not tried again, also if it came from EventBridge: send it again, corrected.',
+      advice:
+        'It is not tried again, also if it came from EventBridge. If Barman is not set to the leader now, run npm run ledger -- --stage STAGE set SERVER MODEL.',
     },
     'wrong-cluster': {
       ...OWN,
@@ -235,7 +236,7 @@ export const ALARMS: Readonly<Record<string, Readonly<Record<string, Alarm>>>> =
       unit: 's',
       within: 243,
       description:
-        'A server has been paused for 4 hours, and a desired state is pending for it: Barman may use the old primary. Run npm run ledger -- --stage STAGE resume SERVER.',
+        'A server has been paused for 4 hours, and a desired state is pending for it: Barman may use the old primary. Run npm run ledger -- --stage STAGE, which shows what to run: resume SERVER or, after pause --all, resume --all.',
       advice: 'A pause that ends by itself (`--for`) raises no alarm.',
     },
   },

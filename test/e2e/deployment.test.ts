@@ -361,9 +361,12 @@ describe('the ledger', () => {
       'pause direct --for 2h': expect.stringMatching(/^direct +paused .*, until /ms),
       'pause --cluster main': expect.stringMatching(/^direct +paused .*^main +paused /ms),
       'pause --all': expect.stringMatching(/^all servers are paused, since /m),
-      'resume direct': expect.stringMatching(/^direct +in sync /m),
-      'resume --cluster main': expect.stringMatching(/^direct +in sync .*^main +in sync /ms),
-      'resume --all': expect.not.stringContaining('all servers are paused'),
+      // All servers are still paused, but these are not paused themselves any more.
+      'resume direct': expect.stringMatching(/^direct +paused .*, because all servers are paused; /ms),
+      'resume --cluster main': expect.stringMatching(
+        /^direct +paused .*, because all servers are paused; .*^main +paused .*, because all servers are paused; /ms,
+      ),
+      'resume --all': expect.stringMatching(/^direct +in sync .*^main +in sync /ms),
       'set direct pg:node2': expect.stringContaining('Barman server direct now uses model pg:node2'),
       'reset direct': expect.stringContaining('Barman server direct now uses no model'),
       'forget direct': expect.stringMatching(/direct is in sync: .* no role change for 15 days/),

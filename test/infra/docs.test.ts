@@ -4,6 +4,7 @@ import { existsSync, globSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { pages } from '../../infra/docs.ts';
+import { ALARMS } from '../../infra/monitoring/alarms.ts';
 import { commandsOf, documentedBlock, documentedCommand, shellBlocks } from '../documentation.ts';
 
 const DOCUMENTS = globSync('**/*.md', { exclude: ['node_modules'] }).toSorted();
@@ -101,6 +102,28 @@ test('docs/configuration.md › has each environment variable of the function, a
     const all = [...(text ?? '').matchAll(form)].map(([, name]) => name);
     expect(all.length).toBeGreaterThan(4);
     for (const name of all) expect(readFileSync(page, 'utf8'), `${name} in ${page}`).toContain(`\`${name}\``);
+  }
+});
+
+test('docs/operations.md › counts all alarms in the costs, and explains the metrics that they watch', () => {
+  const page = readFileSync('docs/operations.md', 'utf8');
+  const alarms = Object.values(ALARMS).flatMap((group) => Object.values(group));
+  const { length } = alarms;
+  expect(page).toMatch(
+    new RegExp(`^\\| \\[alarms\\].* ${length} × 0\\.10; .* ${(length / 10).toFixed(2)} \\|$`, 'm'),
+  );
+  const [, metrics] = page.split('\n## Metrics\n');
+  for (const { MetricName } of alarms.filter(({ Namespace }) => !Namespace.startsWith('AWS/'))) {
+    expect(metrics).toContain(`\`${MetricName}\``);
+  }
+});
+
+test('docs/alarms.md › names in its introduction the alarms of states, and those of what enters a state', () => {
+  const [introduction = ''] = readFileSync('docs/alarms.md', 'utf8').split('<!-- alarms -->');
+  const [, states = '', others = ''] = introduction.split('\n- **');
+  for (const [name, { isState, MetricName }] of Object.values(ALARMS).flatMap(Object.entries)) {
+    if (isState && MetricName !== 'CertificateDaysLeft') expect(states).toContain(`[${name}](#${name})`);
+    if (MetricName.endsWith('Entered')) expect(others).toContain(`[${name}](#${name})`);
   }
 });
 

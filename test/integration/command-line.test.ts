@@ -55,6 +55,18 @@ test.each([
   ['npm run ledger -- drop main', 'unknown command drop'],
   ['npm run ledger -- dr\u202eop\u009b main', 'unknown command dr\\\\u202eop\\\\u009b'],
   ['npm run ledger -- constructor main', 'unknown command constructor'],
+  ['npm run ledger -- forget main --for 2h', '--for is for another command'],
+  ['npm run ledger -- pause --all --cluster=', '--all and --cluster exclude each other'],
+  [
+    'npm run ledger -- set main a/b',
+    'MODEL must start with a letter, .* as in the configuration of Barman, not "a/b"',
+  ],
+  ...['pause', 'resume', 'retry', 'reset', 'forget', 'forget --force'].map((command) => [
+    `npm run ledger -- ${command} @stage`,
+    'SERVER must start with a letter, .* as in the configuration of Barman, not "@stage"',
+  ]),
+  ['npm run ledger -- set @stage m', 'SERVER must start with a letter, '],
+  [`npm run ledger -- pause ${'s'.repeat(256)}`, 'SERVER must have at most 255 characters, not "s+… '],
   ['npm run ledger -- --stage', "Option '--stage <value>' argument missing"],
   ['npm run contract -- --server main --model m', '--url: give the URL of pg-backup-api'],
   ['npm run contract -- --url barman --server main --model m', '--url: give the URL of pg-backup-api'],
@@ -68,7 +80,7 @@ test.each([
   ['npm run release -- prod', "Unexpected argument 'prod'"],
   ['npm start -- --port web', '--port must be a port number, not "web"'],
   ['npm run webhook -- --age-ms old', '--age-ms must be a number of milliseconds, not "old"'],
-])('%s › is rejected with the reason', async (line, reason) => {
+])('%s › is rejected with the reason', async (line = '', reason = '') => {
   const { status, error } = await type(line);
   expect([status, error]).toEqual([
     4,

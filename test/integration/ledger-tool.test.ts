@@ -1,13 +1,63 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { createServer } from 'node:http';
+import { json } from 'node:stream/consumers';
 import { describe, expect, test, vi } from 'vitest';
 import { run as runProgram } from '../../cli/command-line.ts';
 import { LEDGER, ledger as main } from '../../cli/ledger.ts';
+import { listen } from '../stand-ins/server.ts';
 import { createSecret } from '../stand-ins/webhook.ts';
 import { runCommand } from './command.ts';
-import { at, isPost, MINUTE, NODE1, PROMOTION, RESET, SKIPPED, startFunction } from './function.ts';
+import { at, isPost, MINUTE, NODE1, PROMOTION, RESET, SKIPPED, signal, startFunction } from './function.ts';
 
 const DAY = 1_440 * MINUTE;
+const HEARTBEAT = { at: at(0), interval: 60_000, version: '1.2.3' };
+const UNREADABLE = { desired: 'Model pg:node1' } as never;
+
+/** `pause --all` waits for so long. */
+vi.mock('node:timers/promises', async (load) => {
+  const real = await load<typeof import('node:timers/promises')>();
+  const setTimeout: typeof real.setTimeout = (ms, ...rest) =>
+    real.setTimeout(ms === 30_000 ? 1 : ms, ...rest);
+  return { ...real, setTimeout };
+});
+
+/** A cluster of the last heartbeat, with these servers. */
+const clusterOf = (name: string, servers: readonly string[]) => ({
+  name,
+  servers: servers.map((server) => ({ name: server, observed: true })),
+  observed_at: HEARTBEAT.at,
+});
+
+const clustersNamed = (count: number) =>
+  Array.from({ length: count }, (_, index) => clusterOf(`c${index}`, [`s${index}`]));
+
+/**
+ * Lambda, on a real socket.
+ *
+ * @param invoke returns the function's response; undefined: the connection is cut
+ */
+async function startLambda(invoke: (event: unknown) => Promise<unknown>) {
+  const server = await listen(
+    createServer(async (request, response) => {
+      try {
+        const result = await invoke(await json(request));
+        if (result === undefined) request.socket.destroy();
+        else response.end(JSON.stringify(result));
+      } catch (error) {
+        response.setHeader('x-amz-function-error', 'Unhandled');
+        response.end(JSON.stringify({ errorMessage: String(error) }));
+      }
+    }),
+  );
+  process.env.AWS_ENDPOINT_URL_LAMBDA = `http://127.0.0.1:${server.port}`;
+  return {
+    [Symbol.asyncDispose]: async () => {
+      delete process.env.AWS_ENDPOINT_URL_LAMBDA;
+      await server.close();
+    },
+  };
+}
 
 /** Runs `npm run ledger` as an operator does, in this process. */
 async function ledger(table: string, ...words: string[]) {
@@ -68,37 +118,115 @@ describe('npm run ledger', () => {
   test('pauses all servers, or those of a cluster, with the reason, and resumes them', async () => {
     await using run = await startFunction();
     await run.invoke(PROMOTION);
-    const heartbeat = { at: at(0), interval: 60_000, version: '1.2.3' };
-    const clusters = [{ name: 'east', servers: ['main', 'crm'].map((name) => ({ name, observed: true })) }];
-    await run.setItem({ heartbeat: { ...heartbeat, clusters } } as never, '@stage');
+    const clusters = [clusterOf('east', ['main', 'crm'])];
+    await run.setItem({ heartbeat: { ...HEARTBEAT, clusters } } as never, '@stage');
     const paused = await ledger(run.table, 'pause', '--cluster', 'east', '--reason', 'a new disk');
     expect(paused.log).toMatch(/^crm +paused [\s\S]* for: a new disk;\s[\s\S]*^main +paused /m);
     expect((await ledger(run.table, 'resume', '--cluster', 'east')).log).toMatch(/^main +in sync /m);
     expect(await ledger(run.table, 'pause', '--cluster', 'west')).toMatchObject({
       status: 1,
-      error: expect.stringContaining('unknown cluster west; the last heartbeat knew: east'),
+      error: `unknown cluster west in the last heartbeat and in the ledger of ${run.table}; known: east, ${PROMOTION.cluster}\n`,
     });
 
     const { log } = await ledger(run.table, 'pause', '--all', '--no-wait', '--for', '2h');
     expect(log).toMatch(/^all servers are paused, until 20.* UTC; next: resume --all$/m);
+    expect(log).toMatch(/^main +paused /m);
     expect(await run.invoke(NODE1)).toMatchObject({ exit_code: 3, recorded: true });
     expect(run.host.api.activeModel()).toBe('pg:node2');
     expect((await ledger(run.table, 'resume', '--all')).log).toMatch(/^main +pending /m);
   });
 
+  test('pauses and resumes the other servers of a cluster if one has no item, or one that cannot be read', async () => {
+    await using run = await startFunction();
+    await run.invoke(PROMOTION);
+    const clusters = [clusterOf('east', ['absent', 'broken', 'main']), clusterOf('west', ['crm'])];
+    await run.setItem({ heartbeat: { ...HEARTBEAT, clusters } } as never, '@stage');
+    await run.setItem(UNREADABLE, 'broken');
+    const paused = await ledger(run.table, 'pause', '--cluster', 'east');
+    expect([paused.status, paused.error]).toEqual([
+      1,
+      expect.stringMatching(/^broken: the ledger's item of broken cannot be read: .*\n$/),
+    ]);
+    expect(paused.log).toMatch(/^absent +paused [\s\S]*^broken +unreadable [\s\S]*^main +paused /m);
+    expect(paused.log).not.toMatch(/^crm /m);
+
+    await run.operator.forgetByForce('absent', signal());
+    const resumed = await ledger(run.table, 'resume', '--cluster', 'east');
+    expect([resumed.status, resumed.error]).toEqual([
+      1,
+      expect.stringMatching(
+        /^absent: not in the ledger, so there is no pause to end\nbroken: the ledger's item .*\n$/,
+      ),
+    ]);
+    expect(resumed.log).toMatch(/^absent +new [\s\S]*^main +in sync /m);
+
+    await run.operator.forgetByForce('broken', signal());
+    expect((await ledger(run.table, 'resume', '--cluster', 'east')).status).toBe(0);
+  });
+
+  test('pauses all servers, and says what it waits for, also if an item cannot be read', async () => {
+    await using run = await startFunction();
+    await run.invoke(PROMOTION);
+    await run.setItem(UNREADABLE, 'broken');
+    const { status, log, error } = await ledger(run.table, 'pause', '--all');
+    expect([status, error]).toEqual([
+      1,
+      expect.stringMatching(
+        /^All servers are paused\. An invocation that began before may not know that; waiting 30 s until it has ended\.\nbroken: the ledger's item of broken cannot be read: .*\n$/,
+      ),
+    ]);
+    expect(log).toMatch(/^broken +unreadable [\s\S]*^main +paused /m);
+    await run.operator.forgetByForce('broken', signal());
+    expect((await ledger(run.table, 'pause', '--all')).status).toBe(0);
+  });
+
+  test('pauses the servers whose newest role change came from a Patroni scope, without clusters', async () => {
+    await using run = await startFunction();
+    await run.invoke(PROMOTION);
+    expect((await ledger(run.table, 'pause', '--cluster', PROMOTION.cluster)).log).toMatch(/^main +paused /m);
+    await run.setItem({ heartbeat: { ...HEARTBEAT, clusters: clustersNamed(12) } } as never, '@stage');
+    expect((await ledger(run.table, 'pause', '--cluster', 'west')).error).toMatch(
+      /; known: (c\d+, ){9}c\d+ and 3 more\n$/,
+    );
+  });
+
+  test('shows some servers only after a command for them, and what the heartbeat found of all clusters', async () => {
+    await using run = await startFunction();
+    await run.invoke(PROMOTION);
+    await run.setItem({ heartbeat: { ...HEARTBEAT, clusters: clustersNamed(2) } } as never, '@stage');
+    const { log } = await ledger(run.table, 'pause', 'main', '--no-wait');
+    expect(log).toMatch(/^heartbeat .*; 2 of 2\s+clusters known$/m);
+    expect(log.match(/^(main|s\d)(?= )/gm)).toEqual(['main']);
+    const { servers } = JSON.parse((await ledger(run.table, 'pause', 'main', '--no-wait', '--json')).log);
+    expect(servers).toEqual([expect.objectContaining({ barman_server: 'main' })]);
+  });
+
+  test('warns of a server that neither the ledger nor a cluster has, which may be misspelt', async () => {
+    await using run = await startFunction();
+    await using _ = await startLambda((event) => run.send(event));
+    await run.invoke(PROMOTION);
+    await run.setItem(
+      { heartbeat: { ...HEARTBEAT, clusters: [clusterOf('a', ['crm'])] } } as never,
+      '@stage',
+    );
+    const warning = `Warning: neither the ledger of ${run.table} nor a cluster has a server mian; known: crm, main. If the name is misspelt, run afterwards: forget mian\n`;
+    for (const words of [
+      ['pause', 'mian'],
+      ['reset', 'mian'],
+      ['set', 'mian', 'm'],
+    ]) {
+      await run.operator.forgetByForce('mian', signal());
+      expect((await ledger(run.table, ...words)).error).toBe(warning);
+      expect((await ledger(run.table, ...words)).error).toBe('');
+    }
+    expect((await ledger(run.table, 'pause', 'crm')).error).toBe('');
+  });
+
   test('forgets no server that a cluster lists', async () => {
     await using run = await startFunction();
     await run.invoke(PROMOTION);
-    const heartbeat = { at: at(0), interval: 60_000, version: '1.2.3' };
-    await run.setItem(
-      {
-        heartbeat: {
-          ...heartbeat,
-          clusters: [{ name: 'east', servers: [{ name: 'main', observed: true }] }],
-        },
-      } as never,
-      '@stage',
-    );
+    const clusters = [clusterOf('east', ['main'])];
+    await run.setItem({ heartbeat: { ...HEARTBEAT, clusters } } as never, '@stage');
     expect(await ledger(run.table, 'forget', 'main')).toMatchObject({
       status: 1,
       error: expect.stringContaining('clusters/east lists main: remove it there first'),
@@ -130,7 +258,7 @@ describe('npm run ledger', () => {
     );
   });
 
-  test('shows an item that cannot be read beside the others, and forgets it only by force', async () => {
+  test('shows an item that cannot be read alongside the others, and forgets it only by force', async () => {
     await using run = await startFunction();
     await run.invoke(PROMOTION);
     await run.setItem({ desired: 'Model pg:node1' } as never, 'by-hand');
@@ -190,6 +318,81 @@ describe('npm run ledger', () => {
       status: 1,
       error: expect.stringMatching(/^main is not in the ledger, or a switch of it has not ended/),
     });
+  });
+
+  test('forgets a server that Barman does not have, and no other, whatever its last error says', async () => {
+    await using run = await startFunction({}, { MAX_RETRIES: '1' });
+    await using _ = await startLambda((event) => run.send(event));
+    const unknown = 'Barman has no server main, so the switch would end as HTTP_ERROR';
+    await run.invoke(PROMOTION);
+    await run.setItem({ apply_again_at: at(-1), attempts: 1, last_error: unknown });
+    const refused = await ledger(run.table, 'forget', 'main');
+    expect([refused.status, refused.error]).toEqual([
+      1,
+      expect.stringMatching(/^main is pending: only .* --force does it nevertheless\n$/),
+    ]);
+    await run.invoke({ ...PROMOTION, barman_server: 'gone' });
+    expect(await ledger(run.table, 'forget', 'gone')).toMatchObject({
+      status: 0,
+      log: 'gone is forgotten.\n',
+    });
+  });
+
+  test('says why Barman could not be asked for the server that is to be forgotten', async () => {
+    await using run = await startFunction({}, { MAX_RETRIES: '1' });
+    await using _ = await startLambda((event) => run.send(event));
+    await run.invoke(PROMOTION);
+    await run.host.api.refuse();
+    const error = async () => (await ledger(run.table, 'forget', 'main')).error;
+    expect(await error()).toMatch(
+      /^main is in sync: only .* --force does it nevertheless\. Barman could not be asked: .*ECONNREFUSED/,
+    );
+    await run.ledger.acquireDiagnosis(MINUTE, signal());
+    expect(await error()).toMatch(/\. Barman could not be asked: another dry run is under way, /);
+  });
+
+  test('says what a retry has tried, and that all servers are paused', async () => {
+    await using run = await startFunction();
+    await using _ = await startLambda((event) => run.send(event));
+    await run.invoke(PROMOTION);
+    await run.operator.pauseAll({}, signal());
+    await run.invoke(NODE1);
+    expect(await ledger(run.table, 'retry', 'main')).toMatchObject({
+      log: expect.stringMatching(/^main +paused /m),
+      error: 'Not tried, because all servers are paused; next: resume --all\n',
+    });
+    await run.operator.resumeAll(signal());
+    expect((await ledger(run.table, 'retry', 'main')).error).toBe(
+      'Tried, and done: Barman is set to pg:node1.\n',
+    );
+  });
+
+  test('says that the outcome is unknown if the function did not respond, or failed', async () => {
+    await using run = await startFunction();
+    await run.invoke(PROMOTION);
+    const set = async (invoke: () => Promise<unknown>) => {
+      await using _ = await startLambda(invoke);
+      const { status, error } = await ledger(run.table, 'set', 'main', 'pg:node1');
+      return [status, error];
+    };
+    const look = `so the outcome is unknown; look with: npm run ledger -- --stage ${run.table.replace('barman-config-switch-', '')}`;
+    expect(await set(() => Promise.reject(new Error('Task timed out')))).toEqual([
+      1,
+      `the function failed, ${look}: {"errorMessage":"Error: Task timed out"}\n`,
+    ]);
+    expect(await set(async () => undefined)).toEqual([
+      1,
+      expect.stringMatching(new RegExp(`^the function's response was lost, ${look}: ECONNRESET; .*\n$`)),
+    ]);
+    const timeout = AbortSignal.timeout;
+    const spy = vi
+      .spyOn(AbortSignal, 'timeout')
+      .mockImplementation((ms) => timeout.call(AbortSignal, ms === 45_000 ? 100 : ms));
+    expect(await set(() => new Promise(() => {}))).toEqual([
+      1,
+      `the function did not respond within 45 s, ${look}\n`,
+    ]);
+    spy.mockRestore();
   });
 
   test('prints JSON for scripts', async () => {

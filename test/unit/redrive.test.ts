@@ -173,7 +173,7 @@ describe('redrive', () => {
     ['invalid', { exit_code: 4, recorded: false, message: 'role is missing' }, 'role is missing'],
     ['not recorded', { exit_code: 3, recorded: false, message: 'no ledger' }, 'no ledger'],
     ['not answered', new Error('the function failed: no'), 'the function failed: no'],
-    ['answered with nothing', null, 'the response of the function has no reason'],
+    ['answered with nothing', null, 'the response of the function is not as expected'],
   ])('leaves an event that is %s, and goes on', async (_, given, text) => {
     response = given;
     const { printed, left } = await run(EVENT, EVENT, EVENT);

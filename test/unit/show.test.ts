@@ -1,12 +1,16 @@
 /** What `npm run ledger` shows. */
 
 import { readFileSync } from 'node:fs';
-import { describe, expect, test } from 'vitest';
+import { afterAll, describe, expect, test, vi } from 'vitest';
 import { asJson, asTable, stateOf, tried } from '../../cli/show.ts';
+import { operationFailed } from '../../functions/config-switch/barman/switch-config.ts';
 import type { Item, RecordedItem } from '../../functions/config-switch/ledger/item.ts';
 import type { ServerMessage, Servers } from '../../functions/config-switch/ledger/ledger.ts';
 
-const NOW = Date.now();
+const NOW = Date.parse('2026-11-24T12:00:12.000Z');
+vi.useFakeTimers({ toFake: ['Date'], now: NOW });
+afterAll(() => vi.useRealTimers());
+
 const ago = (seconds: number) => new Date(NOW - 1_000 * seconds).toISOString();
 const at = (seconds: number) => ago(seconds).replace('T', ' ').replace(/\..*/, ' UTC');
 
@@ -48,8 +52,12 @@ const servers = (items: readonly (Item | ServerMessage)[], stage: Servers['stage
   unreadable: items.filter((one): one is ServerMessage => 'message' in one),
   stage,
 });
-const shown = (items: readonly (Item | ServerMessage)[], stage?: Servers['stage'], width = 80) =>
-  asTable(servers(items, stage), NOW, width);
+const shown = (
+  items: readonly (Item | ServerMessage)[],
+  stage?: Servers['stage'],
+  width = 80,
+  only: readonly string[] = [],
+) => asTable(servers(items, stage), NOW, width, only);
 const broken: ServerMessage = { barman_server: 'old', message: "the ledger's item of old cannot be read" };
 
 describe('the table', () => {
@@ -57,10 +65,9 @@ describe('the table', () => {
     { ...inSync, leader: 'node2', leader_since: ago(250), streaming: true, streaming_since: ago(190) },
     {
       ...pending,
-      attempts: 2,
+      attempts: 1,
       next_attempt_at: ago(-48),
-      last_error:
-        'operation 20261124T120000 ended FAILED: read /var/lib/barman/crm/output/20261124T120000.json',
+      last_error: operationFailed('crm', { model: 'pg:node2' }, '20261124T120000').message,
       leader: 'node2',
       leader_since: ago(30),
       streaming: false,
@@ -68,7 +75,8 @@ describe('the table', () => {
     },
     { barman_server: 'hr', leader: 'pg-a', leader_since: ago(45), streaming: true, streaming_since: ago(45) },
   ];
-  const table = shown(items, { heartbeat: { ...heartbeat, clusters: heartbeat.clusters.slice(0, 1) } });
+  const stage = { heartbeat: { ...heartbeat, clusters: heartbeat.clusters.slice(0, 1) } };
+  const table = shown(items, stage);
 
   test('has what is desired, applied and observed, and since when, at 80 columns', () => {
     expect(table.split('\n')).toEqual([
@@ -76,8 +84,9 @@ describe('the table', () => {
       'SERVER  STATE     DESIRED       APPLIED      LEADER     STREAMING',
       'crm     pending   pg:node2 12s  pg:node1 4d  node2 30s  no 30s',
       '  - the next attempt is in 48s; next: retry crm',
-      '  - failed 2 times: operation 20261124T120000 ended FAILED: read',
-      '    /var/lib/barman/crm/output/20261124T120000.json',
+      '  - failed once: Barman could not apply model pg:node2 on crm: operation',
+      '    20261124T120000 ended FAILED; the reason is in',
+      '    <barman_home>/crm/output/20261124T120000.json on the Barman host',
       '  - Barman did not stream from node2 15s ago',
       'hr      observed  –             –            pg-a 45s   yes 45s',
       '  - nothing is desired yet: the second heartbeat that sees the same leader sets',
@@ -87,8 +96,17 @@ describe('the table', () => {
     ]);
   });
 
-  test('is the one in the documentation', () => {
-    expect(readFileSync('docs/operations.md', 'utf8')).toContain(`\n${table}\n`);
+  test('is the one in the documentation, also of a server that is unsettled', () => {
+    const documentation = readFileSync('docs/operations.md', 'utf8');
+    expect(documentation).toContain(`\n${table}\n`);
+    const item: Item = {
+      ...{ barman_server: 'main', desired: desired(372) },
+      applied: { ...applied, version: desired(372).version, applied_at: ago(132) },
+      ...{ unsettled_since: ago(372), apply_again_at: ago(-108) },
+      ...{ leader: 'node2', leader_since: ago(372), streaming: true, streaming_since: ago(365) },
+    };
+    const [, , ...rows] = shown([item], stage, 80, ['main']).split('\n');
+    expect(documentation).toContain(`\n${rows.join('\n')}\n`);
   });
 
   test('has no control characters, whatever a node or pg-backup-api sends', () => {
@@ -137,8 +155,15 @@ describe('the table', () => {
   test.each<[string, string, Servers['stage']]>([
     [
       'has not reported for long',
-      'heartbeat 9m ago, expected every 60s: see the log of the function; ',
+      'heartbeat 9m ago, expected every 60s: see the log of the function; version 1.2.3; pg-backup-api was reachable then; 1 of 2 clusters were known then\nthe leader of cluster east was unknown: no node answered\n',
       { heartbeat: { ...heartbeat, at: ago(560) } },
+    ],
+    [
+      'has not reported for long',
+      `pg-backup-api was unreachable then; 1 of 2 clusters were known then\npg-backup-api was unreachable since ${at(600)}: refused\n`,
+      {
+        heartbeat: { ...heartbeat, at: ago(560), unreachable: 'refused', unreachable_since: ago(600) },
+      },
     ],
     [
       'has not reported for long',
@@ -163,6 +188,153 @@ describe('the table', () => {
   ])('says what it means that a heartbeat %s', (_, text, stage) => {
     const item: Item = { ...inSync, leader: 'node2', leader_since: ago(250) };
     expect(shown([item], stage, 200)).toContain(text);
+  });
+});
+
+test('the table and the JSON › can have some servers only; the line of the heartbeat stays', () => {
+  const table = shown([inSync, pending, broken], { heartbeat }, 100, ['crm', 'old']);
+  expect(table).toMatch(/^heartbeat 15s ago; .*; 1 of 2 clusters known$/m);
+  expect(table.match(/^(crm|east|hr|main|new|old)(?= )/gm)).toEqual(['crm', 'old']);
+  const json = JSON.parse(asJson(servers([inSync, pending, broken], { heartbeat }), NOW, ['crm', 'old']));
+  expect(json).toMatchObject({
+    heartbeat: { clusters: [{ name: 'main' }, { name: 'east' }] },
+    servers: [{ barman_server: 'crm' }, { barman_server: 'old' }],
+  });
+});
+
+describe('a pause of all servers', () => {
+  const paused = { at: ago(60), reason: 'a new disk' };
+  const stage = { paused };
+  const own = { paused: true, paused_at: ago(30), pause_reason: 'a backup' };
+  const UNSENT = 'nothing is sent to Barman, because all servers are paused';
+
+  test.each<[string, Item, string]>([
+    ['in sync', inSync, `${UNSENT}; next: resume --all`],
+    ['pending', pending, `${UNSENT}; a desired state is pending; next: resume --all`],
+    ['expired', { ...pending, ...lease(-9) }, `${UNSENT}; a desired state is pending; next: resume --all`],
+    ['observed', { barman_server: 'hr', leader: 'node1' }, `${UNSENT}; next: resume --all`],
+    [
+      'paused itself',
+      { ...inSync, ...own },
+      `nothing is sent to Barman, since ${at(30)}, for: a backup; next: resume --all, then: resume main`,
+    ],
+    [
+      'unsettled',
+      { ...inSync, ...unsettled },
+      'an older switch may still take effect; the desired state is applied again only after the pause',
+    ],
+    [
+      'to be applied again',
+      { ...inSync, apply_again_at: ago(1) },
+      'the model is applied again after the pause, because Barman does not stream',
+    ],
+  ])('pauses a server that is %s, and its notes say so', (_, item, note) => {
+    expect(stateOf(item, stage)).toBe('paused');
+    const table = shown([item], stage, 400);
+    expect(table).toContain(
+      `\nall servers are paused, since ${at(60)}, for: a new disk; next: resume --all\n`,
+    );
+    expect(`${table}\n`).toContain(`${note}\n`);
+    expect(table).not.toMatch(/made by the next heartbeat|applied again at growing intervals|retry/);
+  });
+
+  test('leaves the state of a server that is being switched, cannot be read, or is only listed', () => {
+    const switching = { ...pending, ...lease(9) };
+    expect(stateOf(switching, stage)).toBe('switching');
+    expect(stateOf(broken, stage)).toBe('unreadable');
+    expect(stateOf({ barman_server: 'crm', listed: true }, stage)).toBe('new');
+  });
+
+  test('is in the JSON while it lasts', () => {
+    const json = (stage: Servers['stage']) => JSON.parse(asJson(servers([inSync], stage), NOW));
+    expect(json(stage)).toEqual({
+      paused,
+      servers: [{ ...inSync, state: 'paused', leader_known: false }],
+    });
+    const ended = { paused: { ...paused, until: ago(1) } };
+    expect(json(ended)).toEqual({ servers: [{ ...inSync, state: 'in sync', leader_known: false }] });
+  });
+
+  test('is why a retry tries nothing', () => {
+    expect(tried(pending, pending, stage, {})).toBe(
+      'Not tried, because all servers are paused; next: resume --all',
+    );
+    expect(tried(pending, { ...pending, ...own }, stage, {})).toBe(
+      'Not tried, because crm is paused; next: resume --all, then: resume crm',
+    );
+  });
+});
+
+describe('what a heartbeat has found of a server', () => {
+  const REFUSAL = 'its operations in Barman cannot be read: pg-backup-api answered 500';
+  const withServer = (server: object, cluster: object = {}): Servers['stage'] => ({
+    heartbeat: {
+      ...heartbeat,
+      clusters: [{ name: 'c', servers: [{ name: 'main', observed: true, ...server }], ...cluster }],
+    },
+  });
+  const led: Item = { ...inSync, leader: 'node1', leader_since: ago(900), streaming: true };
+  const NO_MODEL = 'its leader node2 has no model for Barman server main; add it to clusters/c';
+  const SEVERAL = 'Barman server main has members in a and b, so none of them reconciles it';
+
+  test('is a note if pg-backup-api refuses it, with what to do next', () => {
+    const stage = { heartbeat: { ...heartbeat, not_ready: [{ barman_server: 'main', message: REFUSAL }] } };
+    const note = `  - pg-backup-api refused a heartbeat's last request for this server`;
+    const next = 'next: docs/alarms.md#not-ready';
+    expect(shown([inSync], stage, 400)).toContain(`${note}: ${REFUSAL}; ${next}`);
+    expect(shown([{ ...inSync, last_error: REFUSAL }], stage, 400)).toContain(`${note}: ${REFUSAL}; ${next}`);
+    // Not twice.
+    const failed = { ...pending, ...{ barman_server: 'main', attempts: 3, last_error: `${REFUSAL}: disk` } };
+    expect(shown([failed], stage, 400)).toContain(`  - failed 3 times: ${REFUSAL}: disk\n${note}; ${next}`);
+    expect(shown([pending], stage, 400)).not.toContain(note);
+  });
+
+  test('is that its leader is unknown, although that of its cluster is known', () => {
+    const stage = withServer({ unknown: NO_MODEL }, { observed_at: ago(15) });
+    const table = shown([led], stage, 400);
+    expect(table).toMatch(/^main +in sync .* \? +\?$/m);
+    expect(table).toContain(
+      `LEADER and STREAMING are unknown, last seen node1: ${NO_MODEL}; next: compare with patronictl list`,
+    );
+    const [server] = JSON.parse(asJson(servers([led], stage), NOW)).servers;
+    expect(server).toMatchObject({ leader_known: false, leader_unknown_because: NO_MODEL });
+    expect(server).not.toHaveProperty('observed_at');
+    expect(shown([inSync], stage, 400)).toContain(
+      `  - its leader is unknown: ${NO_MODEL}; next: docs/alarms.md#leader-unknown`,
+    );
+  });
+
+  test.each<[string, Servers['stage'], string]>([
+    [
+      'was not seen yet',
+      withServer({}),
+      'and no leader was seen yet; next: wait for the next heartbeat, then: check',
+    ],
+    [
+      'has an unknown leader',
+      withServer({}, { unknown: 'no node answered' }),
+      'and its leader is unknown: no node answered; next: docs/alarms.md#leader-unknown',
+    ],
+    [
+      'belongs to several clusters with members',
+      withServer({ observed: false, unknown: SEVERAL }),
+      `and its leader is unknown: ${SEVERAL}; next: docs/alarms.md#leader-unknown`,
+    ],
+    [
+      'is in no cluster that is asked for it',
+      withServer({ observed: false }),
+      'and Patroni is not asked for it; next: send one with its callback, or: set main MODEL',
+    ],
+  ])('says what a server without a role change waits for, if it %s', (_, stage, note) => {
+    expect(shown([], stage, 400)).toContain(
+      `  - a cluster lists it, but no role change was recorded, ${note}`,
+    );
+  });
+
+  test('is not shown as present while heartbeats are missing', () => {
+    const late = { ...heartbeat, at: ago(560), unreachable: 'refused', unreachable_since: ago(600) };
+    const table = shown([pending], { heartbeat: late }, 400);
+    expect(table).toContain('  - the next attempt is made by the next heartbeat; next: retry crm\n');
   });
 });
 
@@ -225,8 +397,8 @@ describe('a note', () => {
       { ...inSync, leader: 'node1', leader_since: ago(9_000), streaming: false, streaming_since: ago(121) },
       'Barman did not stream from node1 15s ago; next: docs/operations.md#wal-does-not-arrive',
     ],
-  ])('tells of a server that is %s', (state, item, note) => {
-    expect([stateOf(item), shown([item], { heartbeat }, 400)]).toEqual([
+  ])('describes a server that is %s', (state, item, note) => {
+    expect([stateOf(item, {}), shown([item], { heartbeat }, 400)]).toEqual([
       state,
       expect.stringContaining(note),
     ]);
@@ -272,5 +444,5 @@ test.each<[string, Item, Item, object]>([
   ['the end of operation X: it has not ended', pending, { ...pending, ...lease(-9), ...running }, {}],
   ['time ran out', pending, pending, {}],
 ])('a retry › says what was tried, or why not: %s', (text, before, after, response) => {
-  expect(tried(before, after, response)).toContain(text);
+  expect(tried(before, after, {}, response)).toContain(text);
 });

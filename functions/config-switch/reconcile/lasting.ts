@@ -20,7 +20,7 @@ const LASTS = {
   leader_cannot_write: 4 - TOLERANCE,
   leader_unknown: 9 - TOLERANCE,
 };
-/** So long is remembered what lasted (intervals): after a longer gap, the alarm may have been missed. */
+/** How long a state is remembered (intervals): after a longer gap, the alarm may have been missed. */
 const REMEMBERED = 10;
 
 export type State = keyof typeof LASTS;
