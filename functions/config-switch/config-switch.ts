@@ -73,9 +73,9 @@ export async function runBarmanConfigSwitch(
   if (shouldSkipSwitch<PermittedRoleChange>(args)) {
     return skipped(`skipped: role "${args.role}" does not match switch_when "${args.switch_when}"`);
   }
-  const { barman_server, cluster, target, dry_run } = toSwitch(args);
+  const { barman_server, cluster, role, target, dry_run } = toSwitch(args);
   if (dry_run) return skipped(`dry run: ${await dryRun(options, barman_server, target)}`);
-  return recordAndReconcile(options, { barman_server, cluster, target, version });
+  return recordAndReconcile(options, { barman_server, cluster, role, target, version });
 }
 
 /**

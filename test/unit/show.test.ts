@@ -51,6 +51,7 @@ const servers = (items: readonly (Item | ServerMessage)[], stage: Servers['stage
   items: items.filter((one): one is Item => !('message' in one)),
   unreadable: items.filter((one): one is ServerMessage => 'message' in one),
   stage,
+  inspections: new Map(),
 });
 const shown = (
   items: readonly (Item | ServerMessage)[],

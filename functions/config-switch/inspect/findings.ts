@@ -61,7 +61,7 @@ export const FINDINGS = {
   },
   'member-unreachable': {
     class: 'ready',
-    means: "Patroni says that the member runs, but its URL has not answered the function for a day.",
+    means: 'Patroni says that the member runs, but its URL has not answered the function for a day.',
   },
   'model-missing': {
     class: 'ready',
@@ -95,7 +95,8 @@ export const FINDINGS = {
   },
   'patroni-old': {
     class: 'ready',
-    means: 'Patroni keeps permanent slots on replicas from version 3.2 on; here the slot is missing after a failover.',
+    means:
+      'Patroni keeps permanent slots on replicas from version 3.2 on; here the slot is missing after a failover.',
   },
   'slot-shared': {
     class: 'ready',
@@ -113,7 +114,8 @@ export const FINDINGS = {
   },
   'other-model': {
     class: 'archived',
-    means: 'Barman uses another model than the one that was applied last: someone has changed it on the Barman host.',
+    means:
+      'Barman uses another model than the one that was applied last: someone has changed it on the Barman host.',
   },
   'no-connection': {
     class: 'archived',
@@ -121,7 +123,8 @@ export const FINDINGS = {
   },
   'in-recovery': {
     class: 'archived',
-    means: 'Barman is connected to a replica, although the leader is a primary: it streams from the wrong node.',
+    means:
+      'Barman is connected to a replica, although the leader is a primary: it streams from the wrong node.',
   },
   'other-system': {
     class: 'archived',

@@ -9,6 +9,8 @@ import { type ConfigTarget, isTargetText } from '../target.ts';
 export interface DesiredState {
   readonly barman_server: string;
   readonly cluster: string;
+  /** The role of the event; undefined for an observation. */
+  readonly role?: string;
   readonly target: ConfigTarget;
   /** From `versionOf`. */
   readonly version: string;
@@ -28,7 +30,13 @@ const Item = v.object({
   barman_server: v.string(),
   /** The newest desired state, and the Patroni cluster that it came from. */
   desired: v.exactOptional(
-    v.object({ target: Target, version: Version, cluster: v.string(), recorded_at: Time }),
+    v.object({
+      target: Target,
+      version: Version,
+      cluster: v.string(),
+      role: v.exactOptional(v.string()),
+      recorded_at: Time,
+    }),
   ),
   /** What Barman was last set to, by which operation, and when. */
   applied: v.exactOptional(

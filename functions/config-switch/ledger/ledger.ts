@@ -61,6 +61,7 @@ import {
   type StoredChange,
   type Table,
 } from './conditions.ts';
+import { type Inspection, inspectedServer, inspectionKey, readInspection } from './inspection.ts';
 import {
   type DesiredState,
   type Item,
@@ -120,6 +121,8 @@ export interface Servers {
   /** Those whose item cannot be read, and why. */
   readonly unreadable: readonly ServerMessage[];
   readonly stage: StageItem;
+  /** What the last inspection of each server found; those that cannot be read are left out. */
+  readonly inspections: ReadonlyMap<string, Inspection>;
 }
 
 /**
@@ -164,9 +167,13 @@ export class Ledger {
   async all(signal: AbortSignal): Promise<Servers> {
     const items: Item[] = [];
     const unreadable: ServerMessage[] = [];
+    const inspections = new Map<string, Inspection>();
     let stage: StageItem = {};
     for (const stored of await this.#table.scan(signal)) {
       if (stored.barman_server === STAGE_KEY) stage = readStage(stored);
+      const inspected = inspectedServer(stored.barman_server);
+      const inspection = inspected === undefined ? undefined : readInspection(stored);
+      if (inspected !== undefined && inspection) inspections.set(inspected, inspection);
       if (!isServer(stored.barman_server)) continue;
       try {
         items.push(readItem(stored));
@@ -174,7 +181,7 @@ export class Ledger {
         unreadable.push({ barman_server: stored.barman_server, message: messageOf(error) });
       }
     }
-    return { items, unreadable, stage };
+    return { items, unreadable, stage, inspections };
   }
 
   /** Returns what the ledger remembers of the whole stage. */
@@ -315,6 +322,11 @@ export class Ledger {
     return this.#write(barman_server, change, [desiredIs(desired.version), noLease], signal);
   }
 
+  /** Writes what an inspection found. */
+  async inspected(barman_server: string, inspection: Inspection, signal: AbortSignal): Promise<void> {
+    await this.#table.update(inspectionKey(barman_server), { inspection }, [], signal);
+  }
+
   /** Writes what a heartbeat found. */
   async report(heartbeat: HeartbeatReport, signal: AbortSignal): Promise<void> {
     await this.#table.update(STAGE_KEY, { heartbeat }, [], signal);
@@ -400,9 +412,12 @@ function mayApply(item: RecordedItem, version: string): Condition {
   return [isDesired, notPaused(), isAgain ? applyAgainAtIs(apply_again_at) : newerThanApplied(version)];
 }
 
-function recorded({ target, cluster, version }: DesiredState): Change {
+function recorded({ target, cluster, role, version }: DesiredState): Change {
   return {
-    desired: { target: targetText(target), version, cluster, recorded_at: new Date().toISOString() },
+    desired: {
+      ...{ target: targetText(target), version, cluster, ...(role !== undefined && { role }) },
+      recorded_at: new Date().toISOString(),
+    },
     // The next two observations compare with this.
     differs_since: null,
     ...NO_FAILURES,

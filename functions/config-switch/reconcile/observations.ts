@@ -73,7 +73,7 @@ interface NotStreaming {
  */
 export async function recordObservations(
   ledger: Ledger,
-  known: Servers,
+  known: Omit<Servers, 'inspections'>,
   observed: readonly Observed[],
   interval: number,
   signal: AbortSignal,
