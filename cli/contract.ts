@@ -181,7 +181,7 @@ export async function checkContract(subject: Subject, report: (line: Line) => vo
   await expect('GET /diagnose returns active models, and the clusters of servers and models', async () => {
     const found = await diagnose();
     const cluster = found.servers.get(server)?.config.cluster ?? server;
-    const foreign = models.filter((model) => found.models.get(model)?.config.cluster !== cluster);
+    const foreign = models.filter((model) => found.models?.get(model)?.config.cluster !== cluster);
     if (foreign.length > 0) throw new Error(`not models of cluster ${cluster}: ${foreign.join(', ')}`);
     target.initial = found.active;
   });

@@ -27,7 +27,12 @@ describe('shouldSkipSwitch', () => {
 
 describe('runBarmanConfigSwitch', () => {
   /** A Barman without servers. */
-  const noServers = async () => ({ version: undefined, servers: new Map(), models: new Map() });
+  const noServers = async () => ({
+    version: undefined,
+    servers: new Map(),
+    models: new Map(),
+    showsModels: true,
+  });
 
   /** Runs a role change of a direct invocation, which may switch every server. */
   async function run(
@@ -120,7 +125,7 @@ describe('runBarmanConfigSwitch', () => {
     await asked.promise;
     const busy = 'another dry run is under way, or one that failed may be; try again in a minute';
     await expect(run(dryRun, { table })).rejects.toThrow(busy);
-    answer.resolve({ version: undefined, servers: new Map(), models: new Map() });
+    answer.resolve({ version: undefined, servers: new Map(), models: new Map(), showsModels: true });
     await first;
     expect((await run(dryRun, { table })).diagnosed).toBe(1);
   });

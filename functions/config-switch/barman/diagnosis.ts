@@ -50,10 +50,10 @@ export interface Slot {
 
 /** What Barman's connections to PostgreSQL have found. Undefined: not seen. */
 export interface ServerStatus {
-  /** By `conninfo`. While Barman cannot connect by it, this and all that follows is not seen. */
-  readonly isInRecovery: boolean | undefined;
-  /** Whether Barman can connect by `streaming_conninfo`. */
-  readonly streaming: boolean | undefined;
+  /** By `conninfo`; null: Barman cannot connect by it. Then all that follows is not seen. */
+  readonly isInRecovery: boolean | null | undefined;
+  /** Whether Barman can connect by `streaming_conninfo`; null: it cannot. */
+  readonly streaming: boolean | null | undefined;
   /** System identifiers, by `conninfo` and by `streaming_conninfo`. */
   readonly systemId: string | undefined;
   readonly streamingSystemId: string | undefined;
@@ -109,6 +109,8 @@ export interface Diagnosis {
   readonly version: string | undefined;
   readonly servers: ReadonlyMap<string, DiagnosedServer>;
   readonly models: ReadonlyMap<string, DiagnosedModel>;
+  /** Whether it shows models at all: Barman has had them since 3.10. */
+  readonly showsModels: boolean;
 }
 
 /** A fact that is undefined if it is absent or of another form. */
@@ -137,8 +139,7 @@ export const DiagnoseOutput = v.object({
     }),
     'an object of servers',
   ),
-  // Barman before 3.10 has no models.
-  models: v.optional(mapOf(v.string(), v.object({ config: Configuration }), 'an object of models'), {}),
+  models: v.optional(mapOf(v.string(), v.object({ config: Configuration }), 'an object of models')),
 });
 
 /** Returns what matters of an answer to `/diagnose`. */
@@ -147,7 +148,8 @@ export function readDiagnosis({ global, servers, models }: v.InferOutput<typeof 
   return {
     version: isText(version) ? version : undefined,
     servers: new Map([...servers].map(([name, server]) => [name, readServer(name, server)])),
-    models: new Map([...models].map(([name, { config }]) => [name, readModel(config)])),
+    models: new Map([...(models ?? [])].map(([name, { config }]) => [name, readModel(config)])),
+    showsModels: models !== undefined,
   };
 }
 
@@ -212,23 +214,28 @@ function readConninfo(option: ConninfoOption, text: string): Connection {
   }
 }
 
+/** A `pg_lsn`, such as `16/B374D848`. */
+const LSN = /^([0-9A-F]{1,8})\/([0-9A-F]{1,8})$/i;
+
 const Status = v.object({
   is_in_recovery: fact(v.nullable(v.boolean())),
   streaming: fact(v.nullable(v.boolean())),
   postgres_systemid: fact(v.nullable(v.string())),
   streaming_systemid: fact(v.nullable(v.string())),
   current_lsn: fact(v.nullable(v.string())),
-  xlog_segment_size: fact(v.nullable(v.number())),
+  xlog_segment_size: fact(v.nullable(v.pipe(v.number(), v.minValue(2 ** 20), v.maxValue(2 ** 30)))),
   // A named tuple: name, active, restart_lsn.
-  replication_slot: fact(v.nullable(v.tuple([v.string(), v.boolean(), v.nullable(v.string())]))),
+  replication_slot: fact(
+    v.nullable(v.tuple([v.string(), v.boolean(), v.nullable(v.pipe(v.string(), v.regex(LSN)))])),
+  ),
 });
 
 function readStatus(status: Readonly<Record<string, unknown>>): ServerStatus {
   const facts = v.parse(Status, status);
   const { replication_slot: slot } = facts;
   return {
-    isInRecovery: facts.is_in_recovery ?? undefined,
-    streaming: facts.streaming ?? undefined,
+    isInRecovery: facts.is_in_recovery,
+    streaming: facts.streaming,
     systemId: facts.postgres_systemid ?? undefined,
     streamingSystemId: facts.streaming_systemid ?? undefined,
     currentLsn: bytesOf(facts.current_lsn),
@@ -237,9 +244,9 @@ function readStatus(status: Readonly<Record<string, unknown>>): ServerStatus {
   };
 }
 
-/** Returns the position that a `pg_lsn` such as `16/B374D848` means (bytes). */
+/** Returns the position that a `pg_lsn` means (bytes). */
 function bytesOf(lsn: string | null | undefined): number | undefined {
-  const [, high, low] = /^([0-9A-F]{1,8})\/([0-9A-F]{1,8})$/i.exec(lsn ?? '') ?? [];
+  const [, high, low] = LSN.exec(lsn ?? '') ?? [];
   if (high === undefined || low === undefined) return undefined;
   return Number.parseInt(high, 16) * 2 ** 32 + Number.parseInt(low, 16);
 }

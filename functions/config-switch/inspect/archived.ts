@@ -1,11 +1,16 @@
 /** The rules of the class archived: whether WAL of the leader arrives in Barman's archive now. */
 
-import { type DiagnosedServer, segmentNumber } from '../barman/diagnosis.ts';
-import { type Item, isLeased, isPending, timeOf } from '../ledger/item.ts';
-import type { LeaderState, Survey } from '../patroni/survey.ts';
-import { nameOf, parseTarget, targetText } from '../target.ts';
-import { ageOf } from './ready.ts';
-import type { Collector, Subject } from './subject.ts';
+import {
+  type Connection,
+  type ConninfoOption,
+  type DiagnosedServer,
+  segmentNumber,
+} from '../barman/diagnosis.ts';
+import type { Inspection } from '../ledger/inspection.ts';
+import { type Item, isApplied, timeOf } from '../ledger/item.ts';
+import { type ConfigTarget, nameOf, parseTarget, targetText } from '../target.ts';
+import { ageOf, makePermanent, usesSlot } from './ready.ts';
+import { type Collector, type Leading, leadingOf, type Subject } from './subject.ts';
 
 /** How long WAL may take from its writing to the archive (ms): Barman's cron runs every minute. */
 const ARCHIVE_TIME = 15 * 60_000;
@@ -16,29 +21,27 @@ const ARCHIVE_TIME = 15 * 60_000;
 const WHOLE_SEGMENTS = 2;
 /** How far a slot may be behind: bytes, or segments if that is more. */
 const SLOT_BEHIND = { bytes: 2 ** 30, segments: 16 };
+/** Roles of a promotion to a primary, as Patroni gives them to callbacks. */
+const PROMOTED = ['primary', 'promoted', 'master'];
 
-/** What a finding of this class is about; with another leader or target, it is another finding. */
-export interface Archive {
-  readonly leader: LeaderState | undefined;
-  readonly timeline: { readonly id: number; readonly since: number; readonly location: number } | undefined;
+/** A timeline, since when it is known (ms since the epoch), and how far WAL had got then (bytes). */
+interface Timeline {
+  readonly id: number;
+  readonly since: number;
+  readonly location: number;
 }
 
-/** Returns the leader's timeline, and since when: by Patroni, or as the first inspection that saw it. */
-export function archiveOf({ clusters, before, now }: Subject): Archive {
-  // In several clusters, it is not known which of the leaders counts.
-  const surveys = clusters.flatMap(({ survey }) => survey ?? []);
-  const [survey, ...others] = surveys;
-  if (!survey || others.length > 0) return { leader: undefined, timeline: undefined };
-  return { leader: survey.leader, timeline: timelineOf(survey, before, now) };
-}
-
-function timelineOf(
-  { leader, timelineBegan }: Survey,
-  before: Subject['before'],
+/** Returns the leader's timeline, since when: by Patroni, or as the first inspection that saw it. */
+export function timelineOf(
+  leading: Leading | { readonly unseen: string },
+  before: Inspection | undefined,
   now: number,
-): Archive['timeline'] {
-  const { timeline: id, location } = leader ?? {};
+): Timeline | undefined {
+  if ('unseen' in leading) return undefined;
+  const { leader, survey } = leading;
+  const { timeline: id, location } = leader;
   if (id === undefined || location === undefined) return undefined;
+  const { timelineBegan } = survey;
   if (timelineBegan) return { id, since: timelineBegan.at, location: timelineBegan.location };
   const seen = before?.timeline;
   return seen?.id === id
@@ -48,152 +51,201 @@ function timelineOf(
 
 /** @param subject whose diagnosis was seen @param server that is active and not passive */
 export function judgeArchive(subject: Subject, server: DiagnosedServer, collector: Collector): void {
-  const { barman_server, item, changed } = subject;
+  const { changed, clusters } = subject;
   if (changed !== undefined) {
     collector.notSeen(`whether WAL is archived: ${changed}`);
     return;
   }
-  const { leader, timeline } = archiveOf(subject);
-  judgeModel(item, server, collector);
+  const leading = leadingOf(subject);
+  judgeModel(subject, server, collector);
+  const found = collector.findings.length;
+  judgeConnections(subject, server, collector);
+  if ('unseen' in leading) judgeRole(subject, server, collector);
+  else judgeNode(subject, server, leading, collector);
+  // The slot of another node says nothing.
+  if (collector.findings.length === found) judgeSlot(subject, server, leading, collector);
+  if (!('unseen' in leading)) judgeSegments(subject, server, leading, collector);
+  // Without members, it has been said why already.
+  else if (clusters.some(({ survey }) => survey?.members))
+    collector.notSeen(`whether WAL of the leader is archived: ${leading.unseen}`);
+}
 
-  const { status, connections, streaming_archiver } = server;
-  const check = `run \`barman check ${barman_server}\` on the Barman host`;
-  const isConnected = status.isInRecovery !== undefined;
-  const failing = [
-    ...(isConnected ? [] : ['conninfo']),
-    ...(streaming_archiver && connections.has('streaming_conninfo') && status.streaming !== true
-      ? ['streaming_conninfo']
-      : []),
-  ];
-  if (failing.length > 0) {
-    const what = `Barman cannot connect to PostgreSQL by ${failing.join(' and ')}${hostsOf(server, failing)}`;
-    collector.find('no-connection', what, check);
-  }
-  const isPrimary = leader ? leader.isPrimary : promotes(item);
-  if (status.isInRecovery && isPrimary && !connections.has('primary_conninfo')) {
-    const who = leader
-      ? `the leader is ${leader.name}, a primary`
-      : `${nameOf(appliedTarget(item))} was applied for a primary`;
-    collector.find(
-      'in-recovery',
-      `Barman is connected to a replica${hostsOf(server, ['conninfo'])}, and ${who}`,
-      leader
-        ? `correct conninfo of the model of ${leader.name} in barman.conf`
-        : 'correct conninfo of that model in barman.conf',
-    );
-  }
-  for (const [option, id] of [
-    ['conninfo', status.systemId],
-    ['streaming_conninfo', status.streamingSystemId],
-  ] as const) {
-    if (id === undefined || leader?.systemId === undefined || id === leader.systemId) continue;
-    collector.find(
-      'other-system',
-      `${option} leads to a PostgreSQL with the system identifier ${id}${hostsOf(server, [option])}; that of ${leader.name} is ${leader.systemId}`,
-      `correct ${option} in barman.conf, of ${nameOf(appliedTarget(item))} or of [${barman_server}]`,
-    );
-  }
-  if (isConnected) judgeSlot(subject, server, collector);
-  judgeSegments(subject, server, leader, timeline, collector);
+/** Returns whether what is desired is applied, and nothing may change that any more. */
+function isSettled(item: Item): boolean {
+  const { desired, lease, unsettled_since, apply_again_at } = item;
+  if (desired && !isApplied(item, desired.version)) return false;
+  return lease === undefined && unsettled_since === undefined && apply_again_at === undefined;
 }
 
 /** Judges whether Barman uses what was applied. While something may still change that, nothing is said. */
-function judgeModel(item: Item | undefined, { active_model }: DiagnosedServer, collector: Collector): void {
-  if (!item?.applied || isPending(item) || isLeased(item) || item.unsettled_since !== undefined) return;
-  const active = targetText(active_model === null ? { reset: true } : { model: active_model });
-  if (active === item.applied.target) return;
-  const [now, applied] = [active, item.applied.target].map((target) => nameOf(parseTarget(target)));
+function judgeModel(
+  { barman_server, item, diagnosis }: Subject,
+  { active_model, cluster }: DiagnosedServer,
+  collector: Collector,
+): void {
+  if (!item?.applied || !isSettled(item)) return;
+  const active: ConfigTarget = active_model === null ? { reset: true } : { model: active_model };
+  const applied = parseTarget(item.applied.target);
+  if (targetText(active) === targetText(applied)) return;
+  const what = `Barman uses ${nameOf(active)}, and ${nameOf(applied)} was applied at ${item.applied.applied_at}`;
+  let remedy = `run \`npm run ledger -- --stage STAGE set ${barman_server} MODEL\` with the right model (without one: \`reset\`)`;
+  if ('model' in applied && 'models' in diagnosis) {
+    const model = diagnosis.models.get(applied.model);
+    if (!model) remedy = `add [${applied.model}] to barman.conf again`;
+    else if (model.cluster !== cluster)
+      remedy = `set "cluster = ${cluster}" for [${applied.model}] in barman.conf`;
+  }
+  collector.find('other-model', what, remedy);
+}
+
+/** Judges whether Barman can connect. */
+function judgeConnections({ barman_server }: Subject, server: DiagnosedServer, collector: Collector): void {
+  const { status, connections, streaming_archiver } = server;
+  if (status.isInRecovery === undefined && !isUnusable(connections.get('conninfo')))
+    collector.notSeen('whether Barman can connect to PostgreSQL: it does not show it');
+  const isConnected = {
+    conninfo: status.isInRecovery === undefined ? undefined : status.isInRecovery !== null,
+    streaming_conninfo: streaming_archiver ? status.streaming : true,
+  };
+  const failing = (['conninfo', 'streaming_conninfo'] as const).filter((option) =>
+    isConnected[option] === undefined ? isUnusable(connections.get(option)) : !isConnected[option],
+  );
+  if (failing.length === 0) return;
+  const what = `Barman cannot connect to PostgreSQL by ${failing.join(' and ')}${hostsOf(server, failing)}`;
+  collector.find('no-connection', what, `run \`barman check ${barman_server}\` on the Barman host`);
+}
+
+function isUnusable(connection: Connection | undefined): boolean {
+  return connection !== undefined && 'problem' in connection;
+}
+
+/** Judges whether Barman is connected to the leader's cluster, and to a primary if the leader is one. */
+function judgeNode(
+  { barman_server }: Subject,
+  server: DiagnosedServer,
+  { cluster, leader }: Leading,
+  collector: Collector,
+): void {
+  const { active_model, status } = server;
+  if (leader.isPrimary && isReplica(server)) {
+    const model = cluster.servers.get(barman_server)?.get(leader.name);
+    const remedy =
+      active_model === model || model === undefined
+        ? `correct conninfo of [${active_model ?? barman_server}] in barman.conf`
+        : `run \`npm run ledger -- --stage STAGE ${model === null ? `reset ${barman_server}` : `set ${barman_server} ${model}`}\``;
+    const what = `Barman is connected to a replica${hostsOf(server, ['conninfo'])}, and the leader is ${leader.name}, a primary`;
+    collector.find('in-recovery', what, remedy);
+  }
+  const seen = { conninfo: status.systemId, streaming_conninfo: status.streamingSystemId };
+  const foreign = (['conninfo', 'streaming_conninfo'] as const).filter(
+    (option) => seen[option] !== undefined && seen[option] !== leader.systemId,
+  );
+  const [first] = foreign;
+  if (!first || leader.systemId === undefined) return;
+  const options = foreign.join(' and ');
+  const what = `${options} of ${barman_server} lead${foreign.length === 1 ? 's' : ''} to PostgreSQL with the system identifier ${seen[first]}${hostsOf(server, foreign)}; that of ${leader.name} is ${leader.systemId}`;
   collector.find(
-    'other-model',
-    `Barman uses ${now}, and ${applied} was applied at ${item.applied.applied_at}`,
-    `if someone has set it by hand, run \`npm run ledger -- --stage STAGE set ${item.barman_server} …\` with the right one; ` +
-      'if the model was removed from barman.conf, add it again',
+    'other-system',
+    what,
+    `correct ${options} of [${active_model ?? barman_server}] in barman.conf`,
   );
 }
 
-/** Returns whether the last role change was a promotion, so that Barman must be connected to a primary. */
-function promotes(item: Item | undefined): boolean {
-  const { role = '' } = item?.desired ?? {};
-  return item !== undefined && !isPending(item) && ['primary', 'promoted', 'master'].includes(role);
+/** Judges by the role that was applied last, where Patroni is not asked. */
+function judgeRole(
+  { barman_server, clusters, item }: Subject,
+  server: DiagnosedServer,
+  collector: Collector,
+): void {
+  const isAsked = clusters.some(({ survey }) => survey);
+  const isPromotion = item && isSettled(item) && PROMOTED.includes(item.desired?.role ?? '');
+  if (isAsked || !isPromotion || !isReplica(server)) return;
+  const what = `Barman is connected to a replica${hostsOf(server, ['conninfo'])}, although the last switch was for a promotion`;
+  const section = server.active_model ?? barman_server;
+  collector.find('in-recovery', what, `correct conninfo of [${section}] in barman.conf`);
 }
 
-function appliedTarget(item: Item | undefined) {
-  return parseTarget(item?.applied?.target ?? 'reset');
+/** Returns whether Barman takes a replica for the primary. With `primary_conninfo`, it knows that it is one. */
+function isReplica({ status, connections }: DiagnosedServer): boolean {
+  return status.isInRecovery === true && !connections.has('primary_conninfo');
 }
 
 /** Returns the hosts of some connections, in brackets. */
-function hostsOf({ connections }: DiagnosedServer, options: readonly string[]): string {
-  const hosts = [...connections]
-    .filter(([option]) => options.includes(option))
-    .flatMap(([, connection]) => ('endpoints' in connection ? connection.endpoints : []))
+function hostsOf({ connections }: DiagnosedServer, options: readonly ConninfoOption[]): string {
+  const hosts = options
+    .map((option) => connections.get(option))
+    .flatMap((connection) => (connection && 'endpoints' in connection ? connection.endpoints : []))
     .map(({ host, port }) => `${host || 'a Unix socket'} port ${port}`);
   return hosts.length > 0 ? ` (${[...new Set(hosts)].join(', ')})` : '';
 }
 
+/** Judges the slot of the node that Barman is connected to. */
 function judgeSlot(
   { barman_server, clusters }: Subject,
-  { status, slot_name, streaming_archiver }: DiagnosedServer,
+  server: DiagnosedServer,
+  leading: Leading | { readonly unseen: string },
   collector: Collector,
 ): void {
+  const { status, slot_name: name = '' } = server;
   const { slot, currentLsn, segmentSize = 2 ** 24 } = status;
-  const isStreamed =
-    streaming_archiver && clusters.every(({ cluster }) => cluster.streaming_archiver_name !== null);
-  if (!isStreamed || slot_name === undefined || slot === undefined) return;
+  const isUsed = clusters.every(({ cluster }) => usesSlot(server, cluster)) && usesSlot(server);
+  if (!isUsed || slot === undefined || status.isInRecovery === null) return;
+  const receive = `barman receive-wal ${barman_server}`;
   if (slot === null) {
-    collector.find(
-      'slot-missing',
-      `the replication slot ${slot_name} does not exist`,
-      `make it permanent in Patroni: \`patronictl edit-config -s slots.${slot_name}.type=physical\``,
-    );
+    const isPermanent = 'unseen' in leading || leading.survey.slots?.includes(name) !== false;
+    const remedy = isPermanent ? `run \`${receive} --create-slot\` on the Barman host` : makePermanent(name);
+    collector.find('slot-missing', `the replication slot ${name} does not exist`, remedy);
     return;
   }
-  if (!slot.active) {
-    collector.find(
-      'slot-inactive',
-      `nothing streams from the replication slot ${slot_name}`,
-      `run \`barman receive-wal ${barman_server}\` on the Barman host: it prints why`,
-    );
+  if (slot.restartLsn === undefined) {
+    const remedy = `run \`${receive} --drop-slot\`, \`${receive} --create-slot\` and then \`barman backup ${barman_server}\` on the Barman host`;
+    collector.find('slot-behind', `PostgreSQL keeps no WAL for the replication slot ${name}`, remedy);
+    return;
   }
-  const behind = (currentLsn ?? 0) - (slot.restartLsn ?? Number.NEGATIVE_INFINITY);
-  if (behind > Math.max(SLOT_BEHIND.bytes, SLOT_BEHIND.segments * segmentSize)) {
-    const what = Number.isFinite(behind)
-      ? `the replication slot ${slot_name} is ${sizeOf(behind)} behind`
-      : `PostgreSQL has given up the WAL of the replication slot ${slot_name}`;
-    collector.find(
-      'slot-behind',
-      what,
-      `run \`barman receive-wal ${barman_server}\` on the Barman host: it prints why`,
-    );
+  const behind = (currentLsn ?? 0) - slot.restartLsn;
+  const isBehind = behind > Math.max(SLOT_BEHIND.bytes, SLOT_BEHIND.segments * segmentSize);
+  const distance = isBehind ? `, which is ${sizeOf(behind)} behind` : '';
+  if (!slot.active) {
+    const what = `nothing streams from the replication slot ${name}${distance}`;
+    collector.find('slot-inactive', what, `run \`${receive}\` on the Barman host: it prints why`);
+  } else if (isBehind) {
+    const what = `the replication slot ${name} is ${sizeOf(behind)} behind, although WAL is streamed`;
+    collector.find('slot-behind', what, 'check disk and network of the Barman host: they may be too slow');
   }
 }
 
 /** Judges whether the leader's WAL is in the archive. */
 function judgeSegments(
-  { now, barman_server }: Subject,
+  subject: Subject,
   { archived, status }: DiagnosedServer,
-  leader: LeaderState | undefined,
-  timeline: Archive['timeline'],
+  leading: Leading,
   collector: Collector,
 ): void {
+  const { now, barman_server, before } = subject;
+  const { name, location } = leading.leader;
   const { segmentSize: size } = status;
+  const timeline = timelineOf(leading, before, now);
   if (!archived) {
     collector.notSeen('what is archived: Barman does not show it');
     return;
   }
-  if (!timeline || leader?.location === undefined || size === undefined) return;
-  const written = Math.floor(leader.location / size);
+  if (!timeline || location === undefined || size === undefined) return;
+  // The number of the segment that is being written; those before it are whole.
+  const current = Math.floor(location / size);
   const last = archived.get(timeline.id);
-  const remedy = `run \`barman cron\` and \`barman check ${barman_server}\` on the Barman host, and look for full disks and for files in errors/`;
+  const remedy = `run \`barman cron\` and \`barman check ${barman_server}\` on the Barman host`;
   if (!last) {
-    const whole = written - Math.floor(timeline.location / size);
-    if (now - timeline.since < ARCHIVE_TIME || whole < WHOLE_SEGMENTS) return;
-    const what = `no WAL of timeline ${timeline.id} is in the archive, ${ageOf(now - timeline.since)} after it began, and ${leader.name} has written ${whole} segments of it`;
+    const age = now - timeline.since;
+    const whole = current - Math.floor(timeline.location / size);
+    if (age < ARCHIVE_TIME || whole < WHOLE_SEGMENTS) return;
+    const what = `no WAL of timeline ${timeline.id} is in the archive, ${ageOf(age)} after it began, and ${name} has written ${whole} segments of it`;
     collector.find('timeline-not-archived', what, remedy);
     return;
   }
-  const missing = written - segmentNumber(last, size) - 1;
-  if (missing <= WHOLE_SEGMENTS || now - last.time < ARCHIVE_TIME) return;
-  const what = `the archive is ${missing} segments behind ${leader.name}: its last one is ${last.name}, written ${ageOf(now - last.time)} ago`;
+  const age = now - last.time;
+  const missing = current - segmentNumber(last, size) - 1;
+  if (age < ARCHIVE_TIME || missing <= WHOLE_SEGMENTS) return;
+  const what = `the archive is ${missing} segments behind ${name}: its last one is ${last.name}, received ${ageOf(age)} ago`;
   collector.find('archive-behind', what, remedy);
 }
 

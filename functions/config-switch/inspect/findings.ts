@@ -75,6 +75,11 @@ export const FINDINGS = {
     class: 'ready',
     means: 'Two members have the same model: a failover between them changes nothing in Barman.',
   },
+  'model-inactive': {
+    class: 'ready',
+    means:
+      'The model makes the server inactive or disabled: after a failover to the member, no WAL is received.',
+  },
   'model-connection': {
     class: 'ready',
     means: 'The model has a connection string that Barman or libpq does not accept.',
@@ -171,8 +176,9 @@ export function classOf({ kind }: Pick<Finding, 'kind'>): FindingClass {
 }
 
 /** Returns whether a finding concerns a failover to any member. */
-export function concernsAllMembers({ kind }: Pick<Finding, 'kind'>): boolean {
-  return 'allMembers' in FINDINGS[kind];
+export function concernsAllMembers({ kind }: { readonly kind: string }): boolean {
+  const kinds: Readonly<Record<string, FindingKind>> = FINDINGS;
+  return Object.hasOwn(kinds, kind) && kinds[kind]?.allMembers === true;
 }
 
 /** Returns the sentence for the operator. */

@@ -2,10 +2,10 @@
 
 import type { DiagnosedServer } from '../barman/diagnosis.ts';
 import type { Inspection } from '../ledger/inspection.ts';
-import { archiveOf, judgeArchive } from './archived.ts';
-import { classOf, concernsAllMembers } from './findings.ts';
-import { judgeMembers, judgeServer } from './ready.ts';
-import { Collector, type Subject, type Verdict } from './subject.ts';
+import { judgeArchive, timelineOf } from './archived.ts';
+import { classOf, concernsAllMembers, type Finding } from './findings.ts';
+import { judgeCluster, judgeServer } from './ready.ts';
+import { Collector, leadingOf, type Subject, type Verdict } from './subject.ts';
 
 /** How long a connection to a member that led is remembered (ms). */
 const REMEMBERED = 400 * 24 * 3_600_000;
@@ -26,12 +26,7 @@ export function judge(subject: Subject): Inspection {
   const server = 'unseen' in diagnosis ? undefined : diagnosis.servers.get(barman_server);
   if ('unseen' in diagnosis) collector.notSeen(`Barman: ${diagnosis.unseen}`, true);
   else judgeServer(subject, server, collector);
-  for (const cluster of clusters) {
-    if (!cluster.survey) {
-      collector.notSeen(`Patroni: clusters/${cluster.cluster.name} names no URLs`, true);
-    }
-    judgeMembers(subject, cluster, server, collector);
-  }
+  for (const surveyed of clusters) judgeCluster(subject, surveyed, server, collector);
   if (server?.active && !server.passive) judgeArchive(subject, server, collector);
   return memoryOf(subject, server, collector);
 }
@@ -40,45 +35,82 @@ export function judge(subject: Subject): Inspection {
 function memoryOf(
   subject: Subject,
   server: DiagnosedServer | undefined,
-  { findings, notes, unseen, missing }: Verdict & { readonly missing: ReadonlySet<string> },
+  { findings, notes, unseen, missing, silent }: Verdict,
 ): Inspection {
   const { before, item, now } = subject;
   const at = new Date(now).toISOString();
-  const { leader, timeline } = archiveOf(subject);
+  const leading = leadingOf(subject);
+  const leader = 'leader' in leading ? leading.leader.name : undefined;
   const applied_version = item?.applied?.version;
-  const isSame = before?.leader === leader?.name && before?.applied_version === applied_version;
-  const isConnected =
-    leader?.systemId !== undefined &&
-    server?.status.systemId === leader.systemId &&
-    server.status.isInRecovery === !leader.isPrimary;
-  const earlier = (before?.connected ?? []).filter(
-    (one) => one.member !== leader?.name && now - Date.parse(one.at) < REMEMBERED,
-  );
-  const connected =
-    isConnected && leader ? [{ member: leader.name, at }, ...earlier] : (before?.connected ?? []);
+  const isSame = before?.leader === leader && before?.applied_version === applied_version;
+  const withTime = (members: ReadonlySet<string>, earlier: Inspection['missing'] = []) =>
+    [...members].map((member) => ({
+      member,
+      since: earlier.find((one) => one.member === member)?.since ?? at,
+    }));
+  const timeline = timelineOf(leading, before, now);
   return {
     at,
-    findings: findings.map((finding) => {
-      const same = before?.findings.find((one) => one.kind === finding.kind && one.member === finding.member);
-      const isArchived = classOf(finding) === 'archived';
-      return {
-        ...finding,
-        class: classOf(finding),
-        since: same && (!isArchived || isSame) ? same.since : at,
-        counts: !isArchived || (same !== undefined && isSame),
-      };
-    }),
+    findings: findings.map((finding) => storedFinding(finding, before, isSame, at)),
     notes: [...notes],
     unseen: [...unseen],
-    ...(leader && { leader: leader.name }),
+    ...(leader !== undefined && { leader }),
     ...(applied_version !== undefined && { applied_version }),
-    missing: [...missing].map((member) => ({
-      member,
-      since: before?.missing.find((one) => one.member === member)?.since ?? at,
-    })),
-    connected: connected.slice(0, MAX_CONNECTED),
-    ...(timeline && { timeline: { ...timeline, since: new Date(timeline.since).toISOString() } }),
+    missing: withTime(missing, before?.missing),
+    silent: withTime(silent, before?.silent),
+    connected: connectedMembers(subject, server, at),
+    ...(timeline
+      ? { timeline: { ...timeline, since: new Date(timeline.since).toISOString() } }
+      : before?.timeline && { timeline: before.timeline }),
   };
+}
+
+/**
+ * Returns a finding with its time.
+ *
+ * @param isSame whether the last inspection has seen the same leader and the same applied version: otherwise a
+ *   finding of the class archived is another one than then
+ */
+function storedFinding(
+  finding: Finding,
+  before: Inspection | undefined,
+  isSame: boolean,
+  at: string,
+): Inspection['findings'][number] {
+  const { kind, member } = finding;
+  const isArchived = classOf(finding) === 'archived';
+  const same =
+    isSame || !isArchived
+      ? before?.findings.find((one) => one.kind === kind && one.member === member)
+      : undefined;
+  return {
+    ...finding,
+    class: classOf(finding),
+    since: same?.since ?? at,
+    counts: !isArchived || same !== undefined,
+  };
+}
+
+/** Returns the members through whose model Barman was connected while they led, the last one first. */
+function connectedMembers(
+  subject: Subject,
+  server: DiagnosedServer | undefined,
+  at: string,
+): Inspection['connected'] {
+  const { barman_server, before, now } = subject;
+  const earlier = (before?.connected ?? []).filter((one) => now - Date.parse(one.at) < REMEMBERED);
+  const leading = leadingOf(subject);
+  if (!server || 'unseen' in leading) return earlier;
+  const { cluster, leader } = leading;
+  const isConnected =
+    leader.systemId !== undefined &&
+    server.status.systemId === leader.systemId &&
+    server.status.isInRecovery === !leader.isPrimary &&
+    // Through another model, that of the leader has not been tried.
+    server.active_model === cluster.servers.get(barman_server)?.get(leader.name);
+  if (!isConnected) return earlier;
+  const others = earlier.filter(({ member }) => member !== leader.name);
+  return [{ member: leader.name, at }, ...others].slice(0, MAX_CONNECTED);
 }
 
 /** Returns whether a failover to a member would end with Barman streaming from it. */
@@ -87,8 +119,8 @@ export function readyOf(
   { findings, unseen }: Pick<Inspection, 'findings' | 'unseen'>,
 ): Ready {
   const isBlocking = (finding: Inspection['findings'][number]) =>
-    finding.member === member ||
-    (finding.member === undefined && concernsAllMembers(finding as Parameters<typeof concernsAllMembers>[0]));
-  if (findings.some((finding) => finding.class === 'ready' && isBlocking(finding))) return 'no';
+    finding.class === 'ready' &&
+    (finding.member === undefined ? concernsAllMembers(finding) : finding.member === member);
+  if (findings.some(isBlocking)) return 'no';
   return unseen.some((one) => one.member === true || one.member === member) ? '?' : 'yes';
 }

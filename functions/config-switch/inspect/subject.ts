@@ -4,8 +4,14 @@ import type { Diagnosis } from '../barman/diagnosis.ts';
 import type { Inspection } from '../ledger/inspection.ts';
 import type { Item } from '../ledger/item.ts';
 import type { Cluster } from '../patroni/cluster.ts';
-import type { Survey } from '../patroni/survey.ts';
+import type { LeaderState, Survey } from '../patroni/survey.ts';
+import { cut } from '../text.ts';
 import type { Finding } from './findings.ts';
+
+/** Maximum length of a text: names in it may be of any length (characters). */
+const MAX_TEXT = 500;
+/** Maximum number of findings, of notes, and of what was not seen: they are an item of the ledger. */
+const MAX_LINES = 100;
 
 /** A Patroni cluster that lists the server with members, and what was seen of it. */
 export interface SurveyedCluster {
@@ -38,6 +44,10 @@ export interface Verdict {
   readonly notes: readonly string[];
   /** What could not be seen; of one member, or of the server. */
   readonly unseen: readonly Unseen[];
+  /** Members that Patroni does not have, or did not have when it was last asked. */
+  readonly missing: ReadonlySet<string>;
+  /** Members that run, by Patroni, but whose REST API does not answer. */
+  readonly silent: ReadonlySet<string>;
 }
 
 export interface Unseen {
@@ -51,18 +61,56 @@ export class Collector implements Verdict {
   readonly findings: Finding[] = [];
   readonly notes: string[] = [];
   readonly unseen: Unseen[] = [];
-  /** Members that are missing or do not answer: if they still are a day later, that is a finding. */
   readonly missing = new Set<string>();
+  readonly silent = new Set<string>();
 
+  /** @param what without a member's name, which is put before it @param remedy in the imperative */
   find(kind: Finding['kind'], what: string, remedy: string, member?: string): void {
-    this.findings.push({ kind, ...(member !== undefined && { member }), what, remedy });
+    if (this.findings.length >= MAX_LINES) return;
+    this.findings.push({
+      kind,
+      ...(member !== undefined && { member }),
+      what: cut(what, MAX_TEXT),
+      remedy: cut(remedy, MAX_TEXT),
+    });
   }
 
   note(text: string): void {
-    this.notes.push(text);
+    if (this.notes.length < MAX_LINES) this.notes.push(cut(text, MAX_TEXT));
   }
 
   notSeen(what: string, member?: string | true): void {
-    this.unseen.push({ ...(member !== undefined && { member }), what });
+    if (this.unseen.length >= MAX_LINES) return;
+    this.unseen.push({ ...(member !== undefined && { member }), what: cut(what, MAX_TEXT) });
   }
+}
+
+/** The leader that Barman must be connected to. */
+export interface Leading extends SurveyedCluster {
+  readonly survey: Survey;
+  readonly leader: LeaderState;
+}
+
+/**
+ * Returns the leader of the server's cluster. Of several clusters (sites), it is the leader of the only one that is
+ * known to have a primary.
+ *
+ * @returns otherwise why it is unknown
+ */
+export function leadingOf({ clusters }: Pick<Subject, 'clusters'>): Leading | { readonly unseen: string } {
+  const known = clusters.flatMap(({ cluster, survey }) =>
+    survey?.leader ? [{ cluster, survey, leader: survey.leader }] : [],
+  );
+  const leading = clusters.length > 1 ? known.filter(({ leader }) => leader.isPrimary) : known;
+  const [one, another] = leading;
+  if (one && another) {
+    return { unseen: `${one.cluster.name} and ${another.cluster.name} both have a primary` };
+  }
+  if (one) return one;
+  const reasons = clusters.map(({ cluster: { name }, survey }) => {
+    if (!survey) return `clusters/${name} has no URLs of Patroni`;
+    if ('unknown' in survey.observation) return survey.observation.unknown;
+    return `${survey.observation.leader} ${survey.leader ? 'is not a primary' : 'did not answer with its state'}`;
+  });
+  return { unseen: reasons.join('; ') };
 }

@@ -36,8 +36,10 @@ const Inspection = v.object({
   /** The leader and the applied version that it has seen: findings of the class archived are about these. */
   leader: v.exactOptional(v.string()),
   applied_version: v.exactOptional(v.string()),
-  /** Members that were missing or unreachable, and since when. */
+  /** Members that Patroni does not have, and since when. */
   missing: v.array(v.object({ member: v.string(), since: Time })),
+  /** Members whose REST API does not answer, and since when. */
+  silent: v.exactOptional(v.array(v.object({ member: v.string(), since: Time }))),
   /** Members through whose model Barman was connected to the leader, and when last. */
   connected: v.array(v.object({ member: v.string(), at: Time })),
   /** The leader's timeline, when an inspection first saw it, and how far WAL had got then (bytes). */

@@ -96,7 +96,8 @@ const Members = v.object({
   scope: fact(v.string()),
   members: v.array(
     v.object({
-      name: v.string(),
+      // As a leader's: the ledger has it.
+      name: v.pipe(v.string(), v.maxLength(255)),
       state: v.string(),
       host: fact(v.string()),
       port: fact(v.number()),
