@@ -199,13 +199,17 @@ function readConnections(config: Readonly<Record<string, unknown>>): Connections
 }
 
 /**
- * Barman splits a conninfo at spaces and "=" (barman.postgres, `parse_dsn`), so it disables a server whose URI has
- * none, and appends its own options to that of `streaming_conninfo`.
+ * Barman splits a conninfo at spaces, and each word at "=" (barman.postgres, `parse_dsn`): it disables a server with
+ * a word that has none. To `streaming_conninfo` it appends its own options.
  */
 function readConninfo(option: ConninfoOption, text: string): Connection {
   const isUri = /^postgres(ql)?:/.test(text);
-  if (isUri && (option === 'streaming_conninfo' || !text.includes('='))) {
+  const isSplit = text.split(/\s+/).every((word) => word === '' || word.includes('='));
+  if (isUri && (option === 'streaming_conninfo' || !isSplit)) {
     return { problem: 'is a URI, which Barman cannot use here: write it as host=… port=…' };
+  }
+  if (!isSplit) {
+    return { problem: 'has a word without "=": Barman allows no space round "=", nor in a value' };
   }
   try {
     return parseConninfo(text);

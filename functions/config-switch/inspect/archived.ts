@@ -57,13 +57,14 @@ export function judgeArchive(subject: Subject, server: DiagnosedServer, collecto
     return;
   }
   const leading = leadingOf(subject);
-  judgeModel(subject, server, collector);
   const found = collector.findings.length;
   judgeConnections(subject, server, collector);
-  if ('unseen' in leading) judgeRole(subject, server, collector);
-  else judgeNode(subject, server, leading, collector);
-  // The slot of another node says nothing.
-  if (collector.findings.length === found) judgeSlot(subject, server, leading, collector);
+  judgeModel(subject, server, collector);
+  // With another model, Barman is connected to another node, and the slot of that says nothing.
+  const isRight = () => collector.findings.length === found;
+  if (isRight() && 'unseen' in leading) judgeRole(subject, server, collector);
+  else if (isRight() && 'leader' in leading) judgeNode(subject, server, leading, collector);
+  if (isRight()) judgeSlot(subject, server, leading, collector);
   if (!('unseen' in leading)) judgeSegments(subject, server, leading, collector);
   // Without members, it has been said why already.
   else if (clusters.some(({ survey }) => survey?.members))
@@ -175,7 +176,7 @@ function hostsOf({ connections }: DiagnosedServer, options: readonly ConninfoOpt
   const hosts = options
     .map((option) => connections.get(option))
     .flatMap((connection) => (connection && 'endpoints' in connection ? connection.endpoints : []))
-    .map(({ host, port }) => `${host || 'a Unix socket'} port ${port}`);
+    .flatMap(({ host, port }) => (host === '' ? [] : `${host} port ${port}`));
   return hosts.length > 0 ? ` (${[...new Set(hosts)].join(', ')})` : '';
 }
 
@@ -209,8 +210,8 @@ function judgeSlot(
     const what = `nothing streams from the replication slot ${name}${distance}`;
     collector.find('slot-inactive', what, `run \`${receive}\` on the Barman host: it prints why`);
   } else if (isBehind) {
-    const what = `the replication slot ${name} is ${sizeOf(behind)} behind, although WAL is streamed`;
-    collector.find('slot-behind', what, 'check disk and network of the Barman host: they may be too slow');
+    const remedy = `run \`barman check ${barman_server}\` on the Barman host, and look whether its disk or network is too slow`;
+    collector.find('slot-behind', `the replication slot ${name} is ${sizeOf(behind)} behind`, remedy);
   }
 }
 

@@ -63,12 +63,13 @@ function ownConnections({ server }: Mapping, member: string, collector: Collecto
 
 /** Returns the connections of a model that Barman would apply. */
 function connectionsOf(
-  { subject, surveyed, server, known }: Mapping,
+  mapping: Mapping,
   member: string,
   name: string,
   collector: Collector,
 ): Connections | undefined {
-  const { barman_server } = subject;
+  const { surveyed, server, known } = mapping;
+  const { barman_server } = mapping.subject;
   if (!known) {
     collector.notSeen('its model: Barman before 3.10 has none, or does not show them', member);
     return undefined;
@@ -83,8 +84,7 @@ function connectionsOf(
   }
   if (model.cluster !== '' && model.cluster !== server.cluster) {
     const what = `its model ${name} is of Barman's cluster ${model.cluster}, and server ${barman_server} of ${server.cluster}`;
-    const remedy = `set "cluster = ${server.cluster}" for [${name}] in barman.conf`;
-    collector.find('model-of-another-cluster', what, remedy, member);
+    collector.find('model-of-another-cluster', what, remedyOf(mapping, name, model), member);
     return undefined;
   }
   judgeState(name, model, member, collector);
@@ -100,6 +100,22 @@ function connectionsOf(
   }
   // Its conninfo may be that of a standby.
   return missing.includes('primary_conninfo') ? undefined : connections;
+}
+
+/** Returns the remedy for a model whose cluster is not that of the server. */
+function remedyOf(
+  { subject, server, models, known }: Mapping,
+  name: string,
+  { cluster }: DiagnosedModel,
+): string {
+  const { barman_server } = subject;
+  // Without the option, the cluster of a server is its name. If its models agree, it lacks that.
+  const isAlike = [...models.values()].every(
+    (one) => (known?.get(one ?? '')?.cluster ?? cluster) === cluster,
+  );
+  return server.cluster === barman_server && isAlike
+    ? `set "cluster = ${cluster}" for [${barman_server}] in barman.conf`
+    : `set "cluster = ${server.cluster}" for [${name}] in barman.conf`;
 }
 
 /** Judges whether a model makes the server idle. */
@@ -159,12 +175,13 @@ function endpointsOf(
   }
   if (connection.endpoints.length === 0)
     collector.notSeen(`the host in ${option} of ${section}: it is in a service file`, member);
-  if (connection.unknown > 0) {
-    collector.note(
-      `${option} of ${section} has options that libpq 18 does not know: look for a misspelt one`,
-    );
-  }
-  return connection.endpoints;
+  if (connection.unknown === 0) return connection.endpoints;
+  // A newer libpq may know them; or "host" is one of them.
+  collector.notSeen(
+    `${option} of ${section} has options that libpq 18 does not know: is one misspelt?`,
+    member,
+  );
+  return connection.endpoints.filter(({ host }) => host !== '');
 }
 
 function judgeMisplaced(
