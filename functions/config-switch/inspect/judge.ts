@@ -20,9 +20,12 @@ export type Ready = 'yes' | 'no' | '?';
  *
  * @returns what is stored for the next inspection and for the operator
  */
-export function judge(subject: Subject): Inspection {
+export function judge(seen: Subject): Inspection {
+  const { barman_server, diagnosis } = seen;
+  // Without members, nothing but its secret binds the server to a cluster.
+  const clusters = seen.clusters.filter(({ cluster }) => cluster.servers.get(barman_server)?.size);
+  const subject = { ...seen, clusters };
   const collector = new Collector();
-  const { barman_server, clusters, diagnosis } = subject;
   const server = 'unseen' in diagnosis ? undefined : diagnosis.servers.get(barman_server);
   if ('unseen' in diagnosis) collector.notSeen(`Barman: ${diagnosis.unseen}`, true);
   else judgeServer(subject, server, collector);

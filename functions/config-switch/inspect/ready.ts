@@ -52,7 +52,7 @@ export function judgeServer(
     collector.find(
       'server-passive',
       what,
-      'switch the server of that host: give its name in clusters/… and callbacks',
+      'switch the server of that host instead: change the name in clusters/… and in the callbacks',
     );
   }
   if (notReady !== undefined) {
@@ -105,9 +105,7 @@ export function judgeCluster(
 ): void {
   const { barman_server, diagnosis } = subject;
   const { cluster, survey } = surveyed;
-  const models = cluster.servers.get(barman_server);
-  // Without members, nothing but its secret is bound to the cluster.
-  if (!models?.size) return;
+  const models = cluster.servers.get(barman_server) ?? new Map<string, string | null>();
   if (survey) judgeMembership(subject, cluster.name, survey, models, collector);
   else collector.notSeen(`Patroni: clusters/${cluster.name} has no URLs`, true);
   if ('unseen' in diagnosis || !server) return;
@@ -141,7 +139,8 @@ function judgeMembership(
     collector.find('member-without-model', `it has no model for server ${barman_server}`, remedy, name);
   }
   for (const { name, isRunning } of members) {
-    if (isRunning) continue;
+    // The other members may not know it yet.
+    if (isRunning && nodes.find(({ member }) => member === name)?.isRunning !== false) continue;
     collector.notSeen('whether it is ready: it does not run now', name);
   }
   judgeUrls(subject, cluster, members, nodes, collector);

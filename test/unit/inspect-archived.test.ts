@@ -1,0 +1,425 @@
+/** Whether WAL arrives: each kind of finding of the class archived, and what is next to it but healthy. */
+
+import { describe, expect, test } from 'vitest';
+import { classOf, FINDINGS, type Finding } from '../../functions/config-switch/inspect/findings.ts';
+import type { Survey } from '../../functions/config-switch/patroni/survey.ts';
+import {
+  ago,
+  type Change,
+  clusterOf,
+  conninfos,
+  DAY,
+  found,
+  HOUR,
+  itemOf,
+  judged,
+  LEADER,
+  LEADERLESS,
+  MINUTE,
+  MODELS,
+  modelOf,
+  NOW,
+  SEGMENT,
+  SYSTEM,
+  UNSURVEYED,
+  wal,
+} from './subjects.ts';
+
+type Row = readonly [title: string, Change, ...(readonly [Finding['kind'], string, string])[]];
+
+const at = (segments: number): Partial<Survey> => ({ leader: { ...LEADER, location: segments * SEGMENT } });
+const began = (age: number) => ({ timelineBegan: { at: NOW - age, location: 0x43 * SEGMENT + 0xa0 } });
+const last = (name: string, age?: number) => ({ wals: { last_archived_wal_per_timeline: wal(name, age) } });
+const replica = { is_in_recovery: true };
+const checkMain = 'run `barman check main` on the Barman host';
+const receiveWal = 'run `barman receive-wal main` on the Barman host: it prints why';
+const cron = 'run `barman cron` and `barman check main` on the Barman host';
+const set = (model: string) => `run \`npm run ledger -- --stage STAGE set main ${model}\``;
+const appliedAt = ago(2 * DAY);
+const slot = (active: boolean, lsn: string | null) => ({
+  status: { replication_slot: ['barman', active, lsn] },
+});
+
+const ROWS: readonly Row[] = [
+  [
+    'another model than the one that was applied',
+    { active_model: 'pg:node3' },
+    [
+      'other-model',
+      `Barman uses model pg:node3, and model pg:node1 was applied at ${appliedAt}`,
+      'run `npm run ledger -- --stage STAGE set main MODEL` with the right model (without one: `reset`)',
+    ],
+  ],
+  [
+    'no model, since it is of another cluster',
+    {
+      active_model: null,
+      mapping: { main: { node1: null, node2: null, node3: null } },
+      models: { 'pg:node1': modelOf('10.0.1.11', { cluster: 'other' }) },
+      clusters: [],
+    },
+    [
+      'other-model',
+      `Barman uses no model, and model pg:node1 was applied at ${appliedAt}`,
+      'set "cluster = main" for [pg:node1] in barman.conf',
+    ],
+  ],
+  [
+    'no model, since it was removed',
+    { active_model: null, item: itemOf('pg:gone'), clusters: [] },
+    [
+      'other-model',
+      `Barman uses no model, and model pg:gone was applied at ${appliedAt}`,
+      'add [pg:gone] to barman.conf again',
+    ],
+  ],
+  [
+    'a model, although none was applied',
+    {
+      item: itemOf('x', {
+        applied: { target: 'reset', version: '9', operation_id: 'op', applied_at: appliedAt },
+      }),
+    },
+    [
+      'other-model',
+      `Barman uses model pg:node1, and no model was applied at ${appliedAt}`,
+      'run `npm run ledger -- --stage STAGE set main MODEL` with the right model (without one: `reset`)',
+    ],
+  ],
+  [
+    'that conninfo fails',
+    { status: { is_in_recovery: null, replication_slot: null } },
+    ['no-connection', 'Barman cannot connect to PostgreSQL by conninfo (10.0.1.11 port 5432)', checkMain],
+  ],
+  [
+    'that streaming_conninfo fails',
+    { status: { streaming: null } },
+    [
+      'no-connection',
+      'Barman cannot connect to PostgreSQL by streaming_conninfo (10.0.1.11 port 5432)',
+      checkMain,
+    ],
+  ],
+  [
+    'that both fail',
+    { status: { is_in_recovery: null, streaming: false }, config: { streaming_conninfo: 'host=10.0.1.12' } },
+    [
+      'no-connection',
+      'Barman cannot connect to PostgreSQL by conninfo and streaming_conninfo (10.0.1.11 port 5432, 10.0.1.12 port 5432)',
+      checkMain,
+    ],
+  ],
+  [
+    'that Barman cannot use its conninfo',
+    { status: { is_in_recovery: undefined }, config: { conninfo: '10.0.1.11:5432' } },
+    ['no-connection', 'Barman cannot connect to PostgreSQL by conninfo', checkMain],
+  ],
+  [
+    'a replica, by the model of the leader',
+    { status: replica },
+    [
+      'in-recovery',
+      'Barman is connected to a replica (10.0.1.11 port 5432), and the leader is node1, a primary',
+      'correct conninfo of [pg:node1] in barman.conf',
+    ],
+  ],
+  [
+    'a replica, by the model of another member',
+    {
+      ...{ status: replica, active_model: 'pg:node2', config: conninfos('10.0.1.12') },
+      item: itemOf('pg:node2'),
+    },
+    [
+      'in-recovery',
+      'Barman is connected to a replica (10.0.1.12 port 5432), and the leader is node1, a primary',
+      set('pg:node1'),
+    ],
+  ],
+  [
+    'a replica, where the leader has no model',
+    {
+      ...{ status: replica, active_model: 'pg:node2', config: conninfos('10.0.1.12') },
+      ...{ item: itemOf('pg:node2'), mapping: { main: { ...MODELS, node1: null } } },
+    },
+    [
+      'in-recovery',
+      'Barman is connected to a replica (10.0.1.12 port 5432), and the leader is node1, a primary',
+      'run `npm run ledger -- --stage STAGE reset main`',
+    ],
+  ],
+  [
+    'a replica, of a standby site, while another site is primary',
+    {
+      status: replica,
+      clusters: [clusterOf(), clusterOf({ leader: { ...LEADER, isPrimary: false } }, { main: MODELS }, 'b')],
+    },
+    [
+      'in-recovery',
+      'Barman is connected to a replica (10.0.1.11 port 5432), and the leader is node1, a primary',
+      'correct conninfo of [pg:node1] in barman.conf',
+    ],
+  ],
+  [
+    'a replica after a promotion, where no cluster is described',
+    { status: replica, clusters: [] },
+    [
+      'in-recovery',
+      'Barman is connected to a replica (10.0.1.11 port 5432), although the last switch was for a promotion',
+      'correct conninfo of [pg:node1] in barman.conf',
+    ],
+  ],
+  [
+    'another PostgreSQL',
+    { status: { postgres_systemid: '1', streaming_systemid: '1' } },
+    [
+      'other-system',
+      `conninfo and streaming_conninfo of main lead to PostgreSQL with the system identifier 1 (10.0.1.11 port 5432); that of node1 is ${SYSTEM}`,
+      'correct conninfo and streaming_conninfo of [pg:node1] in barman.conf',
+    ],
+  ],
+  [
+    'another PostgreSQL by streaming_conninfo',
+    {
+      status: { streaming_systemid: '1' },
+      config: { streaming_conninfo: 'host=10.0.9.9' },
+      ...{ active_model: null, item: undefined },
+    },
+    [
+      'other-system',
+      `streaming_conninfo of main leads to PostgreSQL with the system identifier 1 (10.0.9.9 port 5432); that of node1 is ${SYSTEM}`,
+      'correct streaming_conninfo of [main] in barman.conf',
+    ],
+  ],
+  [
+    'no slot, although it is permanent',
+    { status: { replication_slot: null } },
+    [
+      'slot-missing',
+      'the replication slot barman does not exist',
+      'run `barman receive-wal main --create-slot` on the Barman host',
+    ],
+  ],
+  [
+    'a slot that nothing streams from',
+    slot(false, '0/42000000'),
+    ['slot-inactive', 'nothing streams from the replication slot barman', receiveWal],
+  ],
+  [
+    'a slot that nothing streams from, far behind',
+    {
+      ...slot(false, '0/42000000'),
+      survey: at(0x44),
+      status: { current_lsn: '0/83000000', ...slot(false, '0/42000000').status },
+    },
+    ['slot-inactive', 'nothing streams from the replication slot barman, which is 1.0 GB behind', receiveWal],
+  ],
+  [
+    'a slot that is far behind',
+    { status: { current_lsn: '0/A3000000', ...slot(true, '0/42000000').status } },
+    [
+      'slot-behind',
+      'the replication slot barman is 1.5 GB behind',
+      'run `barman check main` on the Barman host, and look whether its disk or network is too slow',
+    ],
+  ],
+  [
+    'a slot that PostgreSQL keeps no WAL for',
+    slot(false, null),
+    [
+      'slot-behind',
+      'PostgreSQL keeps no WAL for the replication slot barman',
+      'run `barman receive-wal main --drop-slot`, `barman receive-wal main --create-slot` and then `barman backup main` on the Barman host',
+    ],
+  ],
+  [
+    'no WAL of the timeline',
+    { ...last('000000040000000000000042'), survey: { ...at(0x45), ...began(15 * MINUTE) } },
+    [
+      'timeline-not-archived',
+      'no WAL of timeline 5 is in the archive, 15 minutes after it began, and node1 has written 2 segments of it',
+      cron,
+    ],
+  ],
+  [
+    'no WAL of a timeline that an inspection saw first',
+    {
+      wals: { last_archived_wal_per_timeline: {} },
+      survey: { ...at(0x45), timelineBegan: undefined },
+      before: {
+        ...judged(),
+        timeline: { id: 5, since: ago(3 * HOUR), location: 0x43 * SEGMENT + 0xa0 },
+      },
+    },
+    [
+      'timeline-not-archived',
+      'no WAL of timeline 5 is in the archive, 3 hours after it began, and node1 has written 2 segments of it',
+      cron,
+    ],
+  ],
+  [
+    'an archive that is behind',
+    { ...last('000000050000000000000042', 15 * MINUTE), survey: at(0x46) },
+    [
+      'archive-behind',
+      'the archive is 3 segments behind node1: its last one is 000000050000000000000042, received 15 minutes ago',
+      cron,
+    ],
+  ],
+];
+
+describe('is found', () => {
+  test.each(ROWS.map(([title, change, ...rows]) => ({ title, change, rows })))(
+    '$title',
+    ({ change, rows }) => {
+      expect(found(change)).toEqual(rows.map(([kind, what, remedy]) => ({ kind, what, remedy })));
+    },
+  );
+
+  test('each kind of the class archived', () => {
+    const kinds = Object.keys(FINDINGS).filter(
+      (kind) => classOf({ kind: kind as Finding['kind'] }) === 'archived',
+    );
+    expect(new Set(ROWS.flatMap(([, , ...rows]) => rows.map(([kind]) => kind)))).toEqual(new Set(kinds));
+  });
+
+  test('a slot that is missing since it is not permanent, with the remedy for that', () => {
+    const remedy = 'run `patronictl edit-config -s slots.barman.type=physical` on a database node';
+    const findings = found({ status: { replication_slot: null }, survey: { slots: [] } });
+    expect(findings.map(({ kind }) => kind)).toEqual(['slot-not-permanent', 'slot-missing']);
+    expect(findings.map((one) => one.remedy)).toEqual([remedy, remedy]);
+  });
+});
+
+/** What is next to a finding, and none. */
+const NONE: readonly [string, Change][] = [
+  [
+    'a replica, if the last switch was for a demotion',
+    {
+      ...{ status: replica, clusters: [] },
+      item: itemOf('pg:node1', {
+        desired: {
+          target: 'model pg:node1',
+          version: '1',
+          cluster: 'main',
+          role: 'replica',
+          recorded_at: appliedAt,
+        },
+      }),
+    },
+  ],
+  [
+    'a replica, if a promotion is pending',
+    {
+      ...{ status: replica, clusters: [] },
+      item: itemOf('pg:node1', {
+        desired: {
+          target: 'model pg:node2',
+          version: '9',
+          cluster: 'main',
+          role: 'promoted',
+          recorded_at: appliedAt,
+        },
+      }),
+    },
+  ],
+  ['a replica after a promotion, while the leader is unknown', { status: replica, survey: LEADERLESS }],
+  [
+    'another model, while it is applied again',
+    {
+      active_model: 'pg:node2',
+      clusters: [UNSURVEYED],
+      item: itemOf('pg:node1', { apply_again_at: ago(0) }),
+    },
+  ],
+  [
+    'streaming_conninfo that fails, where Barman does not stream',
+    { config: { streaming_archiver: false }, status: { streaming: null } },
+  ],
+  [
+    'a system identifier that the leader did not give',
+    { status: { postgres_systemid: '1' }, survey: { leader: { ...LEADER, systemId: undefined } } },
+  ],
+  [
+    'a slot that is 1 GB behind',
+    { status: { current_lsn: '0/82000000', ...slot(true, '0/42000000').status } },
+  ],
+  ['a slot whose node does not say where it is', { status: { current_lsn: null } }],
+  [
+    'a timeline that began 14 minutes ago',
+    { ...last('000000040000000000000042'), survey: { ...at(0x80), ...began(15 * MINUTE - 1) } },
+  ],
+  [
+    'a timeline that has written one segment and almost another',
+    {
+      ...last('000000040000000000000042'),
+      survey: { leader: { ...LEADER, location: 0x45 * SEGMENT - 1 }, ...began(DAY) },
+    },
+  ],
+  [
+    'an archive that is two segments behind',
+    {
+      ...last('000000050000000000000042', DAY),
+      survey: { leader: { ...LEADER, location: 0x46 * SEGMENT - 1 } },
+    },
+  ],
+  [
+    'an archive that is behind, and got a segment 14 minutes ago',
+    { ...last('000000050000000000000042', 15 * MINUTE - 1), survey: at(0x80) },
+  ],
+];
+
+test.each(NONE)('nothing is found with %s', (_, change) => {
+  expect(found(change)).toEqual([]);
+});
+
+test('the slot of a wrong node is not judged, but the archive is', () => {
+  const change = { ...slot(false, '0/42000000'), ...last('000000050000000000000042', DAY), survey: at(0x80) };
+  expect(found({ ...change, active_model: 'pg:node3' }).map(({ kind }) => kind)).toEqual([
+    'other-model',
+    'archive-behind',
+  ]);
+});
+
+describe('it is not seen', () => {
+  test.each<[string, Change, string]>([
+    [
+      'after a change',
+      { changed: 'the leader was node1, and is node2' },
+      'whether WAL is archived: the leader was node1, and is node2',
+    ],
+    [
+      'whether Barman can connect',
+      { status: { is_in_recovery: undefined } },
+      'whether Barman can connect to PostgreSQL: it does not show it',
+    ],
+    ['which WAL is archived', { wals: 7 }, 'what is archived: Barman does not show it'],
+    [
+      'who leads',
+      { survey: LEADERLESS },
+      'whether WAL of the leader is archived: 10.0.1.12:8008 knows no leader',
+    ],
+    [
+      'what the leader says',
+      { survey: { leader: undefined } },
+      'whether WAL of the leader is archived: node1 did not answer with its state',
+    ],
+    [
+      'which of two primaries leads',
+      { clusters: [clusterOf(), clusterOf({}, { main: MODELS }, 'b')] },
+      'whether WAL of the leader is archived: main and b both have a primary',
+    ],
+    [
+      'which of two sites is primary',
+      {
+        clusters: [
+          clusterOf({ leader: { ...LEADER, isPrimary: false } }),
+          { ...UNSURVEYED, cluster: { ...UNSURVEYED.cluster, name: 'b' } },
+        ],
+      },
+      'whether WAL of the leader is archived: node1 is not a primary; clusters/b has no URLs of Patroni',
+    ],
+  ])('%s', (_, change, what) => {
+    expect(found(change)).toEqual([]);
+    expect(judged(change).unseen).toContainEqual({ what });
+  });
+});

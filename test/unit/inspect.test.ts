@@ -1,0 +1,341 @@
+/** What an inspection remembers and counts, which members it calls ready, and that nothing makes it fail. */
+
+import fc from 'fast-check';
+import * as v from 'valibot';
+import { describe, expect, test } from 'vitest';
+import { DiagnoseOutput, readDiagnosis } from '../../functions/config-switch/barman/diagnosis.ts';
+import { sentenceOf } from '../../functions/config-switch/inspect/findings.ts';
+import { judge, readyOf } from '../../functions/config-switch/inspect/judge.ts';
+import { readInspection } from '../../functions/config-switch/ledger/inspection.ts';
+import type { Survey } from '../../functions/config-switch/patroni/survey.ts';
+import {
+  ago,
+  type Change,
+  clusterOf,
+  DAY,
+  HOUR,
+  itemOf,
+  judged,
+  judgedTwice,
+  LEADER,
+  LEADERLESS,
+  MINUTE,
+  MODELS,
+  memberOf,
+  modelOf,
+  NOW,
+  nodeOf,
+  SEGMENT,
+  SURVEY,
+  SYSTEM,
+  serverOf,
+  subjectOf,
+  without,
+} from './subjects.ts';
+
+const REFUSED: Change = { status: { is_in_recovery: null } };
+const UNREADY: Change = { survey: { slots: [] } };
+const ledBy = (name: string): Partial<Survey> => ({
+  observation: { leader: name },
+  leader: { ...LEADER, name },
+});
+const silent: Partial<Survey> = {
+  nodes: [
+    ...SURVEY.nodes.slice(0, 2),
+    nodeOf('', '10.0.1.13', { member: undefined, isRunning: false, version: undefined, error: 'time-out' }),
+  ],
+};
+
+describe('a finding', () => {
+  const [first, second] = [ago(15 * MINUTE), ago(0)];
+
+  test('of the class ready counts at once, and has the time when it was found first', () => {
+    expect(judged(UNREADY).findings).toMatchObject([{ class: 'ready', counts: true, since: second }]);
+    expect(judgedTwice(UNREADY, UNREADY).findings).toMatchObject([{ since: first, counts: true }]);
+    const elsewhere = { ...UNREADY, survey: { ...UNREADY.survey, ...ledBy('node2') } };
+    expect(judgedTwice(elsewhere, UNREADY).findings).toMatchObject([{ since: first, counts: true }]);
+  });
+
+  test('of the class archived counts once two inspections in a row have it', () => {
+    expect(judged(REFUSED).findings).toMatchObject([{ class: 'archived', counts: false, since: second }]);
+    expect(judgedTwice(REFUSED, REFUSED).findings).toMatchObject([{ counts: true, since: first }]);
+    expect(judgedTwice({}, REFUSED).findings).toMatchObject([{ counts: false, since: second }]);
+    expect(judgedTwice({ status: { is_in_recovery: true } }, REFUSED).findings).toMatchObject([
+      { kind: 'no-connection', counts: false, since: second },
+    ]);
+    expect(judgedTwice(REFUSED, {}).findings).toEqual([]);
+  });
+
+  test.each<[string, Change]>([
+    ['leader', { ...REFUSED, survey: ledBy('node2') }],
+    ['leader, which is unknown', { ...REFUSED, survey: LEADERLESS }],
+    [
+      'applied version',
+      { ...REFUSED, item: itemOf('pg:node1', { applied: undefined as never, desired: undefined as never }) },
+    ],
+  ])('of the class archived does not count after another %s', (_, before) => {
+    expect(judgedTwice(before, REFUSED).findings).toMatchObject([{ counts: false, since: second }]);
+  });
+
+  test('of the class archived counts without Patroni, too', () => {
+    const change = { ...REFUSED, clusters: [] };
+    expect(judgedTwice(change, change).findings).toMatchObject([{ counts: true, since: first }]);
+  });
+
+  test('is a sentence with its member', () => {
+    const [finding] = judged({ models: { 'pg:node2': modelOf('10.0.1.13') } }).findings;
+    expect(sentenceOf(finding as Parameters<typeof sentenceOf>[0])).toBe(
+      'node2: a failover would set Barman to 10.0.1.13, which is node3: correct conninfo and streaming_conninfo of [pg:node2] in barman.conf: Patroni has 10.0.1.12 for node2',
+    );
+  });
+});
+
+describe('the next inspection knows', () => {
+  test('leader, applied version, timeline and who was connected', () => {
+    expect(judged()).toEqual({
+      at: ago(0),
+      ...{ findings: [], notes: [], unseen: [], missing: [], silent: [] },
+      leader: 'node1',
+      applied_version: `${ago(2 * DAY)}#1`,
+      connected: [{ member: 'node1', at: ago(0) }],
+      timeline: { id: 5, since: ago(2 * DAY), location: 0x30 * SEGMENT + 0xa0 },
+    });
+  });
+
+  test('all of it from the ledger', () => {
+    const inspection = judged({ ...UNREADY, notReady: 'x' });
+    expect(readInspection({ inspection: JSON.parse(JSON.stringify(inspection)) })).toEqual(inspection);
+  });
+
+  test('since when a member is missing, until it is back', () => {
+    const gone = { survey: without('node3') };
+    const missing = judgedTwice(gone, gone, HOUR);
+    expect(missing.missing).toEqual([{ member: 'node3', since: ago(HOUR) }]);
+    expect(missing.findings).toEqual([]);
+    expect(judgedTwice(gone, gone, 23 * HOUR).findings).toMatchObject([{ kind: 'member-unknown' }]);
+    expect(judged({ before: missing }).missing).toEqual([]);
+  });
+
+  test('that a member was missing, although Patroni did not answer meanwhile', () => {
+    const before = judgedTwice({ survey: without('node3') }, { survey: { members: undefined } }, 23 * HOUR);
+    expect(before.missing).toEqual([{ member: 'node3', since: ago(23 * HOUR) }]);
+  });
+
+  test('that a member was silent, which is not that it was missing', () => {
+    const inspection = judgedTwice({ survey: silent }, { survey: without('node3') }, DAY);
+    expect(inspection).toMatchObject({ findings: [], silent: [], missing: [{ since: ago(0) }] });
+    expect(judgedTwice({ survey: silent }, { survey: silent }, DAY)).toMatchObject({
+      findings: [{ kind: 'member-unreachable' }],
+      silent: [{ member: 'node3', since: ago(DAY) }],
+    });
+  });
+
+  test('when it saw the timeline first, also after an unknown leader', () => {
+    const noHistory = { timelineBegan: undefined };
+    const seen = { id: 5, since: ago(HOUR), location: LEADER.location };
+    expect(judged({ survey: noHistory }).timeline).toEqual({ ...seen, since: ago(0) });
+    const later = { ...noHistory, leader: { ...LEADER, location: 0x50 * SEGMENT } };
+    expect(judgedTwice({ survey: noHistory }, { survey: later }, HOUR).timeline).toEqual(seen);
+    const unknown = judgedTwice({ survey: noHistory }, { survey: LEADERLESS }, HOUR);
+    expect(judged({ survey: later, before: unknown }).timeline).toEqual(seen);
+    const next = { ...noHistory, leader: { ...LEADER, timeline: 6 } };
+    expect(judged({ survey: next, before: unknown }).timeline).toMatchObject({ id: 6, since: ago(0) });
+  });
+
+  test.each<[string, Change]>([
+    ['another model', { active_model: 'pg:node2' }],
+    ['a replica', { status: { is_in_recovery: true } }],
+    ['another PostgreSQL', { status: { postgres_systemid: '1' } }],
+    ['nothing', REFUSED],
+  ])('nothing of the model of the leader, if Barman is connected to %s', (_, change) => {
+    expect(judged(change).connected).toEqual([]);
+  });
+
+  test('at most 20 members that Barman was connected to, for 400 days', () => {
+    const connected = Array.from({ length: 30 }, (_, index) => ({
+      member: `m${index}`,
+      at: ago(index * 20 * DAY),
+    }));
+    const before = { ...judged(), connected };
+    expect(judged({ before }).connected).toEqual([
+      { member: 'node1', at: ago(0) },
+      ...connected.slice(0, 19),
+    ]);
+    expect(judged({ ...REFUSED, before }).connected).toEqual(connected.slice(0, 20));
+  });
+});
+
+describe('a member', () => {
+  const ready = (change: Change, names = Object.keys(MODELS)) =>
+    names.map((name) => readyOf(name, judged(change)));
+
+  test('is ready if nothing is found, and all was seen', () => {
+    expect(ready({})).toEqual(['yes', 'yes', 'yes']);
+  });
+
+  test('is not ready after a finding about it, or about all', () => {
+    expect(ready({ models: { 'pg:node2': modelOf('10.0.1.13') } })).toEqual(['yes', 'no', 'yes']);
+    expect(ready(UNREADY)).toEqual(['no', 'no', 'no']);
+  });
+
+  test('is ready although the server has no backup, or archives nothing', () => {
+    expect(ready({ backups: {} })).toEqual(['yes', 'yes', 'yes']);
+    expect(ready(REFUSED)).toEqual(['yes', 'yes', 'yes']);
+  });
+
+  test('may be ready if it was not seen', () => {
+    expect(ready({ survey: without('node3') })).toEqual(['yes', 'yes', '?']);
+    expect(ready({ survey: { ...without('node3'), slots: [] } })).toEqual(['no', 'no', 'no']);
+    expect(readyOf('node1', judge({ ...subjectOf(), diagnosis: { unseen: 'x' } }))).toBe('?');
+    expect(ready({ wals: 7 })).toEqual(['yes', 'yes', 'yes']);
+  });
+
+  test('is ready after a finding of a kind that a newer version had', () => {
+    const finding = { what: 'x', remedy: 'y', since: ago(0), class: 'ready', counts: true } as const;
+    const findings = ['constructor', 'new-kind'].map((kind) => ({ ...finding, kind }));
+    expect(readyOf('node1', { findings, unseen: [] })).toBe('yes');
+  });
+});
+
+test('texts of any length and number fit in an item of the ledger', () => {
+  const members = Array.from({ length: 500 }, (_, index) => memberOf(`m${index}${'x'.repeat(240)}`, 'h'));
+  const long = 'y'.repeat(1_000_000);
+  const inspection = judged({
+    survey: { members },
+    models: { 'pg:node1': modelOf(long), 'pg:node2': modelOf('10.0.1.12', { cluster: long }) },
+    config: { cluster: long, slot_name: long },
+  });
+  expect(JSON.stringify(inspection).length).toBeLessThan(300_000);
+});
+
+const SECRET = 'Geh3im';
+const word = fc.constantFrom(
+  '',
+  'main',
+  'pg:node1',
+  'node1',
+  '0/43000000',
+  '1 day',
+  '10.0.1.11',
+  'DONE',
+  SYSTEM,
+  '-1',
+);
+const any = fc.oneof(fc.jsonValue({ maxDepth: 2 }), word, fc.boolean(), fc.constant(null), fc.double());
+/** The same object, with any values in some places. */
+const altered = (raw: object): fc.Arbitrary<object> =>
+  fc.record(
+    Object.fromEntries(
+      Object.entries(raw).map(([key, value]) => {
+        const inner =
+          typeof value === 'object' && value && !Array.isArray(value) ? altered(value) : fc.constant(value);
+        return [key, fc.oneof({ weight: 7, arbitrary: inner }, { weight: 1, arbitrary: any })];
+      }),
+    ),
+    { requiredKeys: [] },
+  ) as fc.Arbitrary<object>;
+/** A conninfo with a password, also one that Barman or libpq rejects. */
+const conninfo = fc.constantFrom(
+  `host=10.0.1.13 password=${SECRET}`,
+  `host=10.0.1.13 password = ${SECRET}`,
+  `host=10.0.1.13 password='a ${SECRET}'`,
+  `password=x ${SECRET} host=10.0.1.13`,
+  `password=x${SECRET}=y ${SECRET}=z host=10.0.1.12`,
+  `host= password=${SECRET}`,
+  `postgres://u:${SECRET}@10.0.1.13`,
+  `postgresql://u:x@${SECRET}@10.0.1.13/?a=b`,
+  `postgresql://u:${SECRET}:x@10.0.1.13/?a=b`,
+  `postgresql://10.0.1.13/?user=u&password=${SECRET}`,
+  `postgresql://10.0.1.13/?password=x=${SECRET}`,
+  SECRET,
+  `password=${SECRET}`,
+);
+const secretConfig = fc.record({
+  conninfo,
+  streaming_conninfo: conninfo,
+  primary_conninfo: fc.option(conninfo),
+});
+const text = fc.oneof(word, fc.string());
+const number = fc.oneof(fc.integer(), fc.double(), fc.constantFrom(5, 0x43 * SEGMENT, 0x80 * SEGMENT));
+const maybe = <T>(arbitrary: fc.Arbitrary<T>) => fc.option(arbitrary, { nil: undefined });
+const names = fc.constantFrom('node1', 'node2', 'node3', 'node4', '__proto__', '');
+const hosts = fc.oneof(fc.constantFrom('10.0.1.11', '10.0.1.12', '10.0.1.13', '::1', ''), text);
+const anySurvey: fc.Arbitrary<Survey> = fc.record({
+  observation: fc.oneof(fc.record({ leader: names }), fc.record({ unknown: text })),
+  members: maybe(
+    fc.array(
+      fc.record({
+        ...{ name: names, host: maybe(hosts), port: maybe(number) },
+        ...{ isRunning: fc.boolean(), canLead: fc.boolean() },
+      }),
+      { maxLength: 5 },
+    ),
+  ),
+  nodes: fc.array(
+    fc.record({
+      url: fc.constant(new URL('https://10.0.1.11:8008')),
+      ...{ member: maybe(names), isRunning: fc.boolean(), version: maybe(text), error: maybe(text) },
+    }),
+    { maxLength: 5 },
+  ),
+  leader: maybe(
+    fc.record({
+      ...{ name: names, isPrimary: fc.boolean(), timeline: maybe(number) },
+      ...{ systemId: maybe(text), location: maybe(number) },
+    }),
+  ),
+  slots: maybe(fc.array(text)),
+  timelineBegan: maybe(
+    fc.record({ at: fc.date({ noInvalidDate: true }).map((date) => date.getTime()), location: number }),
+  ),
+});
+
+test('whatever Barman and Patroni answer, it is judged, and no password is in a text', () => {
+  let judgedOnes = 0;
+  const diagnoses = fc.record({
+    server: fc.tuple(altered(serverOf()), secretConfig, fc.boolean()).map(([server, config, isSecret]) =>
+      isSecret
+        ? {
+            ...server,
+            msg_list: [config.conninfo],
+            config: { ...serverOf().config, ...config },
+            status: { ...serverOf().status, connection_error: config.conninfo },
+          }
+        : server,
+    ),
+    models: fc.record({
+      'pg:node1': fc.oneof(
+        altered(modelOf('10.0.1.11')),
+        secretConfig.map((config) => modelOf('', config)),
+      ),
+      'pg:node2': secretConfig.map((config) => modelOf('', config)),
+      'pg:node3': fc.oneof(any, fc.constant(modelOf('10.0.1.12'))),
+    }),
+  });
+  const models = fc.dictionary(names, fc.option(fc.constantFrom('pg:node1', 'pg:node2', 'pg:gone')));
+  const property = fc.property(
+    ...[
+      diagnoses,
+      fc.array(fc.tuple(maybe(anySurvey), models), { maxLength: 3 }),
+      fc.integer({ min: 0, max: DAY }),
+    ],
+    ({ server, models: diagnosed }, surveys, apart) => {
+      const output = v.safeParse(DiagnoseOutput, { servers: { main: server }, models: diagnosed });
+      if (!output.success) return;
+      judgedOnes += 1;
+      const clusters = surveys.map(([survey, mapping], index) => ({
+        ...clusterOf({}, { main: mapping }, `c${index}`),
+        survey,
+      }));
+      const subject = { ...subjectOf(), clusters, diagnosis: readDiagnosis(output.output) };
+      const before = judge(subject);
+      const inspection = judge({ ...subject, before, now: NOW + apart });
+      expect(JSON.stringify(inspection)).not.toContain(SECRET);
+      expect(readInspection({ inspection })).toEqual(inspection);
+      for (const member of Object.keys(MODELS))
+        expect(['yes', 'no', '?']).toContain(readyOf(member, inspection));
+    },
+  );
+  fc.assert(property, { numRuns: 1_000 });
+  expect(judgedOnes).toBeGreaterThan(200);
+});
