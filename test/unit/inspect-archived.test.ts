@@ -388,6 +388,16 @@ describe('it is not seen', () => {
       'whether WAL is archived: the leader was node1, and is node2',
     ],
     [
+      'while a switch is pending',
+      { status: replica, item: itemOf('pg:node1', { applied: undefined as never }) },
+      'whether WAL is archived: the switch to model pg:node1 has not ended yet',
+    ],
+    [
+      'while a switch runs',
+      { status: replica, item: itemOf('pg:node1', { lease: { token: 't', expires_at: ago(0) } }) },
+      'whether WAL is archived: the switch to model pg:node1 has not ended yet',
+    ],
+    [
       'whether Barman can connect',
       { status: { is_in_recovery: undefined } },
       'whether Barman can connect to PostgreSQL: it does not show it',

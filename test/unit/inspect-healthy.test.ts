@@ -339,13 +339,6 @@ const READY: readonly [string, Change][] = [
     },
   ],
   [
-    'a switch that runs: Barman may use either model',
-    {
-      active_model: 'pg:node2',
-      item: itemOf('pg:node1', { lease: { token: 'token', expires_at: ago(MINUTE) } }),
-    },
-  ],
-  [
     'a switch that is unsettled',
     {
       active_model: 'pg:node2',
@@ -392,6 +385,13 @@ describe('nothing is found, noted or doubted with', () => {
 /** What may be right or not: without a finding, and not ready for sure. */
 const DOUBTED: readonly [string, Change][] = [
   [
+    'a switch that runs: Barman may use either model',
+    {
+      active_model: 'pg:node2',
+      item: itemOf('pg:node1', { lease: { token: 'token', expires_at: ago(MINUTE) } }),
+    },
+  ],
+  [
     'an address that follows the leader in all models',
     {
       models: allModels('10.0.1.100'),
@@ -405,6 +405,16 @@ const DOUBTED: readonly [string, Change][] = [
       models: { 'pg:vip': modelOf('10.0.1.100') },
       active_model: 'pg:vip',
       item: itemOf('pg:vip'),
+    },
+  ],
+  [
+    'several hosts in some models, where Patroni is not asked',
+    {
+      models: {
+        'pg:node1': modelOf('10.0.1.11,10.0.1.12'),
+        'pg:node2': modelOf('10.0.1.11,10.0.1.12'),
+      },
+      clusters: [UNSURVEYED],
     },
   ],
   [

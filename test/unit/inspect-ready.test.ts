@@ -2,7 +2,7 @@
 
 import { describe, expect, test } from 'vitest';
 import { classOf, FINDINGS, type Finding } from '../../functions/config-switch/inspect/findings.ts';
-import { judge } from '../../functions/config-switch/inspect/judge.ts';
+import { judge, readyOf } from '../../functions/config-switch/inspect/judge.ts';
 import {
   ago,
   backup,
@@ -505,6 +505,15 @@ describe('is found', () => {
       (kind) => classOf({ kind: kind as Finding['kind'] }) === 'ready',
     );
     expect(new Set(ROWS.flatMap(([, , ...rows]) => rows.map(([kind]) => kind)))).toEqual(new Set(kinds));
+  });
+
+  test('that a failover to any member is concerned, if it names none, but for backups', () => {
+    for (const [title, change, row] of ROWS) {
+      const [kind, member] = row ?? [];
+      if (member !== null) continue;
+      const ready = readyOf('node1', judged(change));
+      expect(`${title}: ${ready}`).toBe(`${title}: ${kind?.includes('backup') ? 'yes' : 'no'}`);
+    }
   });
 
   test('in at most 230 characters', () => {

@@ -124,9 +124,9 @@ describe('the next inspection knows', () => {
   test('that a member was silent, which is not that it was missing', () => {
     const inspection = judgedTwice({ survey: silent }, { survey: without('node3') }, DAY);
     expect(inspection).toMatchObject({ findings: [], silent: [], missing: [{ since: ago(0) }] });
-    expect(judgedTwice({ survey: silent }, { survey: silent }, DAY)).toMatchObject({
+    expect(judgedTwice({ survey: silent }, { survey: silent }, 23 * HOUR)).toMatchObject({
       findings: [{ kind: 'member-unreachable' }],
-      silent: [{ member: 'node3', since: ago(DAY) }],
+      silent: [{ member: 'node3', since: ago(23 * HOUR) }],
     });
   });
 

@@ -51,7 +51,7 @@ export function timelineOf(
 
 /** @param subject whose diagnosis was seen @param server that is active and not passive */
 export function judgeArchive(subject: Subject, server: DiagnosedServer, collector: Collector): void {
-  const { changed, clusters } = subject;
+  const { changed = pendingSwitch(subject.item), clusters } = subject;
   if (changed !== undefined) {
     collector.notSeen(`whether WAL is archived: ${changed}`);
     return;
@@ -71,11 +71,16 @@ export function judgeArchive(subject: Subject, server: DiagnosedServer, collecto
     collector.notSeen(`whether WAL of the leader is archived: ${leading.unseen}`);
 }
 
-/** Returns whether what is desired is applied, and nothing may change that any more. */
-function isSettled(item: Item): boolean {
-  const { desired, lease, unsettled_since, apply_again_at } = item;
-  if (desired && !isApplied(item, desired.version)) return false;
-  return lease === undefined && unsettled_since === undefined && apply_again_at === undefined;
+/** Returns what is going on, if Barman is not set to what is desired yet. */
+function pendingSwitch(item: Item | undefined): string | undefined {
+  const { desired, lease } = item ?? {};
+  if (!item || !desired || (lease === undefined && isApplied(item, desired.version))) return undefined;
+  return `the switch to ${nameOf(parseTarget(desired.target))} has not ended yet`;
+}
+
+/** Returns whether nothing may still set Barman to something else. */
+function isSettled({ unsettled_since, apply_again_at }: Item): boolean {
+  return unsettled_since === undefined && apply_again_at === undefined;
 }
 
 /** Judges whether Barman uses what was applied. While something may still change that, nothing is said. */

@@ -24,17 +24,19 @@ export const FINDINGS = {
   'server-inactive': {
     class: 'ready',
     allMembers: true,
-    means: 'The server has `active = false`: `barman cron` does nothing for it, so no WAL is received.',
+    means: 'The server has `active = false`: `barman cron` skips it, so no WAL is received.',
   },
   'server-errors': {
     class: 'ready',
     allMembers: true,
-    means: 'Barman has found errors in the configuration of the server, and has disabled it.',
+    means:
+      'Barman has found errors in the configuration of the server. While it is disabled, no WAL is received.',
   },
   'server-disabled': {
     class: 'ready',
     allMembers: true,
-    means: 'The server has `disabled = true`: `barman cron` does nothing for it.',
+    means:
+      'The server is disabled: by `disabled = true`, or because of errors in its configuration. `barman cron` skips it.',
   },
   'server-passive': {
     class: 'ready',
@@ -57,11 +59,11 @@ export const FINDINGS = {
   'member-without-url': {
     class: 'ready',
     means:
-      "None of the cluster's URLs is that of the member: once it leads, the leader is unknown, and a lost event is not made up for.",
+      "None of the cluster's URLs leads to the member. Once it leads, the leader is unknown, and a lost event is not repaired.",
   },
   'member-unreachable': {
     class: 'ready',
-    means: 'Patroni says that the member runs, but its URL has not answered the function for a day.',
+    means: 'Patroni says that the member runs, but its REST API has not answered the function for a day.',
   },
   'model-missing': {
     class: 'ready',
@@ -69,11 +71,11 @@ export const FINDINGS = {
   },
   'model-of-another-cluster': {
     class: 'ready',
-    means: "The model belongs to another of Barman's clusters than the server: Barman does not apply it.",
+    means: 'Model and server belong to different clusters of Barman: it does not apply the model.',
   },
   'model-shared': {
     class: 'ready',
-    means: 'Two members have the same model: a failover between them changes nothing in Barman.',
+    means: 'Two members have the same model, or none: a failover between them changes nothing in Barman.',
   },
   'model-inactive': {
     class: 'ready',
@@ -82,7 +84,8 @@ export const FINDINGS = {
   },
   'model-connection': {
     class: 'ready',
-    means: 'The model has a connection string that Barman or libpq does not accept.',
+    means:
+      'Barman or libpq rejects a connection string of the model: after a failover, Barman cannot connect.',
   },
   'model-host': {
     class: 'ready',
@@ -90,18 +93,19 @@ export const FINDINGS = {
   },
   'model-host-shared': {
     class: 'ready',
-    means: 'The models of two members connect to the same host and port: one of them is wrong.',
+    means: 'Two models connect to the same host and port, and another one does not: one of the two is wrong.',
   },
   'slot-not-permanent': {
     class: 'ready',
     allMembers: true,
     means:
-      "Patroni does not keep Barman's replication slot on all members: after a failover it is missing, and WAL may be lost.",
+      "Patroni does not keep Barman's replication slot on all members. The new leader lacks it after a failover, and WAL may be lost.",
   },
   'patroni-old': {
     class: 'ready',
+    allMembers: true,
     means:
-      'Patroni keeps permanent slots on replicas from version 3.2 on; here the slot is missing after a failover.',
+      'Patroni keeps permanent slots on replicas since version 3.2. With an older one, the new leader lacks the slot after a failover.',
   },
   'slot-shared': {
     class: 'ready',
@@ -115,21 +119,21 @@ export const FINDINGS = {
   'backup-old': {
     class: 'ready',
     means:
-      'The newest base backup is older than `last_backup_maximum_age` of the server, or 8 days where that is not set.',
+      'The newest base backup is older than `last_backup_maximum_age` of the server, or than 8 days where that is not set.',
   },
   'other-model': {
     class: 'archived',
     means:
-      'Barman uses another model than the one that was applied last: someone has changed it on the Barman host.',
+      'Barman uses another model than the one that was applied last: it was changed on the Barman host, or is not in its configuration any more.',
   },
   'no-connection': {
     class: 'archived',
-    means: 'Barman cannot connect to PostgreSQL.',
+    means: 'Barman cannot connect to PostgreSQL by `conninfo` or by `streaming_conninfo`.',
   },
   'in-recovery': {
     class: 'archived',
     means:
-      'Barman is connected to a replica, although the leader is a primary: it streams from the wrong node.',
+      'Barman is connected to a replica, although the leader is a primary: WAL comes from the wrong node.',
   },
   'other-system': {
     class: 'archived',
@@ -145,15 +149,18 @@ export const FINDINGS = {
   },
   'slot-behind': {
     class: 'archived',
-    means: "Barman's replication slot is far behind, or PostgreSQL has given up its WAL.",
+    means:
+      "Barman's replication slot is more than 1 GB and 16 segments behind, or PostgreSQL keeps no WAL for it any more.",
   },
   'timeline-not-archived': {
     class: 'archived',
-    means: "No WAL of the leader's timeline is in Barman's archive, although there is enough of it.",
+    means:
+      "No WAL of the leader's timeline is in the archive 15 minutes after it began, although two segments of it are complete.",
   },
   'archive-behind': {
     class: 'archived',
-    means: 'WAL no longer arrives in the archive of Barman, although the leader writes it.',
+    means:
+      'The archive lacks three or more segments that the leader has completed, and has received none for 15 minutes.',
   },
 } as const satisfies Readonly<Record<string, FindingKind>>;
 

@@ -237,49 +237,41 @@ function judgeShared(
   { subject, surveyed, models }: Mapping,
   collector: Collector,
 ): void {
-  const members = surveyed.survey?.members ?? [];
-  const groups = new Map<string, Aim[]>();
-  for (const aim of aims) {
-    const [connection] = aim.connections.values();
-    const [endpoint, another] = connection && 'endpoints' in connection ? connection.endpoints : [];
-    // libpq finds the primary among several hosts.
-    if (aim.model === null || !endpoint || another || memberAt(endpoint, members)) continue;
-    const place = `${hostKey(endpoint.host)} ${endpoint.port}`;
-    groups.set(place, [...(groups.get(place) ?? []), aim]);
-  }
-  const name = surveyed.cluster.name;
-  for (const group of groups.values()) {
+  const { name } = surveyed.cluster;
+  for (const [place, group] of groupsOf(aims, surveyed.survey?.members ?? [])) {
     const [first, second] = group;
     if (!first || !second) continue;
-    const place = placeOf(first);
     if (group.length === models.size) {
       collector.note(
         `cluster ${name}: all models connect to ${place}: right if that always leads to the leader`,
       );
       continue;
     }
-    for (const aim of group) {
-      const other = aim === first ? second : first;
-      if (other.model === aim.model) {
+    for (const { member, model } of group) {
+      const other = member === first.member ? second : first;
+      if (other.model === model) {
         const remedy = `give each member a model of its own in "${subject.barman_server}" of clusters/${name}`;
-        collector.find(
-          'model-shared',
-          `its model ${aim.model} is that of ${other.member}, too`,
-          remedy,
-          aim.member,
-        );
+        collector.find('model-shared', `its model ${model} is that of ${other.member}, too`, remedy, member);
       } else {
-        const what = `its model ${aim.model} and ${other.model} of ${other.member} both connect to ${place}`;
-        collector.find('model-host-shared', what, 'correct the wrong one in barman.conf', aim.member);
+        const what = `its model ${model} and ${other.model} of ${other.member} both connect to ${place}`;
+        collector.find('model-host-shared', what, 'correct the wrong one in barman.conf', member);
       }
     }
   }
 }
 
-function placeOf({ connections }: Aim): string {
-  const [connection] = connections.values();
-  const [endpoint] = connection && 'endpoints' in connection ? connection.endpoints : [];
-  return endpoint ? placeText(endpoint, true) : '';
+/** Groups models by where they connect to: by their first option, if that is one place, and not a member's. */
+function groupsOf(aims: readonly Aim[], members: readonly Member[]): ReadonlyMap<string, readonly Aim[]> {
+  const groups = new Map<string, Aim[]>();
+  for (const aim of aims) {
+    const [connection] = aim.connections.values();
+    const [endpoint, another] = connection && 'endpoints' in connection ? connection.endpoints : [];
+    // libpq finds the primary among several hosts.
+    if (aim.model === null || !endpoint || another || memberAt(endpoint, members)) continue;
+    const place = placeText({ host: hostKey(endpoint.host), port: endpoint.port }, true);
+    groups.set(place, [...(groups.get(place) ?? []), aim]);
+  }
+  return groups;
 }
 
 /** Returns the member that listens at an endpoint; members on one host differ by port. */

@@ -29,6 +29,24 @@ export function judgeServer(
     collector.find('server-missing', `Barman has no server ${name}`, remedy);
     return;
   }
+  judgeState(name, server, collector);
+  if (server.passive) {
+    const what = `server ${name} is passive: it copies from another Barman host`;
+    collector.find(
+      'server-passive',
+      what,
+      'switch the server of that host instead: change the name in clusters/… and in the callbacks',
+    );
+  }
+  if (notReady !== undefined) {
+    const remedy = 'read the error log of pg-backup-api on the Barman host';
+    collector.find('operations-unreadable', `the operations of ${name} cannot be read (${notReady})`, remedy);
+  }
+  if (server.active && !server.passive) judgeBackups(subject, server, collector);
+}
+
+/** Judges whether Barman works with the server. */
+function judgeState(name: string, server: DiagnosedServer, collector: Collector): void {
   if (!server.active) {
     collector.find(
       'server-inactive',
@@ -47,19 +65,6 @@ export function judgeServer(
     const remedy = `${check}; if it prints no error of the configuration, remove "disabled" in barman.conf`;
     collector.find('server-disabled', `server ${name} is disabled`, remedy);
   }
-  if (server.passive) {
-    const what = `server ${name} is passive: it copies from another Barman host`;
-    collector.find(
-      'server-passive',
-      what,
-      'switch the server of that host instead: change the name in clusters/… and in the callbacks',
-    );
-  }
-  if (notReady !== undefined) {
-    const remedy = 'read the error log of pg-backup-api on the Barman host';
-    collector.find('operations-unreadable', `the operations of ${name} cannot be read (${notReady})`, remedy);
-  }
-  if (server.active && !server.passive) judgeBackups(subject, server, collector);
 }
 
 function judgeBackups(
