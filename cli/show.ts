@@ -388,7 +388,7 @@ function shortTarget(state: { readonly target: string } | undefined): string | u
 }
 
 /** @param ms NaN: unknown @returns such as `45s`, `3m`, `5h`, `12d`, rounded down; empty if it is unknown */
-function age(ms: number): string {
+export function age(ms: number): string {
   if (Number.isNaN(ms)) return '';
   const seconds = Math.max(0, Math.floor(ms / 1_000));
   if (seconds < 120) return `${seconds}s`;
@@ -407,7 +407,7 @@ export function time(iso = ''): string {
  *
  * @param first before the first line; the others are indented by its length
  */
-function wrap(first: string, text: string, width: number): string[] {
+export function wrap(first: string, text: string, width: number): string[] {
   const lines: string[] = [];
   const indent = ' '.repeat(first.length);
   let [start, line] = [first, ''];

@@ -13,6 +13,8 @@ import {
 } from './errors.ts';
 import { type Event, eventTime } from './event/event.ts';
 import { ExitCode, exitStatus } from './exit-code.ts';
+import { sentenceOf } from './inspect/findings.ts';
+import type { Inspected } from './inspect/inspect.ts';
 import type { Facts, Invocation } from './invocation.ts';
 import type { RecordedItem } from './ledger/item.ts';
 import type { Heartbeat, Reconciled } from './reconcile/heartbeat.ts';
@@ -199,6 +201,34 @@ export function reportHeartbeat(invocation: Invocation, heartbeat: Heartbeat | E
     }
   }
   publishMetrics();
+}
+
+/**
+ * Writes the log lines of an inspection.
+ *
+ * @param inspected what it has seen, or what it threw
+ */
+export function reportInspection(invocation: Invocation, inspected: Inspected | Error): void {
+  const fields = { ...commonFields(invocation), caller: 'inspection' };
+  if (inspected instanceof Error) {
+    logger.error(`inspection: ${inspected.message}`, { ...fields, error: inspected });
+    return;
+  }
+  for (const [barman_server, { inspection }] of inspected.servers) {
+    for (const finding of inspection.findings) {
+      const { kind, member, counts } = finding;
+      logger[counts ? 'error' : 'warn'](sentenceOf(finding), {
+        ...{ ...fields, barman_server, finding: kind, counts },
+        ...(member !== undefined && { member }),
+      });
+    }
+    const { length } = inspection.findings;
+    const unseen = inspection.unseen.map(({ what }) => what);
+    logger.info(`inspection of ${barman_server}: ${length} ${length === 1 ? 'finding' : 'findings'}`, {
+      ...{ ...fields, barman_server },
+      ...(unseen.length > 0 && { unseen }),
+    });
+  }
 }
 
 /** Publishes the metrics of an invocation; without any, powertools would warn. */
