@@ -139,7 +139,7 @@ describe.each(withApi)('template with %s', (_, template) => {
       FunctionName: STAGE,
       Runtime: 'nodejs24.x',
       Architectures: ['arm64'],
-      Timeout: 29,
+      Timeout: 60,
       Role: { 'Fn::GetAtt': ['FunctionRole', 'Arn'] },
       LoggingConfig: { LogFormat: 'JSON' },
       Environment: {

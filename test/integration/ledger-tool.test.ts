@@ -349,7 +349,9 @@ describe('npm run ledger', () => {
       /^main is in sync: only .* --force does it nevertheless\. Barman could not be asked: .*ECONNREFUSED/,
     );
     await run.ledger.acquireDiagnosis(MINUTE, signal());
-    expect(await error()).toMatch(/\. Barman could not be asked: another dry run or inspection is under way, /);
+    expect(await error()).toMatch(
+      /\. Barman could not be asked: another dry run or inspection is under way, /,
+    );
   });
 
   test('says what a retry has tried, and that all servers are paused', async () => {

@@ -28,6 +28,7 @@ describe('an event', () => {
         target: 'model pg:node2',
         version: expect.stringMatching(/^\d{4}-\d\d-\d\dT[\d:.]{12}Z#msg_/),
         cluster: 'main',
+        role: 'primary',
         recorded_at: expect.stringMatching(/Z$/),
       },
       applied: {
