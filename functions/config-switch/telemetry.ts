@@ -13,6 +13,7 @@ import {
 } from './errors.ts';
 import { type Event, eventTime } from './event/event.ts';
 import { ExitCode, exitStatus } from './exit-code.ts';
+import type { Counted } from './inspect/due.ts';
 import { sentenceOf } from './inspect/findings.ts';
 import type { Inspected } from './inspect/inspect.ts';
 import type { Facts, Invocation } from './invocation.ts';
@@ -140,8 +141,13 @@ function isFirst({ attempts, lease, last_exit_code }: RecordedItem, error: Confi
  * Writes the log line and the metrics of a heartbeat.
  *
  * @param heartbeat what it found and did, or what it threw
+ * @param counted what the last inspections have found; undefined if that is unknown
  */
-export function reportHeartbeat(invocation: Invocation, heartbeat: Heartbeat | Error): void {
+export function reportHeartbeat(
+  invocation: Invocation,
+  heartbeat: Heartbeat | Error,
+  counted?: Counted,
+): void {
   const { attempts, polls } = invocation.facts;
   const fields = { ...commonFields(invocation), caller: 'heartbeat', attempts, polls };
   if (heartbeat instanceof Error) {
@@ -180,7 +186,10 @@ export function reportHeartbeat(invocation: Invocation, heartbeat: Heartbeat | E
       const alarm = state.replaceAll('_', '-');
       logger.error(`raises the alarm ${alarm}: ${entered[state].join(', ')}`, { ...fields, alarm });
     }
-    metrics.addMetric('NotReady', MetricUnit.Count, notReady.length);
+    if (counted) {
+      metrics.addMetric('NotReady', MetricUnit.Count, counted.notReady);
+      metrics.addMetric('NotArchived', MetricUnit.Count, counted.notArchived);
+    }
     metrics.addMetric('Reconciled', MetricUnit.Count, reconciled.length);
     metrics.addMetric('LeaderUnknown', MetricUnit.Count, unknown.length);
     metrics.addMetric('PgBackupApiUnreachable', MetricUnit.Count, unreachable === undefined ? 0 : 1);

@@ -10,6 +10,7 @@ import { HttpError, messageOf } from '../errors.ts';
 import type { Inspection } from '../ledger/inspection.ts';
 import { type Item, isLeased, isPending } from '../ledger/item.ts';
 import type { Ledger, Servers } from '../ledger/ledger.ts';
+import type { InspectionTimes } from '../ledger/stage.ts';
 import type { Cluster } from '../patroni/cluster.ts';
 import { observe } from '../patroni/leader.ts';
 import type { Clusters } from '../patroni/observe-clusters.ts';
@@ -23,6 +24,8 @@ import { judge } from './judge.ts';
 const SURVEY_TIME = 15_000;
 /** Time limit for the leaders afterwards (ms). */
 const OBSERVE_TIME = 6_500;
+/** Maximum length of a reason in the ledger (characters). */
+const REASON_LENGTH = 500;
 /** What is left for writing what was found (ms). */
 const WRITE_TIME = 2_000;
 
@@ -74,11 +77,13 @@ export async function inspect(options: InspectOptions): Promise<Inspected> {
   const diagnosis = await asked.catch((error) => ({ unseen: messageOf(error) })).finally(limit.clear);
   const [after, leaders] = await Promise.all([ledger.all(signal), leadersOf(options.clusters, signal)]);
 
+  await ledger.inspectionTried(timesOf(before.stage.inspection, at, diagnosis), signal);
   const servers = new Map<string, InspectedServer>();
   for (const barman_server of serversOf(clusters, before)) {
     const item = before.items.find((one) => one.barman_server === barman_server);
     const listing = clusters.filter(({ cluster }) => (cluster.servers.get(barman_server)?.size ?? 0) > 0);
-    const inspection = judge({
+    const last = before.inspections.get(barman_server);
+    const judged = judge({
       barman_server,
       clusters: listing,
       diagnosis,
@@ -90,13 +95,27 @@ export async function inspect(options: InspectOptions): Promise<Inspected> {
         listing,
         leaders,
       ),
-      before: before.inspections.get(barman_server),
+      before: last,
       now: at,
     });
-    await ledger.inspected(barman_server, inspection, signal);
+    // What was found stays so until Barman can be seen again.
+    const inspection = 'unseen' in diagnosis && last ? { ...last, unseen: judged.unseen } : judged;
+    if (last || !('unseen' in diagnosis)) await ledger.inspected(barman_server, inspection, signal);
     servers.set(barman_server, { item, inspection });
   }
   return { at, diagnosis, clusters, servers };
+}
+
+function timesOf(
+  before: InspectionTimes | undefined,
+  at: number,
+  diagnosis: Inspected['diagnosis'],
+): InspectionTimes {
+  const tried_at = new Date(at).toISOString();
+  const first_at = before?.first_at ?? tried_at;
+  if (!('unseen' in diagnosis)) return { first_at, tried_at, seen_at: tried_at };
+  const unseen = diagnosis.unseen.slice(0, REASON_LENGTH);
+  return { first_at, tried_at, ...(before?.seen_at !== undefined && { seen_at: before.seen_at }), unseen };
 }
 
 /** Asks all clusters, over 64 sockets at most. */
