@@ -116,6 +116,7 @@ export async function startFunction(
     LEDGER_TABLE?: string;
     OPERATION_TIMEOUT?: string;
     HEARTBEAT_INTERVAL?: string;
+    INSPECTION?: string;
   } = {},
 ): Promise<FunctionUnderTest> {
   count += 1;
