@@ -1,80 +1,132 @@
-/**
- * Reads the parameters of a stage as the function does, and says what is wrong, before anything depends on
- * it.
- */
+/** The report of an inspection as a person reads it: parameters, then each cluster with its Barman servers. */
 
-import { HttpError } from '../functions/config-switch/errors.ts';
-import { type Cluster, serversOfSeveral } from '../functions/config-switch/patroni/cluster.ts';
-import { type Part, secretsOf } from '../functions/config-switch/settings/parameters.ts';
-import { Settings } from '../functions/config-switch/settings/settings.ts';
-import { print } from './command-line.ts';
+import { sentenceOf } from '../functions/config-switch/inspect/findings.ts';
+import type { InspectionReport } from '../functions/config-switch/inspect/report.ts';
+import { listOf, printable } from '../functions/config-switch/text.ts';
+import { columns } from './command-line.ts';
+import { age, wrap } from './show.ts';
+
+type Server = InspectionReport['servers'][number];
+
+/** Returns one line per parameter, or group of parameters. */
+export function parameterLines(parameters: InspectionReport['parameters']): string[] {
+  return parameters.map(({ ok, name, text }) => `${ok ? 'ok   ' : 'wrong'}  ${name}: ${text}`);
+}
+
+/** Returns whether a report has nothing to do for an operator. */
+export function isClean({ parameters, servers }: Pick<InspectionReport, 'parameters' | 'servers'>): boolean {
+  return parameters.every(({ ok }) => ok) && servers.every(({ findings }) => findings.length === 0);
+}
 
 /**
- * Prints one line per parameter, or group of parameters.
+ * Returns the report as text.
  *
- * @param path of the parameters, `/barman-config-switch/<stage>/`
- * @returns the number of problems
- * @throws HttpError if SSM cannot be read
+ * @param now ms since the epoch
+ * @param width of the terminal (characters)
  */
-export async function check(path: string, signal: AbortSignal): Promise<number> {
-  const parts = await new Settings(path, () => {}, 'command').inspect(signal);
-  let problems = 0;
-  const line = <T>(name: string, part: Part<T>, describe: (value: T) => string) => {
-    const wrong = part instanceof HttpError;
-    if (wrong) problems += 1;
-    print(`${wrong ? 'wrong' : 'ok   '}  ${name}: ${wrong ? part.message : describe(part)}`);
-  };
+export function reportText(report: InspectionReport, now: number, width: number): string {
+  const lines = [...parameterLines(report.parameters), ...urlLines(report)].map(printable);
+  const blocks = report.servers.map((server) => serverLines(report, server, now, width));
+  if (blocks.length === 0)
+    blocks.push(['No cluster lists a Barman server with members, and the ledger has none.']);
+  return [lines, ...blocks].map((block) => block.join('\n')).join('\n\n');
+}
 
-  line('url, client-cert, client-key, ca-cert', parts.connection, ({ url, tls }) => {
-    const end = tls?.notAfter === undefined ? '' : `; the client certificate ends on ${day(tls.notAfter)}`;
-    return `${url}${tls ? end : ', without TLS'}`;
-  });
-  if (parts.webhookSecret) {
-    line(
-      'webhook-secret',
-      parts.webhookSecret,
-      (secrets) => `${count(secrets, 'secret')}, for every Barman server`,
-    );
-  }
-  line('patroni-ca-cert, patroni-client-cert, patroni-client-key', parts.patroniTls, ({ ca, cert }) => {
-    const client = cert === undefined ? 'no client certificate' : 'with a client certificate';
-    return `${ca === undefined ? 'public CAs' : 'own CA'}, ${client}`;
-  });
-  for (const [name, cluster] of parts.clusters) line(`clusters/${name}`, cluster, describeCluster);
-  const secrets = secretsOf(parts, path);
-  if (secrets instanceof HttpError && !(parts.webhookSecret instanceof HttpError))
-    line('secrets', secrets, String);
-
-  const clusters = [...parts.clusters.values()].filter(
-    (cluster): cluster is Cluster => !(cluster instanceof HttpError),
+/** Returns what answered: Barman, and each URL of Patroni. */
+function urlLines({ barman, clusters }: InspectionReport): string[] {
+  const answers = clusters.flatMap(({ urls }) =>
+    urls.map(({ url, member, error }) =>
+      error === undefined ? `ok     ${url}: ${member ?? 'a Patroni before 3.2'}` : `wrong  ${url}: ${error}`,
+    ),
   );
-  for (const [server, names] of serversOfSeveral(clusters)) {
-    const error = new HttpError(
-      `has members in ${names.join(' and ')}, so none of them reconciles it; leave the members to one, and write {} in the others`,
-    );
-    line(`Barman server ${server}`, error, String);
-  }
-  return problems;
+  const asked =
+    barman.unseen === undefined
+      ? `ok     /diagnose: Barman ${barman.version ?? 'of an unknown version'}`
+      : `wrong  /diagnose: ${barman.unseen}`;
+  return [asked, ...answers];
 }
 
-function describeCluster({ scope, secrets, servers, patroni, streaming_archiver_name }: Cluster): string {
-  const models = [...servers].map(([server, members]) => {
-    const pairs = [...members].map(([member, model]) => `${member} → ${model ?? 'no model'}`);
-    return `${server} (${pairs.join(', ') || 'not reconciled'})`;
+function serverLines(report: InspectionReport, server: Server, now: number, width: number): string[] {
+  const { barman_server, members, findings, notes, unseen, paused } = server;
+  const names = new Set(members.map(({ cluster }) => cluster));
+  const clusters = report.clusters.filter(({ name }) => names.has(name));
+  const heads = clusters.map(({ name, leader, unknown, unseen, timeline, patroni }) => {
+    const who =
+      leader === undefined
+        ? `leader unknown: ${unknown ?? unseen ?? 'Patroni is not asked'}`
+        : `leader ${leader}`;
+    const facts = [
+      who,
+      ...(timeline === undefined ? [] : [`timeline ${timeline}`]),
+      ...(patroni === undefined ? [] : [`Patroni ${patroni}`]),
+    ];
+    return `${name}: ${facts.join(', ')}; ${barmanText(report)}server ${barman_server}`;
   });
+  const [title, ...rows] = columns([
+    ['MEMBER', 'MODEL', "BARMAN'S HOST", "PATRONI'S HOST", 'SLOT', 'READY'],
+    ...members.map((one) => [
+      one.member,
+      one.model === null ? 'none' : (one.model ?? '–'),
+      one.barman_host ?? '–',
+      one.patroni_host ?? '–',
+      one.slot,
+      one.ready,
+    ]),
+  ]);
+  const notSeen = unseen.map(({ member, what }) =>
+    typeof member === 'string' ? `${member}: ${what}` : what,
+  );
   return [
-    count(secrets, 'secret'),
-    `scope ${scope}`,
-    `servers ${models.join(', ') || 'none'}`,
-    patroni.length > 0 ? `Patroni ${patroni.map(({ href }) => href).join(' ')}` : 'Patroni is not asked',
-    streaming_archiver_name ?? 'streaming is not checked',
-  ].join('; ');
+    ...(heads.length > 0
+      ? heads
+      : [`no cluster lists members; ${barmanText(report)}server ${barman_server}`]
+    ).flatMap((head) => wrap('', head, width)),
+    ...(members.length > 0 ? [title ?? '', ...rows] : []).map(printable),
+    ...wrap('', archiveText(server, now), width),
+    ...(paused ? ['  paused: findings are not counted'] : []),
+    ...findings.flatMap((finding) =>
+      wrap(
+        '  - ',
+        `${sentenceOf(finding)}${finding.counts ? '' : ' (counts if the next inspection finds it, too)'}`,
+        width,
+      ),
+    ),
+    ...notes.flatMap((note) => wrap('    note: ', note, width)),
+    ...notSeen.flatMap((what) => wrap('    not seen: ', what, width)),
+    ...(findings.length === 0 && unseen.length === 0 ? ['    no findings'] : []),
+  ];
 }
 
-function count(list: readonly unknown[], noun: string): string {
-  return `${list.length || 'no'} ${noun}${list.length === 1 ? '' : 's'}`;
+function barmanText({ barman }: InspectionReport): string {
+  return barman.version === undefined ? '' : `Barman ${barman.version}, `;
 }
 
-function day(time: number): string {
-  return new Date(time).toISOString().slice(0, 10);
+function archiveText({ archived, slot_behind, backup }: Server, now: number): string {
+  const facts = [
+    archived === undefined
+      ? 'no segment of the leader was seen'
+      : `timeline ${archived.timeline}, ${shortSegment(archived.name)}, ${age(now - Date.parse(archived.at))} ago`,
+    ...(slot_behind === undefined ? [] : [`slot ${sizeOf(slot_behind)} behind`]),
+    backup === undefined
+      ? 'no backup was seen'
+      : `backup ${backup.id}, ${age(now - Date.parse(backup.at))} ago${backup.timeline === undefined ? '' : ` (timeline ${backup.timeline})`}`,
+  ];
+  return `archive: ${facts.join('; ')}`;
+}
+
+/** @returns a segment's name without the zeros in its middle, such as `00000005…0042` */
+function shortSegment(name: string): string {
+  return `${name.slice(0, 8)}…${name.slice(-4)}`;
+}
+
+/** @returns such as `2 MB`, `1.5 GB` */
+function sizeOf(bytes: number): string {
+  const mb = bytes / 2 ** 20;
+  return mb < 1_024 ? `${Math.round(mb)} MB` : `${(mb / 1_024).toFixed(1)} GB`;
+}
+
+/** Returns what is pending, which an inspection cannot judge. */
+export function pendingText(servers: readonly string[]): string | undefined {
+  if (servers.length === 0) return undefined;
+  return `Pending now, so that its archive is not judged: ${listOf(servers)}`;
 }

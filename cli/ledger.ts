@@ -16,14 +16,17 @@ import { LedgerError, messageOf } from '../functions/config-switch/errors.ts';
 import { ResponseSchema } from '../functions/config-switch/event/response.ts';
 import { ExitCode } from '../functions/config-switch/exit-code.ts';
 import { explainToOperator, networkFailureOf } from '../functions/config-switch/http/network-errors.ts';
+import { InspectionReport } from '../functions/config-switch/inspect/report.ts';
 import { DynamoDbTable, LedgerClient } from '../functions/config-switch/ledger/dynamodb.ts';
-import { type Item, isLeased } from '../functions/config-switch/ledger/item.ts';
+import { type Item, isLeased, isPending } from '../functions/config-switch/ledger/item.ts';
 import { Ledger, type Servers } from '../functions/config-switch/ledger/ledger.ts';
 import { Operator } from '../functions/config-switch/ledger/operator.ts';
 import type { ClusterReport } from '../functions/config-switch/ledger/stage.ts';
+import { describeParameters } from '../functions/config-switch/settings/describe.ts';
+import { Settings } from '../functions/config-switch/settings/settings.ts';
 import { BarmanName } from '../functions/config-switch/target.ts';
 import { cut, listOf, printableLines } from '../functions/config-switch/text.ts';
-import { check } from './check.ts';
+import { isClean, parameterLines, pendingText, reportText } from './check.ts';
 import { columns, type Program, start, UsageError, type Values } from './command-line.ts';
 import { failureQueue, redrive } from './redrive.ts';
 import { asJson, asTable, stateOf, time, tried } from './show.ts';
@@ -35,6 +38,8 @@ const TIMEOUT = 30_000;
 const INVOCATION_TIME = 30_000;
 /** How long to wait for the response of one (ms): the function may have to start first. */
 const INVOKE_TIMEOUT = 45_000;
+/** The same for an inspection (ms). */
+const INSPECTION_TIMEOUT = 75_000;
 /** Between two looks at the ledger with --watch (ms). */
 const WATCH_INTERVAL = 2_000;
 
@@ -107,7 +112,11 @@ const COMMANDS: readonly Command[] = [
     help: 'the same, whatever its item says, also if it cannot be read',
     run: forget,
   },
-  { typed: 'check', help: 'says what is wrong with the function parameters', run: checkParameters },
+  {
+    typed: 'check [--json]',
+    help: 'looks at parameters, Barman and Patroni: what would a failover lack, is WAL archived',
+    run: check,
+  },
   { typed: 'redrive', help: 'sends the events of the failure queue again', run: redriveEvents },
 ];
 
@@ -155,6 +164,16 @@ export async function ledger(values: Values<typeof OPTIONS>, operands: readonly 
   return command.run(stage, server, model).catch((error) => {
     throw stage.explain(error);
   });
+}
+
+/** How the function is invoked. */
+interface InvokeOptions {
+  /** Who does, for the function's log. */
+  readonly operator?: string;
+  /** The alias. */
+  readonly qualifier?: string;
+  /** How long to wait for the response (ms). */
+  readonly timeout?: number;
 }
 
 /** One stage: its ledger and its function. */
@@ -274,24 +293,27 @@ class Stage {
   /**
    * Invokes the deployed function.
    *
-   * @param operator who does, for the function's log
    * @returns its response
    * @throws Error if it failed, or did not respond: then it may have done what was asked, or may do it yet
    */
-  async invoke(event: unknown, operator?: string): Promise<unknown> {
+  async invoke(
+    event: unknown,
+    { operator, qualifier, timeout = INVOKE_TIMEOUT }: InvokeOptions = {},
+  ): Promise<unknown> {
     const context = operator && Buffer.from(JSON.stringify({ custom: { operator } })).toString('base64');
     const command = new InvokeCommand({
       FunctionName: this.name,
+      ...(qualifier && { Qualifier: qualifier }),
       Payload: JSON.stringify(event),
       ...(context && { ClientContext: context }),
     });
     const look = `so the outcome is unknown; look with: npm run ledger -- --stage ${this.values.stage}`;
-    const limit = AbortSignal.timeout(INVOKE_TIMEOUT);
+    const limit = AbortSignal.timeout(timeout);
     const { FunctionError, Payload } = await new LambdaClient({})
       .send(command, { abortSignal: limit })
       .catch((error: unknown) => {
         if (limit.aborted) {
-          throw new Error(`the function did not respond within ${INVOKE_TIMEOUT / 1_000} s, ${look}`);
+          throw new Error(`the function did not respond within ${timeout / 1_000} s, ${look}`);
         }
         const explained = explainToOperator(error, 'Lambda');
         if (!networkFailureOf(error)?.sent) {
@@ -398,7 +420,7 @@ async function set(stage: Stage, server: string, model?: string): Promise<number
       ...(model === undefined ? { reset: true } : { barman_model: model }),
       switch_when: 'always',
     },
-    `${userInfo().username}@${hostname()}`,
+    { operator: `${userInfo().username}@${hostname()}` },
   );
   const { exit_code, message, recorded } = v.parse(ResponseSchema, response);
   console.log(message);
@@ -467,10 +489,44 @@ async function isUnknownToBarman(stage: Stage, server: string): Promise<boolean>
   return outcome.includes(unknown);
 }
 
-async function checkParameters(stage: Stage): Promise<number> {
-  // They may be checked before the first deployment.
-  if (!existsSync(stageFile(stage.values.stage))) await stage.expectDeployed();
-  return (await check(`/barman-config-switch/${stage.values.stage}/`, signal())) === 0 ? 0 : 1;
+/** Makes the function look, which can reach Barman and Patroni; without it, reads the parameters from here. */
+async function check(stage: Stage): Promise<number> {
+  const { json, stage: name } = stage.values;
+  // The parameters may be checked before the first deployment.
+  if (!existsSync(stageFile(name))) await stage.expectDeployed();
+  let response: unknown;
+  try {
+    const { items } = await stage.ledger.all(signal());
+    const pending = pendingText(items.filter(isPending).map(({ barman_server }) => barman_server));
+    if (pending !== undefined) console.error(pending);
+    response = await stage.invoke(
+      { inspection: true },
+      { qualifier: 'inspection', timeout: INSPECTION_TIMEOUT },
+    );
+  } catch (error) {
+    const path = `/barman-config-switch/${name}/`;
+    const parts = await new Settings(path, () => {}, 'command').inspect(signal());
+    const parameters = describeParameters(parts, path, Date.now());
+    console.log(printableLines(parameterLines(parameters).join('\n')));
+    console.error(
+      printableLines(`Only the parameters were checked, from here: ${messageOf(stage.explain(error))}`),
+    );
+    return 1;
+  }
+  const report = v.safeParse(InspectionReport, response);
+  if (!report.success) throw new Error(`the inspection failed: ${reasonOf(response)}`);
+  const width = process.stdout.columns ?? 80;
+  const text = json ? JSON.stringify(report.output, null, 2) : reportText(report.output, Date.now(), width);
+  console.log(printableLines(text));
+  return isClean(report.output) ? 0 : 1;
+}
+
+/** Returns why an inspection has no report. */
+function reasonOf(response: unknown): string {
+  const Failure = v.object({ message: v.string() });
+  return v.is(Failure, response)
+    ? response.message
+    : 'its response is not as expected; is an older version deployed?';
 }
 
 async function redriveEvents(stage: Stage): Promise<number> {

@@ -1,6 +1,7 @@
 /** The ledger as a person or a script reads it. */
 
 import * as v from 'valibot';
+import { sentenceOf } from '../functions/config-switch/inspect/findings.ts';
 import {
   type Item,
   isApplied,
@@ -61,6 +62,7 @@ export function asJson(servers: Servers, now: number, only: readonly string[] = 
     ...item,
     state: stateOf(item, stage),
     ...observationOf(item, stage, now),
+    inspection: servers.inspections.get(item.barman_server),
   }));
   const paused = isStagePaused(stage) ? stage.paused : undefined;
   return printableLines(JSON.stringify({ heartbeat: stage.heartbeat, paused, servers: rows }, null, 2));
@@ -83,8 +85,9 @@ export function asTable(servers: Servers, now: number, width: number, only: read
     text === undefined ? '–' : `${text} ${age(now - Date.parse(time ?? ''))}`.trimEnd();
   const rows = listed.map((item) => {
     const cells = [item.barman_server, stateOf(item, stage)];
-    const notes = notesOf(item, stage, now);
-    if (!isItem(item)) return { cells: [...cells, '–', '–', '–', '–'], notes };
+    const notes = [...notesOf(item, stage, now), ...findingNotes(item.barman_server, servers)];
+    const ready = readyCell(item.barman_server, servers, now);
+    if (!isItem(item)) return { cells: [...cells, '–', '–', '–', '–', ready], notes };
     const { desired, applied, leader, leader_since, streaming, streaming_since } = item;
     const { leader_known } = observationOf(item, stage, now);
     const seen =
@@ -101,14 +104,38 @@ export function asTable(servers: Servers, now: number, width: number, only: read
         since(shortTarget(desired), event),
         since(shortTarget(applied), applied?.applied_at),
         ...seen,
+        ready,
       ],
       notes,
     };
   });
-  const header = ['SERVER', 'STATE', 'DESIRED', 'APPLIED', 'LEADER', 'STREAMING'];
+  const header = ['SERVER', 'STATE', 'DESIRED', 'APPLIED', 'LEADER', 'STREAMING', 'READY'];
   const [title = '', ...lines] = columns([header, ...rows.map(({ cells }) => cells)]).map(printable);
   const notes = rows.map((row) => row.notes.flatMap((note) => wrap('  - ', note, width)));
   return [...head, title, ...lines.flatMap((line, index) => [line, ...(notes[index] ?? [])])].join('\n');
+}
+
+/** Without a successful inspection for so long, it is not known whether anything is ready (ms). */
+const INSPECTION_AGE = 48 * 3_600_000;
+/** How many findings are shown for one server; `check` shows all. */
+const MAX_FINDINGS = 3;
+
+/** Returns what the last inspection said of a server, and how long ago. */
+function readyCell(barman_server: string, { inspections }: Servers, now: number): string {
+  const inspection = inspections.get(barman_server);
+  if (!inspection) return '?';
+  const { at, findings, unseen } = inspection;
+  if (findings.length > 0) return `no: ${findings.length} ${findings.length === 1 ? 'finding' : 'findings'}`;
+  const passed = now - Date.parse(at);
+  const isUnknown = passed > INSPECTION_AGE || unseen.some(({ member }) => member !== undefined);
+  return `${isUnknown ? '?' : 'yes'} ${age(passed)}`;
+}
+
+function findingNotes(barman_server: string, { inspections }: Servers): string[] {
+  const { findings = [] } = inspections.get(barman_server) ?? {};
+  const shown = findings.slice(0, MAX_FINDINGS).map(sentenceOf);
+  const more = findings.length - shown.length;
+  return more > 0 ? [...shown, `${more} more; next: check`] : shown;
 }
 
 /** The part of a heartbeat's response that says what became of a retry. */
@@ -157,7 +184,14 @@ const MISSING = 2;
 
 /** What the last heartbeat found, a sentence each. */
 function headOf(stage: StageItem, now: number): string[] {
-  return [...heartbeatLines(stage, now), ...pauseOfAll(stage)];
+  return [...heartbeatLines(stage, now), ...inspectionLines(stage), ...pauseOfAll(stage)];
+}
+
+/** Says why the last inspection has seen nothing, if it has not. */
+function inspectionLines({ inspection }: StageItem): string[] {
+  if (inspection?.unseen === undefined) return [];
+  const since = inspection.seen_at ? `since ${time(inspection.seen_at)}` : 'yet';
+  return [`no inspection could see Barman ${since}: ${inspection.unseen}; next: check`];
 }
 
 function pauseOfAll(stage: StageItem): string[] {
@@ -388,7 +422,7 @@ function shortTarget(state: { readonly target: string } | undefined): string | u
 }
 
 /** @param ms NaN: unknown @returns such as `45s`, `3m`, `5h`, `12d`, rounded down; empty if it is unknown */
-function age(ms: number): string {
+export function age(ms: number): string {
   if (Number.isNaN(ms)) return '';
   const seconds = Math.max(0, Math.floor(ms / 1_000));
   if (seconds < 120) return `${seconds}s`;
@@ -407,7 +441,7 @@ export function time(iso = ''): string {
  *
  * @param first before the first line; the others are indented by its length
  */
-function wrap(first: string, text: string, width: number): string[] {
+export function wrap(first: string, text: string, width: number): string[] {
   const lines: string[] = [];
   const indent = ' '.repeat(first.length);
   let [start, line] = [first, ''];

@@ -13,7 +13,7 @@ const FUNCTION = '^functions/config-switch';
  * of its layer.
  */
 const LAYERS: readonly (readonly string[])[] = [
-  ['(index|role-change|heartbeat-handler|services|telemetry)\\.ts$'],
+  ['(index|role-change|heartbeat-handler|inspection-handler|services|telemetry)\\.ts$'],
   ['config-switch\\.ts$'],
   ['settings/'],
   ['event/', 'inspect/', 'reconcile/'],

@@ -3,14 +3,12 @@
  * `patroni.scripts.barman.config_switch`, which implements `patroni_barman config-switch`.
  */
 
-import type { Diagnosis } from './barman/diagnosis.ts';
 import { rehearse } from './barman/dry-run.ts';
-import { isUnanswered } from './barman/failures.ts';
 import type { PgBackupApi } from './barman/pg-backup-api.ts';
-import { Busy } from './errors.ts';
 import type { RoleChange } from './event/payload.ts';
 import type { PermittedRoleChange } from './event/sender.ts';
 import { ExitCode, type Result } from './exit-code.ts';
+import { diagnoseAlone } from './inspect/diagnose.ts';
 import { type Item, isLeased, isPaused, isPending } from './ledger/item.ts';
 import { isStagePaused } from './ledger/stage.ts';
 import { recordAndReconcile } from './reconcile/reconcile.ts';
@@ -49,9 +47,6 @@ export function shouldSkipSwitch<T extends Pick<RoleChange, 'role' | 'switch_whe
   return roles !== 'any' && !roles.has(args.role);
 }
 
-/** How long Barman may be busy with the answer to `/diagnose` (ms). */
-const DIAGNOSIS_TIME = 60_000;
-
 type RunOptions = Parameters<typeof recordAndReconcile>[0] & { readonly api: Pick<PgBackupApi, 'diagnose'> };
 
 /**
@@ -78,28 +73,6 @@ export async function runBarmanConfigSwitch(
   return recordAndReconcile(options, { barman_server, cluster, role, target, version });
 }
 
-/**
- * Asks Barman for its servers and models, unless another invocation does: it keeps pg-backup-api's only
- * worker busy, and ten of them in a row would delay a failover by minutes.
- *
- * @throws Busy if another invocation does
- */
-async function diagnose({ api, ledger, signal }: RunOptions): Promise<Diagnosis> {
-  if (!(await ledger.acquireDiagnosis(DIAGNOSIS_TIME, signal))) {
-    throw new Busy('another dry run is under way, or one that failed may be; try again in a minute');
-  }
-  let goesOn = false;
-  try {
-    return await api.diagnose();
-  } catch (error) {
-    goesOn = isUnanswered(error);
-    throw error;
-  } finally {
-    // It ends by itself a minute later.
-    if (!goesOn) await ledger.releaseDiagnosis(signal).catch(() => undefined);
-  }
-}
-
 /** Returns a role change that is not skipped, with its target. @throws InvalidArgs as `configTarget` does */
 function toSwitch(args: PermittedRoleChange & ToSwitch) {
   return { ...args, target: configTarget(args) };
@@ -110,7 +83,7 @@ async function dryRun(options: RunOptions, barman_server: string, target: Config
   const { ledger, signal } = options;
   // Before /diagnose, which takes long: without the ledger there is no switch.
   const [item, stage] = await Promise.all([ledger.get(barman_server, signal), ledger.stage(signal)]);
-  const outcome = rehearse(await diagnose(options), barman_server, target);
+  const outcome = rehearse(await diagnoseAlone(options), barman_server, target);
   const stated = item ? inItsState(item, outcome) : outcome;
   if (!isStagePaused(stage)) return stated;
   return `all servers are paused: a role change would only be recorded; without that pause, ${stated}`;

@@ -16,17 +16,21 @@ export const ATTEMPT_TIMEOUT = 12_000;
 const ANSWER_TIME = 1_500;
 
 /**
- * Returns the time from now to the deadline of an invocation.
+ * Returns the time from now to the deadline of an invocation. Only an inspection may use all of Lambda's time:
+ * everything else has as much as an HTTP request has.
  *
  * @param remaining Lambda's remaining time (ms)
- * @param httpArrival `requestContext.timeEpoch` of an HTTP request (ms since the epoch)
+ * @param arrival when the request arrived (ms since the epoch); `requestContext.timeEpoch` of an HTTP request
  * @param now ms since the epoch
  * @returns ms, never negative
  */
-export function timeToDeadline(remaining: number, httpArrival: number | undefined, now: number): number {
-  const left =
-    httpArrival === undefined ? remaining : Math.min(remaining, httpArrival + API_GATEWAY_TIMEOUT - now);
-  return Math.max(0, left - ANSWER_TIME);
+export function timeToDeadline(remaining: number, arrival: number, now: number): number {
+  return Math.max(0, Math.min(remaining, arrival + API_GATEWAY_TIMEOUT - now) - ANSWER_TIME);
+}
+
+/** Returns the time from now to the deadline of an inspection (ms). @param remaining Lambda's remaining time (ms) */
+export function timeForInspection(remaining: number): number {
+  return Math.max(0, remaining - ANSWER_TIME);
 }
 
 /** Longest time of a timer (ms): Node.js fires a longer one at once, and warns (timers, `TIMEOUT_MAX`). */

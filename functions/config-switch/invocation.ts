@@ -1,7 +1,7 @@
 /** One invocation of the function: how much time is left, and what has happened in it. */
 
 import type { Context } from 'aws-lambda';
-import { deadline, timeToDeadline } from './deadline.ts';
+import { deadline, timeForInspection, timeToDeadline } from './deadline.ts';
 
 /** What has happened so far, for the response, the log and the metrics; updated in place. */
 export interface Facts {
@@ -51,11 +51,20 @@ export function newFacts(): Facts {
  * Starts the deadline of an invocation.
  *
  * @param context from Lambda
- * @param httpArrival `requestContext.timeEpoch` of an HTTP request (ms since the epoch)
+ * @param arrival `requestContext.timeEpoch` of an HTTP request (ms since the epoch); default: now
  */
-export function startInvocation(context: Context, httpArrival?: number): Invocation {
+export function startInvocation(context: Context, arrival = Date.now()): Invocation {
+  return start(context, timeToDeadline(context.getRemainingTimeInMillis(), arrival, Date.now()));
+}
+
+/** Starts the deadline of an inspection. @param context from Lambda */
+export function startInspection(context: Context): Invocation {
+  return start(context, timeForInspection(context.getRemainingTimeInMillis()));
+}
+
+/** @param time until the deadline (ms) */
+function start(context: Context, time: number): Invocation {
   const startedAt = performance.now();
-  const time = timeToDeadline(context.getRemainingTimeInMillis(), httpArrival, Date.now());
   const { signal, clear } = deadline(time);
   return {
     request_id: context.awsRequestId,

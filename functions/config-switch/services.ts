@@ -1,6 +1,7 @@
 /** What an instance of the function uses for its whole life, created at its start from the environment. */
 
 import { PgBackupApi } from './barman/pg-backup-api.ts';
+import type { Schedule } from './inspect/due.ts';
 import type { Invocation } from './invocation.ts';
 import { DynamoDbEvents, DynamoDbTable, LedgerClient } from './ledger/dynamodb.ts';
 import type { EventTable } from './ledger/events.ts';
@@ -32,6 +33,8 @@ export interface Environment {
   readonly OPERATION_TIMEOUT?: string | undefined;
   /** Interval between two heartbeats (s). */
   readonly HEARTBEAT_INTERVAL?: string | undefined;
+  /** When heartbeats inspect: `daily` (default), `off`, or an hour of the day in UTC, 0 to 23. */
+  readonly INSPECTION?: string | undefined;
   /** The version of this project, for the operator. */
   readonly VERSION?: string | undefined;
 }
@@ -44,6 +47,8 @@ export interface Services {
   readonly operationTimeout: number;
   /** Between two heartbeats (ms). */
   readonly heartbeatInterval: number;
+  /** When heartbeats inspect. */
+  readonly inspectionSchedule: Schedule;
   /** The version of this project that is deployed. */
   readonly version: string;
   /** Creates the client of one invocation for pg-backup-api; the caller disposes of it. */
@@ -82,6 +87,7 @@ export function startServices(environment: Environment): Services {
     events: new DynamoDbEvents(client, `${table}-events`),
     operationTimeout: seconds * 1_000,
     heartbeatInterval: interval * 1_000,
+    inspectionSchedule: scheduleFrom(environment.INSPECTION),
     version: environment.VERSION ?? 'unknown',
     connect: ({ request_id, signal, facts }) =>
       new PgBackupApi(settings, {
@@ -93,6 +99,14 @@ export function startServices(environment: Environment): Services {
         onFinding: (barman_server, message) => logger.warn(message, { request_id, barman_server }),
       }),
   };
+}
+
+function scheduleFrom(given = 'daily'): Schedule {
+  if (given === 'daily' || given === 'off') return given;
+  if (/^([01]?\d|2[0-3])$/.test(given)) return Number(given);
+  throw new Error(
+    `environment variable INSPECTION must be daily, off, or an hour from 0 to 23, not "${given}"`,
+  );
 }
 
 function wholeNumber(name: string, given: string | undefined, otherwise: number): number {

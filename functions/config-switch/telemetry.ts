@@ -13,6 +13,9 @@ import {
 } from './errors.ts';
 import { type Event, eventTime } from './event/event.ts';
 import { ExitCode, exitStatus } from './exit-code.ts';
+import type { Counted } from './inspect/due.ts';
+import { sentenceOf } from './inspect/findings.ts';
+import type { Inspected } from './inspect/inspect.ts';
 import type { Facts, Invocation } from './invocation.ts';
 import type { RecordedItem } from './ledger/item.ts';
 import type { Heartbeat, Reconciled } from './reconcile/heartbeat.ts';
@@ -138,8 +141,13 @@ function isFirst({ attempts, lease, last_exit_code }: RecordedItem, error: Confi
  * Writes the log line and the metrics of a heartbeat.
  *
  * @param heartbeat what it found and did, or what it threw
+ * @param counted what the last inspections have found; undefined if that is unknown
  */
-export function reportHeartbeat(invocation: Invocation, heartbeat: Heartbeat | Error): void {
+export function reportHeartbeat(
+  invocation: Invocation,
+  heartbeat: Heartbeat | Error,
+  counted?: Counted,
+): void {
   const { attempts, polls } = invocation.facts;
   const fields = { ...commonFields(invocation), caller: 'heartbeat', attempts, polls };
   if (heartbeat instanceof Error) {
@@ -178,7 +186,10 @@ export function reportHeartbeat(invocation: Invocation, heartbeat: Heartbeat | E
       const alarm = state.replaceAll('_', '-');
       logger.error(`raises the alarm ${alarm}: ${entered[state].join(', ')}`, { ...fields, alarm });
     }
-    metrics.addMetric('NotReady', MetricUnit.Count, notReady.length);
+    if (counted) {
+      metrics.addMetric('NotReady', MetricUnit.Count, counted.notReady);
+      metrics.addMetric('NotArchived', MetricUnit.Count, counted.notArchived);
+    }
     metrics.addMetric('Reconciled', MetricUnit.Count, reconciled.length);
     metrics.addMetric('LeaderUnknown', MetricUnit.Count, unknown.length);
     metrics.addMetric('PgBackupApiUnreachable', MetricUnit.Count, unreachable === undefined ? 0 : 1);
@@ -199,6 +210,34 @@ export function reportHeartbeat(invocation: Invocation, heartbeat: Heartbeat | E
     }
   }
   publishMetrics();
+}
+
+/**
+ * Writes the log lines of an inspection.
+ *
+ * @param inspected what it has seen, or what it threw
+ */
+export function reportInspection(invocation: Invocation, inspected: Inspected | Error): void {
+  const fields = { ...commonFields(invocation), caller: 'inspection' };
+  if (inspected instanceof Error) {
+    logger.error(`inspection: ${inspected.message}`, { ...fields, error: inspected });
+    return;
+  }
+  for (const [barman_server, { inspection }] of inspected.servers) {
+    for (const finding of inspection.findings) {
+      const { kind, member, counts } = finding;
+      logger[counts ? 'error' : 'warn'](sentenceOf(finding), {
+        ...{ ...fields, barman_server, finding: kind, counts },
+        ...(member !== undefined && { member }),
+      });
+    }
+    const { length } = inspection.findings;
+    const unseen = inspection.unseen.map(({ what }) => what);
+    logger.info(`inspection of ${barman_server}: ${length} ${length === 1 ? 'finding' : 'findings'}`, {
+      ...{ ...fields, barman_server },
+      ...(unseen.length > 0 && { unseen }),
+    });
+  }
 }
 
 /** Publishes the metrics of an invocation; without any, powertools would warn. */

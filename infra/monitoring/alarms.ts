@@ -92,6 +92,18 @@ export const ALARMS: Readonly<Record<string, Readonly<Record<string, Alarm>>>> =
       advice:
         'Each server raises the alarm; the line in the log with `alarm` names it, and the warnings name the leader. While the leader is unknown, what was seen last goes on being counted. Causes and remedies: [WAL does not arrive](operations.md#wal-does-not-arrive).',
     },
+    'not-archived': {
+      ...OWN,
+      isState: true,
+      MetricName: 'NotArchived',
+      Statistic: 'Maximum',
+      // Daily inspections, and another one 15 minutes later; after a switch it takes 40 minutes.
+      within: 24 * 60 + 18,
+      description:
+        "WAL of a leader does not arrive in Barman's archive: two inspections in a row have found that. Run npm run ledger -- --stage STAGE check, which names the server and the remedy.",
+      advice:
+        'What was written since then cannot be recovered from the backup. What each finding means: [findings](reference/findings.md#archived). After a switch the alarm is raised within 40 minutes. While it lasts, heartbeats inspect every 15 minutes, so the alarm ends within 15 minutes of the repair; `check` ends it at once.',
+    },
     'leader-cannot-write': {
       ...OWN,
       MetricName: 'LeaderCannotWriteEntered',
@@ -161,13 +173,12 @@ export const ALARMS: Readonly<Record<string, Readonly<Record<string, Alarm>>>> =
       isState: true,
       MetricName: 'NotReady',
       Statistic: 'Maximum',
-      // Each heartbeat reads the operations of another server.
-      Period: 3_600,
-      within: 62,
+      // Daily inspections.
+      within: 24 * 60 + 3,
       description:
-        "A server cannot be switched now: its item in the ledger cannot be read, or pg-backup-api responds, but not for that server. A failover would leave Barman on the old primary. Read the heartbeat's error in the log: it names the server and the remedy.",
+        'A failover would leave Barman on the old primary: a server cannot be switched, or a member of a cluster is not ready. Run npm run ledger -- --stage STAGE check, which names server, member and remedy.',
       advice:
-        '`npm run ledger` shows the error below the server. The other servers are not affected. If Barman does not have the server, its name is misspelt, or it was removed: correct the name in the callback and in `clusters/NAME`, and [forget](operations.md#forget-a-server) the wrong one. If its item cannot be read: [An item that cannot be read](operations.md#an-item-that-cannot-be-read). If its list of operations is 500: [A broken job file](operations.md#a-broken-job-file). In a quiet minute the heartbeat reads the operations of one server, so a server is found after as many minutes as there are servers, and the alarm ends an hour after the last error.',
+        'What each finding means: [findings](reference/findings.md#ready). Heartbeats inspect once a day, so run `check` after a repair, which ends the alarm. A server that pg-backup-api refuses is found by a heartbeat itself, also without an inspection: if Barman does not have it, its name is misspelt, or it was removed; correct the name in the callback and in `clusters/NAME`, and [forget](operations.md#forget-a-server) the wrong one. If its item cannot be read: [An item that cannot be read](operations.md#an-item-that-cannot-be-read). If its list of operations is 500: [A broken job file](operations.md#a-broken-job-file). The alarm is also raised if there was no successful inspection for two days.',
     },
     'invalid-args': {
       ...OWN,

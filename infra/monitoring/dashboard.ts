@@ -116,7 +116,8 @@ const widgets = (hasApi: boolean) => [
   ]),
   chart(16, 18, 8, 'pg-backup-api, ledger, certificates, EventBridge', [
     own('PgBackupApiUnreachable', { stat: 'Maximum', label: 'unreachable' }),
-    own('NotReady', { stat: 'Maximum', label: 'servers that are not ready' }),
+    own('NotReady', { stat: 'Maximum', label: 'members and servers that are not ready' }),
+    own('NotArchived', { stat: 'Maximum', label: 'servers whose WAL is not archived' }),
     own('Heartbeat', { label: 'heartbeats' }),
     own('LedgerUnreachable'),
     ...['FailedInvocations', 'InvocationsFailedToBeSentToDlq'].flatMap((name) => [

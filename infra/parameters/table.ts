@@ -111,6 +111,11 @@ export const PARAMETERS = {
     parse: whole(2, 1_000),
     default: null,
   },
+  inspection: {
+    text: '`daily`, `off`, or an hour of the day in UTC, 0 to 23: when heartbeats [check](how-to/check.md) that a failover would work. After a switch, and while WAL is not archived, they check also at other times. `off`: only `npm run ledger -- check` does',
+    parse: matching(/^(daily|off|1?\d|2[0-3])$/),
+    default: 'daily',
+  },
   'log-retention': {
     text: 'days that logs are kept, as CloudWatch Logs accepts them: 7, 14, 30, 60, 90, 180, 365 …',
     parse: (value: string) =>

@@ -40,6 +40,7 @@ async function invoke(event: object, remaining: number): Promise<Reply> {
   const end = performance.now() + remaining;
   const response = await handler(event, {
     awsRequestId: `request-${requests}`,
+    invokedFunctionArn: 'arn:aws:lambda:eu-central-1:123456789012:function:f',
     getRemainingTimeInMillis: () => end - performance.now(),
   } as Context);
   return { response, lines };

@@ -27,7 +27,11 @@ export const ENVIRONMENT = {
 Object.assign(process.env, ENVIRONMENT);
 
 export const context = () =>
-  ({ awsRequestId: randomUUID(), getRemainingTimeInMillis: () => 60_000 }) as Context;
+  ({
+    awsRequestId: randomUUID(),
+    invokedFunctionArn: 'arn:aws:lambda:eu-central-1:123456789012:function:f',
+    getRemainingTimeInMillis: () => 60_000,
+  }) as Context;
 
 /**
  * Loads the function with a new ledger.

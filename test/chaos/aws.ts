@@ -27,7 +27,7 @@ export type Delivery = 'normal' | 'lost' | 'late' | 'doubled';
 export type AwsReport = { answer: Answer } | { lease: Lease } | { item: ItemState } | { beat: Beat };
 
 /** The function's timeout (ms), as in serverless.yml. */
-const TIMEOUT = 29_000;
+const TIMEOUT = 60_000;
 /** How late a webhook is, at most (ms). */
 const LATE = 20_000;
 /** When an instance is killed, at most, after its event has arrived (ms). */

@@ -37,6 +37,7 @@ const report = offer<BarmanReport>({
         await sleep(slow);
         return barman.configSwitch(server, model);
       },
+      diagnose: () => barman.diagnose(),
     });
   },
   refuse: () => api.refuse(),

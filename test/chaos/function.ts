@@ -10,6 +10,7 @@ process.on('message', async ({ event, deadline }: { event: unknown; deadline: nu
   count += 1;
   const context = {
     awsRequestId: `${process.pid}-${count}`,
+    invokedFunctionArn: 'arn:aws:lambda:eu-central-1:123456789012:function:f',
     getRemainingTimeInMillis: () => deadline - Date.now(),
   } as Context;
   try {

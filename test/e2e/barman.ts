@@ -78,6 +78,14 @@ export class Barman {
     );
   }
 
+  /** What `barman diagnose` prints, also if it then ends with an error. @throws Error if it prints nothing */
+  diagnose(): Promise<string> {
+    return run(this.#command('diagnose')).catch((error: { stdout: string }) => {
+      if (!error.stdout) throw error;
+      return error.stdout;
+    });
+  }
+
   /** What `barman receive-wal` prints in five seconds, by the documented command. */
   receiveWal(): Promise<string> {
     const command = documentedCommand('docs/operations.md', 'sudo -u barman barman receive-wal');

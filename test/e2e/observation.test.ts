@@ -53,7 +53,7 @@ afterAll(async () => {
 /** Starts the function of a row, for a cluster; its name is the one of the parameter, and Patroni's scope. */
 async function startRow(of = cluster, name = 'main', { clientCertificate = true } = {}): Promise<Observer> {
   const { cert, key } = tls.client;
-  const row = await startObserver((server, model) => of.barman.configSwitch(server, model), {
+  const row = await startObserver(of.barman, {
     'patroni-ca-cert': tls.ca,
     ...(clientCertificate && { 'patroni-client-cert': cert, 'patroni-client-key': key }),
     [`clusters/${name}`]: JSON.stringify({ servers: { main: MODELS }, patroni: of.restUrls, secret }),

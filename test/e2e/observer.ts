@@ -3,7 +3,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { ObservationResult } from '../../functions/config-switch/reconcile/observations.ts';
 import { type FunctionUnderTest, type LogLine, PROMOTION, startFunction } from '../integration/function.ts';
-import type { PgBackupApiOptions } from '../stand-ins/pg-backup-api.ts';
+import type { Barman } from './barman.ts';
 import { until } from './processes.ts';
 
 export { PROMOTION };
@@ -44,14 +44,18 @@ export interface Observer extends AsyncDisposable {
 /**
  * Starts a function.
  *
- * @param barman applies a model
+ * @param barman applies models, and diagnoses itself
  * @param parameters of the function, in addition to those for pg-backup-api
  */
 export async function startObserver(
-  barman: NonNullable<PgBackupApiOptions['barman']>,
+  barman: Pick<Barman, 'configSwitch' | 'diagnose'>,
   parameters: Readonly<Record<string, string>>,
 ): Promise<Observer> {
-  const run = await startFunction({ barman }, { HEARTBEAT_INTERVAL: String(INTERVAL) });
+  const real = {
+    barman: (server: string, model: string | null) => barman.configSwitch(server, model),
+    diagnose: () => barman.diagnose(),
+  };
+  const run = await startFunction(real, { HEARTBEAT_INTERVAL: String(INTERVAL) });
   run.host.put(parameters);
   const ended = new AbortController();
   let running: Promise<void> | undefined;

@@ -44,6 +44,7 @@ beforeAll(async () => {
   api = await PgBackupApiStandIn.start({
     models: MODELS,
     barman: (server, model) => cluster.barman.configSwitch(server, model),
+    diagnose: () => cluster.barman.diagnose(),
   });
   nginx = await startNginx({
     folder: join(folder, 'nginx'),

@@ -273,6 +273,7 @@ describe('an alarm', () => {
 
   test.each([
     ['not-ready', 1, 0, 0],
+    ['not-archived', 1, 0, 0],
     ['undeliverable-events', 1, 0, 0],
     ['certificate-30-days', 30, 31, 0],
     ['certificate-7-days', 7, 8, 0],

@@ -49,6 +49,7 @@ describe('readParameters', () => {
       'throttling-rate': '0',
       'throttling-burst': 'many',
       'reserved-concurrency': '1',
+      inspection: '24',
       'log-retention': '42',
       'alarm-email': 'dba',
       'domain-name': 'https://barman.example.com',

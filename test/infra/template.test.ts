@@ -139,7 +139,7 @@ describe.each(withApi)('template with %s', (_, template) => {
       FunctionName: STAGE,
       Runtime: 'nodejs24.x',
       Architectures: ['arm64'],
-      Timeout: 29,
+      Timeout: 60,
       Role: { 'Fn::GetAtt': ['FunctionRole', 'Arn'] },
       LoggingConfig: { LogFormat: 'JSON' },
       Environment: {
@@ -275,6 +275,7 @@ describe.each(withApi)('template with %s', (_, template) => {
       'switch-failed',
       'pending',
       'not-streaming',
+      'not-archived',
       'leader-cannot-write',
       'pg-backup-api-unreachable',
       'heartbeat-lost',
@@ -304,6 +305,7 @@ describe.each(withApi)('template with %s', (_, template) => {
     }
     // "OK" only where the metric reports a state: no further failure does not mean that all is well again.
     expect(names.filter((_, index) => alarms[index]?.OKActions)).toEqual([
+      'not-archived',
       'pg-backup-api-unreachable',
       'heartbeat-lost',
       'not-ready',

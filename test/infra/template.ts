@@ -28,6 +28,7 @@ export const OPTIONAL = {
   'throttling-rate': '5',
   'throttling-burst': '10',
   'reserved-concurrency': '10',
+  inspection: '3',
   'log-retention': '30',
   'alarm-email': 'dba@example.com',
   'domain-name': 'barman.example.com',

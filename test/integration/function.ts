@@ -93,7 +93,7 @@ export interface FunctionUnderTest extends AsyncDisposable {
   /** Invokes the function directly, with the payload as JSON. */
   invoke(payload: unknown, remaining?: number): Promise<ResponseBody>;
   /** Invokes the function with any event. */
-  send(event: unknown, remaining?: number): Promise<unknown>;
+  send(event: unknown, remaining?: number, alias?: string): Promise<unknown>;
   /** @param body a payload, or a raw body; bytes are sent in base64 */
   webhook(body: unknown, options?: WebhookOptions): Promise<HttpResponse>;
   eventBridge(detail: unknown, time?: string, id?: string): Promise<ResponseBody>;
@@ -116,6 +116,7 @@ export async function startFunction(
     LEDGER_TABLE?: string;
     OPERATION_TIMEOUT?: string;
     HEARTBEAT_INTERVAL?: string;
+    INSPECTION?: string;
   } = {},
 ): Promise<FunctionUnderTest> {
   count += 1;
@@ -138,12 +139,17 @@ export async function startFunction(
   let handler: ReturnType<typeof loadFunction> | undefined;
   let requests = 0;
 
-  const send = async (event: unknown, remaining = 29_000): Promise<unknown> => {
-    handler ??= loadFunction({ PARAMETERS_PATH: host.path, LEDGER_TABLE: table, ...settings });
+  const send = async (event: unknown, remaining = 29_000, alias?: string): Promise<unknown> => {
+    handler ??= loadFunction({
+      ...{ PARAMETERS_PATH: host.path, LEDGER_TABLE: table },
+      // A heartbeat would ask for a diagnosis at once.
+      ...{ INSPECTION: 'off', ...settings },
+    });
     requests += 1;
     const end = performance.now() + remaining;
     const context = {
       awsRequestId: `request-${requests}`,
+      invokedFunctionArn: `arn:aws:lambda:eu-central-1:123456789012:function:f${alias ? `:${alias}` : ''}`,
       getRemainingTimeInMillis: () => end - performance.now(),
     } as Context;
     try {

@@ -10,6 +10,7 @@ import type { TlsSettings } from '../../functions/config-switch/http/tls.ts';
 import { type Cluster, withoutValue } from '../../functions/config-switch/patroni/cluster.ts';
 import { observeClusters } from '../../functions/config-switch/patroni/observe-clusters.ts';
 import { PatroniClient } from '../../functions/config-switch/patroni/rest-api.ts';
+import { survey } from '../../functions/config-switch/patroni/survey.ts';
 import { CertificateAuthority } from '../stand-ins/certificates.ts';
 import { PatroniStandIn } from '../stand-ins/patroni-rest-api.ts';
 import { listen } from '../stand-ins/server.ts';
@@ -216,6 +217,36 @@ describe('the clusters', () => {
     expect(observed).toEqual([{ cluster: asked, at: expect.any(Number), observation: { leader: 'node1' } }]);
     expect(observed[0]?.at).toBeGreaterThanOrEqual(before);
     expect(observed[0]?.at).toBeLessThanOrEqual(Date.now());
+  });
+
+  test('are surveyed with all that each node has', async () => {
+    await using patroni = await PatroniStandIn.start();
+    const began = '2026-11-28T22:53:41.538393+00:00';
+    patroni.leader = 'node2';
+    patroni.timeline = 2;
+    patroni.history = [[1, 0xa0000a0, 'no recovery target specified', began, 'node2']];
+    patroni.slots = { barman: {}, other: { type: 'logical', database: 'postgres', plugin: 'pgoutput' } };
+    patroni.tags.node1 = { nofailover: true };
+    patroni.hosts.node2 = 'db2';
+    const [url1, url2] = urlsOf(patroni);
+    await using client = new PatroniClient({});
+    const scope = { scope: 'main', patroni: urlsOf(patroni) };
+    const node = { isRunning: true, version: '4.1.5' };
+    const member = { port: 5432, isRunning: true };
+    expect(await survey(cluster('a', scope), client.ask, signal())).toMatchObject({
+      observation: { leader: 'node2' },
+      members: [
+        { ...member, name: 'node1', host: '10.0.1.11', canLead: false },
+        { ...member, name: 'node2', host: 'db2', canLead: true },
+      ],
+      nodes: [
+        { ...node, url: url1, member: 'node1' },
+        { ...node, url: url2, member: 'node2' },
+      ],
+      leader: { name: 'node2', isPrimary: true, timeline: 2, location: 0xb000000 },
+      slots: ['barman'],
+      timelineBegan: { at: Date.parse(began), location: 0xa0000a0 },
+    });
   });
 
   test('that both have members of a server do not reconcile it, but their others', async () => {

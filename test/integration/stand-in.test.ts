@@ -1,6 +1,8 @@
 /** What pg-backup-api does in odd situations, measured on a real host: its stand-in does the same. */
 
+import * as v from 'valibot';
 import { afterEach, describe, expect, test, vi } from 'vitest';
+import { DiagnoseOutput, readDiagnosis } from '../../functions/config-switch/barman/diagnosis.ts';
 import { inOneCluster, MODELS } from '../stand-ins/barman-host.ts';
 import { type PgBackupApiOptions, PgBackupApiStandIn } from '../stand-ins/pg-backup-api.ts';
 
@@ -267,6 +269,91 @@ describe('a worker', () => {
     // The list comes after the POST.
     expect([await run.listed(), await busy]).toMatchObject([[{ type: 'config_switch' }], { operations: [] }]);
     await expect.poll(() => run.api.activeModel()).toBe('pg:node1');
+  });
+});
+
+describe('/diagnose', () => {
+  const main = async (prepare: (api: PgBackupApiStandIn) => void, options?: PgBackupApiOptions) => {
+    await using run = await start(options);
+    prepare(run.api);
+    return readDiagnosis(v.parse(DiagnoseOutput, await run.get('/diagnose'))).servers.get('main');
+  };
+
+  test('has a healthy server with the options of its active model', async () => {
+    const server = await main((api) => api.setActiveModel('pg:node2'));
+    const endpoints = [{ host: '10.0.1.12', port: 5432 }];
+    expect(server).toMatchObject({
+      ...{ active_model: 'pg:node2', cluster: 'main', active: true, disabled: false, errors: 0 },
+      ...{ streaming_archiver: true, slot_name: 'barman', createsSlot: false },
+      connections: new Map([
+        ['conninfo', { endpoints }],
+        ['streaming_conninfo', { endpoints }],
+      ]),
+      status: { isInRecovery: false, streaming: true, currentLsn: 0xb000000, slot: { active: true } },
+      backups: [{ status: 'DONE', timeline: 1 }],
+    });
+    const wal = server?.archived?.get(1);
+    expect(wal?.name).toBe('000000010000000000000009');
+    const ages = [wal?.time, server?.backups?.[0]?.end].map((time = 0) => (Date.now() - time) / 1_000);
+    expect(ages.map(Math.round)).toEqual([40, 3_600]);
+  });
+
+  test('has an error and a disabled server if its active model does not exist', async () => {
+    const server = await main((api) => {
+      api.setActiveModel('pg:node2');
+      api.host.models.delete('pg:node2');
+    });
+    expect(server).toMatchObject({
+      active_model: null,
+      disabled: true,
+      errors: 1,
+      status: { streaming: true },
+    });
+  });
+
+  test('has no active model, and no error, if that is of another cluster', async () => {
+    const server = await main((api) => {
+      api.setActiveModel('pg:node2');
+      api.host.models.set('pg:node2', { cluster: 'other' });
+    });
+    expect(server).toMatchObject({ active_model: null, disabled: false, errors: 0 });
+  });
+
+  test('leaves to the server what its active model does not set', async () => {
+    const server = await main((api) => {
+      api.setActiveModel('pg:node2');
+      api.host.models.set('pg:node2', { cluster: 'main', conninfo: null, slot_name: 'other' });
+    });
+    expect(server).toMatchObject({
+      slot_name: 'other',
+      connections: new Map([
+        ['conninfo', { endpoints: [{ host: '10.0.1.11', port: 5432 }] }],
+        ['streaming_conninfo', { endpoints: [{ host: '10.0.1.12', port: 5432 }] }],
+      ]),
+    });
+  });
+
+  test.each([{ active: false }, { primary_ssh_command: 'ssh barman@other' }])(
+    'has nothing of PostgreSQL with %o',
+    async (config) => {
+      const server = await main((api) => api.host.diagnosed.set('main', { config }));
+      expect(Object.values(server?.status ?? {}).filter((fact) => fact !== undefined)).toEqual([]);
+    },
+  );
+
+  test('has of a server what a test sets, and else what is healthy', async () => {
+    const change = { status: { is_in_recovery: true, current_lsn: undefined }, backups: {}, wals: {} };
+    const server = await main((api) => api.host.diagnosed.set('main', change));
+    expect(server).toMatchObject({ status: { isInRecovery: true, streaming: true }, backups: [] });
+    expect([server?.archived, server?.status.currentLsn]).toEqual([undefined, undefined]);
+  });
+
+  test('is what a real Barman prints, or 500 if it prints nothing', async () => {
+    const servers = { main: { config: { cluster: 'real' } } };
+    const real = async () => JSON.stringify({ servers });
+    expect(await main(() => {}, { diagnose: real })).toMatchObject({ cluster: 'real' });
+    await using run = await start({ diagnose: () => Promise.reject(new Error('%')) });
+    expect(await run.get('/diagnose')).toBe(500);
   });
 });
 

@@ -342,6 +342,12 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [edit(OBSERVATIONS, 'if (overdue < 0 ||', 'if (overdue < 2 ** 50 ||')],
   },
   {
+    condition: 'inspection: it changes no item of a server',
+    edits: [
+      edit(LEDGER, 'this.#table.update(inspectionKey(barman_server), ', 'this.#table.update(barman_server, '),
+    ],
+  },
+  {
     condition: 'FAILED: the desired state stays pending',
     edits: [
       edit(

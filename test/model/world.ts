@@ -16,6 +16,7 @@ import {
 } from '../../functions/config-switch/errors.ts';
 import type { Result } from '../../functions/config-switch/exit-code.ts';
 import { ExitCode } from '../../functions/config-switch/exit-code.ts';
+import { inspect } from '../../functions/config-switch/inspect/inspect.ts';
 import { type Facts, newFacts } from '../../functions/config-switch/invocation.ts';
 import type {
   Change,
@@ -25,6 +26,7 @@ import type {
   Table,
 } from '../../functions/config-switch/ledger/conditions.ts';
 import type { EventTable, StoredEvent } from '../../functions/config-switch/ledger/events.ts';
+import { inspectedServer } from '../../functions/config-switch/ledger/inspection.ts';
 import { type Item, isPending, readItem } from '../../functions/config-switch/ledger/item.ts';
 import { Ledger, POST_WINDOW } from '../../functions/config-switch/ledger/ledger.ts';
 import { Operator } from '../../functions/config-switch/ledger/operator.ts';
@@ -38,6 +40,14 @@ import { changed, holds } from '../stand-ins/memory-table.ts';
 import { connect, type Request, type Response } from './network.ts';
 
 const SERVER = 'main';
+/** The writer of inspections. */
+const INSPECTION = 'inspection';
+/** What an inspection sees does not matter to the protocol. */
+const NOTHING_SEEN = {
+  api: { diagnose: async () => ({ version: undefined, servers: new Map(), models: new Map(), showsModels: true }) },
+  clusters: { clusters: [], tls: {} },
+  remaining: () => 58_500,
+};
 const MINUTE = 60_000;
 const OPERATION_TIMEOUT = 60_000;
 /** How long something in doubt may take effect (ms): 24 h in a deployment. */
@@ -104,7 +114,7 @@ type PostFate = 'served' | (typeof POST_FAULTS)[number] | { readonly late: numbe
 export interface OperatorAction {
   /** When (ms). */
   readonly at: number;
-  readonly command: 'retry' | 'forget' | 'forget --force';
+  readonly command: 'retry' | 'forget' | 'forget --force' | 'check';
 }
 
 export interface Scenario {
@@ -475,10 +485,12 @@ export class World {
 
   /** The operator runs a command, once. */
   async operate({ command }: OperatorAction): Promise<void> {
-    const instance = new Instance(this, 'operator');
+    const instance = new Instance(this, command === 'check' ? INSPECTION : 'operator');
     const operator = new Operator(instance.ledger, instance);
     const { signal } = new AbortController();
     const run = async () => {
+      if (command === 'check')
+        return instance.run(() => inspect({ ...NOTHING_SEEN, ledger: instance.ledger, signal }));
       if (command === 'retry') return operator.retry(SERVER, signal);
       if (command === 'forget --force') return operator.forgetByForce(SERVER, signal);
       const item = await instance.ledger.get(SERVER, signal);
@@ -525,6 +537,7 @@ export class World {
   }
 
   write(change: Change, condition: Condition, writer: string): Stored | undefined {
+    if (writer === INSPECTION) this.violate('INSPECTION: it changes what is remembered of a server');
     if (!holds(this.#item, condition)) return undefined;
     const before = this.#item;
     this.#item = readItem(changed(this.#item, SERVER, change));
@@ -869,6 +882,7 @@ class Instance implements Table, EventTable, ConnectionSource {
     signal: AbortSignal,
   ): Promise<Stored | undefined> {
     if (key === STAGE_KEY) return this.#written(signal, () => this.#world.writeStage(change));
+    if (inspectedServer(key) !== undefined) return this.#written(signal, () => ({ barman_server: key }));
     const write = () => this.#world.write(change as Change, condition, this.name);
     const { startedLate } = this.#given;
     if (change.running && startedLate !== undefined) {

@@ -6,6 +6,14 @@
 import { createHash } from 'node:crypto';
 import type { IncomingHttpHeaders } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
+import {
+  connectionsTo,
+  diagnosedModel,
+  diagnosedServer,
+  diagnosis,
+  hostOf,
+  type ServerChange,
+} from './diagnose.ts';
 
 /** How long pg-backup-api's process takes until it starts `barman` (ms): less than it does. */
 const HELPER_START = 200;
@@ -33,13 +41,18 @@ export interface Operation {
 
 export type Status = 'IN_PROGRESS' | 'DONE' | 'FAILED';
 
+/** The options that a model sets. Without a conninfo it connects to the node that is the end of its name. */
+export interface Model extends Readonly<Record<string, unknown>> {
+  readonly cluster: string;
+}
+
 export interface HostOptions {
   /**
    * Barman servers; default cluster: the server's name. A model can be applied only to servers of its
    * cluster.
    */
   readonly servers?: Readonly<Record<string, { cluster?: string }>>;
-  readonly models?: Readonly<Record<string, { cluster: string }>>;
+  readonly models?: Readonly<Record<string, Model>>;
   /** Time that reading the configuration takes (ms): once per request, other than for `/status`. */
   readonly requestCost?: number;
   /**
@@ -47,6 +60,8 @@ export interface HostOptions {
    * succeeded. Default: the stand-in simulates Barman.
    */
   readonly barman?: (server: string, model: string | null) => Promise<boolean>;
+  /** Returns what a real `barman diagnose` prints. Default: the stand-in simulates it. */
+  readonly diagnose?: () => Promise<string>;
   /** Duration of an operation (ms); default: 300. */
   readonly operationTime?: number;
   /**
@@ -84,6 +99,10 @@ export interface ServerFiles {
 export class Host {
   /** Barman's configuration as it is on the disk: servers and their clusters. */
   readonly configuration: Map<string, { readonly cluster: string }>;
+  /** Its models. */
+  readonly models: Map<string, Model>;
+  /** What `/diagnose` says of a server differently from a healthy one. */
+  readonly diagnosed = new Map<string, ServerChange>();
   /** The server whose section cannot be read to its end, such as for a `%`; nothing after it is read. */
   unreadable: string | undefined;
   disk: 'writable' | 'full' | 'read-only' = 'writable';
@@ -103,6 +122,7 @@ export class Host {
         { cluster },
       ]),
     );
+    this.models = new Map(Object.entries(options.models ?? {}));
   }
 
   /** Ends all helper processes. */
@@ -119,6 +139,28 @@ export class Host {
     const files = { activeModel: null, folders: false, ...empty };
     this.#files.set(name, files);
     return files;
+  }
+
+  /**
+   * Returns what `/diagnose` says of a server: with the options of its active model. One that does not exist is an
+   * error in its configuration; one of another cluster is only left out.
+   */
+  diagnose(name: string) {
+    const change = this.diagnosed.get(name) ?? {};
+    const config = { ...this.configuration.get(name), ...change.config };
+    const { activeModel } = this.files(name);
+    const model = activeModel === null ? undefined : this.models.get(activeModel);
+    if (activeModel !== null && model === undefined) {
+      const error = `Model '${activeModel}' is set as the active model for the server '${name}' but the model does not exist.`;
+      const msg_list = [...(change.msg_list ?? []), error];
+      return diagnosedServer(name, { ...change, msg_list, config: { ...config, disabled: true } });
+    }
+    if (activeModel === null || model?.cluster !== config.cluster) {
+      return diagnosedServer(name, { ...change, config });
+    }
+    const options = Object.entries(withConnections(activeModel, model)).filter(([, value]) => value !== null);
+    const applied = { ...config, ...Object.fromEntries(options) };
+    return diagnosedServer(name, { active_model: activeModel, ...change, config: applied });
   }
 
   /** Creates the folders of a server where they are missing. @throws Error if the disk does not allow it */
@@ -178,12 +220,17 @@ export class Host {
     await sleep(time, undefined, { signal: this.#ended.signal }).catch(never);
     const cluster = this.configuration.get(name)?.cluster;
     const possible =
-      cluster !== undefined && (target === null || this.options.models?.[target]?.cluster === cluster);
+      cluster !== undefined && (target === null || this.models.get(target)?.cluster === cluster);
     if (!possible || plan.failed === 'untouched' || this.disk === 'read-only') return false;
     // On a full disk Barman loses the active model: it empties the file before it writes.
     this.files(name).activeModel = this.disk === 'full' ? null : target;
     return plan.failed === undefined && this.disk === 'writable';
   }
+}
+
+/** Returns the options of a model, with those that it lacks to connect to a node. */
+function withConnections(name: string, model: Model | undefined) {
+  return { ...connectionsTo(hostOf(name)), ...model };
 }
 
 /** @throws Error if the content of a file is not a JSON object, as that of an empty file */
@@ -295,19 +342,16 @@ export class Worker {
   async #diagnose(): Promise<Response> {
     await this.#readConfiguration();
     if (this.#host.disk === 'read-only') throw new Error('/diagnose cannot create its lock file');
-    const models = Object.entries(this.#host.options.models ?? {});
-    return json(200, {
-      global: { config: {} },
-      servers: Object.fromEntries(
-        [...this.#memory].map((name) => {
-          const config = { ...this.#host.configuration.get(name), name };
-          return [name, { active_model: this.#host.files(name).activeModel, config, backups: {} }];
-        }),
-      ),
-      models: Object.fromEntries(
-        models.map(([name, { cluster }]) => [name, { config: { cluster, model: true, name } }]),
-      ),
-    });
+    if (this.#host.options.diagnose) return json(200, await this.#host.options.diagnose());
+    return json(
+      200,
+      diagnosis({
+        servers: Object.fromEntries([...this.#memory].map((name) => [name, this.#host.diagnose(name)])),
+        models: Object.fromEntries(
+          [...this.#host.models].map(([name, model]) => [name, diagnosedModel(withConnections(name, model))]),
+        ),
+      }),
+    );
   }
 }
 

@@ -123,7 +123,8 @@ describe('runBarmanConfigSwitch', () => {
       },
     });
     await asked.promise;
-    const busy = 'another dry run is under way, or one that failed may be; try again in a minute';
+    const busy =
+      'another dry run or inspection is under way, or one that failed may be; try again in a minute';
     await expect(run(dryRun, { table })).rejects.toThrow(busy);
     answer.resolve({ version: undefined, servers: new Map(), models: new Map(), showsModels: true });
     await first;
@@ -150,7 +151,7 @@ describe('runBarmanConfigSwitch', () => {
       throw error;
     };
     await expect(run(dryRun, { table, diagnose })).rejects.toThrow('time ran out');
-    await expect(run(dryRun, { table })).rejects.toThrow('another dry run is under way');
+    await expect(run(dryRun, { table })).rejects.toThrow('another dry run or inspection is under way');
     vi.useFakeTimers({ toFake: ['Date'], now: Date.now() + 60_001 });
     try {
       expect((await run(dryRun, { table })).diagnosed).toBe(1);

@@ -172,6 +172,7 @@ describe('a heartbeat', () => {
       unreachable: undefined,
       oldestPendingAge: 0,
       pausedPendingAge: 0,
+      isQuiet: true,
       certificate: undefined,
       entered: { pending: [], not_streaming: [], leader_cannot_write: [], leader_unknown: [] },
     });

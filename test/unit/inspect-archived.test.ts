@@ -322,6 +322,10 @@ const NONE: readonly [string, Change][] = [
       }),
     },
   ],
+  [
+    'a replica after a promotion, while Patroni could not be asked',
+    { status: replica, clusters: [{ ...UNSURVEYED, unseen: 'malformed' }] },
+  ],
   ['a replica after a promotion, while the leader is unknown', { status: replica, survey: LEADERLESS }],
   [
     'another model, while it is applied again',

@@ -578,6 +578,12 @@ describe('it is not seen', () => {
     ],
     ['Patroni', { clusters: [UNSURVEYED] }, 'Patroni: clusters/main has no URLs', true],
     [
+      'Patroni, since it could not be asked',
+      { clusters: [{ ...UNSURVEYED, unseen: 'patroni-ca-cert is not a certificate' }] },
+      'Patroni: patroni-ca-cert is not a certificate',
+      true,
+    ],
+    [
       'members',
       { survey: { ...LEADERLESS, members: undefined, observation: { unknown: 'no node answered' } } },
       'the members of cluster main: no node answered',

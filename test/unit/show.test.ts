@@ -4,6 +4,7 @@ import { readFileSync } from 'node:fs';
 import { afterAll, describe, expect, test, vi } from 'vitest';
 import { asJson, asTable, stateOf, tried } from '../../cli/show.ts';
 import { operationFailed } from '../../functions/config-switch/barman/switch-config.ts';
+import type { Inspection } from '../../functions/config-switch/ledger/inspection.ts';
 import type { Item, RecordedItem } from '../../functions/config-switch/ledger/item.ts';
 import type { ServerMessage, Servers } from '../../functions/config-switch/ledger/ledger.ts';
 
@@ -47,11 +48,34 @@ const heartbeat = {
     },
   ],
 };
+const inspected = { at: ago(10_800), notes: [], unseen: [], missing: [], connected: [] };
+const INSPECTIONS: [string, Inspection][] = [
+  ['main', { ...inspected, findings: [] }],
+  [
+    'crm',
+    {
+      ...inspected,
+      findings: [
+        {
+          ...{
+            kind: 'member-without-model',
+            class: 'ready',
+            member: 'node3',
+            since: ago(10_800),
+            counts: true,
+          },
+          what: 'it has no model for Barman server crm',
+          remedy: 'add [pg:node3] to barman.conf, and "node3": "pg:node3" to "crm" in clusters/main',
+        },
+      ],
+    },
+  ],
+];
 const servers = (items: readonly (Item | ServerMessage)[], stage: Servers['stage'] = {}): Servers => ({
   items: items.filter((one): one is Item => !('message' in one)),
   unreadable: items.filter((one): one is ServerMessage => 'message' in one),
   stage,
-  inspections: new Map(),
+  inspections: new Map(items.some((one) => one.barman_server === 'hr') ? INSPECTIONS : []),
 });
 const shown = (
   items: readonly (Item | ServerMessage)[],
@@ -82,18 +106,20 @@ describe('the table', () => {
   test('has what is desired, applied and observed, and since when, at 80 columns', () => {
     expect(table.split('\n')).toEqual([
       'heartbeat 15s ago; version 1.2.3; pg-backup-api reachable; 1 of 1 clusters known',
-      'SERVER  STATE     DESIRED       APPLIED      LEADER     STREAMING',
-      'crm     pending   pg:node2 12s  pg:node1 4d  node2 30s  no 30s',
+      'SERVER  STATE     DESIRED       APPLIED      LEADER     STREAMING  READY',
+      'crm     pending   pg:node2 12s  pg:node1 4d  node2 30s  no 30s     no: 1 finding',
       '  - the next attempt is in 48s; next: retry crm',
       '  - failed once: Barman could not apply model pg:node2 on crm: operation',
       '    20261124T120000 ended FAILED; the reason is in',
       '    <barman_home>/crm/output/20261124T120000.json on the Barman host',
       '  - Barman did not stream from node2 15s ago',
-      'hr      observed  –             –            pg-a 45s   yes 45s',
+      '  - node3: it has no model for Barman server crm: add [pg:node3] to barman.conf,',
+      '    and "node3": "pg:node3" to "crm" in clusters/main',
+      'hr      observed  –             –            pg-a 45s   yes 45s    ?',
       '  - nothing is desired yet: the second heartbeat that sees the same leader sets',
       "    it to the leader's model; next: wait, then look for the model of pg-a in the",
       "    cluster's parameter",
-      'main    in sync   pg:node2 4m   pg:node2 4m  node2 4m   yes 3m',
+      'main    in sync   pg:node2 4m   pg:node2 4m  node2 4m   yes 3m     yes 3h',
     ]);
   });
 
@@ -138,10 +164,10 @@ describe('the table', () => {
     expect(shown([east], { heartbeat }, 100).split('\n')).toEqual([
       'heartbeat 15s ago; version 1.2.3; pg-backup-api reachable; 1 of 2 clusters known',
       'the leader of cluster east is unknown: no node answered',
-      'SERVER  STATE    DESIRED      APPLIED      LEADER  STREAMING',
-      'crm     new      –            –            –       –',
+      'SERVER  STATE    DESIRED      APPLIED      LEADER  STREAMING  READY',
+      'crm     new      –            –            –       –          ?',
       ...Array(2).fill(expect.stringMatching(/^ {2}(- a cluster lists it| {2})/)),
-      'east    in sync  pg:node2 4m  pg:node2 4m  ?       ?',
+      'east    in sync  pg:node2 4m  pg:node2 4m  ?       ?          ?',
       '  - LEADER and STREAMING are unknown, last seen node1, 3m ago: no node answered; next: compare with',
       '    patronictl list',
       ...Array(9).fill(expect.any(String)),
@@ -168,7 +194,7 @@ describe('the table', () => {
     ],
     [
       'has not reported for long',
-      '\nmain    in sync  pg:node2 4m  pg:node2 4m  ?       ?\n',
+      '\nmain    in sync  pg:node2 4m  pg:node2 4m  ?       ?          ?\n',
       {
         heartbeat: {
           ...heartbeat,
@@ -408,9 +434,9 @@ describe('a note', () => {
   test('says what to do about an item that cannot be read, and the other rows stay', () => {
     expect(shown([broken, inSync]).split('\n')).toEqual([
       'No heartbeat has reported yet.',
-      'SERVER  STATE       DESIRED      APPLIED      LEADER  STREAMING',
-      'main    in sync     pg:node2 4m  pg:node2 4m  –       –',
-      'old     unreadable  –            –            –       –',
+      'SERVER  STATE       DESIRED      APPLIED      LEADER  STREAMING  READY',
+      'main    in sync     pg:node2 4m  pg:node2 4m  –       –          ?',
+      'old     unreadable  –            –            –       –          ?',
       "  - the ledger's item of old cannot be read",
     ]);
   });
@@ -446,4 +472,52 @@ test.each<[string, Item, Item, object]>([
   ['time ran out', pending, pending, {}],
 ])('a retry › says what was tried, or why not: %s', (text, before, after, response) => {
   expect(tried(before, after, {}, response)).toContain(text);
+});
+
+describe('the column READY', () => {
+  const readyOf = (inspection: Partial<Inspection>, stage: Servers['stage'] = { heartbeat }) => {
+    const inspections = new Map([['main', { ...inspected, findings: [], ...inspection }]]);
+    const text = asTable({ ...servers([inSync], stage), inspections }, NOW, 200, ['main']);
+    return / (\S+(?: \S+){0,2})$/m.exec(text.split('\n').find((line) => line.startsWith('main')) ?? '')?.[1];
+  };
+  const finding = {
+    kind: 'no-backup',
+    class: 'ready' as const,
+    what: 'w',
+    remedy: 'r',
+    since: ago(1),
+    counts: true,
+  };
+
+  test('has the age of an inspection without findings', () => {
+    expect(readyOf({})).toMatch(/yes 3h$/);
+    expect(readyOf({ at: ago(48 * 3_600) })).toMatch(/yes 2d$/);
+  });
+
+  test('counts findings', () => {
+    expect(readyOf({ findings: [finding] })).toMatch(/no: 1 finding$/);
+    expect(readyOf({ findings: [finding, finding] })).toMatch(/no: 2 findings$/);
+  });
+
+  test('is unknown after two days, or if a member could not be seen', () => {
+    expect(readyOf({ at: ago(48 * 3_600 + 1) })).toMatch(/\? 2d$/);
+    expect(readyOf({ unseen: [{ what: 'no answer', member: 'node1' }] })).toMatch(/\? 3h$/);
+    expect(readyOf({ unseen: [{ what: 'a switch is pending' }] })).toMatch(/yes 3h$/);
+  });
+
+  test('is explained if no inspection could see Barman', () => {
+    const times = { first_at: ago(9), tried_at: ago(9), unseen: 'no response within 50 s' };
+    expect(asTable(servers([inSync], { inspection: times }), NOW, 200)).toContain(
+      'no inspection could see Barman yet: no response within 50 s; next: check',
+    );
+    const seen = asTable(servers([inSync], { inspection: { ...times, seen_at: ago(7_200) } }), NOW, 200);
+    expect(seen).toContain('no inspection could see Barman since 2');
+  });
+
+  test('is explained by three findings at most', () => {
+    const inspections = new Map([['main', { ...inspected, findings: Array(5).fill(finding) }]]);
+    const text = asTable({ ...servers([inSync]), inspections }, NOW, 80);
+    expect(text.match(/- w: r/g)).toHaveLength(3);
+    expect(text).toContain('- 2 more; next: check');
+  });
 });

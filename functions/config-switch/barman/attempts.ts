@@ -79,6 +79,8 @@ export interface Request<T> {
   readonly beforeSend?: () => Promise<void>;
   /** Called after each failed attempt. */
   readonly onFailure?: (failure: RequestFailure) => void;
+  /** Whether it may be sent again after a failure; default: after each transient one. */
+  readonly mayRepeat?: (failure: RequestFailure) => boolean;
   /** Called before each further attempt. */
   readonly beforeRetry?: (failure: RequestFailure) => Promise<void>;
 }
@@ -175,7 +177,8 @@ export class HttpClient implements AsyncDisposable {
         if (error.isAnswer) this.#reached = true;
         if (error.status === 404) notFound += 1;
         const renewed = error.doubtsCredentials && (await this.#rereadCredentials(link));
-        const again = error.transient && notFound < maxNotFound && attempt < maxRetries;
+        const mayRepeat = error.transient && (request.mayRepeat?.(error) ?? true);
+        const again = mayRepeat && notFound < maxNotFound && attempt < maxRetries;
         if (!again && !renewed) {
           const attempts = attempt > 1 ? ` (${attempt} attempts)` : '';
           const doubt = error.begun === 'no' ? '' : mayHaveBegun;

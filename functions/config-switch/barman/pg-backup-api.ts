@@ -15,10 +15,10 @@ import { DiagnoseOutput, type Diagnosis, readDiagnosis } from './diagnosis.ts';
 import { answerOf } from './failures.ts';
 
 /**
- * Time limit of one attempt at `/diagnose`, which queries every PostgreSQL server (ms): more than any
- * invocation has.
+ * Time limit of one attempt at `/diagnose`, which queries every PostgreSQL server (ms): one that hangs makes it
+ * take half a minute. Only an inspection has so much time.
  */
-const DIAGNOSE_TIMEOUT = 60_000;
+const DIAGNOSE_TIMEOUT = 50_000;
 /** Time limit of the heartbeat's probe (ms): a host that hangs must not use up the heartbeat. */
 const STATUS_TIMEOUT = 15_000;
 /**
@@ -297,7 +297,8 @@ export class PgBackupApi implements AsyncDisposable {
   }
 
   /**
-   * The servers and models of Barman. Slow, and heavy for the host.
+   * The servers and models of Barman. Slow, and heavy for the host, which goes on with a request that was given
+   * up: so one without a response is not repeated.
    *
    * @throws HttpError
    */
@@ -307,6 +308,7 @@ export class PgBackupApi implements AsyncDisposable {
       path: ['diagnose'],
       schema: DiagnoseOutput,
       timeout: DIAGNOSE_TIMEOUT,
+      mayRepeat: ({ begun }) => begun !== 'unknown',
     });
     return readDiagnosis(output);
   }

@@ -31,7 +31,7 @@ export function receiving(): MiddlewareObj<Event> {
 export function receive(event: unknown, context: Context): Event {
   const now = Date.now();
   const received = (arrived: Arrived, arrivedAt: number, event_id: string): Event => ({
-    ...startInvocation(context, arrived.caller === 'http' && arrived.event ? arrivedAt : undefined),
+    ...startInvocation(context, arrived.caller === 'http' && arrived.event ? arrivedAt : Date.now()),
     arrived,
     arrivedAt,
     event_id,

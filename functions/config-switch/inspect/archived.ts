@@ -163,7 +163,7 @@ function judgeRole(
   server: DiagnosedServer,
   collector: Collector,
 ): void {
-  const isAsked = clusters.some(({ survey }) => survey);
+  const isAsked = clusters.some(({ survey, unseen }) => survey || unseen !== undefined);
   const isPromotion = item && isSettled(item) && PROMOTED.includes(item.desired?.role ?? '');
   if (isAsked || !isPromotion || !isReplica(server)) return;
   const what = `Barman is connected to a replica${hostsOf(server, ['conninfo'])}, although the last switch was for a promotion`;

@@ -189,6 +189,10 @@ export function concernsAllMembers({ kind }: { readonly kind: string }): boolean
 }
 
 /** Returns the sentence for the operator. */
-export function sentenceOf({ member, what, remedy }: Finding): string {
+export function sentenceOf({
+  member,
+  what,
+  remedy,
+}: Omit<Finding, 'kind' | 'member'> & { readonly member?: string | undefined }): string {
   return `${member === undefined ? '' : `${member}: `}${what}: ${remedy}`;
 }

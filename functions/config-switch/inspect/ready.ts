@@ -109,10 +109,10 @@ export function judgeCluster(
   collector: Collector,
 ): void {
   const { barman_server, diagnosis } = subject;
-  const { cluster, survey } = surveyed;
+  const { cluster, survey, unseen } = surveyed;
   const models = cluster.servers.get(barman_server) ?? new Map<string, string | null>();
   if (survey) judgeMembership(subject, cluster.name, survey, models, collector);
-  else collector.notSeen(`Patroni: clusters/${cluster.name} has no URLs`, true);
+  else collector.notSeen(`Patroni: ${unseen ?? `clusters/${cluster.name} has no URLs`}`, true);
   if ('unseen' in diagnosis || !server) return;
   const { models: known, showsModels } = diagnosis;
   judgeModels({ subject, surveyed, server, models, known: showsModels ? known : undefined }, collector);

@@ -16,8 +16,10 @@ const MAX_LINES = 100;
 /** A Patroni cluster that lists the server with members, and what was seen of it. */
 export interface SurveyedCluster {
   readonly cluster: Pick<Cluster, 'name' | 'servers' | 'streaming_archiver_name'>;
-  /** Undefined: its parameter names no URLs. */
+  /** Undefined: its parameter has no URLs, or it could not be asked. */
   readonly survey: Survey | undefined;
+  /** Why it could not be asked. */
+  readonly unseen?: string | undefined;
 }
 
 /** What was seen of one server. */
@@ -107,8 +109,8 @@ export function leadingOf({ clusters }: Pick<Subject, 'clusters'>): Leading | { 
     return { unseen: `${one.cluster.name} and ${another.cluster.name} both have a primary` };
   }
   if (one) return one;
-  const reasons = clusters.map(({ cluster: { name }, survey }) => {
-    if (!survey) return `clusters/${name} has no URLs of Patroni`;
+  const reasons = clusters.map(({ cluster: { name }, survey, unseen }) => {
+    if (!survey) return unseen ?? `clusters/${name} has no URLs of Patroni`;
     if ('unknown' in survey.observation) return survey.observation.unknown;
     return `${survey.observation.leader} ${survey.leader ? 'is not a primary' : 'did not answer with its state'}`;
   });

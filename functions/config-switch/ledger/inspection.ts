@@ -13,7 +13,7 @@ export function inspectedServer(key: string): string | undefined {
   return key.startsWith(inspectionKey('')) ? key.slice(inspectionKey('').length) : undefined;
 }
 
-const Inspection = v.object({
+export const Inspection = v.object({
   /** When it began. */
   at: Time,
   findings: v.array(

@@ -72,7 +72,14 @@ import {
   readItem,
   timeOf,
 } from './item.ts';
-import { type HeartbeatReport, isServer, readStage, STAGE_KEY, type StageItem } from './stage.ts';
+import {
+  type HeartbeatReport,
+  type InspectionTimes,
+  isServer,
+  readStage,
+  STAGE_KEY,
+  type StageItem,
+} from './stage.ts';
 
 /** How long a lease allows POSTs, from when it was acquired (ms). */
 export const POST_WINDOW = 8_000;
@@ -325,6 +332,11 @@ export class Ledger {
   /** Writes what an inspection found. */
   async inspected(barman_server: string, inspection: Inspection, signal: AbortSignal): Promise<void> {
     await this.#table.update(inspectionKey(barman_server), { inspection }, [], signal);
+  }
+
+  /** Writes when Barman was inspected, and whether it could be seen. */
+  async inspectionTried(inspection: InspectionTimes, signal: AbortSignal): Promise<void> {
+    await this.#table.update(STAGE_KEY, { inspection }, [], signal);
   }
 
   /** Writes what a heartbeat found. */

@@ -57,7 +57,23 @@ export type ClusterReport = Readonly<v.InferOutput<typeof ClusterReport>>;
 export type Lasting = Readonly<v.InferOutput<typeof Lasting>>;
 /** What a heartbeat found. */
 export type HeartbeatReport = Readonly<v.InferOutput<typeof HeartbeatReport>>;
+/** When Barman was inspected last. */
+const InspectionTimes = v.object({
+  /** When an inspection first was tried, and last. */
+  first_at: Time,
+  tried_at: Time,
+  /** When one last could see Barman; absent: never. */
+  seen_at: v.exactOptional(Time),
+  /** Why the last one could not. */
+  unseen: v.exactOptional(v.string()),
+});
+
+export type InspectionTimes = Readonly<v.InferOutput<typeof InspectionTimes>>;
+
 export interface StageItem {
+  readonly inspection?: InspectionTimes;
+  /** Until when Barman may be busy with a diagnosis. */
+  readonly diagnose_until?: string;
   readonly paused?: Readonly<v.InferOutput<typeof Pause>>;
   /** What the last heartbeat found. */
   readonly heartbeat?: HeartbeatReport;
@@ -71,7 +87,7 @@ export interface StageItem {
  * @throws LedgerError if the pause cannot be read: nothing may be sent
  */
 export function readStage(stored: Readonly<Record<string, unknown>> = {}): StageItem {
-  const { paused, heartbeat } = stored;
+  const { paused, heartbeat, inspection, diagnose_until } = stored;
   const pause = v.safeParse(Pause, paused);
   if (paused !== undefined && !pause.success) {
     throw new LedgerError(
@@ -79,9 +95,12 @@ export function readStage(stored: Readonly<Record<string, unknown>> = {}): Stage
     );
   }
   const report = v.safeParse(HeartbeatReport, heartbeat);
+  const times = v.safeParse(InspectionTimes, inspection);
   return {
     ...(pause.success && { paused: pause.output }),
     ...(report.success && { heartbeat: report.output }),
+    ...(times.success && { inspection: times.output }),
+    ...(v.is(Time, diagnose_until) && { diagnose_until }),
   };
 }
 

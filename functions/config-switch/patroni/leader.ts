@@ -17,7 +17,7 @@ const ROUND = 3_000;
 const DCS_SEEN_WITHIN = 30_000;
 
 /** The ledger and the log have it: not more of it than a name needs, and UTF-8. */
-const Text = v.pipe(
+export const Text = v.pipe(
   v.string(),
   v.maxLength(255),
   v.check((text) => text.isWellFormed()),

@@ -37,13 +37,17 @@ export class Sockets {
       await using client = connect();
       return await observe(hurrying(client.ask));
     };
-    const first = await this.#use(count, true, () => turn((ask) => this.#hurrying(ask, slow)));
+    const first = await this.use(count, () => turn((ask) => this.#hurrying(ask, slow)));
     if ('leader' in first || slow.size === 0) return first;
-    return this.#use(count, false, () => turn((ask) => ask));
+    return this.use(count, () => turn((ask) => ask), false);
   }
 
-  /** Waits until so many sockets are free, and keeps them while something is done. */
-  async #use<T>(count: number, isFirst: boolean, action: () => Promise<T>): Promise<T> {
+  /**
+   * Waits until so many sockets are free, and keeps them while something is done.
+   *
+   * @param isFirst whether it comes before those that wait for their second turn
+   */
+  async use<T>(count: number, action: () => Promise<T>, isFirst = true): Promise<T> {
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#waiting.push({ count, isFirst, start: resolve });
     this.#startNext();

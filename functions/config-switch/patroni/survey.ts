@@ -6,7 +6,7 @@
 import * as v from 'valibot';
 import { isObject } from '../schema.ts';
 import type { Cluster } from './cluster.ts';
-import { type Answers, askAll, leaderOf, type Observation } from './leader.ts';
+import { type Answers, askAll, leaderOf, type Observation, Text } from './leader.ts';
 import type { Answer, Ask } from './rest-api.ts';
 
 /** A member, as `/cluster` has it. One that was killed is there for up to half a minute. */
@@ -62,7 +62,7 @@ export async function survey(cluster: Cluster, ask: Ask, signal: AbortSignal): P
   const named = await askAll(cluster.patroni, 'cluster', ask, signal);
   const states = await askAll(cluster.patroni, 'leader', ask, signal);
   const observation = await leaderOf(cluster, named, states);
-  const nodes = states.map(([url, answer]) => nodeOf(url, answer));
+  const nodes = states.map(([url, answer]) => nodeOf(cluster, url, answer));
   const leadingNode =
     'leader' in observation ? nodes.find(({ member }) => member === observation.leader) : undefined;
   // Any member has the same configuration; the leader is asked first, since what it says counts.
@@ -93,13 +93,12 @@ function bodyOf(answer: Answer | undefined): unknown {
 
 const fact = <T extends v.GenericSchema>(schema: T) => v.fallback(v.optional(schema), undefined);
 const Members = v.object({
-  scope: fact(v.string()),
+  scope: fact(Text),
   members: v.array(
     v.object({
-      // As a leader's: the ledger has it.
-      name: v.pipe(v.string(), v.maxLength(255)),
-      state: v.string(),
-      host: fact(v.string()),
+      name: Text,
+      state: Text,
+      host: fact(Text),
       port: fact(v.number()),
       tags: fact(v.record(v.string(), v.unknown())),
     }),
@@ -132,33 +131,42 @@ function membersOf(
  */
 function canLead({ nofailover, failover_priority }: Readonly<Record<string, unknown>>): boolean {
   if (nofailover != null) return !nofailover;
-  const priority = Number.parseInt(String(failover_priority), 10);
-  return !(priority <= 0);
+  // An object may have no text: `{"toString": 0}`.
+  const priority = typeof failover_priority === 'object' ? Number.NaN : failover_priority;
+  return !(Number.parseInt(String(priority), 10) <= 0);
 }
 
 const State = v.object({
-  state: fact(v.string()),
-  role: fact(v.string()),
+  state: fact(Text),
+  role: fact(Text),
   timeline: fact(v.number()),
-  database_system_identifier: fact(v.string()),
-  xlog: fact(v.object({ location: fact(v.number()), received_location: fact(v.number()) })),
-  patroni: fact(v.object({ version: fact(v.string()), name: fact(v.string()) })),
+  database_system_identifier: fact(Text),
+  xlog: fact(
+    v.object({
+      location: fact(v.number()),
+      received_location: fact(v.number()),
+      replayed_location: fact(v.number()),
+    }),
+  ),
+  patroni: v.object({ version: fact(Text), scope: fact(Text), name: fact(Text) }),
 });
 
-function nodeOf(url: URL, answer: Answer): Node {
-  const error = 'error' in answer ? answer.error : undefined;
-  const read = v.safeParse(State, 'body' in answer ? answer.body : undefined);
-  if (!read.success) {
-    const why = 'status' in answer ? `${answer.status}, not a state of Patroni` : undefined;
-    return { url, member: undefined, isRunning: false, version: undefined, error: error ?? why };
-  }
+function nodeOf({ scope }: Cluster, url: URL, answer: Answer): Node {
+  const notSeen = { url, member: undefined, isRunning: false, version: undefined };
+  if ('error' in answer) return { ...notSeen, error: answer.error };
+  const read = v.safeParse(State, answer.body);
+  if (!read.success) return { ...notSeen, error: `${answer.status}, not a state of Patroni` };
   const { state, patroni } = read.output;
+  // Members of other clusters often have the same names.
+  if (patroni.scope !== undefined && patroni.scope !== scope) {
+    return { ...notSeen, error: `belongs to scope ${patroni.scope}, not ${scope}` };
+  }
   return {
     url,
-    member: patroni?.name,
+    member: patroni.name,
     isRunning: state === 'running',
-    version: patroni?.version,
-    error: patroni === undefined ? 'not a state of Patroni' : undefined,
+    version: patroni.version,
+    error: undefined,
   };
 }
 
@@ -167,27 +175,34 @@ function leaderState({ url, member = '' }: Node, states: Answers): LeaderState |
   const read = v.safeParse(State, bodyOf(answer));
   if (!read.success) return undefined;
   const { role, timeline, database_system_identifier, xlog } = read.output;
+  // A standby leader has the last two; it has received nothing if it replays from an archive.
+  const { location, received_location, replayed_location } = xlog ?? {};
+  const locations = [location, received_location, replayed_location].filter((one) => one !== undefined);
   return {
     name: member,
     isPrimary: role === 'primary' || role === 'master',
     timeline,
     systemId: database_system_identifier,
-    location: xlog?.location ?? xlog?.received_location,
+    location: locations.length > 0 ? Math.max(...locations) : undefined,
   };
 }
 
 /**
  * Returns the permanent physical slots in the dynamic configuration (patroni.dcs, `is_physical_slot` and
- * `permanent_physical_slots`; patroni.global_config, `permanent_slots`).
+ * `_merge_permanent_slots`; patroni.global_config, `permanent_slots`, `use_slots` and `is_standby_cluster`).
  */
 function permanentSlots(config: unknown): readonly string[] | undefined {
   if (!isObject(config)) return undefined;
-  const isStandby = Boolean(config.standby_cluster);
-  const slots = config.permanent_replication_slots || config.permanent_slots || config.slots || {};
+  const { postgresql, standby_cluster: standby } = config;
+  const usesSlots = isObject(postgresql) ? (postgresql.use_slots ?? true) : true;
+  if (!/^"?(on|true|yes|1)"?$/i.test(JSON.stringify(usesSlots))) return [];
+  const isStandby = isObject(standby) && [standby.host, standby.port, standby.restore_command].some(isTrue);
+  const slots = [config.permanent_replication_slots, config.permanent_slots, config.slots].find(isTrue);
   if (!isObject(slots)) return [];
   return Object.entries(slots)
-    .filter(([, slot]) => {
-      if (!slot) return true;
+    .filter(([name, slot]) => {
+      if (!/^[a-z0-9_]{1,63}$/.test(name)) return false;
+      if (!isTrue(slot)) return true;
       if (!isObject(slot)) return false;
       const { type = slot.database && slot.plugin ? 'logical' : 'physical', cluster_type } = slot;
       // Measured with 4.1.5: in a primary cluster, `cluster_type: standby` does not keep a slot away.
@@ -196,12 +211,20 @@ function permanentSlots(config: unknown): readonly string[] | undefined {
     .map(([name]) => name);
 }
 
-const History = v.array(v.looseTuple([v.number(), v.number(), v.unknown(), v.string()]));
+/** Returns what Python takes for true: an empty object or array is false. */
+function isTrue(value: unknown): boolean {
+  return typeof value === 'object' && value !== null ? Object.keys(value).length > 0 : Boolean(value);
+}
+
+/** A row of a timeline that ended before Patroni had the cluster has no time. */
+const Ended = v.looseTuple([v.number(), v.number(), v.unknown(), v.string()]);
 
 /** Returns when a timeline began: when the one before ended. Just after a promotion, Patroni does not know it yet. */
 function beginOf(timeline: number | undefined, history: unknown): Survey['timelineBegan'] {
-  const read = v.safeParse(History, history);
-  const row = read.success ? read.output.find(([ended]) => ended + 1 === timeline) : undefined;
+  if (!Array.isArray(history)) return undefined;
+  const isBegin = (row: unknown): row is v.InferOutput<typeof Ended> =>
+    v.is(Ended, row) && row[0] + 1 === timeline;
+  const row = history.find(isBegin);
   const at = Date.parse(row?.[3] ?? '');
   return row === undefined || Number.isNaN(at) ? undefined : { at, location: row[1] };
 }

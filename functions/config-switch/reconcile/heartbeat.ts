@@ -94,6 +94,8 @@ export interface Heartbeat extends Applied {
   readonly notReady: readonly ServerMessage[];
   /** What has entered a state since the last heartbeat. */
   readonly entered: Entered;
+  /** Whether nothing was asked of a server in this heartbeat, and pg-backup-api is reachable. */
+  readonly isQuiet: boolean;
 }
 
 /** What was pending, and is now. */
@@ -141,8 +143,8 @@ export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
   // Not while something may be running, on a host with one worker.
   const isQuiet = !host.isUsed && !items.some((item) => item.lease && !isPaused(item));
   if (isQuiet && host.unreachable === undefined) await host.readOneServer(items, signal);
-  const since = new Map(observed.notStreaming.map((one) => [one.barman_server, one.since]));
   const isReachable = host.unreachable === undefined;
+  const since = new Map(observed.notStreaming.map((one) => [one.barman_server, one.since]));
   const states = {
     pending: isReachable ? pendingServers : undefined,
     not_streaming: isReachable ? since : undefined,
@@ -150,8 +152,10 @@ export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
     leader_unknown: clustersOf(observed.unknown.filter(({ cannotWrite }) => !cannotWrite)),
   };
   const { lasting, entered } = whatLasts(states, stage.heartbeat, Date.now(), options.interval);
+  // While Barman's only worker is busy with a diagnosis, an answer that is late says nothing.
+  const isBusy = Date.now() < timeOf(stage.diagnose_until, 0) && stage.heartbeat?.unreachable === undefined;
   // Old values go on being used, so what is pending was applied.
-  const unreachable = host.unreachable ?? outdated;
+  const unreachable = (isBusy ? undefined : host.unreachable) ?? outdated;
   const not_ready = refusals(host, items, stage);
   const found = { unreachable, not_ready, lasting };
   const reported = report(options, { ...seen, unknown: observed.unknown }, found, stage.heartbeat);
@@ -162,6 +166,7 @@ export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
     observed,
     notReady: [...before.unreadable, ...not_ready],
     entered,
+    isQuiet: isQuiet && isReachable,
     ...applied,
     ...(unreported !== undefined && { unreported }),
   };

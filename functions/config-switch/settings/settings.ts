@@ -42,7 +42,8 @@ interface Reading {
 }
 
 export class Settings implements ConnectionSource, SecretSource {
-  readonly #path: string;
+  /** Of the parameters, `/barman-config-switch/<stage>/`. */
+  readonly path: string;
   readonly #warn: (message: string, cause?: unknown) => void;
   readonly #reader: Reader;
   readonly #client = new SSMClient(SSM_CLIENT);
@@ -79,7 +80,7 @@ export class Settings implements ConnectionSource, SecretSource {
    * @param reader of SSM's errors
    */
   constructor(path: string, warn: (message: string, cause?: unknown) => void, reader: Reader = 'function') {
-    this.#path = path;
+    this.path = path;
     this.#warn = warn;
     this.#reader = reader;
     void this.#startReading();
@@ -221,9 +222,9 @@ export class Settings implements ConnectionSource, SecretSource {
 
   async #readPages(at: number): Promise<Reading> {
     const values = new Map<string, string>();
-    const input = { Path: this.#path, Recursive: true, WithDecryption: true };
+    const input = { Path: this.path, Recursive: true, WithDecryption: true };
     for await (const { Parameters = [] } of paginateGetParametersByPath({ client: this.#client }, input)) {
-      for (const { Name = '', Value = '' } of Parameters) values.set(Name.slice(this.#path.length), Value);
+      for (const { Name = '', Value = '' } of Parameters) values.set(Name.slice(this.path.length), Value);
     }
     return { values, at };
   }
@@ -234,7 +235,7 @@ export class Settings implements ConnectionSource, SecretSource {
     try {
       reading = await within(AbortSignal.any([signal, AbortSignal.timeout(READ_TIMEOUT)]), this.#read());
     } catch (error) {
-      const unreadable = explain(error, this.#path, signal, this.#reader);
+      const unreadable = explain(error, this.path, signal, this.#reader);
       this.#repairAt = Date.now() + REPAIR_INTERVAL;
       if (old === undefined) {
         // A deadline says that time was short, not that SSM is unavailable.
@@ -259,7 +260,7 @@ export class Settings implements ConnectionSource, SecretSource {
       this.#warn(isKept ? `${renewed.message}; the last good values stay in use` : renewed.message);
       return isKept ? before : renewed;
     };
-    const { connection, webhookSecret, patroniTls, clusters } = partsOf(values, this.#path);
+    const { connection, webhookSecret, patroniTls, clusters } = partsOf(values, this.path);
     this.#malformed = new Map(
       [...clusters].flatMap(([name, part]) => (part instanceof HttpError ? [[name, part.message]] : [])),
     );
@@ -272,7 +273,7 @@ export class Settings implements ConnectionSource, SecretSource {
         [...clusters].map(([name, cluster]) => [name, keep(cluster, old?.clusters.get(name))]),
       ),
     };
-    this.#secrets = secretsOf(this.#parts, this.#path);
+    this.#secrets = secretsOf(this.#parts, this.path);
     for (const [what, part] of Object.entries({ connection, webhookSecret })) {
       this.#setOutdated(what, part instanceof MalformedParameter ? part.message : undefined);
     }

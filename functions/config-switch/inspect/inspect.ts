@@ -1,0 +1,183 @@
+/**
+ * An inspection: a look at all that a switch needs, and at what it has led to. It asks `/diagnose` once and each
+ * Patroni cluster twice, judges what it has seen, and stores that. It changes no desired state, and sends nothing
+ * to Barman.
+ */
+
+import type { Diagnosis } from '../barman/diagnosis.ts';
+import { deadline, within } from '../deadline.ts';
+import { HttpError, messageOf } from '../errors.ts';
+import type { Inspection } from '../ledger/inspection.ts';
+import { type Item, isLeased, isPending } from '../ledger/item.ts';
+import type { Ledger, Servers } from '../ledger/ledger.ts';
+import type { InspectionTimes } from '../ledger/stage.ts';
+import type { Cluster } from '../patroni/cluster.ts';
+import { observe } from '../patroni/leader.ts';
+import type { Clusters } from '../patroni/observe-clusters.ts';
+import { PatroniClient } from '../patroni/rest-api.ts';
+import { Sockets } from '../patroni/sockets.ts';
+import { type Survey, survey } from '../patroni/survey.ts';
+import { type DiagnoseOptions, diagnoseAlone } from './diagnose.ts';
+import { judge } from './judge.ts';
+
+/** Time limit for all clusters (ms): most of an inspection's time is for `/diagnose`. */
+const SURVEY_TIME = 15_000;
+/** Time limit for the leaders afterwards (ms). */
+const OBSERVE_TIME = 6_500;
+/** Maximum length of a reason in the ledger (characters). */
+const REASON_LENGTH = 500;
+/** What is left for writing what was found (ms). */
+const WRITE_TIME = 2_000;
+
+export interface InspectOptions extends Pick<DiagnoseOptions, 'api'> {
+  readonly ledger: Ledger;
+  readonly clusters: Clusters;
+  readonly signal: AbortSignal;
+  /** Returns the time left before the deadline (ms). */
+  readonly remaining: () => number;
+}
+
+/** What an inspection has seen. */
+export interface Inspected {
+  /** When it began (ms since the epoch). */
+  readonly at: number;
+  readonly diagnosis: Diagnosis | { readonly unseen: string };
+  readonly clusters: readonly InspectedCluster[];
+  /** By Barman server, sorted. */
+  readonly servers: ReadonlyMap<string, InspectedServer>;
+}
+
+/** A cluster, and what was seen of it; undefined: it names no URLs, or could not be asked. */
+export interface InspectedCluster {
+  readonly cluster: Cluster;
+  readonly survey: Survey | undefined;
+  /** Why it could not be asked. */
+  readonly unseen: string | undefined;
+}
+
+export interface InspectedServer {
+  /** Its item in the ledger, as it was when the inspection began; undefined: none. */
+  readonly item: Item | undefined;
+  readonly inspection: Inspection;
+}
+
+/**
+ * Inspects all servers that clusters list with members, or that the ledger has.
+ *
+ * @throws LedgerError if the ledger is unavailable
+ */
+export async function inspect(options: InspectOptions): Promise<Inspected> {
+  const { ledger, signal } = options;
+  const at = Date.now();
+  const before = await ledger.all(signal);
+  const clusters = await surveyClusters(options.clusters, signal);
+  const limit = deadline(options.remaining() - OBSERVE_TIME - WRITE_TIME);
+  const limited = AbortSignal.any([signal, limit.signal]);
+  const asked = within(limited, diagnoseAlone({ ...options, signal }));
+  const diagnosis = await asked.catch((error) => ({ unseen: messageOf(error) })).finally(limit.clear);
+  const [after, leaders] = await Promise.all([ledger.all(signal), leadersOf(options.clusters, signal)]);
+
+  await ledger.inspectionTried(timesOf(before.stage.inspection, at, diagnosis), signal);
+  const servers = new Map<string, InspectedServer>();
+  for (const barman_server of serversOf(clusters, before)) {
+    const item = before.items.find((one) => one.barman_server === barman_server);
+    const listing = clusters.filter(({ cluster }) => (cluster.servers.get(barman_server)?.size ?? 0) > 0);
+    const last = before.inspections.get(barman_server);
+    const judged = judge({
+      barman_server,
+      clusters: listing,
+      diagnosis,
+      item,
+      notReady: notReadyOf(before, barman_server),
+      changed: changeOf(
+        item,
+        after.items.find((one) => one.barman_server === barman_server),
+        listing,
+        leaders,
+      ),
+      before: last,
+      now: at,
+    });
+    // What was found stays so until Barman can be seen again.
+    const inspection = 'unseen' in diagnosis && last ? { ...last, unseen: judged.unseen } : judged;
+    if (last || !('unseen' in diagnosis)) await ledger.inspected(barman_server, inspection, signal);
+    servers.set(barman_server, { item, inspection });
+  }
+  return { at, diagnosis, clusters, servers };
+}
+
+function timesOf(
+  before: InspectionTimes | undefined,
+  at: number,
+  diagnosis: Inspected['diagnosis'],
+): InspectionTimes {
+  const tried_at = new Date(at).toISOString();
+  const first_at = before?.first_at ?? tried_at;
+  if (!('unseen' in diagnosis)) return { first_at, tried_at, seen_at: tried_at };
+  const unseen = diagnosis.unseen.slice(0, REASON_LENGTH);
+  return { first_at, tried_at, ...(before?.seen_at !== undefined && { seen_at: before.seen_at }), unseen };
+}
+
+/** Asks all clusters, over 64 sockets at most. */
+async function surveyClusters({ clusters, tls }: Clusters, signal: AbortSignal): Promise<InspectedCluster[]> {
+  const sockets = new Sockets();
+  const limit = deadline(SURVEY_TIME);
+  const inTime = AbortSignal.any([signal, limit.signal]);
+  const one = async (cluster: Cluster): Promise<InspectedCluster> => {
+    const unseen = cluster.malformed ?? (tls instanceof HttpError ? tls.message : undefined);
+    const { length } = cluster.patroni;
+    if (unseen !== undefined || tls instanceof HttpError || length === 0)
+      return { cluster, survey: undefined, unseen };
+    return sockets.use(length, async () => {
+      await using client = new PatroniClient(tls);
+      return { cluster, survey: await survey(cluster, client.ask, inTime), unseen };
+    });
+  };
+  return Promise.all(clusters.map(one)).finally(limit.clear);
+}
+
+/** Returns the leaders by cluster, as far as they are known. */
+async function leadersOf({ clusters, tls }: Clusters, signal: AbortSignal): Promise<Map<string, string>> {
+  const leaders = new Map<string, string>();
+  if (tls instanceof HttpError) return leaders;
+  const sockets = new Sockets();
+  const limit = deadline(OBSERVE_TIME);
+  const inTime = AbortSignal.any([signal, limit.signal]);
+  const asked = clusters.map((cluster) =>
+    sockets.use(cluster.patroni.length, async () => {
+      await using client = new PatroniClient(tls);
+      const observation = await observe(cluster, client.ask, inTime);
+      if ('leader' in observation) leaders.set(cluster.name, observation.leader);
+    }),
+  );
+  await Promise.all(asked).finally(limit.clear);
+  return leaders;
+}
+
+function serversOf(clusters: readonly InspectedCluster[], { items, unreadable }: Servers): string[] {
+  const listed = clusters.flatMap(({ cluster }) =>
+    [...cluster.servers].filter(([, { size }]) => size > 0).map(([name]) => name),
+  );
+  const recorded = [...items, ...unreadable].map(({ barman_server }) => barman_server);
+  return [...new Set([...listed, ...recorded])].sort();
+}
+
+function notReadyOf({ stage, unreadable }: Servers, barman_server: string): string | undefined {
+  const found = [...unreadable, ...(stage.heartbeat?.not_ready ?? [])];
+  return found.find((one) => one.barman_server === barman_server)?.message;
+}
+
+/** Returns why findings about the archive would be about something that has changed meanwhile. */
+function changeOf(
+  before: Item | undefined,
+  after: Item | undefined,
+  clusters: readonly InspectedCluster[],
+  leaders: ReadonlyMap<string, string>,
+): string | undefined {
+  if (after && (isLeased(after) || isPending(after))) return 'a switch is pending';
+  if (before?.applied?.version !== after?.applied?.version) return 'a switch was made meanwhile';
+  const changed = clusters.find(
+    ({ cluster, survey }) => survey?.leader !== undefined && leaders.get(cluster.name) !== survey.leader.name,
+  );
+  return changed && `the leader of cluster ${changed.cluster.name} was not the same, or unknown, afterwards`;
+}

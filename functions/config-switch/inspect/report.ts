@@ -1,0 +1,176 @@
+/** What an inspection has seen, as its response has it: for `npm run ledger -- check`. */
+
+import * as v from 'valibot';
+import type { Connections } from '../barman/diagnosis.ts';
+import { Inspection } from '../ledger/inspection.ts';
+import { isPaused } from '../ledger/item.ts';
+import type { Member } from '../patroni/survey.ts';
+import type { Inspected, InspectedCluster, InspectedServer } from './inspect.ts';
+import { readyOf } from './judge.ts';
+
+const optionalText = v.exactOptional(v.string());
+
+const ClusterSeen = v.object({
+  name: v.string(),
+  /** Why it could not be asked. */
+  unseen: optionalText,
+  leader: optionalText,
+  /** Why the leader is unknown. */
+  unknown: optionalText,
+  timeline: v.exactOptional(v.number()),
+  /** The leader's Patroni. */
+  patroni: optionalText,
+  urls: v.array(v.object({ url: v.string(), member: optionalText, error: optionalText })),
+});
+
+const Yes = v.picklist(['yes', 'no', '?', '–']);
+
+const MemberSeen = v.object({
+  member: v.string(),
+  cluster: v.string(),
+  /** Null: no model. Absent: it has none in the parameter. */
+  model: v.exactOptional(v.nullable(v.string())),
+  /** Where its model connects to, and where Patroni says that it listens. */
+  barman_host: optionalText,
+  patroni_host: optionalText,
+  /** Whether it keeps Barman's slot. */
+  slot: Yes,
+  /** Whether a failover to it would end with Barman streaming from it. */
+  ready: Yes,
+});
+
+const ServerSeen = v.object({
+  barman_server: v.string(),
+  paused: v.boolean(),
+  members: v.array(MemberSeen),
+  /** The last segment in the archive of the leader's timeline. */
+  archived: v.exactOptional(v.object({ timeline: v.number(), name: v.string(), at: v.string() })),
+  /** How far the slot is behind (bytes). */
+  slot_behind: v.exactOptional(v.number()),
+  /** The newest base backup that can be recovered from. */
+  backup: v.exactOptional(
+    v.object({ id: v.string(), at: v.string(), timeline: v.exactOptional(v.number()) }),
+  ),
+  ...v.pick(Inspection, ['findings', 'notes', 'unseen']).entries,
+});
+
+/** The response of an inspection. */
+export const InspectionReport = v.object({
+  at: v.string(),
+  parameters: v.array(v.object({ ok: v.boolean(), name: v.string(), text: v.string() })),
+  barman: v.object({ version: optionalText, unseen: optionalText }),
+  clusters: v.array(ClusterSeen),
+  servers: v.array(ServerSeen),
+});
+export type InspectionReport = v.InferOutput<typeof InspectionReport>;
+
+/** Returns the report. @param parameters a line for each */
+export function reportOf(
+  { at, diagnosis, clusters, servers }: Inspected,
+  parameters: InspectionReport['parameters'],
+): InspectionReport {
+  return {
+    at: new Date(at).toISOString(),
+    parameters,
+    barman:
+      'unseen' in diagnosis
+        ? { unseen: diagnosis.unseen }
+        : { ...(diagnosis.version !== undefined && { version: diagnosis.version }) },
+    clusters: clusters.map(clusterSeen),
+    servers: [...servers].map(([name, server]) => serverSeen(name, server, clusters, diagnosis)),
+  };
+}
+
+function clusterSeen({ cluster, survey, unseen }: InspectedCluster): v.InferOutput<typeof ClusterSeen> {
+  const { observation, nodes = [], leader } = survey ?? {};
+  const version = nodes.find(({ member }) => member === leader?.name)?.version;
+  return {
+    name: cluster.name,
+    ...(unseen !== undefined && { unseen }),
+    ...(observation && 'leader' in observation && { leader: observation.leader }),
+    ...(observation && 'unknown' in observation && { unknown: observation.unknown }),
+    ...(leader?.timeline !== undefined && { timeline: leader.timeline }),
+    ...(version !== undefined && { patroni: version }),
+    urls: nodes.map(({ url, member, error }) => ({
+      url: url.href,
+      ...(member !== undefined && { member }),
+      ...(error !== undefined && { error }),
+    })),
+  };
+}
+
+function serverSeen(
+  barman_server: string,
+  { item, inspection }: InspectedServer,
+  clusters: readonly InspectedCluster[],
+  diagnosis: Inspected['diagnosis'],
+): v.InferOutput<typeof ServerSeen> {
+  const { findings, notes, unseen, timeline } = inspection;
+  const server = 'unseen' in diagnosis ? undefined : diagnosis.servers.get(barman_server);
+  const archived = timeline && server?.archived?.get(timeline.id);
+  const { currentLsn, slot } = server?.status ?? {};
+  const [backup] = (server?.backups ?? [])
+    .filter(({ status, end }) => end !== undefined && (status === 'DONE' || status === 'WAITING_FOR_WALS'))
+    .sort((a, b) => (b.end ?? 0) - (a.end ?? 0));
+  return {
+    barman_server,
+    paused: item !== undefined && isPaused(item),
+    members: clusters
+      .filter(({ cluster }) => (cluster.servers.get(barman_server)?.size ?? 0) > 0)
+      .flatMap((one) => membersSeen(barman_server, one, inspection, diagnosis)),
+    ...(archived && {
+      archived: {
+        timeline: archived.timeline,
+        name: archived.name,
+        at: new Date(archived.time).toISOString(),
+      },
+    }),
+    ...(currentLsn !== undefined &&
+      slot?.restartLsn !== undefined && { slot_behind: Math.max(0, currentLsn - slot.restartLsn) }),
+    ...(backup?.end !== undefined && {
+      backup: {
+        id: backup.id,
+        at: new Date(backup.end).toISOString(),
+        ...(backup.timeline !== undefined && { timeline: backup.timeline }),
+      },
+    }),
+    ...{ findings, notes, unseen },
+  };
+}
+
+/** Returns the members that parameter or Patroni have, without those that cannot lead and have no model. */
+function membersSeen(
+  barman_server: string,
+  { cluster, survey }: InspectedCluster,
+  inspection: Inspection,
+  diagnosis: Inspected['diagnosis'],
+): v.InferOutput<typeof MemberSeen>[] {
+  const models = cluster.servers.get(barman_server) ?? new Map<string, string | null>();
+  const known = new Map<string, Member | undefined>((survey?.members ?? []).map((one) => [one.name, one]));
+  const names = [...known].filter(([name, one]) => models.has(name) || one?.canLead).map(([name]) => name);
+  const server = 'unseen' in diagnosis ? undefined : diagnosis.servers.get(barman_server);
+  return [...new Set([...names, ...models.keys()])].sort().map((member) => {
+    const model = models.get(member);
+    const connections = 'unseen' in diagnosis ? undefined : diagnosis.models.get(model ?? '')?.connections;
+    const hosts = hostsOf(connections);
+    const { host } = known.get(member) ?? {};
+    const slot = server?.streaming_archiver ? server.slot_name : undefined;
+    const kept = survey?.slots && slot !== undefined && survey.slots.includes(slot);
+    return {
+      member,
+      cluster: cluster.name,
+      ...(model !== undefined && { model }),
+      ...(hosts !== undefined && { barman_host: hosts }),
+      ...(host !== undefined && { patroni_host: host }),
+      slot: slot === undefined || server?.createsSlot ? '–' : kept === undefined ? '?' : kept ? 'yes' : 'no',
+      ready: readyOf(member, inspection),
+    };
+  });
+}
+
+/** Returns the hosts of a model's connection, separated by commas. */
+function hostsOf(connections: Connections | undefined): string | undefined {
+  const connection = connections?.get('conninfo') ?? connections?.get('streaming_conninfo');
+  if (!connection || 'problem' in connection || connection.endpoints.length === 0) return undefined;
+  return connection.endpoints.map(({ host }) => host || 'Unix socket').join(',');
+}

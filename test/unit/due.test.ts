@@ -1,0 +1,136 @@
+import { describe, expect, test } from 'vitest';
+import { count, isDue, isQuiet, type Schedule } from '../../functions/config-switch/inspect/due.ts';
+import type { Inspection } from '../../functions/config-switch/ledger/inspection.ts';
+import type { Item } from '../../functions/config-switch/ledger/item.ts';
+import type { Servers } from '../../functions/config-switch/ledger/ledger.ts';
+import type { InspectionTimes } from '../../functions/config-switch/ledger/stage.ts';
+import { at, NOW } from './virtual-time.ts';
+
+const MINUTE = 60_000;
+const HOUR = 60 * MINUTE;
+
+const inspection = (change: Partial<Inspection> = {}): Inspection => ({
+  ...{ at: at(0), findings: [], notes: [], unseen: [], missing: [], connected: [] },
+  ...change,
+});
+const finding = (kind: 'ready' | 'archived', change: object = {}) => ({
+  ...{ kind: 'no-backup', class: kind, what: 'w', remedy: 'r', since: at(0), counts: true },
+  ...change,
+});
+const desired = (ms: number) => ({ target: 'model m', version: 'v2', cluster: 'c', recorded_at: at(ms) });
+const applied = (ms: number, version = 'v2') => ({
+  applied: { target: 'model m', version, operation_id: 'op', applied_at: at(ms) },
+});
+const servers = (
+  items: readonly Item[],
+  inspections: Readonly<Record<string, Inspection>> = {},
+  times?: Partial<InspectionTimes>,
+): Servers => ({
+  items,
+  unreadable: [],
+  inspections: new Map(Object.entries(inspections)),
+  stage: times ? { inspection: { first_at: at(0), tried_at: at(0), ...times } } : {},
+});
+/** So long after NOW, an inspection at NOW being the last. */
+const due = (ms: number, known: Servers, schedule: Schedule = 'daily') =>
+  isDue(known, schedule, NOW + ms, MINUTE);
+
+describe('an inspection is due', () => {
+  const IN_SYNC = { barman_server: 'main', desired: desired(-HOUR), ...applied(-HOUR) };
+  const known = (change: Partial<Inspection> = {}, items: readonly Item[] = [IN_SYNC]) =>
+    servers(items, { main: inspection({ applied_version: 'v2', ...change }) }, { seen_at: at(0) });
+
+  test('if there was none yet, unless they are off', () => {
+    expect(due(0, servers([]))).toBe(true);
+    expect(due(0, servers([]), 'off')).toBe(false);
+    expect(due(0, servers([]), 3)).toBe(true);
+  });
+
+  test('a day after the last one', () => {
+    expect([24 * HOUR - 1, 24 * HOUR].map((ms) => due(ms, known()))).toEqual([false, true]);
+  });
+
+  test('once a day at its hour, in UTC', () => {
+    // NOW is at 06:10.
+    const at3 = [20 * HOUR, 20 * HOUR + 50 * MINUTE, 21 * HOUR].map((ms) => due(ms, known(), 3));
+    expect(at3).toEqual([false, true, true]);
+    expect([HOUR, 3 * HOUR + 50 * MINUTE].map((ms) => due(ms, known(), 10))).toEqual([false, true]);
+    expect(due(10 * MINUTE, known(), 6)).toBe(false);
+  });
+
+  test('20 minutes after another target was applied, and not after the same one was applied again', () => {
+    const changed = known({ applied_version: 'v1' }, [{ ...IN_SYNC, ...applied(0) }]);
+    expect([20 * MINUTE - 1, 20 * MINUTE].map((ms) => due(ms, changed))).toEqual([false, true]);
+    expect(due(20 * MINUTE, known({}, [{ ...IN_SYNC, ...applied(0) }]))).toBe(false);
+  });
+
+  test('every 15 minutes while WAL is not archived', () => {
+    const bad = known({ findings: [finding('archived', { counts: false })] });
+    expect([15 * MINUTE - 1, 15 * MINUTE].map((ms) => due(ms, bad))).toEqual([false, true]);
+    expect(due(HOUR, known({ findings: [finding('ready')] }))).toBe(false);
+  });
+
+  test('an hour after one that could not see Barman, whatever was found before', () => {
+    const bad = { main: inspection({ findings: [finding('archived')] }) };
+    const failed = servers([], bad, { unseen: 'no answer' });
+    expect([HOUR - 1, HOUR].map((ms) => due(ms, failed))).toEqual([false, true]);
+  });
+});
+
+describe('nothing is being switched', () => {
+  const quiet = (item: Partial<Item>) => isQuiet(servers([{ barman_server: 'main', ...item }]), NOW, MINUTE);
+  const lease = (ms: number) => ({ lease: { token: 't', expires_at: at(ms) } });
+
+  test.each<[string, Partial<Item>, boolean]>([
+    ['without a desired state', {}, true],
+    ['in sync', { desired: desired(-HOUR), ...applied(-HOUR) }, true],
+    ['during a lease', { desired: desired(-HOUR), ...lease(1) }, false],
+    ['while a lease is expired', { desired: desired(-HOUR), ...lease(-1) }, false],
+    ['while a server is pending', { desired: desired(-10 * MINUTE + 1) }, false],
+    ['if that one has been failing for ten minutes', { desired: desired(-10 * MINUTE) }, true],
+    ['while it is paused', { desired: desired(0), ...lease(-1), paused: true }, true],
+  ])('%s: %s', (_, item, expected) => {
+    expect(quiet(item)).toBe(expected);
+  });
+});
+
+describe('findings are counted', () => {
+  const items = ['a', 'b', 'paused'].map((barman_server) => ({
+    barman_server,
+    ...(barman_server === 'paused' && { paused: true }),
+  }));
+  const counted = (inspections: Record<string, Inspection>, refused: string[] = [], times = {}, ms = 0) =>
+    count(servers(items, inspections, { seen_at: at(0), ...times }), refused, 'daily', NOW + ms, MINUTE);
+
+  test('once for each member, and for each server', () => {
+    const findings = [
+      finding('ready', { member: 'node1' }),
+      finding('ready', { member: 'node1', kind: 'model-host' }),
+      finding('ready', { member: 'node2' }),
+      finding('ready'),
+      finding('archived'),
+      finding('archived', { kind: 'slot-missing' }),
+    ];
+    expect(counted({ a: inspection({ findings }), b: inspection() }, ['a', 'b'])).toEqual({
+      notReady: 4,
+      notArchived: 1,
+    });
+  });
+
+  test('but not those of paused servers, nor those that only one inspection has found', () => {
+    const findings = [finding('ready'), finding('archived')];
+    const once = [finding('archived', { counts: false })];
+    const found = { paused: inspection({ findings }), a: inspection({ findings: once }) };
+    expect(counted(found)).toEqual({ notReady: 0, notArchived: 0 });
+  });
+
+  test('and two days without a successful inspection', () => {
+    const none = { notReady: 0, notArchived: 0 };
+    expect(counted({}, [], {}, 48 * HOUR - 1)).toEqual(none);
+    expect(counted({}, [], {}, 48 * HOUR)).toEqual({ ...none, notReady: 1 });
+    const never = servers([], {}, { unseen: 'no answer' });
+    expect(count(never, [], 'daily', NOW + 48 * HOUR, MINUTE).notReady).toBe(1);
+    expect(count(never, [], 'off', NOW + 48 * HOUR, MINUTE).notReady).toBe(0);
+    expect(count(servers([]), [], 'daily', NOW, MINUTE)).toEqual(none);
+  });
+});
