@@ -44,7 +44,9 @@ const SERVER = 'main';
 const INSPECTION = 'inspection';
 /** What an inspection sees does not matter to the protocol. */
 const NOTHING_SEEN = {
-  api: { diagnose: async () => ({ version: undefined, servers: new Map(), models: new Map(), showsModels: true }) },
+  api: {
+    diagnose: async () => ({ version: undefined, servers: new Map(), models: new Map(), showsModels: true }),
+  },
   clusters: { clusters: [], tls: {} },
   remaining: () => 58_500,
 };

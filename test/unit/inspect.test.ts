@@ -82,6 +82,33 @@ describe('a finding', () => {
     expect(judgedTwice(change, change).findings).toMatchObject([{ counts: true, since: first }]);
   });
 
+  test.each<[string, Change]>([
+    ['while the leader is unknown', { survey: LEADERLESS }],
+    ['while the leader changes', { changed: 'the leader has changed' }],
+  ])('of the class archived stays %s, with its time', (_, unseen) => {
+    expect(judgedTwice({ status: { replication_slot: null } }, unseen).findings).toMatchObject([
+      { kind: 'slot-missing', since: first, counts: false },
+    ]);
+  });
+
+  test('of the class archived goes once another model was applied, whatever can be seen', () => {
+    const item = itemOf('pg:node2', { desired: undefined as never });
+    const change = { item, changed: 'a switch was made meanwhile' };
+    const older = {
+      ...REFUSED,
+      item: itemOf('pg:node1', { applied: undefined as never, desired: undefined as never }),
+    };
+    expect(judgedTwice(older, change).findings).toEqual([]);
+  });
+
+  test('of a member stays while Patroni cannot be seen, and goes once it can', () => {
+    const wrong = { models: { 'pg:node2': modelOf('10.0.1.13') } };
+    expect(judgedTwice(wrong, { survey: { members: undefined } }).findings).toMatchObject([
+      { kind: 'model-host', member: 'node2', since: first, counts: true },
+    ]);
+    expect(judgedTwice(wrong, {}).findings).toEqual([]);
+  });
+
   test('is a sentence with its member', () => {
     const [finding] = judged({ models: { 'pg:node2': modelOf('10.0.1.13') } }).findings;
     expect(sentenceOf(finding as Parameters<typeof sentenceOf>[0])).toBe(
@@ -256,7 +283,12 @@ const secretConfig = fc.record({
   primary_conninfo: fc.option(conninfo),
 });
 const text = fc.oneof(word, fc.string());
-const number = fc.oneof(fc.integer(), fc.double(), fc.constantFrom(5, 0x43 * SEGMENT, 0x80 * SEGMENT));
+// JSON has neither NaN nor infinity.
+const number = fc.oneof(
+  fc.integer(),
+  fc.double({ noNaN: true, noDefaultInfinity: true }),
+  fc.constantFrom(5, 0x43 * SEGMENT, 0x80 * SEGMENT),
+);
 const maybe = <T>(arbitrary: fc.Arbitrary<T>) => fc.option(arbitrary, { nil: undefined });
 const names = fc.constantFrom('node1', 'node2', 'node3', 'node4', '__proto__', '');
 const hosts = fc.oneof(fc.constantFrom('10.0.1.11', '10.0.1.12', '10.0.1.13', '::1', ''), text);

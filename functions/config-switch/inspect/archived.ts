@@ -53,7 +53,7 @@ export function timelineOf(
 export function judgeArchive(subject: Subject, server: DiagnosedServer, collector: Collector): void {
   const { changed = pendingSwitch(subject.item), clusters } = subject;
   if (changed !== undefined) {
-    collector.notSeen(`whether WAL is archived: ${changed}`);
+    collector.archiveNotSeen(`whether WAL is archived: ${changed}`);
     return;
   }
   const leading = leadingOf(subject);
@@ -68,7 +68,7 @@ export function judgeArchive(subject: Subject, server: DiagnosedServer, collecto
   if (!('unseen' in leading)) judgeSegments(subject, server, leading, collector);
   // Without members, it has been said why already.
   else if (clusters.some(({ survey }) => survey?.members))
-    collector.notSeen(`whether WAL of the leader is archived: ${leading.unseen}`);
+    collector.archiveNotSeen(`whether WAL of the leader is archived: ${leading.unseen}`);
 }
 
 /** Returns what is going on, if Barman is not set to what is desired yet. */
@@ -108,7 +108,7 @@ function judgeModel(
 function judgeConnections({ barman_server }: Subject, server: DiagnosedServer, collector: Collector): void {
   const { status, connections, streaming_archiver } = server;
   if (status.isInRecovery === undefined && !isUnusable(connections.get('conninfo')))
-    collector.notSeen('whether Barman can connect to PostgreSQL: it does not show it');
+    collector.archiveNotSeen('whether Barman can connect to PostgreSQL: it does not show it');
   const isConnected = {
     conninfo: status.isInRecovery === undefined ? undefined : status.isInRecovery !== null,
     streaming_conninfo: streaming_archiver ? status.streaming : true,
@@ -232,7 +232,7 @@ function judgeSegments(
   const { segmentSize: size } = status;
   const timeline = timelineOf(leading, before, now);
   if (!archived) {
-    collector.notSeen('what is archived: Barman does not show it');
+    collector.archiveNotSeen('what is archived: Barman does not show it');
     return;
   }
   if (!timeline || location === undefined || size === undefined) return;

@@ -5,7 +5,7 @@ import type { Inspection } from '../ledger/inspection.ts';
 import { judgeArchive, timelineOf } from './archived.ts';
 import { classOf, concernsAllMembers, type Finding } from './findings.ts';
 import { judgeCluster, judgeServer } from './ready.ts';
-import { Collector, leadingOf, type Subject, type Verdict } from './subject.ts';
+import { Collector, leadingOf, type Subject } from './subject.ts';
 
 /** How long a connection to a member that led is remembered (ms). */
 const REMEMBERED = 400 * 24 * 3_600_000;
@@ -38,12 +38,13 @@ export function judge(seen: Subject): Inspection {
 function memoryOf(
   subject: Subject,
   server: DiagnosedServer | undefined,
-  { findings, notes, unseen, missing, silent }: Verdict,
+  { findings, notes, unseen, missing, silent, isArchiveSeen }: Collector,
 ): Inspection {
   const { before, item, now } = subject;
   const at = new Date(now).toISOString();
   const leading = leadingOf(subject);
-  const leader = 'leader' in leading ? leading.leader.name : undefined;
+  // While the leader is unknown, the last one goes on being counted.
+  const leader = 'leader' in leading ? leading.leader.name : before?.leader;
   const applied_version = item?.applied?.version;
   const isSame = before?.leader === leader && before?.applied_version === applied_version;
   const withTime = (members: ReadonlySet<string>, earlier: Inspection['missing'] = []) =>
@@ -52,9 +53,17 @@ function memoryOf(
       since: earlier.find((one) => one.member === member)?.since ?? at,
     }));
   const timeline = timelineOf(leading, before, now);
+  // What could not be seen again is as it was.
+  const isKept = (finding: Inspection['findings'][number]) =>
+    finding.class === 'archived'
+      ? isSame && !isArchiveSeen
+      : unseen.some(({ member }) => member === true || (member !== undefined && member === finding.member));
+  const earlier = (before?.findings ?? []).filter(
+    (one) => isKept(one) && !findings.some(({ kind, member }) => kind === one.kind && member === one.member),
+  );
   return {
     at,
-    findings: findings.map((finding) => storedFinding(finding, before, isSame, at)),
+    findings: [...findings.map((finding) => storedFinding(finding, before, isSame, at)), ...earlier],
     notes: [...notes],
     unseen: [...unseen],
     ...(leader !== undefined && { leader }),

@@ -65,6 +65,8 @@ export class Collector implements Verdict {
   readonly unseen: Unseen[] = [];
   readonly missing = new Set<string>();
   readonly silent = new Set<string>();
+  /** Whether the rules of the class archived could see all that they need. */
+  isArchiveSeen = true;
 
   /** @param what without a member's name, which is put before it @param remedy in the imperative */
   find(kind: Finding['kind'], what: string, remedy: string, member?: string): void {
@@ -84,6 +86,12 @@ export class Collector implements Verdict {
   notSeen(what: string, member?: string | true): void {
     if (this.unseen.length >= MAX_LINES) return;
     this.unseen.push({ ...(member !== undefined && { member }), what: cut(what, MAX_TEXT) });
+  }
+
+  /** The same, of what the rules of the class archived need. */
+  archiveNotSeen(what: string): void {
+    this.isArchiveSeen = false;
+    this.notSeen(what);
   }
 }
 
