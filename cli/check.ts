@@ -1,5 +1,6 @@
 /** The report of an inspection as a person reads it: parameters, then each cluster with its Barman servers. */
 
+import { sizeOf } from '../functions/config-switch/inspect/archived.ts';
 import { sentenceOf } from '../functions/config-switch/inspect/findings.ts';
 import type { InspectionReport } from '../functions/config-switch/inspect/report.ts';
 import { listOf, printable } from '../functions/config-switch/text.ts';
@@ -8,14 +9,28 @@ import { age, wrap } from './show.ts';
 
 type Server = InspectionReport['servers'][number];
 
-/** Returns one line per parameter, or group of parameters. */
-export function parameterLines(parameters: InspectionReport['parameters']): string[] {
-  return parameters.map(({ ok, name, text }) => `${ok ? 'ok   ' : 'wrong'}  ${name}: ${text}`);
+/**
+ * Returns what is said of each parameter, or group of parameters.
+ *
+ * @param width of the terminal (characters)
+ */
+export function parameterLines(parameters: InspectionReport['parameters'], width: number): string[] {
+  return parameters.flatMap(({ ok, name, text }) => checked(ok, `${name}: ${text}`, width));
 }
 
-/** Returns whether a report has nothing to do for an operator. */
-export function isClean({ parameters, servers }: Pick<InspectionReport, 'parameters' | 'servers'>): boolean {
-  return parameters.every(({ ok }) => ok) && servers.every(({ findings }) => findings.length === 0);
+/**
+ * Returns whether a report leaves nothing to do or to doubt: nothing is wrong, nothing was found, and each member is
+ * ready. What was not seen of a member is a doubt, too.
+ */
+export function isClean({ parameters, barman, clusters, servers }: InspectionReport): boolean {
+  return (
+    parameters.every(({ ok }) => ok) &&
+    barman.unseen === undefined &&
+    clusters.every(({ urls }) => urls.every(({ error }) => error === undefined)) &&
+    servers.every(
+      ({ findings, members }) => findings.length === 0 && members.every(({ ready }) => ready === 'yes'),
+    )
+  );
 }
 
 /**
@@ -25,104 +40,117 @@ export function isClean({ parameters, servers }: Pick<InspectionReport, 'paramet
  * @param width of the terminal (characters)
  */
 export function reportText(report: InspectionReport, now: number, width: number): string {
-  const lines = [...parameterLines(report.parameters), ...urlLines(report)].map(printable);
-  const blocks = report.servers.map((server) => serverLines(report, server, now, width));
-  if (blocks.length === 0)
-    blocks.push(['No cluster lists a Barman server with members, and the ledger has none.']);
-  return [lines, ...blocks].map((block) => block.join('\n')).join('\n\n');
+  const blocks = [
+    [...parameterLines(report.parameters, width), ...answerLines(report, width)],
+    ...report.servers.map((server) => serverLines(report, server, now, width)),
+  ];
+  if (report.servers.length === 0)
+    blocks.push(wrap('', 'No cluster lists a Barman server with members, and the ledger has none.', width));
+  return blocks.map((block) => block.join('\n')).join('\n\n');
 }
 
 /** Returns what answered: Barman, and each URL of Patroni. */
-function urlLines({ barman, clusters }: InspectionReport): string[] {
-  const answers = clusters.flatMap(({ urls }) =>
-    urls.map(({ url, member, error }) =>
-      error === undefined ? `ok     ${url}: ${member ?? 'a Patroni before 3.2'}` : `wrong  ${url}: ${error}`,
+function answerLines({ barman, clusters }: InspectionReport, width: number): string[] {
+  const version = `Barman ${barman.version ?? 'of an unknown version'}`;
+  return [
+    ...checked(barman.unseen === undefined, `/diagnose: ${barman.unseen ?? version}`, width),
+    ...clusters.flatMap(({ urls }) =>
+      urls.flatMap(({ url, member, error }) =>
+        checked(error === undefined, `${url}: ${error ?? member ?? 'a Patroni before 3.2'}`, width),
+      ),
     ),
-  );
-  const asked =
-    barman.unseen === undefined
-      ? `ok     /diagnose: Barman ${barman.version ?? 'of an unknown version'}`
-      : `wrong  /diagnose: ${barman.unseen}`;
-  return [asked, ...answers];
+  ];
+}
+
+/** Returns what was checked, indented so that `wrong` stands out. */
+function checked(ok: boolean, text: string, width: number): string[] {
+  return wrap(ok ? 'ok     ' : 'wrong  ', text, width);
 }
 
 function serverLines(report: InspectionReport, server: Server, now: number, width: number): string[] {
-  const { barman_server, members, findings, notes, unseen, paused } = server;
-  const names = new Set(members.map(({ cluster }) => cluster));
-  const clusters = report.clusters.filter(({ name }) => names.has(name));
-  const heads = clusters.map(({ name, leader, unknown, unseen, timeline, patroni }) => {
-    const who =
-      leader === undefined
-        ? `leader unknown: ${unknown ?? unseen ?? 'Patroni is not asked'}`
-        : `leader ${leader}`;
-    const facts = [
-      who,
-      ...(timeline === undefined ? [] : [`timeline ${timeline}`]),
-      ...(patroni === undefined ? [] : [`Patroni ${patroni}`]),
-    ];
-    return `${name}: ${facts.join(', ')}; ${barmanText(report)}server ${barman_server}`;
-  });
-  const [title, ...rows] = columns([
-    ['MEMBER', 'MODEL', "BARMAN'S HOST", "PATRONI'S HOST", 'SLOT', 'READY'],
-    ...members.map((one) => [
-      one.member,
-      one.model === null ? 'none' : (one.model ?? '–'),
-      one.barman_host ?? '–',
-      one.patroni_host ?? '–',
-      one.slot,
-      one.ready,
-    ]),
-  ]);
+  const { findings, notes, unseen, paused } = server;
   const notSeen = unseen.map(({ member, what }) =>
     typeof member === 'string' ? `${member}: ${what}` : what,
   );
   return [
-    ...(heads.length > 0
-      ? heads
-      : [`no cluster lists members; ${barmanText(report)}server ${barman_server}`]
-    ).flatMap((head) => wrap('', head, width)),
-    ...(members.length > 0 ? [title ?? '', ...rows] : []).map(printable),
-    ...wrap('', archiveText(server, now), width),
-    ...(paused ? ['  paused: findings are not counted'] : []),
-    ...findings.flatMap((finding) =>
-      wrap(
-        '  - ',
-        `${sentenceOf(finding)}${finding.counts ? '' : ' (counts if the next inspection finds it, too)'}`,
-        width,
-      ),
-    ),
-    ...notes.flatMap((note) => wrap('    note: ', note, width)),
-    ...notSeen.flatMap((what) => wrap('    not seen: ', what, width)),
-    ...(findings.length === 0 && unseen.length === 0 ? ['    no findings'] : []),
+    ...headLines(report, server, width),
+    ...memberTable(server),
+    ...archiveLines(server, now, width),
+    ...(paused ? wrap('  ', 'paused: its findings raise no alarm', width) : []),
+    ...findings.flatMap((finding) => wrap('  - ', findingText(finding), width)),
+    ...notSeen.flatMap((what) => wrap('  not seen: ', what, width)),
+    ...notes.flatMap((note) => wrap('  note: ', note, width)),
+    ...(findings.length === 0 && unseen.length === 0 ? ['  no findings'] : []),
   ];
 }
 
-function barmanText({ barman }: InspectionReport): string {
-  return barman.version === undefined ? '' : `Barman ${barman.version}, `;
+/** Returns each cluster that lists the server with members, and who leads it. */
+function headLines(
+  { barman, clusters }: InspectionReport,
+  { barman_server, members }: Server,
+  width: number,
+): string[] {
+  const version = barman.version === undefined ? [] : [`Barman ${barman.version}`];
+  const names = new Set(members.map(({ cluster }) => cluster));
+  const listing = clusters.filter(({ name }) => names.has(name));
+  if (listing.length === 0) {
+    const text = ['no cluster lists it with members', ...version].join('; ');
+    return wrap(`${printable(barman_server)}: `, text, width);
+  }
+  return listing.flatMap(({ name, leader, unknown, unseen, timeline, patroni }) => {
+    const facts = [
+      leader === undefined
+        ? `leader unknown: ${unknown ?? unseen ?? 'Patroni is not asked'}`
+        : `leader ${leader}`,
+      ...(timeline === undefined ? [] : [`timeline ${timeline}`]),
+      ...(patroni === undefined ? [] : [`Patroni ${patroni}`]),
+    ];
+    const text = `${facts.join(', ')}; ${[...version, `server ${barman_server}`].join(', ')}`;
+    return wrap(`${printable(name)}: `, text, width);
+  });
 }
 
-function archiveText({ archived, slot_behind, backup }: Server, now: number): string {
-  const facts = [
+function memberTable({ members }: Server): string[] {
+  if (members.length === 0) return [];
+  return columns([
+    ['MEMBER', 'MODEL', "BARMAN'S HOST", "PATRONI'S HOST", 'SLOT', 'READY'],
+    ...members.map((one) => [
+      printable(one.member),
+      printable(one.model === null ? 'none' : (one.model ?? '–')),
+      printable(one.barman_host ?? '–'),
+      printable(one.patroni_host ?? '–'),
+      one.slot,
+      one.ready,
+    ]),
+  ]);
+}
+
+function findingText(finding: Server['findings'][number]): string {
+  const once = finding.counts ? '' : ' (seen once; it counts if the next inspection finds it, too)';
+  return `${sentenceOf(finding)}${once}`;
+}
+
+function archiveLines({ archived, slot_behind, backup }: Server, now: number, width: number): string[] {
+  const since = (at: string) => `${age(now - Date.parse(at))} ago`;
+  const segment =
     archived === undefined
-      ? 'no segment of the leader was seen'
-      : `timeline ${archived.timeline}, ${shortSegment(archived.name)}, ${age(now - Date.parse(archived.at))} ago`,
-    ...(slot_behind === undefined ? [] : [`slot ${sizeOf(slot_behind)} behind`]),
-    backup === undefined
-      ? 'no backup was seen'
-      : `backup ${backup.id}, ${age(now - Date.parse(backup.at))} ago${backup.timeline === undefined ? '' : ` (timeline ${backup.timeline})`}`,
+      ? "no segment of the leader's timeline was seen"
+      : `timeline ${archived.timeline}, ${shortSegment(archived.name)}, ${since(archived.at)}`;
+  const slot = slot_behind === undefined ? '' : `; slot ${sizeOf(slot_behind)} behind`;
+  const timeline = backup?.timeline === undefined ? '' : ` (timeline ${backup.timeline})`;
+  return [
+    ...wrap('archive: ', `${segment}${slot}`, width),
+    ...wrap(
+      'backup:  ',
+      backup === undefined ? 'none was seen' : `${backup.id}, ${since(backup.at)}${timeline}`,
+      width,
+    ),
   ];
-  return `archive: ${facts.join('; ')}`;
 }
 
 /** @returns a segment's name without the zeros in its middle, such as `00000005…0042` */
 function shortSegment(name: string): string {
   return `${name.slice(0, 8)}…${name.slice(-4)}`;
-}
-
-/** @returns such as `2 MB`, `1.5 GB` */
-function sizeOf(bytes: number): string {
-  const mb = bytes / 2 ** 20;
-  return mb < 1_024 ? `${Math.round(mb)} MB` : `${(mb / 1_024).toFixed(1)} GB`;
 }
 
 /** Returns what is pending, which an inspection cannot judge. */

@@ -492,6 +492,7 @@ async function isUnknownToBarman(stage: Stage, server: string): Promise<boolean>
 /** Makes the function look, which can reach Barman and Patroni; without it, reads the parameters from here. */
 async function check(stage: Stage): Promise<number> {
   const { json, stage: name } = stage.values;
+  const width = process.stdout.columns ?? 80;
   // The parameters may be checked before the first deployment.
   if (!existsSync(stageFile(name))) await stage.expectDeployed();
   let response: unknown;
@@ -507,7 +508,7 @@ async function check(stage: Stage): Promise<number> {
     const path = `/barman-config-switch/${name}/`;
     const parts = await new Settings(path, () => {}, 'command').inspect(signal());
     const parameters = describeParameters(parts, path, Date.now());
-    console.log(printableLines(parameterLines(parameters).join('\n')));
+    console.log(printableLines(parameterLines(parameters, width).join('\n')));
     console.error(
       printableLines(`Only the parameters were checked, from here: ${messageOf(stage.explain(error))}`),
     );
@@ -515,7 +516,6 @@ async function check(stage: Stage): Promise<number> {
   }
   const report = v.safeParse(InspectionReport, response);
   if (!report.success) throw new Error(`the inspection failed: ${reasonOf(response)}`);
-  const width = process.stdout.columns ?? 80;
   const text = json ? JSON.stringify(report.output, null, 2) : reportText(report.output, Date.now(), width);
   console.log(printableLines(text));
   return isClean(report.output) ? 0 : 1;
