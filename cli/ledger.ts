@@ -508,7 +508,11 @@ async function check(stage: Stage): Promise<number> {
     const path = `/barman-config-switch/${name}/`;
     const parts = await new Settings(path, () => {}, 'command').inspect(signal());
     const parameters = describeParameters(parts, path, Date.now());
-    console.log(printableLines(parameterLines(parameters, width).join('\n')));
+    console.log(
+      printableLines(
+        json ? JSON.stringify({ parameters }, null, 2) : parameterLines(parameters, width).join('\n'),
+      ),
+    );
     console.error(
       printableLines(`Only the parameters were checked, from here: ${messageOf(stage.explain(error))}`),
     );

@@ -266,6 +266,25 @@ describe.each(withApi)('template with %s', (_, template) => {
     });
   });
 
+  test('has an alias for inspections, which nothing but a person may invoke', () => {
+    const aliases = ofType(template, 'AWS::Lambda::Alias').map(({ Properties }) => Properties);
+    const ofFunction = { FunctionName: { Ref: 'ConfigSwitchLambdaFunction' }, FunctionVersion: '$LATEST' };
+    expect(aliases).toEqual(
+      ['heartbeat', 'inspection'].map((Name) => ({
+        ...{ ...ofFunction, Name },
+        Description: expect.stringMatching(/./),
+      })),
+    );
+    // Neither a permission nor a target, a mapping or a route refers to it.
+    const others = Object.entries(template.Resources).filter(([name]) => name !== 'InspectionAlias');
+    expect(JSON.stringify(others)).not.toMatch(/InspectionAlias|:inspection\b/);
+    const invoked = ofType(template, 'AWS::Lambda::Permission').map(
+      ({ Properties }) => Properties.FunctionName,
+    );
+    expect(invoked.length).toBeGreaterThan(0);
+    expect(JSON.stringify(invoked)).not.toContain('nspection');
+  });
+
   test('has the alarms, each with an urgency, one first thing to do, and a section in docs/alarms.md', () => {
     const alarms = ofType(template, 'AWS::CloudWatch::Alarm').map(({ Properties }) => Properties);
     const names = alarms.map(({ AlarmName }) => AlarmName.replace(`${STAGE}-`, ''));

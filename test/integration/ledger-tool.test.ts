@@ -2,9 +2,12 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { createServer } from 'node:http';
 import { json } from 'node:stream/consumers';
+import * as v from 'valibot';
 import { describe, expect, test, vi } from 'vitest';
 import { run as runProgram } from '../../cli/command-line.ts';
 import { LEDGER, ledger as main } from '../../cli/ledger.ts';
+import { InspectionReport } from '../../functions/config-switch/inspect/report.ts';
+import { PatroniStandIn } from '../stand-ins/patroni-rest-api.ts';
 import { listen } from '../stand-ins/server.ts';
 import { createSecret } from '../stand-ins/webhook.ts';
 import { runCommand } from './command.ts';
@@ -559,6 +562,117 @@ describe('npm run ledger -- check', () => {
     expect(await ledger('barman-config-switch-local', 'check')).toMatchObject({
       status: 1,
       log: expect.stringContaining('wrong  url, client-cert, client-key, ca-cert: '),
+      error: expect.stringMatching(/^Only the parameters were checked, from here: unknown stage local: /),
     });
+  });
+
+  /** A function, and a Patroni cluster that it may ask. @param members of the parameter */
+  async function inspectable(members: object = { node1: 'pg:node1', node2: 'pg:node2' }) {
+    const stack = new AsyncDisposableStack();
+    const patroni = stack.use(await PatroniStandIn.start());
+    const run = stack.use(await startFunction());
+    run.host.put({ 'clusters/main': JSON.stringify({ servers: { main: members }, patroni: patroni.urls }) });
+    stack.use(await startLambda((event, alias) => run.send(event, 60_000, alias)));
+    return { run, patroni, [Symbol.asyncDispose]: () => stack.disposeAsync() };
+  }
+
+  test('makes the function inspect, and ends with 0 if all is well', async () => {
+    await using set = await inspectable();
+    const { status, log, error } = await ledger(set.run.table, 'check');
+    expect([status, error]).toEqual([0, '']);
+    const [checked = '', main] = log.trimEnd().split('\n\n');
+    expect(
+      checked
+        .replaceAll(/:\d{4,5}\//g, ':8008/')
+        .split('\n')
+        .slice(-3),
+    ).toEqual([
+      'ok     /diagnose: Barman 3.19.1',
+      'ok     http://127.0.0.1:8008/: node1',
+      'ok     http://127.0.0.1:8008/: node2',
+    ]);
+    expect(main?.split('\n')).toEqual([
+      'main: leader node1, timeline 1, Patroni 4.1.5; Barman 3.19.1, server main',
+      "MEMBER  MODEL     BARMAN'S HOST  PATRONI'S HOST  SLOT  READY",
+      'node1   pg:node1  10.0.1.11      10.0.1.11       yes   yes',
+      'node2   pg:node2  10.0.1.12      10.0.1.12       yes   yes',
+      expect.stringMatching(/^archive: timeline 1, 00000001…0009, \d+s ago; slot 16 MB behind$/),
+      expect.stringMatching(/^backup: {2}\d{8}T\d{6}, 60m ago \(timeline 1\)$/),
+      '  no findings',
+    ]);
+    for (const line of log.split('\n')) expect(line.length, line).toBeLessThanOrEqual(80);
+  });
+
+  test('ends with 1 if there are findings, and says of each what to do', async () => {
+    await using set = await inspectable({ node1: 'pg:node1' });
+    const { status, log } = await ledger(set.run.table, 'check');
+    expect(status).toBe(1);
+    expect(log).toMatch(/^node2 .* no$/m);
+    expect(log.replaceAll(/\s+/g, ' ')).toContain(' - node2: it has no model for Barman server main: add ');
+  });
+
+  test('ends with 1 if it is unknown whether a member is ready', async () => {
+    await using set = await inspectable();
+    await set.run.host.api.refuse();
+    const { status, log } = await ledger(set.run.table, 'check');
+    expect(status).toBe(1);
+    expect(log).toMatch(/^wrong {2}\/diagnose: .*ECONNREFUSED.*^node1 [^\n]* \?\nnode2 [^\n]* \?\n/ms);
+    expect(log).not.toContain('no findings');
+  });
+
+  test('prints the report as JSON for scripts', async () => {
+    await using set = await inspectable({ node1: 'pg:node1' });
+    const { status, log } = await ledger(set.run.table, 'check', '--json');
+    expect(status).toBe(1);
+    expect(v.parse(InspectionReport, JSON.parse(log))).toMatchObject({
+      barman: { version: '3.19.1' },
+      servers: [{ barman_server: 'main', findings: [{ kind: 'member-without-model', member: 'node2' }] }],
+    });
+  });
+
+  test('says first which servers are pending, since their archives are not judged', async () => {
+    await using set = await inspectable();
+    const { run } = set;
+    run.host.api.fault({ kind: 'status', status: 422 }, 1, isPost);
+    await run.invoke(PROMOTION);
+    const { log, error } = await ledger(run.table, 'check');
+    expect(error).toBe('Pending now, so that its archive is not judged: main\n');
+    expect(log).toContain('  not seen: whether WAL is archived: a switch is pending\n');
+  });
+
+  test('reads the parameters from here if the function or its alias is not deployed, and says so', async () => {
+    await using run = await startFunction();
+    const lambda = await listen(
+      createServer((_, response) => {
+        response.writeHead(404, { 'x-amzn-errortype': 'ResourceNotFoundException' });
+        response.end(JSON.stringify({ Type: 'User', Message: 'Function not found: f:inspection' }));
+      }),
+    );
+    process.env.AWS_ENDPOINT_URL_LAMBDA = `http://127.0.0.1:${lambda.port}`;
+    const { status, log, error } = await ledger(run.table, 'check');
+    const asJson = await ledger(run.table, 'check', '--json');
+    delete process.env.AWS_ENDPOINT_URL_LAMBDA;
+    await lambda.close();
+    expect([status, linesOf({ log })[0]]).toEqual([1, expect.stringMatching(/^ok {5}url, client-cert, /)]);
+    expect(error).toMatch(/^Only the parameters were checked, from here: .*Function not found: f:inspection/);
+    const url = { ok: true, name: 'url, client-cert, client-key, ca-cert' };
+    expect([asJson.status, JSON.parse(asJson.log).parameters[0]]).toEqual([1, expect.objectContaining(url)]);
+  });
+
+  test('says why an inspection failed, or that the function that is deployed knows none', async () => {
+    await using run = await startFunction();
+    const error = async (response: unknown) => {
+      await using _ = await startLambda(async () => response);
+      const checked = await ledger(run.table, 'check');
+      return [checked.status, checked.error];
+    };
+    expect(await error({ message: 'the ledger is unavailable' })).toEqual([
+      1,
+      'the inspection failed: the ledger is unavailable\n',
+    ]);
+    expect(await error({ at: 1 })).toEqual([
+      1,
+      'the inspection failed: its response is not as expected; is an older version deployed?\n',
+    ]);
   });
 });

@@ -132,6 +132,9 @@ describe('a server', () => {
     expect(segmentNumber(segment, 2 ** 30)).toBe(2 * 4 + 3);
     expect(server({ wals: { last_archived_wal_per_timeline: {} } })?.archived).toEqual(new Map());
     expect(server({ wals: 7 })?.archived).toBeUndefined();
+    // A time that no Date has.
+    const odd = { last_archived_wal_per_timeline: { a: { ...wal('0000000100000001000000FE'), time: 1e13 } } };
+    expect(server({ wals: odd })?.archived).toBeUndefined();
   });
 
   test('has base backups, in any zone', () => {

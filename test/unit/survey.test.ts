@@ -338,7 +338,9 @@ describe('the leader', () => {
   test.each<[string, Body, Body]>([
     ['no timeline', { timeline: undefined }, { timeline: undefined }],
     ['a timeline that is no number', { timeline: '2' }, { timeline: undefined }],
+    ['a timeline that the ledger cannot have', { timeline: 1e-200 }, { timeline: undefined }],
     ['no WAL location', { xlog: undefined }, { location: undefined }],
+    ['a WAL location below 0', { xlog: { location: -1 } }, { location: undefined }],
     ['a WAL location that is no number', { xlog: { location: '0/1' } }, { location: undefined }],
     ['a WAL location that is null', { xlog: null }, { location: undefined }],
     ['a system identifier that is no text', { database_system_identifier: 7 }, { systemId: undefined }],
@@ -447,6 +449,7 @@ describe('the timeline', () => {
     ['a time that is none', [row('yesterday', 'node2')]],
     ['a time that is null', [row(null, 'node2')]],
     ['texts in place of numbers', [['1', '218103968', 'x', BEGAN]]],
+    ['a number that the ledger cannot have', [[1, 1e-200, 'x', BEGAN]]],
     ['no list', { 1: row(BEGAN) }],
     ['rows that are no lists', [7, null, {}]],
     ['HTML', undefined],

@@ -255,7 +255,12 @@ function bytesOf(lsn: string | null | undefined): number | undefined {
   return Number.parseInt(high, 16) * 2 ** 32 + Number.parseInt(low, 16);
 }
 
-const Archived = v.record(v.string(), v.object({ name: v.string(), time: v.number() }));
+/** Seconds since the epoch. */
+const Seconds = v.pipe(
+  v.number(),
+  v.check((time) => !Number.isNaN(new Date(time * 1_000).getTime())),
+);
+const Archived = v.record(v.string(), v.object({ name: v.string(), time: Seconds }));
 
 function readArchived(wals: unknown): ReadonlyMap<number, Segment> | undefined {
   const result = v.safeParse(Archived, wals);

@@ -8,9 +8,9 @@ import type { Diagnosis } from '../barman/diagnosis.ts';
 import { deadline, within } from '../deadline.ts';
 import { HttpError, messageOf } from '../errors.ts';
 import type { Inspection } from '../ledger/inspection.ts';
-import { type Item, isLeased, isPending } from '../ledger/item.ts';
+import { type Item, isLeased, isPaused, isPending } from '../ledger/item.ts';
 import type { Ledger, Servers } from '../ledger/ledger.ts';
-import type { InspectionTimes } from '../ledger/stage.ts';
+import { type InspectionTimes, isStagePaused } from '../ledger/stage.ts';
 import type { Cluster } from '../patroni/cluster.ts';
 import { observe } from '../patroni/leader.ts';
 import type { Clusters } from '../patroni/observe-clusters.ts';
@@ -56,8 +56,8 @@ export interface InspectedCluster {
 }
 
 export interface InspectedServer {
-  /** Its item in the ledger, as it was when the inspection began; undefined: none. */
-  readonly item: Item | undefined;
+  /** Whether it is paused, by itself or with all servers: its findings are shown, and not counted. */
+  readonly paused: boolean;
   readonly inspection: Inspection;
 }
 
@@ -98,10 +98,17 @@ export async function inspect(options: InspectOptions): Promise<Inspected> {
       before: last,
       now: at,
     });
-    // What was found stays so until Barman can be seen again.
-    const inspection = 'unseen' in diagnosis && last ? { ...last, unseen: judged.unseen } : judged;
-    if (last || !('unseen' in diagnosis)) await ledger.inspected(barman_server, inspection, signal);
-    servers.set(barman_server, { item, inspection });
+    // What was found stays so until Barman can be seen again; it is stored, and not said to be seen now.
+    const stored = 'unseen' in diagnosis && last ? { ...last, unseen: judged.unseen } : judged;
+    const isStored = last !== undefined || !('unseen' in diagnosis);
+    // What is wrong with one item is no reason to leave out the others.
+    const failure = isStored
+      ? await ledger.inspected(barman_server, stored, signal).catch(messageOf)
+      : undefined;
+    const unstored = `this is not stored, so the next inspection does not know it: ${failure}`;
+    const unseen = [...judged.unseen, ...(failure === undefined ? [] : [{ what: unstored }])];
+    const paused = isStagePaused(before.stage) || (item !== undefined && isPaused(item));
+    servers.set(barman_server, { paused, inspection: { ...judged, unseen } });
   }
   return { at, diagnosis, clusters, servers };
 }

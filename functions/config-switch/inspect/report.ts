@@ -3,7 +3,6 @@
 import * as v from 'valibot';
 import type { Connections } from '../barman/diagnosis.ts';
 import { Inspection } from '../ledger/inspection.ts';
-import { isPaused } from '../ledger/item.ts';
 import type { Member } from '../patroni/survey.ts';
 import type { Inspected, InspectedCluster, InspectedServer } from './inspect.ts';
 import { readyOf } from './judge.ts';
@@ -101,7 +100,7 @@ function clusterSeen({ cluster, survey, unseen }: InspectedCluster): v.InferOutp
 
 function serverSeen(
   barman_server: string,
-  { item, inspection }: InspectedServer,
+  { paused, inspection }: InspectedServer,
   clusters: readonly InspectedCluster[],
   diagnosis: Inspected['diagnosis'],
 ): v.InferOutput<typeof ServerSeen> {
@@ -114,7 +113,7 @@ function serverSeen(
     .sort((a, b) => (b.end ?? 0) - (a.end ?? 0));
   return {
     barman_server,
-    paused: item !== undefined && isPaused(item),
+    paused,
     members: clusters
       .filter(({ cluster }) => (cluster.servers.get(barman_server)?.size ?? 0) > 0)
       .flatMap((one) => membersSeen(barman_server, one, inspection, diagnosis)),

@@ -136,16 +136,19 @@ function canLead({ nofailover, failover_priority }: Readonly<Record<string, unkn
   return !(Number.parseInt(String(priority), 10) <= 0);
 }
 
+/** A timeline, or a position in WAL (bytes). The ledger has it: DynamoDB stores no number such as 1e-200. */
+const Count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
+
 const State = v.object({
   state: fact(Text),
   role: fact(Text),
-  timeline: fact(v.number()),
+  timeline: fact(Count),
   database_system_identifier: fact(Text),
   xlog: fact(
     v.object({
-      location: fact(v.number()),
-      received_location: fact(v.number()),
-      replayed_location: fact(v.number()),
+      location: fact(Count),
+      received_location: fact(Count),
+      replayed_location: fact(Count),
     }),
   ),
   patroni: v.object({ version: fact(Text), scope: fact(Text), name: fact(Text) }),
@@ -217,7 +220,7 @@ function isTrue(value: unknown): boolean {
 }
 
 /** A row of a timeline that ended before Patroni had the cluster has no time. */
-const Ended = v.looseTuple([v.number(), v.number(), v.unknown(), v.string()]);
+const Ended = v.looseTuple([Count, Count, v.unknown(), v.string()]);
 
 /** Returns when a timeline began: when the one before ended. Just after a promotion, Patroni does not know it yet. */
 function beginOf(timeline: number | undefined, history: unknown): Survey['timelineBegan'] {
