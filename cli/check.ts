@@ -76,6 +76,13 @@ function serverLines(report: InspectionReport, server: Server, now: number, widt
     ...headLines(report, server, width),
     ...memberTable(server),
     ...archiveLines(server, now, width),
+    ...(server.at === report.at
+      ? []
+      : wrap(
+          '  ',
+          `Barman was last seen ${age(now - Date.parse(server.at))} ago, and then was found:`,
+          width,
+        )),
     ...(paused ? wrap('  ', 'paused: its findings raise no alarm', width) : []),
     ...findings.flatMap((finding) => wrap('  - ', findingText(finding), width)),
     ...notSeen.flatMap((what) => wrap('  not seen: ', what, width)),

@@ -40,7 +40,7 @@ interface Options {
 async function start({ api = {}, cluster = {} }: Options = {}) {
   const stack = new AsyncDisposableStack();
   const patroni = stack.use(await PatroniStandIn.start());
-  const run = stack.use(await startFunction(api));
+  const run = stack.use(await startFunction(api, { MAX_RETRIES: '1' }));
   const put = (change: object) =>
     run.host.put({
       'clusters/main': JSON.stringify({ servers: { main: MODELS }, patroni: patroni.urls, ...change }),
@@ -140,7 +140,7 @@ describe('an inspection finds', () => {
       ({ put }) => put({ servers: { main: { node1: 'pg:node1' } } }),
     ],
     'a model of another node': [
-      ['model-host node2', 'model-host-shared node2'],
+      ['model-host node2'],
       ['yes', 'no'],
       ({ host }) => host.models.set('pg:node2', { cluster: 'main', ...connectionsTo(hostOf('node1')) }),
     ],
@@ -323,6 +323,7 @@ describe('what an inspection could not see', () => {
     await using test = await start();
     const { run } = test;
     await run.invoke(NODE1);
+    await inspect(run);
     await silence.breakIt(test);
     const began = performance.now();
     const report = await inspect(run, silence.remaining);
@@ -343,6 +344,17 @@ describe('what an inspection could not see', () => {
     expect((await run.ledger.all(signal())).inspections.get('main')).toMatchObject({
       unseen: server.unseen,
     });
+  });
+
+  test('does not end a finding, which is shown with its time', async () => {
+    await using test = await start();
+    const { run, host } = test;
+    host.diagnosed.set('main', { backups: {} });
+    const { at } = await inspect(run);
+    await run.host.api.refuse();
+    const kept = { at, findings: [{ kind: 'no-backup' }], unseen: [{ member: true }] };
+    expect(main(await inspect(run))).toMatchObject(kept);
+    expect((await run.ledger.all(signal())).inspections.get('main')).toMatchObject(kept);
   });
 
   test('is said of one node that never answers', async () => {
@@ -455,11 +467,11 @@ describe('an inspection that fails', () => {
     });
     const { run, host } = test;
     host.diagnosed.set('other', { config: { slot_name: 'other' } });
-    // The first two acquire and release the right to ask /diagnose.
+    // The first three acquire and release the right to ask /diagnose, and write when it was asked.
     let updates = 0;
     run.dynamoDb.fault = (operation) => {
       updates += operation === 'UpdateItem' ? 1 : 0;
-      return operation === 'UpdateItem' && updates === 3 ? 'access denied' : undefined;
+      return operation === 'UpdateItem' && updates === 4 ? 'access denied' : undefined;
     };
     const { servers } = await inspect(run);
     run.dynamoDb.fault = undefined;

@@ -1,11 +1,15 @@
 /** What `npm run ledger -- check` shows of an inspection. */
 
+import { readFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
 import { isClean, parameterLines, pendingText, reportText } from '../../cli/check.ts';
+import { judge } from '../../functions/config-switch/inspect/judge.ts';
 import type { InspectionReport } from '../../functions/config-switch/inspect/report.ts';
 
-const NOW = Date.parse('2026-11-27T12:00:12.000Z');
+/** Seconds. */
 const ago = (seconds: number) => new Date(NOW - 1_000 * seconds).toISOString();
+
+import { backup, DAY, HOUR, modelOf, NOW, subjectOf } from './subjects.ts';
 
 type Server = InspectionReport['servers'][number];
 type Member = Server['members'][number];
@@ -22,11 +26,11 @@ const finding = (kind: string, what: string, remedy: string, change: Partial<Fin
 });
 
 const healthy: Server = {
-  ...{ barman_server: 'main', paused: false },
+  ...{ barman_server: 'main', at: ago(0), paused: false },
   members: [member(1), member(2), member(3)],
   archived: { timeline: 5, name: '000000050000000000000042', at: ago(40) },
   slot_behind: 2 * 2 ** 20,
-  backup: { id: '20261127T030000', at: ago(32_400), timeline: 5 },
+  backup: { id: '20261128T030000', at: ago(32_400), timeline: 5 },
   ...{ findings: [], notes: [], unseen: [] },
 };
 
@@ -36,7 +40,7 @@ const report: InspectionReport = {
     {
       ok: true,
       name: 'url, client-cert, client-key, ca-cert',
-      text: 'https://barman.example.com/pgbapi; client-cert ends in 364 days, on 2027-11-27; ca-cert ends in 3649 days, on 2036-11-23',
+      text: 'https://barman.example.com/pgbapi; client-cert ends in 364 days, on 2027-11-27; ca-cert ends in 3649 days, on 2036-11-24',
     },
     {
       ok: true,
@@ -46,7 +50,7 @@ const report: InspectionReport = {
     {
       ok: true,
       name: 'clusters/main',
-      text: '1 secret; scope main; servers main (node1 → pg:node1, node2 → pg:node2, node3 → pg:node3); Patroni http://10.0.1.11:8008/ http://10.0.1.12:8008/ http://10.0.1.13:8008/; barman_receive_wal',
+      text: '1 secret; scope main; servers main (node1 → pg:node1, node2 → pg:node2); Patroni http://10.0.1.11:8008/ http://10.0.1.12:8008/ http://10.0.1.13:8008/; barman_receive_wal',
     },
   ],
   barman: { version: '3.19.1' },
@@ -59,7 +63,17 @@ const report: InspectionReport = {
   servers: [healthy],
 };
 
-/** Two findings, as in the documentation. */
+/** What the rules say of a model of another node, and of a member without a model. */
+const found = judge(
+  subjectOf({
+    models: { 'pg:node1': modelOf('10.0.1.11'), 'pg:node2': modelOf('10.0.1.13') },
+    mapping: { main: { node1: 'pg:node1', node2: 'pg:node2' } },
+    backups: backup({ timeline: 4, end_time: new Date(NOW - 33 * HOUR).toISOString() }),
+    survey: { timelineBegan: { at: NOW - DAY - 2 * HOUR, location: 0 } },
+  }),
+);
+
+/** As in the documentation. */
 const broken: InspectionReport = {
   ...report,
   servers: [
@@ -70,22 +84,9 @@ const broken: InspectionReport = {
         member(2, { barman_host: '10.0.1.13', ready: 'no' }),
         { member: 'node3', cluster: 'main', patroni_host: '10.0.1.13', slot: 'yes', ready: 'no' },
       ],
-      backup: { id: '20261126T030000', at: ago(118_800), timeline: 4 },
-      findings: [
-        finding(
-          'model-host',
-          'a failover would set Barman to 10.0.1.13, which is node3; Patroni has 10.0.1.12 for node2',
-          'correct conninfo of [pg:node2] in barman.conf',
-          { member: 'node2' },
-        ),
-        finding(
-          'member-without-model',
-          'it has no model for Barman server main',
-          'add [pg:node3] to barman.conf, and "node3": "pg:node3" to "main" in clusters/main',
-          { member: 'node3' },
-        ),
-      ],
-      notes: ['no base backup on timeline 5 yet (26 hours); a recovery replays WAL across the failover'],
+      backup: { id: '20261127T030000', at: ago(118_800), timeline: 4 },
+      findings: found.findings,
+      notes: found.notes,
     },
   ],
 };
@@ -106,7 +107,7 @@ const varied: InspectionReport = {
   ],
   servers: [
     {
-      barman_server: 'crm',
+      ...{ barman_server: 'crm', at: ago(0) },
       paused: true,
       members: [],
       findings: [
@@ -117,7 +118,7 @@ const varied: InspectionReport = {
       ...{ notes: [], unseen: [] },
     },
     {
-      barman_server: 'hr',
+      ...{ barman_server: 'hr', at: ago(0) },
       paused: false,
       members: [
         member(1, { member: 'pg-a', cluster: 'east', model: null, slot: '?', ready: '?' }),
@@ -139,41 +140,14 @@ const shown = (of: InspectionReport, width = 80) => reportText(of, NOW, width);
 const blocks = (of: InspectionReport) => shown(of).split('\n\n');
 
 describe('the report', () => {
-  test('shows what was checked, and each server with its members, its archive, findings and notes', () => {
-    expect(shown(broken).split('\n')).toEqual([
-      'ok     url, client-cert, client-key, ca-cert: https://barman.example.com/pgbapi;',
-      '       client-cert ends in 364 days, on 2027-11-27; ca-cert ends in 3649 days,',
-      '       on 2036-11-23',
-      'ok     patroni-ca-cert, patroni-client-cert, patroni-client-key: public CAs, no',
-      '       client certificate',
-      'ok     clusters/main: 1 secret; scope main; servers main (node1 → pg:node1,',
-      '       node2 → pg:node2, node3 → pg:node3); Patroni http://10.0.1.11:8008/',
-      '       http://10.0.1.12:8008/ http://10.0.1.13:8008/; barman_receive_wal',
-      'ok     /diagnose: Barman 3.19.1',
-      'ok     http://10.0.1.11:8008/: node1',
-      'ok     http://10.0.1.12:8008/: node2',
-      'ok     http://10.0.1.13:8008/: node3',
-      '',
-      'main: leader node1, timeline 5, Patroni 4.1.5; Barman 3.19.1, server main',
-      "MEMBER  MODEL     BARMAN'S HOST  PATRONI'S HOST  SLOT  READY",
-      'node1   pg:node1  10.0.1.11      10.0.1.11       yes   yes',
-      'node2   pg:node2  10.0.1.13      10.0.1.12       yes   no',
-      'node3   –         –              10.0.1.13       yes   no',
-      'archive: timeline 5, 00000005…0042, 40s ago; slot 2 MB behind',
-      'backup:  20261126T030000, 33h ago (timeline 4)',
-      '  - node2: a failover would set Barman to 10.0.1.13, which is node3; Patroni has',
-      '    10.0.1.12 for node2: correct conninfo of [pg:node2] in barman.conf',
-      '  - node3: it has no model for Barman server main: add [pg:node3] to',
-      '    barman.conf, and "node3": "pg:node3" to "main" in clusters/main',
-      '  note: no base backup on timeline 5 yet (26 hours); a recovery replays WAL',
-      '        across the failover',
-    ]);
+  test('is the one in the documentation: what was checked, and each server with its members, archive, findings and notes', () => {
+    expect(readFileSync('docs/how-to/check.md', 'utf8')).toContain(`\n\`\`\`\n${shown(broken)}\n\`\`\`\n`);
   });
 
   test('says so if there is no finding', () => {
     expect(blocks(report)[1]?.split('\n').slice(-3)).toEqual([
       'archive: timeline 5, 00000005…0042, 40s ago; slot 2 MB behind',
-      'backup:  20261127T030000, 9h ago (timeline 5)',
+      'backup:  20261128T030000, 9h ago (timeline 5)',
       '  no findings',
     ]);
   });
@@ -220,6 +194,17 @@ describe('the report', () => {
     const silent = { ...report, barman: { unseen: 'no answer within 50 s' } };
     expect(blocks(silent)[0]).toContain('\nwrong  /diagnose: no answer within 50 s\n');
     expect(blocks({ ...report, barman: {} })[0]).toContain('Barman of an unknown version');
+  });
+
+  test('says how old findings are while Barman cannot be seen', () => {
+    const [server = healthy] = broken.servers;
+    const [, block = ''] = blocks({
+      ...report,
+      barman: { unseen: 'ECONNREFUSED' },
+      servers: [{ ...server, at: ago(10_800), unseen: [{ what: 'Barman: ECONNREFUSED', member: true }] }],
+    });
+    expect(block).toMatch(/\n {2}Barman was last seen 3h ago, and then was found:\n {2}- node3: /);
+    expect(blocks(broken)[1]).not.toContain('last seen');
   });
 
   test('says so if there is no server at all', () => {

@@ -98,19 +98,26 @@ export async function inspect(options: InspectOptions): Promise<Inspected> {
       before: last,
       now: at,
     });
-    // What was found stays so until Barman can be seen again; it is stored, and not said to be seen now.
-    const stored = 'unseen' in diagnosis && last ? { ...last, unseen: judged.unseen } : judged;
-    const isStored = last !== undefined || !('unseen' in diagnosis);
-    // What is wrong with one item is no reason to leave out the others.
-    const failure = isStored
-      ? await ledger.inspected(barman_server, stored, signal).catch(messageOf)
-      : undefined;
-    const unstored = `this is not stored, so the next inspection does not know it: ${failure}`;
-    const unseen = [...judged.unseen, ...(failure === undefined ? [] : [{ what: unstored }])];
+    // What was found stays so until Barman can be seen again.
+    const inspection = 'unseen' in diagnosis && last ? { ...last, unseen: judged.unseen } : judged;
+    const isWorthStoring = last !== undefined || !('unseen' in diagnosis);
+    const unstored = isWorthStoring ? await store(barman_server, inspection, options) : [];
     const paused = isStagePaused(before.stage) || (item !== undefined && isPaused(item));
-    servers.set(barman_server, { paused, inspection: { ...judged, unseen } });
+    const unseen = [...inspection.unseen, ...unstored];
+    servers.set(barman_server, { paused, inspection: { ...inspection, unseen } });
   }
   return { at, diagnosis, clusters, servers };
+}
+
+/** Stores an inspection. What is wrong with one is no reason to leave out the others. @returns why it failed */
+async function store(
+  barman_server: string,
+  inspection: Inspection,
+  { ledger, signal }: InspectOptions,
+): Promise<Inspection['unseen']> {
+  const failure = await ledger.inspected(barman_server, inspection, signal).catch(messageOf);
+  if (failure === undefined) return [];
+  return [{ what: `this is not stored, so the next inspection does not know it: ${failure}` }];
 }
 
 function timesOf(

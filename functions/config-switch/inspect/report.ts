@@ -40,6 +40,8 @@ const MemberSeen = v.object({
 
 const ServerSeen = v.object({
   barman_server: v.string(),
+  /** When its findings and notes were seen: earlier than now while Barman cannot be seen. */
+  at: v.string(),
   paused: v.boolean(),
   members: v.array(MemberSeen),
   /** The last segment in the archive of the leader's timeline. */
@@ -113,6 +115,7 @@ function serverSeen(
     .sort((a, b) => (b.end ?? 0) - (a.end ?? 0));
   return {
     barman_server,
+    at: inspection.at,
     paused,
     members: clusters
       .filter(({ cluster }) => (cluster.servers.get(barman_server)?.size ?? 0) > 0)
