@@ -1,11 +1,12 @@
 /**
  * `npm run docs`: writes into docs/, between their markers, what stands elsewhere: stage parameters, alarms,
- * the commands of the ledger, a chart.
+ * findings, the commands of the ledger, a chart.
  */
 
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { documentedCommands } from '../cli/ledger.ts';
+import { FINDINGS, type FindingClass } from '../functions/config-switch/inspect/findings.ts';
 import { ALARMS, type Alarm, type Condition, conditionOf } from './monitoring/alarms.ts';
 import { PARAMETERS, type Parameter } from './parameters/table.ts';
 
@@ -16,6 +17,7 @@ const GENERATED: Readonly<Record<string, Readonly<Record<string, () => string>>>
   'docs/configuration.md': { parameters: parametersTable },
   'docs/alarms.md': { alarms: alarmSections },
   'docs/operations.md': { ledger: documentedCommands },
+  'docs/reference/findings.md': { findings: findingTables },
   'docs/performance.md': { 'end-to-end-chart': endToEndChart },
 };
 
@@ -56,6 +58,26 @@ function endToEndChart() {
     `  bar [${rows.map(({ most }) => most).join(', ')}]`,
     '```',
   ].join('\n');
+}
+
+/** What each class of findings says, from the rules' own text. */
+const CLASSES: Readonly<Record<FindingClass, string>> = {
+  ready:
+    'A failover would not end with Barman streaming from the new leader, or there is no backup to recover from. Act this week.',
+  archived: "WAL of the leader does not arrive in Barman's archive now. Act now.",
+};
+
+function findingTables() {
+  return Object.entries(CLASSES)
+    .flatMap(([name, text]) => [`## ${name}`, text, findingTable(name as FindingClass)])
+    .join('\n\n');
+}
+
+function findingTable(ofClass: FindingClass) {
+  const rows = Object.entries(FINDINGS)
+    .filter(([, kind]) => kind.class === ofClass)
+    .map(([name, { means }]) => `| \`${name}\` | ${means} |`);
+  return ['| finding | what it means |', '| --- | --- |', ...rows].join('\n');
 }
 
 function alarmSections() {

@@ -5,7 +5,16 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { documentedBlock, documentedCommand, fill } from '../documentation.ts';
 import { barmanConfiguration, type Hosts } from './cluster-files.ts';
-import { asPostgres, type CommandLine, outputOf, own, run, until, writeOwned } from './processes.ts';
+import {
+  asPostgres,
+  type CommandLine,
+  outputOf,
+  own,
+  POSTGRESQL,
+  run,
+  until,
+  writeOwned,
+} from './processes.ts';
 
 /** Time limit of `barman cron` (ms). */
 const CRON_TIMEOUT = 20_000;
@@ -154,6 +163,31 @@ export class Barman {
       '0000000F': timeline.toString(16).toUpperCase().padStart(8, '0'),
       'barman rebuild-xlogdb SERVER': `${this.#barman} rebuild-xlogdb main`,
     });
+  }
+
+  /**
+   * Restores the newest backup into a folder of its own, starts PostgreSQL there, asks it, and removes it, with the
+   * documented commands.
+   *
+   * @param sql is asked besides
+   * @returns when the newest transaction was committed that it has, by the documented query, and the answer to sql
+   */
+  async restore(sql: string): Promise<{ readonly committed: string; readonly answer: string }> {
+    const words = { '/var/tmp/restore': this.#file('restore') };
+    const restore = fill(documentedBlock('docs/how-to/check.md', 'barman recover'), {
+      ...words,
+      '/usr/lib/postgresql/17/bin': POSTGRESQL,
+      'barman switch-wal': `${this.#barman} switch-wal`,
+      'barman recover': `${this.#barman} recover`,
+      SERVER: 'main',
+    });
+    const query = /^psql .*$/m.exec(restore)?.[0] ?? '';
+    const remove = fill(documentedBlock('docs/how-to/check.md', 'rm -r /var/tmp/restore'), words);
+    const more = query.replace(/-c '.*'/, `-Atc "${sql}"`);
+    const commands = [restore, "echo '---'", more, remove].join('\n');
+    const printed = await run(this.#on(asPostgres('bash', ['-ec', commands])));
+    const [committed = '', answer = ''] = printed.split('\n---\n');
+    return { committed, answer };
   }
 
   /** Runs a block of documented commands. @param words to replace in it */

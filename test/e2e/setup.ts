@@ -49,6 +49,7 @@ const PACKAGES: Readonly<Record<string, string>> = {
   '/usr/sbin/nginx': 'nginx-light',
   '/usr/bin/openssl': 'openssl',
   '/usr/bin/pgrep': 'procps',
+  '/usr/bin/rsync': 'rsync',
   [`${POSTGRESQL}/postgres`]: 'postgresql-15',
   '/usr/share/doc/python3-venv': 'python3-venv',
 };
