@@ -133,4 +133,34 @@ describe('a heartbeat', () => {
     expect(await run.heartbeat(60_000)).toMatchObject({ unreachable: expect.stringContaining('url') });
     expect(run.metrics().at(-1)).toMatchObject({ Heartbeat: 1, PgBackupApiUnreachable: 1, NotReady: 0 });
   });
+
+  test('finds what Patroni shows while Barman cannot be seen, in addition to what was found before', async () => {
+    await using test = await start();
+    const { run, beat } = test;
+    run.host.api.host.diagnosed.set('main', { ...NO_SLOT, backups: {} });
+    expect(await beat()).toMatchObject({ NotReady: 1 });
+    run.host.api.fault({ kind: 'status', status: 500, body: '' }, 99, ({ path }) => path === '/diagnose');
+    const servers = { main: { node1: 'pg:node1' } };
+    run.host.put({ 'clusters/main': JSON.stringify({ servers, patroni: test.patroni.urls }) });
+    pass(24 * HOUR);
+    await run.heartbeat();
+    pass(HOUR);
+    await beat();
+    const { inspections } = await run.ledger.all(signal());
+    const kinds = inspections.get('main')?.findings.map(({ kind }) => kind);
+    expect(kinds?.sort()).toEqual(['member-without-model', 'no-backup', 'slot-missing']);
+  });
+
+  test('drops what was found of a server that was removed', async () => {
+    await using test = await start();
+    const { run, beat, patroni } = test;
+    run.host.api.host.diagnosed.set('main', { backups: {} });
+    expect(await beat()).toMatchObject({ NotReady: 1 });
+    run.host.put({ 'clusters/main': JSON.stringify({ servers: {}, patroni: patroni.urls }) });
+    await run.operator.forgetByForce('main', signal());
+    pass(11 * MINUTE);
+    await run.heartbeat();
+    expect(await beat()).toMatchObject({ NotReady: 0 });
+    expect([...(await run.ledger.all(signal())).inspections.keys()]).toEqual([]);
+  });
 });

@@ -124,6 +124,21 @@ describe('findings are counted', () => {
     expect(counted(found)).toEqual({ notReady: 0, notArchived: 0 });
   });
 
+  test('but not while all servers are paused, nor those of a server that was forgotten', () => {
+    const found = {
+      a: inspection({ findings: [finding('ready')] }),
+      gone: inspection({ findings: [finding('ready')] }),
+    };
+    expect(counted(found).notReady).toBe(1);
+    const known = servers(items, found, { seen_at: at(0) });
+    const paused = { ...known, stage: { ...known.stage, paused: { at: at(0) } } };
+    expect(count(paused, [], 'daily', NOW, MINUTE)).toEqual({ notReady: 0, notArchived: 0 });
+    const clusters = [{ name: 'c', servers: [{ name: 'gone', observed: true }] }];
+    const heartbeat = { at: at(0), interval: MINUTE, version: '1', clusters };
+    const listed = { ...known, stage: { ...known.stage, heartbeat } };
+    expect(count(listed, [], 'daily', NOW, MINUTE).notReady).toBe(2);
+  });
+
   test('and two days without a successful inspection', () => {
     const none = { notReady: 0, notArchived: 0 };
     expect(counted({}, [], {}, 48 * HOUR - 1)).toEqual(none);

@@ -41,6 +41,11 @@ export interface Backup {
   readonly end: number | undefined;
 }
 
+/** Returns whether a base backup can be recovered from (barman.infofile, `BackupInfo.STATUS_COPY_DONE`). */
+export function isUsable({ status }: Pick<Backup, 'status'>): boolean {
+  return status === 'DONE' || status === 'WAITING_FOR_WALS';
+}
+
 /** A replication slot, as PostgreSQL has it. */
 export interface Slot {
   readonly active: boolean;

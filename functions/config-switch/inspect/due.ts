@@ -2,6 +2,7 @@
 
 import { type Item, isLeased, isPaused, isPending, timeOf } from '../ledger/item.ts';
 import type { Servers } from '../ledger/ledger.ts';
+import { isStagePaused } from '../ledger/stage.ts';
 
 /** Intervals between two heartbeats, of a minute. */
 const DAILY = 24 * 60;
@@ -88,11 +89,17 @@ export function count(
   now: number,
   interval: number,
 ): Counted {
-  const paused = new Set(items.filter(isPaused).map(({ barman_server }) => barman_server));
+  const isHeld = (server: string) =>
+    isStagePaused(stage) || items.some((item) => item.barman_server === server && isPaused(item));
+  // One that was forgotten is not inspected any more.
+  const known = new Set([
+    ...items.map(({ barman_server }) => barman_server),
+    ...(stage.heartbeat?.clusters ?? []).flatMap((cluster) => cluster.servers.map(({ name }) => name)),
+  ]);
   const notReady = new Set(refused.map((server) => `${server}/`));
   const notArchived = new Set<string>();
   for (const [server, { findings }] of inspections) {
-    if (paused.has(server)) continue;
+    if (isHeld(server) || !known.has(server)) continue;
     for (const finding of findings.filter(({ counts }) => counts)) {
       if (finding.class === 'archived') notArchived.add(server);
       else notReady.add(`${server}/${finding.member ?? ''}`);

@@ -98,8 +98,8 @@ export async function inspect(options: InspectOptions): Promise<Inspected> {
       before: last,
       now: at,
     });
-    // What was found stays so until Barman can be seen again.
-    const inspection = 'unseen' in diagnosis && last ? { ...last, unseen: judged.unseen } : judged;
+    // When Barman was seen last; what was found then stays so.
+    const inspection = 'unseen' in diagnosis && last ? { ...judged, at: last.at } : judged;
     const isWorthStoring = last !== undefined || !('unseen' in diagnosis);
     const unstored = isWorthStoring ? await store(barman_server, inspection, options) : [];
     const paused = isStagePaused(before.stage) || (item !== undefined && isPaused(item));

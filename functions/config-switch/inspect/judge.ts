@@ -27,8 +27,10 @@ export function judge(seen: Subject): Inspection {
   const subject = { ...seen, clusters };
   const collector = new Collector();
   const server = 'unseen' in diagnosis ? undefined : diagnosis.servers.get(barman_server);
-  if ('unseen' in diagnosis) collector.notSeen(`Barman: ${diagnosis.unseen}`, true);
-  else judgeServer(subject, server, collector);
+  if ('unseen' in diagnosis) {
+    collector.notSeen(`Barman: ${diagnosis.unseen}`, true);
+    collector.isArchiveSeen = false;
+  } else judgeServer(subject, server, collector);
   for (const surveyed of clusters) judgeCluster(subject, surveyed, server, collector);
   if (server?.active && !server.passive) judgeArchive(subject, server, collector);
   return memoryOf(subject, server, collector);

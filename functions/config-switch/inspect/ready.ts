@@ -1,6 +1,6 @@
 /** The rules of the class ready about the server and its cluster; those about models are in models.ts. */
 
-import type { DiagnosedServer, Diagnosis } from '../barman/diagnosis.ts';
+import { type DiagnosedServer, type Diagnosis, isUsable } from '../barman/diagnosis.ts';
 import { timeOf } from '../ledger/item.ts';
 import type { Member, Survey } from '../patroni/survey.ts';
 import { listOf } from '../text.ts';
@@ -12,8 +12,6 @@ const DAY = 24 * 3_600_000;
 const MISSING_FOR = 23 * 3_600_000;
 /** How old the newest base backup may be where Barman does not say (ms): a weekly one, and a day. */
 const BACKUP_AGE = 8 * DAY;
-/** Statuses of a base backup that can be recovered from (barman.infofile, `BackupInfo.STATUS_COPY_DONE`). */
-const USABLE = ['DONE', 'WAITING_FOR_WALS'];
 /** From this version on Patroni keeps permanent physical slots on replicas (its release notes). */
 const KEEPS_SLOTS = [3, 2] as const;
 
@@ -77,7 +75,7 @@ function judgeBackups(
     collector.notSeen('its base backups: Barman does not show them');
     return;
   }
-  const usable = backups.filter(({ status }) => USABLE.includes(status));
+  const usable = backups.filter(isUsable);
   const remedy = `run \`barman backup ${barman_server}\` on the Barman host`;
   if (usable.length === 0) {
     collector.find('no-backup', `there is no base backup of ${barman_server}`, remedy);

@@ -1,7 +1,7 @@
 /** What an inspection has seen, as its response has it: for `npm run ledger -- check`. */
 
 import * as v from 'valibot';
-import type { Connections } from '../barman/diagnosis.ts';
+import { type Connections, isUsable } from '../barman/diagnosis.ts';
 import { Inspection } from '../ledger/inspection.ts';
 import type { Member } from '../patroni/survey.ts';
 import type { Inspected, InspectedCluster, InspectedServer } from './inspect.ts';
@@ -111,7 +111,7 @@ function serverSeen(
   const archived = timeline && server?.archived?.get(timeline.id);
   const { currentLsn, slot } = server?.status ?? {};
   const [backup] = (server?.backups ?? [])
-    .filter(({ status, end }) => end !== undefined && (status === 'DONE' || status === 'WAITING_FOR_WALS'))
+    .filter((one) => one.end !== undefined && isUsable(one))
     .sort((a, b) => (b.end ?? 0) - (a.end ?? 0));
   return {
     barman_server,

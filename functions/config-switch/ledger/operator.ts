@@ -1,7 +1,17 @@
 /** What an operator changes in the ledger. The function does not use this. */
 
 import { eventTimeOf } from '../version.ts';
-import { absent, type Change, desiredIs, equals, exists, noLease, type Table } from './conditions.ts';
+import {
+  absent,
+  type Change,
+  type Condition,
+  desiredIs,
+  equals,
+  exists,
+  noLease,
+  type Table,
+} from './conditions.ts';
+import { inspectionKey } from './inspection.ts';
 import { type Item, isPending, isRecorded, readItem } from './item.ts';
 import type { Ledger } from './ledger.ts';
 import { isStagePaused, STAGE_KEY } from './stage.ts';
@@ -113,7 +123,7 @@ export class Operator {
       applied ? equals('applied.version', applied.version) : absent('applied'),
       absent('unsettled_since'),
     ];
-    return this.#table.delete(barman_server, [noLease, ...unchanged], signal);
+    return this.#delete(barman_server, [noLease, ...unchanged], signal);
   }
 
   /**
@@ -124,7 +134,7 @@ export class Operator {
    */
   async forgetUnknown({ barman_server, desired }: Item, signal: AbortSignal): Promise<boolean> {
     const unchanged = desired ? desiredIs(desired.version) : absent('desired');
-    return this.#table.delete(barman_server, [exists, noLease, unchanged], signal);
+    return this.#delete(barman_server, [exists, noLease, unchanged], signal);
   }
 
   /**
@@ -135,7 +145,14 @@ export class Operator {
   async forgetByForce(barman_server: string, signal: AbortSignal): Promise<boolean> {
     const { unreadable } = await this.#ledger.all(signal);
     const cannotBeRead = unreadable.some((one) => one.barman_server === barman_server);
-    return this.#table.delete(barman_server, cannotBeRead ? [exists] : [exists, noLease], signal);
+    return this.#delete(barman_server, cannotBeRead ? [exists] : [exists, noLease], signal);
+  }
+
+  /** Deletes an item, and then what inspections have found of its server. */
+  async #delete(barman_server: string, condition: Condition, signal: AbortSignal): Promise<boolean> {
+    if (!(await this.#table.delete(barman_server, condition, signal))) return false;
+    await this.#table.delete(inspectionKey(barman_server), [exists], signal);
+    return true;
   }
 
   async #existing(barman_server: string, change: Change, signal: AbortSignal): Promise<Item | undefined> {
