@@ -349,6 +349,8 @@ describe('the ledger', () => {
         '--watch': `timeout --signal INT 5 ${command} || true`,
         // Refused, since its role has just changed.
         'forget direct': `${ledger} ${words} 2>&1 || true`,
+        // Some servers of this file are unknown to Barman.
+        check: `${ledger} ${words} || true`,
       }[words];
       outputs.set(words, await shell(once ?? `${ledger} ${words}`));
     }
@@ -412,7 +414,9 @@ describe('a stage', () => {
   test('is upgraded with the documented commands, and has no changes if the code is the same', async () => {
     const before = await prod.resources();
     await inOrigin('commit --quiet --allow-empty --message newer');
-    const output = await prod.run(documentedBlock('docs/operations.md', 'git pull'));
+    // Some servers of this file are unknown to Barman.
+    const commands = documentedBlock('docs/operations.md', 'git pull').replace(/check$/m, 'check || true');
+    const output = await prod.run(commands);
     expect(output).toContain('Fast-forward');
     expect(output).toContain('No changes to deploy');
     expect(output).toMatch(/^ok {5}url, client-cert, client-key, ca-cert: https/m);
