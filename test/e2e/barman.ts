@@ -121,8 +121,17 @@ export class Barman {
 
   /** Whether it has a WAL file. */
   received(file: string): boolean {
-    return ['streaming', 'wals'].some((name) => {
-      const folder = this.#file('barman/main', name);
+    return this.#has('main', ['streaming', 'wals'], file);
+  }
+
+  /** Whether a WAL file is in the archive of a server. */
+  archived(file: string, server = 'main'): boolean {
+    return this.#has(server, ['wals'], file);
+  }
+
+  #has(server: string, folders: readonly string[], file: string): boolean {
+    return folders.some((name) => {
+      const folder = this.#file('barman', server, name);
       return (
         existsSync(folder) && readdirSync(folder, { recursive: true }).some((one) => `${one}`.endsWith(file))
       );

@@ -59,6 +59,8 @@ export interface ClusterOptions {
   readonly tls?: RestTls;
   /** Makes it a standby cluster: PostgreSQL's port on loopback of the leader that it follows. */
   readonly standbyOf?: number;
+  /** What else a node's Patroni is configured with. */
+  readonly settings?: (name: NodeName) => object;
 }
 
 /** The roles of Barman: SQL. */
@@ -81,8 +83,9 @@ export async function writeNodeFiles(options: ClusterOptions): Promise<void> {
     const config = join(folder, `${name}.d`);
     mkdirSync(config);
     own(config, 0o700);
-    for (const [order, text] of [...examples(name, options), settings(name, address, options)].entries())
-      writeOwned(join(config, `${order}.yml`), text, 0o600);
+    const texts = [...examples(name, options), settings(name, address, options)];
+    if (options.settings) texts.push(JSON.stringify(options.settings(name)));
+    for (const [order, text] of texts.entries()) writeOwned(join(config, `${order}.yml`), text, 0o600);
   }
 }
 

@@ -18,15 +18,16 @@ export async function freePort(): Promise<number> {
   return (await freePorts(1))[0] as number;
 }
 
-/** @returns two nodes and etcd on loopback */
-export async function loopback(): Promise<Hosts> {
-  const [client, peer, ...ports] = await freePorts(6);
-  const node = (name: NodeName, [postgres = 0, rest = 0]: number[]): [NodeName, NodeAddress] => [
-    name,
-    { address: '127.0.0.1', postgres, rest },
-  ];
+/** @returns nodes and etcd on loopback */
+export async function loopback(nodes = 2): Promise<Hosts> {
+  const [client, peer, ...ports] = await freePorts(2 + 2 * nodes);
+  const names = (['node1', 'node2', 'node3'] as const).slice(0, nodes);
+  const node = (name: NodeName, index: number): [NodeName, NodeAddress] => {
+    const [postgres = 0, rest = 0] = ports.slice(2 * index);
+    return [name, { address: '127.0.0.1', postgres, rest }];
+  };
   return {
-    nodes: new Map([node('node1', ports.slice(0, 2)), node('node2', ports.slice(2))]),
+    nodes: new Map(names.map(node)),
     etcd: { client: `http://127.0.0.1:${client}`, peer: `http://127.0.0.1:${peer}` },
     network: '127.0.0.1/32',
     on: (_, command) => command,

@@ -68,12 +68,17 @@ export class PatroniCluster {
     cluster.barman.start(hosts.nodes, cron);
     cluster.#etcd = startLogged(hosts.on('etcd', etcd(folder, hosts.etcd)), cluster.#file('etcd.log'));
     const [first, ...others] = cluster.names as [NodeName, ...NodeName[]];
-    cluster.startNode(first);
-    await cluster.#until(async () => (await cluster.leader()) === first, `${first} is not the leader`);
-    // A standby cluster has the roles of the leader that it follows.
-    if (standbyOf === undefined) await cluster.query(first, BARMAN_ROLES);
-    for (const name of others) cluster.startNode(name);
-    await cluster.healthy();
+    try {
+      cluster.startNode(first);
+      await cluster.#until(async () => (await cluster.leader()) === first, `${first} is not the leader`);
+      // A standby cluster has the roles of the leader that it follows.
+      if (standbyOf === undefined) await cluster.query(first, BARMAN_ROLES);
+      for (const name of others) cluster.startNode(name);
+      await cluster.healthy();
+    } catch (error) {
+      await cluster.stop();
+      throw error;
+    }
     return cluster;
   }
 
