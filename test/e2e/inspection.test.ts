@@ -437,7 +437,7 @@ test('WAL that is received but not archived › is found after a quarter of an h
   expect((await row.inspect()).found).toEqual(['(main archive-behind)']);
   const { found, remedy } = await row.inspect();
   expect(found).toEqual(['main archive-behind']);
-  await carryOut(remedy('archive-behind'));
+  expect(await carryOut(remedy('archive-behind'))).toMatch(/Permission denied/i);
   cause.dispose();
   await isArchived(last);
   expect((await row.inspect()).found).toEqual([]);
@@ -539,7 +539,7 @@ test('a cluster after a failover › has no finding, but one of the timeline if 
   expect((await row.inspect()).found).toEqual(['(main timeline-not-archived)']);
   const { found, remedy } = await row.inspect();
   expect(found).toEqual(['main timeline-not-archived']);
-  await carryOut(remedy('timeline-not-archived'));
+  expect(await carryOut(remedy('timeline-not-archived'))).toMatch(/Permission denied/i);
   cause.dispose();
   await isArchived(last);
   const later = await row.inspect();

@@ -33,7 +33,7 @@ const last = (name: string, age?: number) => ({ wals: { last_archived_wal_per_ti
 const replica = { is_in_recovery: true };
 const checkMain = 'run `barman check main` on the Barman host';
 const receiveWal = 'run `barman receive-wal main` on the Barman host: it prints why';
-const cron = 'run `barman cron` and `barman check main` on the Barman host';
+const cron = 'run `barman archive-wal main` on the Barman host, which prints why';
 const set = (model: string) => `run \`npm run ledger -- --stage STAGE set main ${model}\``;
 const appliedAt = ago(2 * DAY);
 const slot = (active: boolean, lsn: string | null) => ({

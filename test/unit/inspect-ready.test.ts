@@ -96,7 +96,7 @@ const ROWS: readonly Row[] = [
       'server-disabled',
       null,
       'server main is disabled',
-      `${checkMain}; if it prints no error of the configuration, remove "disabled" in barman.conf`,
+      `${checkMain}; if it prints no error of the configuration, remove "disabled" from its active model in barman.conf`,
     ],
   ],
   [

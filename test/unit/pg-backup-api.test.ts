@@ -343,6 +343,18 @@ describe('an operation', () => {
     expect(times()).toEqual([0, 800]);
   });
 
+  test('whose creation took very long is first polled two seconds later', async () => {
+    net.reply = () => slowly(8_000, CREATED);
+    const api = start();
+    await end(
+      create(api).then((id) => {
+        operation(0);
+        return api.waitForOperation('main', id);
+      }),
+    );
+    expect(times()).toEqual([0, 10_000]);
+  });
+
   test('that cannot be polled has an unknown result, and it is said where to find it', async () => {
     net.reply = () => [400, ''];
     expect(await end(start().waitForOperation('main', 'a'))).toMatchObject({

@@ -28,6 +28,11 @@ const STATUS_TIMEOUT = 15_000;
  */
 const POLL = { first: 150, interval: 75, share: 1 / 16 };
 /**
+ * Longest pause after the creation (ms): its response may have waited for a diagnosis, and so says little about
+ * how long a poll takes.
+ */
+const LONGEST_FIRST_PAUSE = 2_000;
+/**
  * An operation that the first poll finds ended has not ended within this time (ms): its process and that of
  * `barman` take longer to start, 0.4 s on two cores. What says so is the output of an earlier operation with
  * the same id, whose job was deleted. It is not overwritten (pg_backup_api.server_operation, `_write_file`), so the end of the new one remains unknown.
@@ -180,12 +185,15 @@ export class PgBackupApi implements AsyncDisposable {
   ): Promise<'DONE' | 'FAILED'> {
     const start = performance.now();
     try {
-      for (let soonest = start + POLL.first; ; soonest = this.#http.last.start + POLL.interval) {
+      for (let polls = 0; ; polls += 1) {
+        const { start: last, time } = this.#http.last;
+        const soonest = polls === 0 ? start + POLL.first : last + POLL.interval;
         const now = performance.now();
         // A share of the time elapsed keeps the reaction fast; twice the last request leaves the host half of
         // its time.
-        const pause = Math.max((now - start) * POLL.share, 2 * this.#http.last.time);
-        const next = Math.max(soonest, this.#http.last.start + pause);
+        const pause = Math.max((now - start) * POLL.share, 2 * time);
+        const latest = polls === 0 ? now + LONGEST_FIRST_PAUSE : Number.POSITIVE_INFINITY;
+        const next = Math.max(soonest, Math.min(last + pause, latest));
         await sleep(next - now, signal);
         const status = await this.operationStatus(barman_server, operation_id, signal);
         if (status !== 'IN_PROGRESS') return status;

@@ -239,7 +239,7 @@ function judgeSegments(
   // The number of the segment that is being written; those before it are whole.
   const current = Math.floor(location / size);
   const last = archived.get(timeline.id);
-  const remedy = `run \`barman cron\` and \`barman check ${barman_server}\` on the Barman host`;
+  const remedy = `run \`barman archive-wal ${barman_server}\` on the Barman host, which prints why`;
   if (!last) {
     const age = now - timeline.since;
     const whole = current - Math.floor(timeline.location / size);

@@ -36,7 +36,7 @@ export const FINDINGS = {
     class: 'ready',
     allMembers: true,
     means:
-      'The server is disabled: by `disabled = true`, or because of errors in its configuration. `barman cron` skips it.',
+      'The server is disabled: by `disabled = true` of its active model, or because of errors in its configuration. `barman cron` skips it.',
   },
   'server-passive': {
     class: 'ready',

@@ -60,7 +60,7 @@ function judgeState(name: string, server: DiagnosedServer, collector: Collector)
     collector.find('server-errors', what, `${check}, which prints them`);
   } else if (server.disabled) {
     // Barman 3.13 does not say why.
-    const remedy = `${check}; if it prints no error of the configuration, remove "disabled" in barman.conf`;
+    const remedy = `${check}; if it prints no error of the configuration, remove "disabled" from its active model in barman.conf`;
     collector.find('server-disabled', `server ${name} is disabled`, remedy);
   }
 }
