@@ -1,6 +1,6 @@
 /**
  * What `/diagnose` of Barman 3.19.1 says of a healthy host, as measured: of its keys those that the function reads,
- * and some beside them. Tests change what they need.
+ * and some more. Tests change what they need.
  */
 
 type Facts = Readonly<Record<string, unknown>>;
@@ -38,7 +38,7 @@ export interface ServerChange {
   readonly config?: Facts;
   /** Facts, over the healthy ones; undefined: absent. */
   readonly status?: Facts;
-  /** In the place of the healthy ones. */
+  /** Instead of the healthy ones. */
   readonly backups?: Readonly<Record<string, Facts>>;
   readonly wals?: Facts;
 }

@@ -92,7 +92,7 @@ export const SURVEY: Survey = {
 export const without = (...names: readonly string[]): Partial<Survey> => ({
   members: SURVEY.members?.filter(({ name }) => !names.includes(name)),
 });
-/** Nobody knows who leads. */
+/** The leader is unknown. */
 export const LEADERLESS: Partial<Survey> = {
   observation: { unknown: '10.0.1.12:8008 knows no leader' },
   ...{ leader: undefined, timelineBegan: undefined },

@@ -316,7 +316,7 @@ describe('the leader', () => {
     return (await ask([node('node1', { cluster, leader: ok(body) }), node('node2', { cluster })])).leader;
   };
 
-  test('is a primary under its older name as well', async () => {
+  test('is a primary under its older name, too', async () => {
     expect(await leading(primary({ role: 'master' }))).toMatchObject({ isPrimary: true });
   });
 
@@ -408,7 +408,7 @@ describe('permanent slots', () => {
     ['if slots are not used', { postgresql: { use_slots: false }, ...barman({}) }, []],
     ['if slots are not used, as a text', { postgresql: { use_slots: 'off' }, ...barman({}) }, []],
     ['if slots are used explicitly', { postgresql: { use_slots: true }, ...barman({}) }, ['barman']],
-    ['beside settings of an unknown form', { postgresql: 7, standby_cluster: 7, ...barman({}) }, ['barman']],
+    ['next to settings of an unknown form', { postgresql: 7, standby_cluster: 7, ...barman({}) }, ['barman']],
   ])('%s', async (_, config, expected) => {
     expect(await slotsOf(config)).toEqual(expected);
   });

@@ -6,7 +6,7 @@ import type { PgBackupApi } from '../barman/pg-backup-api.ts';
 import { Busy } from '../errors.ts';
 import type { Ledger } from '../ledger/ledger.ts';
 
-/** How long Barman may be busy with an answer that nobody waits for any more (ms). */
+/** How long Barman may be busy with a diagnosis that was given up (ms). */
 const BUSY_TIME = 60_000;
 
 /** What it takes to ask Barman for a diagnosis. */

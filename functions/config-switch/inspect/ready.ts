@@ -131,7 +131,7 @@ function judgeMembership(
   if (!members) {
     const why = 'unknown' in observation ? observation.unknown : 'no node answered';
     collector.notSeen(`the members of cluster ${cluster}: ${why}`, true);
-    // Nobody has seen them since.
+    // They have not been seen since.
     for (const { member } of before?.missing ?? []) if (models.has(member)) collector.missing.add(member);
     return;
   }
