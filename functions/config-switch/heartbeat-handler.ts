@@ -36,11 +36,10 @@ export function createHeartbeatHandler({
    */
   const inspectIfDue = async (
     context: Context,
-    { isQuiet, notReady }: Heartbeat,
+    { isQuiet, notReady, servers }: Heartbeat,
   ): Promise<Counted | undefined> => {
     const inspection = startInspection(context);
     try {
-      const servers = await ledger.all(inspection.signal);
       const now = Date.now();
       const refused = notReady.map(({ barman_server }) => barman_server);
       const counts = (of: Servers) => count(of, refused, inspectionSchedule, now, heartbeatInterval);
@@ -62,11 +61,11 @@ export function createHeartbeatHandler({
     }
   };
 
-  return async (context: Context): Promise<Heartbeat | { readonly message: string }> => {
+  return async (context: Context): Promise<Omit<Heartbeat, 'servers'> | { readonly message: string }> => {
     const invocation = startInvocation(context);
     try {
       const onReconciled = reportReconciled(invocation.request_id);
-      const heartbeat = await beat({
+      const found = await beat({
         ...invocation,
         ledger,
         connect: (facts) => connect({ ...invocation, facts }),
@@ -79,8 +78,8 @@ export function createHeartbeatHandler({
         observe: (clusters) => observeClusters(clusters, invocation.signal),
         onReconciled,
       });
-      const counted = await inspectIfDue(context, heartbeat);
-      reportHeartbeat(invocation, heartbeat, counted);
+      reportHeartbeat(invocation, found, await inspectIfDue(context, found));
+      const { servers: _, ...heartbeat } = found;
       return heartbeat;
     } catch (thrown) {
       const error = thrown instanceof Error ? thrown : new Error(String(thrown));

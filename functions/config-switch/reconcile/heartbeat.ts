@@ -96,6 +96,8 @@ export interface Heartbeat extends Applied {
   readonly entered: Entered;
   /** Whether nothing was asked of a server in this heartbeat, and pg-backup-api is reachable. */
   readonly isQuiet: boolean;
+  /** What the ledger had before anything was applied. */
+  readonly servers: Servers;
 }
 
 /** What was pending, and is now. */
@@ -167,6 +169,7 @@ export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
     notReady: [...before.unreadable, ...not_ready],
     entered,
     isQuiet: isQuiet && isReachable,
+    servers: { ...before, items },
     ...applied,
     ...(unreported !== undefined && { unreported }),
   };
