@@ -6,6 +6,7 @@ import { describe, expect, test } from 'vitest';
 import { DiagnoseOutput, readDiagnosis } from '../../functions/config-switch/barman/diagnosis.ts';
 import { sentenceOf } from '../../functions/config-switch/inspect/findings.ts';
 import { judge, readyOf } from '../../functions/config-switch/inspect/judge.ts';
+import type { Subject } from '../../functions/config-switch/inspect/subject.ts';
 import { readInspection } from '../../functions/config-switch/ledger/inspection.ts';
 import type { Survey } from '../../functions/config-switch/patroni/survey.ts';
 import {
@@ -30,10 +31,15 @@ import {
   SYSTEM,
   serverOf,
   subjectOf,
+  wal,
   without,
 } from './subjects.ts';
 
 const REFUSED: Change = { status: { is_in_recovery: null } };
+/** The archive has not moved for a day. */
+const BEHIND: Change = {
+  wals: { last_archived_wal_per_timeline: wal('000000050000000000000030', DAY) },
+};
 const UNREADY: Change = { survey: { slots: [] } };
 const ledBy = (name: string): Partial<Survey> => ({
   observation: { leader: name },
@@ -82,13 +88,39 @@ describe('a finding', () => {
     expect(judgedTwice(change, change).findings).toMatchObject([{ counts: true, since: first }]);
   });
 
+  const gone = { is_in_recovery: null, current_lsn: undefined, xlog_segment_size: undefined };
+  test.each<[string, Subject]>([
+    ['while the leader is unknown', subjectOf({ survey: LEADERLESS })],
+    ['while the leader changes', subjectOf({ changed: 'the leader has changed' })],
+    ['while Barman cannot connect', subjectOf({ status: gone })],
+    ['while Barman cannot be seen', { ...subjectOf(), diagnosis: { unseen: 'no answer' } }],
+  ])('of the class archived that counts stays %s, with its time', (_, unseen) => {
+    const before = judgedTwice(BEHIND, BEHIND);
+    expect(before.findings).toMatchObject([{ kind: 'archive-behind', since: first, counts: true }]);
+    const { findings } = judge({ ...unseen, before, now: NOW + 15 * MINUTE });
+    expect(findings).toContainEqual(before.findings[0]);
+    const after = { ...subjectOf(), before: { ...before, findings }, now: NOW + 30 * MINUTE };
+    expect(judge(after).findings).toEqual([]);
+  });
+
   test.each<[string, Change]>([
-    ['while the leader is unknown', { survey: LEADERLESS }],
-    ['while the leader changes', { changed: 'the leader has changed' }],
-  ])('of the class archived stays %s, with its time', (_, unseen) => {
-    expect(judgedTwice({ status: { replication_slot: null } }, unseen).findings).toMatchObject([
-      { kind: 'slot-missing', since: first, counts: false },
-    ]);
+    ['slot, although the leader is unknown', { survey: LEADERLESS }],
+    ['server, since it is inactive', { config: { active: false } }],
+  ])('of the class archived goes if it was about a %s', (_, change) => {
+    const slot = { status: { replication_slot: null } };
+    const before = judgedTwice(slot, slot);
+    expect(before.findings).toMatchObject([{ kind: 'slot-missing', counts: true }]);
+    const { findings } = judge({ ...subjectOf(change), before, now: NOW + 15 * MINUTE });
+    expect(findings.filter((one) => one.class === 'archived')).toEqual([]);
+  });
+
+  test('of the class ready that needs only Barman goes once it is repaired, whatever Patroni shows', () => {
+    const clusters = [{ ...clusterOf(), survey: undefined, unseen: undefined }];
+    const before = judged({ clusters, backups: {} });
+    expect(before.findings).toMatchObject([{ kind: 'no-backup' }]);
+    expect(judge({ ...subjectOf({ clusters }), before }).findings).toEqual([]);
+    const unreachable = { clusters: [{ ...clusterOf(), survey: undefined, unseen: 'time-out' }] };
+    expect(judge({ ...subjectOf(unreachable), before }).findings).toEqual([]);
   });
 
   test('of the class archived goes once another model was applied, whatever can be seen', () => {

@@ -53,22 +53,29 @@ export function timelineOf(
 export function judgeArchive(subject: Subject, server: DiagnosedServer, collector: Collector): void {
   const { changed = pendingSwitch(subject.item), clusters } = subject;
   if (changed !== undefined) {
-    collector.archiveNotSeen(`whether WAL is archived: ${changed}`);
+    collector.notSeen(`whether WAL is archived: ${changed}`);
     return;
   }
   const leading = leadingOf(subject);
   const found = collector.findings.length;
   judgeConnections(subject, server, collector);
   judgeModel(subject, server, collector);
+  collector.judged.add('other-model');
   // With another model, Barman is connected to another node, and the slot of that says nothing.
   const isRight = () => collector.findings.length === found;
-  if (isRight() && 'unseen' in leading) judgeRole(subject, server, collector);
-  else if (isRight() && 'leader' in leading) judgeNode(subject, server, leading, collector);
-  if (isRight()) judgeSlot(subject, server, leading, collector);
+  if (isRight()) {
+    if ('unseen' in leading) judgeRole(subject, server, collector);
+    else judgeNode(subject, server, leading, collector);
+    collector.judged.add('in-recovery').add('other-system');
+  }
+  if (isRight()) {
+    judgeSlot(subject, server, leading, collector);
+    collector.judged.add('slot-missing').add('slot-inactive').add('slot-behind');
+  }
   if (!('unseen' in leading)) judgeSegments(subject, server, leading, collector);
   // Without members, it has been said why already.
   else if (clusters.some(({ survey }) => survey?.members))
-    collector.archiveNotSeen(`whether WAL of the leader is archived: ${leading.unseen}`);
+    collector.notSeen(`whether WAL of the leader is archived: ${leading.unseen}`);
 }
 
 /** Returns what is going on, if Barman is not set to what is desired yet. */
@@ -108,7 +115,8 @@ function judgeModel(
 function judgeConnections({ barman_server }: Subject, server: DiagnosedServer, collector: Collector): void {
   const { status, connections, streaming_archiver } = server;
   if (status.isInRecovery === undefined && !isUnusable(connections.get('conninfo')))
-    collector.archiveNotSeen('whether Barman can connect to PostgreSQL: it does not show it');
+    collector.notSeen('whether Barman can connect to PostgreSQL: it does not show it');
+  else collector.judged.add('no-connection');
   const isConnected = {
     conninfo: status.isInRecovery === undefined ? undefined : status.isInRecovery !== null,
     streaming_conninfo: streaming_archiver ? status.streaming : true,
@@ -232,10 +240,11 @@ function judgeSegments(
   const { segmentSize: size } = status;
   const timeline = timelineOf(leading, before, now);
   if (!archived) {
-    collector.archiveNotSeen('what is archived: Barman does not show it');
+    collector.notSeen('what is archived: Barman does not show it');
     return;
   }
   if (!timeline || location === undefined || size === undefined) return;
+  collector.judged.add('timeline-not-archived').add('archive-behind');
   // The number of the segment that is being written; those before it are whole.
   const current = Math.floor(location / size);
   const last = archived.get(timeline.id);

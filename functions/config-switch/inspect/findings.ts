@@ -10,6 +10,8 @@ interface FindingKind {
   readonly class: FindingClass;
   /** Whether a failover to any member would fail, and not only one to the member that is named. */
   readonly allMembers?: true;
+  /** What its rule has to see, besides Barman: the members of the cluster; `only`: nothing of Barman. */
+  readonly members?: true | 'only';
   /** What it means, for the documentation. */
   readonly means: string;
 }
@@ -50,19 +52,23 @@ export const FINDINGS = {
   },
   'member-without-model': {
     class: 'ready',
+    members: 'only',
     means: 'The member may become the leader, but the parameter of its cluster has no model for it.',
   },
   'member-unknown': {
     class: 'ready',
+    members: 'only',
     means: 'The parameter lists a member that Patroni has not had for a day: it was removed, or is misspelt.',
   },
   'member-without-url': {
     class: 'ready',
+    members: 'only',
     means:
       "None of the cluster's URLs leads to the member. Once it leads, the leader is unknown, and a lost event is not repaired.",
   },
   'member-unreachable': {
     class: 'ready',
+    members: 'only',
     means: 'Patroni says that the member runs, but its REST API has not answered the function for a day.',
   },
   'model-missing': {
@@ -75,6 +81,7 @@ export const FINDINGS = {
   },
   'model-shared': {
     class: 'ready',
+    members: true,
     means: 'Two members have the same model, or none: a failover between them changes nothing in Barman.',
   },
   'model-inactive': {
@@ -89,21 +96,25 @@ export const FINDINGS = {
   },
   'model-host': {
     class: 'ready',
+    members: true,
     means: 'The model connects to another member: after a failover, Barman would use the wrong node.',
   },
   'model-host-shared': {
     class: 'ready',
+    members: true,
     means: 'Two models connect to the same host and port, and another one does not: one of the two is wrong.',
   },
   'slot-not-permanent': {
     class: 'ready',
     allMembers: true,
+    members: true,
     means:
       "Patroni does not keep Barman's replication slot on all members. The new leader lacks it after a failover, and WAL may be lost.",
   },
   'patroni-old': {
     class: 'ready',
     allMembers: true,
+    members: true,
     means:
       'Patroni keeps permanent slots on replicas since version 3.2. With an older one, the new leader lacks the slot after a failover.',
   },
@@ -195,4 +206,18 @@ export function sentenceOf({
   remedy,
 }: Omit<Finding, 'kind' | 'member'> & { readonly member?: string | undefined }): string {
   return `${member === undefined ? '' : `${member}: `}${what}: ${remedy}`;
+}
+
+/** What an inspection could see. */
+export interface Seen {
+  readonly barman: boolean;
+  /** The members of all clusters that are asked. */
+  readonly members: boolean;
+}
+
+/** Returns whether the rule of a finding could see all that it needs. @param isMember whether Patroni has its member */
+export function wasJudged({ kind }: { readonly kind: string }, seen: Seen, isMember: boolean): boolean {
+  const { members } = { members: undefined, ...FINDINGS[kind as Kind] };
+  if (members === 'only') return seen.members;
+  return seen.barman && (members === undefined || (seen.members && isMember));
 }

@@ -1,11 +1,11 @@
 /** The rules of an inspection: what was seen of one Barman server → findings, notes, and what could not be seen. */
 
 import type { DiagnosedServer } from '../barman/diagnosis.ts';
-import type { Inspection } from '../ledger/inspection.ts';
+import type { Inspection, StoredFinding } from '../ledger/inspection.ts';
 import { judgeArchive, timelineOf } from './archived.ts';
-import { classOf, concernsAllMembers, type Finding } from './findings.ts';
+import { classOf, concernsAllMembers, type Finding, wasJudged } from './findings.ts';
 import { judgeCluster, judgeServer } from './ready.ts';
-import { Collector, leadingOf, type Subject } from './subject.ts';
+import { Collector, leadingOf, type Subject, type SurveyedCluster } from './subject.ts';
 
 /** How long a connection to a member that led is remembered (ms). */
 const REMEMBERED = 400 * 24 * 3_600_000;
@@ -29,7 +29,6 @@ export function judge(seen: Subject): Inspection {
   const server = 'unseen' in diagnosis ? undefined : diagnosis.servers.get(barman_server);
   if ('unseen' in diagnosis) {
     collector.notSeen(`Barman: ${diagnosis.unseen}`, true);
-    collector.isArchiveSeen = false;
   } else judgeServer(subject, server, collector);
   for (const surveyed of clusters) judgeCluster(subject, surveyed, server, collector);
   if (server?.active && !server.passive) judgeArchive(subject, server, collector);
@@ -40,7 +39,7 @@ export function judge(seen: Subject): Inspection {
 function memoryOf(
   subject: Subject,
   server: DiagnosedServer | undefined,
-  { findings, notes, unseen, missing, silent, isArchiveSeen }: Collector,
+  { findings, notes, unseen, missing, silent, judged }: Collector,
 ): Inspection {
   const { before, item, now } = subject;
   const at = new Date(now).toISOString();
@@ -55,13 +54,10 @@ function memoryOf(
       since: earlier.find((one) => one.member === member)?.since ?? at,
     }));
   const timeline = timelineOf(leading, before, now);
-  // What could not be seen again is as it was.
-  const isKept = (finding: Inspection['findings'][number]) =>
-    finding.class === 'archived'
-      ? isSame && !isArchiveSeen
-      : unseen.some(({ member }) => member === true || (member !== undefined && member === finding.member));
+  const isFound = ({ kind, member }: StoredFinding) =>
+    findings.some((one) => one.kind === kind && one.member === member);
   const earlier = (before?.findings ?? []).filter(
-    (one) => isKept(one) && !findings.some(({ kind, member }) => kind === one.kind && member === one.member),
+    (one) => !isFound(one) && isAsBefore(one, subject, server, judged, isSame),
   );
   return {
     at,
@@ -77,6 +73,34 @@ function memoryOf(
       ? { timeline: { ...timeline, since: new Date(timeline.since).toISOString() } }
       : before?.timeline && { timeline: before.timeline }),
   };
+}
+
+/** Returns whether an earlier finding stays, because its rule could not see what it needs. */
+function isAsBefore(
+  finding: StoredFinding,
+  { clusters, diagnosis, barman_server }: Subject,
+  server: DiagnosedServer | undefined,
+  judged: ReadonlySet<string>,
+  isSame: boolean,
+): boolean {
+  const { kind, member } = finding;
+  const barman = !('unseen' in diagnosis);
+  if (finding.class === 'archived') {
+    // One that does not count yet has to be seen again. A server that Barman does not have has none.
+    const isJudged = barman && !(server?.active && !server.passive);
+    return finding.counts && isSame && !isJudged && !judged.has(kind);
+  }
+  const isListed = ({ cluster, survey }: SurveyedCluster) =>
+    cluster.servers.get(barman_server)?.has(member ?? '') ||
+    survey?.members?.some(({ name }) => name === member);
+  if (member !== undefined && !clusters.some(isListed)) return false;
+  // A cluster without URLs is never asked.
+  const members = clusters.every(({ survey, unseen }) => (survey ? survey.members : unseen === undefined));
+  const isMember =
+    member === undefined ||
+    clusters.every(({ survey }) => !survey) ||
+    clusters.some(({ survey }) => survey?.members?.some(({ name }) => name === member));
+  return !wasJudged(finding, { barman, members }, isMember);
 }
 
 /**

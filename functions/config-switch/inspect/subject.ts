@@ -6,7 +6,7 @@ import type { Item } from '../ledger/item.ts';
 import type { Cluster } from '../patroni/cluster.ts';
 import type { LeaderState, Survey } from '../patroni/survey.ts';
 import { cut } from '../text.ts';
-import type { Finding } from './findings.ts';
+import type { Finding, Kind } from './findings.ts';
 
 /** Maximum length of a text: names in it may be of any length (characters). */
 const MAX_TEXT = 500;
@@ -65,8 +65,8 @@ export class Collector implements Verdict {
   readonly unseen: Unseen[] = [];
   readonly missing = new Set<string>();
   readonly silent = new Set<string>();
-  /** Whether the rules of the class archived could see all that they need. */
-  isArchiveSeen = true;
+  /** The kinds of the class archived whose rules could see all that they need. */
+  readonly judged = new Set<Kind>();
 
   /** @param what without a member's name, which is put before it @param remedy in the imperative */
   find(kind: Finding['kind'], what: string, remedy: string, member?: string): void {
@@ -86,12 +86,6 @@ export class Collector implements Verdict {
   notSeen(what: string, member?: string | true): void {
     if (this.unseen.length >= MAX_LINES) return;
     this.unseen.push({ ...(member !== undefined && { member }), what: cut(what, MAX_TEXT) });
-  }
-
-  /** The same, of what the rules of the class archived need. */
-  archiveNotSeen(what: string): void {
-    this.isArchiveSeen = false;
-    this.notSeen(what);
   }
 }
 
