@@ -163,5 +163,5 @@ function shortSegment(name: string): string {
 /** Returns what is pending, which an inspection cannot judge. */
 export function pendingText(servers: readonly string[]): string | undefined {
   if (servers.length === 0) return undefined;
-  return `Pending now, so that its archive is not judged: ${listOf(servers)}`;
+  return `A switch is pending, so the archive is not judged: ${listOf(servers)}`;
 }

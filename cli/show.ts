@@ -125,9 +125,11 @@ function readyCell(barman_server: string, { inspections }: Servers, now: number)
   const inspection = inspections.get(barman_server);
   if (!inspection) return '?';
   const { at, findings, unseen } = inspection;
-  if (findings.length > 0) return `no: ${findings.length} ${findings.length === 1 ? 'finding' : 'findings'}`;
   const passed = now - Date.parse(at);
-  const isUnknown = passed > INSPECTION_AGE || unseen.some(({ member }) => member !== undefined);
+  const { length } = findings.filter((finding) => finding.class === 'ready');
+  const isOld = passed > INSPECTION_AGE;
+  if (length > 0 && !isOld) return `no: ${length} ${length === 1 ? 'finding' : 'findings'}`;
+  const isUnknown = isOld || unseen.some(({ member }) => member !== undefined);
   return `${isUnknown ? '?' : 'yes'} ${age(passed)}`;
 }
 

@@ -8,7 +8,7 @@ import type { PgBackupApi } from './barman/pg-backup-api.ts';
 import type { RoleChange } from './event/payload.ts';
 import type { PermittedRoleChange } from './event/sender.ts';
 import { ExitCode, type Result } from './exit-code.ts';
-import { diagnoseAlone } from './inspect/diagnose.ts';
+import { whileDiagnosing } from './inspect/diagnose.ts';
 import { type Item, isLeased, isPaused, isPending } from './ledger/item.ts';
 import { isStagePaused } from './ledger/stage.ts';
 import { recordAndReconcile } from './reconcile/reconcile.ts';
@@ -83,7 +83,8 @@ async function dryRun(options: RunOptions, barman_server: string, target: Config
   const { ledger, signal } = options;
   // Before /diagnose, which takes long: without the ledger there is no switch.
   const [item, stage] = await Promise.all([ledger.get(barman_server, signal), ledger.stage(signal)]);
-  const outcome = rehearse(await diagnoseAlone(options), barman_server, target);
+  const diagnosis = await whileDiagnosing(options, (diagnose) => diagnose());
+  const outcome = rehearse(diagnosis, barman_server, target);
   const stated = item ? inItsState(item, outcome) : outcome;
   if (!isStagePaused(stage)) return stated;
   return `all servers are paused: a role change would only be recorded; without that pause, ${stated}`;

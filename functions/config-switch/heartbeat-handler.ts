@@ -1,7 +1,7 @@
 /** The handler of the heartbeat. It throws nothing: after a failure the next heartbeat continues. */
 
 import type { Context } from 'aws-lambda';
-import { type Counted, count, isDue, isQuiet as isQuietIn } from './inspect/due.ts';
+import { count, isDue, isQuiet as isQuietIn } from './inspect/due.ts';
 import { inspect } from './inspect/inspect.ts';
 import { startInspection, startInvocation } from './invocation.ts';
 import type { Servers } from './ledger/ledger.ts';
@@ -9,7 +9,7 @@ import { observeClusters } from './patroni/observe-clusters.ts';
 import { beat, type Heartbeat } from './reconcile/heartbeat.ts';
 import { isObject } from './schema.ts';
 import type { Services } from './services.ts';
-import { reportHeartbeat, reportInspection, reportReconciled } from './telemetry.ts';
+import { reportCounted, reportHeartbeat, reportInspection, reportReconciled } from './telemetry.ts';
 
 /**
  * Returns whether an event is that of the schedule, `{"heartbeat":true}`, and has nothing else that would be
@@ -18,6 +18,9 @@ import { reportHeartbeat, reportInspection, reportReconciled } from './telemetry
 export function isHeartbeat(event: unknown): boolean {
   return isObject(event) && event.heartbeat === true && Object.keys(event).length === 1;
 }
+
+/** Without so much of Lambda's time (ms), the next heartbeat inspects. */
+const INSPECTION_TIME = 50_000;
 
 /** Returns the handler, whose response is what it found and did, or why it failed */
 export function createHeartbeatHandler({
@@ -29,31 +32,29 @@ export function createHeartbeatHandler({
   inspectionSchedule,
   connect,
 }: Services) {
-  /**
-   * Inspects, if that is due and nothing is being switched, with all the time that Lambda has left.
-   *
-   * @returns what is not ready, or not archived, by the last inspections; undefined if that cannot be read
-   */
-  const inspectIfDue = async (
-    context: Context,
-    { isQuiet, notReady, servers }: Heartbeat,
-  ): Promise<Counted | undefined> => {
+  /** Remembers since when an inspection is wanted: after two days without one it is reported. */
+  const wantInspection = async ({ stage }: Servers, signal: AbortSignal): Promise<void> => {
+    if (stage.inspection || inspectionSchedule === 'off') return;
+    await ledger.inspectionTried({ first_at: new Date().toISOString() }, signal).catch(() => undefined);
+  };
+
+  /** Returns whether a heartbeat inspects, and has enough time for it. */
+  const isInspectionDue = (context: Context, { isQuiet, servers }: Heartbeat): boolean =>
+    isQuiet &&
+    context.getRemainingTimeInMillis() >= INSPECTION_TIME &&
+    isQuietIn(servers, Date.now(), heartbeatInterval) &&
+    isDue(servers, inspectionSchedule, Date.now(), heartbeatInterval);
+
+  /** Inspects, with all the time that Lambda has left. @returns the ledger after that; undefined if it failed */
+  const inspectNow = async (context: Context): Promise<Servers | undefined> => {
     const inspection = startInspection(context);
+    const { signal } = inspection;
     try {
-      const now = Date.now();
-      const refused = notReady.map(({ barman_server }) => barman_server);
-      const counts = (of: Servers) => count(of, refused, inspectionSchedule, now, heartbeatInterval);
-      const isNow =
-        isQuiet &&
-        isQuietIn(servers, now, heartbeatInterval) &&
-        isDue(servers, inspectionSchedule, now, heartbeatInterval);
-      if (!isNow) return counts(servers);
       await using api = connect(inspection);
-      const clusters = await settings.clusters(inspection.signal);
+      const clusters = await settings.clusters(signal);
       reportInspection(inspection, await inspect({ ...inspection, ledger, api, clusters }));
-      return counts(await ledger.all(inspection.signal));
+      return await ledger.all(signal);
     } catch (error) {
-      // The heartbeat has done its work.
       reportInspection(inspection, error instanceof Error ? error : new Error(String(error)));
       return undefined;
     } finally {
@@ -78,8 +79,17 @@ export function createHeartbeatHandler({
         observe: (clusters) => observeClusters(clusters, invocation.signal),
         onReconciled,
       });
-      reportHeartbeat(invocation, found, await inspectIfDue(context, found));
-      const { servers: _, ...heartbeat } = found;
+      const { servers, ...heartbeat } = found;
+      const refused = heartbeat.notReady.map(({ barman_server }) => barman_server);
+      const counted = (of: Servers) => count(of, refused, inspectionSchedule, Date.now(), heartbeatInterval);
+      if (isInspectionDue(context, found)) {
+        // First: what is reported must not depend on the inspection.
+        reportHeartbeat(invocation, heartbeat);
+        reportCounted(counted((await inspectNow(context)) ?? servers));
+      } else {
+        reportHeartbeat(invocation, heartbeat, counted(servers));
+        await wantInspection(servers, invocation.signal);
+      }
       return heartbeat;
     } catch (thrown) {
       const error = thrown instanceof Error ? thrown : new Error(String(thrown));

@@ -141,11 +141,11 @@ function isFirst({ attempts, lease, last_exit_code }: RecordedItem, error: Confi
  * Writes the log line and the metrics of a heartbeat.
  *
  * @param heartbeat what it found and did, or what it threw
- * @param counted what the last inspections have found; undefined if that is unknown
+ * @param counted what the last inspections have found; undefined if that is reported later
  */
 export function reportHeartbeat(
   invocation: Invocation,
-  heartbeat: Heartbeat | Error,
+  heartbeat: Omit<Heartbeat, 'servers'> | Error,
   counted?: Counted,
 ): void {
   const { attempts, polls } = invocation.facts;
@@ -186,10 +186,7 @@ export function reportHeartbeat(
       const alarm = state.replaceAll('_', '-');
       logger.error(`raises the alarm ${alarm}: ${entered[state].join(', ')}`, { ...fields, alarm });
     }
-    if (counted) {
-      metrics.addMetric('NotReady', MetricUnit.Count, counted.notReady);
-      metrics.addMetric('NotArchived', MetricUnit.Count, counted.notArchived);
-    }
+    if (counted) addCounted(counted);
     metrics.addMetric('Reconciled', MetricUnit.Count, reconciled.length);
     metrics.addMetric('LeaderUnknown', MetricUnit.Count, unknown.length);
     metrics.addMetric('PgBackupApiUnreachable', MetricUnit.Count, unreachable === undefined ? 0 : 1);
@@ -238,6 +235,17 @@ export function reportInspection(invocation: Invocation, inspected: Inspected | 
       ...(unseen.length > 0 && { unseen }),
     });
   }
+}
+
+/** Writes the metrics of what the last inspections have found. */
+export function reportCounted(counted: Counted): void {
+  addCounted(counted);
+  publishMetrics();
+}
+
+function addCounted({ notReady, notArchived }: Counted): void {
+  metrics.addMetric('NotReady', MetricUnit.Count, notReady);
+  metrics.addMetric('NotArchived', MetricUnit.Count, notArchived);
 }
 
 /** Publishes the metrics of an invocation; without any, powertools would warn. */

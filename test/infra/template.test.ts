@@ -276,12 +276,15 @@ describe.each(withApi)('template with %s', (_, template) => {
       })),
     );
     // Neither a permission nor a target, a mapping or a route refers to it.
-    const others = Object.entries(template.Resources).filter(([name]) => name !== 'InspectionAlias');
+    const others = Object.entries(template.Resources).filter(([name]) => !name.startsWith('Inspection'));
     expect(JSON.stringify(others)).not.toMatch(/InspectionAlias|:inspection\b/);
     const invoked = ofType(template, 'AWS::Lambda::Permission').map(
       ({ Properties }) => Properties.FunctionName,
     );
     expect(invoked.length).toBeGreaterThan(0);
+    expect(template.Resources.InspectionInvocation?.Properties).toMatchObject({
+      ...{ Qualifier: 'inspection', MaximumRetryAttempts: 0 },
+    });
     expect(JSON.stringify(invoked)).not.toContain('nspection');
   });
 

@@ -137,7 +137,7 @@ describe('a heartbeat', () => {
   test('finds what Patroni shows while Barman cannot be seen, in addition to what was found before', async () => {
     await using test = await start();
     const { run, beat } = test;
-    run.host.api.host.diagnosed.set('main', { ...NO_SLOT, backups: {} });
+    run.host.api.host.diagnosed.set('main', { backups: {} });
     expect(await beat()).toMatchObject({ NotReady: 1 });
     run.host.api.fault({ kind: 'status', status: 500, body: '' }, 99, ({ path }) => path === '/diagnose');
     const servers = { main: { node1: 'pg:node1' } };
@@ -148,7 +148,7 @@ describe('a heartbeat', () => {
     await beat();
     const { inspections } = await run.ledger.all(signal());
     const kinds = inspections.get('main')?.findings.map(({ kind }) => kind);
-    expect(kinds?.sort()).toEqual(['member-without-model', 'no-backup', 'slot-missing']);
+    expect(kinds?.sort()).toEqual(['member-without-model', 'no-backup']);
   });
 
   test('drops what was found of a server that was removed', async () => {

@@ -292,8 +292,16 @@ describe('what an inspection could not see', () => {
     ['/diagnose is JSON of another form', /^Barman: /, barman({ kind: 'body', body: '{"servers":[]}' })],
     ['/diagnose has 16 MB', /^Barman: /, barman({ kind: 'oversize', bytes: 16 * 2 ** 20 })],
     ['/diagnose is cut off', /^Barman: /, barman({ kind: 'truncate' })],
-    ['/diagnose stops in the middle', /^Barman: no result within /, barman({ kind: 'stall body' }, SHORT)],
-    ['/diagnose never answers', /^Barman: no result within /, barman({ kind: 'stall' }, SHORT)],
+    [
+      '/diagnose stops in the middle',
+      /^Barman: time ran out before GET \/diagnose was answered/,
+      barman({ kind: 'stall body' }, SHORT),
+    ],
+    [
+      '/diagnose never answers',
+      /^Barman: time ran out before GET \/diagnose was answered/,
+      barman({ kind: 'stall' }, SHORT),
+    ],
     [
       'pg-backup-api is down',
       /^Barman: .*ECONNREFUSED/,
@@ -467,11 +475,11 @@ describe('an inspection that fails', () => {
     });
     const { run, host } = test;
     host.diagnosed.set('other', { config: { slot_name: 'other' } });
-    // The first three acquire and release the right to ask /diagnose, and write when it was asked.
+    // The first two acquire the right to ask /diagnose, and write that it is tried.
     let updates = 0;
     run.dynamoDb.fault = (operation) => {
       updates += operation === 'UpdateItem' ? 1 : 0;
-      return operation === 'UpdateItem' && updates === 4 ? 'access denied' : undefined;
+      return operation === 'UpdateItem' && updates === 3 ? 'access denied' : undefined;
     };
     const { servers } = await inspect(run);
     run.dynamoDb.fault = undefined;

@@ -639,7 +639,7 @@ describe('npm run ledger -- check', () => {
     run.host.api.fault({ kind: 'status', status: 422 }, 1, isPost);
     await run.invoke(PROMOTION);
     const { log, error } = await ledger(run.table, 'check');
-    expect(error).toBe('Pending now, so that its archive is not judged: main\n');
+    expect(error).toBe('A switch is pending, so the archive is not judged: main\n');
     expect(log).toContain('  not seen: whether WAL is archived: a switch is pending\n');
   });
 

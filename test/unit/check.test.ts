@@ -271,5 +271,5 @@ describe('a report', () => {
 
 test('pending servers are named, since their archives are not judged', () => {
   expect(pendingText([])).toBeUndefined();
-  expect(pendingText(['crm', 'main'])).toBe('Pending now, so that its archive is not judged: crm, main');
+  expect(pendingText(['crm', 'main'])).toBe('A switch is pending, so the archive is not judged: crm, main');
 });

@@ -115,7 +115,7 @@ describe('the options of a conninfo', () => {
 });
 
 describe('a conninfo is malformed', () => {
-  const NAME = 'has something that is not the name of an option before a "="';
+  const NAME = 'has an invalid name of an option';
   const NO_EQUALS = (where: string) =>
     `has no "=" ${where}: a value with spaces needs quotes, such as options='-c geqo=off'`;
   const PORT = 'port must be a number from 1 to 65535';

@@ -4,10 +4,13 @@ import type { Inspection } from '../../functions/config-switch/ledger/inspection
 import type { Item } from '../../functions/config-switch/ledger/item.ts';
 import type { Servers } from '../../functions/config-switch/ledger/ledger.ts';
 import type { InspectionTimes } from '../../functions/config-switch/ledger/stage.ts';
+import { versionOf } from '../../functions/config-switch/version.ts';
 import { at, NOW } from './virtual-time.ts';
 
 const MINUTE = 60_000;
 const HOUR = 60 * MINUTE;
+/** Of a role change at NOW. */
+const VERSION = versionOf(NOW, 'e');
 
 const inspection = (change: Partial<Inspection> = {}): Inspection => ({
   ...{ at: at(0), findings: [], notes: [], unseen: [], missing: [], connected: [] },
@@ -58,10 +61,21 @@ describe('an inspection is due', () => {
     expect(due(10 * MINUTE, known(), 6)).toBe(false);
   });
 
-  test('20 minutes after another target was applied, and not after the same one was applied again', () => {
-    const changed = known({ applied_version: 'v1' }, [{ ...IN_SYNC, ...applied(0) }]);
-    expect([20 * MINUTE - 1, 20 * MINUTE].map((ms) => due(ms, changed))).toEqual([false, true]);
-    expect(due(20 * MINUTE, known({}, [{ ...IN_SYNC, ...applied(0) }]))).toBe(false);
+  test('20 minutes after a role change, also if there was one in between, and not after it was applied again', () => {
+    const changed = (last: string) =>
+      known({ applied_version: last, at: at(10 * MINUTE) }, [{ ...IN_SYNC, ...applied(0, VERSION) }]);
+    for (const last of ['before', VERSION]) {
+      expect([20 * MINUTE - 1, 20 * MINUTE].map((ms) => due(ms, changed(last)))).toEqual([false, true]);
+    }
+    const later = { applied_version: VERSION, at: at(20 * MINUTE) };
+    const again = [{ ...IN_SYNC, ...applied(19 * MINUTE, VERSION) }];
+    expect([21 * MINUTE, 40 * MINUTE].map((ms) => due(ms, known(later, again)))).toEqual([false, false]);
+  });
+
+  test('not because of a server that is paused, or was forgotten', () => {
+    const bad = { main: inspection({ applied_version: 'v2', findings: [finding('archived')] }) };
+    expect(due(HOUR, servers([{ ...IN_SYNC, paused: true }], bad, { seen_at: at(0) }))).toBe(false);
+    expect(due(HOUR, servers([], bad, { seen_at: at(0) }))).toBe(false);
   });
 
   test('every 15 minutes while WAL is not archived', () => {
@@ -89,6 +103,7 @@ describe('nothing is being switched', () => {
     ['while a server is pending', { desired: desired(-10 * MINUTE + 1) }, false],
     ['if that one has been failing for ten minutes', { desired: desired(-10 * MINUTE) }, true],
     ['while it is paused', { desired: desired(0), ...lease(-1), paused: true }, true],
+    ['while one that was paused is still being switched', { ...lease(9e12), paused: true }, false],
   ])('%s: %s', (_, item, expected) => {
     expect(quiet(item)).toBe(expected);
   });
@@ -111,7 +126,7 @@ describe('findings are counted', () => {
       finding('archived'),
       finding('archived', { kind: 'slot-missing' }),
     ];
-    expect(counted({ a: inspection({ findings }), b: inspection() }, ['a', 'b'])).toEqual({
+    expect(counted({ a: inspection({ findings }), b: inspection() }, ['a', 'b', 'paused'])).toEqual({
       notReady: 4,
       notArchived: 1,
     });
@@ -119,6 +134,8 @@ describe('findings are counted', () => {
 
   test('but not those of paused servers, nor those that only one inspection has found', () => {
     const findings = [finding('ready'), finding('archived')];
+    const refused = inspection({ findings: [finding('ready', { kind: 'operations-unreadable' })] });
+    expect(counted({ a: refused })).toEqual({ notReady: 0, notArchived: 0 });
     const once = [finding('archived', { counts: false })];
     const found = { paused: inspection({ findings }), a: inspection({ findings: once }) };
     expect(counted(found)).toEqual({ notReady: 0, notArchived: 0 });

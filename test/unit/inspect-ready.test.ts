@@ -137,7 +137,7 @@ const ROWS: readonly Row[] = [
     [
       'backup-old',
       null,
-      'the newest base backup of main ended 8 days ago, and may be 8 days old',
+      'the newest base backup of main ended 8 days ago; the maximum age is 8 days',
       'run `barman backup main` on the Barman host',
     ],
   ],
@@ -147,7 +147,7 @@ const ROWS: readonly Row[] = [
     [
       'backup-old',
       null,
-      'the newest base backup of main ended 27 hours ago, and may be 26 hours old',
+      'the newest base backup of main ended 27 hours ago; the maximum age is 26 hours',
       'run `barman backup main` on the Barman host',
     ],
   ],

@@ -64,7 +64,7 @@ export function parseConninfo(text: string): Conninfo {
     if (OPTIONS.has(name)) values.set(name, value);
     else if (name === 'requiressl') values.set('sslmode', value);
     else if (OPTION_NAME.test(name)) unknown += 1;
-    else throw new Error('has something that is not the name of an option before a "="');
+    else throw new Error('has an invalid name of an option');
   }
   // What the text does not set, the service may set.
   const seen = !values.has('service') || ['host', 'hostaddr', 'port'].every((name) => values.has(name));

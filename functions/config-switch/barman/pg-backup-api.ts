@@ -308,14 +308,16 @@ export class PgBackupApi implements AsyncDisposable {
    * The servers and models of Barman. Slow, and heavy for the host, which goes on with a request that was given
    * up: so one without a response is not repeated.
    *
+   * @param signal instead of the deadline's
    * @throws HttpError
    */
-  async diagnose(): Promise<Diagnosis> {
+  async diagnose(signal = this.#options.signal): Promise<Diagnosis> {
     const output = await this.#http.request({
       method: 'GET',
       path: ['diagnose'],
       schema: DiagnoseOutput,
       timeout: DIAGNOSE_TIMEOUT,
+      signal,
       mayRepeat: ({ begun }) => begun !== 'unknown',
     });
     return readDiagnosis(output);

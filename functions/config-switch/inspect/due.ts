@@ -1,8 +1,10 @@
 /** When a heartbeat inspects, and what of the last inspections is reported in every heartbeat. */
 
+import type { Inspection } from '../ledger/inspection.ts';
 import { type Item, isLeased, isPaused, isPending, timeOf } from '../ledger/item.ts';
 import type { Servers } from '../ledger/ledger.ts';
 import { isStagePaused } from '../ledger/stage.ts';
+import { eventTimeOf } from '../version.ts';
 
 /** Intervals between two heartbeats, of a minute. */
 const DAILY = 24 * 60;
@@ -33,25 +35,30 @@ export function isDue(servers: Servers, schedule: Schedule, now: number, interva
   const since = (now - timeOf(tried_at, 0)) / interval;
   if (since < WHILE_NOT_ARCHIVED) return false;
   if (unseen !== undefined) return since >= AFTER_FAILURE;
-  const { items, inspections } = servers;
-  const isArchived = [...inspections.values()].every(({ findings }) =>
-    findings.every((one) => one.class !== 'archived'),
+  const isMissing = countedInspections(servers).some(([, { findings }]) =>
+    findings.some((one) => one.class === 'archived'),
   );
-  if (!isArchived) return true;
-  if (items.some((item) => isChanged(item, servers, now, interval))) return true;
+  if (isMissing) return true;
+  if (servers.items.some((item) => isChanged(item, servers, now, interval))) return true;
   if (schedule === 'daily') return since >= DAILY;
   return timeOf(tried_at, 0) < lastTime(schedule, now);
 }
 
-/** Returns whether another target was applied since the last inspection, long enough ago. */
+/**
+ * Returns whether no inspection has seen what came of the last role change, which is long enough ago. By the time of
+ * its event: applying again does not start over.
+ */
 function isChanged(
   { barman_server, applied }: Item,
   { inspections }: Servers,
   now: number,
   interval: number,
 ) {
-  if (!applied || inspections.get(barman_server)?.applied_version === applied.version) return false;
-  return now - timeOf(applied.applied_at, now) >= AFTER_CHANGE * interval;
+  if (!applied) return false;
+  const due = eventTimeOf(applied.version) + AFTER_CHANGE * interval;
+  const last = inspections.get(barman_server);
+  const seenAt = last?.applied_version === applied.version ? Date.parse(last.at) : Number.NEGATIVE_INFINITY;
+  return now >= due && seenAt < due;
 }
 
 /** Returns when it was that hour last (UTC; ms since the epoch). */
@@ -63,8 +70,10 @@ function lastTime(hour: number, now: number): number {
 /** Returns whether nothing is being switched, or will be soon: `/diagnose` would delay it. */
 export function isQuiet({ items }: Servers, now: number, interval: number): boolean {
   return items.every((item) => {
+    // Also one that was paused a moment ago.
+    if (isLeased(item)) return false;
     if (isPaused(item)) return true;
-    if (isLeased(item) || item.lease) return false;
+    if (item.lease) return false;
     return !isPending(item) || now - timeOf(item.desired.recorded_at, 0) >= SWITCHING * interval;
   });
 }
@@ -83,29 +92,38 @@ export interface Counted {
  * @param refused servers that a heartbeat has found not to be ready
  */
 export function count(
-  { items, inspections, stage }: Servers,
+  servers: Servers,
   refused: readonly string[],
   schedule: Schedule,
   now: number,
   interval: number,
 ): Counted {
-  const isHeld = (server: string) =>
-    isStagePaused(stage) || items.some((item) => item.barman_server === server && isPaused(item));
-  // One that was forgotten is not inspected any more.
-  const known = new Set([
-    ...items.map(({ barman_server }) => barman_server),
-    ...(stage.heartbeat?.clusters ?? []).flatMap((cluster) => cluster.servers.map(({ name }) => name)),
-  ]);
-  const notReady = new Set(refused.map((server) => `${server}/`));
+  const notReady = new Set(
+    refused.filter((server) => !isHeld(servers, server)).map((server) => `${server}/`),
+  );
   const notArchived = new Set<string>();
-  for (const [server, { findings }] of inspections) {
-    if (isHeld(server) || !known.has(server)) continue;
-    for (const finding of findings.filter(({ counts }) => counts)) {
+  for (const [server, { findings }] of countedInspections(servers)) {
+    // What the heartbeat finds itself is among the refused.
+    for (const finding of findings.filter(({ counts, kind }) => counts && kind !== 'operations-unreadable')) {
       if (finding.class === 'archived') notArchived.add(server);
       else notReady.add(`${server}/${finding.member ?? ''}`);
     }
   }
-  const { first_at, seen_at } = stage.inspection ?? {};
+  const { first_at, seen_at } = servers.stage.inspection ?? {};
   const isUnknown = schedule !== 'off' && now - timeOf(seen_at ?? first_at, now) >= UNKNOWN_AFTER * interval;
   return { notReady: notReady.size + (isUnknown ? 1 : 0), notArchived: notArchived.size };
+}
+
+function isHeld({ items, stage }: Servers, server: string): boolean {
+  return isStagePaused(stage) || items.some((item) => item.barman_server === server && isPaused(item));
+}
+
+/** Returns the inspections of servers that still exist, and are not paused. */
+function countedInspections(servers: Servers): [string, Inspection][] {
+  const { items, inspections, stage } = servers;
+  const known = new Set([
+    ...items.map(({ barman_server }) => barman_server),
+    ...(stage.heartbeat?.clusters ?? []).flatMap((cluster) => cluster.servers.map(({ name }) => name)),
+  ]);
+  return [...inspections].filter(([server]) => known.has(server) && !isHeld(servers, server));
 }

@@ -5,8 +5,8 @@
  */
 
 import type { Diagnosis } from '../barman/diagnosis.ts';
-import { deadline, within } from '../deadline.ts';
-import { HttpError, messageOf } from '../errors.ts';
+import { deadline } from '../deadline.ts';
+import { Busy, HttpError, messageOf } from '../errors.ts';
 import type { Inspection } from '../ledger/inspection.ts';
 import { type Item, isLeased, isPaused, isPending } from '../ledger/item.ts';
 import type { Ledger, Servers } from '../ledger/ledger.ts';
@@ -17,7 +17,7 @@ import type { Clusters } from '../patroni/observe-clusters.ts';
 import { PatroniClient } from '../patroni/rest-api.ts';
 import { Sockets } from '../patroni/sockets.ts';
 import { type Survey, survey } from '../patroni/survey.ts';
-import { type DiagnoseOptions, diagnoseAlone } from './diagnose.ts';
+import { type Diagnose, type DiagnoseOptions, whileDiagnosing } from './diagnose.ts';
 import { judge } from './judge.ts';
 
 /** Time limit for all clusters (ms): most of an inspection's time is for `/diagnose`. */
@@ -26,6 +26,8 @@ const SURVEY_TIME = 15_000;
 const OBSERVE_TIME = 6_500;
 /** Maximum length of a reason in the ledger (characters). */
 const REASON_LENGTH = 500;
+/** How many servers are written at the same time. */
+const AT_ONCE = 10;
 /** What is left for writing what was found (ms). */
 const WRITE_TIME = 2_000;
 
@@ -64,55 +66,88 @@ export interface InspectedServer {
 /**
  * Inspects all servers that clusters list with members, or that the ledger has.
  *
+ * @returns what it has seen. If another invocation asks for a diagnosis now, that is without Barman, and not stored
  * @throws LedgerError if the ledger is unavailable
  */
 export async function inspect(options: InspectOptions): Promise<Inspected> {
-  const { ledger, signal } = options;
+  try {
+    return await whileDiagnosing(options, (diagnose) => inspectAlone(options, diagnose));
+  } catch (error) {
+    if (!(error instanceof Busy)) throw error;
+    const refuse = () => Promise.reject(error);
+    return inspectAlone({ ...options, isStored: false }, refuse);
+  }
+}
+
+/** Inspects, while no other invocation does. */
+async function inspectAlone(
+  options: InspectOptions & { readonly isStored?: boolean },
+  diagnose: Diagnose,
+): Promise<Inspected> {
+  const { ledger, signal, isStored = true } = options;
   const at = Date.now();
   const before = await ledger.all(signal);
+  const { inspection: times } = before.stage;
+  const tried_at = new Date(at).toISOString();
+  // First: an inspection that crashes is not due again at once.
+  if (isStored) await ledger.inspectionTried({ first_at: tried_at, ...times, tried_at }, signal);
   const clusters = await surveyClusters(options.clusters, signal);
-  const limit = deadline(options.remaining() - OBSERVE_TIME - WRITE_TIME);
-  const limited = AbortSignal.any([signal, limit.signal]);
-  const asked = within(limited, diagnoseAlone({ ...options, signal }));
-  const diagnosis = await asked.catch((error) => ({ unseen: messageOf(error) })).finally(limit.clear);
+  const diagnosis = await diagnoseInTime(options, diagnose).catch((error) => ({
+    unseen: messageOf(error).slice(0, REASON_LENGTH),
+  }));
   const [after, leaders] = await Promise.all([ledger.all(signal), leadersOf(options.clusters, signal)]);
 
-  await ledger.inspectionTried(timesOf(before.stage.inspection, at, diagnosis), signal);
-  const servers = new Map<string, InspectedServer>();
-  for (const barman_server of serversOf(clusters, before)) {
-    const item = before.items.find((one) => one.barman_server === barman_server);
+  const judgeOne = (barman_server: string): Judged => {
+    const isThisOne = (one: Item) => one.barman_server === barman_server;
+    const item = before.items.find(isThisOne);
     const listing = clusters.filter(({ cluster }) => (cluster.servers.get(barman_server)?.size ?? 0) > 0);
     const last = before.inspections.get(barman_server);
     const judged = judge({
-      barman_server,
-      clusters: listing,
-      diagnosis,
-      item,
+      ...{ barman_server, clusters: listing, diagnosis, item, before: last, now: at },
       notReady: notReadyOf(before, barman_server),
-      changed: changeOf(
-        item,
-        after.items.find((one) => one.barman_server === barman_server),
-        listing,
-        leaders,
-      ),
-      before: last,
-      now: at,
+      changed: changeOf(item, after.items.find(isThisOne), listing, leaders),
     });
+    const paused = isStagePaused(before.stage) || (item !== undefined && isPaused(item));
     // When Barman was seen last; what was found then stays so.
     const inspection = 'unseen' in diagnosis && last ? { ...judged, at: last.at } : judged;
-    const isWorthStoring = last !== undefined || !('unseen' in diagnosis);
-    const unstored = isWorthStoring ? await store(barman_server, inspection, options) : [];
-    const paused = isStagePaused(before.stage) || (item !== undefined && isPaused(item));
-    const unseen = [...inspection.unseen, ...unstored];
-    servers.set(barman_server, { paused, inspection: { ...inspection, unseen } });
+    return { barman_server, paused, inspection, isNew: last === undefined };
+  };
+  const judged = serversOf(clusters, before).map(judgeOne);
+  const isWorthStoring = ({ isNew }: Judged) => isStored && !(isNew && 'unseen' in diagnosis);
+  const servers = new Map<string, InspectedServer>();
+  for (let index = 0; index < judged.length; index += AT_ONCE) {
+    const some = judged.slice(index, index + AT_ONCE);
+    const stored = some.map((one) => (isWorthStoring(one) ? store(one, options) : []));
+    for (const [at, unstored] of (await Promise.all(stored)).entries()) {
+      const { barman_server, paused, inspection } = some[at] as Judged;
+      const unseen = [...inspection.unseen, ...unstored];
+      servers.set(barman_server, { paused, inspection: { ...inspection, unseen } });
+    }
   }
+  if (isStored) await ledger.inspectionTried(timesOf(times, tried_at, diagnosis), signal);
   return { at, diagnosis, clusters, servers };
+}
+
+/** A server that was judged. */
+interface Judged extends InspectedServer {
+  readonly barman_server: string;
+  /** Whether there was no inspection of it before. */
+  readonly isNew: boolean;
+}
+
+/** Asks Barman, with all the time that is not needed afterwards. @throws HttpError */
+async function diagnoseInTime({ remaining, signal }: InspectOptions, diagnose: Diagnose): Promise<Diagnosis> {
+  const limit = deadline(remaining() - OBSERVE_TIME - WRITE_TIME);
+  try {
+    return await diagnose(AbortSignal.any([signal, limit.signal]));
+  } finally {
+    limit.clear();
+  }
 }
 
 /** Stores an inspection. What is wrong with one is no reason to leave out the others. @returns why it failed */
 async function store(
-  barman_server: string,
-  inspection: Inspection,
+  { barman_server, inspection }: Judged,
   { ledger, signal }: InspectOptions,
 ): Promise<Inspection['unseen']> {
   const failure = await ledger.inspected(barman_server, inspection, signal).catch(messageOf);
@@ -122,13 +157,12 @@ async function store(
 
 function timesOf(
   before: InspectionTimes | undefined,
-  at: number,
+  tried_at: string,
   diagnosis: Inspected['diagnosis'],
 ): InspectionTimes {
-  const tried_at = new Date(at).toISOString();
   const first_at = before?.first_at ?? tried_at;
   if (!('unseen' in diagnosis)) return { first_at, tried_at, seen_at: tried_at };
-  const unseen = diagnosis.unseen.slice(0, REASON_LENGTH);
+  const { unseen } = diagnosis;
   return { first_at, tried_at, ...(before?.seen_at !== undefined && { seen_at: before.seen_at }), unseen };
 }
 

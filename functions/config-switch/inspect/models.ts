@@ -230,18 +230,15 @@ function noteDifference(
 
 /**
  * Judges whether models lead to the same place, which Patroni does not know. If all do, that may be an address that
- * follows the leader; if only some do, one of them was copied and not changed.
+ * follows the leader; if only some of those that are known do, one of them was copied and not changed.
  */
-function judgeShared(
-  aims: readonly Aim[],
-  { subject, surveyed, models }: Mapping,
-  collector: Collector,
-): void {
+function judgeShared(aims: readonly Aim[], { subject, surveyed }: Mapping, collector: Collector): void {
   const { name } = surveyed.cluster;
+  const known = aims.filter(({ connections }) => firstEndpoints(connections).length > 0).length;
   for (const [place, group] of groupsOf(aims, surveyed.survey?.members ?? [])) {
     const [first, second] = group;
     if (!first || !second) continue;
-    if (group.length === models.size) {
+    if (group.length === known) {
       collector.note(
         `cluster ${name}: all models connect to ${place}: right if that always leads to the leader`,
       );
@@ -260,12 +257,17 @@ function judgeShared(
   }
 }
 
+/** Returns where the first option of a model connects to; none if that is not known. */
+function firstEndpoints(connections: Connections): readonly Endpoint[] {
+  const [connection] = connections.values();
+  return connection && 'endpoints' in connection ? connection.endpoints : [];
+}
+
 /** Groups models by where they connect to: by their first option, if that is one place, and not a member's. */
 function groupsOf(aims: readonly Aim[], members: readonly Member[]): ReadonlyMap<string, readonly Aim[]> {
   const groups = new Map<string, Aim[]>();
   for (const aim of aims) {
-    const [connection] = aim.connections.values();
-    const [endpoint, another] = connection && 'endpoints' in connection ? connection.endpoints : [];
+    const [endpoint, another] = firstEndpoints(aim.connections);
     // libpq finds the primary among several hosts.
     if (aim.model === null || !endpoint || another || memberAt(endpoint, members)) continue;
     const place = placeText({ host: hostKey(endpoint.host), port: endpoint.port }, true);

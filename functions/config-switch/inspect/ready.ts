@@ -85,7 +85,7 @@ function judgeBackups(
   const age = now - Math.max(...ends);
   if (ends.length === 0) collector.notSeen('when its base backups ended: Barman does not show it');
   else if (age > maximumBackupAge) {
-    const what = `the newest base backup of ${barman_server} ended ${ageOf(age)} ago, and may be ${ageOf(maximumBackupAge)} old`;
+    const what = `the newest base backup of ${barman_server} ended ${ageOf(age)} ago; the maximum age is ${ageOf(maximumBackupAge)}`;
     collector.find('backup-old', what, remedy);
   }
   const leading = leadingOf(subject);

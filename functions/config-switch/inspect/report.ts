@@ -6,6 +6,7 @@ import { Inspection } from '../ledger/inspection.ts';
 import type { Member } from '../patroni/survey.ts';
 import type { Inspected, InspectedCluster, InspectedServer } from './inspect.ts';
 import { readyOf } from './judge.ts';
+import { usesSlot } from './ready.ts';
 
 const optionalText = v.exactOptional(v.string());
 
@@ -156,7 +157,7 @@ function membersSeen(
     const connections = 'unseen' in diagnosis ? undefined : diagnosis.models.get(model ?? '')?.connections;
     const hosts = hostsOf(connections);
     const { host } = known.get(member) ?? {};
-    const slot = server?.streaming_archiver ? server.slot_name : undefined;
+    const slot = server && usesSlot(server, cluster) ? server.slot_name : undefined;
     const kept = survey?.slots && slot !== undefined && survey.slots.includes(slot);
     return {
       member,

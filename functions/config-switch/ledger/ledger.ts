@@ -357,6 +357,12 @@ export class Ledger {
     return this.#write(STAGE_KEY, { diagnose_until }, [isFree], signal);
   }
 
+  /** Keeps the others from asking, since Barman may go on with a diagnosis that was given up. @param time ms */
+  async holdDiagnosis(time: number, signal: AbortSignal): Promise<void> {
+    const diagnose_until = new Date(Date.now() + time).toISOString();
+    await this.#table.update(STAGE_KEY, { diagnose_until }, [], signal);
+  }
+
   /** Gives it back; not after one that was given up, which goes on for pg-backup-api. */
   async releaseDiagnosis(signal: AbortSignal): Promise<void> {
     await this.#table.update(STAGE_KEY, { diagnose_until: null }, [], signal);

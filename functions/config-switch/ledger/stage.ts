@@ -59,9 +59,9 @@ export type Lasting = Readonly<v.InferOutput<typeof Lasting>>;
 export type HeartbeatReport = Readonly<v.InferOutput<typeof HeartbeatReport>>;
 /** When Barman was inspected last. */
 const InspectionTimes = v.object({
-  /** When an inspection first was tried, and last. */
+  /** When an inspection was first wanted, and when one was tried last. */
   first_at: Time,
-  tried_at: Time,
+  tried_at: v.exactOptional(Time),
   /** When one last could see Barman; absent: never. */
   seen_at: v.exactOptional(Time),
   /** Why the last one could not. */
