@@ -267,7 +267,7 @@ test('the commands for after a failover › show that all is well, and make a ba
   expect(expectedOf('`patronictl switchover')).toMatch(/`in sync`.*STREAMING `yes`$/);
   // The next heartbeat sees that Barman streams.
   const shown = () => shell(fill(show, { '--stage prod': `--stage ${stage.stage}` }));
-  await expect.poll(shown, { timeout: 120_000, interval: 2_000 }).toMatch(/^main +in sync .* yes \d+s$/m);
+  await expect.poll(shown, { timeout: 120_000, interval: 2_000 }).toMatch(/^main +in sync .* yes \d+s +\S/m);
   expect(commands.length).toBeGreaterThan(2);
   for (const command of commands) {
     const [barman, ...words] = fill(command, { SERVER: 'main' }).split(' ');
