@@ -1,15 +1,16 @@
 /** The handler of the heartbeat. It throws nothing: after a failure the next heartbeat continues. */
 
 import type { Context } from 'aws-lambda';
+import { errorOf } from './errors.ts';
 import { count, isDue, isQuiet as isQuietIn } from './inspect/due.ts';
-import { inspect } from './inspect/inspect.ts';
-import { startInspection, startInvocation } from './invocation.ts';
+import { inInspection, inspectNow } from './inspection-handler.ts';
+import { startInvocation } from './invocation.ts';
 import type { Servers } from './ledger/ledger.ts';
 import { observeClusters } from './patroni/observe-clusters.ts';
 import { beat, type Heartbeat } from './reconcile/heartbeat.ts';
 import { isObject } from './schema.ts';
 import type { Services } from './services.ts';
-import { reportCounted, reportHeartbeat, reportInspection, reportReconciled } from './telemetry.ts';
+import { reportCounted, reportHeartbeat, reportReconciled } from './telemetry.ts';
 
 /**
  * Returns whether an event is that of the schedule, `{"heartbeat":true}`, and has nothing else that would be
@@ -23,15 +24,9 @@ export function isHeartbeat(event: unknown): boolean {
 const INSPECTION_TIME = 50_000;
 
 /** Returns the handler, whose response is what it found and did, or why it failed */
-export function createHeartbeatHandler({
-  settings,
-  ledger,
-  operationTimeout,
-  heartbeatInterval,
-  version,
-  inspectionSchedule,
-  connect,
-}: Services) {
+export function createHeartbeatHandler(services: Services) {
+  const { settings, ledger, operationTimeout, heartbeatInterval, version, inspectionSchedule, connect } =
+    services;
   /** Remembers since when an inspection is wanted: after two days without one it is reported. */
   const wantInspection = async ({ stage }: Servers, signal: AbortSignal): Promise<void> => {
     if (stage.inspection || inspectionSchedule === 'off') return;
@@ -44,23 +39,6 @@ export function createHeartbeatHandler({
     context.getRemainingTimeInMillis() >= INSPECTION_TIME &&
     isQuietIn(servers, Date.now(), heartbeatInterval) &&
     isDue(servers, inspectionSchedule, Date.now(), heartbeatInterval);
-
-  /** Inspects, with all the time that Lambda has left. @returns the ledger after that; undefined if it failed */
-  const inspectNow = async (context: Context): Promise<Servers | undefined> => {
-    const inspection = startInspection(context);
-    const { signal } = inspection;
-    try {
-      await using api = connect(inspection);
-      const clusters = await settings.clusters(signal);
-      reportInspection(inspection, await inspect({ ...inspection, ledger, api, clusters }));
-      return await ledger.all(signal);
-    } catch (error) {
-      reportInspection(inspection, error instanceof Error ? error : new Error(String(error)));
-      return undefined;
-    } finally {
-      inspection.clearDeadline();
-    }
-  };
 
   return async (context: Context): Promise<Omit<Heartbeat, 'servers'> | { readonly message: string }> => {
     const invocation = startInvocation(context);
@@ -85,14 +63,18 @@ export function createHeartbeatHandler({
       if (isInspectionDue(context, found)) {
         // First: what is reported must not depend on the inspection.
         reportHeartbeat(invocation, heartbeat);
-        reportCounted(counted((await inspectNow(context)) ?? servers));
+        const after = await inInspection(context, async (inspection) => {
+          await inspectNow(services, inspection);
+          return ledger.all(inspection.signal);
+        });
+        reportCounted(counted(after instanceof Error ? servers : after));
       } else {
         reportHeartbeat(invocation, heartbeat, counted(servers));
         await wantInspection(servers, invocation.signal);
       }
       return heartbeat;
     } catch (thrown) {
-      const error = thrown instanceof Error ? thrown : new Error(String(thrown));
+      const error = errorOf(thrown);
       reportHeartbeat(invocation, error);
       return { message: error.message };
     } finally {

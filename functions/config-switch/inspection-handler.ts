@@ -4,10 +4,10 @@
  */
 
 import type { Context } from 'aws-lambda';
-import { messageOf } from './errors.ts';
-import { inspect } from './inspect/inspect.ts';
+import { errorOf } from './errors.ts';
+import { type Inspected, inspect } from './inspect/inspect.ts';
 import { type InspectionReport, reportOf } from './inspect/report.ts';
-import { startInspection } from './invocation.ts';
+import { type Invocation, startInspection } from './invocation.ts';
 import { isObject } from './schema.ts';
 import type { Services } from './services.ts';
 import { describeParameters } from './settings/describe.ts';
@@ -21,8 +21,42 @@ export function isForInspections({ invokedFunctionArn }: Pick<Context, 'invokedF
   return invokedFunctionArn.endsWith(`:${ALIAS}`);
 }
 
+/**
+ * Does something in an inspection, with all the time that Lambda has left.
+ *
+ * @returns what the action returns, or throws; the log has why
+ */
+export async function inInspection<T>(
+  context: Context,
+  action: (invocation: Invocation) => Promise<T>,
+): Promise<T | Error> {
+  const invocation = startInspection(context);
+  try {
+    return await action(invocation);
+  } catch (thrown) {
+    const error = errorOf(thrown);
+    reportInspection(invocation, error);
+    return error;
+  } finally {
+    invocation.clearDeadline();
+  }
+}
+
+/** Inspects, and writes the log. @throws HttpError if the parameters or the ledger are unavailable */
+export async function inspectNow(
+  { settings, ledger, connect }: Pick<Services, 'settings' | 'ledger' | 'connect'>,
+  invocation: Invocation,
+): Promise<Inspected> {
+  await using api = connect(invocation);
+  const clusters = await settings.clusters(invocation.signal);
+  const inspected = await inspect({ ...invocation, ledger, api, clusters });
+  reportInspection(invocation, inspected);
+  return inspected;
+}
+
 /** Returns the handler, whose response is what it has seen, or why it failed. */
-export function createInspectionHandler({ settings, ledger, connect }: Services) {
+export function createInspectionHandler(services: Services) {
+  const { settings } = services;
   return async (
     event: unknown,
     context: Context,
@@ -32,20 +66,11 @@ export function createInspectionHandler({ settings, ledger, connect }: Services)
         message: `the alias ${ALIAS} accepts {"inspection":true} only; invoke the function for others`,
       };
     }
-    const invocation = startInspection(context);
-    try {
+    const report = await inInspection(context, async (invocation) => {
       const parts = await settings.inspect(invocation.signal);
       const parameters = describeParameters(parts, settings.path, Date.now());
-      await using api = connect(invocation);
-      const clusters = await settings.clusters(invocation.signal);
-      const inspected = await inspect({ ...invocation, ledger, api, clusters });
-      reportInspection(invocation, inspected);
-      return reportOf(inspected, parameters);
-    } catch (error) {
-      reportInspection(invocation, error instanceof Error ? error : new Error(String(error)));
-      return { message: messageOf(error) };
-    } finally {
-      invocation.clearDeadline();
-    }
+      return reportOf(await inspectNow(services, invocation), parameters);
+    });
+    return report instanceof Error ? { message: report.message } : report;
   };
 }

@@ -32,3 +32,6 @@ export const mapOf = <K extends v.GenericSchema<string>, V extends v.GenericSche
       return map;
     }),
   );
+
+/** A fact that is undefined if it is absent or of another form. */
+export const fact = <T extends v.GenericSchema>(schema: T) => v.fallback(v.optional(schema), undefined);

@@ -25,6 +25,7 @@ import {
   SEGMENT,
   SURVEY,
   serverOf,
+  silentNode,
   subjectOf,
   UNSURVEYED,
   wal,
@@ -447,15 +448,7 @@ const DOUBTED: readonly [string, Change][] = [
     {
       survey: {
         ...without('node3'),
-        nodes: [
-          ...SURVEY.nodes.slice(0, 2),
-          nodeOf('', '10.0.1.13', {
-            member: undefined,
-            isRunning: false,
-            version: undefined,
-            error: 'ECONNREFUSED',
-          }),
-        ],
+        nodes: [...SURVEY.nodes.slice(0, 2), silentNode('10.0.1.13', 'ECONNREFUSED')],
       },
       before: judge({ ...subjectOf({ survey: without('node3') }), now: NOW - HOUR }),
     },
@@ -481,15 +474,7 @@ const DOUBTED: readonly [string, Change][] = [
     'a REST API that did not answer this time',
     {
       survey: {
-        nodes: [
-          ...SURVEY.nodes.slice(0, 2),
-          nodeOf('', '10.0.1.13', {
-            member: undefined,
-            isRunning: false,
-            version: undefined,
-            error: 'time-out',
-          }),
-        ],
+        nodes: [...SURVEY.nodes.slice(0, 2), silentNode('10.0.1.13', 'time-out')],
       },
     },
   ],

@@ -25,11 +25,11 @@ import {
   memberOf,
   modelOf,
   NOW,
-  nodeOf,
   SEGMENT,
   SURVEY,
   SYSTEM,
   serverOf,
+  silentNode,
   subjectOf,
   wal,
   without,
@@ -46,10 +46,7 @@ const ledBy = (name: string): Partial<Survey> => ({
   leader: { ...LEADER, name },
 });
 const silent: Partial<Survey> = {
-  nodes: [
-    ...SURVEY.nodes.slice(0, 2),
-    nodeOf('', '10.0.1.13', { member: undefined, isRunning: false, version: undefined, error: 'time-out' }),
-  ],
+  nodes: [...SURVEY.nodes.slice(0, 2), silentNode('10.0.1.13', 'time-out')],
 };
 
 describe('a finding', () => {

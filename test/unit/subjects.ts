@@ -76,6 +76,11 @@ export const nodeOf = (member: string, host: string, change: Partial<Node> = {})
   ...{ isRunning: true, version: '4.1.5', error: undefined },
   ...change,
 });
+
+/** A node that does not answer. */
+export const silentNode = (host: string, error: string): Node =>
+  nodeOf('', host, { member: undefined, isRunning: false, version: undefined, error });
+
 export const LEADER: LeaderState = {
   ...{ name: 'node1', isPrimary: true, timeline: 5, systemId: SYSTEM },
   location: 0x43 * SEGMENT + 0x100,

@@ -9,7 +9,7 @@
 
 import * as v from 'valibot';
 import { messageOf } from '../errors.ts';
-import { mapOf } from '../schema.ts';
+import { fact, mapOf } from '../schema.ts';
 import { type Conninfo, parseConninfo } from './conninfo.ts';
 
 const HOUR = 3_600_000;
@@ -118,8 +118,6 @@ export interface Diagnosis {
   readonly showsModels: boolean;
 }
 
-/** A fact that is undefined if it is absent or of another form. */
-const fact = <T extends v.GenericSchema>(schema: T) => v.fallback(v.optional(schema), undefined);
 const Facts = v.fallback(v.record(v.string(), v.unknown()), {});
 const isText = (value: unknown): value is string => typeof value === 'string' && value !== '';
 

@@ -8,7 +8,7 @@ import { eventTimeOf } from '../version.ts';
 
 /** Intervals between two heartbeats, of a minute. */
 const DAILY = 24 * 60;
-/** After another target was applied: WAL has had time to arrive in the archive. */
+/** After a role change: WAL has had time to arrive in the archive. */
 const AFTER_CHANGE = 20;
 /** While WAL is not archived, and at least between two inspections. */
 const WHILE_NOT_ARCHIVED = 15;

@@ -10,7 +10,7 @@ import { Busy, HttpError, messageOf } from '../errors.ts';
 import type { Inspection } from '../ledger/inspection.ts';
 import { type Item, isLeased, isPaused, isPending } from '../ledger/item.ts';
 import type { Ledger, Servers } from '../ledger/ledger.ts';
-import { type InspectionTimes, isStagePaused } from '../ledger/stage.ts';
+import { type InspectionTimes, isStagePaused, REASON_LENGTH } from '../ledger/stage.ts';
 import type { Cluster } from '../patroni/cluster.ts';
 import { observe } from '../patroni/leader.ts';
 import type { Clusters } from '../patroni/observe-clusters.ts';
@@ -19,13 +19,12 @@ import { Sockets } from '../patroni/sockets.ts';
 import { type Survey, survey } from '../patroni/survey.ts';
 import { type Diagnose, type DiagnoseOptions, whileDiagnosing } from './diagnose.ts';
 import { judge } from './judge.ts';
+import { clustersOf } from './subject.ts';
 
 /** Time limit for all clusters (ms): most of an inspection's time is for `/diagnose`. */
 const SURVEY_TIME = 15_000;
 /** Time limit for the leaders afterwards (ms). */
 const OBSERVE_TIME = 6_500;
-/** Maximum length of a reason in the ledger (characters). */
-const REASON_LENGTH = 500;
 /** How many servers are written at the same time. */
 const AT_ONCE = 10;
 /** What is left for writing what was found (ms). */
@@ -100,7 +99,7 @@ async function inspectAlone(
   const judgeOne = (barman_server: string): Judged => {
     const isThisOne = (one: Item) => one.barman_server === barman_server;
     const item = before.items.find(isThisOne);
-    const listing = clusters.filter(({ cluster }) => (cluster.servers.get(barman_server)?.size ?? 0) > 0);
+    const listing = clustersOf(clusters, barman_server);
     const last = before.inspections.get(barman_server);
     const judged = judge({
       ...{ barman_server, clusters: listing, diagnosis, item, before: last, now: at },
@@ -114,18 +113,18 @@ async function inspectAlone(
   };
   const judged = serversOf(clusters, before).map(judgeOne);
   const isWorthStoring = ({ isNew }: Judged) => isStored && !(isNew && 'unseen' in diagnosis);
-  const servers = new Map<string, InspectedServer>();
+  const report = async (one: Judged): Promise<[string, InspectedServer]> => {
+    const { barman_server, paused, inspection } = one;
+    const unstored = isWorthStoring(one) ? await store(one, options) : [];
+    const unseen = [...inspection.unseen, ...unstored];
+    return [barman_server, { paused, inspection: { ...inspection, unseen } }];
+  };
+  const reported: [string, InspectedServer][] = [];
   for (let index = 0; index < judged.length; index += AT_ONCE) {
-    const some = judged.slice(index, index + AT_ONCE);
-    const stored = some.map((one) => (isWorthStoring(one) ? store(one, options) : []));
-    for (const [at, unstored] of (await Promise.all(stored)).entries()) {
-      const { barman_server, paused, inspection } = some[at] as Judged;
-      const unseen = [...inspection.unseen, ...unstored];
-      servers.set(barman_server, { paused, inspection: { ...inspection, unseen } });
-    }
+    reported.push(...(await Promise.all(judged.slice(index, index + AT_ONCE).map(report))));
   }
   if (isStored) await ledger.inspectionTried(timesOf(times, tried_at, diagnosis), signal);
-  return { at, diagnosis, clusters, servers };
+  return { at, diagnosis, clusters, servers: new Map(reported) };
 }
 
 /** A server that was judged. */

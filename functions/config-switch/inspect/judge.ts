@@ -5,7 +5,7 @@ import type { Inspection, StoredFinding } from '../ledger/inspection.ts';
 import { judgeArchive, timelineOf } from './archived.ts';
 import { classOf, concernsAllMembers, type Finding, wasJudged } from './findings.ts';
 import { judgeCluster, judgeServer } from './ready.ts';
-import { Collector, leadingOf, type Subject, type SurveyedCluster } from './subject.ts';
+import { Collector, clustersOf, leadingOf, type Subject, type SurveyedCluster, serverIn } from './subject.ts';
 
 /** How long a connection to a member that led is remembered (ms). */
 const REMEMBERED = 400 * 24 * 3_600_000;
@@ -22,14 +22,12 @@ export type Ready = 'yes' | 'no' | '?';
  */
 export function judge(seen: Subject): Inspection {
   const { barman_server, diagnosis } = seen;
-  // Without members, nothing but its secret binds the server to a cluster.
-  const clusters = seen.clusters.filter(({ cluster }) => cluster.servers.get(barman_server)?.size);
+  const clusters = clustersOf(seen.clusters, barman_server);
   const subject = { ...seen, clusters };
   const collector = new Collector();
-  const server = 'unseen' in diagnosis ? undefined : diagnosis.servers.get(barman_server);
-  if ('unseen' in diagnosis) {
-    collector.notSeen(`Barman: ${diagnosis.unseen}`, true);
-  } else judgeServer(subject, server, collector);
+  const server = serverIn(diagnosis, barman_server);
+  if ('unseen' in diagnosis) collector.notSeen(`Barman: ${diagnosis.unseen}`, true);
+  else judgeServer(subject, server, collector);
   for (const surveyed of clusters) judgeCluster(subject, surveyed, server, collector);
   if (server?.active && !server.passive) judgeArchive(subject, server, collector);
   return memoryOf(subject, server, collector);
@@ -54,10 +52,8 @@ function memoryOf(
       since: earlier.find((one) => one.member === member)?.since ?? at,
     }));
   const timeline = timelineOf(leading, before, now);
-  const isFound = ({ kind, member }: StoredFinding) =>
-    findings.some((one) => one.kind === kind && one.member === member);
   const earlier = (before?.findings ?? []).filter(
-    (one) => !isFound(one) && isAsBefore(one, subject, server, judged, isSame),
+    (one) => !findings.some(isOf(one)) && isAsBefore(one, subject, server, judged, isSame),
   );
   return {
     at,
@@ -73,6 +69,11 @@ function memoryOf(
       ? { timeline: { ...timeline, since: new Date(timeline.since).toISOString() } }
       : before?.timeline && { timeline: before.timeline }),
   };
+}
+
+/** Returns what is true for a finding of the same kind and member. */
+function isOf({ kind, member }: Pick<StoredFinding, 'kind' | 'member'>) {
+  return (one: Pick<StoredFinding, 'kind' | 'member'>) => one.kind === kind && one.member === member;
 }
 
 /** Returns whether an earlier finding stays, because its rule could not see what it needs. */
@@ -114,13 +115,9 @@ function storedFinding(
   before: Inspection | undefined,
   isSame: boolean,
   at: string,
-): Inspection['findings'][number] {
-  const { kind, member } = finding;
+): StoredFinding {
   const isArchived = classOf(finding) === 'archived';
-  const same =
-    isSame || !isArchived
-      ? before?.findings.find((one) => one.kind === kind && one.member === member)
-      : undefined;
+  const same = isSame || !isArchived ? before?.findings.find(isOf(finding)) : undefined;
   return {
     ...finding,
     class: classOf(finding),
@@ -156,7 +153,7 @@ export function readyOf(
   member: string,
   { findings, unseen }: Pick<Inspection, 'findings' | 'unseen'>,
 ): Ready {
-  const isBlocking = (finding: Inspection['findings'][number]) =>
+  const isBlocking = (finding: StoredFinding) =>
     finding.class === 'ready' &&
     (finding.member === undefined ? concernsAllMembers(finding) : finding.member === member);
   if (findings.some(isBlocking)) return 'no';

@@ -7,6 +7,7 @@ import type { Member } from '../patroni/survey.ts';
 import type { Inspected, InspectedCluster, InspectedServer } from './inspect.ts';
 import { readyOf } from './judge.ts';
 import { usesSlot } from './ready.ts';
+import { clustersOf, serverIn } from './subject.ts';
 
 const optionalText = v.exactOptional(v.string());
 
@@ -108,7 +109,7 @@ function serverSeen(
   diagnosis: Inspected['diagnosis'],
 ): v.InferOutput<typeof ServerSeen> {
   const { findings, notes, unseen, timeline } = inspection;
-  const server = 'unseen' in diagnosis ? undefined : diagnosis.servers.get(barman_server);
+  const server = serverIn(diagnosis, barman_server);
   const archived = timeline && server?.archived?.get(timeline.id);
   const { currentLsn, slot } = server?.status ?? {};
   const [backup] = (server?.backups ?? [])
@@ -118,9 +119,9 @@ function serverSeen(
     barman_server,
     at: inspection.at,
     paused,
-    members: clusters
-      .filter(({ cluster }) => (cluster.servers.get(barman_server)?.size ?? 0) > 0)
-      .flatMap((one) => membersSeen(barman_server, one, inspection, diagnosis)),
+    members: clustersOf(clusters, barman_server).flatMap((one) =>
+      membersSeen(barman_server, one, inspection, diagnosis),
+    ),
     ...(archived && {
       archived: {
         timeline: archived.timeline,
@@ -151,7 +152,7 @@ function membersSeen(
   const models = cluster.servers.get(barman_server) ?? new Map<string, string | null>();
   const known = new Map<string, Member | undefined>((survey?.members ?? []).map((one) => [one.name, one]));
   const names = [...known].filter(([name, one]) => models.has(name) || one?.canLead).map(([name]) => name);
-  const server = 'unseen' in diagnosis ? undefined : diagnosis.servers.get(barman_server);
+  const server = serverIn(diagnosis, barman_server);
   return [...new Set([...names, ...models.keys()])].sort().map((member) => {
     const model = models.get(member);
     const connections = 'unseen' in diagnosis ? undefined : diagnosis.models.get(model ?? '')?.connections;

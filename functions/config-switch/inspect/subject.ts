@@ -1,6 +1,6 @@
 /** What an inspection has seen of one Barman server, and what the rules make of it. */
 
-import type { Diagnosis } from '../barman/diagnosis.ts';
+import type { DiagnosedServer, Diagnosis } from '../barman/diagnosis.ts';
 import type { Inspection } from '../ledger/inspection.ts';
 import type { Item } from '../ledger/item.ts';
 import type { Cluster } from '../patroni/cluster.ts';
@@ -39,31 +39,22 @@ export interface Subject {
   readonly now: number;
 }
 
-/** What the rules say of it. */
-export interface Verdict {
-  readonly findings: readonly Finding[];
-  /** Not counted: what an operator should know. */
-  readonly notes: readonly string[];
-  /** What could not be seen; of one member, or of the server. */
-  readonly unseen: readonly Unseen[];
-  /** Members that Patroni does not have, or did not have when it was last asked. */
-  readonly missing: ReadonlySet<string>;
-  /** Members that run, by Patroni, but whose REST API does not answer. */
-  readonly silent: ReadonlySet<string>;
-}
-
 export interface Unseen {
   readonly what: string;
   /** The member that may not be ready therefore; `true`: none of them may be; absent: it does not matter for that. */
   readonly member?: string | true;
 }
 
-/** Collects what the rules say. */
-export class Collector implements Verdict {
+/** Collects what the rules say of a server. */
+export class Collector {
   readonly findings: Finding[] = [];
+  /** Not counted: what an operator should know. */
   readonly notes: string[] = [];
+  /** What could not be seen; of one member, or of the server. */
   readonly unseen: Unseen[] = [];
+  /** Members that Patroni does not have, or did not have when it was last asked. */
   readonly missing = new Set<string>();
+  /** Members that run, by Patroni, but whose REST API does not answer. */
   readonly silent = new Set<string>();
   /** The kinds of the class archived whose rules could see all that they need. */
   readonly judged = new Set<Kind>();
@@ -87,6 +78,19 @@ export class Collector implements Verdict {
     if (this.unseen.length >= MAX_LINES) return;
     this.unseen.push({ ...(member !== undefined && { member }), what: cut(what, MAX_TEXT) });
   }
+}
+
+/** Returns the clusters that list a server with members. Without them, only its secret binds it to a cluster. */
+export function clustersOf<T extends SurveyedCluster>(clusters: readonly T[], barman_server: string): T[] {
+  return clusters.filter(({ cluster }) => cluster.servers.get(barman_server)?.size);
+}
+
+/** Returns what a diagnosis says of a server; undefined: it was not seen, or Barman does not have it. */
+export function serverIn(
+  diagnosis: Subject['diagnosis'],
+  barman_server: string,
+): DiagnosedServer | undefined {
+  return 'unseen' in diagnosis ? undefined : diagnosis.servers.get(barman_server);
 }
 
 /** The leader that Barman must be connected to. */

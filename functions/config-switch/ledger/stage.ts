@@ -6,6 +6,8 @@ import { Time, timeOf } from './item.ts';
 
 /** Its key. No Barman server has such a name (`BARMAN_NAME`). */
 export const STAGE_KEY = '@stage';
+/** Maximum length of a reason in it (characters): an item has at most 400 KB. */
+export const REASON_LENGTH = 500;
 
 /** What a heartbeat knows of a Patroni cluster. */
 const ClusterReport = v.object({

@@ -4,7 +4,7 @@
  */
 
 import * as v from 'valibot';
-import { isObject } from '../schema.ts';
+import { fact, isObject } from '../schema.ts';
 import type { Cluster } from './cluster.ts';
 import { type Answers, askAll, leaderOf, type Observation, Text } from './leader.ts';
 import type { Answer, Ask } from './rest-api.ts';
@@ -91,7 +91,6 @@ function bodyOf(answer: Answer | undefined): unknown {
   return answer && 'body' in answer && answer.status === 200 ? answer.body : undefined;
 }
 
-const fact = <T extends v.GenericSchema>(schema: T) => v.fallback(v.optional(schema), undefined);
 const Members = v.object({
   scope: fact(Text),
   members: v.array(

@@ -8,7 +8,7 @@
  */
 
 import type { PgBackupApi } from '../barman/pg-backup-api.ts';
-import { messageOf } from '../errors.ts';
+import { errorOf, messageOf } from '../errors.ts';
 import { ExitCode, type Result } from '../exit-code.ts';
 import { type Facts, type Invocation, newFacts } from '../invocation.ts';
 import {
@@ -311,10 +311,6 @@ async function attempt(
     result = errorOf(error);
   }
   if (result) options.onReconciled({ item, result, facts, duration: performance.now() - start });
-}
-
-function errorOf(thrown: unknown): Error {
-  return thrown instanceof Error ? thrown : new Error(String(thrown));
 }
 
 /** Does something for each item, for four at a time, in their order. */

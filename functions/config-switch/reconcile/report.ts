@@ -2,15 +2,13 @@
 
 import { deadline } from '../deadline.ts';
 import type { Ledger } from '../ledger/ledger.ts';
-import type { HeartbeatReport, StageItem } from '../ledger/stage.ts';
+import { type HeartbeatReport, REASON_LENGTH, type StageItem } from '../ledger/stage.ts';
 import { type Cluster, serversOfSeveral } from '../patroni/cluster.ts';
 import type { Observed } from '../patroni/observe-clusters.ts';
 import type { UnknownOf } from './observations.ts';
 
 /** Time limit of the report, which may begin at the deadline (ms). */
 const REPORT_TIME = 1_000;
-/** Maximum length of a reason in the ledger (characters): an item has at most 400 KB. */
-const REASON_LENGTH = 500;
 
 /** What a heartbeat has seen of the clusters. */
 export interface SeenClusters {
