@@ -12,7 +12,7 @@ import { whileDiagnosing } from './inspect/diagnose.ts';
 import { type Item, isLeased, isPaused, isPending } from './ledger/item.ts';
 import { isStagePaused } from './ledger/stage.ts';
 import { recordAndReconcile } from './reconcile/reconcile.ts';
-import { type ConfigTarget, configTarget } from './target.ts';
+import { type ConfigTarget, type RequestedTarget, requestedTarget } from './target.ts';
 
 export { switchConfig } from './barman/switch-config.ts';
 export { ExitCode } from './exit-code.ts';
@@ -56,8 +56,8 @@ type RunOptions = Parameters<typeof recordAndReconcile>[0] & { readonly api: Pic
  * @param args the role change
  * @param version from `versionOf`
  * @returns DONE or SKIPPED
- * @throws InvalidArgs if the role matches, and both or neither of model and reset are given
- * @throws LedgerError, HttpError also for a dry run: a switch would end so, too
+ * @throws InvalidArgs if the role matches, and none or several of model, reset and leader are given
+ * @throws LeaderUnknown, LedgerError, HttpError also for a dry run: a switch would end so, too
  * @throws Busy, ConfigSwitchFailed as `recordAndReconcile` does
  */
 export async function runBarmanConfigSwitch(
@@ -65,6 +65,9 @@ export async function runBarmanConfigSwitch(
   args: PermittedRoleChange & (ToSkip | ToSwitch),
   version: string,
 ): Promise<Result> {
+  if (args.action !== 'on_role_change') {
+    return skipped(`skipped: "${args.action}" changes no role; the callback of this node works`);
+  }
   if (shouldSkipSwitch<PermittedRoleChange>(args)) {
     return skipped(`skipped: role "${args.role}" does not match switch_when "${args.switch_when}"`);
   }
@@ -73,18 +76,27 @@ export async function runBarmanConfigSwitch(
   return recordAndReconcile(options, { barman_server, cluster, role, target, version });
 }
 
-/** Returns a role change that is not skipped, with its target. @throws InvalidArgs as `configTarget` does */
+/** Returns a role change that is not skipped, with its target. @throws InvalidArgs as `requestedTarget` does */
 function toSwitch(args: PermittedRoleChange & ToSwitch) {
-  return { ...args, target: configTarget(args) };
+  return { ...args, target: requestedTarget(args) };
 }
 
 /** Returns what a switch would do, judged by the server's item in the ledger and by Barman's configuration. */
-async function dryRun(options: RunOptions, barman_server: string, target: ConfigTarget): Promise<string> {
-  const { ledger, signal } = options;
+async function dryRun(
+  options: RunOptions,
+  barman_server: string,
+  requested: RequestedTarget,
+): Promise<string> {
+  const { ledger, leaderOf, facts, signal } = options;
   // Before /diagnose, which takes long: without the ledger there is no switch.
   const [item, stage] = await Promise.all([ledger.get(barman_server, signal), ledger.stage(signal)]);
+  let target: ConfigTarget;
+  if ('follow_leader' in requested) {
+    facts.followed = await leaderOf(barman_server, signal);
+    target = facts.followed.target;
+  } else target = requested;
   const diagnosis = await whileDiagnosing(options, (diagnose) => diagnose());
-  const outcome = rehearse(diagnosis, barman_server, target);
+  const outcome = rehearse(diagnosis, barman_server, target, facts.followed?.leader);
   const stated = item ? inItsState(item, outcome) : outcome;
   if (!isStagePaused(stage)) return stated;
   return `all servers are paused: a role change would only be recorded; without that pause, ${stated}`;

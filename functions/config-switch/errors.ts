@@ -39,6 +39,11 @@ export class LedgerError extends HttpError {
   override readonly name = 'LedgerError';
 }
 
+/** Patroni does not say who the leader is, or it has no model: a role change that follows it is sent again. */
+export class LeaderUnknown extends HttpError {
+  override readonly name = 'LeaderUnknown';
+}
+
 /**
  * Another invocation is switching, or the server is paused. The desired state is recorded and will be
  * applied.

@@ -2,6 +2,7 @@
 
 import type { Context } from 'aws-lambda';
 import { deadline, timeForInspection, timeToDeadline } from './deadline.ts';
+import type { ConfigTarget } from './target.ts';
 
 /** What has happened so far, for the response, the log and the metrics; updated in place. */
 export interface Facts {
@@ -11,6 +12,10 @@ export interface Facts {
   duplicate: boolean;
   /** A newer event had already been applied, or was applied instead of this one. */
   superseded: boolean;
+  /** The leader that was recorded for a role change that follows it. */
+  followed?: { readonly leader: string; readonly target: ConfigTarget };
+  /** How long Patroni was asked for it (ms). */
+  asked?: number;
   /** An operation did not end in time, and was passed over. */
   passedOver: boolean;
   /** Time spent waiting for another invocation (ms). */

@@ -8,9 +8,10 @@ import { receiving } from './event/receive.ts';
 import { responding } from './event/response.ts';
 import { authenticate, authorise } from './event/sender.ts';
 import type { Result } from './exit-code.ts';
+import { followLeader } from './patroni/follow-leader.ts';
 import type { Services } from './services.ts';
 import { reporting } from './telemetry.ts';
-import { versionOf } from './version.ts';
+import { observedVersionOf, versionOf } from './version.ts';
 
 /**
  * Creates the handler. From the outside in: report how the event ended, receive it, respond; inside, each
@@ -27,8 +28,12 @@ export function createRoleChangeHandler({ settings, connect, ...services }: Serv
     event.facts.roleChange = roleChange;
     const permitted = await authorise(sender, roleChange, settings, event.signal);
     await using api = connect(event);
-    const version = versionOf(eventTime(event), event.event_id);
-    return runBarmanConfigSwitch({ ...services, ...event, api }, permitted, version);
+    const leaderOf = (server: string, signal: AbortSignal) => followLeader(server, settings, signal);
+    const version = (roleChange.follow_leader ? observedVersionOf : versionOf)(
+      eventTime(event),
+      event.event_id,
+    );
+    return runBarmanConfigSwitch({ ...services, ...event, api, leaderOf }, permitted, version);
   };
 
   // Without middy's early time-out: it covers the handler only, and the deadline covers everything.

@@ -23,35 +23,49 @@ export const BarmanName = v.pipe(
 /** Never both. */
 export type ConfigTarget = { readonly model: string } | { readonly reset: true };
 
+/** What a role change asks for: a target, or that of the leader, whoever that is. */
+export type RequestedTarget = ConfigTarget | { readonly follow_leader: true };
+
 const MODEL = 'model ';
 const RESET = 'reset';
+const LEADER = 'leader';
 
 /**
- * Returns the target of a role change: one, and only one, of model and reset
- * (`patroni.scripts.barman.config_switch`, `run_barman_config_switch`).
+ * Returns what a role change asks for: one, and only one, of model, reset and leader
+ * (`patroni.scripts.barman.config_switch`, `run_barman_config_switch`, which knows the first two).
  *
- * @throws InvalidArgs if it names both or neither
+ * @throws InvalidArgs if it names none, or several
  */
-export function configTarget({
+export function requestedTarget({
   barman_model,
   reset,
+  follow_leader,
 }: {
   readonly barman_model?: string;
   readonly reset: boolean;
-}): ConfigTarget {
-  if (barman_model !== undefined && !reset) return { model: barman_model };
-  if (barman_model === undefined && reset) return { reset: true };
+  readonly follow_leader: boolean;
+}): RequestedTarget {
+  const [target, ...more]: RequestedTarget[] = [
+    ...(barman_model === undefined ? [] : [{ model: barman_model }]),
+    ...(reset ? [{ reset } as const] : []),
+    ...(follow_leader ? [{ follow_leader } as const] : []),
+  ];
+  if (target && more.length === 0) return target;
+  const model = barman_model === undefined ? 'missing' : `"${barman_model}"`;
   throw new InvalidArgs(
-    `one, and only one, of barman_model and reset must be given: ${
-      reset
-        ? `barman_model is "${barman_model}" and reset is true`
-        : 'barman_model is missing and reset is false'
-    }`,
+    'one, and only one, of barman_model, reset and follow_leader must be given: ' +
+      `barman_model is ${model}, reset is ${reset}, and follow_leader is ${follow_leader}`,
   );
 }
 
-/** Returns the text that the ledger stores: `model <name>` or `reset`. */
-export function targetText(target: ConfigTarget): string {
+/** Returns the fields of a payload or a response that name a target. */
+export function fieldsOf(target: ConfigTarget): { readonly barman_model: string } | { readonly reset: true } {
+  return 'model' in target ? { barman_model: target.model } : { reset: true };
+}
+
+/** Returns the text that the ledger stores: `model <name>`, `reset`, or for an event `leader`. */
+export function targetText(target: RequestedTarget): string {
+  if ('follow_leader' in target) return LEADER;
   return 'model' in target ? `${MODEL}${target.model}` : RESET;
 }
 

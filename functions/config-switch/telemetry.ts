@@ -58,7 +58,7 @@ export function reporting(): MiddlewareObj<Event> {
  */
 function report(event: Event, error?: Error | null): void {
   const { arrived, event_id, facts } = event;
-  const { response, roleChange, waited, attempts, polls } = facts;
+  const { response, roleChange, waited, asked, attempts, polls } = facts;
   const { duration_ms, ...common } = commonFields(event);
   const fields = {
     ...common,
@@ -70,6 +70,8 @@ function report(event: Event, error?: Error | null): void {
       arrived.event && { api_request_id: arrived.event.requestContext.requestId }),
     ...(roleChange && { role: roleChange.role, switch_when: roleChange.switch_when }),
     duration_ms,
+    ...(roleChange?.node !== undefined && { node: roleChange.node }),
+    ...(asked !== undefined && { leader_known_ms: Math.round(asked) }),
     ...(waited > 0 && { waited_ms: Math.round(waited) }),
     ...(roleChange && { attempts, polls }),
   };

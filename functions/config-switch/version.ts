@@ -12,6 +12,19 @@ export function versionOf(eventTime: number, eventId: string): string {
   return `${new Date(eventTime).toISOString()}#${eventId}`;
 }
 
+/** How old an answer of Patroni may be (ms). */
+const STALENESS = 30_000;
+
+/**
+ * Composes the version of what Patroni says: an event that names its target is more certain, so it wins within
+ * half a minute.
+ *
+ * @param time when the role changed, or Patroni was asked (ms since the epoch)
+ */
+export function observedVersionOf(time: number, id: string): string {
+  return versionOf(time - STALENESS, id);
+}
+
 /** Returns the id of the event that a version came from. */
 export function eventIdOf(version: string): string {
   return version.slice(version.indexOf('#') + 1);

@@ -305,6 +305,7 @@ export class World {
           {
             ledger: instance.ledger,
             events: instance,
+            leaderOf: () => Promise.reject(new Error('no event follows the leader')),
             api: instance.pgBackupApi(signal),
             signal,
             remaining: () => start + delivery.time - performance.now(),

@@ -67,6 +67,7 @@ describe('runBarmanConfigSwitch', () => {
       api,
       ledger: new Ledger(table),
       events: new MemoryEvents(),
+      leaderOf: async () => ({ leader: 'node2', target: { model: 'pg:node2' } }),
       signal: new AbortController().signal,
       remaining: () => 28_500,
       operationTimeout: 60_000,
@@ -89,12 +90,23 @@ describe('runBarmanConfigSwitch', () => {
   test.each([
     [{ barman_model: 'm' }, { model: 'm' }, 'model m'],
     [{ reset: true }, { reset: true }, 'reset'],
+    [{ follow_leader: true }, { model: 'pg:node2' }, 'model pg:node2'],
   ])('records and applies the desired state (%j)', async (change, target, applied) => {
     const message = expect.stringContaining('Barman server main now uses ');
     expect(await run(change)).toMatchObject({
       result: { exit_code: 0, message, operation_id: 'id' },
       targets: [target],
       item: { desired: { cluster: 'c', version: versionOf(0, 'event') }, applied: { target: applied } },
+      diagnosed: 0,
+    });
+  });
+
+  test.each(['on_reload', 'on_start', 'on_restart'])('skips %s, whatever the role', async (action) => {
+    const message = `skipped: "${action}" changes no role; the callback of this node works`;
+    expect(await run({ action, switch_when: 'always' })).toEqual({
+      result: { exit_code: 1, message },
+      targets: [],
+      item: undefined,
       diagnosed: 0,
     });
   });

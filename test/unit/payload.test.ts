@@ -7,12 +7,25 @@ const REQUIRED = { action: 'on_role_change', role: 'primary', cluster: 'main', b
 
 describe('a role change', () => {
   test('has defaults for optional fields', () => {
-    const defaults = { reset: false, switch_when: 'promoted', age_ms: 0, dry_run: false };
+    const defaults = {
+      reset: false,
+      follow_leader: false,
+      switch_when: 'promoted',
+      age_ms: 0,
+      dry_run: false,
+    };
     expect(parseRoleChange(REQUIRED)).toStrictEqual({ ...REQUIRED, ...defaults });
   });
 
   test('is parsed with all its fields', () => {
-    const options = { reset: true, switch_when: 'always', age_ms: 12, dry_run: true };
+    const options = {
+      reset: true,
+      follow_leader: true,
+      switch_when: 'always',
+      age_ms: 12,
+      dry_run: true,
+      node: 'db1',
+    };
     const payload = { ...REQUIRED, barman_model: 'pg:node2', ...options };
     expect(parseRoleChange(payload)).toEqual(payload);
   });
@@ -24,9 +37,13 @@ describe('a role change', () => {
 
   const LONG = 'x'.repeat(256);
   test.each<[string, unknown, string | RegExp]>([
-    ['action', 'on_start', 'action must be "on_role_change", not "on_start"'],
+    [
+      'action',
+      'on_stop',
+      'action must be "on_role_change" or "on_reload" or "on_start" or "on_restart", not "on_stop"',
+    ],
     ['role', 'PRIMARY', 'role must be "primary" or'],
-    ['action', [], 'action must be "on_role_change", not an array'],
+    ['action', [], 'not an array'],
     ['role', null, 'not null'],
     ['role', undefined, 'not undefined'],
     ['cluster', '', 'cluster must be the scope of the Patroni cluster, not empty'],
@@ -39,6 +56,7 @@ describe('a role change', () => {
     ['barman_model', null, 'barman_model must be a string, not null'],
     ['barman_model', {}, 'barman_model must be a string, not an object'],
     ['reset', 'true', 'reset must be true or false, without quotes, not "true"'],
+    ['follow_leader', 'true', 'follow_leader must be true or false, without quotes, not "true"'],
     ['switch_when', 'never', 'switch_when must be "promoted" or'],
     ['switch_when', 'x'.repeat(78), /, not "x{78}"$/],
     ['switch_when', 'x'.repeat(79), /, not "x{79}…$/],
@@ -58,6 +76,19 @@ describe('a role change', () => {
     expect(parseRoleChange({ ...REQUIRED, cluster: 'Köln \ud83d\udc18' }).cluster).toBe('Köln 🐘');
   });
 
+  test.each([
+    ['db1.example.com', 'db1.example.com'],
+    ['x'.repeat(65), 'x'.repeat(64)],
+    ['a\nb\u202e', 'a\\u000ab\\u202e'],
+    [`${'x'.repeat(63)}🐘`, `${'x'.repeat(63)}\ufffd`],
+    ['', undefined],
+    [null, undefined],
+    [7, undefined],
+    [{}, undefined],
+  ])('may have any node (%j): it is made printable, or left out', (node, parsed) => {
+    expect(parseRoleChange({ ...REQUIRED, node }).node).toBe(parsed);
+  });
+
   test.each([undefined, null, 7, 'text', [], [REQUIRED]])(
     'that is not an object (%j) is rejected',
     (payload) => {
@@ -71,7 +102,7 @@ describe('a role change', () => {
     expect(() => parseRoleChange({ ...REQUIRED, swich_when: 'always' })).toThrow(
       new InvalidArgs(
         '"swich_when" is an unknown key; valid keys: action, role, cluster, barman_server, barman_model, ' +
-          'reset, switch_when, age_ms, dry_run',
+          'reset, follow_leader, switch_when, age_ms, dry_run, node',
       ),
     );
   });
@@ -113,6 +144,7 @@ describe('a role change', () => {
       barman_server: '-x',
       barman_model: '-x',
       reset: 1,
+      follow_leader: 1,
       switch_when: 'x',
       age_ms: 'x',
       dry_run: 'x',

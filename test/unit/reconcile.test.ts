@@ -9,8 +9,9 @@ import type {
   RecordedItem,
 } from '../../functions/config-switch/ledger/item.ts';
 import { Ledger } from '../../functions/config-switch/ledger/ledger.ts';
+import type { FollowedLeader } from '../../functions/config-switch/patroni/follow-leader.ts';
 import {
-  type ReconcileOptions,
+  type RecordOptions,
   reconcile,
   recordAndReconcile,
 } from '../../functions/config-switch/reconcile/reconcile.ts';
@@ -58,17 +59,21 @@ class Api {
 let table: MemoryTable;
 let api: Api;
 let controller: AbortController;
-let options: Omit<ReconcileOptions, 'caller' | 'allPaused'> & { events: MemoryEvents };
+let options: RecordOptions & { events: MemoryEvents };
 let remaining: number;
+/** What Patroni says. */
+let leader: FollowedLeader;
 useVirtualTime();
 beforeEach(() => {
   table = new MemoryTable();
   api = new Api();
   controller = new AbortController();
   remaining = 28_500;
+  leader = { leader: 'node2', target: { model: 'pg:node2' } };
   options = {
     ledger: new Ledger(table),
     events: new MemoryEvents(),
+    leaderOf: async () => leader,
     api,
     signal: controller.signal,
     remaining: () => remaining,

@@ -3,12 +3,12 @@ import { describe, expect, test } from 'vitest';
 import { InvalidArgs } from '../../functions/config-switch/errors.ts';
 import {
   BARMAN_NAME,
-  configTarget,
   isTargetText,
   nameOf,
   parseTarget,
   describe as phraseOf,
   requestBody,
+  requestedTarget,
   targetText,
 } from '../../functions/config-switch/target.ts';
 
@@ -30,17 +30,38 @@ describe('a target', () => {
   const MODEL = { model: 'pg:node2' };
   const RESET = { reset: true } as const;
 
-  test('is a model or a reset', () => {
-    expect(configTarget({ barman_model: 'pg:node2', reset: false })).toEqual(MODEL);
-    expect(configTarget({ reset: true })).toEqual(RESET);
+  const LEADER = { follow_leader: true } as const;
+  const NONE = { reset: false, follow_leader: false };
+
+  test('is a model, a reset, or that of the leader', () => {
+    expect(requestedTarget({ ...NONE, barman_model: 'pg:node2' })).toEqual(MODEL);
+    expect(requestedTarget({ ...NONE, ...RESET })).toEqual(RESET);
+    expect(requestedTarget({ ...NONE, ...LEADER })).toEqual(LEADER);
   });
 
   test.each([
-    [{ reset: false }, 'barman_model is missing and reset is false'],
-    [{ barman_model: 'm', reset: true }, 'barman_model is "m" and reset is true'],
+    [NONE, 'barman_model is missing, reset is false, and follow_leader is false'],
+    [
+      { ...NONE, barman_model: 'm', reset: true },
+      'barman_model is "m", reset is true, and follow_leader is false',
+    ],
+    [
+      { ...NONE, barman_model: 'm', ...LEADER },
+      'barman_model is "m", reset is false, and follow_leader is true',
+    ],
+    [{ ...RESET, ...LEADER }, 'barman_model is missing, reset is true, and follow_leader is true'],
+    [
+      { barman_model: 'm', ...RESET, ...LEADER },
+      'barman_model is "m", reset is true, and follow_leader is true',
+    ],
   ])('is not %j: one, and only one, of them', (given, values) => {
-    const message = `one, and only one, of barman_model and reset must be given: ${values}`;
-    expect(() => configTarget(given)).toThrow(new InvalidArgs(message));
+    const message = `one, and only one, of barman_model, reset and follow_leader must be given: ${values}`;
+    expect(() => requestedTarget(given)).toThrow(new InvalidArgs(message));
+  });
+
+  test('that is the leader of an event is in the table of events only', () => {
+    expect(targetText(LEADER)).toBe('leader');
+    expect(isTargetText('leader')).toBe(false);
   });
 
   test.each([

@@ -9,13 +9,18 @@ import type { ConninfoOption, DiagnosedModel, DiagnosedServer, Diagnosis } from 
  * rules are those of `barman config-switch` (barman.config, `ServerConfig.apply_model`) and of `barman cron`,
  * which skips servers that are inactive or disabled (barman.cli, `cron`).
  *
+ * @param leader whose target it is, if the role change follows the leader
  * @returns a sentence for the operator; it names no server or model of other clusters
  */
 export function rehearse(
   { servers, models }: Pick<Diagnosis, 'servers' | 'models'>,
   barman_server: string,
   target: ConfigTarget,
+  leader?: string,
 ): string {
+  // The sender has not named the model.
+  const of = leader === undefined ? '' : `, of the leader ${leader}`;
+  const name = `${nameOf(target)}${of && `${of},`}`;
   const server = servers.get(barman_server);
   if (server === undefined) {
     return (
@@ -29,11 +34,11 @@ export function rehearse(
   if ('model' in target) {
     const failed = 'so the switch would end as CONFIG_SWITCH_FAILED';
     if (model === undefined) {
-      return `Barman has no model ${target.model}, ${failed}; ${knownModels(models, server.cluster)}`;
+      return `Barman has no ${nameOf(target)}${of}, ${failed}; ${knownModels(models, server.cluster)}`;
     }
     if (model.cluster !== server.cluster) {
       return (
-        `model ${target.model} belongs to cluster ${model.cluster} and server ${barman_server} to ${server.cluster}, ` +
+        `${name} belongs to cluster ${model.cluster} and server ${barman_server} to ${server.cluster}, ` +
         `${failed}; give both the same "cluster" in Barman's configuration`
       );
     }
@@ -42,16 +47,16 @@ export function rehearse(
   const unchanged = 'model' in target && server.active_model === target.model;
   if (obstacles.length > 0) {
     const ends = unchanged
-      ? `${nameOf(target)} is already active on ${barman_server}, but WAL may not flow`
-      : `a switch to ${nameOf(target)} would end as CONFIG_SWITCH_DONE, but WAL may not flow`;
+      ? `${name} is already active on ${barman_server}, but WAL may not flow`
+      : `a switch to ${name} would end as CONFIG_SWITCH_DONE, but WAL may not flow`;
     return `${ends}: ${obstacles.join('; ')} (now ${active})`;
   }
   if (!('model' in target)) {
-    return `a switch would drop the active model of ${barman_server} (now ${active})`;
+    return `a switch would drop the active model of ${barman_server}${leader === undefined ? '' : ` for the leader ${leader}`} (now ${active})`;
   }
   return unchanged
-    ? `model ${target.model} is already active on ${barman_server}; a switch would change nothing`
-    : `a switch would apply model ${target.model} to ${barman_server} (now ${active})`;
+    ? `${name} is already active on ${barman_server}; a switch would change nothing`
+    : `a switch would apply ${name} to ${barman_server} (now ${active})`;
 }
 
 /** Returns what keeps Barman from receiving WAL although a switch is DONE, each with its remedy. */

@@ -48,6 +48,9 @@ export interface ResponseBody {
   readonly barman_server?: string;
   readonly barman_model?: string;
   readonly reset?: true;
+  readonly follow_leader?: true;
+  /** The leader whose model is desired now. */
+  readonly leader?: string;
   readonly operation_id?: string;
   readonly dry_run?: true;
   /**

@@ -14,6 +14,8 @@ const MAX_PROBLEMS = 50;
 // master.
 const ROLES = ['primary', 'promoted', 'master', 'standby_leader', 'replica', 'demoted'] as const;
 const SWITCH_WHEN = ['promoted', 'demoted', 'always', 'leader'] as const;
+/** Maximum length of a host name (characters; hostname(7)). */
+const MAX_NODE_LENGTH = 64;
 
 const oneOf = <const T extends readonly string[]>(options: T) =>
   v.picklist(options, `must be ${options.map((option) => `"${option}"`).join(' or ')}`);
@@ -21,7 +23,8 @@ const boolean = v.boolean('must be true or false, without quotes');
 
 const Payload = v.object(
   {
-    action: oneOf(['on_role_change']),
+    // The others say only that the callback of this node works.
+    action: oneOf(['on_role_change', 'on_reload', 'on_start', 'on_restart']),
     role: oneOf(ROLES),
     cluster: v.pipe(
       v.string('must be a string'),
@@ -33,6 +36,7 @@ const Payload = v.object(
     barman_server: BarmanName,
     barman_model: v.exactOptional(BarmanName),
     reset: v.optional(boolean, false),
+    follow_leader: v.optional(boolean, false),
     switch_when: v.optional(oneOf(SWITCH_WHEN), 'promoted'),
     age_ms: v.optional(
       v.pipe(
@@ -43,6 +47,8 @@ const Payload = v.object(
       0,
     ),
     dry_run: v.optional(boolean, false),
+    // For the operator only, so it is no reason to reject a role change.
+    node: v.exactOptional(v.pipe(v.unknown(), v.transform(nodeName))),
   },
   'is missing',
 );
@@ -55,8 +61,8 @@ const RoleChangeSchema = v.pipe(
 );
 
 /**
- * A well-formed role change; only `parseRoleChange` creates one. The one-of check of model and reset comes
- * later.
+ * A well-formed role change; only `parseRoleChange` creates one. The one-of check of model, reset and leader
+ * comes later.
  */
 export type RoleChange = v.InferOutput<typeof RoleChangeSchema>;
 
@@ -101,6 +107,12 @@ export function parseJson(body: string): unknown {
   } catch {
     throw new InvalidArgs('the body is not JSON; send the payload as a JSON object');
   }
+}
+
+/** Returns the host name of a sender, printable and cut; undefined for anything else. */
+function nodeName(value: unknown): string | undefined {
+  const name = typeof value === 'string' ? printable(value).slice(0, MAX_NODE_LENGTH).toWellFormed() : '';
+  return name === '' ? undefined : name;
 }
 
 function received(issue: v.BaseIssue<unknown>): string {

@@ -8,11 +8,13 @@ import {
   ConfigSwitchError,
   DeadlineExceeded,
   InvalidArgs,
+  LeaderUnknown,
   LedgerError,
   Rejected,
   WrongCluster,
 } from '../errors.ts';
 import { ExitCode, type ExitStatus, exitStatus, type Result } from '../exit-code.ts';
+import { fieldsOf } from '../target.ts';
 import { forLog } from '../text.ts';
 import type { Event, ResponseBody } from './event.ts';
 
@@ -36,6 +38,7 @@ const HTTP_STATUS: Record<ExitStatus, number> = {
 const STATUS_OF_ERROR = [
   { ErrorClass: WrongCluster, recorded: 403, otherwise: 403 },
   { ErrorClass: LedgerError, recorded: 503, otherwise: 503 },
+  { ErrorClass: LeaderUnknown, recorded: 503, otherwise: 503 },
   { ErrorClass: DeadlineExceeded, recorded: 202, otherwise: 504 },
   { ErrorClass: Busy, recorded: 202, otherwise: 503 },
 ] as const;
@@ -78,7 +81,7 @@ function respond(event: Event, result: Result | Error): ReturnType<typeof forCal
  * message in the log only.
  */
 function responseBody({ event_id, request_id, facts }: Event, result: Result | Error): ResponseBody {
-  const { roleChange, recorded } = facts;
+  const { roleChange, recorded, followed } = facts;
   const { exit_code, message, operation_id } =
     result instanceof Error && !(result instanceof ConfigSwitchError) ? internalError(request_id) : result;
   return {
@@ -88,6 +91,8 @@ function responseBody({ event_id, request_id, facts }: Event, result: Result | E
     ...(roleChange && { cluster: roleChange.cluster, barman_server: roleChange.barman_server }),
     ...(roleChange?.barman_model !== undefined && { barman_model: roleChange.barman_model }),
     ...(roleChange?.reset && { reset: true }),
+    ...(roleChange?.follow_leader && { follow_leader: true }),
+    ...(followed && { leader: followed.leader, ...fieldsOf(followed.target) }),
     ...(operation_id !== undefined && { operation_id }),
     ...(roleChange?.dry_run && { dry_run: true }),
     recorded,

@@ -10,7 +10,7 @@
 import { InvalidArgs } from '../errors.ts';
 import { targetText } from '../target.ts';
 import { eventIdOf } from '../version.ts';
-import type { DesiredState } from './item.ts';
+import type { RequestedState } from './item.ts';
 
 /** How long an event is known (s): longer than any replay. The failure queue keeps events for 14 days. */
 const LIFETIME = 15 * 86_400;
@@ -20,7 +20,7 @@ export interface StoredEvent {
   readonly barman_server: string;
   readonly event_id: string;
   readonly version: string;
-  /** As the ledger's `desired`. */
+  /** As the ledger's `desired`, or `leader`: whose leader that is, is asked again at each delivery. */
   readonly target: string;
   /** When DynamoDB may delete it (s since the epoch; DynamoDB Developer Guide, "Time to Live"). */
   readonly expires_at: number;
@@ -42,11 +42,11 @@ export interface EventTable {
  * @throws InvalidArgs if the event id was used for another target
  * @throws LedgerError if the table is unavailable
  */
-export async function fixVersion(
+export async function fixVersion<T extends RequestedState>(
   events: EventTable,
-  desired: DesiredState,
+  desired: T,
   signal: AbortSignal,
-): Promise<DesiredState> {
+): Promise<T> {
   const event: StoredEvent = {
     barman_server: desired.barman_server,
     event_id: eventIdOf(desired.version),

@@ -3,7 +3,7 @@
 import * as v from 'valibot';
 import { LedgerError } from '../errors.ts';
 import { ExitCode } from '../exit-code.ts';
-import { type ConfigTarget, isTargetText } from '../target.ts';
+import { type ConfigTarget, isTargetText, type RequestedTarget } from '../target.ts';
 
 /** What an event wants a Barman server to be set to. */
 export interface DesiredState {
@@ -14,6 +14,11 @@ export interface DesiredState {
   readonly target: ConfigTarget;
   /** From `versionOf`. */
   readonly version: string;
+}
+
+/** The same, while the leader is not known yet. */
+export interface RequestedState extends Omit<DesiredState, 'target'> {
+  readonly target: RequestedTarget;
 }
 
 /** ISO 8601 in UTC with milliseconds, so that times compare as text. */

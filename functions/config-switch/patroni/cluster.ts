@@ -7,7 +7,7 @@ import { createSecretKey, type KeyObject } from 'node:crypto';
 import { BlockList, isIP } from 'node:net';
 import * as v from 'valibot';
 import { mapOf } from '../schema.ts';
-import { BarmanName } from '../target.ts';
+import { BarmanName, type ConfigTarget } from '../target.ts';
 import { pathOf, quotedKey } from '../text.ts';
 
 /** Barman's default for the option `streaming_archiver_name` (barman(5)). */
@@ -98,6 +98,9 @@ const Settings = v.object(
   'is missing',
 );
 
+/** Patroni member → model; null: no model. */
+export type Members = ReadonlyMap<string, string | null>;
+
 export interface Cluster {
   /** Of the parameter `clusters/<name>`. */
   readonly name: string;
@@ -106,10 +109,9 @@ export interface Cluster {
   /** May switch the servers of this cluster, and no others. */
   readonly secrets: readonly KeyObject[];
   /**
-   * Barman server → Patroni member → model; null: no model. Without members, nothing is reconciled for the
-   * server.
+   * Barman server → its members. Without members, nothing is reconciled for the server.
    */
-  readonly servers: ReadonlyMap<string, ReadonlyMap<string, string | null>>;
+  readonly servers: ReadonlyMap<string, Members>;
   /** URLs of Patroni's REST API; empty: it is not asked. */
   readonly patroni: readonly URL[];
   /** The `application_name` of Barman's receive-wal; null: WAL arrives in another way. */
@@ -176,6 +178,18 @@ export function secretKeys(text: string): readonly KeyObject[] | undefined {
     .map((secret) => Buffer.from(SECRET.exec(secret)?.[1] ?? '', 'base64'));
   const wellFormed = keys.every(({ length }) => length >= SECRET_BYTES.min && length <= SECRET_BYTES.max);
   return keys.length > 0 && wellFormed ? keys.map((key) => createSecretKey(key)) : undefined;
+}
+
+/**
+ * Returns the target of a Barman server while a member leads.
+ *
+ * @param members of the server in its cluster
+ * @returns undefined if the member has no model there
+ */
+export function modelTarget(members: Members, member: string): ConfigTarget | undefined {
+  const model = members.get(member);
+  if (model === undefined) return undefined;
+  return model === null ? { reset: true } : { model };
 }
 
 /**

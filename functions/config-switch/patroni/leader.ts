@@ -11,8 +11,19 @@ import { deadline } from '../deadline.ts';
 import type { Cluster } from './cluster.ts';
 import type { Answer, Ask, Path } from './rest-api.ts';
 
-/** Time limit of each of the two rounds of requests (ms). */
-const ROUND = 3_000;
+/** How a round of requests ends. */
+export interface Round {
+  /** Its time limit (ms). */
+  readonly limit: number;
+  /**
+   * The nodes that did not answer the last round in time: while others answer, no round waits for them. Updated
+   * in place.
+   */
+  readonly silent?: Set<URL>;
+}
+
+/** A heartbeat's: it has the time to wait for a slow node. */
+const ROUND: Round = { limit: 3_000 };
 /** How long ago the leader must have seen the DCS at most, by its own clock (ms). */
 const DCS_SEEN_WITHIN = 30_000;
 
@@ -95,10 +106,15 @@ class CannotWrite extends Unknown {
  * @param cluster with the URLs of its nodes; those that nodes report are never used
  * @param signal aborts earlier
  */
-export async function observe(cluster: Cluster, ask: Ask, signal: AbortSignal): Promise<Observation> {
+export async function observe(
+  cluster: Cluster,
+  ask: Ask,
+  signal: AbortSignal,
+  round = ROUND,
+): Promise<Observation> {
   return known(async () => {
-    const leader = leaderNamed(cluster, await askAll(cluster.patroni, 'cluster', ask, signal));
-    return leaderConfirmed(cluster, leader, await askAll(cluster.patroni, 'leader', ask, signal));
+    const leader = leaderNamed(cluster, await askAll(cluster.patroni, 'cluster', ask, signal, round));
+    return leaderConfirmed(cluster, leader, await askAll(cluster.patroni, 'leader', ask, signal, round));
   });
 }
 
@@ -124,20 +140,31 @@ async function known(leader: () => Promise<Leader>): Promise<Observation> {
 /** What each node answered. */
 export type Answers = readonly (readonly [URL, Answer])[];
 
-/** Asks some nodes at the same time, for at most three seconds. */
+/** Asks some nodes at the same time, in one round. */
 export async function askAll(
   nodes: readonly URL[],
   path: Path,
   ask: Ask,
   signal: AbortSignal,
+  { limit: time, silent = new Set() } = ROUND,
 ): Promise<Answers> {
-  const limit = deadline(ROUND);
+  const limit = deadline(time);
+  const ended = new AbortController();
+  const inTime = AbortSignal.any([signal, limit.signal, ended.signal]);
+  const asked = nodes.map(async (node) => {
+    const answer = await ask(node, path, inTime);
+    if (inTime.aborted) silent.add(node);
+    else silent.delete(node);
+    return [node, answer] as const;
+  });
+  const others = asked.filter((_, index) => !silent.has(nodes[index] as URL));
   try {
-    const limited = AbortSignal.any([signal, limit.signal]);
-    return await Promise.all(nodes.map(async (node) => [node, await ask(node, path, limited)] as const));
+    await Promise.all(others.length > 0 ? others : asked);
   } finally {
     limit.clear();
   }
+  ended.abort();
+  return Promise.all(asked);
 }
 
 /** Returns the leader that all nodes name @throws Unknown */

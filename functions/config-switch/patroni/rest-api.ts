@@ -26,7 +26,7 @@ export type Path = 'cluster' | 'leader' | 'config' | 'history';
 /** Asks a node. It never rejects. */
 export type Ask = (node: URL, path: Path, signal: AbortSignal) => Promise<Answer>;
 
-/** The client of one heartbeat: a connection to each node. */
+/** The client of one invocation: a connection to each node. */
 export class PatroniClient implements AsyncDisposable {
   readonly #tls: TlsSettings;
   #agent: Agent | undefined;

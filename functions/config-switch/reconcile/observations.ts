@@ -16,14 +16,13 @@ import type { Change } from '../ledger/conditions.ts';
 import { type Item, isPaused, isPending, isRecorded, timeOf } from '../ledger/item.ts';
 import type { Ledger, ServerMessage, Servers } from '../ledger/ledger.ts';
 import { isStagePaused } from '../ledger/stage.ts';
+import { modelTarget } from '../patroni/cluster.ts';
 import type { Leader } from '../patroni/leader.ts';
 import type { Observed } from '../patroni/observe-clusters.ts';
 import { type ConfigTarget, nameOf, parseTarget, targetText } from '../target.ts';
-import { eventTimeOf, versionOf } from '../version.ts';
+import { eventTimeOf, observedVersionOf } from '../version.ts';
 import { TOLERANCE } from './lasting.ts';
 
-/** How old an observation may be (ms): its version is that much older than its first request. */
-const STALENESS = 30_000;
 /** How old a desired state must be before an observation replaces it (ms). */
 const GRACE = 60_000;
 /**
@@ -169,12 +168,11 @@ async function recordServer(
   const notStreaming = isCounted ? didNotStream(before, lastKnown) : undefined;
   if ('unknown' in observation) return { notStreaming };
   const { leader, streaming } = observation;
-  const model = members.get(leader);
-  if (model === undefined) {
+  const target = modelTarget(members, leader);
+  if (!target) {
     const unknown = `its leader ${leader} has no model for Barman server ${barman_server}; add it to clusters/${cluster.name}`;
     return { notStreaming, unknown };
   }
-  const target: ConfigTarget = model === null ? { reset: true } : { model };
   const seen = { ...observation, ...server, cluster: cluster.scope, target };
   try {
     return await recordLeader(options, seen, before);
@@ -239,7 +237,7 @@ async function recordDesired(
   const { desired, differs_since } = item;
   if (at - timeOf(differs_since, Number.POSITIVE_INFINITY) < (1 - TOLERANCE) * interval) return undefined;
   if (eventTimeOf(desired?.version ?? '') >= at - GRACE) return undefined;
-  const version = versionOf(at - STALENESS, `leader:${encodeURIComponent(leader)}`);
+  const version = observedVersionOf(at, `leader:${encodeURIComponent(leader)}`);
   if (!(await ledger.recordObserved(item, { barman_server, cluster, target, version }, signal)))
     return undefined;
   const now = `Patroni's leader is ${leader}: ${nameOf(target)} is desired for Barman server ${barman_server} now`;

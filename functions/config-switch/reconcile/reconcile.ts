@@ -19,9 +19,11 @@ import {
   isRecorded,
   mustApplyAgain,
   type RecordedItem,
+  type RequestedState,
 } from '../ledger/item.ts';
 import { type EndedLease, type Lease, mayPost } from '../ledger/ledger.ts';
 import { isStagePaused } from '../ledger/stage.ts';
+import type { FollowedLeader } from '../patroni/follow-leader.ts';
 import { parseTarget } from '../target.ts';
 import { type TakeOverOptions, takeOver } from './take-over.ts';
 
@@ -40,34 +42,64 @@ export interface ReconcileOptions extends TakeOverOptions {
     Pick<PgBackupApi, 'createConfigSwitchOperation' | 'waitForOperation'>;
 }
 
+export interface RecordOptions extends Omit<ReconcileOptions, 'caller' | 'allPaused'> {
+  readonly events: EventTable;
+  /** Asks Patroni whom a Barman server follows; see `followLeader`. */
+  readonly leaderOf: (barman_server: string, signal: AbortSignal) => Promise<FollowedLeader>;
+}
+
 /** Another invocation has the lease. */
 class LeaseLost extends Error {}
 /** The lease was renewed, and is for a newer desired state now. */
 class NewerDesired extends Error {}
 
 /**
- * Fixes the version of an event, records its desired state, then reconciles.
+ * Fixes the version of an event, finds out what it asks for, records that as the desired state, then reconciles.
  *
  * @returns DONE if Barman was set to this desired state, SKIPPED if it was set to a newer one
- * @throws InvalidArgs if the event id was used for another target
+ * @throws InvalidArgs if the event id was used for another target, or no cluster has the leader to follow
+ * @throws LeaderUnknown if the leader is not known in time; nothing is recorded
  * @throws LedgerError if the ledger is unavailable
  * @throws Busy if another invocation is switching, or the server is paused
  * @throws ConfigSwitchFailed, HttpError as `switchConfig` does
  */
-export async function recordAndReconcile(
-  options: Omit<ReconcileOptions, 'caller' | 'allPaused'> & { readonly events: EventTable },
-  event: DesiredState,
-): Promise<Result> {
+export async function recordAndReconcile(options: RecordOptions, requested: RequestedState): Promise<Result> {
   const { ledger, events, signal, facts } = options;
-  const [desired, stage] = await Promise.all([fixVersion(events, event, signal), ledger.stage(signal)]);
-  const { barman_server, version } = desired;
+  const [event, stage] = await Promise.all([fixVersion(events, requested, signal), ledger.stage(signal)]);
+  const { barman_server, version } = event;
+  facts.duplicate = version !== requested.version;
   const allPaused = isStagePaused(stage);
-  const lease = allPaused ? undefined : await ledger.recordAndAcquire(desired, signal);
+  const followed = 'follow_leader' in event.target ? await findLeader(options, event) : undefined;
+  const desired = followed ? { ...event, target: followed.target } : event;
+  const lease = hasTarget(desired) && !allPaused ? await ledger.recordAndAcquire(desired, signal) : undefined;
   // Without a lease: another invocation holds it, or this event or a newer one is recorded.
-  if (!lease) await ledger.record(desired, signal);
+  const isNewest = lease !== undefined || (hasTarget(desired) && (await ledger.record(desired, signal)));
   facts.recorded = true;
-  facts.duplicate = version !== event.version;
+  if (followed && isNewest) facts.followed = followed;
   return reconcile({ ...options, caller: 'event', allPaused }, barman_server, version, lease);
+}
+
+/**
+ * Returns the leader that an event follows; undefined if it, or something newer, is already recorded.
+ *
+ * @throws InvalidArgs, HttpError as `followLeader` does
+ */
+async function findLeader(
+  { ledger, leaderOf, facts, signal }: RecordOptions,
+  { barman_server, version }: RequestedState,
+): Promise<FollowedLeader | undefined> {
+  const item = await ledger.get(barman_server, signal);
+  if (isRecorded(item) && item.desired.version >= version) return undefined;
+  const start = performance.now();
+  try {
+    return await leaderOf(barman_server, signal);
+  } finally {
+    facts.asked = performance.now() - start;
+  }
+}
+
+function hasTarget(state: RequestedState): state is DesiredState {
+  return !('follow_leader' in state.target);
 }
 
 /**
