@@ -13,6 +13,7 @@ import { type Item, isLeased, isPaused, isPending } from './ledger/item.ts';
 import { isStagePaused } from './ledger/stage.ts';
 import { recordAndReconcile } from './reconcile/reconcile.ts';
 import { type ConfigTarget, type RequestedTarget, requestedTarget } from './target.ts';
+import { type EventTime, eventVersionOf } from './version.ts';
 
 export { switchConfig } from './barman/switch-config.ts';
 export { ExitCode } from './exit-code.ts';
@@ -54,7 +55,7 @@ type RunOptions = Parameters<typeof recordAndReconcile>[0] & { readonly api: Pic
  *
  * @param options pg-backup-api, which connects at its first request, the ledger, and the time left
  * @param args the role change
- * @param version from `versionOf`
+ * @param when the role changed
  * @returns DONE or SKIPPED
  * @throws InvalidArgs if the role matches, and none or several of model, reset and leader are given
  * @throws LeaderUnknown, LedgerError, HttpError also for a dry run: a switch would end so, too
@@ -63,7 +64,7 @@ type RunOptions = Parameters<typeof recordAndReconcile>[0] & { readonly api: Pic
 export async function runBarmanConfigSwitch(
   options: RunOptions,
   args: PermittedRoleChange & (ToSkip | ToSwitch),
-  version: string,
+  when: EventTime,
 ): Promise<Result> {
   if (args.action !== 'on_role_change') {
     return skipped(`skipped: "${args.action}" changes no role; the callback of this node works`);
@@ -73,6 +74,7 @@ export async function runBarmanConfigSwitch(
   }
   const { barman_server, cluster, role, target, dry_run } = toSwitch(args);
   if (dry_run) return skipped(`dry run: ${await dryRun(options, barman_server, target)}`);
+  const version = eventVersionOf(when, target);
   return recordAndReconcile(options, { barman_server, cluster, role, target, version });
 }
 

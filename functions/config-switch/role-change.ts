@@ -11,7 +11,6 @@ import type { Result } from './exit-code.ts';
 import { followLeader } from './patroni/follow-leader.ts';
 import type { Services } from './services.ts';
 import { reporting } from './telemetry.ts';
-import { observedVersionOf, versionOf } from './version.ts';
 
 /**
  * Creates the handler. From the outside in: report how the event ended, receive it, respond; inside, each
@@ -29,11 +28,8 @@ export function createRoleChangeHandler({ settings, connect, ...services }: Serv
     const permitted = await authorise(sender, roleChange, settings, event.signal);
     await using api = connect(event);
     const leaderOf = (server: string, signal: AbortSignal) => followLeader(server, settings, signal);
-    const version = (roleChange.follow_leader ? observedVersionOf : versionOf)(
-      eventTime(event),
-      event.event_id,
-    );
-    return runBarmanConfigSwitch({ ...services, ...event, api, leaderOf }, permitted, version);
+    const when = { event_id: event.event_id, time: eventTime(event) };
+    return runBarmanConfigSwitch({ ...services, ...event, api, leaderOf }, permitted, when);
   };
 
   // Without middy's early time-out: it covers the handler only, and the deadline covers everything.

@@ -3,6 +3,8 @@
  * compare as text; greater is newer. The only place that composes one and takes it apart.
  */
 
+import type { RequestedTarget } from './target.ts';
+
 /**
  * Composes a version.
  *
@@ -16,13 +18,27 @@ export function versionOf(eventTime: number, eventId: string): string {
 const STALENESS = 30_000;
 
 /**
- * Composes the version of what Patroni says: an event that names its target is more certain, so it wins within
- * half a minute.
+ * Composes the version of what Patroni says, as old as its answer may be: an event that names its target wins.
  *
- * @param time when the role changed, or Patroni was asked (ms since the epoch)
+ * @param askedAt when Patroni was asked (ms since the epoch)
  */
-export function observedVersionOf(time: number, id: string): string {
-  return versionOf(time - STALENESS, id);
+export function observedVersionOf(askedAt: number, id: string): string {
+  return versionOf(askedAt - STALENESS, id);
+}
+
+/**
+ * Composes the version of an event.
+ *
+ * @param time when the role changed (ms since the epoch)
+ */
+export function eventVersionOf({ time, event_id }: EventTime, target: RequestedTarget): string {
+  return ('follow_leader' in target ? observedVersionOf : versionOf)(time, event_id);
+}
+
+/** Which event it is, and when the role changed (ms since the epoch). */
+export interface EventTime {
+  readonly event_id: string;
+  readonly time: number;
 }
 
 /** Returns the id of the event that a version came from. */

@@ -116,7 +116,7 @@ describe('an invalid payload', () => {
       statusCode: 400,
       response: {
         exit_code: 4,
-        message: expect.stringContaining('barman_model is "pg:node2" and reset is true'),
+        message: expect.stringContaining('barman_model is "pg:node2", reset is true'),
       },
     });
     expect(run.host.api.requests).toEqual([]);

@@ -12,6 +12,7 @@ const RECONCILE = `${FUNCTION}/reconcile/reconcile.ts`;
 const TAKE_OVER = `${FUNCTION}/reconcile/take-over.ts`;
 const OBSERVATIONS = `${FUNCTION}/reconcile/observations.ts`;
 const HEARTBEAT = `${FUNCTION}/reconcile/heartbeat.ts`;
+const VERSION = `${FUNCTION}/version.ts`;
 const PG_BACKUP_API = `${FUNCTION}/barman/pg-backup-api.ts`;
 const SWITCH_CONFIG = `${FUNCTION}/barman/switch-config.ts`;
 const WORLD = 'test/model/world.ts';
@@ -42,11 +43,15 @@ export const MUTANTS: readonly Mutant[] = [
   {
     condition: 'events: put before the desired state is recorded',
     edits: [
-      edit(RECONCILE, 'await Promise.all([fixVersion(events, event, signal), ', 'await Promise.all([event, '),
+      edit(
+        RECONCILE,
+        'await Promise.all([fixVersion(events, requested, signal), ',
+        'await Promise.all([requested, ',
+      ),
       edit(
         RECONCILE,
         'facts.recorded = true;',
-        'await fixVersion(events, event, signal);\n  facts.recorded = true;',
+        'await fixVersion(events, requested, signal);\n  facts.recorded = true;',
       ),
     ],
   },
@@ -317,7 +322,7 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     condition: 'observation: its version is older than the answers may be',
-    edits: [edit(OBSERVATIONS, 'const STALENESS = 30_000;', 'const STALENESS = -30_000;')],
+    edits: [edit(VERSION, 'const STALENESS = 30_000;', 'const STALENESS = -30_000;')],
   },
   {
     condition: 'observation: two in a row, some time apart',
@@ -327,7 +332,7 @@ export const MUTANTS: readonly Mutant[] = [
         'at - timeOf(differs_since, Number.POSITIVE_INFINITY) < (1 - TOLERANCE) * interval',
         'differs_since === undefined',
       ),
-      edit(OBSERVATIONS, 'const STALENESS = 30_000;', 'const STALENESS = 0;'),
+      edit(VERSION, 'const STALENESS = 30_000;', 'const STALENESS = 0;'),
       edit(OBSERVATIONS, 'const GRACE = 60_000;', 'const GRACE = 0;'),
     ],
   },
@@ -340,6 +345,16 @@ export const MUTANTS: readonly Mutant[] = [
   {
     condition: 'observation: what does not stream is applied again',
     edits: [edit(OBSERVATIONS, 'if (overdue < 0 ||', 'if (overdue < 2 ** 50 ||')],
+  },
+  {
+    condition: 'leader: an event that follows it is older than one that names its model',
+    edits: [
+      edit(VERSION, "'follow_leader' in target ? observedVersionOf", "'follow_leader' in target ? versionOf"),
+    ],
+  },
+  {
+    condition: 'leader: nothing is recorded for what is not newer',
+    edits: [edit(CONDITIONS, "less('desired.version', version)", "less('desired.version', version + '~')")],
   },
   {
     condition: 'inspection: it changes no item of a server',

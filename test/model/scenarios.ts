@@ -405,7 +405,72 @@ const DIRECTED: readonly fc.Arbitrary<Scenario>[] = [
   }),
 ];
 
+/** How old Patroni's answers are at most (ms): as long as a dead leader is named. */
+const ANSWERS = ms(0, 27_000);
+/** Deliveries of role changes 1 to 3: up to two minutes late, twice, with a model or for the leader. */
+const rolesChanged = fc.array(
+  fc.record({
+    event: fc.integer({ min: 1, max: 3 }),
+    repeats: fc.boolean(),
+    follows: fc.option(fc.constantFrom('role change' as const, 'role change' as const, 'alone' as const), {
+      nil: undefined,
+    }),
+    at: ms(0, 260_000),
+  }),
+  { minLength: 1, maxLength: 6 },
+);
+const whole = (given: Partial<Delivery> & Pick<Delivery, 'event' | 'at'>): Delivery => ({
+  ...{ repeats: false, time: 28_500, crashAt: undefined },
+  ...given,
+  ...(given.follows === 'alone' && { event: 0 }),
+});
+
+/** Events that follow the leader: some lost, late, twice, beside others with a model, and answered with an old leader. */
+const FOLLOWING: readonly fc.Arbitrary<Scenario>[] = [
+  directed({
+    answers: ANSWERS,
+    observation: ANSWERS,
+    spacing: fc.constantFrom(12_000, 20_000, 45_000, 70_000),
+    lost: fc.constantFrom([1], [1, 2], [1, 2, 3]),
+    deliveries: rolesChanged.map((deliveries) => deliveries.map(whole)),
+    faultsUntil: fc.constant(300_000),
+  }),
+  // The leader is asked for right before it changes, and the event of that change names its model.
+  directed({
+    answers: ANSWERS,
+    observation: ANSWERS,
+    spacing: ms(20_000, 70_000),
+    deliveries: fc
+      .tuple(
+        fc.record({
+          event: fc.constantFrom(1, 2),
+          follows: fc.constantFrom('role change', 'alone'),
+          at: ms(20_000, 150_000),
+        }),
+        fc.record({ event: fc.constant(2), at: ms(0, 150_000) }),
+      )
+      .map((deliveries) => deliveries.map((one) => whole(one as Delivery))),
+    faultsUntil: fc.constant(300_000),
+  }),
+  // Events that no role change has sent, for ever.
+  directed({
+    answers: ms(0, 15_000),
+    observation: ANSWERS,
+    spacing: ms(12_000, 40_000),
+    deliveries: fc
+      .record({ event: fc.integer({ min: 1, max: 3 }), at: ms(0, 200_000) })
+      .map((named) => [
+        whole(named),
+        ...Array.from({ length: 16 }, (_, index) =>
+          whole({ event: 0, follows: 'alone', at: 30_000 * (index + 1) }),
+        ),
+      ]),
+    faultsUntil: fc.constant(300_000),
+  }),
+];
+
 export const scenario: fc.Arbitrary<Scenario> = fc.oneof(
   { weight: DIRECTED.length, arbitrary: random },
   ...DIRECTED.map((arbitrary) => ({ weight: 1, arbitrary })),
+  ...FOLLOWING.map((arbitrary) => ({ weight: 3, arbitrary })),
 );

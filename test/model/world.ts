@@ -13,6 +13,7 @@ import {
   ConfigSwitchFailed,
   DeadlineExceeded,
   HttpError,
+  LeaderUnknown,
 } from '../../functions/config-switch/errors.ts';
 import type { Result } from '../../functions/config-switch/exit-code.ts';
 import { ExitCode } from '../../functions/config-switch/exit-code.ts';
@@ -31,11 +32,12 @@ import { type Item, isPending, readItem } from '../../functions/config-switch/le
 import { Ledger, POST_WINDOW } from '../../functions/config-switch/ledger/ledger.ts';
 import { Operator } from '../../functions/config-switch/ledger/operator.ts';
 import { STAGE_KEY } from '../../functions/config-switch/ledger/stage.ts';
+import type { FollowedLeader } from '../../functions/config-switch/patroni/follow-leader.ts';
 import type { Observed } from '../../functions/config-switch/patroni/observe-clusters.ts';
 import { beat, type HeartbeatOptions } from '../../functions/config-switch/reconcile/heartbeat.ts';
 import { recordAndReconcile } from '../../functions/config-switch/reconcile/reconcile.ts';
-import type { ConfigTarget } from '../../functions/config-switch/target.ts';
-import { versionOf } from '../../functions/config-switch/version.ts';
+import { type ConfigTarget, parseTarget } from '../../functions/config-switch/target.ts';
+import { eventVersionOf } from '../../functions/config-switch/version.ts';
 import { changed, holds } from '../stand-ins/memory-table.ts';
 import { connect, type Request, type Response } from './network.ts';
 
@@ -60,6 +62,8 @@ const LATEST = 9 * MINUTE;
 const CORRECTION = 3 * MINUTE;
 /** The largest difference between an instance's clock and AWS's (ms). */
 const SKEW = 500;
+/** How long a heartbeat takes, with what it applies (ms). */
+const BEAT = 15_000;
 /** How late a virtual timer may be: each one is rounded to a millisecond (ms). */
 const TIMER = 5;
 const NEVER = new Promise<never>(() => {});
@@ -91,6 +95,11 @@ export interface Delivery {
   readonly event: number;
   /** Whether it is sent again with a later time, if it was already recorded. */
   readonly repeats: boolean;
+  /**
+   * It asks for the leader's model. `alone`: no role change has sent it, but PostgreSQL was restarted, say; it is
+   * dated by its arrival.
+   */
+  readonly follows?: 'role change' | 'alone' | undefined;
   /** When it arrives (ms). */
   readonly at: number;
   /** Time to the deadline (ms). */
@@ -130,6 +139,12 @@ export interface Scenario {
   readonly resets?: number;
   /** How old Patroni's answers are at most (ms); undefined: Patroni is not asked. */
   readonly observation: number | undefined;
+  /**
+   * How old Patroni's answers to events are at most (ms); undefined: no event follows the leader. Then another
+   * role change may win than the newest, for a time, and only this is checked: Barman is on the leader four
+   * heartbeats after the last role change, and an event that names the newest one's model is never refused.
+   */
+  readonly answers?: number;
   /** WAL arrives in another way than by streaming, so that this is not checked. */
   readonly withoutStreaming?: boolean;
   /**
@@ -289,14 +304,13 @@ export class World {
     const { signal, clear } = deadline(delivery.time);
     const facts = newFacts();
     // A sender that repeats an event without `age_ms` dates it differently.
-    const isRecorded = this.#events.has(`event-${delivery.event}`);
-    const time = delivery.repeats && isRecorded ? 100_000 + Date.now() : this.#happenedAt(delivery.event);
-    const desired = {
-      barman_server: SERVER,
-      cluster: 'c',
-      target: this.targetOf(delivery.event),
-      version: versionOf(time, `event-${delivery.event}`),
-    };
+    const event_id = idOf(delivery);
+    const isRecorded = this.#events.has(event_id);
+    const happened = delivery.follows === 'alone' ? Date.now() : this.#happenedAt(delivery.event);
+    const time = delivery.repeats && isRecorded ? 100_000 + Date.now() : happened;
+    const target = delivery.follows ? ({ follow_leader: true } as const) : this.targetOf(delivery.event);
+    const version = eventVersionOf({ event_id, time }, target);
+    const desired = { barman_server: SERVER, cluster: 'c', target, version };
     this.running += 1;
     let result: Result | Error;
     try {
@@ -305,7 +319,7 @@ export class World {
           {
             ledger: instance.ledger,
             events: instance,
-            leaderOf: () => Promise.reject(new Error('no event follows the leader')),
+            leaderOf: () => this.#answer(instance, signal),
             api: instance.pgBackupApi(signal),
             signal,
             remaining: () => start + delivery.time - performance.now(),
@@ -325,12 +339,12 @@ export class World {
     if (instance.crashed) return;
     if (performance.now() > start + delivery.time + TIMER)
       this.violate(`LATE: ${name} returned after its deadline`);
-    this.#check(name, delivery.event, result, facts);
+    this.#check(name, delivery, result, facts);
   }
 
   /** Checks the result of an invocation. */
-  #check(name: string, event: number, result: Result | Error, facts: Facts): void {
-    if (facts.recorded) this.#recorded = Math.max(this.#recorded, event);
+  #check(name: string, { event, follows }: Delivery, result: Result | Error, facts: Facts): void {
+    if (facts.recorded && !follows) this.#recorded = Math.max(this.#recorded, event);
     this.log(
       `${name} returns ${result instanceof Error ? `${result.name}: ${result.message}` : result.message}`,
     );
@@ -344,10 +358,14 @@ export class World {
         this.violate(`SELF-BLOCK: ${name} waits for itself`);
       return;
     }
+    if (follows) return;
     if (result.exit_code === ExitCode.CONFIG_SWITCH_DONE) {
       if (this.#active < event && !this.#isUnsettled && !this.#byHand)
         this.violate(`FALSE-DONE: ${name} for event ${event}, Barman is set to ${this.#active}`);
       this.#done = Math.max(this.#done, event);
+    } else if (this.#scenario.answers !== undefined) {
+      if (event === this.newest && this.#desired !== event)
+        this.violate(`REFUSED: ${name} for the newest role change, and ${this.#desired} is desired`);
     } else if (this.#applied < event || this.#item?.applied?.version.endsWith(`#event-${event}`)) {
       // An observation of the same leader supersedes its event.
       if (!this.#scenario.operator) this.violate(`SKIP-UNDONE: ${name} for event ${event}`);
@@ -391,7 +409,11 @@ export class World {
   }
 
   get #applied(): number {
-    return this.eventOf(this.#item?.applied?.version);
+    return this.eventOf(this.#item?.applied);
+  }
+
+  get #desired(): number {
+    return this.eventOf(this.#item?.desired);
   }
 
   get #isUnsettled(): boolean {
@@ -419,6 +441,14 @@ export class World {
     return this.#scenario.observation === undefined
       ? this.#recorded
       : this.leaderAt(Number.POSITIVE_INFINITY);
+  }
+
+  /** What Patroni says to an event that follows the leader: who led a moment ago. */
+  async #answer(instance: Instance, signal: AbortSignal): Promise<FollowedLeader> {
+    const leader = this.leaderAt(Date.now() - this.between(0, (this.#scenario.answers ?? 0) + 1));
+    if (leader === 0) throw new LeaderUnknown('no node has ever been promoted');
+    await instance.step(signal, () => {}, this.between(500, 3_000));
+    return { leader: String(leader), target: this.targetOf(leader) };
   }
 
   /** What Patroni says: the leader of a moment ago, or nothing. The member has the number of the role change. */
@@ -450,9 +480,11 @@ export class World {
     ];
   }
 
-  /** The number of the event that a version came from, or of the leader; 0 without one. */
-  eventOf(version: string | undefined): number {
-    return version === undefined ? 0 : Number(version.split(/#(?:event-|leader:)/)[1]);
+  /** The number of the role change that a state of the item is about; 0 without one. */
+  eventOf(state: Item['desired'] | Item['applied']): number {
+    if (state === undefined) return 0;
+    const target = parseTarget(state.target);
+    return 'model' in target ? Number(target.model) : (this.#scenario.resets ?? 0);
   }
 
   /**
@@ -553,9 +585,9 @@ export class World {
     if (change.applied && (before?.applied?.version ?? '') < change.applied.version)
       this.#newerAt = Date.now();
     if (unsettled_since !== before?.unsettled_since) this.#markedAt = unsettled_since ? Date.now() : 0;
-    this.#recorded = Math.max(this.#recorded, this.eventOf(desired?.version));
+    this.#recorded = Math.max(this.#recorded, this.eventOf(desired));
     if (change.applied) {
-      const lies = !unsettled_since && !this.#byHand && this.eventOf(applied?.version) > this.#active;
+      const lies = !unsettled_since && !this.#byHand && this.eventOf(applied) > this.#active;
       if (lies) this.violate(`LEDGER-LIES: applied is ${applied?.target}, Barman is set to ${this.#active}`);
       if (before?.unsettled_since && !unsettled_since) this.log(`${writer} settles`);
     }
@@ -568,7 +600,7 @@ export class World {
   #checkSettled(): void {
     const item = this.#item;
     if (!item?.desired || item.lease || item.unsettled_since || isPending(item) || this.#byHand) return;
-    const event = this.eventOf(item.desired.version);
+    const event = this.eventOf(item.desired);
     const loose = this.#loose().find((one) => one.event !== event);
     if (loose) this.violate(`SETTLED-EARLY: ${event} is settled, and ${loose.event} may still take effect`);
     if (this.#active !== event) this.violate(`SETTLED-WRONG: ${event} is settled, Barman: ${this.#active}`);
@@ -651,10 +683,11 @@ export class World {
     const { id, event } = operation;
     operation.mayWrite = false;
     this.log(`${id} writes ${event}`);
+    if (this.#scenario.answers !== undefined && event !== this.#active) this.#checkLate(event);
     this.#active = event;
     this.#byHand = false;
     const now = Date.now();
-    if (event < this.#done) {
+    if (event < this.#done && this.#scenario.answers === undefined) {
       const { strict } = this.#scenario;
       if (strict || !this.#isUnsettled)
         this.violate(`REGRESS: ${id} writes ${event}, the result of ${this.#done} was DONE`);
@@ -664,6 +697,13 @@ export class World {
       this.#behind = undefined;
     }
     this.#checkSettled();
+  }
+
+  /** Checks that Barman was not on another leader's model for longer than four heartbeats. */
+  #checkLate(event: number): void {
+    const since = Date.now() - this.#happenedAt(this.newest);
+    if (since > 4 * MINUTE + BEAT)
+      this.violate(`LATE: ${event} is set ${Math.round(since / 1_000)} s after the last role change`);
   }
 
   /** How long Barman may be behind an event that was answered DONE, if nothing else fails. */
@@ -714,13 +754,15 @@ export class World {
         `NO-LEASE: ${sender} sends ${event}, and ${this.#item?.lease ? this.#leasedBy : 'no instance'} has the lease`,
       );
     const again = this.#item?.apply_again_at !== undefined;
-    if (event < this.#applied || (event === this.#applied && !again)) {
+    const isOld = event < this.#applied || (event === this.#applied && !again);
+    if (isOld && this.#scenario.answers === undefined) {
       this.violate(`OLD-POST: ${sender} sends ${event}, and ${this.#applied} is applied`);
     }
     if (Date.now() > this.#pausedAt + POST_WINDOW + 2 * SKEW)
       this.violate(`PAUSED: ${sender} sends ${event}`);
     const earlier = [...this.#operations.values()].filter((operation) => operation.event === event);
-    if (this.nothingFails && !again && earlier.some(({ id }) => this.#known.has(id))) {
+    const isOnce = this.nothingFails && this.#scenario.answers === undefined;
+    if (isOnce && !again && earlier.some(({ id }) => this.#known.has(id))) {
       this.violate(`REPEATED: ${sender} sends ${event} again, although nothing has failed`);
     }
     if (earlier.length >= (this.#scenario.mostPosts ?? 40))
@@ -776,6 +818,12 @@ export class World {
     this.violations.push(what);
     this.log(`<== ${what}`);
   }
+}
+
+/** The id of an event. */
+function idOf({ event, follows, at }: Delivery): string {
+  if (follows === 'alone') return `alone-${at}`;
+  return `${follows ? 'follows' : 'event'}-${event}`;
 }
 
 /** What happens to an instance: as for `Delivery`. */
