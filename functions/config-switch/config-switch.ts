@@ -94,7 +94,7 @@ async function dryRun(
   const [item, stage] = await Promise.all([ledger.get(barman_server, signal), ledger.stage(signal)]);
   let target: ConfigTarget;
   if ('follow_leader' in requested) {
-    facts.followed = await leaderOf(barman_server, signal);
+    facts.followed = await leaderOf(item ?? { barman_server }, signal);
     target = facts.followed.target;
   } else target = requested;
   const diagnosis = await whileDiagnosing(options, (diagnose) => diagnose());

@@ -8,7 +8,7 @@ import { receiving } from './event/receive.ts';
 import { responding } from './event/response.ts';
 import { authenticate, authorise } from './event/sender.ts';
 import type { Result } from './exit-code.ts';
-import { followLeader } from './patroni/follow-leader.ts';
+import { followLeader, type LeaderOf } from './patroni/follow-leader.ts';
 import type { Services } from './services.ts';
 import { reporting } from './telemetry.ts';
 
@@ -27,7 +27,7 @@ export function createRoleChangeHandler({ settings, connect, ...services }: Serv
     event.facts.roleChange = roleChange;
     const permitted = await authorise(sender, roleChange, settings, event.signal);
     await using api = connect(event);
-    const leaderOf = (server: string, signal: AbortSignal) => followLeader(server, settings, signal);
+    const leaderOf: LeaderOf = (server, signal) => followLeader(server, settings, signal);
     const when = { event_id: event.event_id, time: eventTime(event) };
     return runBarmanConfigSwitch({ ...services, ...event, api, leaderOf }, permitted, when);
   };

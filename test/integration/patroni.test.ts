@@ -12,9 +12,12 @@ import { observeClusters } from '../../functions/config-switch/patroni/observe-c
 import { PatroniClient } from '../../functions/config-switch/patroni/rest-api.ts';
 import { survey } from '../../functions/config-switch/patroni/survey.ts';
 import { CertificateAuthority } from '../stand-ins/certificates.ts';
+import { POSTGRESQL } from '../stand-ins/diagnose.ts';
 import { PatroniStandIn } from '../stand-ins/patroni-rest-api.ts';
 import { listen } from '../stand-ins/server.ts';
 
+/** What is observed while node1 leads. */
+const NODE1_LEADS = { leader: 'node1', system_id: POSTGRESQL.systemId };
 const signal = () => AbortSignal.timeout(5_000);
 /** Asks once for `/cluster`. */
 async function ask(url: URL, tls: TlsSettings = {}, until = signal()) {
@@ -214,7 +217,7 @@ describe('the clusters', () => {
     const asked = cluster('a', { patroni: urlsOf(patroni) });
     const before = Date.now();
     const observed = await observeClusters({ clusters: [asked, cluster('b')], tls: {} }, signal());
-    expect(observed).toEqual([{ cluster: asked, at: expect.any(Number), observation: { leader: 'node1' } }]);
+    expect(observed).toEqual([{ cluster: asked, at: expect.any(Number), observation: NODE1_LEADS }]);
     expect(observed[0]?.at).toBeGreaterThanOrEqual(before);
     expect(observed[0]?.at).toBeLessThanOrEqual(Date.now());
   });
@@ -249,7 +252,7 @@ describe('the clusters', () => {
     });
   });
 
-  test('that both have members of a server do not reconcile it, but their others', async () => {
+  test('that both have members of a server and a primary leave it alone, but not their others', async () => {
     await using patroni = await PatroniStandIn.start();
     const several = (name: string) =>
       cluster(name, {
@@ -261,9 +264,9 @@ describe('the clusters', () => {
       });
     const observed = await observeClusters({ clusters: [several('a'), several('b')], tls: {} }, signal());
     expect(observed.map((one) => [[...one.cluster.servers.keys()], one.observation])).toEqual([
-      [['server-of-a'], { leader: 'node1' }],
-      [['server-of-b'], { leader: 'node1' }],
-      [['main'], { unknown: 'Barman server main has members in a and b, so none of them reconciles it' }],
+      [['server-of-a'], NODE1_LEADS],
+      [['server-of-b'], NODE1_LEADS],
+      [['main'], { unknown: 'several sites have a primary: node1 in a, node1 in b' }],
     ]);
     expect(observed[2]).toMatchObject({ cluster: { name: 'a' }, at: observed[0]?.at });
   });
@@ -288,9 +291,9 @@ describe('the clusters', () => {
     const good = cluster('good', { patroni: urlsOf(patroni) });
     const clusters = [cluster('first', { patroni: urlsOf(patroni) }), bad, good];
     expect((await observeClusters({ clusters, tls: {} }, signal())).map((one) => one.observation)).toEqual([
-      { leader: 'node1' },
+      NODE1_LEADS,
       { unknown: expect.stringMatching(/^internal error: .*host/) },
-      { leader: 'node1' },
+      NODE1_LEADS,
     ]);
   });
 
@@ -310,7 +313,7 @@ describe('the clusters', () => {
     const tls = { ...(await ca.client()), ca: ca.cert };
     const one = cluster('a', { patroni: urlsOf(patroni) });
     expect(await observeClusters({ clusters: [one], tls }, signal())).toMatchObject([
-      { observation: { leader: 'node1' } },
+      { observation: NODE1_LEADS },
     ]);
   });
 });
@@ -347,7 +350,7 @@ describe('more nodes than sockets', () => {
     await using patroni = await PatroniStandIn.start({ nodes: ['node1', 'node2', 'node3'] });
     using sockets = countSockets();
     const observed = await run(clustersOf(60, () => patroni.urls));
-    expect(observed.map(({ observation }) => observation)).toEqual(Array(60).fill({ leader: 'node1' }));
+    expect(observed.map(({ observation }) => observation)).toEqual(Array(60).fill(NODE1_LEADS));
     expect(sockets.max()).toBeLessThanOrEqual(64);
     expect(sockets.max()).toBeGreaterThan(32);
   });
@@ -358,7 +361,7 @@ describe('more nodes than sockets', () => {
     using sockets = countSockets();
     const start = performance.now();
     const observed = await run(clustersOf(60, () => [...patroni.urls, silent.url]));
-    expect(observed.map(({ observation }) => observation)).toEqual(Array(60).fill({ leader: 'node1' }));
+    expect(observed.map(({ observation }) => observation)).toEqual(Array(60).fill(NODE1_LEADS));
     expect(sockets.max()).toBeLessThanOrEqual(64);
     // Two turns of 500 ms, and the last one, for which no one waits, of twice 3 s.
     expect(performance.now() - start).toBeLessThan(10_000);

@@ -21,6 +21,7 @@ import {
   NOW,
   SEGMENT,
   SYSTEM,
+  standby,
   UNSURVEYED,
   wal,
 } from './subjects.ts';
@@ -151,7 +152,7 @@ const ROWS: readonly Row[] = [
     'a replica, of a standby site, while another site is primary',
     {
       status: replica,
-      clusters: [clusterOf(), clusterOf({ leader: { ...LEADER, isPrimary: false } }, { main: MODELS }, 'b')],
+      clusters: [clusterOf(), clusterOf(standby(), { main: MODELS }, 'b')],
     },
     [
       'in-recovery',
@@ -420,17 +421,14 @@ describe('it is not seen', () => {
     [
       'which of two primaries leads',
       { clusters: [clusterOf(), clusterOf({}, { main: MODELS }, 'b')] },
-      'whether WAL of the leader is archived: main and b both have a primary',
+      'whether WAL of the leader is archived: several sites have a primary: node1 in main, node1 in b',
     ],
     [
       'which of two sites is primary',
       {
-        clusters: [
-          clusterOf({ leader: { ...LEADER, isPrimary: false } }),
-          { ...UNSURVEYED, cluster: { ...UNSURVEYED.cluster, name: 'b' } },
-        ],
+        clusters: [clusterOf(standby()), { ...UNSURVEYED, cluster: { ...UNSURVEYED.cluster, name: 'b' } }],
       },
-      'whether WAL of the leader is archived: node1 is not a primary; clusters/b has no URLs of Patroni',
+      'whether WAL of the leader is archived: no site has a leader that is known to be a primary: in main node1 is a standby leader; in b the leader is unknown: clusters/b has no URLs of Patroni',
     ],
   ])('%s', (_, change, what) => {
     expect(found(change)).toEqual([]);

@@ -26,6 +26,7 @@ import {
   SURVEY,
   serverOf,
   silentNode,
+  standby,
   subjectOf,
   UNSURVEYED,
   wal,
@@ -245,7 +246,7 @@ const READY: readonly [string, Change][] = [
         clusterOf(),
         clusterOf(
           {
-            leader: { ...LEADER, name: 'b1', isPrimary: false },
+            ...standby('b1'),
             members: [memberOf('b1', '10.0.2.11'), memberOf('b2', '10.0.2.12')],
             nodes: [nodeOf('b1', '10.0.2.11'), nodeOf('b2', '10.0.2.12')],
             ...{ slots: [], timelineBegan: undefined },

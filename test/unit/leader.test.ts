@@ -80,16 +80,6 @@ describe('the leader is known', () => {
       [members(leaderOf('node1'), { name: 'node2', role: 'replica', state: 'stopped' }), NORMAL],
     ],
     [
-      'in a standby cluster',
-      [members(standbyLeader, replicaOf('node2'))],
-      [confirms({ role: 'standby_leader' })],
-    ],
-    [
-      'in a standby cluster that replays from an archive',
-      [members({ ...standbyLeader, state: 'in archive recovery' }, replicaOf('node2'))],
-      [confirms({ role: 'standby_leader' })],
-    ],
-    [
       'if a timeline is no number',
       [members(leaderOf('node1'), replicaOf('node2', { timeline: { toString: 0 } })), NORMAL],
     ],
@@ -98,6 +88,27 @@ describe('the leader is known', () => {
     ['if it saw the DCS 30 s ago', [NORMAL, NORMAL], [confirms({ dcs_last_seen: NOW / 1_000 - 30 })]],
   ])('%s', async (_, cluster, leader) => {
     expect(await run(cluster, leader)).toEqual({ leader: 'node1' });
+  });
+
+  test.each([
+    ['a standby cluster', standbyLeader],
+    ['a standby cluster that replays from an archive', { ...standbyLeader, state: 'in archive recovery' }],
+  ])('in %s, as a standby leader', async (_, leader) => {
+    expect(await run([members(leader, replicaOf('node2'))], [confirms({ role: 'standby_leader' })])).toEqual({
+      leader: 'node1',
+      isStandby: true,
+    });
+  });
+
+  test.each([
+    ['7713359089133147388', { system_id: '7713359089133147388' }],
+    [7713359089, {}],
+    [null, {}],
+  ])('with the system identifier of PostgreSQL (%j), if that is a text', async (id, seen) => {
+    expect(await run([NORMAL], [confirms({ database_system_identifier: id })])).toEqual({
+      leader: 'node1',
+      ...seen,
+    });
   });
 });
 

@@ -302,7 +302,7 @@ describe('what a heartbeat has found of a server', () => {
   });
   const led: Item = { ...inSync, leader: 'node1', leader_since: ago(900), streaming: true };
   const NO_MODEL = 'its leader node2 has no model for Barman server main; add it to clusters/c';
-  const SEVERAL = 'Barman server main has members in a and b, so none of them reconciles it';
+  const SEVERAL = 'several sites have a primary: node1 in a, node1 in b';
 
   test('is a note if pg-backup-api refuses it, with what to do next', () => {
     const stage = { heartbeat: { ...heartbeat, not_ready: [{ barman_server: 'main', message: REFUSAL }] } };
@@ -344,7 +344,7 @@ describe('what a heartbeat has found of a server', () => {
     ],
     [
       'belongs to several clusters with members',
-      withServer({ observed: false, unknown: SEVERAL }),
+      withServer({ unknown: SEVERAL }),
       `and its leader is unknown: ${SEVERAL}; next: docs/alarms.md#leader-unknown`,
     ],
     [

@@ -97,6 +97,11 @@ export const SURVEY: Survey = {
 export const without = (...names: readonly string[]): Partial<Survey> => ({
   members: SURVEY.members?.filter(({ name }) => !names.includes(name)),
 });
+/** The leader is a standby leader. */
+export const standby = (name = 'node1'): Partial<Survey> => ({
+  observation: { leader: name, isStandby: true },
+  leader: { ...LEADER, name, isPrimary: false },
+});
 /** The leader is unknown. */
 export const LEADERLESS: Partial<Survey> = {
   observation: { unknown: '10.0.1.12:8008 knows no leader' },

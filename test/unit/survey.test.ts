@@ -82,7 +82,7 @@ const MEMBER2 = { ...MEMBER1, name: 'node2', host: '10.0.1.12' };
 describe('a healthy cluster', () => {
   test('is seen whole', async () => {
     expect(await run()).toEqual({
-      observation: { leader: 'node1' },
+      observation: { leader: 'node1', system_id: '7713359089133147388' },
       members: [MEMBER1, MEMBER2],
       nodes: [NODE1, NODE2],
       leader: {

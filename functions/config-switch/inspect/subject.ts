@@ -3,7 +3,9 @@
 import type { DiagnosedServer, Diagnosis } from '../barman/diagnosis.ts';
 import type { Inspection } from '../ledger/inspection.ts';
 import type { Item } from '../ledger/item.ts';
-import type { Cluster } from '../patroni/cluster.ts';
+import { type Cluster, hasMembers } from '../patroni/cluster.ts';
+import type { Observation } from '../patroni/leader.ts';
+import { leadingSite } from '../patroni/sites.ts';
 import type { LeaderState, Survey } from '../patroni/survey.ts';
 import { cut } from '../text.ts';
 import type { Finding, Kind } from './findings.ts';
@@ -80,9 +82,9 @@ export class Collector {
   }
 }
 
-/** Returns the clusters that list a server with members. Without them, only its secret binds it to a cluster. */
+/** Returns the clusters that list a server with members. */
 export function clustersOf<T extends SurveyedCluster>(clusters: readonly T[], barman_server: string): T[] {
-  return clusters.filter(({ cluster }) => cluster.servers.get(barman_server)?.size);
+  return clusters.filter(({ cluster }) => hasMembers(cluster, barman_server));
 }
 
 /** Returns what a diagnosis says of a server; undefined: it was not seen, or Barman does not have it. */
@@ -100,25 +102,19 @@ export interface Leading extends SurveyedCluster {
 }
 
 /**
- * Returns the leader of the server's cluster. Of several clusters (sites), it is the leader of the only one that is
- * known to have a primary.
+ * Returns the leader that the server follows; of several clusters (sites) that of `leadingSite`.
  *
  * @returns otherwise why it is unknown
  */
 export function leadingOf({ clusters }: Pick<Subject, 'clusters'>): Leading | { readonly unseen: string } {
-  const known = clusters.flatMap(({ cluster, survey }) =>
-    survey?.leader ? [{ cluster, survey, leader: survey.leader }] : [],
-  );
-  const leading = clusters.length > 1 ? known.filter(({ leader }) => leader.isPrimary) : known;
-  const [one, another] = leading;
-  if (one && another) {
-    return { unseen: `${one.cluster.name} and ${another.cluster.name} both have a primary` };
-  }
-  if (one) return one;
-  const reasons = clusters.map(({ cluster: { name }, survey, unseen }) => {
-    if (!survey) return unseen ?? `clusters/${name} has no URLs of Patroni`;
-    if ('unknown' in survey.observation) return survey.observation.unknown;
-    return `${survey.observation.leader} ${survey.leader ? 'is not a primary' : 'did not answer with its state'}`;
-  });
-  return { unseen: reasons.join('; ') };
+  if (clusters.length === 0) return { unseen: '' };
+  const leading = leadingSite(clusters.map((one) => ({ ...one, observation: observationOf(one) })));
+  if ('unknown' in leading) return { unseen: leading.unknown };
+  const { cluster, survey } = leading.site;
+  if (survey?.leader) return { cluster, survey, leader: survey.leader };
+  return { unseen: `${leading.leader.leader} did not answer with its state` };
+}
+
+function observationOf({ cluster: { name }, survey, unseen }: SurveyedCluster): Observation {
+  return survey?.observation ?? { unknown: unseen ?? `clusters/${name} has no URLs of Patroni` };
 }

@@ -16,7 +16,7 @@ const ClusterReport = v.object({
   servers: v.array(
     v.object({
       name: v.string(),
-      /** Whether it is set to the leader of this cluster: it has members here, and in no other cluster. */
+      /** Whether it is set to the leader of this cluster: it has members here, and no other site is followed. */
       observed: v.boolean(),
       /** Why its model is unknown although the leader is known. */
       unknown: v.exactOptional(v.string()),

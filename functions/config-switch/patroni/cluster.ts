@@ -192,9 +192,13 @@ export function modelTarget(members: Members, member: string): ConfigTarget | un
   return model === null ? { reset: true } : { model };
 }
 
+/** Returns whether a cluster lists a server with members. Without them, only its secret binds it to the server. */
+export function hasMembers({ servers }: Pick<Cluster, 'servers'>, barman_server: string): boolean {
+  return (servers.get(barman_server)?.size ?? 0) > 0;
+}
+
 /**
- * Returns the Barman servers that have members in several clusters. They are reconciled by none of them:
- * there would be two leaders.
+ * Returns the Barman servers that have members in several clusters: their sites.
  *
  * @returns server → names of those clusters
  */

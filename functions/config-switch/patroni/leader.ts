@@ -59,6 +59,7 @@ const LeaderBody = v.object({
   dcs_last_seen: v.optional(v.number()),
   cluster_unlocked: v.optional(v.boolean()),
   failsafe_mode_is_active: v.optional(v.boolean()),
+  database_system_identifier: v.fallback(v.optional(Text), undefined),
   patroni: v.object({ scope: Text, name: Text }),
 });
 /** What a node that is not the leader says of itself. */
@@ -73,6 +74,10 @@ const LEADING = { leader: ['running'], standby_leader: ['streaming', 'in archive
 /** What is known of the leader. */
 export interface Leader {
   readonly leader: string;
+  /** A standby leader: it replays WAL from a primary at another site. */
+  readonly isStandby?: true;
+  /** PostgreSQL's system identifier: the same at all sites of a cluster. Undefined: not seen. */
+  readonly system_id?: string | undefined;
   /** Whether Barman streams WAL from it; undefined if that is unknown, or if WAL arrives in another way. */
   readonly streaming?: boolean | undefined;
   /** If it does not: the address that another receiver with Barman's name streams from. */
@@ -214,7 +219,14 @@ function leaderConfirmed(cluster: Cluster, leader: string, answers: Answers): Le
     if (!(answer.date - (dcs_last_seen ?? Number.NaN) * 1_000 <= DCS_SEEN_WITHIN)) {
       throw new Unknown(`${leader} has not seen the DCS for more than ${DCS_SEEN_WITHIN / 1_000} s`);
     }
-    confirmed = { leader, ...streams(cluster, output) };
+    confirmed = {
+      leader,
+      ...(role === 'standby_leader' && { isStandby: true }),
+      ...(output.database_system_identifier !== undefined && {
+        system_id: output.database_system_identifier,
+      }),
+      ...streams(cluster, output),
+    };
   }
   if (!confirmed) throw new Unknown(unconfirmed(cluster, leader, answers));
   return confirmed;

@@ -3,9 +3,10 @@
 import { deadline } from '../deadline.ts';
 import { HttpError, messageOf } from '../errors.ts';
 import type { TlsSettings } from '../http/tls.ts';
-import { type Cluster, serversOfSeveral } from './cluster.ts';
-import { type Observation, observe } from './leader.ts';
+import { type Cluster, hasMembers, serversOfSeveral } from './cluster.ts';
+import { type Observation, observe, type UnknownLeader } from './leader.ts';
 import { PatroniClient } from './rest-api.ts';
+import { leadingSite } from './sites.ts';
 import { Sockets } from './sockets.ts';
 
 /**
@@ -24,7 +25,7 @@ export interface Clusters {
 /** What was observed of a cluster. */
 export interface Observed {
   readonly cluster: Pick<Cluster, 'name' | 'scope' | 'servers' | 'streaming_archiver_name'>;
-  /** Set if this is about one of its servers only. */
+  /** Set if this is about one of its servers only, which has members in several clusters. */
   readonly barman_server?: string;
   /** AWS's clock before the first request (ms since the epoch). */
   readonly at: number;
@@ -36,39 +37,59 @@ export interface Observed {
  * seconds at most; with more, clusters wait for their turn. An error of one cluster is that cluster's.
  *
  * @returns one observation for each, and for each cluster whose parameter is malformed, without the servers
- *   that have members in several clusters; and one more for each such server
+ *   that have members in several clusters; and one more for each such server, of the site that it follows
  */
 export async function observeClusters({ clusters, tls }: Clusters, signal: AbortSignal): Promise<Observed[]> {
-  const ambiguous = serversOfSeveral(clusters);
+  const ofSeveral = serversOfSeveral(clusters);
   const at = Date.now();
   const sockets = new Sockets();
   const limit = deadline(TIMEOUT);
+  const inTime = AbortSignal.any([signal, limit.signal]);
   const observeOne = async (cluster: Cluster): Promise<Observation> => {
-    if (cluster.malformed !== undefined) return { unknown: cluster.malformed };
     if (tls instanceof HttpError) return { unknown: tls.message };
     const connect = () => new PatroniClient(tls);
-    const inTime = AbortSignal.any([signal, limit.signal]);
     return sockets.observe(cluster.patroni.length, connect, (ask) => observe(cluster, ask, inTime));
   };
-  const observed = clusters
-    .filter(({ patroni, malformed }) => patroni.length > 0 || malformed !== undefined)
-    .map(async (cluster): Promise<Observed> => {
+  const sites = await Promise.all(
+    clusters.map(async (cluster) => {
       const internal = (error: unknown) => ({ unknown: `internal error: ${messageOf(error)}` });
-      const observation = await observeOne(cluster).catch(internal);
-      return { cluster: withServers(cluster, (server) => !ambiguous.has(server)), at, observation };
-    });
-  const known = await Promise.all(observed).finally(limit.clear);
+      const unasked = whyNotAsked(cluster);
+      const observation = unasked ?? (await observeOne(cluster).catch(internal));
+      return { cluster, observation };
+    }),
+  ).finally(limit.clear);
 
   return [
-    ...known,
-    ...[...ambiguous].flatMap(([barman_server, of]): Observed[] => {
-      const unknown = `Barman server ${barman_server} has members in ${of.join(' and ')}, so none of them reconciles it`;
-      return clusters
-        .filter(({ name }) => name === of[0])
-        .map((cluster) => withServers(cluster, (server) => server === barman_server))
-        .map((cluster) => ({ cluster, barman_server, at, observation: { unknown } }));
+    ...sites
+      .filter(({ cluster }) => isObserved(cluster))
+      .map(({ cluster, observation }) => {
+        return { cluster: withServers(cluster, (server) => !ofSeveral.has(server)), at, observation };
+      }),
+    ...[...ofSeveral.keys()].map((barman_server): Observed => {
+      const own = sites.filter(({ cluster }) => hasMembers(cluster, barman_server));
+      const leading = leadingSite(own);
+      const { cluster } = 'site' in leading ? leading.site : (own[0] as (typeof own)[number]);
+      const observation = 'site' in leading ? leading.leader : leading;
+      return {
+        cluster: withServers(cluster, (server) => server === barman_server),
+        barman_server,
+        at,
+        observation,
+      };
     }),
   ];
+}
+
+/** Returns whether the leader of a cluster should be known. */
+export function isObserved({ patroni, malformed }: Cluster): boolean {
+  return patroni.length > 0 || malformed !== undefined;
+}
+
+/** Returns why Patroni is not asked for a cluster, if it is not. */
+export function whyNotAsked({ name, patroni, malformed }: Cluster): UnknownLeader | undefined {
+  if (malformed !== undefined) return { unknown: malformed };
+  if (patroni.length > 0) return undefined;
+  return { unknown: `the parameter clusters/${name} has no URLs of Patroni's REST API` };
 }
 
 /** Returns a cluster with some of its servers. */

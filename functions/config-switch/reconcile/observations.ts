@@ -30,6 +30,8 @@ const GRACE = 60_000;
  * (intervals).
  */
 const REAPPLY = { after: 2 - TOLERANCE, every: 10 };
+/** How long another site has the only primary until its leader is followed (intervals). */
+const OTHER_SITE = 5;
 /** Time limit for all writes (ms): the heartbeat needs the rest of its time. */
 const TIMEOUT = 10_000;
 
@@ -94,13 +96,15 @@ export async function recordObservations(
       });
     }
     const lastKnown = known.stage.heartbeat?.clusters.find((one) => one.name === name)?.observed_at;
+    const site = only === undefined ? undefined : name;
     for (const [barman_server, members] of cluster.servers) {
       const isThisOne = (one: Pick<Item, 'barman_server'>) => one.barman_server === barman_server;
       if (members.size === 0 || known.unreadable.some(isThisOne)) continue;
       const before = known.items.find(isThisOne) ?? { barman_server };
       const isChecked = cluster.streaming_archiver_name !== null;
       const isCounted = isChecked && !allPaused && !isPaused(before);
-      const seen = { barman_server, members, cluster, lastKnown, at, observation, isChecked, isCounted };
+      const shown = { members, cluster, lastKnown, at, isChecked, isCounted };
+      const seen = { ...shown, barman_server, site, observation };
       outcomes.push({ ...(await recordServer(options, seen, before)), barman_server, cluster: name });
     }
   }
@@ -141,6 +145,8 @@ interface Outcome {
 /** What was observed of a server's cluster. */
 interface ObservedServer extends Observed {
   readonly barman_server: string;
+  /** The cluster of the leader, if the server has members in several: its sites. */
+  readonly site: string | undefined;
   /** Patroni member → model. */
   readonly members: ReadonlyMap<string, string | null>;
   /** When its leader was last known, if that is known (ISO 8601). */
@@ -152,7 +158,9 @@ interface ObservedServer extends Observed {
 }
 
 /** A leader whose target is known. */
-interface Seen extends Leader, Pick<ObservedServer, 'barman_server' | 'at' | 'isChecked' | 'isCounted'> {
+interface Seen
+  extends Leader,
+    Pick<ObservedServer, 'barman_server' | 'site' | 'at' | 'isChecked' | 'isCounted'> {
   /** Patroni scope. */
   readonly cluster: string;
   readonly target: ConfigTarget;
@@ -166,7 +174,10 @@ async function recordServer(
 ): Promise<Outcome> {
   const { barman_server, isCounted } = server;
   const notStreaming = isCounted ? didNotStream(before, lastKnown) : undefined;
-  if ('unknown' in observation) return { notStreaming };
+  if ('unknown' in observation) {
+    const unknown = await forgetOtherSite(options, before);
+    return { notStreaming, unknown };
+  }
   const { leader, streaming } = observation;
   const target = modelTarget(members, leader);
   if (!target) {
@@ -175,6 +186,8 @@ async function recordServer(
   }
   const seen = { ...observation, ...server, cluster: cluster.scope, target };
   try {
+    const waiting = await waitForSite(options, seen, before);
+    if (waiting !== undefined) return { notStreaming, unknown: waiting };
     return await recordLeader(options, seen, before);
   } catch (error) {
     const unknown = `its leader ${leader} could not be recorded for Barman server ${barman_server}: ${messageOf(error)}`;
@@ -185,6 +198,33 @@ async function recordServer(
       unknown,
     };
   }
+}
+
+/** Starts over with another site, whose leader is unknown now. @returns why that failed, if it did */
+async function forgetOtherSite({ ledger, signal }: RecordOptions, before: Item): Promise<string | undefined> {
+  if (before.other_site === undefined) return undefined;
+  return ledger.observed(before, { other_site: null }, signal).then(() => undefined, messageOf);
+}
+
+/**
+ * Keeps a server from another site than its last one, until that has had the only primary for some time: a
+ * drill, or a minute in which the last site does not answer, must not set Barman back and forth.
+ *
+ * @returns why the leader is not followed yet, if it is not
+ * @throws LedgerError
+ */
+async function waitForSite(
+  { ledger, interval, signal }: RecordOptions,
+  { barman_server, site, leader, at }: Seen,
+  before: Item,
+): Promise<string | undefined> {
+  const { site: last, other_site: waiting } = before;
+  if (site === undefined || last === undefined || site === last) return undefined;
+  const since = waiting?.name === site ? waiting.since : new Date(at).toISOString();
+  if (at - Date.parse(since) >= (OTHER_SITE - TOLERANCE) * interval) return undefined;
+  if (since !== waiting?.since) await ledger.observed(before, { other_site: { name: site, since } }, signal);
+  const minutes = (OTHER_SITE * interval) / 60_000;
+  return `Barman server ${barman_server} follows ${last}, and the only primary is ${leader} in ${site} since ${since}: it is followed after ${minutes} minutes`;
 }
 
 /** Records a leader, and what follows from it. @throws LedgerError */
@@ -204,13 +244,15 @@ async function recordLeader(options: RecordOptions, seen: Seen, before: Item): P
  */
 async function recordSeen(
   { ledger, signal }: RecordOptions,
-  { leader, target, streaming, isChecked, at }: Seen,
+  { leader, site, target, streaming, isChecked, at }: Seen,
   item: Item,
 ): Promise<Item | undefined> {
   const now = new Date(at).toISOString();
   const differs = item.desired?.target !== targetText(target);
-  const isNew = item.leader !== leader;
+  const isNew = item.leader !== leader || item.site !== site;
   const change: Change = {
+    ...(item.site !== site && { site: site ?? null }),
+    ...(item.other_site && { other_site: null }),
     ...(isNew && { leader, leader_since: now }),
     // Another leader starts over.
     ...((isNew || differs !== (item.differs_since !== undefined)) && {

@@ -23,7 +23,7 @@ import {
 } from '../ledger/item.ts';
 import { type EndedLease, type Lease, mayPost } from '../ledger/ledger.ts';
 import { isStagePaused } from '../ledger/stage.ts';
-import type { FollowedLeader } from '../patroni/follow-leader.ts';
+import type { FollowedLeader, LeaderOf } from '../patroni/follow-leader.ts';
 import { parseTarget } from '../target.ts';
 import { type TakeOverOptions, takeOver } from './take-over.ts';
 
@@ -44,8 +44,7 @@ export interface ReconcileOptions extends TakeOverOptions {
 
 export interface RecordOptions extends Omit<ReconcileOptions, 'caller' | 'allPaused'> {
   readonly events: EventTable;
-  /** Asks Patroni whom a Barman server follows; see `followLeader`. */
-  readonly leaderOf: (barman_server: string, signal: AbortSignal) => Promise<FollowedLeader>;
+  readonly leaderOf: LeaderOf;
 }
 
 /** Another invocation has the lease. */
@@ -92,7 +91,7 @@ async function findLeader(
   if (isRecorded(item) && item.desired.version >= version) return undefined;
   const start = performance.now();
   try {
-    return await leaderOf(barman_server, signal);
+    return await leaderOf(item ?? { barman_server }, signal);
   } finally {
     facts.asked = performance.now() - start;
   }

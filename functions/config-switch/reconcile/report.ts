@@ -3,7 +3,7 @@
 import { deadline } from '../deadline.ts';
 import type { Ledger } from '../ledger/ledger.ts';
 import { type HeartbeatReport, REASON_LENGTH, type StageItem } from '../ledger/stage.ts';
-import { type Cluster, serversOfSeveral } from '../patroni/cluster.ts';
+import type { Cluster } from '../patroni/cluster.ts';
 import type { Observed } from '../patroni/observe-clusters.ts';
 import type { UnknownOf } from './observations.ts';
 
@@ -60,13 +60,13 @@ function clusterReports(
     const reason = clusters.message.slice(0, REASON_LENGTH);
     return before.map((cluster) => ({ ...cluster, unknown: reason }));
   }
-  const ofSeveral = serversOfSeveral(clusters);
   return clusters.map(({ name, servers }) => {
     const reasonOf = (barman_server?: string) =>
       unknown
         .find((one) => one.cluster === name && one.barman_server === barman_server)
         ?.reason.slice(0, REASON_LENGTH);
-    const one = seen.find(({ cluster }) => cluster.name === name);
+    const own = seen.filter(({ cluster }) => cluster.name === name);
+    const one = own.find(({ barman_server }) => barman_server === undefined);
     const reason = reasonOf();
     const known_at = one && new Date(one.at).toISOString();
     const observed_at =
@@ -75,7 +75,8 @@ function clusterReports(
       name,
       servers: [...servers].map(([barman_server, { size }]) => {
         const why = reasonOf(barman_server);
-        const observed = one !== undefined && size > 0 && !ofSeveral.has(barman_server);
+        // One in several clusters is in that of the site that it follows.
+        const observed = size > 0 && own.some(({ cluster }) => cluster.servers.has(barman_server));
         return { name: barman_server, observed, ...(why !== undefined && { unknown: why }) };
       }),
       ...(observed_at !== undefined && { observed_at }),

@@ -1,0 +1,285 @@
+/** Whom a role change follows, in virtual time: how often and for how long Patroni is asked. */
+
+import { beforeEach, describe, expect, test, vi } from 'vitest';
+import { HttpError, InvalidArgs, LeaderUnknown } from '../../functions/config-switch/errors.ts';
+import { type Cluster, withoutValue } from '../../functions/config-switch/patroni/cluster.ts';
+import { type FollowingServer, followLeader } from '../../functions/config-switch/patroni/follow-leader.ts';
+import type { Clusters } from '../../functions/config-switch/patroni/observe-clusters.ts';
+import type { Answer, Ask } from '../../functions/config-switch/patroni/rest-api.ts';
+import { NOW, useVirtualTime } from './virtual-time.ts';
+
+/** How long each node takes for an answer (ms); one without never answers. */
+const times = new Map<string, number>();
+/** Who leads the cluster of a node, by its first letter; and since when another one does (ms). */
+let leaders: Record<string, string>;
+let changes: readonly { readonly at: number; readonly leaders: Record<string, string> }[];
+/** All requests, with their time (ms). */
+let requests: string[];
+
+const ask: Ask = async (node, path, signal) => {
+  const name = node.hostname;
+  requests.push(`${Date.now() - NOW} ${name} /${path}`);
+  const time = times.get(name);
+  return new Promise<Answer>((resolve) => {
+    const giveUp = () => resolve({ error: 'no answer in time' });
+    if (signal.aborted) return giveUp();
+    const timer = time === undefined ? undefined : setTimeout(() => resolve(answer(name, path)), time);
+    signal.addEventListener('abort', () => {
+      clearTimeout(timer);
+      giveUp();
+    });
+  });
+};
+/** A node whose name ends with `s` is at a standby site. */
+const answer = (name: string, path: string): Answer => {
+  const change = changes.findLast(({ at }) => Date.now() - NOW >= at);
+  const leader = { ...leaders, ...change?.leaders }[name.slice(0, 1)];
+  if (leader === undefined) return { status: 503, body: {}, date: Date.now() };
+  const isStandby = leader.endsWith('s');
+  const role = isStandby ? 'standby_leader' : 'leader';
+  const members = [{ name: leader, role, state: isStandby ? 'streaming' : 'running' }];
+  const patroni = { scope: 'main', name };
+  const state = {
+    state: 'running',
+    role: isStandby ? role : 'primary',
+    dcs_last_seen: Date.now() / 1_000,
+    patroni,
+  };
+  if (path === 'cluster') return { status: 200, body: { members }, date: Date.now() };
+  return { status: name === leader ? 200 : 503, body: state, date: Date.now() };
+};
+
+vi.mock('../../functions/config-switch/patroni/rest-api.ts', () => ({
+  PatroniClient: class {
+    ask: Ask = (...request) => ask(...request);
+    async [Symbol.asyncDispose]() {}
+  },
+}));
+useVirtualTime();
+beforeEach(() => {
+  times.clear();
+  for (const node of ['a1', 'a2', 'a3', 'b1', 'b1s']) times.set(node, 5);
+  leaders = { a: 'a1', b: 'b1s' };
+  changes = [];
+  requests = [];
+});
+
+const clusterOf = (name: string, nodes: readonly string[], change: Partial<Cluster> = {}): Cluster => ({
+  ...{ name, scope: 'main', secrets: [], streaming_archiver_name: null },
+  servers: new Map([['main', new Map(nodes.map((node) => [node, `pg:${node}`]))]]),
+  patroni: nodes.map((node) => new URL(`http://${node}`)),
+  ...change,
+});
+const A = clusterOf('a', ['a1', 'a2', 'a3']);
+const B = clusterOf('b', ['b1', 'b1s']);
+
+/** Follows the leader. @returns the leader or the error, and after which time (ms) */
+async function follow(
+  clusters: readonly Cluster[] = [A],
+  {
+    server = { barman_server: 'main' },
+    tls = {},
+    reread,
+    controller = new AbortController(),
+  }: {
+    server?: FollowingServer;
+    tls?: Clusters['tls'];
+    /** The clusters, once they are read again. */
+    reread?: readonly Cluster[];
+    controller?: AbortController;
+  } = {},
+) {
+  let now = clusters;
+  let rereads = 0;
+  const source = {
+    clusters: async () => ({ clusters: now, tls }),
+    rereadSecrets: async () => {
+      rereads += 1;
+      now = reread ?? now;
+      return reread;
+    },
+  };
+  let time = Number.NaN;
+  const result = followLeader(server, source, controller.signal)
+    .catch((error: unknown) => error)
+    .finally(() => {
+      time = Date.now() - NOW;
+    });
+  await vi.advanceTimersByTimeAsync(30_000);
+  return { result: await result, time, rereads };
+}
+const followed = (leader: string) => ({ leader, target: { model: `pg:${leader}` } });
+const unknown = (reason: string) =>
+  new LeaderUnknown(`the leader for Barman server main is not known: ${reason}`);
+
+describe('the leader', () => {
+  test('is followed once it was seen twice, half a second apart', async () => {
+    expect(await follow()).toEqual({ result: followed('a1'), time: 520, rereads: 0 });
+    expect(requests).toHaveLength(2 * 2 * 3);
+    expect(requests.filter((request) => request.includes('a1'))).toEqual([
+      '0 a1 /cluster',
+      '5 a1 /leader',
+      '510 a1 /cluster',
+      '515 a1 /leader',
+    ]);
+  });
+
+  test('without a model drops the active one, if its member has null', async () => {
+    const servers = new Map([['main', new Map([['a1', null]])]]);
+    const { result } = await follow([{ ...A, servers }]);
+    expect(result).toEqual({ leader: 'a1', target: { reset: true } });
+  });
+
+  test('that changes meanwhile is followed once the new one was seen twice', async () => {
+    changes = [{ at: 300, leaders: { a: 'a2' } }];
+    expect(await follow()).toMatchObject({ result: followed('a2'), time: 1_030 });
+  });
+
+  test('that is unknown for some seconds is asked for every half second', async () => {
+    leaders = {};
+    changes = [{ at: 2_200, leaders: { a: 'a2' } }];
+    expect(await follow()).toMatchObject({ result: followed('a2'), time: 3_045 });
+  });
+
+  test('is not awaited from a node that does not answer, after a first second', async () => {
+    times.delete('a3');
+    expect(await follow()).toMatchObject({ result: followed('a1'), time: 1_515 });
+    // It is asked nevertheless: it counts as soon as it answers.
+    expect(requests.filter((request) => request.includes('a3'))).toHaveLength(4);
+  });
+
+  test('is known within three seconds, whatever one node of three does not answer', async () => {
+    for (const silent of ['a2', 'a3']) {
+      times.delete(silent);
+      const { result, time } = await follow();
+      expect(result).toEqual(followed('a1'));
+      expect(time).toBeLessThanOrEqual(3_000);
+      times.set(silent, 5);
+      vi.setSystemTime(NOW);
+    }
+  });
+
+  test('is followed although it is slow at first', async () => {
+    times.delete('a1');
+    setTimeout(() => times.set('a1', 5), 2_100);
+    expect(await follow()).toMatchObject({ result: followed('a1') });
+  });
+
+  test.each<[string, () => void, string]>([
+    [
+      'no node answers',
+      () => times.clear(),
+      'no node answered: a1: no answer in time, a2: no answer in time, a3: no answer in time',
+    ],
+    [
+      'it changes all the time',
+      () => {
+        changes = Array.from({ length: 40 }, (_, index) => ({
+          at: 250 + 510 * index,
+          leaders: { a: index % 2 === 0 ? 'a2' : 'a1' },
+        }));
+      },
+      'a2 was seen only once',
+    ],
+  ])('is given up after ten seconds if %s, so that the event is sent again', async (_, given, reason) => {
+    given();
+    const { result, time } = await follow();
+    expect(result).toEqual(unknown(reason));
+    expect(time).toBe(10_000);
+  });
+
+  test('is given up at the deadline', async () => {
+    times.clear();
+    const controller = new AbortController();
+    setTimeout(() => controller.abort(new HttpError('time is up')), 3_333);
+    expect(await follow([A], { controller })).toMatchObject({
+      result: new HttpError('time is up'),
+      time: 3_333,
+    });
+  });
+
+  test.each<[string, Partial<Cluster>, Clusters['tls'], string]>([
+    ['its cluster is malformed', { malformed: 'clusters/a is not JSON' }, {}, 'clusters/a is not JSON'],
+    [
+      'a certificate is malformed',
+      {},
+      new HttpError('patroni-ca-cert is malformed'),
+      'patroni-ca-cert is malformed',
+    ],
+  ])('is not asked for if %s', async (_, change, tls, reason) => {
+    expect(await follow([{ ...A, ...change }], { tls })).toMatchObject({ result: unknown(reason), time: 0 });
+    expect(requests).toEqual([]);
+  });
+});
+
+describe('a server', () => {
+  test.each<[string, readonly Cluster[]]>([
+    ['in no cluster', []],
+    ['in another cluster', [{ ...A, servers: new Map([['other', new Map([['a1', 'pg:a1']])]]) }]],
+    ['without members', [{ ...A, servers: new Map([['main', new Map()]]) }]],
+    ['of a cluster without URLs', [{ ...A, patroni: [] }]],
+    ['of a cluster whose parameter never had a good value', [withoutValue('a', 'clusters/a is not JSON')]],
+  ])('%s has no leader to follow, also after the parameters were read again', async (_, clusters) => {
+    const { result, time, rereads } = await follow(clusters);
+    expect(result).toEqual(
+      new InvalidArgs(
+        'follow_leader needs a parameter clusters/NAME that lists Barman server main with its members, ' +
+          'and has the key "patroni"; there is none: add it, or send barman_model or reset instead',
+      ),
+    );
+    expect({ time, rereads }).toEqual({ time: 0, rereads: 1 });
+  });
+
+  test('that was just added to a cluster is found', async () => {
+    expect(await follow([], { reread: [A] })).toMatchObject({ result: followed('a1'), rereads: 1 });
+  });
+
+  test('whose leader was just added to the cluster is found', async () => {
+    const servers = new Map([['main', new Map([['a2', 'pg:a2']])]]);
+    expect(await follow([{ ...A, servers }], { reread: [A] })).toMatchObject({
+      result: followed('a1'),
+      rereads: 1,
+    });
+  });
+
+  test('whose leader has no model is reported, with the parameter', async () => {
+    const servers = new Map([['main', new Map([['a2', 'pg:a2']])]]);
+    const { result } = await follow([{ ...A, servers }]);
+    expect(result).toEqual(
+      new LeaderUnknown(
+        'the leader a1 has no model for Barman server main; add it to the parameter clusters/a',
+      ),
+    );
+  });
+});
+
+describe('of two sites', () => {
+  test('the one with the primary is followed', async () => {
+    expect(await follow([A, B])).toMatchObject({ result: followed('a1'), time: 520 });
+    expect(await follow([B, A], { server: { barman_server: 'main', site: 'a' } })).toMatchObject({
+      result: followed('a1'),
+    });
+  });
+
+  test('the promoted one is left to the heartbeat, which waits for five minutes', async () => {
+    leaders = { b: 'b1' };
+    const { result } = await follow([A, B], { server: { barman_server: 'main', site: 'a' } });
+    expect(result).toEqual(
+      new LeaderUnknown(
+        'Barman server main follows a, and now the only primary is b1 in b: the heartbeat follows it once that has been so for five minutes',
+      ),
+    );
+    // Within a site nothing waits.
+    expect(await follow([A, B], { server: { barman_server: 'main', site: 'b' } })).toMatchObject({
+      result: followed('b1'),
+    });
+  });
+
+  test('none is followed while both have a primary', async () => {
+    leaders = { a: 'a1', b: 'b1' };
+    expect(await follow([A, B])).toMatchObject({
+      result: unknown('several sites have a primary: a1 in a, b1 in b'),
+      time: 10_000,
+    });
+  });
+});

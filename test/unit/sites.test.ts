@@ -1,0 +1,83 @@
+/** Which site a Barman server follows. */
+
+import fc from 'fast-check';
+import { describe, expect, test } from 'vitest';
+import type { Observation } from '../../functions/config-switch/patroni/leader.ts';
+import { leadingSite } from '../../functions/config-switch/patroni/sites.ts';
+
+const site = (name: string, observation: Observation) => ({ cluster: { name }, observation });
+const PRIMARY = { leader: 'a1', system_id: '7' };
+const STANDBY = { leader: 'b1', isStandby: true, system_id: '7' } as const;
+const UNKNOWN = { unknown: 'no node answered' };
+
+describe('of one cluster', () => {
+  test.each<[string, Observation]>([
+    ['a primary', PRIMARY],
+    ['a standby leader', STANDBY],
+  ])('%s leads', (_, observation) => {
+    const only = site('a', observation);
+    expect(leadingSite([only])).toEqual({ site: only, leader: observation });
+  });
+
+  test('the leader is unknown for its own reason', () => {
+    expect(leadingSite([site('a', UNKNOWN)])).toEqual(UNKNOWN);
+  });
+});
+
+describe('of several sites', () => {
+  test.each<[string, Observation]>([
+    ['a standby leader', STANDBY],
+    ['an unknown leader', UNKNOWN],
+    ['a standby leader whose system identifier was not seen', { leader: 'b1', isStandby: true }],
+  ])('the only one with a primary leads, beside one with %s', (_, other) => {
+    const [a, b] = [site('a', PRIMARY), site('b', other)];
+    expect(leadingSite([a, b])).toEqual({ site: a, leader: PRIMARY });
+    expect(leadingSite([b, a])).toEqual({ site: a, leader: PRIMARY });
+  });
+
+  test.each<[string, readonly Observation[], string]>([
+    [
+      'two have a primary',
+      [PRIMARY, { leader: 'b1' }, STANDBY],
+      'several sites have a primary: a1 in site1, b1 in site2',
+    ],
+    [
+      'none has a primary',
+      [UNKNOWN, STANDBY],
+      'no site has a leader that is known to be a primary: in site1 the leader is unknown: no node answered; in site2 b1 is a standby leader',
+    ],
+    [
+      'the system identifiers differ',
+      [PRIMARY, { ...STANDBY, system_id: '8' }, { leader: 'c1', isStandby: true }],
+      'the leaders have different system identifiers, so these are not sites of one cluster: site1 has 7, site2 has 8, site3 has an unknown one',
+    ],
+  ])('the leader is unknown if %s', (_, observations, unknown) => {
+    const sites = observations.map((observation, index) => site(`site${index + 1}`, observation));
+    expect(leadingSite(sites)).toEqual({ unknown });
+  });
+
+  test('one leads if, and only if, it alone has a primary and no system identifier differs', () => {
+    const observation = fc.oneof(
+      fc.constant(UNKNOWN),
+      fc.record(
+        {
+          leader: fc.constantFrom('n1', 'n2'),
+          isStandby: fc.constant(true as const),
+          system_id: fc.constantFrom('7', '8'),
+        },
+        { requiredKeys: ['leader'] },
+      ),
+    );
+    fc.assert(
+      fc.property(fc.array(observation, { minLength: 2, maxLength: 4 }), (observations) => {
+        const sites = observations.map((one, index) => site(`site${index}`, one));
+        const primaries = sites.filter(({ observation: one }) => 'leader' in one && !one.isStandby);
+        const systems = observations.flatMap((one) => ('leader' in one ? (one.system_id ?? []) : []));
+        const expected = primaries.length === 1 && new Set(systems).size < 2 ? primaries[0] : undefined;
+        const leading = leadingSite(sites);
+        expect('site' in leading ? leading.site : undefined).toBe(expected);
+      }),
+      { numRuns: 2_000 },
+    );
+  });
+});
