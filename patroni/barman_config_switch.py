@@ -1,18 +1,20 @@
 #!/usr/bin/env python3
-"""Patroni's on_role_change callback: notifies barman-config-switch that the role of this node has changed.
+"""Patroni's callback: notifies barman-config-switch that the role of this node has changed.
 
-Copy this file to each database node. It requires Python 3.6 or newer and no other package. In patroni.yml:
+Copy this file to each database node. It requires Python 3.6 or newer and no other package. In patroni.yml,
+the same on every node:
 
     postgresql:
       callbacks:
-        on_role_change: >-
+        on_role_change: &callback >-
           /etc/patroni/barman_config_switch.py
           --url https://.../config-switch --secret-file /etc/patroni/webhook-secret
-          config-switch --barman-server main --barman-model pg:node1 --switch-when promoted
+          config-switch --barman-server main --follow-leader --switch-when promoted
+        on_reload: *callback
 
-Patroni appends "on_role_change ROLE SCOPE". The command and its options have the same names as in
-patroni_barman. With --event-bus NAME instead of --url, the aws command puts the role change on an EventBridge
-event bus.
+Patroni appends "ACTION ROLE SCOPE". The command and its options have the same names as in patroni_barman;
+--follow-leader is an addition. on_reload reports only that the callback of this node works. With
+--event-bus NAME instead of --url, the aws command puts the role change on an EventBridge event bus.
 
 If a request fails in a way that may be temporary (no connection, 401, 403, 404, 429, 5xx), it is sent again
 for up to ten minutes (--max-time). A role change that the response reports as recorded is not sent again:
@@ -70,6 +72,8 @@ def boot_time() -> float:
     return time.monotonic()
 
 
+#: That of package.json, for the User-Agent.
+VERSION = "0.1.0"
 #: Start of this process (s, see boot_time). Patroni starts it right after the role change.
 STARTED = boot_time()
 #: Identifies the role change in all attempts, and on all URLs.
@@ -94,6 +98,12 @@ TCP_USER_TIMEOUT = 5000
 MAX_RESPONSE_SIZE = 64 * 1024
 #: Valid sizes of a decoded secret (bytes); Standard Webhooks, "Signature scheme".
 SECRET_SIZES = range(24, 65)
+#: What the name of a Barman server or model looks like, for the function and for Barman.
+BARMAN_NAME = "[A-Za-z0-9_][A-Za-z0-9_.:@+~=,-]*"
+#: Maximum length of such a name (characters).
+MAX_NAME_LENGTH = 255
+#: Maximum length of the host name (characters; hostname(7)).
+MAX_NODE_LENGTH = 64
 #: Environment variable that holds the secret if --secret-file is not given.
 SECRET_VARIABLE = "BARMAN_CONFIG_SWITCH_SECRET"
 #: Statuses that are retried although they are refusals: right after a rotation the function may know only
@@ -132,6 +142,22 @@ def count(text: str) -> int:
     return value
 
 
+def barman_name(text: str) -> str:
+    """Parses the name of a Barman server or model."""
+    if len(text) <= MAX_NAME_LENGTH and re.fullmatch(BARMAN_NAME, text):
+        return text
+    reason = (
+        "cannot be the name of a Barman server or model: that starts with a letter, a digit or _, followed by"
+        f" these or any of . : @ + ~ = , - and has at most {MAX_NAME_LENGTH} characters"
+    )
+    if re.search("[$%{`]", text):
+        reason += (
+            "; Patroni starts callbacks without a shell and removes PATRONI_* from their environment, so nothing"
+            " is replaced: write the name itself, or use --follow-leader"
+        )
+    raise argparse.ArgumentTypeError(f'"{one_line(utf8(text), 300)}" {reason}')
+
+
 #: The options before config-switch, and their keywords for argparse. docs/configuration.md has this table.
 OPTIONS: Dict[str, Dict[str, Any]] = {
     "--url": dict(action="append", help="URL of the function; repeat for each Barman host"),
@@ -153,16 +179,23 @@ OPTIONS: Dict[str, Dict[str, Any]] = {
 }
 #: The options after config-switch, and what Patroni appends.
 SWITCH_OPTIONS: Dict[str, Dict[str, Any]] = {
-    "--barman-server": dict(required=True, help="server name in Barman's configuration"),
-    "--barman-model": dict(help="model to apply"),
+    "--barman-server": dict(type=barman_name, required=True, help="server name in Barman's configuration"),
+    "--barman-model": dict(type=barman_name, help="model to apply"),
     "--reset": dict(action="store_true", help="drop the active model"),
+    "--follow-leader": dict(
+        action="store_true", help="apply the model of the leader; the function asks Patroni who that is"
+    ),
     "--switch-when": dict(required=True, choices=["promoted", "demoted", "leader", "always"]),
-    "action": dict(choices=["on_role_change"], help="Patroni appends this argument and the next two"),
+    # The others report only that the callback of this node works.
+    "action": dict(
+        choices=["on_role_change", "on_reload", "on_start", "on_restart"],
+        help="Patroni appends this argument and the next two",
+    ),
     "role": {},
     "cluster": {},
 }
-#: One of the first two is required, and one of the last two; they exclude each other.
-ALTERNATIVES = ("--url", "--event-bus", "--barman-model", "--reset")
+#: One of the first two is required, and one of the last three; they exclude each other.
+ALTERNATIVES = ("--url", "--event-bus", "--barman-model", "--reset", "--follow-leader")
 #: Options that require --url.
 URL_OPTIONS = ("--ca-file", "--client-cert", "--client-key", "--proxy", "--allow-plain-http")
 
@@ -533,7 +566,7 @@ class Endpoint(Receiver):
         timestamp = int(time.time() + self.clock_correction)
         headers = {
             "content-type": "application/json",
-            "user-agent": "barman_config_switch",
+            "user-agent": f"barman_config_switch/{VERSION}",
             "webhook-id": WEBHOOK_ID,
             "webhook-timestamp": str(timestamp),
             "webhook-signature": signature(self.secrets, WEBHOOK_ID, timestamp, body),
@@ -662,8 +695,16 @@ def parse_http_date(date: str) -> Optional[float]:
 
 
 def payload(settings: Settings) -> Dict[str, Any]:
-    """Returns the role change in the payload format of barman-config-switch, with its age."""
-    return {**settings.role_change, "age_ms": int((boot_time() - STARTED) * 1000)}
+    """Returns the role change in the payload format of barman-config-switch, with its age and sender."""
+    return {**settings.role_change, **node(), "age_ms": int((boot_time() - STARTED) * 1000)}
+
+
+def node() -> Dict[str, str]:
+    """Returns the field node: the host name. Without it the role change is still sent."""
+    try:
+        return {"node": utf8(socket.gethostname())[:MAX_NODE_LENGTH]}
+    except Exception:  # Whatever it is: the field is only for the operator.
+        return {}
 
 
 def signature(secrets: List[bytes], webhook_id: str, timestamp: int, body: bytes) -> str:

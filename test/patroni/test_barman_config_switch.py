@@ -38,6 +38,7 @@ CALLBACK = ROOT / "patroni" / "barman_config_switch.py"
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 OTHER_SECRET = "whsec_" + base64.b64encode(bytes(range(1, 33))).decode()
 SWITCH = ["config-switch", "--barman-server", "main", "--barman-model", "pg:node1", "--switch-when", "promoted"]
+FOLLOW_LEADER = ["config-switch", "--barman-server", "main", "--follow-leader", "--switch-when", "promoted"]
 FROM_PATRONI = ["on_role_change", "primary", "main"]
 QUICK = ["--retry-wait", "0.01"]
 #: Without the proxy settings and the secret of whoever runs the tests: Patroni passes neither.
@@ -54,6 +55,7 @@ ROLE_CHANGE = {
     "barman_server": "main",
     "barman_model": "pg:node1",
     "switch_when": "promoted",
+    "node": socket.gethostname()[:64],
 }
 
 spec = importlib.util.spec_from_file_location("barman_config_switch", str(CALLBACK))
@@ -343,6 +345,41 @@ class CallbackTest(unittest.TestCase):
         self.assertGreaterEqual(payload.pop("age_ms"), 0)
         self.assertEqual(payload, ROLE_CHANGE)
         self.assertEqual(headers["content-type"], "application/json")
+        self.assertEqual(headers["user-agent"], f"barman_config_switch/{callback.VERSION}")
+
+    def test_payload_with_follow_leader_has_neither_model_nor_reset(self):
+        function = self.function(response(0))
+        code, output = self.run_process("--url", function.url, switch=FOLLOW_LEADER)
+        self.assertEqual(code, 0, output)
+        payload = json.loads(function.requests[0][2].decode())
+        self.assertIs(payload["follow_leader"], True)
+        self.assertFalse({"barman_model", "reset"} & set(payload))
+
+    def test_other_actions_are_sent_and_retried_like_a_role_change(self):
+        for action in ["on_reload", "on_start", "on_restart"]:
+            with self.subTest(action=action):
+                function = self.function((503, b"", {}), response(1, recorded=False))
+                code, output = self.run_callback(
+                    "--url", function.url, *QUICK, switch=FOLLOW_LEADER, patroni=[action, "replica", "main"]
+                )
+                self.assertEqual((code, len(function.requests)), (1, 2), output)
+                self.assertIn("INFO: ", output.splitlines()[-1])
+                payload = json.loads(function.requests[1][2].decode())
+                self.assertEqual((payload["action"], payload["role"]), (action, "replica"))
+
+    def test_node_is_the_host_name_cut_to_64_characters_and_absent_if_it_cannot_be_read(self):
+        function = self.function(response(0))
+        for name, expected in [
+            ({"return_value": "db-1.example.com"}, "db-1.example.com"),
+            ({"return_value": "x" * 65}, "x" * 64),
+            ({"return_value": "caf\udce9"}, "caf\ufffd"),
+            ({"side_effect": OSError("no host name")}, None),
+            ({"side_effect": UnicodeDecodeError("utf-8", b"\xe9", 0, 1, "invalid")}, None),
+        ]:
+            with self.subTest(name=name), mock.patch.object(callback.socket, "gethostname", **name):
+                code, output = self.run_callback("--url", function.url)
+                self.assertEqual((code, len(output.splitlines())), (0, 1), output)
+                self.assertEqual(json.loads(function.requests[-1][2].decode()).get("node"), expected)
 
     def test_payload_with_reset_and_dry_run_and_role_master(self):
         function = self.function(response(1))
@@ -966,9 +1003,11 @@ class CallbackTest(unittest.TestCase):
             (["--event-bus", "patroni", "--proxy", "proxy:3128"], {}, "--proxy requires --url"),
             (url, {"switch": [], "patroni": []}, "config-switch"),
             (url, {"patroni": []}, "action"),
-            (url, {"patroni": ["on_start", "primary", "main"]}, "on_start"),
+            (url, {"patroni": ["on_stop", "primary", "main"]}, "on_stop"),
             (url, {"switch": SWITCH[:3] + SWITCH[5:]}, "--barman-model"),
             (url, {"switch": [*SWITCH, "--reset"]}, "--reset"),
+            (url, {"switch": [*SWITCH, "--follow-leader"]}, "--follow-leader"),
+            (url, {"switch": [*FOLLOW_LEADER, "--reset"]}, "--reset"),
             (url, {"switch": [*SWITCH[:-1], "sometimes"]}, "sometimes"),
         ]:
             with self.subTest(options=options, arguments=arguments):
@@ -977,6 +1016,50 @@ class CallbackTest(unittest.TestCase):
                 self.assertIn(message, output)
         code, output = self.run_process("--surprise")
         self.assertEqual((code, len(output.splitlines())), (4, 1), output)
+
+    def test_name_that_nothing_replaces_is_rejected_with_what_patroni_does(self):
+        for text in ["pg:$HOSTNAME", "pg:${PATRONI_NAME}", "pg:{{ inventory_hostname }}", "pg:%h", "pg:`hostname`"]:
+            for option, receiver in [("--barman-model", "--url"), ("--barman-server", "--event-bus")]:
+                with self.subTest(text=text, option=option):
+                    switch = [*SWITCH]
+                    switch[switch.index(option) + 1] = text
+                    code, output = self.run_callback(
+                        receiver, "https://x/", switch=switch, patroni=["on_reload", "replica", "main"]
+                    )
+                    self.assertEqual((code, len(output.splitlines())), (4, 1), output)
+                    self.assertIn(f'{option}: "{text}" cannot be', output)
+                    self.assertRegex(
+                        output, "without a shell .* PATRONI_.* write the name itself, or use --follow-leader"
+                    )
+
+    def test_name_that_patroni_has_split_is_rejected_with_its_first_word(self):
+        """Patroni splits the command line as a shell does, but replaces nothing."""
+        switch = [*SWITCH[:4], "pg:{{", "inventory_hostname", "}}", *SWITCH[5:]]
+        code, output = self.run_callback("--url", "https://x/", "--dry-run", switch=switch)
+        self.assertEqual(code, 4)
+        self.assertRegex(output, '--barman-model: "pg:{{" .* use --follow-leader')
+
+    def test_name_that_barman_cannot_have_is_rejected(self):
+        for text in ["", "-x", ".x", "pg/node1", "pg node1", "main\n", "Köln", "x" * 256]:
+            for option in ["--barman-model", "--barman-server"]:
+                with self.subTest(text=text, option=option):
+                    switch = [*SWITCH[:1], f"{option}={text}", *SWITCH[1:]]
+                    code, output = self.run_callback("--url", "https://x/", switch=switch)
+                    self.assertEqual((code, len(output.splitlines())), (4, 1), output)
+                    self.assertRegex(output, f'{option}: "{text.strip()}" cannot be .* at most 255 characters ')
+                    self.assertNotIn("shell", output)
+        code, output = self.run_process("--url", "https://x/", switch=[*SWITCH[:4], b"caf\xe9", *SWITCH[5:]])
+        self.assertEqual(code, 4)
+        self.assertIn('--barman-model: "caf\ufffd" cannot be', output)
+
+    def test_every_name_that_barman_can_have_is_accepted(self):
+        function = self.function(response(0))
+        for text in ["m", "0", "_", "pg:node1.example.com", "a@b+c~d=e,f-g_h", "x" * 255]:
+            with self.subTest(text=text):
+                switch = ["config-switch", "--barman-server", text, "--barman-model", text, *SWITCH[5:]]
+                self.assertEqual(self.run_callback("--url", function.url, switch=switch)[0], 0)
+                payload = json.loads(function.requests[-1][2].decode())
+                self.assertEqual((payload["barman_server"], payload["barman_model"]), (text, text))
 
     def test_unexpected_error_is_an_http_error(self):
         """Python would exit with 1, which means CONFIG_SWITCH_SKIPPED."""
