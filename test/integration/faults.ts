@@ -36,7 +36,7 @@ export interface Row {
   readonly broken: Break;
   readonly remaining?: number;
   readonly options?: Omit<PgBackupApiOptions, 'tls'>;
-  readonly payload?: Buffer;
+  readonly payload?: Buffer | object;
 }
 
 export type More = Partial<Row>;

@@ -31,6 +31,9 @@ let count = 0;
 /** Another one. */
 export const NODE1 = { ...PROMOTION, barman_model: 'pg:node1' };
 export const RESET = { ...PROMOTION, barman_model: undefined, reset: true };
+/** A payload that names no model. */
+const { barman_model: _, ...UNNAMED } = PROMOTION;
+export const FOLLOWING = { ...UNNAMED, follow_leader: true };
 /** A payload that is skipped. */
 export const SKIPPED = { ...PROMOTION, role: 'replica' };
 

@@ -42,7 +42,14 @@ const invalidName = fc.oneof(
 );
 
 const shaped = fc.record({
-  action: field(fc.constant('on_role_change'), fc.oneof(notString, fc.constant('on_start')), false),
+  action: field(
+    fc.oneof(
+      { weight: 9, arbitrary: fc.constant('on_role_change') },
+      { weight: 1, arbitrary: fc.constantFrom('on_reload', 'on_start', 'on_restart') },
+    ),
+    fc.oneof(notString, fc.constant('on_stop')),
+    false,
+  ),
   role: field(fc.constantFrom(...(MATCHING.always ?? [])), fc.oneof(notString, fc.constant('leader')), false),
   cluster: field(
     fc.string({ minLength: 1, maxLength: 20 }),
@@ -52,22 +59,28 @@ const shaped = fc.record({
   barman_server: field(name, invalidName, false),
   barman_model: field(name, invalidName, true),
   reset: field(fc.boolean(), fc.constantFrom('true', 1, null), true),
+  follow_leader: field(fc.boolean(), fc.constantFrom('true', 1, null), true),
   switch_when: field(
     fc.constantFrom(...Object.keys(MATCHING)),
     fc.oneof(notString, fc.constant('never')),
     true,
   ),
   age_ms: field(fc.nat(), fc.constantFrom(-1, 0.5, '1', null, 1e300), true),
+  // Never a reason to reject it.
+  node: field(fc.anything(), fc.string(), true).map((one) => ({ ...one, valid: true })),
   unknown: field(fc.constant(undefined), fc.integer(), true),
 });
 
 /** The design's rules, implemented independently of the function. */
 function expected(fields: Record<string, { value: unknown; valid: boolean }>): ExitCode {
   if (Object.values(fields).some(({ valid }) => !valid)) return ExitCode.INVALID_ARGS;
+  if (fields.action?.value !== 'on_role_change') return ExitCode.CONFIG_SWITCH_SKIPPED;
   const switch_when = String(fields.switch_when?.value ?? 'promoted');
   if (!MATCHING[switch_when]?.includes(String(fields.role?.value))) return ExitCode.CONFIG_SWITCH_SKIPPED;
-  const model = fields.barman_model?.value !== undefined;
-  if (model === (fields.reset?.value === true)) return ExitCode.INVALID_ARGS;
+  const targets = [fields.barman_model?.value !== undefined, fields.reset?.value === true];
+  // No cluster says who leads, so the leader cannot be followed.
+  if (targets.filter(Boolean).length !== 1 || fields.follow_leader?.value === true)
+    return ExitCode.INVALID_ARGS;
   return ExitCode.HTTP_ERROR;
 }
 

@@ -218,7 +218,6 @@ describe('a server', () => {
     ['in another cluster', [{ ...A, servers: new Map([['other', new Map([['a1', 'pg:a1']])]]) }]],
     ['without members', [{ ...A, servers: new Map([['main', new Map()]]) }]],
     ['of a cluster without URLs', [{ ...A, patroni: [] }]],
-    ['of a cluster whose parameter never had a good value', [withoutValue('a', 'clusters/a is not JSON')]],
   ])('%s has no leader to follow, also after the parameters were read again', async (_, clusters) => {
     const { result, time, rereads } = await follow(clusters);
     expect(result).toEqual(
@@ -228,6 +227,15 @@ describe('a server', () => {
       ),
     );
     expect({ time, rereads }).toEqual({ time: 0, rereads: 1 });
+  });
+
+  test('may be in a cluster that cannot be read now, so that the event is sent again', async () => {
+    const { result } = await follow([withoutValue('a', 'clusters/a is not JSON')]);
+    expect(result).toEqual(
+      new LeaderUnknown(
+        'follow_leader needs a parameter clusters/NAME that lists Barman server main with its members, and has the key "patroni"; it may be this one: clusters/a is not JSON',
+      ),
+    );
   });
 
   test('that was just added to a cluster is found', async () => {

@@ -49,10 +49,14 @@ const observe = async (
   {
     cluster = CLUSTER,
     read,
+    site,
     ...last
-  }: { cluster?: Observed['cluster']; read?: Item[]; stage?: StageItem } = {},
+  }: { cluster?: Observed['cluster']; read?: Item[]; stage?: StageItem; site?: string } = {},
 ) => {
-  const observed = [{ cluster, at: NOW + ms, observation }];
+  const observed: Observed[] =
+    site === undefined
+      ? [{ cluster, at: NOW + ms, observation }]
+      : [{ cluster: { ...cluster, name: site }, barman_server: 'main', at: NOW + ms, observation }];
   const ledger = new Ledger(table);
   const known = read ? { items: read, unreadable: [], stage: {} } : await ledger.all(signal);
   return recordObservations(ledger, { ...known, ...last }, observed, MINUTE, signal);
@@ -367,5 +371,107 @@ describe('a server for which Barman does not stream', () => {
     table.item = { ...STOPPED, lease: { token: 'another', expires_at: at(0) } };
     expect(await observe(2 * MINUTE, notStreaming, { read: [STOPPED] })).toEqual(found(message));
     expect(table.item).not.toHaveProperty('apply_again_at');
+  });
+});
+
+describe('of a server with several sites', () => {
+  const A: Item = { ...IN_SYNC, site: 'a' };
+  const node2 = { leader: 'node2' };
+  const waiting = (since: number) =>
+    `Barman server main follows a, and the only primary is node2 in b since ${at(since)}: it is followed after 5 minutes`;
+  const unknownIn = (cluster: string, reason: string) => ({
+    ...NOTHING,
+    unknown: [{ cluster, barman_server: 'main', reason }],
+  });
+
+  test('the first site that has the only primary is followed as any leader', async () => {
+    table.item = IN_SYNC;
+    expect(await observe(0, node2, { site: 'b' })).toEqual(NOTHING);
+    expect(table.item).toMatchObject({ site: 'b', leader: 'node2', differs_since: at(0) });
+    expect(await observe(MINUTE, node2, { site: 'b' })).toMatchObject({
+      reconciled: [{ barman_server: 'main' }],
+    });
+  });
+
+  test('another leader of the same site is followed at once', async () => {
+    table.item = A;
+    expect(await observe(0, node2, { site: 'a' })).toEqual(NOTHING);
+    expect(table.item).toMatchObject({ site: 'a', leader: 'node2', differs_since: at(0) });
+  });
+
+  test('another site is followed once it has had the only primary for five minutes', async () => {
+    table.item = A;
+    for (const minute of [0, 1, 2, 3, 4]) {
+      expect(await observe(minute * MINUTE, node2, { site: 'b' })).toEqual(unknownIn('b', waiting(0)));
+      expect(table.item).toEqual({ ...A, other_site: { name: 'b', since: at(0) } });
+    }
+    expect(table.writes).toBe(1);
+    expect(await observe(4.75 * MINUTE - 1, node2, { site: 'b' })).toEqual(unknownIn('b', waiting(0)));
+    // A heartbeat may be early.
+    expect(await observe(4.75 * MINUTE, node2, { site: 'b' })).toEqual(NOTHING);
+    expect(table.item).toEqual({
+      ...A,
+      ...{ site: 'b', leader: 'node2', leader_since: at(4.75 * MINUTE), differs_since: at(4.75 * MINUTE) },
+    });
+    expect(await observe(6 * MINUTE, node2, { site: 'b' })).toMatchObject({
+      reconciled: [{ barman_server: 'main' }],
+    });
+  });
+
+  test.each<[string, string, Observation]>([
+    ['its leader is unknown once', 'b', { unknown: 'several sites have a primary' }],
+    ['the last site has the only primary once', 'a', { leader: 'node1' }],
+  ])('the five minutes start over if %s', async (_, site, observation) => {
+    table.item = A;
+    await observe(0, node2, { site: 'b' });
+    await observe(4 * MINUTE, observation, { site });
+    expect(table.item).toEqual(A);
+    expect(await observe(5 * MINUTE, node2, { site: 'b' })).toEqual(unknownIn('b', waiting(5 * MINUTE)));
+    expect(await observe(9 * MINUTE, node2, { site: 'b' })).toEqual(unknownIn('b', waiting(5 * MINUTE)));
+    expect(await observe(10 * MINUTE, node2, { site: 'b' })).toEqual(NOTHING);
+    expect(table.item).toMatchObject({ site: 'b' });
+  });
+
+  test('the five minutes start over with a third site', async () => {
+    table.item = A;
+    await observe(0, node2, { site: 'b' });
+    await observe(4 * MINUTE, node2, { site: 'c' });
+    expect(table.item).toEqual({ ...A, other_site: { name: 'c', since: at(4 * MINUTE) } });
+  });
+
+  test('a leader with the same name at another site is a new one', async () => {
+    table.item = {
+      ...A,
+      streaming: true,
+      streaming_since: at(-MINUTE),
+      other_site: { name: 'b', since: at(-5 * MINUTE) },
+    };
+    await observe(0, { leader: 'node1' }, { site: 'b' });
+    expect(table.item).toEqual({ ...IN_SYNC, site: 'b', leader_since: at(0) });
+  });
+
+  test('nothing is remembered once it has one cluster only', async () => {
+    table.item = { ...A, other_site: { name: 'b', since: at(-MINUTE) } };
+    await observe(0, { leader: 'node1' });
+    expect(table.item).toEqual({ ...IN_SYNC, leader_since: at(0) });
+  });
+
+  test('it goes on being counted that Barman did not stream, while another site is waited for', async () => {
+    table.item = { ...A, streaming: false, streaming_since: at(-MINUTE) };
+    expect(await observe(0, node2, { site: 'b' })).toMatchObject({
+      notStreaming: [{ barman_server: 'main', since: NOW - MINUTE }],
+    });
+  });
+
+  test('an error of the ledger is the reason why the leader is unknown', async () => {
+    table.item = { ...A, other_site: { name: 'c', since: at(-MINUTE) } };
+    using observed = vi.spyOn(Ledger.prototype, 'observed');
+    observed.mockRejectedValue(new LedgerError('the ledger is unavailable'));
+    const failed = 'its leader node2 could not be recorded for Barman server main: the ledger is unavailable';
+    expect(await observe(0, node2, { site: 'b' })).toEqual(unknownIn('b', failed));
+    const unknown = await observe(0, { unknown: 'none' }, { site: 'b' });
+    expect(unknown.unknown).toContainEqual(
+      expect.objectContaining({ reason: expect.stringContaining('the ledger is unavailable') }),
+    );
   });
 });

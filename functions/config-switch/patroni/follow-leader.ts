@@ -7,6 +7,7 @@
 import { deadline, sleep } from '../deadline.ts';
 import { HttpError, InvalidArgs, LeaderUnknown } from '../errors.ts';
 import type { ConfigTarget } from '../target.ts';
+import { listOf } from '../text.ts';
 import { type Cluster, hasMembers, modelTarget } from './cluster.ts';
 import { observe, type Round } from './leader.ts';
 import { type Clusters, isObserved, whyNotAsked } from './observe-clusters.ts';
@@ -62,12 +63,7 @@ export async function followLeader(
   const reread = () => source.rereadSecrets(signal).catch(() => undefined);
   let followed = await followedBy(barman_server, source, signal);
   if (!followed && (await reread())) followed = await followedBy(barman_server, source, signal);
-  if (!followed) {
-    throw new InvalidArgs(
-      `follow_leader needs a parameter clusters/NAME that lists Barman server ${barman_server} with its members, ` +
-        'and has the key "patroni"; there is none: add it, or send barman_model or reset instead',
-    );
-  }
+  if (!followed) throw await notFollowed(barman_server, source, signal);
   const { name, leader } = await leaderKnownTwice(barman_server, followed, signal);
   if (followed.sites.length > 1 && site !== undefined && name !== site) {
     throw new LeaderUnknown(
@@ -105,6 +101,19 @@ async function followedBy(
   const { clusters, tls } = await source.clusters(signal);
   const sites = clusters.filter((cluster) => hasMembers(cluster, barman_server));
   return sites.some(isObserved) ? { sites, tls } : undefined;
+}
+
+/** Returns why there is no leader to follow: it may be in a cluster that cannot be read now. */
+async function notFollowed(
+  barman_server: string,
+  source: ClusterSource,
+  signal: AbortSignal,
+): Promise<InvalidArgs | LeaderUnknown> {
+  const wanted = `follow_leader needs a parameter clusters/NAME that lists Barman server ${barman_server} with its members, and has the key "patroni"`;
+  const { clusters } = await source.clusters(signal);
+  const malformed = clusters.flatMap((cluster) => cluster.malformed ?? []);
+  if (malformed.length > 0) return new LeaderUnknown(`${wanted}; it may be this one: ${listOf(malformed)}`);
+  return new InvalidArgs(`${wanted}; there is none: add it, or send barman_model or reset instead`);
 }
 
 /** Returns the leader, and the name of its cluster. @throws LeaderUnknown */
