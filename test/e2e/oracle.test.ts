@@ -12,6 +12,7 @@ import { afterAll, beforeAll, expect, inject, test } from 'vitest';
 import { ExitCode } from '../../functions/config-switch/exit-code.ts';
 import { startFunction } from '../integration/function.ts';
 import { inOneCluster, MODELS } from '../stand-ins/barman-host.ts';
+import { PatroniStandIn } from '../stand-ins/patroni-rest-api.ts';
 import { PgBackupApiStandIn } from '../stand-ins/pg-backup-api.ts';
 
 const ROLES = ['primary', 'promoted', 'master', 'standby_leader', 'replica', 'demoted'];
@@ -25,6 +26,8 @@ const PAGE = 'docs/development.md';
 const TARGETS: Record<string, { words: readonly string[]; fields: object }> = {
   model: { words: ['--barman-model', 'pg:node2'], fields: { barman_model: 'pg:node2' } },
   reset: { words: ['--reset'], fields: { reset: true } },
+  // The command cannot ask for the leader: it is compared with the leader's model.
+  leader: { words: ['--barman-model', 'pg:node2'], fields: { follow_leader: true } },
   both: {
     words: ['--barman-model', 'pg:node2', '--reset'],
     fields: { barman_model: 'pg:node2', reset: true },
@@ -166,12 +169,25 @@ function inWords(pairs: string): string {
   return kinds.find(([, all]) => all.join(', ') === pairs)?.[0] ?? pairs;
 }
 
+let patroni: PatroniStandIn;
+beforeAll(async () => {
+  patroni = await PatroniStandIn.start();
+  patroni.leader = 'node2';
+});
+afterAll(() => patroni[Symbol.asyncDispose]());
+
 test('the function › ends with the ExitCode that patroni_barman documents, and the docs list where the command does not', async () => {
   const exits = await forEach(cases, runCommand);
   const exitCodes: (ExitCode | undefined)[] = [];
   for (const ending of ENDINGS) {
     await using run = await startFunction();
-    run.host.put({ url: urlOf(ending), 'allow-plain-http': 'true' });
+    const servers = Object.fromEntries(
+      cases.map((one) => [serverOf('function', one), { node1: 'pg:node1', node2: 'pg:node2' }]),
+    );
+    run.host.put({
+      ...{ url: urlOf(ending), 'allow-plain-http': 'true' },
+      'clusters/main': JSON.stringify({ servers, patroni: patroni.urls }),
+    });
     await forEach(
       cases.filter((one) => one.ending === ending),
       async (one) => {
@@ -195,7 +211,7 @@ test('the function › ends with the ExitCode that patroni_barman documents, and
     `Of ${count} cases the function ends with the documented ExitCode in ${count}, ` +
       `\`patroni_barman\` in ${count - differing.length}:`,
     '',
-    '| role and `switch_when` | model or reset | operation or API | documented | the function | `patroni_barman` |',
+    '| role and `switch_when` | target | operation or API | documented | the function | `patroni_barman` |',
     '| --- | --- | --- | --- | --- | --- |',
     ...linesOf(
       differing.map(({ index, role, switchWhen, target, ending, documented }) => {

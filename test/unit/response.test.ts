@@ -5,6 +5,7 @@ import {
   DeadlineExceeded,
   HttpError,
   InvalidArgs,
+  LeaderUnknown,
   LedgerError,
   Rejected,
   WrongCluster,
@@ -33,14 +34,15 @@ interface Given {
   /** null: it could not be read. */
   readonly payload?: object | null;
   readonly recorded?: boolean;
+  readonly followed?: NonNullable<EventFacts['followed']>;
 }
 /** Ends an event. @returns what the caller gets, and the facts with the response */
 async function end(
   result: Result | Error | undefined,
-  { caller = 'direct', payload = PAYLOAD, recorded = false }: Given = {},
+  { caller = 'direct', payload = PAYLOAD, recorded = false, followed }: Given = {},
 ) {
   const roleChange = payload && { roleChange: parseRoleChange(payload) };
-  const facts: EventFacts = { ...newFacts(), recorded, ...roleChange };
+  const facts: EventFacts = { ...newFacts(), recorded, ...roleChange, ...(followed && { followed }) };
   const event = { request_id: 'r1', event_id: 'e1', arrived: { caller }, facts } as unknown as Event;
   const failed = result === undefined || result instanceof Error;
   const request = { event, error: failed ? result : null, response: failed ? undefined : result };
@@ -73,6 +75,26 @@ describe('the body', () => {
       recorded: false,
       ...IDS,
     });
+  });
+
+  const { barman_model: __, ...UNNAMED } = PAYLOAD;
+  test.each([
+    [{ model: 'pg:node2' }, { barman_model: 'pg:node2' }],
+    [{ reset: true } as const, { reset: true }],
+  ])('names the leader that was followed, and its target (%j)', async (target, fields) => {
+    const followed = { leader: 'node2', target };
+    const { caller } = await end(DONE, { payload: { ...UNNAMED, follow_leader: true }, followed });
+    expect(caller).toStrictEqual({
+      ...{ ...DONE, exit_status: 'CONFIG_SWITCH_DONE', cluster: 'patroni', barman_server: 'main' },
+      ...{ follow_leader: true, leader: 'node2', ...fields, recorded: false, ...IDS },
+    });
+  });
+
+  test('names no leader that is not known', async () => {
+    const { caller } = await end(SKIPPED, { payload: { ...UNNAMED, follow_leader: true } });
+    expect(caller).toMatchObject({ follow_leader: true });
+    expect(caller).not.toHaveProperty('leader');
+    expect(caller).not.toHaveProperty('barman_model');
   });
 
   test('has a printable message without a secret, of 4,000 characters at most', async () => {
@@ -120,6 +142,7 @@ describe('over HTTP', () => {
     ['the secret of another cluster', new WrongCluster('not yours'), 403, 403],
     ['a failed request', new HttpError('ECONNREFUSED'), 502, 502],
     ['an unavailable ledger', new LedgerError('throttled'), 503, 503],
+    ['an unknown leader', new LeaderUnknown('no node answered'), 503, 503],
     ['a missed deadline', new DeadlineExceeded('late'), 202, 504],
     ['a lease of another invocation', new Busy('leased'), 202, 503],
     ['an internal error', new Error('bug'), 502, 502],
