@@ -88,12 +88,12 @@ export function asTable(servers: Servers, now: number, width: number, only: read
     const notes = [...notesOf(item, stage, now), ...findingNotes(item.barman_server, servers)];
     const ready = readyCell(item.barman_server, servers, now);
     if (!isItem(item)) return { cells: [...cells, '–', '–', '–', '–', ready], notes };
-    const { desired, applied, leader, leader_since, streaming, streaming_since } = item;
+    const { desired, applied, leader, site, leader_since, streaming, streaming_since } = item;
     const { leader_known } = observationOf(item, stage, now);
     const seen =
       leader === undefined || leader_known
         ? [
-            since(leader, leader_since),
+            since(site === undefined ? leader : `${leader} in ${site}`, leader_since),
             since(streaming === undefined ? undefined : streaming ? 'yes' : 'no', streaming_since),
           ]
         : ['?', '?'];

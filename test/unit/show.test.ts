@@ -103,6 +103,10 @@ describe('the table', () => {
   const stage = { heartbeat: { ...heartbeat, clusters: heartbeat.clusters.slice(0, 1) } };
   const table = shown(items, stage);
 
+  test('names the site of a leader, if its server has several', () => {
+    expect(shown([{ ...(items[0] as Item), site: 'dc2' }], stage)).toContain('  node2 in dc2 4m  yes 3m ');
+  });
+
   test('has what is desired, applied and observed, and since when, at 80 columns', () => {
     expect(table.split('\n')).toEqual([
       'heartbeat 15s ago; version 1.2.3; pg-backup-api reachable; 1 of 1 clusters known',
