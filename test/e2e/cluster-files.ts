@@ -49,6 +49,8 @@ export interface ClusterOptions {
   readonly callback: readonly string[];
   /** The callback's. */
   readonly secret: string;
+  /** The callback of each node names its own model, instead of following the leader. */
+  readonly models?: boolean;
   /** How far a node's clock is ahead of the others (s), for its callback only. */
   readonly clocks?: Partial<Record<NodeName, number>>;
   /** Interval of Barman's cron (ms). */
@@ -128,17 +130,26 @@ export function etcd(folder: string, { client, peer }: Hosts['etcd']): CommandLi
   ]);
 }
 
-/** The examples for a node. */
-function examples(
+/** What a node has instead of the paths and the URL in the documentation of the callback. */
+export function callbackWords(
   name: NodeName,
-  { folder, tools, hosts: { network }, callback, standbyOf }: ClusterOptions,
-): string[] {
-  const words = {
+  { folder, tools, callback }: ClusterOptions,
+): Record<string, string> {
+  return {
     '/etc/patroni/barman_config_switch.py': `${join(tools, 'python')} ${join(folder, `${name}-callback.py`)}`,
     '--url https://…/config-switch': callback.join(' '),
     '/etc/patroni/webhook-secret': join(folder, 'webhook-secret'),
     '/var/log/postgresql/barman_config_switch.log': join(folder, `${name}-callback.log`),
-    'pg:node1': `pg:${name}`,
+  };
+}
+
+/** The examples for a node. */
+function examples(name: NodeName, options: ClusterOptions): string[] {
+  const { hosts, models, standbyOf } = options;
+  const { network } = hosts;
+  const words = {
+    ...callbackWords(name, options),
+    ...(models && { '--follow-leader': `--barman-model pg:${name}` }),
   };
   const node = fill(example('patroni.yml'), {
     ...words,

@@ -180,16 +180,17 @@ describe('the other callers', () => {
   });
 
   test('the callback with --event-bus puts an event, which is applied', async () => {
-    const example = /^### Over EventBridge\n[\s\S]*?on_role_change: >-\n([\s\S]*?)```/m.exec(
-      readFileSync('docs/configuration.md', 'utf8'),
-    )?.[1];
+    const example =
+      /^### Over EventBridge\n[\s\S]*?on_role_change: &callback >-\n([\s\S]*?) on_reload:/m.exec(
+        readFileSync('docs/configuration.md', 'utf8'),
+      )?.[1];
     const callback = (model: string, role: string) => {
       const command = (example ?? 'no example in docs/configuration.md')
         .replaceAll(/\s+/g, ' ')
         .replace('/etc/patroni/barman_config_switch.py', 'python3 -B patroni/barman_config_switch.py')
         .replace('--event-bus default', '--event-bus patroni')
         .replace(/--log-file \S+/, '')
-        .replace('pg:node1', model);
+        .replace('--follow-leader', `--barman-model ${model}`);
       return shell(`${command} on_role_change ${role} main`);
     };
     expect(await callback('pg:node1', 'primary')).toContain('accepted by EventBridge');

@@ -40,13 +40,15 @@ test('a node of patroni_barman › uses the function after the documented comman
     // Patroni reads the file in this way, and appends three words.
     const read =
       "import sys, yaml; print(yaml.safe_load(open(sys.argv[1]))['postgresql']['callbacks']['on_role_change'])";
-    const command = execFileSync(join(inject('tools'), 'python'), ['-c', read, file], {
-      encoding: 'utf8',
-    }).trim();
+    const callback = () =>
+      execFileSync(join(inject('tools'), 'python'), ['-c', read, file], { encoding: 'utf8' }).trim();
+    const command = callback();
     expect(command).not.toMatch(/patroni_barman|api-url|cert-file|key-file/);
     await promisify(execFile)('bash', ['-c', `${command} on_role_change primary main`]);
     expect(run.host.api.activeModel()).toBe('pg:node1');
     expect(readFileSync(join(folder, 'barman.log'), 'utf8')).toContain('CONFIG_SWITCH_DONE');
+    shell(documentedBlock('docs/migration.md', 'sed -E -i'));
+    expect(callback()).toBe(command.replace('--barman-model pg:node1', '--follow-leader'));
     shell(documentedBlock('docs/migration.md', 'mv /etc/patroni/patroni.yml.before'));
     expect(readFileSync(file, 'utf8')).toBe(here(example));
   } finally {

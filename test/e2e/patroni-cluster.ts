@@ -14,6 +14,7 @@ import { Barman } from './barman.ts';
 import {
   BARMAN_ROLES,
   type ClusterOptions,
+  callbackWords,
   etcd,
   type NodeAddress,
   type NodeName,
@@ -171,6 +172,11 @@ export class PatroniCluster {
       ({ stdout, stderr }) => ({ code: 0, output: stdout + stderr }),
       ({ code, stdout, stderr }) => ({ code, output: stdout + stderr }),
     );
+  }
+
+  /** What a node has instead of the paths and the URL in the documentation of the callback. */
+  callbackWords(name: NodeName): Record<string, string> {
+    return callbackWords(name, this.#options);
   }
 
   // Patroni
