@@ -482,7 +482,7 @@ describe('npm run ledger', () => {
     ['nowhere', ['check'], 'us-east-1'],
     ['nowhere', ['redrive'], 'us-east-1'],
     // Its file in infra/stages names the region.
-    ['local', [], 'eu-central-1'],
+    ['example', [], 'eu-central-1'],
   ])('reports that stage %s is unknown (%j)', async (stage, words, region) => {
     await using _ = await startFunction();
     vi.stubEnv('AWS_REGION', 'us-east-1');
@@ -560,10 +560,10 @@ describe('npm run ledger -- check', () => {
       expect.stringMatching(/^wrong {2}secrets: .*clusters\/c is malformed/),
       'wrong  Barman server main: has members in a and b, so none of them reconciles it; leave the members to one, and write {} in the others',
     ]);
-    expect(await ledger('barman-config-switch-local', 'check')).toMatchObject({
+    expect(await ledger('barman-config-switch-example', 'check')).toMatchObject({
       status: 1,
       log: expect.stringContaining('wrong  url, client-cert, client-key, ca-cert: '),
-      error: expect.stringMatching(/^Only the parameters were checked, from here: unknown stage local: /),
+      error: expect.stringMatching(/^Only the parameters were checked, from here: unknown stage example: /),
     });
   });
 
