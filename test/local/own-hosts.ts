@@ -77,8 +77,15 @@ export interface OwnHosts {
   readonly connection: Connection;
   readonly patroniTls: TlsSettings;
   /** The description of the cluster, or what it is guessed from. */
-  readonly cluster: { readonly path: string; readonly text: string } | Wanted;
+  readonly cluster: Given | Wanted;
   readonly apply: boolean;
+}
+
+/** The file of --cluster. */
+interface Given {
+  readonly text: string;
+  /** Named as the file. */
+  readonly cluster: Cluster;
 }
 
 /** What a cluster is guessed from. */
@@ -127,13 +134,19 @@ export function ownHosts(values: HostValues): OwnHosts | undefined {
   const { connection, patroniTls } = partsOf(parameters, '--');
   if (connection instanceof HttpError) throw new UsageError(asOption(connection));
   if (patroniTls instanceof HttpError) throw new UsageError(asOption(patroniTls));
-  const wanted = patroni ? { patroni, barman_server } : undefined;
-  if (wanted) parsed('--patroni', 'main', JSON.stringify({ servers: {}, patroni }));
+  if (patroni) parsed('--patroni', 'main', JSON.stringify({ servers: {}, patroni }));
   return {
-    ...{ parameters, connection, patroniTls },
-    cluster: wanted ?? { path: cluster as string, text: read('cluster', cluster as string) },
-    apply: values.apply === true,
+    ...{ parameters, connection, patroniTls, apply: values.apply === true },
+    cluster: cluster === undefined ? { patroni: patroni ?? [], barman_server } : given(cluster),
   };
+}
+
+/** Reads the file of --cluster. @throws UsageError */
+function given(path: string): Given {
+  const text = read('cluster', path);
+  const cluster = parsed(`--cluster: ${path}`, basename(path, '.json'), text);
+  if (cluster.patroni.length > 0) return { text, cluster };
+  throw new UsageError(`--cluster: ${path} lacks the key "patroni": add the URLs of Patroni's REST API`);
 }
 
 function read(option: string, path: string): string {
@@ -172,17 +185,15 @@ export async function describe(hosts: OwnHosts): Promise<Described> {
   await using api = new PgBackupApi(source, { signal, maxRetries: 1, facts: newFacts() });
   const barman = <T>(answer: Promise<T>) =>
     answer.catch((error) => {
-      throw new Error(`--pg-backup-api: ${messageOf(error)}`);
+      const files = connection.tls ? ', --client-cert, --client-key and --ca-cert' : '';
+      throw new Error(`--pg-backup-api: ${messageOf(error)}; check the URL${files}`);
     });
   await barman(api.status());
   if ('text' in given) {
-    const { path, text } = given;
-    const cluster = parsed(`--cluster: ${path}`, basename(path, '.json'), text);
-    const [one] = cluster.patroni;
-    if (!one) throw new UsageError(`--cluster: ${path} has no URLs: add the key "patroni"`);
+    const { cluster, text } = given;
     const scope = await scopeOf(cluster.patroni, patroniTls, 'the key "patroni" of --cluster', signal);
     // The parameter is best named as the scope, which the file need not have then.
-    const named = 'scope' in JSON.parse(text) ? cluster : parsed(`--cluster: ${path}`, scope, text);
+    const named = 'scope' in JSON.parse(text) ? cluster : parseCluster(scope, text);
     return { cluster: named, text, isGuess: false };
   }
   const { patroni, barman_server } = given;

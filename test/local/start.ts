@@ -296,7 +296,9 @@ async function takeMore({ local, interval }: World, commands: [string, string][]
   console.log(`\nA heartbeat runs every ${interval} seconds. Its log lines are shown when they change.`);
   console.log('Press Ctrl-C to stop. The log of the function follows.\n');
   following = true;
-  const exited = Promise.race(children.map((child) => once(child, 'exit'))).then(() => {
+  const exited = Promise.race(children.map((child) => once(child, 'exit'))).then(async () => {
+    // Ctrl-C ends it, too; then the process ends by itself.
+    if (ending) await new Promise(() => {});
     throw new Error('the function exited');
   });
   for (;;) {
@@ -346,6 +348,7 @@ async function startFunction({ local, env }: World, more: NodeJS.ProcessEnv = {}
       ...env,
       PARAMETERS_PATH: PARAMETERS,
       LEDGER_TABLE: NAME,
+      VERSION: process.env.npm_package_version,
       POWERTOOLS_SERVICE_NAME: NAME,
       POWERTOOLS_METRICS_NAMESPACE: 'BarmanConfigSwitch',
       LAMBDA_PORT: port,
