@@ -6,12 +6,14 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { expect, test } from 'vitest';
 import { type Local, STATE_FILE } from '../../cli/stage.ts';
-import { commandsOf, documentedBlock, documentedCommand, fill } from '../documentation.ts';
+import { commandsOf, documentedBlock, documentedCommand, fill, shellBlocks } from '../documentation.ts';
 import { inOneCluster, MODELS, startBarmanHost } from '../stand-ins/barman-host.ts';
 import { CertificateAuthority } from '../stand-ins/certificates.ts';
 import { PatroniStandIn } from '../stand-ins/patroni-rest-api.ts';
 
 const GUIDE = 'docs/how-to/try-your-hosts.md';
+/** Its commands: to look at both hosts, to correct the cluster, and to watch it. */
+const [[, LOOK = ''] = [], [CORRECT = ''] = [], WATCH = []] = shellBlocks(GUIDE).map(commandsOf);
 const CTRL_C = 'Press Ctrl-C to stop.';
 
 /** Runs a command of the documentation. @returns how it ended; it does not throw */
@@ -25,7 +27,7 @@ async function type(command: string) {
 
 /** Starts a command that runs until Ctrl-C. */
 function typeAndWait(command: string) {
-  const child = spawn('bash', ['-c', `exec ${command}`]);
+  const child = spawn('bash', ['-c', `exec ${command}`], { detached: true });
   const ended = once(child, 'exit');
   const output = { text: '' };
   for (const stream of [child.stdout, child.stderr]) {
@@ -38,8 +40,10 @@ function typeAndWait(command: string) {
     /** Waits until it takes role changes from other terminals. */
     ready: () => expect.poll(() => output.text, { timeout: 60_000 }).toContain(CTRL_C),
     [Symbol.asyncDispose]: async () => {
-      child.kill('SIGINT');
+      // As a terminal does: to all processes of the group.
+      process.kill(-(child.pid ?? 0), 'SIGINT');
       expect(await ended).toEqual([130, null]);
+      expect(output.text).not.toContain('exited');
     },
   };
 }
@@ -143,6 +147,15 @@ async function ownHosts({ nodes = ['node1', 'node2'], models = MODELS } = {}) {
   return {
     ...{ api, patroni, file, write, barman, tls },
     urls: patroni.urls.map((url) => `--patroni ${url}`).join(' '),
+    /** A command of the guide, with the files and the Barman host here. */
+    filled: (command: string) =>
+      fill(command, {
+        'npm start --': 'node test/local/start.ts --port 0',
+        'https://barman.example.com/pgbapi': api.url,
+        ' client-cert': ` ${file('client-cert')}`,
+        ' client-key': ` ${file('client-key')}`,
+        ' ca-cert': ` ${file('ca-cert')}`,
+      }),
     start: (options: string) => `node test/local/start.ts --port 0 ${options}`,
     posts: () => api.requests.filter(({ method }) => method !== 'GET'),
     /** Expects that a text has nothing of what is secret. */
@@ -161,12 +174,7 @@ test('npm start --pg-backup-api › says what each failover would do, as the gui
 }, async () => {
   await using own = await ownHosts({ nodes: ['node1', 'node2', 'node3'] });
   const [first = '', ...others] = own.patroni.urls;
-  const command = fill(documentedCommand(GUIDE, 'npm start -- --once'), {
-    'npm start -- --once': 'node test/local/start.ts --port 0 --once',
-    'https://barman.example.com/pgbapi': own.api.url,
-    ' client-cert': ` ${own.file('client-cert')}`,
-    ' client-key': ` ${own.file('client-key')}`,
-    ' ca-cert': ` ${own.file('ca-cert')}`,
+  const command = fill(own.filled(LOOK), {
     'https://10.0.1.11:8008': first,
     'https://10.0.1.12:8008': others[0] ?? '',
     'https://10.0.1.13:8008': others[1] ?? '',
@@ -210,8 +218,11 @@ test('npm start --pg-backup-api › sends no POST without --apply, although Barm
   await expect
     .poll(() => start.output.text, { timeout: 30_000 })
     .toContain('0 applied, 1 paused and pending');
+  const [list = '', check = '', follow = ''] = WATCH;
+  expect((await type(list)).stdout).toMatch(/^main +paused +pg:node2 /m);
+  expect((await type(check)).stdout).toContain('leader node2, ');
+  expect(messageIn(await type(follow))).toContain('is paused');
   const webhook = 'npm run -s webhook -- --role primary';
-  expect(messageIn(await type(`${webhook} --follow-leader`))).toContain('is paused');
   expect(messageIn(await type(`${webhook} --barman-model pg:node2`))).toContain('is paused');
   // The end of the pause changes nothing.
   const ledger = 'npm run -s ledger -- --stage local';
@@ -246,8 +257,10 @@ test('npm start --pg-backup-api --apply › lets webhooks switch, with the clust
   const members = { node1: 'pg:node1', node2: 'pg:node2' };
   const cluster = { secret, servers: { main: members }, patroni: own.patroni.urls };
   own.write('cluster.json', JSON.stringify(cluster));
-  const options = `${own.barman} ${own.tls} --cluster ${own.file('cluster.json')} --apply`;
-  await using start = typeAndWait(own.start(options));
+  const command = fill(own.filled(CORRECT), { ' cluster.json': ` ${own.file('cluster.json')}` });
+  expect(await type(`${command} ${own.tls}`)).toMatchObject({ status: 0, stderr: '' });
+  expect(own.posts()).toEqual([]);
+  await using start = typeAndWait(fill(`${command} ${own.tls}`, { '--once': '--apply' }));
   await start.ready();
   expect(messageIn(await type('npm run -s webhook -- --role primary --follow-leader'))).toBe(
     'Barman server main now uses model pg:node2',

@@ -216,6 +216,11 @@ async function showOwnHosts(hosts: OwnHosts, port: number, onlyOnce: boolean): P
   title('What a failover would do');
   for (const line of outlook(report)) print(`  ${line}`);
   if (onlyOnce) return isClean(report) ? 0 : 1;
+  console.log(
+    apply
+      ? '\nFrom now on heartbeats and webhooks switch the Barman host.'
+      : '\nNothing is changed on the Barman host: all servers are paused, and only GET requests are sent (--apply switches).',
+  );
   return takeMore(world, commandsFor(described));
 }
 
