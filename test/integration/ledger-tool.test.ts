@@ -455,7 +455,7 @@ describe('npm run ledger', () => {
 
   test.each([
     ['', 'the ledger is unavailable'],
-    ['check', 'the parameters under /barman-config-switch/local/ could not be read from SSM'],
+    ['check', 'the parameters under /barman-config-switch/example/ could not be read from SSM'],
   ])('says without credentials how to sign in (%j)', async (command, what) => {
     await using _ = await startFunction();
     for (const name of ['AWS_ACCESS_KEY_ID', 'AWS_SECRET_ACCESS_KEY', 'AWS_SESSION_TOKEN', 'AWS_PROFILE']) {
@@ -464,7 +464,7 @@ describe('npm run ledger', () => {
     vi.stubEnv('AWS_EC2_METADATA_DISABLED', 'true');
     for (const name of ['AWS_CONFIG_FILE', 'AWS_SHARED_CREDENTIALS_FILE']) vi.stubEnv(name, '/nowhere');
     const { status, log, error } = await ledger(
-      'barman-config-switch-local',
+      'barman-config-switch-example',
       ...command.split(' ').filter(Boolean),
     );
     expect([status, log]).toEqual([1, '']);

@@ -6,19 +6,25 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { expect, test } from 'vitest';
 import { type Local, STATE_FILE } from '../../cli/stage.ts';
-import { commandsOf, documentedBlock, documentedCommand, fill, shellBlocks } from '../documentation.ts';
+import { commandsOf, documentedBlock, documentedCommand, fill } from '../documentation.ts';
 import { inOneCluster, MODELS, startBarmanHost } from '../stand-ins/barman-host.ts';
 import { CertificateAuthority } from '../stand-ins/certificates.ts';
 import { PatroniStandIn } from '../stand-ins/patroni-rest-api.ts';
 
 const GUIDE = 'docs/how-to/try-your-hosts.md';
 /** Its commands: to look at both hosts, to correct the cluster, and to watch it. */
-const [[, LOOK = ''] = [], [CORRECT = ''] = [], WATCH = []] = shellBlocks(GUIDE).map(commandsOf);
+const [, LOOK = ''] = commandsOf(documentedBlock('docs/how-to/try-your-hosts.md', 'npm ci'));
+const CORRECT = documentedCommand('docs/how-to/try-your-hosts.md', 'npm start -- --once --cluster');
+const WATCH = commandsOf(documentedBlock('docs/how-to/try-your-hosts.md', 'npm run ledger'));
 const CTRL_C = 'Press Ctrl-C to stop.';
+
+/** Of a shell without credentials, whose profile does not exist. */
+const { AWS_ACCESS_KEY_ID: _, AWS_SECRET_ACCESS_KEY: __, ...rest } = process.env;
+const env = { ...rest, AWS_PROFILE: 'nowhere' };
 
 /** Runs a command of the documentation. @returns how it ended; it does not throw */
 async function type(command: string) {
-  const ended = await promisify(execFile)('bash', ['-c', command]).then(
+  const ended = await promisify(execFile)('bash', ['-c', command], { env }).then(
     ({ stdout, stderr }) => ({ code: 0, stdout, stderr }),
     (error: { code: number; stdout: string; stderr: string }) => error,
   );
@@ -27,7 +33,7 @@ async function type(command: string) {
 
 /** Starts a command that runs until Ctrl-C. */
 function typeAndWait(command: string) {
-  const child = spawn('bash', ['-c', `exec ${command}`], { detached: true });
+  const child = spawn('bash', ['-c', `exec ${command}`], { env, detached: true });
   const ended = once(child, 'exit');
   const output = { text: '' };
   for (const stream of [child.stdout, child.stderr]) {
@@ -70,10 +76,10 @@ test('npm start -- --once › shows a model, no event, and follow_leader, and ex
     '"exit_status": "CONFIG_SWITCH_DONE"',
     'active model of main  pg:node2 → pg:node1',
   ];
-  let rest = stdout;
+  let left = stdout;
   for (const text of shown) {
-    expect(rest).toContain(text);
-    rest = rest.slice(rest.indexOf(text) + text.length);
+    expect(left).toContain(text);
+    left = left.slice(left.indexOf(text) + text.length);
   }
 });
 
@@ -83,7 +89,7 @@ test('npm run webhook and npm run ledger › explain that the function is not ru
     [1, 'cli/ledger.ts', '--stage', 'local'],
     [1, 'cli/ledger.ts', '--stage', 'local', 'check'],
   ] as const) {
-    const ended = spawnSync('node', args, { encoding: 'utf8' });
+    const ended = spawnSync('node', args, { encoding: 'utf8', env });
     expect([ended.status, ended.stderr]).toEqual([
       status,
       expect.stringMatching(/^the function is not running: run `npm start`.*\n$/),
