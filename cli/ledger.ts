@@ -2,7 +2,8 @@
  * `npm run ledger -- --stage S`: what each Barman server should be set to, what it was last set to, what
  * Patroni says, and why they differ; and the commands for it, see COMMANDS.
  *
- * It finds credentials as AWS's own command does, AWS_PROFILE and so on.
+ * It finds credentials as AWS's own command does, AWS_PROFILE and so on; the stage local is that of a running
+ * `npm start`, and needs none.
  */
 
 import { existsSync } from 'node:fs';
@@ -30,7 +31,15 @@ import { isClean, parameterLines, pendingText, reportText } from './check.ts';
 import { columns, type Program, start, UsageError, type Values } from './command-line.ts';
 import { failureQueue, redrive } from './redrive.ts';
 import { asJson, asTable, stateOf, time, tried } from './show.ts';
-import { regionOf, STAGE_OPTIONS, stageFile, unknownStage } from './stage.ts';
+import {
+  LOCAL_STAGE,
+  readLocal,
+  regionOf,
+  STAGE_OPTIONS,
+  stageFile,
+  unknownStage,
+  useLocal,
+} from './stage.ts';
 
 /** For each request to AWS (ms). */
 const TIMEOUT = 30_000;
@@ -184,11 +193,12 @@ class Stage {
   readonly ledger: Ledger;
   readonly operator: Operator;
 
-  /** Sets AWS_REGION, for all clients. */
+  /** Sets AWS_REGION, and what else the stage of `npm start` needs, for all clients. */
   constructor(values: Values<typeof OPTIONS>) {
     this.values = values;
     const { stage, region } = values;
     process.env.AWS_REGION = region ?? regionOf(stage) ?? process.env.AWS_REGION ?? 'eu-central-1';
+    if (stage === LOCAL_STAGE) useLocal(readLocal().aws);
     this.name = `barman-config-switch-${stage}`;
     const table = new DynamoDbTable(new LedgerClient('command'), this.name);
     this.ledger = new Ledger(table);
@@ -534,6 +544,7 @@ function reasonOf(response: unknown): string {
 }
 
 async function redriveEvents(stage: Stage): Promise<number> {
+  if (stage.values.stage === LOCAL_STAGE) throw new Error('`npm start` has no failure queue');
   await stage.expectDeployed();
   const queue = await failureQueue(stage.name);
   const invoke = (event: unknown) => stage.invoke(event);

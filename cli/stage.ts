@@ -1,10 +1,25 @@
-/** What a command knows of a stage without asking AWS: its file. */
+/** What a command knows of a stage without asking AWS: its file, or the `npm start` that runs. */
 
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 
 const FOLDER = 'infra/stages';
+/** The stage of `npm start`. */
+export const LOCAL_STAGE = 'local';
+/** Where a running `npm start` writes how to reach it. */
+export const STATE_FILE = '.local/state.json';
 /** An example to copy, and the stage of `npm start`. */
-const NEVER_DEPLOYED = ['example.yml', 'local.yml'];
+const NEVER_DEPLOYED = ['example.yml', `${LOCAL_STAGE}.yml`];
+
+/** A running `npm start`. */
+export interface Local {
+  readonly pid: number;
+  /** The route for webhooks. */
+  readonly url: string;
+  /** A webhook secret that may switch every Barman server. */
+  readonly secret: string;
+  /** Environment variables for the clients of AWS: endpoints and credentials. */
+  readonly aws: Readonly<Record<`AWS_${string}`, string>>;
+}
 
 /** The options of every command that is for one stage. */
 export const STAGE_OPTIONS = {
@@ -25,6 +40,29 @@ export function stageFile(stage: string): string {
 export function regionOf(stage: string): string | undefined {
   if (!existsSync(stageFile(stage))) return undefined;
   return /^region: *["']?([\w-]+)/m.exec(readFileSync(stageFile(stage), 'utf8'))?.[1];
+}
+
+/** Returns how to reach the `npm start` that runs. @throws Error if none does */
+export function readLocal(): Local {
+  try {
+    const local = JSON.parse(readFileSync(STATE_FILE, 'utf8')) as Local;
+    // One that was killed has left its file.
+    process.kill(local.pid, 0);
+    return local;
+  } catch {
+    throw new Error(
+      'the function is not running: run `npm start` in another terminal, and wait until it takes role changes. ' +
+        'A deployed stage is tried with patroni/barman_config_switch.py --dry-run',
+    );
+  }
+}
+
+/** Sets endpoints and credentials of a running `npm start`, for all clients of AWS in this process. */
+export function useLocal(aws: Local['aws']): void {
+  // A profile would come before the credentials.
+  delete process.env.AWS_PROFILE;
+  delete process.env.AWS_SESSION_TOKEN;
+  Object.assign(process.env, aws);
 }
 
 /**

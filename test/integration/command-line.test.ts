@@ -79,6 +79,53 @@ test.each([
   ],
   ['npm run release -- prod', "Unexpected argument 'prod'"],
   ['npm start -- --port web', '--port must be a port number, not "web"'],
+  ['npm start -- --apply', '--apply needs --pg-backup-api'],
+  ['npm start -- --patroni http://127.0.0.1:1', '--patroni needs --pg-backup-api'],
+  ['npm start -- --pg-backup-api https://127.0.0.1:1', 'give either --patroni, .*, or --cluster'],
+  [
+    'npm start -- --pg-backup-api https://127.0.0.1:1 --patroni http://127.0.0.1:1 --cluster x',
+    'give either --patroni, .*, or --cluster',
+  ],
+  [
+    'npm start -- --pg-backup-api https://127.0.0.1:1 --cluster x --barman-server main',
+    '--barman-server is for --patroni',
+  ],
+  [
+    'npm start -- --pg-backup-api barman --patroni http://127.0.0.1:1',
+    '--pg-backup-api is not an https:// URL; expected the URL of pg-backup-api',
+  ],
+  [
+    'npm start -- --pg-backup-api http://127.0.0.1:1 --patroni http://127.0.0.1:1',
+    '--pg-backup-api is an http:// URL, .*, or --allow-plain-http',
+  ],
+  [
+    'npm start -- --pg-backup-api https://127.0.0.1:1 --patroni http://127.0.0.1:1',
+    '--client-cert is missing; expected the client certificate in PEM',
+  ],
+  [
+    'npm start -- --pg-backup-api https://127.0.0.1:1 --patroni http://127.0.0.1:1 --client-cert /nowhere',
+    "--client-cert: ENOENT: .* '/nowhere'; give the path",
+  ],
+  [
+    'npm start -- --pg-backup-api https://127.0.0.1:1 --patroni http://127.0.0.1:1 --client-cert package.json --client-key package.json',
+    '--client-cert is malformed; expected a certificate in PEM',
+  ],
+  [
+    'npm start -- --pg-backup-api http://127.0.0.1:1 --allow-plain-http --patroni ftp://127.0.0.1:1',
+    '--patroni is malformed: patroni.0 must be an http:// or https:// URL',
+  ],
+  [
+    'npm start -- --pg-backup-api http://127.0.0.1:1 --allow-plain-http --cluster /nowhere',
+    '--cluster: ENOENT: ',
+  ],
+  [
+    'npm start -- --pg-backup-api http://127.0.0.1:1 --allow-plain-http --cluster package.json',
+    '--cluster: package.json is malformed: servers is missing; ',
+  ],
+  [
+    'npm start -- --pg-backup-api http://127.0.0.1:1 --allow-plain-http --patroni http://127.0.0.1:1 --once --apply',
+    '--once ends before anything is applied',
+  ],
   ['npm run webhook -- --age-ms old', '--age-ms must be a number of milliseconds, not "old"'],
 ])('%s › is rejected with the reason', async (line = '', reason = '') => {
   const { status, error } = await type(line);

@@ -455,7 +455,7 @@ describe('npm run ledger', () => {
 
   test.each([
     ['', 'the ledger is unavailable'],
-    ['check', 'the parameters under /barman-config-switch/local/ could not be read from SSM'],
+    ['check', 'the parameters under /barman-config-switch/example/ could not be read from SSM'],
   ])('says without credentials how to sign in (%j)', async (command, what) => {
     await using _ = await startFunction();
     for (const name of ['AWS_ACCESS_KEY_ID', 'AWS_SECRET_ACCESS_KEY', 'AWS_SESSION_TOKEN', 'AWS_PROFILE']) {
@@ -464,7 +464,7 @@ describe('npm run ledger', () => {
     vi.stubEnv('AWS_EC2_METADATA_DISABLED', 'true');
     for (const name of ['AWS_CONFIG_FILE', 'AWS_SHARED_CREDENTIALS_FILE']) vi.stubEnv(name, '/nowhere');
     const { status, log, error } = await ledger(
-      'barman-config-switch-local',
+      'barman-config-switch-example',
       ...command.split(' ').filter(Boolean),
     );
     expect([status, log]).toEqual([1, '']);
@@ -482,7 +482,7 @@ describe('npm run ledger', () => {
     ['nowhere', ['check'], 'us-east-1'],
     ['nowhere', ['redrive'], 'us-east-1'],
     // Its file in infra/stages names the region.
-    ['local', [], 'eu-central-1'],
+    ['example', [], 'eu-central-1'],
   ])('reports that stage %s is unknown (%j)', async (stage, words, region) => {
     await using _ = await startFunction();
     vi.stubEnv('AWS_REGION', 'us-east-1');
@@ -562,10 +562,10 @@ describe('npm run ledger -- check', () => {
     expect(linesOf(checked)).toContain(
       'ok     Barman server main: has members in a and b, its sites: it follows the only one that has a primary',
     );
-    expect(await ledger('barman-config-switch-local', 'check')).toMatchObject({
+    expect(await ledger('barman-config-switch-example', 'check')).toMatchObject({
       status: 1,
       log: expect.stringContaining('wrong  url, client-cert, client-key, ca-cert: '),
-      error: expect.stringMatching(/^Only the parameters were checked, from here: unknown stage local: /),
+      error: expect.stringMatching(/^Only the parameters were checked, from here: unknown stage example: /),
     });
   });
 

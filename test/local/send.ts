@@ -5,23 +5,13 @@
  * A deployed stage is tried with the callback's --dry-run (README, "Point Patroni at it").
  */
 
-import { readFileSync } from 'node:fs';
 import { styleText } from 'node:util';
 import * as v from 'valibot';
 import { type Main, type Program, start, UsageError } from '../../cli/command-line.ts';
+import { LOCAL_STAGE, type Local, readLocal } from '../../cli/stage.ts';
 import { ResponseSchema } from '../../functions/config-switch/event/response.ts';
 import { ExitCode } from '../../functions/config-switch/exit-code.ts';
 import { signedHeaders } from '../stand-ins/webhook.ts';
-
-/** Where a running `npm start` writes its addresses. */
-export const STATE_FILE = '.local/state.json';
-export const FUNCTION_NAME = 'barman-config-switch';
-
-export interface Local {
-  readonly url: string;
-  readonly invokeUrl: string;
-  readonly secret: string;
-}
 
 export interface Exchange {
   readonly request: string;
@@ -33,6 +23,32 @@ export interface Exchange {
   readonly time: number;
 }
 
+/** Returns where Lambda's API takes invocations (API reference, "Invoke"). */
+function invocationUrl({ aws }: Local): URL {
+  const path = `/2015-03-31/functions/barman-config-switch-${LOCAL_STAGE}/invocations`;
+  return new URL(path, aws.AWS_ENDPOINT_URL_LAMBDA);
+}
+
+/** Returns what shows that an invocation comes from this user. */
+function credentials({ aws }: Local): Record<string, string> {
+  return { authorization: `AWS4-HMAC-SHA256 Credential=${aws.AWS_ACCESS_KEY_ID}/` };
+}
+
+/** Invokes the function. @param alias of it @returns its response @throws Error if it failed */
+export async function invoke(local: Local, event: object, alias?: string): Promise<unknown> {
+  const url = invocationUrl(local);
+  if (alias) url.searchParams.set('Qualifier', alias);
+  const response = await fetch(url, {
+    method: 'POST',
+    headers: credentials(local),
+    body: JSON.stringify(event),
+  });
+  const text = await response.text();
+  if (!response.ok || response.headers.has('x-amz-function-error'))
+    throw new Error(`the function failed: ${text}`);
+  return JSON.parse(text);
+}
+
 /** Sends a role change of cluster main and Barman server main, with the given fields. */
 export async function send(to: Local, how: 'webhook' | 'invoke', fields: object): Promise<Exchange> {
   const body = JSON.stringify({
@@ -41,17 +57,17 @@ export async function send(to: Local, how: 'webhook' | 'invoke', fields: object)
     barman_server: 'main',
     ...fields,
   });
-  const url = how === 'webhook' ? to.url : to.invokeUrl;
-  const headers = how === 'webhook' ? signedHeaders(to.secret, body) : {};
+  const headers: Record<string, string> = how === 'webhook' ? signedHeaders(to.secret, body) : {};
   const start = performance.now();
+  const url = how === 'webhook' ? new URL(to.url) : invocationUrl(to);
   const http = await fetch(url, {
     method: 'POST',
-    headers: { 'content-type': 'application/json', ...headers },
+    headers: { 'content-type': 'application/json', ...(how === 'webhook' ? headers : credentials(to)) },
     body,
   });
   const response = await http.text();
   return {
-    request: `POST ${new URL(url).pathname}`,
+    request: `POST ${url.pathname}`,
     headers,
     body,
     status: http.status,
@@ -75,21 +91,11 @@ export function showExchange({ request, headers, body, status, response, time }:
   return exit_code;
 }
 
-function readLocal(): Local {
-  try {
-    return JSON.parse(readFileSync(STATE_FILE, 'utf8')) as Local;
-  } catch {
-    throw new Error(
-      'the function is not running: run `npm start` in another terminal. A deployed stage is tried with ' +
-        'patroni/barman_config_switch.py --dry-run',
-    );
-  }
-}
-
 const OPTIONS = {
   role: { type: 'string', value: 'ROLE', help: "the node's new role: primary, replica, standby_leader, …" },
   'barman-model': { type: 'string', value: 'MODEL', help: 'the model to apply, such as pg:node2' },
   reset: { type: 'boolean', help: 'drops the active model' },
+  'follow-leader': { type: 'boolean', help: "applies the model of Patroni's leader" },
   'dry-run': { type: 'boolean', help: 'changes nothing, and says what would happen' },
   'switch-when': { type: 'string', value: 'WHEN', help: 'promoted, demoted, always or leader' },
   'age-ms': { type: 'string', value: 'MS', help: 'how long ago the role changed' },

@@ -3,7 +3,7 @@
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import { CreateTableCommand, DynamoDBClient, waitUntilTableExists } from '@aws-sdk/client-dynamodb';
 import dynalite from 'dynalite';
-import { listen } from './server.ts';
+import { isSignedBy, listen } from './server.ts';
 
 /** What DynamoDB does instead of responding; with "lose response", it executes the request first. */
 export type DynamoDbFault = 'access denied' | 'throttling' | 'internal' | 'stall' | 'reset' | 'lose response';
@@ -31,9 +31,14 @@ export interface DynamoDb {
   close(): Promise<void>;
 }
 
-export async function startDynamoDb(): Promise<DynamoDb> {
+/** @param accessKeyId of the only client that it answers; default: any */
+export async function startDynamoDb(accessKeyId?: string): Promise<DynamoDb> {
   const dynamo = dynalite({ createTableMs: 0 });
   const response = (request: IncomingMessage, response: ServerResponse) => {
+    if (!isSignedBy(request, accessKeyId)) {
+      response.writeHead(403).end();
+      return;
+    }
     const fault = standIn.fault?.(String(request.headers['x-amz-target']).replace(/.*\./, ''));
     const error = fault && ERRORS[fault];
     if (error) {
@@ -60,7 +65,7 @@ export async function startDynamoDb(): Promise<DynamoDb> {
   const client = new DynamoDBClient({
     endpoint: url,
     region: 'eu-central-1',
-    credentials: { accessKeyId: 'test', secretAccessKey: 'test' },
+    credentials: { accessKeyId: accessKeyId ?? 'test', secretAccessKey: 'test' },
   });
   const standIn: DynamoDb = {
     fault: undefined,

@@ -34,6 +34,15 @@ export async function listen(server: Server, port = 0, host = '127.0.0.1'): Prom
   };
 }
 
+/**
+ * Returns whether a request to AWS is signed by the right client: other users of this machine reach loopback, too.
+ *
+ * @param accessKeyId of the client; undefined: any
+ */
+export function isSignedBy({ headers }: IncomingMessage, accessKeyId: string | undefined): boolean {
+  return accessKeyId === undefined || headers.authorization?.includes(` Credential=${accessKeyId}/`) === true;
+}
+
 export async function readBody(request: IncomingMessage): Promise<string> {
   const chunks: Buffer[] = [];
   for await (const chunk of request) chunks.push(chunk as Buffer);

@@ -2,7 +2,7 @@
 
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { listen, readBody, type StandInServer } from './server.ts';
+import { isSignedBy, listen, readBody, type StandInServer } from './server.ts';
 
 /** What happens instead of a normal response. */
 export type SsmFault = 'access denied' | 'throttling' | 'stall' | 'reset';
@@ -31,9 +31,11 @@ export class SsmStandIn {
     this.#server = server;
   }
 
-  static async start(): Promise<SsmStandIn> {
+  /** @param accessKeyId of the only client that it answers; default: any */
+  static async start(accessKeyId?: string): Promise<SsmStandIn> {
     const server: Server = createServer((request, response) => {
-      void standIn.#respond(request, response);
+      if (isSignedBy(request, accessKeyId)) void standIn.#respond(request, response);
+      else response.writeHead(403).end();
     });
     const standIn: SsmStandIn = new SsmStandIn(await listen(server));
     return standIn;

@@ -148,14 +148,20 @@ function connectedMembers(
   return [{ member: leader.name, at }, ...others].slice(0, MAX_CONNECTED);
 }
 
+/** Returns the findings because of which a failover to a member would not end with Barman streaming from it. */
+export function blocking(member: string, findings: readonly StoredFinding[]): readonly StoredFinding[] {
+  return findings.filter(
+    (finding) =>
+      finding.class === 'ready' &&
+      (finding.member === undefined ? concernsAllMembers(finding) : finding.member === member),
+  );
+}
+
 /** Returns whether a failover to a member would end with Barman streaming from it. */
 export function readyOf(
   member: string,
   { findings, unseen }: Pick<Inspection, 'findings' | 'unseen'>,
 ): Ready {
-  const isBlocking = (finding: StoredFinding) =>
-    finding.class === 'ready' &&
-    (finding.member === undefined ? concernsAllMembers(finding) : finding.member === member);
-  if (findings.some(isBlocking)) return 'no';
+  if (blocking(member, findings).length > 0) return 'no';
   return unseen.some((one) => one.member === true || one.member === member) ? '?' : 'yes';
 }

@@ -277,7 +277,7 @@ function groupsOf(aims: readonly Aim[], members: readonly Member[]): ReadonlyMap
 }
 
 /** Returns the member that listens at an endpoint; members on one host differ by port. */
-function memberAt({ host, port }: Endpoint, members: readonly Member[]): Member | undefined {
+export function memberAt({ host, port }: Endpoint, members: readonly Member[]): Member | undefined {
   const there = members.filter((one) => sameHost(one.host, host));
   return there.length === 1 ? there[0] : there.find((one) => one.port === port);
 }
