@@ -2,7 +2,7 @@
 
 import middy from '@middy/core';
 import { runBarmanConfigSwitch } from './config-switch.ts';
-import { type Event, eventTime } from './event/event.ts';
+import { type Event, eventTime, heardNode } from './event/event.ts';
 import { parseRoleChange } from './event/payload.ts';
 import { receiving } from './event/receive.ts';
 import { responding } from './event/response.ts';
@@ -33,7 +33,8 @@ export function createRoleChangeHandler({ settings, connect, ...services }: Serv
       eventTime(event),
       event.event_id,
     );
-    return runBarmanConfigSwitch({ ...services, ...event, api, leaderOf }, permitted, version);
+    const heard = heardNode(event);
+    return runBarmanConfigSwitch({ ...services, ...event, api, leaderOf, heard }, permitted, version);
   };
 
   // Without middy's early time-out: it covers the handler only, and the deadline covers everything.
