@@ -1,6 +1,9 @@
 /** Which nodes' callbacks have been heard, end to end. */
 
+import * as v from 'valibot';
 import { describe, expect, test } from 'vitest';
+import { InspectionReport } from '../../functions/config-switch/inspect/report.ts';
+import { PatroniStandIn } from '../stand-ins/patroni-rest-api.ts';
 import { createSecret, signedHeaders } from '../stand-ins/webhook.ts';
 import { isPost, NODE1, PROMOTION, SKIPPED, signal, startFunction } from './function.ts';
 
@@ -135,6 +138,50 @@ describe('a role change', () => {
     expect((await run.webhook({ ...SKIPPED, node: 'db1', dry_run: true })).response.exit_code).toBe(1);
     expect(requests).toEqual([]);
     expect(await heardOf(run)).toBeUndefined();
+  });
+});
+
+describe('an inspection', () => {
+  test('finds the member whose callback was never heard, until it is heard', async () => {
+    await using patroni = await PatroniStandIn.start();
+    await using run = await startFunction();
+    const servers = { main: { node1: 'pg:node1', node2: 'pg:node2' } };
+    run.host.put({ 'clusters/main': JSON.stringify({ servers, patroni: patroni.urls, scope: 'main' }) });
+    await run.invoke({ ...NODE1, node: 'node1.db.example' });
+    const main = async () =>
+      v.parse(InspectionReport, await run.send({ inspection: true }, 60_000, 'inspection')).servers[0];
+    expect(await main()).toMatchObject({
+      findings: [{ kind: 'callback-unheard', member: 'node2', class: 'ready', counts: true }],
+      members: [
+        { member: 'node1', callback: { node: 'node1.db.example', at }, ready: 'yes' },
+        { member: 'node2', callback: null, ready: 'no' },
+      ],
+    });
+    await run.invoke({ ...RELOAD, node: 'NODE2' });
+    expect(await main()).toMatchObject({
+      ...{ findings: [], notes: [] },
+      members: [{ ready: 'yes' }, { member: 'node2', callback: { node: 'NODE2', at }, ready: 'yes' }],
+    });
+    // What inspections write has overwritten nothing.
+    expect((await heardOf(run))?.map(({ node }) => node)).toEqual(['NODE2', 'node1.db.example']);
+  });
+
+  test('says of nodes that are no member that they were heard, and finds nothing', async () => {
+    await using patroni = await PatroniStandIn.start();
+    await using run = await startFunction();
+    const servers = { main: { node1: 'pg:node1', node2: 'pg:node2' } };
+    run.host.put({ 'clusters/main': JSON.stringify({ servers, patroni: patroni.urls }) });
+    await run.invoke({ ...NODE1, node: 'pg-a' });
+    const report = v.parse(InspectionReport, await run.send({ inspection: true }, 60_000, 'inspection'));
+    expect(report.servers[0]).toMatchObject({
+      findings: [],
+      notes: [
+        expect.stringMatching(
+          /^callbacks were heard of pg-a \(0 minutes ago\), .* those of node1, node2 were$/,
+        ),
+      ],
+    });
+    expect(report.servers[0]?.members.map((member) => 'callback' in member)).toEqual([false, false]);
   });
 });
 

@@ -9,7 +9,8 @@ import { Time } from './item.ts';
 /** How many nodes of a server are remembered; those heard longest ago go. */
 export const MAX_HEARD = 20;
 
-const HeardNode = v.object({
+/** A node whose callback has been heard. */
+export const HeardNode = v.object({
   /** Its host name, as its callback sent it. */
   node: v.string(),
   /** When it was last heard, by a clock of AWS. */
@@ -18,7 +19,6 @@ const HeardNode = v.object({
   version: v.exactOptional(v.string()),
 });
 
-/** A node whose callback has been heard. */
 export type HeardNode = Readonly<v.InferOutput<typeof HeardNode>>;
 
 const Heard = v.object({ nodes: v.array(HeardNode) });
