@@ -61,6 +61,9 @@ const ipv6 = (name: string, host: string) => ({
   }),
 });
 
+/** More members than are remembered as heard. */
+const OTHERS = Array.from({ length: 18 }, (_, index) => [`node${index + 4}`, `10.0.2.${index}`] as const);
+
 /** Neither findings nor doubts. */
 const READY: readonly [string, Change][] = [
   ['three members, each with its model', {}],
@@ -394,6 +397,19 @@ const READY: readonly [string, Change][] = [
       models: {
         'pg:node1': modelOf('pg-a.db.example'),
         'pg:node2': modelOf('pg-b.db.example'),
+      },
+    },
+  ],
+  [
+    'callbacks of so many members that the first one has been forgotten',
+    {
+      heard: heardOf(...Array.from({ length: 20 }, (_, index) => `node${index + 2}`)),
+      survey: {
+        members: [
+          ...(SURVEY.members ?? []),
+          ...OTHERS.map(([name, host]) => memberOf(name, host, { canLead: false })),
+        ],
+        nodes: [...SURVEY.nodes, ...OTHERS.map(([name, host]) => nodeOf(name, host))],
       },
     },
   ],

@@ -1,7 +1,7 @@
 /** The rule of the class ready about callbacks: a member's was never heard, although others of the server were. */
 
 import { isIP } from 'node:net';
-import type { HeardNode } from '../ledger/heard.ts';
+import { type HeardNode, MAX_HEARD } from '../ledger/heard.ts';
 import type { Inspection } from '../ledger/inspection.ts';
 import type { Member } from '../patroni/survey.ts';
 import { listOf } from '../text.ts';
@@ -22,6 +22,8 @@ export interface Callbacks {
   readonly members: readonly HeardMember[];
   /** Nodes that are no member by name or host: each may be any of the members that were not heard. */
   readonly strangers: readonly HeardNode[];
+  /** Whether all others were never heard: no stranger may be one of them, and none has been forgotten. */
+  readonly isComplete: boolean;
   /** Nodes that are a member, or were when they were heard last. */
   readonly matched: readonly HeardNode[];
 }
@@ -49,6 +51,7 @@ export function callbacksOf(
       heard: pairs.find((one) => one.members.includes(member))?.node,
     })),
     strangers: strangers.map(({ node }) => node),
+    isComplete: strangers.length === 0 && heard.length < MAX_HEARD,
     matched: pairs.filter((one) => !strangers.includes(one)).map(({ node }) => node),
   };
 }
@@ -56,7 +59,7 @@ export function callbacksOf(
 /** Judges whose callback was heard, and notes who cannot be told. */
 export function judgeCallbacks(
   subject: Subject,
-  { members, strangers }: Callbacks,
+  { members, strangers, isComplete }: Callbacks,
   collector: Collector,
 ): void {
   const unheard = members.filter(({ seen, heard }) => seen?.canLead && seen.isRunning && !heard);
@@ -69,10 +72,9 @@ export function judgeCallbacks(
     collector.note(
       `callbacks were heard of ${listOf(names)}, and no member has such a name or host${unknown}`,
     );
-    return;
   }
   const nodes = subject.heard.map(({ node }) => node);
-  if (nodes.length === 0) return;
+  if (nodes.length === 0 || !isComplete) return;
   for (const { cluster, name } of unheard) {
     const what = `its callback was never heard; those of ${listOf(nodes)} were`;
     const remedy = `run \`patronictl reload ${cluster.scope} ${name}\` (with \`on_reload: *callback\` in patroni.yml), or the callback's dry run as Patroni's user there, and read the callback's log file`;

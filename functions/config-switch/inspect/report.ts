@@ -38,7 +38,7 @@ const MemberSeen = v.object({
   patroni_host: optionalText,
   /** Whether it keeps Barman's slot. */
   slot: Yes,
-  /** When its callback was last heard. Null: never. Absent: unknown, since another node was heard that may be its. */
+  /** When its callback was last heard. Null: never. Absent: unknown, since another node was heard that may be its, or too many were. */
   callback: v.exactOptional(v.nullable(HeardNode)),
   /** Whether a failover to it would end with Barman streaming from it. */
   ready: Yes,
@@ -181,11 +181,11 @@ function membersSeen(
 function callbackOf(
   cluster: string,
   member: string,
-  { members, strangers }: Callbacks,
+  { members, isComplete }: Callbacks,
 ): Pick<v.InferOutput<typeof MemberSeen>, 'callback'> {
   const heard = members.find((one) => one.cluster.name === cluster && one.name === member)?.heard;
   if (heard) return { callback: heard };
-  return strangers.length > 0 ? {} : { callback: null };
+  return isComplete ? { callback: null } : {};
 }
 
 /** Returns the hosts of a model's connection, separated by commas. */
