@@ -74,7 +74,7 @@ function serverLines(report: InspectionReport, server: Server, now: number, widt
   );
   return [
     ...headLines(report, server, width),
-    ...memberTable(server),
+    ...memberTable(server, now),
     ...archiveLines(server, now, width),
     ...(server.at === report.at
       ? []
@@ -117,19 +117,26 @@ function headLines(
   });
 }
 
-function memberTable({ members }: Server): string[] {
+function memberTable({ members }: Server, now: number): string[] {
   if (members.length === 0) return [];
   return columns([
-    ['MEMBER', 'MODEL', "BARMAN'S HOST", "PATRONI'S HOST", 'SLOT', 'READY'],
+    ['MEMBER', 'MODEL', "BARMAN'S HOST", "PATRONI'S HOST", 'SLOT', 'CALLBACK', 'READY'],
     ...members.map((one) => [
       printable(one.member),
       printable(one.model === null ? 'none' : (one.model ?? '–')),
       printable(one.barman_host ?? '–'),
       printable(one.patroni_host ?? '–'),
       one.slot,
+      callbackCell(one, now),
       one.ready,
     ]),
   ]);
+}
+
+/** Returns how long ago a member's callback was heard. */
+function callbackCell({ callback }: Server['members'][number], now: number): string {
+  if (callback === undefined) return '?';
+  return callback === null ? 'never' : `${age(now - Date.parse(callback.at))} ago`;
 }
 
 function findingText(finding: Server['findings'][number]): string {

@@ -16,6 +16,8 @@ export interface Facts {
   followed?: { readonly leader: string; readonly target: ConfigTarget };
   /** How long Patroni was asked for it (ms). */
   asked?: number;
+  /** Why the ledger does not have that the node of a role change was heard. */
+  unheard?: string;
   /** An operation did not end in time, and was passed over. */
   passedOver: boolean;
   /** Time spent waiting for another invocation (ms). */

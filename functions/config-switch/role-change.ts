@@ -2,7 +2,7 @@
 
 import middy from '@middy/core';
 import { runBarmanConfigSwitch } from './config-switch.ts';
-import { type Event, eventTime } from './event/event.ts';
+import { type Event, eventTime, heardNode } from './event/event.ts';
 import { parseRoleChange } from './event/payload.ts';
 import { receiving } from './event/receive.ts';
 import { responding } from './event/response.ts';
@@ -28,8 +28,9 @@ export function createRoleChangeHandler({ settings, connect, ...services }: Serv
     const permitted = await authorise(sender, roleChange, settings, event.signal);
     await using api = connect(event);
     const leaderOf: LeaderOf = (server, signal) => followLeader(server, settings, signal);
+    const heard = heardNode(event);
     const when = { event_id: event.event_id, time: eventTime(event) };
-    return runBarmanConfigSwitch({ ...services, ...event, api, leaderOf }, permitted, when);
+    return runBarmanConfigSwitch({ ...services, ...event, api, leaderOf, heard }, permitted, when);
   };
 
   // Without middy's early time-out: it covers the handler only, and the deadline covers everything.

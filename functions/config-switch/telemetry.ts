@@ -84,6 +84,9 @@ function report(event: Event, error?: Error | null): void {
     const failed = response.exit_code > ExitCode.CONFIG_SWITCH_SKIPPED;
     const level = busy ? 'warn' : failed ? 'error' : 'info';
     logger[level](message, { ...body, ...fields, ...internalError(error) });
+    if (facts.unheard !== undefined) {
+      logger.warn(`that this node's callback was heard is not in the ledger: ${facts.unheard}`, fields);
+    }
     const wrongCluster = error instanceof WrongCluster;
     metrics.addMetric(
       busy ? 'Busy' : wrongCluster ? 'WrongCluster' : response.exit_status,

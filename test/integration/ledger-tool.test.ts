@@ -598,9 +598,9 @@ describe('npm run ledger -- check', () => {
     ]);
     expect(main?.split('\n')).toEqual([
       'main: leader node1, timeline 1, Patroni 4.1.5; Barman 3.19.1, server main',
-      "MEMBER  MODEL     BARMAN'S HOST  PATRONI'S HOST  SLOT  READY",
-      'node1   pg:node1  10.0.1.11      10.0.1.11       yes   yes',
-      'node2   pg:node2  10.0.1.12      10.0.1.12       yes   yes',
+      "MEMBER  MODEL     BARMAN'S HOST  PATRONI'S HOST  SLOT  CALLBACK  READY",
+      'node1   pg:node1  10.0.1.11      10.0.1.11       yes   never     yes',
+      'node2   pg:node2  10.0.1.12      10.0.1.12       yes   never     yes',
       expect.stringMatching(/^archive: timeline 1, 00000001…0009, \d+s ago; slot 16 MB behind$/),
       expect.stringMatching(/^backup: {2}\d{8}T\d{6}, 60m ago \(timeline 1\)$/),
       '  no findings',

@@ -363,6 +363,14 @@ export const MUTANTS: readonly Mutant[] = [
     ],
   },
   {
+    condition: 'heard: it changes no item of a server',
+    edits: [edit(LEDGER, 'const key = inspectionKey(barman_server);', 'const key = barman_server;')],
+  },
+  {
+    condition: 'heard: the revision is as it was read',
+    edits: [edit(LEDGER, '[heardIs(revision)]', '[]')],
+  },
+  {
     condition: 'FAILED: the desired state stays pending',
     edits: [
       edit(

@@ -40,7 +40,7 @@ const random: fc.Arbitrary<Scenario> = fc
     operator: fc.array(
       fc.record({
         at: fc.integer({ min: 0, max: 90_000 }),
-        command: fc.constantFrom('retry' as const, 'forget' as const, 'check' as const),
+        command: fc.constantFrom('retry' as const, 'forget' as const, 'check' as const, 'reload' as const),
       }),
       { maxLength: 1 },
     ),

@@ -27,7 +27,8 @@ import type {
   Table,
 } from '../../functions/config-switch/ledger/conditions.ts';
 import type { EventTable, StoredEvent } from '../../functions/config-switch/ledger/events.ts';
-import { inspectedServer } from '../../functions/config-switch/ledger/inspection.ts';
+import { readHeard } from '../../functions/config-switch/ledger/heard.ts';
+import { inspectedServer, inspectionKey } from '../../functions/config-switch/ledger/inspection.ts';
 import { type Item, isPending, readItem } from '../../functions/config-switch/ledger/item.ts';
 import { Ledger, POST_WINDOW } from '../../functions/config-switch/ledger/ledger.ts';
 import { Operator } from '../../functions/config-switch/ledger/operator.ts';
@@ -44,6 +45,10 @@ import { connect, type Request, type Response } from './network.ts';
 const SERVER = 'main';
 /** The writer of inspections. */
 const INSPECTION = 'inspection';
+/** The nodes whose callbacks are heard at the same moment. */
+const NODES = ['node1', 'node2', 'node3'];
+/** The writers of what an item of inspections has: they change no other one of a server. */
+const READERS: readonly string[] = [INSPECTION, ...NODES];
 /** What an inspection sees does not matter to the protocol. */
 const NOTHING_SEEN = {
   api: {
@@ -125,7 +130,7 @@ type PostFate = 'served' | (typeof POST_FAULTS)[number] | { readonly late: numbe
 export interface OperatorAction {
   /** When (ms). */
   readonly at: number;
-  readonly command: 'retry' | 'forget' | 'forget --force' | 'check';
+  readonly command: 'retry' | 'forget' | 'forget --force' | 'check' | 'reload';
 }
 
 export interface Scenario {
@@ -233,6 +238,8 @@ export class World {
   #item: Item | undefined;
   /** The item of the stage. */
   stage: Stored = { barman_server: STAGE_KEY };
+  /** What inspections found, and who was heard. */
+  inspected: Stored | undefined;
   readonly #events = new Map<string, StoredEvent>();
   readonly #operations = new Map<string, Operation>();
   readonly #underway = new Set<Underway>();
@@ -240,6 +247,8 @@ export class World {
   readonly #known = new Set<string>();
   /** The name of the instance that wrote the current lease. */
   #leasedBy = '';
+  /** The nodes that were heard. */
+  readonly #heard = new Set<string>();
   /** The event that Barman is set to; 0 at the start. */
   #active = 0;
   /** Someone has set Barman by hand, and no operation has taken effect since. */
@@ -520,6 +529,10 @@ export class World {
 
   /** The operator runs a command, once. */
   async operate({ command }: OperatorAction): Promise<void> {
+    if (command === 'reload') {
+      await Promise.all(NODES.map((node, index) => this.#hear(node, index)));
+      return;
+    }
     const instance = new Instance(this, command === 'check' ? INSPECTION : 'operator');
     const operator = new Operator(instance.ledger, instance);
     const { signal } = new AbortController();
@@ -533,6 +546,28 @@ export class World {
     };
     const result = await run().catch(() => false);
     this.log(`the operator: ${command}: ${result ? 'done' : 'refused, or failed'}`);
+  }
+
+  /** The callback of a node is heard. Once that is answered, no other one may make the ledger forget it. */
+  async #hear(node: string, index: number): Promise<void> {
+    const instance = new Instance(this, node);
+    const { signal } = new AbortController();
+    const at = new Date(Date.now() + index).toISOString();
+    const hear = instance.run(() => instance.ledger.hear(SERVER, { node, at }, signal));
+    const isHeard = await hear.then(
+      () => true,
+      () => false,
+    );
+    this.log(`${node} ${isHeard ? 'is heard' : 'is told to send it again'}`);
+    if (isHeard) this.#heard.add(node);
+    this.checkHeard();
+  }
+
+  /** Checks that the nodes that were heard are remembered. */
+  checkHeard(): void {
+    const nodes = readHeard(this.inspected).nodes.map((one) => one.node);
+    for (const node of this.#heard)
+      if (!nodes.includes(node)) this.violate(`UNHEARD: ${node} was heard, and is forgotten`);
   }
 
   /** Someone applies a model on the Barman host, unless Barman is busy. */
@@ -571,8 +606,25 @@ export class World {
     return this.stage;
   }
 
+  /** Deletes the item of inspections. */
+  forgetInspected(): boolean {
+    const { inspected } = this;
+    this.inspected = undefined;
+    this.#heard.clear();
+    return inspected !== undefined;
+  }
+
+  /** Writes the item of inspections. */
+  writeInspected(change: StoredChange, condition: Condition): Stored | undefined {
+    const before = this.inspected as Item | undefined;
+    if (!holds(before, condition)) return undefined;
+    this.inspected = changed(before, inspectionKey(SERVER), change as Change);
+    this.checkHeard();
+    return this.inspected;
+  }
+
   write(change: Change, condition: Condition, writer: string): Stored | undefined {
-    if (writer === INSPECTION) this.violate('INSPECTION: it changes what is remembered of a server');
+    if (READERS.includes(writer)) this.violate('INSPECTION: it changes what is remembered of a server');
     if (!holds(this.#item, condition)) return undefined;
     const before = this.#item;
     this.#item = readItem(changed(this.#item, SERVER, change));
@@ -909,12 +961,17 @@ class Instance implements Table, EventTable, ConnectionSource {
   }
 
   async get(key: string, signal: AbortSignal): Promise<Stored | undefined> {
-    return this.#access(signal, () => (key === STAGE_KEY ? this.#world.stage : this.#world.read()));
+    const world = this.#world;
+    return this.#access(signal, () => {
+      if (inspectedServer(key) !== undefined) return world.inspected;
+      return key === STAGE_KEY ? world.stage : world.read();
+    });
   }
 
   async scan(signal: AbortSignal): Promise<Stored[]> {
     const item = await this.get(SERVER, signal);
-    return [...(item ? [item] : []), this.#world.stage];
+    const { inspected, stage } = this.#world;
+    return [...(item ? [item] : []), ...(inspected ? [inspected] : []), stage];
   }
 
   async putIfAbsent(event: StoredEvent, signal: AbortSignal): Promise<StoredEvent> {
@@ -923,7 +980,7 @@ class Instance implements Table, EventTable, ConnectionSource {
   }
 
   async delete(key: string, condition: Condition, signal: AbortSignal): Promise<boolean> {
-    if (inspectedServer(key) !== undefined) return this.#written(signal, () => true);
+    if (inspectedServer(key) !== undefined) return this.#written(signal, () => this.#world.forgetInspected());
     return this.#written(signal, () => this.#world.delete(condition));
   }
 
@@ -934,7 +991,8 @@ class Instance implements Table, EventTable, ConnectionSource {
     signal: AbortSignal,
   ): Promise<Stored | undefined> {
     if (key === STAGE_KEY) return this.#written(signal, () => this.#world.writeStage(change));
-    if (inspectedServer(key) !== undefined) return this.#written(signal, () => ({ barman_server: key }));
+    if (inspectedServer(key) !== undefined)
+      return this.#written(signal, () => this.#world.writeInspected(change, condition));
     const write = () => this.#world.write(change as Change, condition, this.name);
     const { startedLate } = this.#given;
     if (change.running && startedLate !== undefined) {

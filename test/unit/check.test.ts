@@ -18,12 +18,16 @@ type Finding = Server['findings'][number];
 const member = (number: number, change: Partial<Member> = {}): Member => ({
   ...{ member: `node${number}`, cluster: 'main', model: `pg:node${number}` },
   ...{ barman_host: `10.0.1.1${number}`, patroni_host: `10.0.1.1${number}`, slot: 'yes', ready: 'yes' },
+  callback: { node: `node${number}`, at: ago(240), version: '1.2.3' },
   ...change,
 });
 const finding = (kind: string, what: string, remedy: string, change: Partial<Finding> = {}): Finding => ({
   ...{ kind, class: 'ready', what, remedy, since: ago(0), counts: true },
   ...change,
 });
+
+/** @param seconds ago */
+const heard = (node: string, seconds: number) => ({ node, at: ago(seconds) });
 
 const healthy: Server = {
   ...{ barman_server: 'main', at: ago(0), paused: false },
@@ -69,6 +73,7 @@ const found = judge(
     models: { 'pg:node1': modelOf('10.0.1.11'), 'pg:node2': modelOf('10.0.1.13') },
     mapping: { main: { node1: 'pg:node1', node2: 'pg:node2' } },
     backups: backup({ timeline: 4, end_time: new Date(NOW - 33 * HOUR).toISOString() }),
+    heard: [heard('node1', 240), heard('node2', 260)],
     survey: { timelineBegan: { at: NOW - DAY - 2 * HOUR, location: 0 } },
   }),
 );
@@ -82,7 +87,10 @@ const broken: InspectionReport = {
       members: [
         member(1),
         member(2, { barman_host: '10.0.1.13', ready: 'no' }),
-        { member: 'node3', cluster: 'main', patroni_host: '10.0.1.13', slot: 'yes', ready: 'no' },
+        {
+          ...{ member: 'node3', cluster: 'main', patroni_host: '10.0.1.13', slot: 'yes' },
+          ...{ callback: null, ready: 'no' },
+        },
       ],
       backup: { id: '20261127T030000', at: ago(118_800), timeline: 4 },
       findings: found.findings,
@@ -171,15 +179,27 @@ describe('the report', () => {
         'east: leader unknown: pg-a does not confirm that it is the leader: ECONNREFUSED;',
         '      Barman 3.19.1, server hr',
         'west: leader unknown: Patroni is not asked; Barman 3.19.1, server hr',
-        "MEMBER  MODEL     BARMAN'S HOST  PATRONI'S HOST  SLOT  READY",
-        'pg-a    none      10.0.1.11      10.0.1.11       ?     ?',
-        'pg-b    pg:node2  10.0.1.12      10.0.1.12       –     ?',
+        "MEMBER  MODEL     BARMAN'S HOST  PATRONI'S HOST  SLOT  CALLBACK  READY",
+        'pg-a    none      10.0.1.11      10.0.1.11       ?     4m ago    ?',
+        'pg-b    pg:node2  10.0.1.12      10.0.1.12       –     4m ago    ?',
         "archive: no segment of the leader's timeline was seen",
         'backup:  none was seen',
         '  not seen: pg-a: its REST API did not answer (10.0.2.11:8008: ECONNREFUSED)',
         '  not seen: Patroni: clusters/west names no URLs',
       ].join('\n'),
     );
+  });
+
+  test('says of each callback how long ago it was heard, that it never was, or that this is unknown', () => {
+    const { callback: _, ...unknown } = member(3);
+    const members = [member(1), member(2, { callback: null }), unknown];
+    const [, block = ''] = blocks({ ...report, servers: [{ ...healthy, members }] });
+    const cells = block.split('\n').slice(2, 5);
+    expect(cells.map((line) => line.slice(49))).toEqual([
+      expect.stringMatching(/yes {3}4m ago {4}yes$/),
+      expect.stringMatching(/yes {3}never {5}yes$/),
+      expect.stringMatching(/yes {3}\? {9}yes$/),
+    ]);
   });
 
   test('marks what is wrong, and names a node whose Patroni does not say its name', () => {

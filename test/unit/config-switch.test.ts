@@ -2,7 +2,8 @@ import type { Context } from 'aws-lambda';
 import { describe, expect, test, vi } from 'vitest';
 import { refusalOf, timedOut } from '../../functions/config-switch/barman/failures.ts';
 import { runBarmanConfigSwitch, shouldSkipSwitch } from '../../functions/config-switch/config-switch.ts';
-import { DeadlineExceeded, HttpError } from '../../functions/config-switch/errors.ts';
+import { DeadlineExceeded, HttpError, LedgerError } from '../../functions/config-switch/errors.ts';
+import { heardNode } from '../../functions/config-switch/event/event.ts';
 import { parseRoleChange } from '../../functions/config-switch/event/payload.ts';
 import { receive } from '../../functions/config-switch/event/receive.ts';
 import { authenticate, authorise } from '../../functions/config-switch/event/sender.ts';
@@ -49,7 +50,8 @@ describe('runBarmanConfigSwitch', () => {
     const event = receive(payload, { getRemainingTimeInMillis: () => 0 } as Context);
     const source = { secrets: async () => [], rereadSecrets: async () => undefined };
     const sender = await authenticate(event, source);
-    const args = await authorise(sender, parseRoleChange(sender.payload()), source, event.signal);
+    const roleChange = parseRoleChange(sender.payload());
+    const args = await authorise(sender, roleChange, source, event.signal);
 
     if (Object.keys(item).length > 0) table.item = { barman_server: 'main', ...item };
     const targets: ConfigTarget[] = [];
@@ -72,9 +74,12 @@ describe('runBarmanConfigSwitch', () => {
       remaining: () => 28_500,
       operationTimeout: 60_000,
       facts: newFacts(),
+      heard: heardNode({ ...event, facts: { ...newFacts(), roleChange } }),
     };
     const result = await runBarmanConfigSwitch(options, args, { event_id: 'event', time: 60_000 });
-    return { result, targets, item: table.item, diagnosed: api.diagnose.mock.calls.length };
+    const { unheard } = options.facts;
+    const diagnosed = api.diagnose.mock.calls.length;
+    return { result, targets, item: table.item, diagnosed, ...(unheard !== undefined && { unheard }) };
   }
 
   test('checks the role before model and reset', async () => {
@@ -103,13 +108,87 @@ describe('runBarmanConfigSwitch', () => {
   });
 
   test.each(['on_reload', 'on_start', 'on_restart'])('skips %s, whatever the role', async (action) => {
-    const message = `skipped: "${action}" changes no role; the callback of this node works`;
-    expect(await run({ action, switch_when: 'always' })).toEqual({
+    const message = `skipped: "${action}" changes no role; the callback of db1 has been heard`;
+    expect(await run({ action, switch_when: 'always', node: 'db1' })).toEqual({
       result: { exit_code: 1, message },
       targets: [],
       item: undefined,
       diagnosed: 0,
     });
+  });
+
+  test.each([
+    ['a role change', { reset: true }, 0],
+    ['a dry run', { reset: true, dry_run: true }, 1],
+  ])('records who was heard during %s', async (_, change, exit_code) => {
+    const table = new MemoryTable();
+    expect((await run({ ...change, node: 'db1' }, { table })).result.exit_code).toBe(exit_code);
+    expect((await new Ledger(table).all(AbortSignal.timeout(1_000))).heard.get('main')).toEqual([
+      { node: 'db1', at: expect.any(String) },
+    ]);
+  });
+
+  test.each([{ role: 'replica', barman_model: 'm' }, { role: 'replica', reset: true, dry_run: true }, {}])(
+    'neither reads nor writes the ledger for a skip, or without a target (%j)',
+    async (change) => {
+      const table = new MemoryTable();
+      await run({ ...change, node: 'db1' }, { table }).catch((error) => error);
+      expect(table.reads + table.writes).toBe(0);
+    },
+  );
+
+  /** A table in which the item of inspections does not respond. */
+  class WithoutInspections extends MemoryTable {
+    readonly #fails: boolean;
+    hears = 0;
+    constructor(fails: boolean) {
+      super();
+      this.#fails = fails;
+    }
+    override async get(server: string, signal?: AbortSignal) {
+      if (server !== 'inspection#main') return super.get(server);
+      this.hears += 1;
+      if (this.#fails) throw new LedgerError('it is full');
+      const never = Promise.withResolvers<undefined>();
+      signal?.addEventListener('abort', () => {
+        this.hears -= 1;
+        never.reject(signal.reason);
+      });
+      return never.promise;
+    }
+  }
+
+  test('has the result of a role change if the ledger cannot write who was heard', async () => {
+    expect(await run({ reset: true, node: 'db1' }, { table: new WithoutInspections(true) })).toMatchObject({
+      ...{ result: { exit_code: 0 }, unheard: 'it is full' },
+    });
+  });
+
+  test('does not wait for that write, and ends it', async () => {
+    const table = new WithoutInspections(false);
+    const start = performance.now();
+    expect(await run({ reset: true, node: 'db1' }, { table })).toMatchObject({
+      ...{ result: { exit_code: 0 }, unheard: 'the ledger did not respond in time' },
+    });
+    expect(performance.now() - start).toBeLessThan(1_000);
+    expect(table.hears).toBe(0);
+  });
+
+  test.each(['on_reload', 'on_start', 'on_restart'])(
+    'fails for %s if the ledger is unavailable, so that it is sent again',
+    async (action) => {
+      const sent = run({ action, node: 'db1' }, { table: new WithoutInspections(true) });
+      await expect(sent).rejects.toThrow(LedgerError);
+    },
+  );
+
+  test('says that the node is missing, without which no callback can be heard', async () => {
+    const table = new MemoryTable();
+    const { result } = await run({ action: 'on_reload' }, { table });
+    expect(result.message).toBe(
+      'skipped: "on_reload" changes no role; node is missing, so it is unknown whose callback has been heard: send the host name as node',
+    );
+    expect(table.reads + table.writes).toBe(0);
   });
 
   test('says in a dry run what would happen, and records nothing', async () => {

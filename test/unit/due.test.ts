@@ -32,6 +32,7 @@ const servers = (
   items,
   unreadable: [],
   inspections: new Map(Object.entries(inspections)),
+  heard: new Map(),
   stage: times ? { inspection: { first_at: at(0), tried_at: at(0), ...times } } : {},
 });
 /** So long after NOW, an inspection at NOW being the last. */

@@ -173,7 +173,7 @@ describe('a heartbeat', () => {
       oldestPendingAge: 0,
       pausedPendingAge: 0,
       isQuiet: true,
-      servers: { items: [], unreadable: [], stage: {}, inspections: new Map() },
+      servers: { items: [], unreadable: [], stage: {}, inspections: new Map(), heard: new Map() },
       certificate: undefined,
       entered: { pending: [], not_streaming: [], leader_cannot_write: [], leader_unknown: [] },
     });

@@ -12,6 +12,7 @@ import {
   conninfos,
   DAY,
   HOUR,
+  heardOf,
   itemOf,
   judged,
   LEADER,
@@ -60,6 +61,9 @@ const ipv6 = (name: string, host: string) => ({
     ...{ streaming_conninfo: `host=${host}` },
   }),
 });
+
+/** More members than are remembered as heard. */
+const OTHERS = Array.from({ length: 18 }, (_, index) => [`node${index + 4}`, `10.0.2.${index}`] as const);
 
 /** Neither findings nor doubts. */
 const READY: readonly [string, Change][] = [
@@ -369,6 +373,56 @@ const READY: readonly [string, Change][] = [
     },
   ],
   ['a Barman that does not say why a fact is missing', { msg_list: undefined }],
+  ['callbacks that name no node', { heard: [] }],
+  ['callbacks of all members, by their names', { heard: heardOf('node3', 'node1', 'node2') }],
+  [
+    'callbacks of all members, by host names with a domain and in capitals',
+    { heard: heardOf('NODE1.db.example', 'node2.db.example.', 'Node3') },
+  ],
+  [
+    "callbacks of all members, by Patroni's host and by a URL of its REST API",
+    {
+      heard: heardOf('pg-a', 'pg-b.db.example', 'pg-c'),
+      survey: {
+        members: [
+          memberOf('node1', 'pg-a.db.example'),
+          memberOf('node2', 'pg-b.db.example'),
+          memberOf('node3', '10.0.1.13'),
+        ],
+        nodes: [
+          nodeOf('node1', 'pg-a.db.example'),
+          nodeOf('node2', 'pg-b.db.example'),
+          nodeOf('node3', 'pg-c.db.example'),
+        ],
+      },
+      models: {
+        'pg:node1': modelOf('pg-a.db.example'),
+        'pg:node2': modelOf('pg-b.db.example'),
+      },
+    },
+  ],
+  [
+    'callbacks of so many members that the first one has been forgotten',
+    {
+      heard: heardOf(...Array.from({ length: 20 }, (_, index) => `node${index + 2}`)),
+      survey: {
+        members: [
+          ...(SURVEY.members ?? []),
+          ...OTHERS.map(([name, host]) => memberOf(name, host, { canLead: false })),
+        ],
+        nodes: [...SURVEY.nodes, ...OTHERS.map(([name, host]) => nodeOf(name, host))],
+      },
+    },
+  ],
+  [
+    'no callback of a member that cannot lead',
+    {
+      heard: heardOf('node1', 'node2'),
+      survey: {
+        members: SURVEY.members?.map((one) => ({ ...one, canLead: one.name !== 'node3' })),
+      },
+    },
+  ],
 ];
 
 describe('nothing is found, noted or doubted with', () => {
@@ -566,6 +620,22 @@ const DOUBTED: readonly [string, Change][] = [
       status: { is_in_recovery: true },
     },
   ],
+  ['callbacks of nodes that are no member by name or host', { heard: heardOf('pg-a', 'pg-b') }],
+  [
+    'a member whose host has another name than all that Patroni says',
+    { heard: heardOf('node1', 'node2', 'pg-c') },
+  ],
+  ['host names that look like the first number of an address', { heard: heardOf('10') }],
+  [
+    'no callback of a member that does not run yet',
+    {
+      heard: heardOf('node1', 'node2'),
+      survey: {
+        members: SURVEY.members?.map((one) => ({ ...one, isRunning: one.name !== 'node3' })),
+      },
+    },
+  ],
+  ['callbacks, and no URLs of Patroni', { heard: heardOf('node1', 'pg-b'), clusters: [UNSURVEYED] }],
 ];
 
 test.each(DOUBTED)('nothing is found with %s', (_, change) => {

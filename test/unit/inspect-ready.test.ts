@@ -7,10 +7,12 @@ import {
   ago,
   backup,
   type Change,
+  clusterOf,
   conninfos,
   DAY,
   found,
   HOUR,
+  heardOf,
   judged,
   LEADER,
   LEADERLESS,
@@ -52,6 +54,9 @@ const oneHost = {
   ],
 };
 const checkMain = 'run `barman check main` on the Barman host';
+
+const reload = (member: string, scope = 'main') =>
+  `run \`patronictl reload ${scope} ${member}\` (with \`on_reload: *callback\` in patroni.yml), or the callback's dry run as Patroni's user there, and read the callback's log file`;
 
 const ROWS: readonly Row[] = [
   [
@@ -488,6 +493,48 @@ const ROWS: readonly Row[] = [
       'give each its own slot_name in barman.conf, and a permanent slot in Patroni',
     ],
   ],
+  [
+    'a member whose callback was never heard',
+    { heard: heardOf('node1', 'node2') },
+    [
+      'callback-unheard',
+      'node3',
+      'its callback was never heard; those of node1, node2 were',
+      reload('node3'),
+    ],
+  ],
+  [
+    'a new member, while the one before it on another host has left',
+    {
+      heard: heardOf('node1', 'node2', 'old'),
+      before: judged({
+        heard: heardOf('node1', 'node2', 'old'),
+        survey: { members: [...(SURVEY.members ?? []).slice(0, 2), memberOf('old', '10.0.1.14')] },
+      }),
+    },
+    [
+      'callback-unheard',
+      'node3',
+      'its callback was never heard; those of node1, node2, old were',
+      reload('node3'),
+    ],
+  ],
+  [
+    'two members of another scope whose callbacks were never heard',
+    {
+      heard: heardOf('NODE2.db.example.'),
+      clusters: [{ ...clusterOf(), cluster: { ...clusterOf().cluster, scope: 'pg-main' } }],
+    },
+    ...['node1', 'node3'].map(
+      (member) =>
+        [
+          'callback-unheard',
+          member,
+          'its callback was never heard; those of NODE2.db.example. were',
+          reload(member, 'pg-main'),
+        ] as const,
+    ),
+  ],
 ];
 
 describe('is found', () => {
@@ -552,6 +599,25 @@ describe('a note', () => {
     expect(notes({ models, clusters: [UNSURVEYED] })).toEqual([
       'cluster main: all models connect to vip.example port 5432: right if that always leads to the leader',
     ]);
+  });
+
+  test('names nodes that are no member, and whose callback is unknown therefore', () => {
+    const change = { heard: heardOf('node1', 'pg-b', 'container') };
+    const note =
+      'callbacks were heard of pg-b (2 hours ago), container (3 hours ago), and no member has such a name or host';
+    expect(judged(change)).toMatchObject({
+      ...{ findings: [], unseen: [] },
+      notes: [`${note}, so it is unknown whether those of node2, node3 were`],
+    });
+    expect(notes({ heard: heardOf('node1', 'pg-b', 'container', 'node2', 'node3') })).toEqual([note]);
+    // What a node says of itself, before it left and was heard again.
+    expect(notes({ ...change, before: { ...judged(change), callbacks: heardOf('x', 'pg-b', 'y') } })).toEqual(
+      [
+        'callbacks were heard of container (3 hours ago), and no member has such a name or host, so it is unknown whether those of node2, node3 were',
+      ],
+    );
+    const again = { ...judged(change), callbacks: [{ node: 'pg-b', at: ago(DAY) }] };
+    expect(notes({ ...change, before: again })[0]).toContain('pg-b (2 hours ago), container');
   });
 
   test('says that there is no base backup on the timeline yet', () => {

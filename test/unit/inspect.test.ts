@@ -15,6 +15,7 @@ import {
   clusterOf,
   DAY,
   HOUR,
+  heardOf,
   itemOf,
   judged,
   judgedTwice,
@@ -154,8 +155,32 @@ describe('the next inspection knows', () => {
       leader: 'node1',
       applied_version: `${ago(2 * DAY)}#1`,
       connected: [{ member: 'node1', at: ago(0) }],
+      callbacks: [],
       timeline: { id: 5, since: ago(2 * DAY), location: 0x30 * SEGMENT + 0xa0 },
     });
+  });
+
+  test('which nodes that were heard are a member, or were when they were heard', () => {
+    const heard = heardOf('node1', 'node2', 'pg-c');
+    const first = judged({ heard });
+    expect(first.callbacks).toEqual(heard.slice(0, 2));
+    const gone = judged({
+      heard,
+      before: first,
+      survey: without('node2'),
+      mapping: { main: { node1: 'pg:node1' } },
+    });
+    expect(gone.callbacks).toEqual(heard.slice(0, 2));
+    // It was heard since: not as that member.
+    const again = heardOf('node2', 'node1', 'pg-c');
+    expect(
+      judged({
+        heard: again,
+        before: gone,
+        survey: without('node2'),
+        mapping: { main: { node1: 'pg:node1' } },
+      }).callbacks,
+    ).toEqual([{ node: 'node1', at: ago(2 * HOUR) }]);
   });
 
   test('all of it from the ledger', () => {

@@ -131,6 +131,18 @@ describe('forget', () => {
     expect(table.item).toBeUndefined();
   });
 
+  test.each<[string, () => Promise<boolean>]>([
+    ['its own', () => operator.forget(inSync(OLD), signal)],
+    ['the one of a server that Barman does not have', () => operator.forgetUnknown(inSync(OLD), signal)],
+    ['by force', () => operator.forgetByForce('main', signal)],
+  ])('deletes with an item who was heard, too (%s)', async (_, forget) => {
+    const ledger = new Ledger(table);
+    table.item = inSync(OLD);
+    for (const server of ['main', 'other']) await ledger.hear(server, { node: 'db1', at: at(0) }, signal);
+    expect(await forget()).toBe(true);
+    expect([...table.items.keys()]).toEqual(['inspection#other']);
+  });
+
   test.each<[string, Item]>([
     ['has been in sync for less than 15 days', inSync(OLD + 1)],
     ['is pending', { ...MAIN, desired: desiredAt(OLD) }],

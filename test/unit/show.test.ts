@@ -76,6 +76,7 @@ const servers = (items: readonly (Item | ServerMessage)[], stage: Servers['stage
   unreadable: items.filter((one): one is ServerMessage => 'message' in one),
   stage,
   inspections: new Map(items.some((one) => one.barman_server === 'hr') ? INSPECTIONS : []),
+  heard: new Map(),
 });
 const shown = (
   items: readonly (Item | ServerMessage)[],

@@ -5,6 +5,7 @@ import { DiagnoseOutput, readDiagnosis } from '../../functions/config-switch/bar
 import type { Finding } from '../../functions/config-switch/inspect/findings.ts';
 import { judge } from '../../functions/config-switch/inspect/judge.ts';
 import type { Subject, SurveyedCluster } from '../../functions/config-switch/inspect/subject.ts';
+import type { HeardNode } from '../../functions/config-switch/ledger/heard.ts';
 import type { Inspection } from '../../functions/config-switch/ledger/inspection.ts';
 import type { Item } from '../../functions/config-switch/ledger/item.ts';
 import type { LeaderState, Member, Node, Survey } from '../../functions/config-switch/patroni/survey.ts';
@@ -64,6 +65,10 @@ export interface RawServer {
   readonly backups?: unknown;
 }
 
+/** Nodes that were heard an hour ago, and every hour before. */
+export const heardOf = (...nodes: readonly string[]): HeardNode[] =>
+  nodes.map((node, index) => ({ node, at: ago((index + 1) * HOUR) }));
+
 export const memberOf = (name: string, host: string, change: Partial<Member> = {}): Member => ({
   name,
   host,
@@ -116,6 +121,7 @@ export const clusterOf = (
 ): SurveyedCluster => ({
   cluster: {
     name,
+    scope: name,
     servers: new Map(Object.entries(servers).map(([one, models]) => [one, new Map(Object.entries(models))])),
     streaming_archiver_name: 'barman_receive_wal',
   },
@@ -165,7 +171,7 @@ export function subjectOf(change: Change = {}): Subject {
   const { models: _, ...subject } = facts;
   return {
     ...{ barman_server: 'main', item: itemOf('pg:node1'), notReady: undefined, changed: undefined },
-    ...{ before: undefined, now: NOW },
+    ...{ heard: [], before: undefined, now: NOW },
     clusters: [clusterOf(survey, mapping)],
     diagnosis: readDiagnosis(v.parse(DiagnoseOutput, output)),
     ...subject,

@@ -3,6 +3,7 @@
 import type { APIGatewayProxyEventV2 } from 'aws-lambda';
 import type { ExitCode, ExitStatus } from '../exit-code.ts';
 import type { Facts, Invocation } from '../invocation.ts';
+import type { HeardNode } from '../ledger/heard.ts';
 import type { RoleChange } from './payload.ts';
 
 /** An event id becomes part of a version and of a key: printable ASCII without spaces. */
@@ -67,6 +68,22 @@ export interface ResponseBody {
  */
 export function eventTime({ arrivedAt, facts }: Pick<Event, 'arrivedAt' | 'facts'>): number {
   return Math.max(0, arrivedAt - (facts.roleChange?.age_ms ?? 0));
+}
+
+/** How the callback introduces itself over HTTP (patroni/barman_config_switch.py). */
+const USER_AGENT = /^barman_config_switch\/([\w.+-]{1,32})(?: |$)/;
+
+/** Returns the node whose callback has sent an event; undefined if its payload names none, or is not parsed. */
+export function heardNode({
+  arrived,
+  arrivedAt,
+  facts,
+}: Pick<Event, 'arrived' | 'arrivedAt' | 'facts'>): HeardNode | undefined {
+  const node = facts.roleChange?.node;
+  if (node === undefined) return undefined;
+  const agent = arrived.caller === 'http' ? arrived.event?.headers['user-agent'] : undefined;
+  const [, version] = USER_AGENT.exec(agent ?? '') ?? [];
+  return { node, at: new Date(arrivedAt).toISOString(), ...(version !== undefined && { version }) };
 }
 
 /**

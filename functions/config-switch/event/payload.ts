@@ -23,7 +23,7 @@ const boolean = v.boolean('must be true or false, without quotes');
 
 const Payload = v.object(
   {
-    // The others say only that the callback of this node works.
+    // The others only let the callback of a node be heard.
     action: oneOf(['on_role_change', 'on_reload', 'on_start', 'on_restart']),
     role: oneOf(ROLES),
     cluster: v.pipe(

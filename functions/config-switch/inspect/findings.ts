@@ -71,6 +71,12 @@ export const FINDINGS = {
     members: 'only',
     means: 'Patroni says that the member runs, but its REST API has not answered the function for a day.',
   },
+  'callback-unheard': {
+    class: 'ready',
+    members: 'only',
+    means:
+      "Callbacks of other nodes have been heard, and the member's never. If it does not work, a failover to the member sends no event.",
+  },
   'model-missing': {
     class: 'ready',
     means: 'Barman does not have the model: a failover to the member ends as CONFIG_SWITCH_FAILED.',

@@ -7,6 +7,7 @@
 import type { Diagnosis } from '../barman/diagnosis.ts';
 import { deadline } from '../deadline.ts';
 import { Busy, HttpError, messageOf } from '../errors.ts';
+import type { HeardNode } from '../ledger/heard.ts';
 import type { Inspection } from '../ledger/inspection.ts';
 import { type Item, isLeased, isPaused, isPending } from '../ledger/item.ts';
 import type { Ledger, Servers } from '../ledger/ledger.ts';
@@ -60,6 +61,8 @@ export interface InspectedServer {
   /** Whether it is paused, by itself or with all servers: its findings are shown, and not counted. */
   readonly paused: boolean;
   readonly inspection: Inspection;
+  /** The nodes whose callback has been heard; the one heard last is the first. */
+  readonly heard: readonly HeardNode[];
 }
 
 /**
@@ -101,23 +104,24 @@ async function inspectAlone(
     const item = before.items.find(isThisOne);
     const listing = clustersOf(clusters, barman_server);
     const last = before.inspections.get(barman_server);
+    const heard = before.heard.get(barman_server) ?? [];
     const judged = judge({
-      ...{ barman_server, clusters: listing, diagnosis, item, before: last, now: at },
+      ...{ barman_server, clusters: listing, diagnosis, item, heard, before: last, now: at },
       notReady: notReadyOf(before, barman_server),
       changed: changeOf(item, after.items.find(isThisOne), listing, leaders),
     });
     const paused = isStagePaused(before.stage) || (item !== undefined && isPaused(item));
     // When Barman was seen last; what was found then stays so.
     const inspection = 'unseen' in diagnosis && last ? { ...judged, at: last.at } : judged;
-    return { barman_server, paused, inspection, isNew: last === undefined };
+    return { barman_server, paused, inspection, heard, isNew: last === undefined };
   };
   const judged = serversOf(clusters, before).map(judgeOne);
   const isWorthStoring = ({ isNew }: Judged) => isStored && !(isNew && 'unseen' in diagnosis);
   const report = async (one: Judged): Promise<[string, InspectedServer]> => {
-    const { barman_server, paused, inspection } = one;
+    const { barman_server, paused, inspection, heard } = one;
     const unstored = isWorthStoring(one) ? await store(one, options) : [];
     const unseen = [...inspection.unseen, ...unstored];
-    return [barman_server, { paused, inspection: { ...inspection, unseen } }];
+    return [barman_server, { paused, heard, inspection: { ...inspection, unseen } }];
   };
   const reported: [string, InspectedServer][] = [];
   for (let index = 0; index < judged.length; index += AT_ONCE) {

@@ -3,6 +3,7 @@
 import type { DiagnosedServer } from '../barman/diagnosis.ts';
 import type { Inspection, StoredFinding } from '../ledger/inspection.ts';
 import { judgeArchive, timelineOf } from './archived.ts';
+import { type Callbacks, callbacksOf, judgeCallbacks, matchedNodes } from './callbacks.ts';
 import { classOf, concernsAllMembers, type Finding, wasJudged } from './findings.ts';
 import { judgeCluster, judgeServer } from './ready.ts';
 import { Collector, clustersOf, leadingOf, type Subject, type SurveyedCluster, serverIn } from './subject.ts';
@@ -29,14 +30,17 @@ export function judge(seen: Subject): Inspection {
   if ('unseen' in diagnosis) collector.notSeen(`Barman: ${diagnosis.unseen}`, true);
   else judgeServer(subject, server, collector);
   for (const surveyed of clusters) judgeCluster(subject, surveyed, server, collector);
+  const callbacks = callbacksOf(clusters, subject.heard, subject);
+  judgeCallbacks(subject, callbacks, collector);
   if (server?.active && !server.passive) judgeArchive(subject, server, collector);
-  return memoryOf(subject, server, collector);
+  return memoryOf(subject, server, callbacks, collector);
 }
 
 /** Returns what the next inspection has to know, with the findings. */
 function memoryOf(
   subject: Subject,
   server: DiagnosedServer | undefined,
+  callbacks: Callbacks,
   { findings, notes, unseen, missing, silent, judged }: Collector,
 ): Inspection {
   const { before, item, now } = subject;
@@ -65,6 +69,7 @@ function memoryOf(
     missing: withTime(missing, before?.missing),
     silent: withTime(silent, before?.silent),
     connected: connectedMembers(subject, server, at),
+    callbacks: matchedNodes(callbacks),
     ...(timeline
       ? { timeline: { ...timeline, since: new Date(timeline.since).toISOString() } }
       : before?.timeline && { timeline: before.timeline }),

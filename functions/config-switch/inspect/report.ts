@@ -2,8 +2,10 @@
 
 import * as v from 'valibot';
 import { type Connections, isUsable } from '../barman/diagnosis.ts';
+import { HeardNode } from '../ledger/heard.ts';
 import { Inspection } from '../ledger/inspection.ts';
 import type { Member } from '../patroni/survey.ts';
+import { type Callbacks, callbacksOf } from './callbacks.ts';
 import type { Inspected, InspectedCluster, InspectedServer } from './inspect.ts';
 import { readyOf } from './judge.ts';
 import { usesSlot } from './ready.ts';
@@ -36,6 +38,8 @@ const MemberSeen = v.object({
   patroni_host: optionalText,
   /** Whether it keeps Barman's slot. */
   slot: Yes,
+  /** When its callback was last heard. Null: never. Absent: unknown, since another node was heard that may be its, or too many were. */
+  callback: v.exactOptional(v.nullable(HeardNode)),
   /** Whether a failover to it would end with Barman streaming from it. */
   ready: Yes,
 });
@@ -104,7 +108,7 @@ function clusterSeen({ cluster, survey, unseen }: InspectedCluster): v.InferOutp
 
 function serverSeen(
   barman_server: string,
-  { paused, inspection }: InspectedServer,
+  { paused, inspection, heard }: InspectedServer,
   clusters: readonly InspectedCluster[],
   diagnosis: Inspected['diagnosis'],
 ): v.InferOutput<typeof ServerSeen> {
@@ -115,13 +119,13 @@ function serverSeen(
   const [backup] = (server?.backups ?? [])
     .filter((one) => one.end !== undefined && isUsable(one))
     .sort((a, b) => (b.end ?? 0) - (a.end ?? 0));
+  const listing = clustersOf(clusters, barman_server);
+  const callbacks = callbacksOf(listing, heard, { barman_server, before: inspection });
   return {
     barman_server,
     at: inspection.at,
     paused,
-    members: clustersOf(clusters, barman_server).flatMap((one) =>
-      membersSeen(barman_server, one, inspection, diagnosis),
-    ),
+    members: listing.flatMap((one) => membersSeen(barman_server, one, inspection, diagnosis, callbacks)),
     ...(archived && {
       archived: {
         timeline: archived.timeline,
@@ -148,6 +152,7 @@ function membersSeen(
   { cluster, survey }: InspectedCluster,
   inspection: Inspection,
   diagnosis: Inspected['diagnosis'],
+  callbacks: Callbacks,
 ): v.InferOutput<typeof MemberSeen>[] {
   const models = cluster.servers.get(barman_server) ?? new Map<string, string | null>();
   const known = new Map<string, Member | undefined>((survey?.members ?? []).map((one) => [one.name, one]));
@@ -167,9 +172,20 @@ function membersSeen(
       ...(hosts !== undefined && { barman_host: hosts }),
       ...(host !== undefined && { patroni_host: host }),
       slot: slot === undefined || server?.createsSlot ? '–' : kept === undefined ? '?' : kept ? 'yes' : 'no',
+      ...callbackOf(cluster.name, member, callbacks),
       ready: readyOf(member, inspection),
     };
   });
+}
+
+function callbackOf(
+  cluster: string,
+  member: string,
+  { members, isComplete }: Callbacks,
+): Pick<v.InferOutput<typeof MemberSeen>, 'callback'> {
+  const heard = members.find((one) => one.cluster.name === cluster && one.name === member)?.heard;
+  if (heard) return { callback: heard };
+  return isComplete ? { callback: null } : {};
 }
 
 /** Returns the hosts of a model's connection, separated by commas. */

@@ -1,6 +1,7 @@
 /** What an inspection has seen of one Barman server, and what the rules make of it. */
 
 import type { DiagnosedServer, Diagnosis } from '../barman/diagnosis.ts';
+import type { HeardNode } from '../ledger/heard.ts';
 import type { Inspection } from '../ledger/inspection.ts';
 import type { Item } from '../ledger/item.ts';
 import { type Cluster, hasMembers } from '../patroni/cluster.ts';
@@ -17,7 +18,7 @@ const MAX_LINES = 100;
 
 /** A Patroni cluster that lists the server with members, and what was seen of it. */
 export interface SurveyedCluster {
-  readonly cluster: Pick<Cluster, 'name' | 'servers' | 'streaming_archiver_name'>;
+  readonly cluster: Pick<Cluster, 'name' | 'scope' | 'servers' | 'streaming_archiver_name'>;
   /** Undefined: its parameter has no URLs, or it could not be asked. */
   readonly survey: Survey | undefined;
   /** Why it could not be asked. */
@@ -35,6 +36,8 @@ export interface Subject {
   readonly notReady: string | undefined;
   /** Why what archived findings depend on has changed during the inspection, if it has. */
   readonly changed: string | undefined;
+  /** The nodes whose callback has been heard; the one heard last is the first. */
+  readonly heard: readonly HeardNode[];
   /** What the last inspection found. */
   readonly before: Inspection | undefined;
   /** When the inspection began (ms since the epoch). */

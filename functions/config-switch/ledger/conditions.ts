@@ -4,7 +4,13 @@ import type { Item } from './item.ts';
 
 export type Attribute = Exclude<keyof Item, 'barman_server'>;
 /** An attribute, or a part of one that is a map. */
-export type Path = keyof Item | 'diagnose_until' | 'desired.version' | 'applied.version' | 'lease.token';
+export type Path =
+  | keyof Item
+  | 'diagnose_until'
+  | 'heard.revision'
+  | 'desired.version'
+  | 'applied.version'
+  | 'lease.token';
 
 /** New values; null removes the attribute. */
 export type Change = { readonly [A in Attribute]?: Exclude<Item[A], undefined> | null };
@@ -44,6 +50,8 @@ export const desiredIs = (version: string) => equals('desired.version', version)
 export const applyAgainAtIs = (time: string) => equals('apply_again_at', time);
 export const leaderIs = (leader: string | undefined) =>
   leader === undefined ? absent('leader') : equals('leader', leader);
+export const heardIs = (revision: string | undefined) =>
+  revision === undefined ? absent('heard.revision') : equals('heard.revision', revision);
 
 /** An item as it is in the table. */
 export type Stored = Readonly<Record<string, unknown>> & { readonly barman_server: string };

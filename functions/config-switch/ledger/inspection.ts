@@ -42,6 +42,8 @@ export const Inspection = v.object({
   silent: v.exactOptional(v.array(v.object({ member: v.string(), since: Time }))),
   /** Members through whose model Barman was connected to the leader, and when last. */
   connected: v.array(v.object({ member: v.string(), at: Time })),
+  /** Nodes whose callback was heard that are a member, or were when they were heard last. */
+  callbacks: v.exactOptional(v.array(v.object({ node: v.string(), at: Time }))),
   /** The leader's timeline, when an inspection first saw it, and how far WAL had got then (bytes). */
   timeline: v.exactOptional(v.object({ id: v.number(), since: Time, location: v.number() })),
 });

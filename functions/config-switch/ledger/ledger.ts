@@ -38,8 +38,8 @@
  */
 
 import { randomUUID } from 'node:crypto';
-import { ATTEMPT_TIMEOUT } from '../deadline.ts';
-import { ConfigSwitchError, messageOf } from '../errors.ts';
+import { ATTEMPT_TIMEOUT, sleep } from '../deadline.ts';
+import { ConfigSwitchError, LedgerError, messageOf } from '../errors.ts';
 import { ExitCode } from '../exit-code.ts';
 import { targetText } from '../target.ts';
 import {
@@ -49,6 +49,7 @@ import {
   type Condition,
   desiredIs,
   either,
+  heardIs,
   isDesired,
   leaderIs,
   leasedBy,
@@ -61,6 +62,7 @@ import {
   type StoredChange,
   type Table,
 } from './conditions.ts';
+import { addHeard, type HeardNode, readHeard } from './heard.ts';
 import { type Inspection, inspectedServer, inspectionKey, readInspection } from './inspection.ts';
 import {
   type DesiredState,
@@ -89,6 +91,12 @@ const CLOCK_SKEW = 1_000;
 export const LEASE = POST_WINDOW + ATTEMPT_TIMEOUT + CLOCK_SKEW;
 /** The heartbeat's back-off after a failure (ms): doubled each time, up to the cap. It never gives up. */
 const BACKOFF = { base: 60_000, cap: 3_600_000 };
+
+/**
+ * How often to write that a node was heard, and the back-off between two attempts (ms), doubled each time, up to the
+ * cap: all nodes of a cluster may be heard at the same moment.
+ */
+const HEARING = { attempts: 10, base: 50, cap: 1_000 };
 
 /** Times that tests shorten. */
 export interface LedgerTimes {
@@ -130,6 +138,8 @@ export interface Servers {
   readonly stage: StageItem;
   /** What the last inspection of each server found; those that cannot be read are left out. */
   readonly inspections: ReadonlyMap<string, Inspection>;
+  /** The nodes that were heard, by server; the one heard last is the first. */
+  readonly heard: ReadonlyMap<string, readonly HeardNode[]>;
 }
 
 /**
@@ -175,12 +185,14 @@ export class Ledger {
     const items: Item[] = [];
     const unreadable: ServerMessage[] = [];
     const inspections = new Map<string, Inspection>();
+    const heard = new Map<string, readonly HeardNode[]>();
     let stage: StageItem = {};
     for (const stored of await this.#table.scan(signal)) {
       if (stored.barman_server === STAGE_KEY) stage = readStage(stored);
       const inspected = inspectedServer(stored.barman_server);
       const inspection = inspected === undefined ? undefined : readInspection(stored);
       if (inspected !== undefined && inspection) inspections.set(inspected, inspection);
+      if (inspected !== undefined) heard.set(inspected, readHeard(stored).nodes);
       if (!isServer(stored.barman_server)) continue;
       try {
         items.push(readItem(stored));
@@ -188,7 +200,7 @@ export class Ledger {
         unreadable.push({ barman_server: stored.barman_server, message: messageOf(error) });
       }
     }
-    return { items, unreadable, stage, inspections };
+    return { items, unreadable, stage, inspections, heard };
   }
 
   /** Returns what the ledger remembers of the whole stage. */
@@ -332,6 +344,27 @@ export class Ledger {
   /** Writes what an inspection found. */
   async inspected(barman_server: string, inspection: Inspection, signal: AbortSignal): Promise<void> {
     await this.#table.update(inspectionKey(barman_server), { inspection }, [], signal);
+  }
+
+  /**
+   * Writes that the callback of a node was heard, unless the node was heard later.
+   *
+   * @throws LedgerError also if other nodes were heard at the same moment, in each of ten attempts
+   */
+  async hear(barman_server: string, heard: HeardNode, signal: AbortSignal): Promise<void> {
+    const key = inspectionKey(barman_server);
+    for (let attempt = 1; attempt <= HEARING.attempts; attempt += 1) {
+      const { revision, nodes: before } = readHeard(await this.#table.get(key, signal));
+      const nodes = addHeard(before, heard);
+      // Also if a write of this invocation was done, and only its response was lost.
+      if (!nodes) return;
+      const change = { heard: { revision: randomUUID(), nodes } };
+      if (await this.#write(key, change, [heardIs(revision)], signal)) return;
+      await sleep(Math.random() * Math.min(HEARING.cap, HEARING.base * 2 ** attempt), signal);
+    }
+    throw new LedgerError(
+      `too many callbacks of ${barman_server} are heard at the same moment; send the event again`,
+    );
   }
 
   /** Writes when Barman was inspected, and whether it could be seen. */

@@ -74,7 +74,7 @@ interface NotStreaming {
  */
 export async function recordObservations(
   ledger: Ledger,
-  known: Omit<Servers, 'inspections'>,
+  known: Omit<Servers, 'inspections' | 'heard'>,
   observed: readonly Observed[],
   interval: number,
   signal: AbortSignal,
