@@ -49,6 +49,8 @@ export interface ClusterOptions {
   readonly callback: readonly string[];
   /** The callback's. */
   readonly secret: string;
+  /** The callback follows the leader, instead of naming the model of its node. */
+  readonly followLeader?: boolean;
   /** How far a node's clock is ahead of the others (s), for its callback only. */
   readonly clocks?: Partial<Record<NodeName, number>>;
   /** Interval of Barman's cron (ms). */
@@ -131,14 +133,14 @@ export function etcd(folder: string, { client, peer }: Hosts['etcd']): CommandLi
 /** The examples for a node. */
 function examples(
   name: NodeName,
-  { folder, tools, hosts: { network }, callback, standbyOf }: ClusterOptions,
+  { folder, tools, hosts: { network }, callback, followLeader, standbyOf }: ClusterOptions,
 ): string[] {
   const words = {
     '/etc/patroni/barman_config_switch.py': `${join(tools, 'python')} ${join(folder, `${name}-callback.py`)}`,
     '--url https://…/config-switch': callback.join(' '),
     '/etc/patroni/webhook-secret': join(folder, 'webhook-secret'),
     '/var/log/postgresql/barman_config_switch.log': join(folder, `${name}-callback.log`),
-    'pg:node1': `pg:${name}`,
+    '--barman-model pg:node1': followLeader ? '--follow-leader' : `--barman-model pg:${name}`,
   };
   const node = fill(example('patroni.yml'), {
     ...words,
