@@ -70,7 +70,11 @@ const PARTS: readonly Part[] = [
     name: 'failover-defaults',
     title: "The same with Patroni's defaults (loop_wait 10, ttl 30)",
     settings: { loop_wait: 10, ttl: 30, retry_timeout: 10 },
-    measured: { switchover: CALLBACKS, 'SIGKILL of the leader': ['--follow-leader'] },
+    measured: {
+      switchover: CALLBACKS,
+      'SIGKILL of the leader': ['--follow-leader'],
+      "the leader's host cut off": ['--follow-leader'],
+    },
   },
 ];
 
@@ -101,7 +105,7 @@ export async function benchFailover(): Promise<void> {
   const FAILOVER_FOLDER = mkdtempSync(join(FOLDER, 'failover-'));
   const status = inNamespaces([process.execPath, import.meta.filename], { FAILOVER_TOOLS, FAILOVER_FOLDER });
   if (status !== 0) throw new Error(`failover ended with ${status}; the logs are in ${FAILOVER_FOLDER}`);
-  rmSync(FAILOVER_FOLDER, { recursive: true });
+  rmSync(FAILOVER_FOLDER, { recursive: true, force: true });
 }
 
 async function measureAll(folder: string, tools: string): Promise<void> {
