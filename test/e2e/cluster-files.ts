@@ -61,6 +61,11 @@ export interface ClusterOptions {
   readonly tls?: RestTls;
   /** Makes it a standby cluster: PostgreSQL's port on loopback of the leader that it follows. */
   readonly standbyOf?: number;
+  /**
+   * The nodes of which Barman has a model, `pg:` and the name. Default: those of this cluster; null: its Barman is
+   * that of another site, which only follows primaries.
+   */
+  readonly models?: ReadonlyMap<string, NodeAddress> | null;
   /** What else a node's Patroni is configured with. */
   readonly settings?: (name: NodeName) => object;
 }
@@ -133,7 +138,7 @@ export function etcd(folder: string, { client, peer }: Hosts['etcd']): CommandLi
 /** The examples for a node. */
 function examples(
   name: NodeName,
-  { folder, tools, hosts: { network }, callback, followLeader, standbyOf }: ClusterOptions,
+  { folder, tools, hosts: { network }, callback, followLeader, standbyOf, models }: ClusterOptions,
 ): string[] {
   const words = {
     '/etc/patroni/barman_config_switch.py': `${join(tools, 'python')} ${join(folder, `${name}-callback.py`)}`,
@@ -151,7 +156,8 @@ function examples(
   });
   if (standbyOf === undefined) return [node];
   const upstream = { '10.0.1.10': '127.0.0.1', 'port: 5432': `port: ${standbyOf}` };
-  return [node, fill(example('patroni-standby.yml'), { ...words, ...upstream })];
+  const ofPrimaries = models === null && { '--switch-when leader': '--switch-when promoted' };
+  return [node, fill(example('patroni-standby.yml'), { ...words, ...upstream, ...ofPrimaries })];
 }
 
 /** What else a node needs: YAML, of which JSON is a subset. */
@@ -204,7 +210,7 @@ function settings(
 }
 
 /** Barman's configuration file. A node that the example does not have gets a model like node2's. */
-export function barmanConfiguration(folder: string, nodes: Hosts['nodes']): string {
+export function barmanConfiguration(folder: string, nodes: ReadonlyMap<string, NodeAddress>): string {
   const text = example('barman.conf');
   const model = text.slice(text.indexOf('[pg:node2]'));
   const hosts = new Map([...nodes].map(([name, one]) => [name, `${one.address} port=${one.postgres}`]));
