@@ -49,8 +49,6 @@ export interface ClusterOptions {
   readonly callback: readonly string[];
   /** The callback's. */
   readonly secret: string;
-  /** The callback follows the leader, instead of naming the model of its node. */
-  readonly followLeader?: boolean;
   /** How far a node's clock is ahead of the others (s), for its callback only. */
   readonly clocks?: Partial<Record<NodeName, number>>;
   /** Interval of Barman's cron (ms). */
@@ -61,11 +59,13 @@ export interface ClusterOptions {
   readonly tls?: RestTls;
   /** Makes it a standby cluster: PostgreSQL's port on loopback of the leader that it follows. */
   readonly standbyOf?: number;
+  /** The callback follows the leader, instead of naming the model of its node. */
+  readonly followLeader?: boolean;
   /**
-   * The nodes of which Barman has a model, `pg:` and the name. Default: those of this cluster; null: its Barman is
-   * that of another site, which only follows primaries.
+   * The nodes of which Barman has a model, `pg:` and the name. Default: those of this cluster; null: Barman is that
+   * of another site, and follows primaries only.
    */
-  readonly models?: ReadonlyMap<string, NodeAddress> | null;
+  readonly barmanNodes?: ReadonlyMap<string, NodeAddress> | null;
   /** What else a node's Patroni is configured with. */
   readonly settings?: (name: NodeName) => object;
 }
@@ -90,7 +90,8 @@ export async function writeNodeFiles(options: ClusterOptions): Promise<void> {
     const config = join(folder, `${name}.d`);
     mkdirSync(config);
     own(config, 0o700);
-    const texts = [...examples(name, options), settings(name, address, options)];
+    const asked = examples(name, options).map((text) => asAsked(text, options));
+    const texts = [...asked, settings(name, address, options)];
     if (options.settings) texts.push(JSON.stringify(options.settings(name)));
     for (const [order, text] of texts.entries()) writeOwned(join(config, `${order}.yml`), text, 0o600);
   }
@@ -138,14 +139,14 @@ export function etcd(folder: string, { client, peer }: Hosts['etcd']): CommandLi
 /** The examples for a node. */
 function examples(
   name: NodeName,
-  { folder, tools, hosts: { network }, callback, followLeader, standbyOf, models }: ClusterOptions,
+  { folder, tools, hosts: { network }, callback, standbyOf }: ClusterOptions,
 ): string[] {
   const words = {
     '/etc/patroni/barman_config_switch.py': `${join(tools, 'python')} ${join(folder, `${name}-callback.py`)}`,
     '--url https://…/config-switch': callback.join(' '),
     '/etc/patroni/webhook-secret': join(folder, 'webhook-secret'),
     '/var/log/postgresql/barman_config_switch.log': join(folder, `${name}-callback.log`),
-    '--barman-model pg:node1': followLeader ? '--follow-leader' : `--barman-model pg:${name}`,
+    'pg:node1': `pg:${name}`,
   };
   const node = fill(example('patroni.yml'), {
     ...words,
@@ -156,8 +157,15 @@ function examples(
   });
   if (standbyOf === undefined) return [node];
   const upstream = { '10.0.1.10': '127.0.0.1', 'port: 5432': `port: ${standbyOf}` };
-  const ofPrimaries = models === null && { '--switch-when leader': '--switch-when promoted' };
-  return [node, fill(example('patroni-standby.yml'), { ...words, ...upstream, ...ofPrimaries })];
+  return [node, fill(example('patroni-standby.yml'), { ...words, ...upstream })];
+}
+
+/** An example with the callback that the cluster asks for. */
+function asAsked(text: string, { followLeader, barmanNodes }: ClusterOptions): string {
+  const following = followLeader ? text.replace(/--barman-model \S+/g, '--follow-leader') : text;
+  return barmanNodes === null
+    ? following.replaceAll('--switch-when leader', '--switch-when promoted')
+    : following;
 }
 
 /** What else a node needs: YAML, of which JSON is a subset. */

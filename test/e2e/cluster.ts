@@ -12,7 +12,7 @@ const CRON = 2_000;
 
 /**
  * @param nodes how many
- * @param hosts where they run; default: ports that are free now
+ * @param hosts default: on free ports of loopback
  * @returns once all nodes are healthy; node1 is the leader
  */
 export async function startCluster({

@@ -44,10 +44,10 @@ beforeAll(async () => {
   const callback = ['--url', endpoint.url, '--ca-file', caFile];
   const options = { callback, secret, followLeader: true };
   const named = [...hosts2.nodes].map(([name, address]) => [`dc2-${name}`, address] as const);
-  const models = new Map([...hosts1.nodes, ...named]);
-  dc1 = await startCluster({ ...options, hosts: hosts1, scope: 'dc1', models });
+  const barmanNodes = new Map([...hosts1.nodes, ...named]);
+  dc1 = await startCluster({ ...options, hosts: hosts1, scope: 'dc1', barmanNodes });
   const standbyOf = dc1.address('node1').postgres;
-  dc2 = await startCluster({ ...options, hosts: hosts2, scope: 'dc2', models: null, standbyOf });
+  dc2 = await startCluster({ ...options, hosts: hosts2, scope: 'dc2', barmanNodes: null, standbyOf });
   const cluster = (of: PatroniCluster, main: Record<string, string>) =>
     JSON.stringify({ servers: { main }, patroni: of.restUrls, secret });
   observer = await startObserver(dc1.barman, {
@@ -84,6 +84,7 @@ async function barmanFollows(site: PatroniCluster, name: NodeName, limit?: numbe
   const found = () => `Barman does not follow ${model}, but ${active()}: ${JSON.stringify(beats.all.at(-1))}`;
   await until(() => active() === model, found, limit);
   await site.barmanStreams(name);
+  await until(async () => !(await observer.run.item())?.lease, 'the switch does not end');
 }
 
 /** Waits for the second heartbeat from now on whose reason why the leader is unknown is as expected. */
