@@ -7,7 +7,7 @@ import { describe, expect, test, vi } from 'vitest';
 import { run as runProgram } from '../../cli/command-line.ts';
 import { LEDGER, ledger as main } from '../../cli/ledger.ts';
 import { InspectionReport } from '../../functions/config-switch/inspect/report.ts';
-import { commandsOf, documentedBlock, documentedCommand, fill } from '../documentation.ts';
+import { documentedCommand, fill } from '../documentation.ts';
 import { inOneCluster } from '../stand-ins/barman-host.ts';
 import { PatroniStandIn } from '../stand-ins/patroni-rest-api.ts';
 import { listen } from '../stand-ins/server.ts';
@@ -383,7 +383,8 @@ describe('npm run ledger', () => {
     const printed: string[] = [];
     for (const command of [
       documentedCommand('docs/how-to/standby-site.md', 'npm run ledger -- --stage prod set'),
-      ...commandsOf(documentedBlock('docs/how-to/standby-site.md', 'npm run ledger -- --stage prod pause')),
+      documentedCommand('docs/how-to/standby-site.md', 'npm run ledger -- --stage prod pause'),
+      documentedCommand('docs/how-to/standby-site.md', 'npm run ledger -- --stage prod resume'),
     ]) {
       const words = fill(command, { 'npm run ledger -- --stage prod ': '' }).split(' ');
       const { status, log, error } = await ledger(
