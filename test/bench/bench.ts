@@ -16,6 +16,7 @@ const PARTS: Record<string, () => Promise<void>> = {
   cold: async () => (await import('./cold.ts')).benchCold(),
   storm: async () => (await import('./storm.ts')).benchStorm(),
   reaction: async () => (await import('./reaction.ts')).benchReaction(),
+  failover: async () => (await import('./failover.ts')).benchFailover(),
 };
 const selected = await commandLine(
   {

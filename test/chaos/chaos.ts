@@ -4,21 +4,21 @@
  * is older than an event answered DONE, or does Barman use anything but what the ledger says is applied; unless
  * the ledger says "unsettled", and then for at most three minutes.
  *
- * It runs in namespaces of its own (unshare(1)): nothing leaves the machine, and nothing outlives the run.
+ * It runs in namespaces of its own: nothing leaves the machine, and nothing outlives the run.
  */
 
-import { spawnSync } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { commandLine, UsageError } from '../../cli/command-line.ts';
 import { addRow } from '../bench/report.ts';
 import type { NodeName } from '../e2e/cluster-files.ts';
-import { asRoot, until } from '../e2e/processes.ts';
+import { until } from '../e2e/processes.ts';
 import { FOLDER, installTools } from '../e2e/setup.ts';
 import { CAUSES } from './causes.ts';
 import { outdatedOperations, promise, wrongModels } from './check.ts';
 import { disturb, FAULTS, plan } from './nemesis.ts';
+import { inNamespaces } from './network.ts';
 import { repair } from './repair.ts';
 import { heal, startWorld } from './world.ts';
 
@@ -102,18 +102,12 @@ verdict();
 
 /** Runs this script again, in namespaces. @returns its exit status */
 function runInNamespaces(): number {
-  if (!asRoot) throw new Error('namespaces need root: run it as root, or with sudo');
   const CHAOS_TOOLS = installTools();
   const CHAOS_FOLDER = mkdtempSync(join(FOLDER, 'chaos-'));
-  const env = { ...process.env, CHAOS_TOOLS, CHAOS_FOLDER };
-  // Process 1 must collect what is orphaned, as a shell does.
-  const script = 'mkdir -p /run/netns && mount -t tmpfs none /run/netns && "$@"; exit $?';
-  const namespaces = ['--net', '--mount', '--pid', '--fork', '--mount-proc', '--kill-child'];
-  const words = [...namespaces, 'bash', '-c', script, 'chaos', ...process.argv];
-  const { status } = spawnSync('unshare', words, { stdio: 'inherit', env });
+  const status = inNamespaces(process.argv, { CHAOS_TOOLS, CHAOS_FOLDER });
   if (status === 0) rmSync(CHAOS_FOLDER, { recursive: true });
   else console.log(`The logs are in ${CHAOS_FOLDER}`);
-  return status ?? 1;
+  return status;
 }
 
 /** Waits until Barman follows the leader on which the nodes agree. */

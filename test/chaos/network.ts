@@ -1,7 +1,8 @@
-/** The hosts of a chaos run: network namespaces on one bridge, and cuts between them. */
+/** Hosts on one machine: network namespaces on one bridge, and cuts between them. Packages: iproute2. */
 
+import { spawnSync } from 'node:child_process';
 import type { NodeName } from '../e2e/cluster-files.ts';
-import { type CommandLine, run } from '../e2e/processes.ts';
+import { asRoot, type CommandLine, run } from '../e2e/processes.ts';
 
 /** Host → address. The nemesis itself has the bridge's address, and is never cut off. */
 export const ADDRESS = {
@@ -17,24 +18,43 @@ export const HOSTS = Object.keys(ADDRESS) as Host[];
 export const NODES: readonly NodeName[] = ['node1', 'node2', 'node3'];
 /** Of all hosts, and of the nemesis. */
 export const NETWORK = '10.77.0.0/24';
-const BRIDGE = { name: 'chaos', address: '10.77.0.254/24' };
+/** The bridge's address. */
+export const OWN_ADDRESS = '10.77.0.254';
+const BRIDGE = 'chaos';
+const BRIDGE_MAC = '02:00:00:00:00:fe';
 /** No host has this one, so that what is sent to it is lost without an error, as in a broken network. */
 const NOWHERE = '02:00:00:00:00:ff';
 
 const ip = (...words: string[]) => run(['ip', words]);
 const macOf = (host: Host) => `02:00:00:00:00:${String(HOSTS.indexOf(host) + 1).padStart(2, '0')}`;
 
-/** Creates the hosts. Only in a network namespace of our own (chaos.ts): they end with it. */
+/**
+ * Runs a program in namespaces of its own (unshare(1)): nothing leaves the machine, and nothing outlives it.
+ *
+ * @returns its exit status
+ */
+export function inNamespaces(words: readonly string[], env: Readonly<Record<string, string>>): number {
+  if (!asRoot) throw new Error('namespaces need root: run it as root, or with sudo');
+  // Process 1 must collect what is orphaned, as a shell does.
+  const script = 'mkdir -p /run/netns && mount -t tmpfs none /run/netns && "$@"; exit $?';
+  const namespaces = ['--net', '--mount', '--pid', '--fork', '--mount-proc', '--kill-child'];
+  const all = [...namespaces, 'bash', '-c', script, 'namespaces', ...words];
+  const { status } = spawnSync('unshare', all, { stdio: 'inherit', env: { ...process.env, ...env } });
+  return status ?? 1;
+}
+
+/** Creates the hosts. Only in namespaces of our own (`inNamespaces`): they end with them. */
 export async function createNetwork(): Promise<void> {
   await ip('link', 'set', 'lo', 'up');
-  await ip('link', 'add', BRIDGE.name, 'type', 'bridge');
-  await ip('link', 'set', BRIDGE.name, 'up');
-  await ip('addr', 'add', BRIDGE.address, 'dev', BRIDGE.name);
+  // Without an address of its own it would change with its ports, and the kernel forget all neighbours then.
+  await ip('link', 'add', BRIDGE, 'address', BRIDGE_MAC, 'type', 'bridge');
+  await ip('link', 'set', BRIDGE, 'up');
+  await ip('addr', 'add', `${OWN_ADDRESS}/24`, 'dev', BRIDGE);
   for (const host of HOSTS) {
     await ip('netns', 'add', host);
     const peer = ['peer', 'name', 'eth0', 'address', macOf(host), 'netns', host];
     await ip('link', 'add', host, 'type', 'veth', ...peer);
-    await ip('link', 'set', host, 'master', BRIDGE.name, 'up');
+    await ip('link', 'set', host, 'master', BRIDGE, 'up');
     await ip('-n', host, 'link', 'set', 'lo', 'up');
     await ip('-n', host, 'addr', 'add', `${ADDRESS[host]}/24`, 'dev', 'eth0');
     await ip('-n', host, 'link', 'set', 'eth0', 'up');
@@ -57,6 +77,18 @@ export async function cut(a: Host, b: Host): Promise<void> {
 export async function connect(a: Host, b: Host): Promise<void> {
   await neighbour(a, b, macOf(b));
   await neighbour(b, a, macOf(a));
+}
+
+/** Loses all packets from and to a host, those of the nemesis included. */
+export async function isolate(host: Host): Promise<void> {
+  // Without it the kernel would say after three seconds that there is no such host.
+  await ip('neigh', 'replace', ADDRESS[host], 'lladdr', macOf(host), 'dev', BRIDGE, 'nud', 'permanent');
+  await ip('link', 'set', host, 'nomaster');
+}
+
+/** Ends an isolation. */
+export async function rejoin(host: Host): Promise<void> {
+  await ip('link', 'set', host, 'master', BRIDGE);
 }
 
 /** Permanent, so that the kernel does not ask for an address that a cut has hidden. */

@@ -4,7 +4,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:f
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { documentedBlock, documentedCommand, fill } from '../documentation.ts';
-import { barmanConfiguration, type Hosts } from './cluster-files.ts';
+import { barmanConfiguration, type NodeAddress } from './cluster-files.ts';
 import {
   asPostgres,
   type CommandLine,
@@ -46,7 +46,7 @@ export class Barman {
   }
 
   /** Writes its files, and runs its cron. @param interval of the cron (ms); in production one minute */
-  start(nodes: Hosts['nodes'], interval: number): void {
+  start(nodes: ReadonlyMap<string, NodeAddress>, interval: number): void {
     writeOwned(this.#file('barman.conf'), barmanConfiguration(this.#folder, nodes), 0o644);
     for (const folder of ['barman', 'barman/main']) {
       mkdirSync(this.#file(folder));

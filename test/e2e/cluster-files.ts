@@ -61,6 +61,11 @@ export interface ClusterOptions {
   readonly tls?: RestTls;
   /** Makes it a standby cluster: PostgreSQL's port on loopback of the leader that it follows. */
   readonly standbyOf?: number;
+  /**
+   * The nodes of which Barman has a model, `pg:` and the name. Default: those of this cluster; null: Barman is that
+   * of another site, and follows primaries only.
+   */
+  readonly barmanNodes?: ReadonlyMap<string, NodeAddress> | null;
   /** What else a node's Patroni is configured with. */
   readonly settings?: (name: NodeName) => object;
 }
@@ -145,7 +150,7 @@ export function callbackWords(
 
 /** The examples for a node. */
 function examples(name: NodeName, options: ClusterOptions): string[] {
-  const { hosts, models, standbyOf } = options;
+  const { hosts, models, standbyOf, barmanNodes } = options;
   const { network } = hosts;
   const words = {
     ...callbackWords(name, options),
@@ -160,7 +165,8 @@ function examples(name: NodeName, options: ClusterOptions): string[] {
   });
   if (standbyOf === undefined) return [node];
   const upstream = { '10.0.1.10': '127.0.0.1', 'port: 5432': `port: ${standbyOf}` };
-  return [node, fill(example('patroni-standby.yml'), { ...words, ...upstream })];
+  const when = barmanNodes === null && { '--switch-when leader': '--switch-when promoted' };
+  return [node, fill(example('patroni-standby.yml'), { ...words, ...upstream, ...when })];
 }
 
 /** What else a node needs: YAML, of which JSON is a subset. */
@@ -213,7 +219,7 @@ function settings(
 }
 
 /** Barman's configuration file. A node that the example does not have gets a model like node2's. */
-export function barmanConfiguration(folder: string, nodes: Hosts['nodes']): string {
+export function barmanConfiguration(folder: string, nodes: ReadonlyMap<string, NodeAddress>): string {
   const text = example('barman.conf');
   const model = text.slice(text.indexOf('[pg:node2]'));
   const hosts = new Map([...nodes].map(([name, one]) => [name, `${one.address} port=${one.postgres}`]));

@@ -63,10 +63,10 @@ export class PatroniCluster {
 
   /** @returns a cluster with all nodes healthy; the first one is the leader */
   static async start(options: ClusterOptions): Promise<PatroniCluster> {
-    const { folder, hosts, cron, standbyOf } = options;
+    const { folder, hosts, cron, standbyOf, barmanNodes = hosts.nodes } = options;
     const cluster = new PatroniCluster(options);
     await writeNodeFiles(options);
-    cluster.barman.start(hosts.nodes, cron);
+    if (barmanNodes) cluster.barman.start(barmanNodes, cron);
     cluster.#etcd = startLogged(hosts.on('etcd', etcd(folder, hosts.etcd)), cluster.#file('etcd.log'));
     const [first, ...others] = cluster.names as [NodeName, ...NodeName[]];
     try {

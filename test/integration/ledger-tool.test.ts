@@ -8,6 +8,7 @@ import { run as runProgram } from '../../cli/command-line.ts';
 import { LEDGER, ledger as main } from '../../cli/ledger.ts';
 import { InspectionReport } from '../../functions/config-switch/inspect/report.ts';
 import { documentedCommand, fill } from '../documentation.ts';
+import { inOneCluster } from '../stand-ins/barman-host.ts';
 import { PatroniStandIn } from '../stand-ins/patroni-rest-api.ts';
 import { listen } from '../stand-ins/server.ts';
 import { createSecret } from '../stand-ins/webhook.ts';
@@ -372,6 +373,34 @@ describe('npm run ledger', () => {
     expect((await ledger(run.table, 'retry', 'main')).error).toBe(
       'Tried, and done: Barman is set to pg:node1.\n',
     );
+  });
+
+  test('applies the model of a promoted standby site, and pauses for a drill, by the commands in the documentation', async () => {
+    const models = inOneCluster(['pg:node1', 'pg:dc2-node1']);
+    await using run = await startFunction({ models });
+    await using _ = await startLambda((event) => run.send(event));
+    await run.invoke(NODE1);
+    const printed: string[] = [];
+    for (const command of [
+      documentedCommand('docs/how-to/standby-site.md', 'npm run ledger -- --stage prod set'),
+      documentedCommand('docs/how-to/standby-site.md', 'npm run ledger -- --stage prod pause'),
+      documentedCommand('docs/how-to/standby-site.md', 'npm run ledger -- --stage prod resume'),
+    ]) {
+      const words = fill(command, { 'npm run ledger -- --stage prod ': '' }).split(' ');
+      const { status, log, error } = await ledger(
+        run.table,
+        ...words,
+        ...(words[0] === 'pause' ? ['--no-wait'] : []),
+      );
+      expect([status, error]).toEqual([0, '']);
+      printed.push(log);
+    }
+    expect(printed).toEqual([
+      'Barman server main now uses model pg:dc2-node1\n',
+      expect.stringMatching(/^main +paused /m),
+      expect.stringMatching(/^main +in sync /m),
+    ]);
+    expect(run.host.api.activeModel()).toBe('pg:dc2-node1');
   });
 
   test('says that the outcome is unknown if the function did not respond, or failed', async () => {
