@@ -167,8 +167,8 @@ export async function askAll(
     await Promise.all(others.length > 0 ? others : asked);
   } finally {
     limit.clear();
+    ended.abort();
   }
-  ended.abort();
   return Promise.all(asked);
 }
 
