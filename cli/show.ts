@@ -93,7 +93,8 @@ export function asTable(servers: Servers, now: number, width: number, only: read
     const seen =
       leader === undefined || leader_known
         ? [
-            since(site === undefined ? leader : `${leader} in ${site}`, leader_since),
+            // The cluster is clear where only one lists the server.
+            since(site && listingsOf(item, stage).length > 1 ? `${leader} in ${site}` : leader, leader_since),
             since(streaming === undefined ? undefined : streaming ? 'yes' : 'no', streaming_since),
           ]
         : ['?', '?'];

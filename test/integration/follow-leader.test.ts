@@ -234,6 +234,31 @@ describe('two sites', () => {
     expect(run.host.api.activeModel()).toBe('pg:node3');
     expect(await run.item()).toMatchObject({ site: 'dc2', leader: 'node3' });
   });
+
+  test('are not left for a standby site while the parameter of the first is malformed', async () => {
+    await using test = await start();
+    const { run } = test;
+    await using standby = await PatroniStandIn.start({ scope: 'dc2', nodes: ['node3'] });
+    standby.answer = (_, __, normal) => asStandby(normal, false);
+    const servers = { main: { node3: 'pg:node3' } };
+    run.host.put({
+      'clusters/dc2': JSON.stringify({ servers, patroni: standby.urls }),
+      'clusters/main': '{',
+    });
+    run.host.api.setActiveModel('pg:node2');
+    await run.setItem({ site: 'main', leader: 'node2', leader_since: new Date().toISOString() });
+    for (let minute = 0; minute < 8; minute += 1) {
+      const { observed } = await run.heartbeat();
+      expect(observed.unknown).toContainEqual({
+        ...{ cluster: 'dc2', barman_server: 'main' },
+        reason: 'it follows main, and the parameter clusters/main is malformed: correct it',
+      });
+      pass(MINUTE);
+    }
+    expect((await run.webhook(FOLLOWING)).response).toMatchObject({ exit_code: 3, recorded: false });
+    expect(run.host.api.activeModel()).toBe('pg:node2');
+    expect(await run.item()).toMatchObject({ site: 'main', leader: 'node2' });
+  });
 });
 
 /** What a node of a standby site answers. */

@@ -23,6 +23,7 @@ const IN_SYNC: RecordedItem = {
   applied: APPLIED,
   leader: 'node1',
   leader_since: at(-10 * MINUTE),
+  site: 'parameter',
 };
 /** Something else is desired. */
 const OTHER = { desired: { ...DESIRED, target: 'model other' } };
@@ -50,13 +51,25 @@ const observe = async (
     cluster = CLUSTER,
     read,
     site,
+    sites = ['a', 'b', 'c'],
     ...last
-  }: { cluster?: Observed['cluster']; read?: Item[]; stage?: StageItem; site?: string } = {},
+  }: {
+    cluster?: Observed['cluster'];
+    read?: Item[];
+    stage?: StageItem;
+    site?: string;
+    sites?: readonly string[];
+  } = {},
 ) => {
   const observed: Observed[] =
     site === undefined
       ? [{ cluster, at: NOW + ms, observation }]
-      : [{ cluster: { ...cluster, name: site }, barman_server: 'main', at: NOW + ms, observation }];
+      : [
+          {
+            cluster: { ...cluster, name: site },
+            ...{ barman_server: 'main', sites, at: NOW + ms, observation },
+          },
+        ];
   const ledger = new Ledger(table);
   const known = read ? { items: read, unreadable: [], stage: {} } : await ledger.all(signal);
   return recordObservations(ledger, { ...known, ...last }, observed, MINUTE, signal);
@@ -69,6 +82,7 @@ describe('what Patroni says', () => {
     expect(table.item).toEqual({
       barman_server: 'main',
       leader: 'node1',
+      site: 'parameter',
       leader_since: at(0),
       differs_since: at(0),
       streaming: true,
@@ -238,7 +252,7 @@ describe("the leader's model", () => {
 
   test.each([
     ['something', DIFFERENT],
-    ['nothing', { barman_server: 'main', leader: 'node2', differs_since: at(0) }],
+    ['nothing', { barman_server: 'main', site: 'parameter', leader: 'node2', differs_since: at(0) }],
   ])('does not become it if %s was desired, and an event was recorded meanwhile', async (_, before) => {
     const event = { ...DIFFERENT, desired: { ...DESIRED, version: versionOf(NOW - 9 * MINUTE, 'event') } };
     table.item = event;
@@ -378,7 +392,7 @@ describe('of a server with several sites', () => {
   const A: Item = { ...IN_SYNC, site: 'a' };
   const node2 = { leader: 'node2' };
   const waiting = (since: number) =>
-    `Barman server main follows a, and the only primary is node2 in b since ${at(since)}: it is followed after 5 minutes`;
+    `Barman server main follows a, and the only primary is in b since ${at(since)}: it is followed after 5 minutes`;
   const unknownIn = (cluster: string, reason: string) => ({
     ...NOTHING,
     unknown: [{ cluster, barman_server: 'main', reason }],
@@ -403,9 +417,11 @@ describe('of a server with several sites', () => {
     table.item = A;
     for (const minute of [0, 1, 2, 3, 4]) {
       expect(await observe(minute * MINUTE, node2, { site: 'b' })).toEqual(unknownIn('b', waiting(0)));
-      expect(table.item).toEqual({ ...A, other_site: { name: 'b', since: at(0) } });
+      expect(table.item).toEqual({
+        ...A,
+        other_site: { name: 'b', since: at(0), seen: at(minute * MINUTE) },
+      });
     }
-    expect(table.writes).toBe(1);
     expect(await observe(4.75 * MINUTE - 1, node2, { site: 'b' })).toEqual(unknownIn('b', waiting(0)));
     // A heartbeat may be early.
     expect(await observe(4.75 * MINUTE, node2, { site: 'b' })).toEqual(NOTHING);
@@ -427,16 +443,69 @@ describe('of a server with several sites', () => {
     await observe(4 * MINUTE, observation, { site });
     expect(table.item).toEqual(A);
     expect(await observe(5 * MINUTE, node2, { site: 'b' })).toEqual(unknownIn('b', waiting(5 * MINUTE)));
-    expect(await observe(9 * MINUTE, node2, { site: 'b' })).toEqual(unknownIn('b', waiting(5 * MINUTE)));
+    for (const minute of [6, 7, 8, 9]) {
+      const seen = await observe(minute * MINUTE, node2, { site: 'b' });
+      expect(seen).toEqual(unknownIn('b', waiting(5 * MINUTE)));
+    }
     expect(await observe(10 * MINUTE, node2, { site: 'b' })).toEqual(NOTHING);
     expect(table.item).toMatchObject({ site: 'b' });
+  });
+
+  test.each([
+    [2.25 * MINUTE, 0],
+    [2.25 * MINUTE + 1, 2.25 * MINUTE + 1],
+  ])(
+    'the five minutes start over if no heartbeat has seen it for more than two (%d ms)',
+    async (gap, since) => {
+      table.item = A;
+      await observe(0, node2, { site: 'b' });
+      expect(await observe(gap, node2, { site: 'b' })).toEqual(unknownIn('b', waiting(since)));
+    },
+  );
+
+  test('the five minutes start over if the last site has a primary without a model', async () => {
+    table.item = A;
+    await observe(0, node2, { site: 'b' });
+    await observe(MINUTE, { leader: 'node9' }, { site: 'a' });
+    expect(table.item).toEqual(A);
+  });
+
+  test('another cluster is followed as any leader once the last one does not list it', async () => {
+    table.item = A;
+    expect(await observe(0, node2, { site: 'b', sites: ['b', 'c'] })).toEqual(NOTHING);
+    expect(table.item).toMatchObject({ site: 'b', leader: 'node2' });
+  });
+
+  test('nothing is followed while the parameter of the last one is malformed, and known by no good value', async () => {
+    table.item = A;
+    const clusters: Observed[] = [
+      {
+        cluster: { ...clusterWith({}), name: 'a', hasNoValue: true },
+        at: NOW,
+        observation: { unknown: 'no JSON' },
+      },
+      { cluster: { ...CLUSTER, name: 'b' }, at: NOW, observation: { leader: 'node2', isStandby: true } },
+    ];
+    const ledger = new Ledger(table);
+    const { unknown } = await recordObservations(ledger, await ledger.all(signal), clusters, MINUTE, signal);
+    expect(unknown).toEqual([
+      { cluster: 'a', reason: 'no JSON' },
+      {
+        ...{ cluster: 'b', barman_server: 'main' },
+        reason: 'it follows a, and the parameter clusters/a is malformed: correct it',
+      },
+    ]);
+    expect(table.item).toEqual(A);
   });
 
   test('the five minutes start over with a third site', async () => {
     table.item = A;
     await observe(0, node2, { site: 'b' });
     await observe(4 * MINUTE, node2, { site: 'c' });
-    expect(table.item).toEqual({ ...A, other_site: { name: 'c', since: at(4 * MINUTE) } });
+    expect(table.item).toEqual({
+      ...A,
+      other_site: { name: 'c', since: at(4 * MINUTE), seen: at(4 * MINUTE) },
+    });
   });
 
   test('a leader with the same name at another site is a new one', async () => {
@@ -444,14 +513,14 @@ describe('of a server with several sites', () => {
       ...A,
       streaming: true,
       streaming_since: at(-MINUTE),
-      other_site: { name: 'b', since: at(-5 * MINUTE) },
+      other_site: { name: 'b', since: at(-5 * MINUTE), seen: at(-MINUTE) },
     };
     await observe(0, { leader: 'node1' }, { site: 'b' });
     expect(table.item).toEqual({ ...IN_SYNC, site: 'b', leader_since: at(0) });
   });
 
   test('nothing is remembered once it has one cluster only', async () => {
-    table.item = { ...A, other_site: { name: 'b', since: at(-MINUTE) } };
+    table.item = { ...A, other_site: { name: 'b', since: at(-MINUTE), seen: at(-MINUTE) } };
     await observe(0, { leader: 'node1' });
     expect(table.item).toEqual({ ...IN_SYNC, leader_since: at(0) });
   });
@@ -464,7 +533,7 @@ describe('of a server with several sites', () => {
   });
 
   test('an error of the ledger is the reason why the leader is unknown', async () => {
-    table.item = { ...A, other_site: { name: 'c', since: at(-MINUTE) } };
+    table.item = { ...A, other_site: { name: 'c', since: at(-MINUTE), seen: at(-MINUTE) } };
     using observed = vi.spyOn(Ledger.prototype, 'observed');
     observed.mockRejectedValue(new LedgerError('the ledger is unavailable'));
     const failed = 'its leader node2 could not be recorded for Barman server main: the ledger is unavailable';

@@ -105,7 +105,19 @@ describe('the table', () => {
   const table = shown(items, stage);
 
   test('names the site of a leader, if its server has several', () => {
-    expect(shown([{ ...(items[0] as Item), site: 'dc2' }], stage)).toContain('  node2 in dc2 4m  yes 3m ');
+    const item = { ...(items[0] as Item), site: 'dc2' };
+    const { barman_server: name } = item;
+    const [one] = stage.heartbeat.clusters as [(typeof stage.heartbeat.clusters)[number]];
+    const listing = (cluster: string) => ({
+      ...one,
+      name: cluster,
+      servers: [{ name, observed: cluster === 'dc2' }],
+    });
+    const clusters = [listing('dc1'), listing('dc2')];
+    expect(shown([item], { heartbeat: { ...heartbeat, clusters } })).toContain('  node2 in dc2 4m  yes 3m ');
+    expect(shown([item], { heartbeat: { ...heartbeat, clusters: clusters.slice(1) } })).toContain(
+      '  node2 4m  yes 3m ',
+    );
   });
 
   test('has what is desired, applied and observed, and since when, at 80 columns', () => {

@@ -73,9 +73,9 @@ const Item = v.object({
   /** The leader that Patroni last named, since when, and since when its model is not the desired one. */
   leader: v.exactOptional(v.string()),
   leader_since: v.exactOptional(Time),
-  /** Of a server in several clusters: that of this leader, and another one that may be followed, and since when. */
+  /** The cluster of this leader. Another one that has the only primary: since when, and when that was last seen. */
   site: v.exactOptional(v.string()),
-  other_site: v.exactOptional(v.object({ name: v.string(), since: Time })),
+  other_site: v.exactOptional(v.object({ name: v.string(), since: Time, seen: Time })),
   differs_since: v.exactOptional(Time),
   /** Whether Barman streams WAL from the leader, and since when it does or does not. */
   streaming: v.exactOptional(v.boolean()),

@@ -120,12 +120,14 @@ export interface Cluster {
   readonly barman_addresses?: BlockList | undefined;
   /** Why its parameter is malformed now. The rest is its last good value, or empty. */
   readonly malformed?: string | undefined;
+  /** Its parameter has had no good value here: which servers it lists is unknown. */
+  readonly hasNoValue?: true;
 }
 
 /** Returns a cluster whose parameter has never had a good value. */
 export function withoutValue(name: string, malformed: string): Cluster {
   const empty = { secrets: [], servers: new Map(), patroni: [], streaming_archiver_name: null };
-  return { name, scope: name, ...empty, malformed };
+  return { name, scope: name, ...empty, malformed, hasNoValue: true };
 }
 
 /**

@@ -10,9 +10,9 @@ import type { ConfigTarget } from '../target.ts';
 import { listOf } from '../text.ts';
 import { type Cluster, hasMembers, modelTarget } from './cluster.ts';
 import { observe, type Round } from './leader.ts';
-import { type Clusters, isObserved, whyNotAsked } from './observe-clusters.ts';
+import { type Clusters, isObserved, observedOf, whyNotAsked } from './observe-clusters.ts';
 import { PatroniClient } from './rest-api.ts';
-import { leadingSite } from './sites.ts';
+import { changesSite, leadingSite } from './sites.ts';
 
 /** Time limit of all rounds together (ms): the rest of the deadline is for the switch. */
 const TIMEOUT = 10_000;
@@ -25,8 +25,8 @@ const ROUND = 1_000;
 export interface ClusterSource {
   /** @throws HttpError if the parameters are unavailable */
   clusters(signal: AbortSignal): Promise<Clusters>;
-  /** Reads the parameters again, at most once a minute. */
-  rereadSecrets(signal: AbortSignal): Promise<unknown>;
+  /** Reads the parameters again; false if that was done less than a minute ago. @throws HttpError */
+  reread(signal: AbortSignal): Promise<boolean>;
 }
 
 /** The leader that a role change follows, and its target for one Barman server. */
@@ -48,7 +48,7 @@ export interface FollowingServer {
 /**
  * Asks Patroni which leader a Barman server follows, until two observations in a row agree.
  *
- * @param source of the clusters, asked again for a server or a member that was perhaps just added
+ * @param source of the clusters, read again for a server or a member that was perhaps just added
  * @param signal aborts at the deadline
  * @throws InvalidArgs if no cluster lists the server with its members, and has URLs of Patroni's REST API
  * @throws LeaderUnknown if the leader is not known within ten seconds, has no model, or is that of another site:
@@ -56,91 +56,96 @@ export interface FollowingServer {
  * @throws HttpError if the parameters are unavailable
  */
 export async function followLeader(
-  { barman_server, site }: FollowingServer,
+  server: FollowingServer,
   source: ClusterSource,
   signal: AbortSignal,
 ): Promise<FollowedLeader> {
-  const reread = () => source.rereadSecrets(signal).catch(() => undefined);
-  let followed = await followedBy(barman_server, source, signal);
-  if (!followed && (await reread())) followed = await followedBy(barman_server, source, signal);
-  if (!followed) throw await notFollowed(barman_server, source, signal);
-  const { name, leader } = await leaderKnownTwice(barman_server, followed, signal);
-  if (followed.sites.length > 1 && site !== undefined && name !== site) {
-    throw new LeaderUnknown(
-      `Barman server ${barman_server} follows ${site}, and now the only primary is ${leader} in ${name}: ` +
-        'the heartbeat follows it once that has been so for five minutes',
-    );
-  }
-  const targetIn = ({ sites }: Followed) => {
-    const members = sites.find((one) => one.name === name)?.servers.get(barman_server);
+  const { barman_server } = server;
+  let read = await source.clusters(signal);
+  let isNew = false;
+  const reread = async () => {
+    isNew = await source.reread(signal);
+    if (isNew) read = await source.clusters(signal);
+    return isNew;
+  };
+  let sites = sitesOf(read, barman_server);
+  if (sites.length === 0 && (await reread())) sites = sitesOf(read, barman_server);
+  if (sites.length === 0) throw notListed(barman_server, read, isNew);
+  const { name, leader } = await leaderKnownTwice(server, sites, read, signal);
+  const targetIn = () => {
+    const members = sitesOf(read, barman_server)
+      .find((one) => one.name === name)
+      ?.servers.get(barman_server);
     return members && modelTarget(members, leader);
   };
-  let target = targetIn(followed);
-  if (!target && (await reread())) {
-    const again = await followedBy(barman_server, source, signal);
-    target = again && targetIn(again);
-  }
+  const target = targetIn() ?? ((await reread()) ? targetIn() : undefined);
   if (target) return { leader, target };
   throw new LeaderUnknown(
     `the leader ${leader} has no model for Barman server ${barman_server}; add it to the parameter clusters/${name}`,
   );
 }
 
-/** Whom a Barman server follows. */
-interface Followed extends Pick<Clusters, 'tls'> {
-  /** One cluster, or several: its sites. */
-  readonly sites: readonly Cluster[];
-}
-
-/** Returns the clusters that a Barman server follows, if at least one of them can be asked. */
-async function followedBy(
-  barman_server: string,
-  source: ClusterSource,
-  signal: AbortSignal,
-): Promise<Followed | undefined> {
-  const { clusters, tls } = await source.clusters(signal);
+/** Returns the clusters that list a server with members, if at least one of them can be asked. */
+function sitesOf({ clusters }: Clusters, barman_server: string): readonly Cluster[] {
   const sites = clusters.filter((cluster) => hasMembers(cluster, barman_server));
-  return sites.some(isObserved) ? { sites, tls } : undefined;
+  return sites.some(isObserved) ? sites : [];
 }
 
-/** Returns why there is no leader to follow: it may be in a cluster that cannot be read now. */
-async function notFollowed(
+/**
+ * Returns why there is no leader to follow.
+ *
+ * @param isNew whether the parameters were read for this event; otherwise, and if one is malformed, it may be worth
+ *   another attempt
+ */
+function notListed(
   barman_server: string,
-  source: ClusterSource,
-  signal: AbortSignal,
-): Promise<InvalidArgs | LeaderUnknown> {
+  { clusters }: Clusters,
+  isNew: boolean,
+): InvalidArgs | LeaderUnknown {
   const wanted = `follow_leader needs a parameter clusters/NAME that lists Barman server ${barman_server} with its members, and has the key "patroni"`;
-  const { clusters } = await source.clusters(signal);
   const malformed = clusters.flatMap((cluster) => cluster.malformed ?? []);
   if (malformed.length > 0) return new LeaderUnknown(`${wanted}; it may be this one: ${listOf(malformed)}`);
+  if (!isNew)
+    return new LeaderUnknown(`${wanted}; there was none a minute ago, when the parameters were read`);
   return new InvalidArgs(`${wanted}; there is none: add it, or send barman_model or reset instead`);
 }
 
-/** Returns the leader, and the name of its cluster. @throws LeaderUnknown */
+/** A leader, and the name of its cluster. */
+interface NamedLeader {
+  readonly name: string;
+  readonly leader: string;
+}
+
+/** Returns the leader that two observations in a row agree on. @throws LeaderUnknown */
 async function leaderKnownTwice(
-  barman_server: string,
-  { sites, tls }: Followed,
+  { barman_server, site: last }: FollowingServer,
+  sites: readonly Cluster[],
+  { clusters, tls }: Clusters,
   signal: AbortSignal,
-): Promise<{ readonly name: string; readonly leader: string }> {
+): Promise<NamedLeader> {
   const unknown = (reason: string) =>
     new LeaderUnknown(`the leader for Barman server ${barman_server} is not known: ${reason}`);
   if (tls instanceof HttpError) throw unknown(tls.message);
   const limit = deadline(TIMEOUT);
   const inTime = AbortSignal.any([signal, limit.signal]);
-  const round: Round = { limit: ROUND, silent: new Set() };
+  const round: Round = { limit: ROUND, pending: new Set() };
+  const listing = {
+    sites: sites.map(({ name }) => name),
+    unreadable: clusters.filter(({ hasNoValue }) => hasNoValue).map(({ name }) => name),
+  };
   await using client = new PatroniClient(tls);
-  const askAll = () =>
+  const observeSites = () =>
     Promise.all(
       sites.map(async (cluster) => {
-        const unasked = whyNotAsked(cluster);
-        return { cluster, observation: unasked ?? (await observe(cluster, client.ask, inTime, round)) };
+        const ask = () => observe(cluster, client.ask, inTime, round);
+        return { cluster, observation: await observedOf(cluster, ask) };
       }),
     );
-  let before: { readonly name: string; readonly leader: string } | undefined;
+  let before: NamedLeader | undefined;
   let reason = 'no node was asked in time';
   try {
     for (;;) {
-      const leading = leadingSite(await askAll());
+      const leading = leadingSite(await observeSites());
       if (inTime.aborted) break;
       if ('unknown' in leading) {
         before = undefined;
@@ -148,7 +153,15 @@ async function leaderKnownTwice(
         if (sites.every(whyNotAsked)) break;
       } else {
         const seen = { name: leading.site.cluster.name, leader: leading.leader.leader };
-        if (seen.name === before?.name && seen.leader === before.leader) return seen;
+        if (seen.name === before?.name && seen.leader === before.leader) {
+          const changes = changesSite(last, { site: seen.name, leader: leading.leader }, listing);
+          if (changes === false) return seen;
+          if (changes !== true) throw unknown(changes.unknown);
+          throw new LeaderUnknown(
+            `Barman server ${barman_server} follows ${last}, and now the only primary is ${seen.leader} in ${seen.name}: ` +
+              'the heartbeat follows it once that has been so for five minutes',
+          );
+        }
         before = seen;
         reason = `${seen.leader} was seen only once`;
       }

@@ -7,7 +7,7 @@
 
 import { isIP } from 'node:net';
 import * as v from 'valibot';
-import { deadline } from '../deadline.ts';
+import { deadline, within } from '../deadline.ts';
 import type { Cluster } from './cluster.ts';
 import type { Answer, Ask, Path } from './rest-api.ts';
 
@@ -16,10 +16,10 @@ export interface Round {
   /** Its time limit (ms). */
   readonly limit: number;
   /**
-   * The nodes that did not answer the last round in time: while others answer, no round waits for them. Updated
-   * in place.
+   * Set if a request may outlast its round: the nodes whose request has not ended yet. They are not asked again,
+   * and no round waits for them. Updated in place.
    */
-  readonly silent?: Set<URL>;
+  readonly pending?: Set<URL>;
 }
 
 /** A heartbeat's: it has the time to wait for a slow node. */
@@ -142,6 +142,8 @@ async function known(leader: () => Promise<Leader>): Promise<Observation> {
   }
 }
 
+const NO_ANSWER: Answer = { error: 'no answer in time' };
+
 /** What each node answered. */
 export type Answers = readonly (readonly [URL, Answer])[];
 
@@ -151,25 +153,25 @@ export async function askAll(
   path: Path,
   ask: Ask,
   signal: AbortSignal,
-  { limit: time, silent = new Set() } = ROUND,
+  { limit: time, pending } = ROUND,
 ): Promise<Answers> {
   const limit = deadline(time);
-  const ended = new AbortController();
-  const inTime = AbortSignal.any([signal, limit.signal, ended.signal]);
-  const asked = nodes.map(async (node) => {
-    const answer = await ask(node, path, inTime);
-    if (inTime.aborted) silent.add(node);
-    else silent.delete(node);
-    return [node, answer] as const;
-  });
-  const others = asked.filter((_, index) => !silent.has(nodes[index] as URL));
+  const inTime = AbortSignal.any([signal, limit.signal]);
+  const answerOf = async (node: URL): Promise<Answer> => {
+    if (!pending) return ask(node, path, inTime);
+    if (pending.has(node)) return NO_ANSWER;
+    pending.add(node);
+    const answer = ask(node, path, signal).finally(() => pending.delete(node));
+    return within(inTime, answer).catch((error: unknown) => {
+      if (inTime.aborted) return NO_ANSWER;
+      throw error;
+    });
+  };
   try {
-    await Promise.all(others.length > 0 ? others : asked);
+    return await Promise.all(nodes.map(async (node) => [node, await answerOf(node)] as const));
   } finally {
     limit.clear();
-    ended.abort();
   }
-  return Promise.all(asked);
 }
 
 /** Returns the leader that all nodes name @throws Unknown */

@@ -24,9 +24,11 @@ export interface Clusters {
 
 /** What was observed of a cluster. */
 export interface Observed {
-  readonly cluster: Pick<Cluster, 'name' | 'scope' | 'servers' | 'streaming_archiver_name'>;
+  readonly cluster: Pick<Cluster, 'name' | 'scope' | 'servers' | 'streaming_archiver_name' | 'hasNoValue'>;
   /** Set if this is about one of its servers only, which has members in several clusters. */
   readonly barman_server?: string;
+  /** The names of these clusters. */
+  readonly sites?: readonly string[];
   /** AWS's clock before the first request (ms since the epoch). */
   readonly at: number;
   readonly observation: Observation;
@@ -52,10 +54,7 @@ export async function observeClusters({ clusters, tls }: Clusters, signal: Abort
   };
   const sites = await Promise.all(
     clusters.map(async (cluster) => {
-      const internal = (error: unknown) => ({ unknown: `internal error: ${messageOf(error)}` });
-      const unasked = whyNotAsked(cluster);
-      const observation = unasked ?? (await observeOne(cluster).catch(internal));
-      return { cluster, observation };
+      return { cluster, observation: await observedOf(cluster, observeOne) };
     }),
   ).finally(limit.clear);
 
@@ -65,14 +64,14 @@ export async function observeClusters({ clusters, tls }: Clusters, signal: Abort
       .map(({ cluster, observation }) => {
         return { cluster: withServers(cluster, (server) => !ofSeveral.has(server)), at, observation };
       }),
-    ...[...ofSeveral.keys()].map((barman_server): Observed => {
+    ...[...ofSeveral].map(([barman_server, names]): Observed => {
       const own = sites.filter(({ cluster }) => hasMembers(cluster, barman_server));
       const leading = leadingSite(own);
       const { cluster } = 'site' in leading ? leading.site : (own[0] as (typeof own)[number]);
       const observation = 'site' in leading ? leading.leader : leading;
       return {
         cluster: withServers(cluster, (server) => server === barman_server),
-        barman_server,
+        ...{ barman_server, sites: names },
         at,
         observation,
       };
@@ -83,6 +82,15 @@ export async function observeClusters({ clusters, tls }: Clusters, signal: Abort
 /** Returns whether the leader of a cluster should be known. */
 export function isObserved({ patroni, malformed }: Cluster): boolean {
   return patroni.length > 0 || malformed !== undefined;
+}
+
+/** Returns the leader of a cluster, or why it is unknown, whatever fails. @param observeIt asks Patroni */
+export async function observedOf(
+  cluster: Cluster,
+  observeIt: (cluster: Cluster) => Promise<Observation>,
+): Promise<Observation> {
+  const internal = (error: unknown) => ({ unknown: `internal error: ${messageOf(error)}` });
+  return whyNotAsked(cluster) ?? observeIt(cluster).catch(internal);
 }
 
 /** Returns why Patroni is not asked for a cluster, if it is not. */

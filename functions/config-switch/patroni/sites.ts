@@ -53,3 +53,36 @@ export function leadingSite<T extends Site>(sites: readonly T[]): LeadingSite<T>
   );
   return { unknown: `no site has a leader that is known to be a primary: ${reasons.join('; ')}` };
 }
+
+/** The clusters that may list a server. */
+export interface Listing {
+  /** Names of those that list it with members. */
+  readonly sites: readonly string[];
+  /** Names of those that have no good value: whether they list it is unknown. */
+  readonly unreadable: readonly string[];
+}
+
+/**
+ * Returns whether a server would change to another site than the last one.
+ *
+ * @param last the site that it followed; undefined: none was seen yet
+ * @param site that leads now
+ * @returns why that is unknown: the last site, or the primary, may be in a cluster whose parameter is malformed
+ */
+export function changesSite(
+  last: string | undefined,
+  { site, leader }: { readonly site: string; readonly leader: Leader },
+  { sites, unreadable }: Listing,
+): boolean | UnknownLeader {
+  if (site === last) return false;
+  if (last === undefined && leader.isStandby && unreadable.length > 0) {
+    const names = listOf(unreadable.map((name) => `clusters/${name}`));
+    return {
+      unknown: `${leader.leader} in ${site} is a standby leader, and the primary may be in one of these malformed parameters: ${names}`,
+    };
+  }
+  if (last !== undefined && unreadable.includes(last)) {
+    return { unknown: `it follows ${last}, and the parameter clusters/${last} is malformed: correct it` };
+  }
+  return last !== undefined && sites.includes(last);
+}

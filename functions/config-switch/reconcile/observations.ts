@@ -19,6 +19,7 @@ import { isStagePaused } from '../ledger/stage.ts';
 import { modelTarget } from '../patroni/cluster.ts';
 import type { Leader } from '../patroni/leader.ts';
 import type { Observed } from '../patroni/observe-clusters.ts';
+import { changesSite, type Listing } from '../patroni/sites.ts';
 import { type ConfigTarget, nameOf, parseTarget, targetText } from '../target.ts';
 import { eventTimeOf, observedVersionOf } from '../version.ts';
 import { TOLERANCE } from './lasting.ts';
@@ -84,7 +85,8 @@ export async function recordObservations(
   const limit = deadline(TIMEOUT);
   const allPaused = isStagePaused(known.stage);
   const options = { ledger, interval, signal: AbortSignal.any([signal, limit.signal]) };
-  for (const { cluster, barman_server: only, at, observation } of observed) {
+  const unreadable = observed.filter(({ cluster }) => cluster.hasNoValue).map(({ cluster }) => cluster.name);
+  for (const { cluster, barman_server: only, at, observation, sites = [cluster.name] } of observed) {
     const { name } = cluster;
     if ('unknown' in observation) {
       const { unknown: reason, cannotWrite } = observation;
@@ -95,16 +97,18 @@ export async function recordObservations(
         cannotWrite,
       });
     }
-    const lastKnown = known.stage.heartbeat?.clusters.find((one) => one.name === name)?.observed_at;
-    const site = only === undefined ? undefined : name;
+    const knownAt = known.stage.heartbeat?.clusters.find((one) => one.name === name)?.observed_at;
+    const listing = { sites, unreadable };
     for (const [barman_server, members] of cluster.servers) {
       const isThisOne = (one: Pick<Item, 'barman_server'>) => one.barman_server === barman_server;
       if (members.size === 0 || known.unreadable.some(isThisOne)) continue;
       const before = known.items.find(isThisOne) ?? { barman_server };
       const isChecked = cluster.streaming_archiver_name !== null;
       const isCounted = isChecked && !allPaused && !isPaused(before);
+      // What is known of another site says nothing of the last one.
+      const lastKnown = before.site === undefined || before.site === name ? knownAt : undefined;
       const shown = { members, cluster, lastKnown, at, isChecked, isCounted };
-      const seen = { ...shown, barman_server, site, observation };
+      const seen = { ...shown, barman_server, site: name, listing, observation };
       outcomes.push({ ...(await recordServer(options, seen, before)), barman_server, cluster: name });
     }
   }
@@ -145,8 +149,10 @@ interface Outcome {
 /** What was observed of a server's cluster. */
 interface ObservedServer extends Observed {
   readonly barman_server: string;
-  /** The cluster of the leader, if the server has members in several: its sites. */
-  readonly site: string | undefined;
+  /** The cluster of the leader, by the name of its parameter. */
+  readonly site: string;
+  /** The clusters that may list the server. */
+  readonly listing: Listing;
   /** Patroni member → model. */
   readonly members: ReadonlyMap<string, string | null>;
   /** When its leader was last known, if that is known (ISO 8601). */
@@ -166,65 +172,80 @@ interface Seen
   readonly target: ConfigTarget;
 }
 
-/** Records what was observed for one server, and what follows from that. @param before its item */
+/** Records what was observed for one server, and what follows from that. @param read its item */
 async function recordServer(
   options: RecordOptions,
-  { members, cluster, observation, lastKnown, ...server }: ObservedServer,
-  before: Item,
+  { members, cluster, lastKnown, ...server }: ObservedServer,
+  read: Item,
 ): Promise<Outcome> {
-  const { barman_server, isCounted } = server;
-  const notStreaming = isCounted ? didNotStream(before, lastKnown) : undefined;
-  if ('unknown' in observation) {
-    const unknown = await forgetOtherSite(options, before);
-    return { notStreaming, unknown };
-  }
-  const { leader, streaming } = observation;
-  const target = modelTarget(members, leader);
-  if (!target) {
-    const unknown = `its leader ${leader} has no model for Barman server ${barman_server}; add it to clusters/${cluster.name}`;
-    return { notStreaming, unknown };
-  }
-  const seen = { ...observation, ...server, cluster: cluster.scope, target };
+  const { barman_server, observation, isCounted } = server;
+  const notStreaming = isCounted ? didNotStream(read, lastKnown) : undefined;
   try {
-    const waiting = await waitForSite(options, seen, before);
+    const { before, waiting } = await waitForSite(options, server, read);
     if (waiting !== undefined) return { notStreaming, unknown: waiting };
-    return await recordLeader(options, seen, before);
+    if ('unknown' in observation) return { notStreaming };
+    const target = modelTarget(members, observation.leader);
+    if (target) {
+      return await recordLeader(
+        options,
+        { ...observation, ...server, cluster: cluster.scope, target },
+        before,
+      );
+    }
+    const unknown = `its leader ${observation.leader} has no model for Barman server ${barman_server}; add it to clusters/${cluster.name}`;
+    return { notStreaming, unknown };
   } catch (error) {
-    const unknown = `its leader ${leader} could not be recorded for Barman server ${barman_server}: ${messageOf(error)}`;
+    const failed = `could not be recorded for Barman server ${barman_server}: ${messageOf(error)}`;
+    if ('unknown' in observation) return { notStreaming, unknown: `that its leader is unknown ${failed}` };
+    const { leader, streaming } = observation;
+    const unknown = `its leader ${leader} ${failed}`;
     if (!isCounted || streaming !== false) return { unknown };
-    const since = before.streaming === false && before.leader === leader ? before.streaming_since : undefined;
+    const since = read.streaming === false && read.leader === leader ? read.streaming_since : undefined;
     return {
-      notStreaming: doesNotStream(seen, since === undefined ? undefined : Date.parse(since)),
+      notStreaming: doesNotStream(
+        { ...observation, ...server },
+        since === undefined ? undefined : Date.parse(since),
+      ),
       unknown,
     };
   }
-}
-
-/** Starts over with another site, whose leader is unknown now. @returns why that failed, if it did */
-async function forgetOtherSite({ ledger, signal }: RecordOptions, before: Item): Promise<string | undefined> {
-  if (before.other_site === undefined) return undefined;
-  return ledger.observed(before, { other_site: null }, signal).then(() => undefined, messageOf);
 }
 
 /**
  * Keeps a server from another site than its last one, until that has had the only primary for some time: a
  * drill, or a minute in which the last site does not answer, must not set Barman back and forth.
  *
- * @returns why the leader is not followed yet, if it is not
+ * @param read the item
+ * @returns the item after that, and why the leader is not followed yet, if it is not
  * @throws LedgerError
  */
 async function waitForSite(
   { ledger, interval, signal }: RecordOptions,
-  { barman_server, site, leader, at }: Seen,
-  before: Item,
-): Promise<string | undefined> {
-  const { site: last, other_site: waiting } = before;
-  if (site === undefined || last === undefined || site === last) return undefined;
-  const since = waiting?.name === site ? waiting.since : new Date(at).toISOString();
-  if (at - Date.parse(since) >= (OTHER_SITE - TOLERANCE) * interval) return undefined;
-  if (since !== waiting?.since) await ledger.observed(before, { other_site: { name: site, since } }, signal);
+  {
+    barman_server,
+    site,
+    listing,
+    observation,
+    at,
+  }: Omit<ObservedServer, 'members' | 'cluster' | 'lastKnown'>,
+  read: Item,
+): Promise<{ readonly before: Item; readonly waiting?: string }> {
+  const { site: last, other_site: other } = read;
+  const changes = 'leader' in observation && changesSite(last, { site, leader: observation }, listing);
+  if (changes !== true) {
+    const before = other ? ((await ledger.observed(read, { other_site: null }, signal)) ?? read) : read;
+    return { before, ...(changes && { waiting: changes.unknown }) };
+  }
+  const now = new Date(at).toISOString();
+  const isInARow = other?.name === site && at - Date.parse(other.seen) <= (2 + TOLERANCE) * interval;
+  const since = isInARow ? other.since : now;
+  if (at - Date.parse(since) >= (OTHER_SITE - TOLERANCE) * interval) return { before: read };
+  await ledger.observed(read, { other_site: { name: site, since, seen: now } }, signal);
   const minutes = (OTHER_SITE * interval) / 60_000;
-  return `Barman server ${barman_server} follows ${last}, and the only primary is ${leader} in ${site} since ${since}: it is followed after ${minutes} minutes`;
+  return {
+    before: read,
+    waiting: `Barman server ${barman_server} follows ${last}, and the only primary is in ${site} since ${since}: it is followed after ${minutes} minutes`,
+  };
 }
 
 /** Records a leader, and what follows from it. @throws LedgerError */
@@ -249,9 +270,9 @@ async function recordSeen(
 ): Promise<Item | undefined> {
   const now = new Date(at).toISOString();
   const differs = item.desired?.target !== targetText(target);
-  const isNew = item.leader !== leader || item.site !== site;
+  const isNew = item.leader !== leader || (item.site !== undefined && item.site !== site);
   const change: Change = {
-    ...(item.site !== site && { site: site ?? null }),
+    ...(item.site !== site && { site }),
     ...(item.other_site && { other_site: null }),
     ...(isNew && { leader, leader_since: now }),
     // Another leader starts over.
@@ -308,7 +329,12 @@ async function reapply(
 
 /** Returns the report of a server for which Barman does not stream. */
 function doesNotStream(
-  { barman_server, leader, otherReceiver, at }: Seen,
+  {
+    barman_server,
+    leader,
+    otherReceiver,
+    at,
+  }: Pick<Seen, 'barman_server' | 'leader' | 'otherReceiver' | 'at'>,
   since: number | undefined,
 ): NotStreaming {
   const from = new Date(since ?? at).toISOString();

@@ -66,7 +66,6 @@ export async function recordAndReconcile(options: RecordOptions, requested: Requ
   const { ledger, events, signal, facts } = options;
   const [event, stage] = await Promise.all([fixVersion(events, requested, signal), ledger.stage(signal)]);
   const { barman_server, version } = event;
-  facts.duplicate = version !== requested.version;
   const allPaused = isStagePaused(stage);
   const followed = 'follow_leader' in event.target ? await findLeader(options, event) : undefined;
   const desired = followed ? { ...event, target: followed.target } : event;
@@ -74,6 +73,7 @@ export async function recordAndReconcile(options: RecordOptions, requested: Requ
   // Without a lease: another invocation holds it, or this event or a newer one is recorded.
   const isNewest = lease !== undefined || (hasTarget(desired) && (await ledger.record(desired, signal)));
   facts.recorded = true;
+  facts.duplicate = version !== requested.version;
   if (followed && isNewest) facts.followed = followed;
   return reconcile({ ...options, caller: 'event', allPaused }, barman_server, version, lease);
 }

@@ -103,10 +103,20 @@ export class Settings implements ConnectionSource, SecretSource {
    * @returns undefined if the last such read is less than a minute old: anyone can send an invalid signature
    */
   async rereadSecrets(signal: AbortSignal): Promise<readonly Secret[] | undefined> {
-    if (Date.now() < this.#rereadAt) return undefined;
+    return (await this.reread(signal)) ? usable(this.#secrets) : undefined;
+  }
+
+  /**
+   * Reads the parameters again, because something that an event needs may have just been added.
+   *
+   * @returns false if the last such read is less than a minute old
+   * @throws HttpError if SSM cannot be read
+   */
+  async reread(signal: AbortSignal): Promise<boolean> {
+    if (Date.now() < this.#rereadAt) return false;
     this.#rereadAt = Date.now() + MIN_INTERVAL;
     await this.#renew(signal);
-    return usable(this.#secrets);
+    return true;
   }
 
   /**
