@@ -38,7 +38,7 @@ describe('an event that changes no role', () => {
         response: { exit_code: 1, message: MESSAGE.replace('on_reload', action), recorded: false },
       });
       expect(await heardOf(run)).toEqual([
-        { node: 'db1', at: new Date(timeEpoch).toISOString(), version: '1.2.3' },
+        { node: 'db1', cluster: 'main', at: new Date(timeEpoch).toISOString(), version: '1.2.3' },
       ]);
       expect(await run.item()).toBeUndefined();
       expect(run.host.api.requests).toEqual([]);
@@ -52,8 +52,8 @@ describe('an event that changes no role', () => {
     await run.invoke({ ...RELOAD, node: 'db2' });
     expect(await heardOf(run)).toEqual(
       expect.arrayContaining([
-        { node: 'db1', at },
-        { node: 'db2', at },
+        { node: 'db1', cluster: 'main', at },
+        { node: 'db2', cluster: 'main', at },
       ]),
     );
   });
@@ -106,7 +106,7 @@ describe('a role change', () => {
   test('lets its node be heard while Barman is set to the model', async () => {
     await using run = await startFunction();
     expect((await run.webhook({ ...NODE1, node: 'db1' })).response.exit_code).toBe(0);
-    expect(await heardOf(run)).toEqual([{ node: 'db1', at }]);
+    expect(await heardOf(run)).toEqual([{ node: 'db1', cluster: 'main', at }]);
     expect(run.host.api.activeModel()).toBe('pg:node1');
   });
 

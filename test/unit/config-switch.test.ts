@@ -124,7 +124,7 @@ describe('runBarmanConfigSwitch', () => {
     const table = new MemoryTable();
     expect((await run({ ...change, node: 'db1' }, { table })).result.exit_code).toBe(exit_code);
     expect((await new Ledger(table).all(AbortSignal.timeout(1_000))).heard.get('main')).toEqual([
-      { node: 'db1', at: expect.any(String) },
+      { node: 'db1', cluster: 'c', at: expect.any(String) },
     ]);
   });
 

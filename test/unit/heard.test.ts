@@ -50,6 +50,23 @@ describe('the nodes that were heard', () => {
     expect(add(nodes, unversioned)).toEqual([unversioned]);
   });
 
+  test('are two if two clusters have a node of the same name', () => {
+    const [dc1, dc2] = [
+      { ...heard('db1', 1), cluster: 'dc1' },
+      { ...heard('db1', 1), cluster: 'dc2' },
+    ];
+    expect([dc1, dc2].reduce(add, [])).toEqual([dc1, dc2]);
+    expect([dc2, dc1].reduce(add, [])).toEqual([dc1, dc2]);
+    const later = { ...heard('db1', 2), cluster: 'dc2' };
+    expect(add([dc1, dc2], later)).toEqual([later, dc1]);
+  });
+
+  test('have no entry without a cluster any more once a node of that name is heard', () => {
+    const dc1 = { ...heard('db1', 1), cluster: 'dc1' };
+    const others = [heard('db2', 0), { ...heard('db1', 0), cluster: 'dc2' }];
+    expect(add([...others, heard('db1', 0)], dc1)).toEqual([dc1, others[1], others[0]]);
+  });
+
   test.each<[string, HeardNode]>([
     ['was heard at that moment', heard('db1', 5)],
     ['was heard later', heard('db1', 4)],
@@ -69,6 +86,11 @@ describe('what is stored', () => {
   test.each<[string, unknown, object]>([
     ['nothing', undefined, { revision: undefined, nodes: [] }],
     ['nodes and a revision', { revision: 'r', nodes }, { revision: 'r', nodes }],
+    [
+      'nodes of two clusters',
+      { revision: 'r', nodes: [{ ...heard('db1', 0), cluster: 'dc1' }] },
+      { revision: 'r', nodes: [{ ...heard('db1', 0), cluster: 'dc1' }] },
+    ],
     ['nodes of another form', { revision: 'r', nodes: [{ name: 'db1' }] }, { revision: 'r', nodes: [] }],
     ['something else', 'db1', { revision: undefined, nodes: [] }],
   ])('is read: %s', (_, stored, expected) => {
@@ -154,17 +176,17 @@ describe('an event', () => {
     ['curl/8.5.0 barman_config_switch/1.2.3', undefined],
   ])('is from a callback of the version in its header (%s)', (agent, version) => {
     expect(given(webhook(agent))).toEqual({
-      ...{ node: 'db1', at: '2026-11-28T12:00:00.000Z' },
+      ...{ node: 'db1', cluster: 'main', at: '2026-11-28T12:00:00.000Z' },
       ...(version !== undefined && { version }),
     });
   });
 
   test('has no version without that header, and was heard when it arrived, however old it is', () => {
     expect(given(httpEvent('', {}, { timeEpoch: START }), { age_ms: 60_000 })).toEqual({
-      ...{ node: 'db1', at: '2026-11-28T12:00:00.000Z' },
+      ...{ node: 'db1', cluster: 'main', at: '2026-11-28T12:00:00.000Z' },
     });
     const detail = { version: '0', id: '1', 'detail-type': 't', time: '2026-11-28T12:00:00.5Z', detail: {} };
-    expect(given(detail)).toEqual({ node: 'db1', at: '2026-11-28T12:00:00.500Z' });
+    expect(given(detail)).toEqual({ node: 'db1', cluster: 'main', at: '2026-11-28T12:00:00.500Z' });
     expect(given({})?.version).toBeUndefined();
   });
 
