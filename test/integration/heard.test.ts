@@ -122,8 +122,8 @@ describe('a role change', () => {
 
   test('is switched if the ledger refuses to write who was heard, with a warning', async () => {
     await using run = await startFunction();
-    // No revision of ours: each write is refused.
-    await run.setItem({ heard: { revision: 0 } } as object, 'inspection#main');
+    // An item of DynamoDB has at most 400 KB, with the names of its attributes: each write is refused.
+    await run.setItem({ notes: 'x'.repeat(400 * 1024 - 50) } as object, 'inspection#main');
     expect((await run.webhook({ ...NODE1, node: 'db1' })).response.exit_code).toBe(0);
     run.expectLog({
       ...{ level: 'WARN', node: 'db1' },

@@ -14,6 +14,7 @@ import {
   MAX_HEARD,
   readHeard,
 } from '../../functions/config-switch/ledger/heard.ts';
+import type { Item } from '../../functions/config-switch/ledger/item.ts';
 import { Ledger } from '../../functions/config-switch/ledger/ledger.ts';
 import { MemoryTable } from '../stand-ins/memory-table.ts';
 import { httpEvent, PROMOTION } from '../stand-ins/webhook.ts';
@@ -93,6 +94,7 @@ describe('what is stored', () => {
     ],
     ['nodes of another form', { revision: 'r', nodes: [{ name: 'db1' }] }, { revision: 'r', nodes: [] }],
     ['something else', 'db1', { revision: undefined, nodes: [] }],
+    ['a revision of another form', { revision: 7, nodes }, { revision: undefined, nodes }],
   ])('is read: %s', (_, stored, expected) => {
     expect(readHeard({ heard: stored })).toEqual(expected);
     expect(readHeard(undefined)).toEqual({ revision: undefined, nodes: [] });
@@ -136,6 +138,19 @@ describe('the ledger', () => {
     await ledger.hear('main', heard('db1', 0), signal());
     expect([await nodesOf(ledger), table.writes]).toEqual([[heard('db1', 0)], 1]);
   });
+
+  test.each([['db1'], [['db1']], [{ revision: 7 }], [{ revision: 'r', nodes: ['db1'] }]])(
+    'replaces who was heard if that is in another format (%j)',
+    async (stored) => {
+      const table = new MemoryTable();
+      table.items.set('inspection#main', {
+        barman_server: 'inspection#main',
+        heard: stored,
+      } as object as Item);
+      await new Ledger(table).hear('main', heard('db1', 0), signal());
+      expect(await nodesOf(new Ledger(table))).toEqual([heard('db1', 0)]);
+    },
+  );
 
   test('gives up if others write at each attempt', async () => {
     class Contended extends MemoryTable {

@@ -28,7 +28,7 @@ const Revised = v.object({ revision: v.string() });
 
 /** What is remembered, as it was read. */
 export interface Heard {
-  /** A new one with each write; undefined: there was none. */
+  /** A new one with each write; undefined: there was none, or one in another format. */
   readonly revision: string | undefined;
   /** The one heard last is the first. */
   readonly nodes: readonly HeardNode[];
@@ -38,7 +38,7 @@ export interface Heard {
  * Reads the attribute.
  *
  * @param stored the item as it is in the table; undefined: there is none
- * @returns without nodes that another version has written: each is heard again
+ * @returns without nodes if it is in another format: the next write replaces it, and each node is heard again
  */
 export function readHeard(stored: Readonly<Record<string, unknown>> | undefined): Heard {
   const heard = v.safeParse(Heard, stored?.heard);
