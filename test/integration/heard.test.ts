@@ -8,7 +8,8 @@ import { createSecret, signedHeaders } from '../stand-ins/webhook.ts';
 import { isPost, NODE1, PROMOTION, SKIPPED, signal, startFunction } from './function.ts';
 
 const RELOAD = { ...PROMOTION, action: 'on_reload', role: 'replica', node: 'db1' };
-const MESSAGE = 'skipped: "on_reload" changes no role; the callback of db1 has been heard';
+const MESSAGE =
+  'skipped: "on_reload" changes no role; the callback of db1 has been heard; no role change has been recorded for Barman server main, and no parameter clusters/NAME lists it: check --barman-server';
 const agent = (version: string) => ({ 'user-agent': `barman_config_switch/${version}` });
 
 type Run = Awaited<ReturnType<typeof startFunction>>;
@@ -56,6 +57,22 @@ describe('an event that changes no role', () => {
         { node: 'db2', cluster: 'main', at },
       ]),
     );
+  });
+
+  test('says what a role change would lack, unless a parameter clusters/NAME has it', async () => {
+    await using patroni = await PatroniStandIn.start();
+    await using run = await startFunction();
+    const following = { ...RELOAD, barman_model: undefined, follow_leader: true };
+    const misspelt = await run.webhook({ ...following, barman_server: 'mian' });
+    expect(misspelt.response.message).toMatch(
+      /heard; no role change .* server mian, and .*; a role change would end as INVALID_ARGS: follow_leader needs .*"patroni"$/,
+    );
+    expect(await heardOf(run, 'mian')).toHaveLength(1);
+    await using other = await startFunction();
+    const servers = { main: { node1: 'pg:node1' } };
+    other.host.put({ 'clusters/main': JSON.stringify({ servers, patroni: patroni.urls }) });
+    const known = await other.webhook(following);
+    expect(known.response.message).toBe(MESSAGE.replace(/; no role change .*/, ''));
   });
 
   test('without a node is skipped, and the ledger is not asked', async () => {
