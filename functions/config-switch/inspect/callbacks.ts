@@ -4,7 +4,7 @@ import { isIP } from 'node:net';
 import { type HeardNode, MAX_HEARD } from '../ledger/heard.ts';
 import type { Inspection } from '../ledger/inspection.ts';
 import type { Member } from '../patroni/survey.ts';
-import { listOf } from '../text.ts';
+import { listOf, printable } from '../text.ts';
 import { ageOf } from './ready.ts';
 import type { Collector, Subject, SurveyedCluster } from './subject.ts';
 
@@ -71,7 +71,7 @@ export function judgeCallbacks(
   collector: Collector,
 ): void {
   const nameOf = ({ node, cluster }: HeardNode) =>
-    isSeveral && cluster !== undefined ? `${node} of ${cluster}` : node;
+    isSeveral && cluster !== undefined ? `${node} of ${printable(cluster)}` : node;
   const unheard = members.filter(({ seen, heard }) => seen?.canLead && seen.isRunning && !heard);
   if (strangers.length > 0) {
     const names = strangers.map((one) => `${nameOf(one)} (${ageOf(subject.now - Date.parse(one.at))} ago)`);
