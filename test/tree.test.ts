@@ -14,7 +14,7 @@ const FUNCTION = '^functions/config-switch';
  */
 const LAYERS: readonly (readonly string[])[] = [
   ['(index|role-change|heartbeat-handler|inspection-handler|services|telemetry)\\.ts$'],
-  ['config-switch\\.ts$'],
+  ['(config-switch|hear)\\.ts$'],
   ['settings/'],
   ['event/', 'inspect/', 'reconcile/'],
   ['ledger/', 'barman/', 'patroni/'],

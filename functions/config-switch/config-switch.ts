@@ -5,12 +5,11 @@
 
 import { rehearse } from './barman/dry-run.ts';
 import type { PgBackupApi } from './barman/pg-backup-api.ts';
-import { DeadlineExceeded, messageOf } from './errors.ts';
 import type { RoleChange } from './event/payload.ts';
 import type { PermittedRoleChange } from './event/sender.ts';
 import { ExitCode, type Result } from './exit-code.ts';
+import { type HearOptions, hear, whileHearing } from './hear.ts';
 import { whileDiagnosing } from './inspect/diagnose.ts';
-import type { HeardNode } from './ledger/heard.ts';
 import { type Item, isLeased, isPaused, isPending } from './ledger/item.ts';
 import { isStagePaused } from './ledger/stage.ts';
 import { recordAndReconcile } from './reconcile/reconcile.ts';
@@ -50,14 +49,8 @@ export function shouldSkipSwitch<T extends Pick<RoleChange, 'role' | 'switch_whe
   return roles !== 'any' && !roles.has(args.role);
 }
 
-/** How long a role change that has its result waits for the write that its node was heard (ms). */
-const HEARING_TIME = 200;
-
-type RunOptions = Parameters<typeof recordAndReconcile>[0] & {
-  readonly api: Pick<PgBackupApi, 'diagnose'>;
-  /** The node whose callback has sent this; undefined if the payload names none. */
-  readonly heard: HeardNode | undefined;
-};
+type RunOptions = Parameters<typeof recordAndReconcile>[0] &
+  HearOptions & { readonly api: Pick<PgBackupApi, 'diagnose'> };
 
 /**
  * Runs a config switch: skip, one-of check, then dry run or switch.
@@ -76,7 +69,7 @@ export async function runBarmanConfigSwitch(
   args: PermittedRoleChange & (ToSkip | ToSwitch),
   when: EventTime,
 ): Promise<Result> {
-  if (args.action !== 'on_role_change') return hear(options, args);
+  if (args.action !== 'on_role_change') return skipped(await hear(options, args));
   if (shouldSkipSwitch<PermittedRoleChange>(args)) {
     return skipped(`skipped: role "${args.role}" does not match switch_when "${args.switch_when}"`);
   }
@@ -86,46 +79,6 @@ export async function runBarmanConfigSwitch(
     const version = eventVersionOf(when, target);
     return recordAndReconcile(options, { barman_server, cluster, role, target, version });
   });
-}
-
-/** Records that a node's callback was heard, which is all that its event is for. @throws LedgerError */
-async function hear(
-  { ledger, heard, signal }: RunOptions,
-  { action, barman_server }: PermittedRoleChange,
-): Promise<Result> {
-  const skip = `skipped: "${action}" changes no role`;
-  if (!heard) {
-    return skipped(
-      `${skip}; node is missing, so it is unknown whose callback has been heard: send the host name as node`,
-    );
-  }
-  await ledger.hear(barman_server, heard, signal);
-  return skipped(`${skip}; the callback of ${heard.node} has been heard`);
-}
-
-/** Records at the same time that the node's callback was heard. A role change neither waits for that nor fails by it. */
-async function whileHearing(
-  { ledger, heard, signal, facts }: RunOptions,
-  barman_server: string,
-  action: () => Promise<Result>,
-): Promise<Result> {
-  if (!heard) return action();
-  const ended = new AbortController();
-  const hearing = ledger
-    .hear(barman_server, heard, AbortSignal.any([signal, ended.signal]))
-    .catch((error: unknown) => {
-      facts.unheard = messageOf(error);
-    });
-  try {
-    return await action();
-  } finally {
-    const timer = setTimeout(() => {
-      ended.abort(new DeadlineExceeded('the ledger did not respond in time'));
-    }, HEARING_TIME);
-    // What is still going on then would go on in the next invocation.
-    await hearing;
-    clearTimeout(timer);
-  }
 }
 
 /** Returns a role change that is not skipped, with its target. @throws InvalidArgs as `requestedTarget` does */

@@ -6,11 +6,15 @@ import {
   type Comparison,
   type Condition,
   equals,
+  heardIs,
   less,
   type Path,
+  type StoredChange,
 } from '../../functions/config-switch/ledger/conditions.ts';
 import { DynamoDbTable, LedgerClient } from '../../functions/config-switch/ledger/dynamodb.ts';
+import { inspectionKey } from '../../functions/config-switch/ledger/inspection.ts';
 import { type Item, readItem } from '../../functions/config-switch/ledger/item.ts';
+import { Ledger } from '../../functions/config-switch/ledger/ledger.ts';
 import { startDynamoDb } from '../stand-ins/dynamodb.ts';
 import { changed, holds } from '../stand-ins/memory-table.ts';
 
@@ -40,7 +44,7 @@ const change = fc.record(
   { requiredKeys: [] },
 );
 const comparison: fc.Arbitrary<Comparison> = fc.oneof(
-  fc.tuple(path, fc.constantFrom('absent' as const, 'exists' as const)),
+  fc.tuple(path, fc.constantFrom('absent' as const, 'exists' as const, 'not text' as const)),
   fc.tuple(path, fc.constantFrom('=' as const, '<' as const), text),
 );
 const condition: fc.Arbitrary<Condition> = fc.array(fc.array(comparison, { minLength: 1, maxLength: 3 }), {
@@ -97,6 +101,24 @@ describe('DynamoDbTable', () => {
     for (const clause of [absent('desired'), less('desired.version', 'z'), equals('desired.version', 'a')])
       expect(await write([clause])).toBeUndefined();
     expect(await write([absent('desired.version')])).toMatchObject({ paused: true });
+  });
+
+  test('replaces who was heard if that is in another format, and not if it has a revision of ours', async () => {
+    await dynamoDb.createLedger('heard');
+    const table = new DynamoDbTable(new LedgerClient(), 'heard');
+    const ledger = new Ledger(table);
+    const db1 = { node: 'db1', cluster: 'main', at: '2026-11-28T12:00:00.000Z' };
+    const formats: StoredChange[] = [{ heard: 'db1' }, { heard: ['db1'] }, { heard: { revision: 7 } }];
+    for (const [index, format] of formats.entries()) {
+      const server = `main${index}`;
+      await table.update(inspectionKey(server), format, [], signal());
+      await ledger.hear(server, db1, signal());
+      expect((await ledger.all(signal())).heard.get(server)).toEqual([db1]);
+      const change = { heard: { revision: 'mine', nodes: [] } };
+      expect(
+        await table.update(inspectionKey(server), change, [heardIs(undefined)], signal()),
+      ).toBeUndefined();
+    }
   });
 
   test.each([

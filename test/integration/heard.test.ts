@@ -8,7 +8,8 @@ import { createSecret, signedHeaders } from '../stand-ins/webhook.ts';
 import { isPost, NODE1, PROMOTION, SKIPPED, signal, startFunction } from './function.ts';
 
 const RELOAD = { ...PROMOTION, action: 'on_reload', role: 'replica', node: 'db1' };
-const MESSAGE = 'skipped: "on_reload" changes no role; the callback of db1 has been heard';
+const MESSAGE =
+  'skipped: "on_reload" changes no role; the callback of db1 has been heard; no role change has been recorded for Barman server main, and no parameter clusters/NAME lists it: check --barman-server';
 const agent = (version: string) => ({ 'user-agent': `barman_config_switch/${version}` });
 
 type Run = Awaited<ReturnType<typeof startFunction>>;
@@ -38,7 +39,7 @@ describe('an event that changes no role', () => {
         response: { exit_code: 1, message: MESSAGE.replace('on_reload', action), recorded: false },
       });
       expect(await heardOf(run)).toEqual([
-        { node: 'db1', at: new Date(timeEpoch).toISOString(), version: '1.2.3' },
+        { node: 'db1', cluster: 'main', at: new Date(timeEpoch).toISOString(), version: '1.2.3' },
       ]);
       expect(await run.item()).toBeUndefined();
       expect(run.host.api.requests).toEqual([]);
@@ -52,10 +53,26 @@ describe('an event that changes no role', () => {
     await run.invoke({ ...RELOAD, node: 'db2' });
     expect(await heardOf(run)).toEqual(
       expect.arrayContaining([
-        { node: 'db1', at },
-        { node: 'db2', at },
+        { node: 'db1', cluster: 'main', at },
+        { node: 'db2', cluster: 'main', at },
       ]),
     );
+  });
+
+  test('says what a role change would lack, unless a parameter clusters/NAME has it', async () => {
+    await using patroni = await PatroniStandIn.start();
+    await using run = await startFunction();
+    const following = { ...RELOAD, barman_model: undefined, follow_leader: true };
+    const misspelt = await run.webhook({ ...following, barman_server: 'mian' });
+    expect(misspelt.response.message).toMatch(
+      /heard; no role change .* server mian, and .*; a role change would end as INVALID_ARGS: follow_leader needs .*"patroni"$/,
+    );
+    expect(await heardOf(run, 'mian')).toHaveLength(1);
+    await using other = await startFunction();
+    const servers = { main: { node1: 'pg:node1' } };
+    other.host.put({ 'clusters/main': JSON.stringify({ servers, patroni: patroni.urls }) });
+    const known = await other.webhook(following);
+    expect(known.response.message).toBe(MESSAGE.replace(/; no role change .*/, ''));
   });
 
   test('without a node is skipped, and the ledger is not asked', async () => {
@@ -106,7 +123,7 @@ describe('a role change', () => {
   test('lets its node be heard while Barman is set to the model', async () => {
     await using run = await startFunction();
     expect((await run.webhook({ ...NODE1, node: 'db1' })).response.exit_code).toBe(0);
-    expect(await heardOf(run)).toEqual([{ node: 'db1', at }]);
+    expect(await heardOf(run)).toEqual([{ node: 'db1', cluster: 'main', at }]);
     expect(run.host.api.activeModel()).toBe('pg:node1');
   });
 
@@ -122,8 +139,8 @@ describe('a role change', () => {
 
   test('is switched if the ledger refuses to write who was heard, with a warning', async () => {
     await using run = await startFunction();
-    // No revision of ours: each write is refused.
-    await run.setItem({ heard: { revision: 0 } } as object, 'inspection#main');
+    // An item of DynamoDB has at most 400 KB, with the names of its attributes: each write is refused.
+    await run.setItem({ notes: 'x'.repeat(400 * 1024 - 50) } as object, 'inspection#main');
     expect((await run.webhook({ ...NODE1, node: 'db1' })).response.exit_code).toBe(0);
     run.expectLog({
       ...{ level: 'WARN', node: 'db1' },

@@ -10,6 +10,7 @@ export function holds(item: Item | undefined, condition: Condition): boolean {
       const value = valueAt(item, path);
       if (operator === 'absent') return value === undefined;
       if (operator === 'exists') return value !== undefined;
+      if (operator === 'not text') return typeof value !== 'string';
       if (operand === undefined || !['=', '<'].includes(operator)) {
         throw new Error(`DynamoDB has no comparison "${path} ${operator} ${operand}"`);
       }

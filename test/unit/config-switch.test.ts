@@ -9,6 +9,7 @@ import { receive } from '../../functions/config-switch/event/receive.ts';
 import { authenticate, authorise } from '../../functions/config-switch/event/sender.ts';
 import { newFacts } from '../../functions/config-switch/invocation.ts';
 import { Ledger } from '../../functions/config-switch/ledger/ledger.ts';
+import { type Cluster, withoutValue } from '../../functions/config-switch/patroni/cluster.ts';
 import type { ConfigTarget } from '../../functions/config-switch/target.ts';
 import { versionOf } from '../../functions/config-switch/version.ts';
 import { MemoryEvents } from '../stand-ins/memory-events.ts';
@@ -35,10 +36,27 @@ describe('runBarmanConfigSwitch', () => {
     showsModels: true,
   });
 
+  /** A cluster that lists servers, each with a member, or with none. */
+  const clusterOf = (servers: Record<string, object>, change: Partial<Cluster> = {}): Cluster => ({
+    ...withoutValue('c', ''),
+    malformed: undefined,
+    patroni: [new URL('https://node1.example:8008')],
+    servers: new Map(
+      Object.entries(servers).map(([name, models]) => [name, new Map(Object.entries(models))]),
+    ),
+    ...change,
+  });
+  const MAIN = clusterOf({ main: { node1: 'pg:node1' } });
+
   /** Runs a role change of a direct invocation, which may switch every server. */
   async function run(
     change: object,
-    { table = new MemoryTable(), diagnose = noServers, item = {} as object } = {},
+    {
+      table = new MemoryTable(),
+      diagnose = noServers,
+      item = {} as object,
+      clusters = async () => [MAIN],
+    } = {},
   ) {
     const payload = {
       action: 'on_role_change',
@@ -70,6 +88,7 @@ describe('runBarmanConfigSwitch', () => {
       ledger: new Ledger(table),
       events: new MemoryEvents(),
       leaderOf: async () => ({ leader: 'node2', target: { model: 'pg:node2' } }),
+      clusters: async () => ({ clusters: await clusters() }),
       signal: new AbortController().signal,
       remaining: () => 28_500,
       operationTimeout: 60_000,
@@ -124,7 +143,7 @@ describe('runBarmanConfigSwitch', () => {
     const table = new MemoryTable();
     expect((await run({ ...change, node: 'db1' }, { table })).result.exit_code).toBe(exit_code);
     expect((await new Ledger(table).all(AbortSignal.timeout(1_000))).heard.get('main')).toEqual([
-      { node: 'db1', at: expect.any(String) },
+      { node: 'db1', cluster: 'c', at: expect.any(String) },
     ]);
   });
 
@@ -181,6 +200,46 @@ describe('runBarmanConfigSwitch', () => {
       await expect(sent).rejects.toThrow(LedgerError);
     },
   );
+
+  describe('says of a callback that was heard', () => {
+    const HEARD = 'skipped: "on_reload" changes no role; the callback of db1 has been heard';
+    const UNKNOWN =
+      '; no role change has been recorded for Barman server main, and no parameter clusters/NAME lists it: check --barman-server';
+    const LEADERLESS =
+      '; a role change would end as INVALID_ARGS: follow_leader needs a parameter clusters/NAME that lists Barman server main with its members, and has the key "patroni"';
+    const follow_leader = true;
+    const failing = async (): Promise<Cluster[]> => {
+      throw new HttpError('SSM is unavailable');
+    };
+
+    test.each<[string, readonly Cluster[], object, object, string]>([
+      ['nothing else if a cluster lists the server', [clusterOf({ main: {} })], {}, {}, ''],
+      ['nothing else if the ledger has the server', [], { leader: 'node1' }, {}, ''],
+      ['that neither has the server', [clusterOf({ other: {} })], {}, {}, UNKNOWN],
+      ['nothing else of a leader that can be asked', [MAIN], {}, { follow_leader }, ''],
+      ['that no members are listed', [clusterOf({ main: {} })], {}, { follow_leader }, LEADERLESS],
+      ['that there are no URLs', [{ ...MAIN, patroni: [] }], {}, { follow_leader }, LEADERLESS],
+      [
+        'that no one cluster has both',
+        [{ ...MAIN, patroni: [] }, clusterOf({ main: {} })],
+        ...([{}, { follow_leader }, LEADERLESS] as const),
+      ],
+      ['both', [], {}, { follow_leader }, UNKNOWN + LEADERLESS],
+      ['nothing else while a cluster is malformed', [withoutValue('c', 'm')], {}, { follow_leader }, ''],
+    ])('%s', async (_, clusters, item, change, doubts) => {
+      const table = new MemoryTable();
+      const payload = { action: 'on_reload', node: 'db1', ...change };
+      const { result } = await run(payload, { table, item, clusters: async () => [...clusters] });
+      expect(result).toEqual({ exit_code: 1, message: HEARD + doubts });
+      expect(table.items.has('inspection#main')).toBe(true);
+    });
+
+    test('nothing else if the parameters are unavailable', async () => {
+      const payload = { action: 'on_reload', node: 'db1', follow_leader };
+      const { result } = await run(payload, { clusters: failing });
+      expect(result).toEqual({ exit_code: 1, message: HEARD });
+    });
+  });
 
   test('says that the node is missing, without which no callback can be heard', async () => {
     const table = new MemoryTable();

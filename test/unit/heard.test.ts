@@ -14,6 +14,7 @@ import {
   MAX_HEARD,
   readHeard,
 } from '../../functions/config-switch/ledger/heard.ts';
+import type { Item } from '../../functions/config-switch/ledger/item.ts';
 import { Ledger } from '../../functions/config-switch/ledger/ledger.ts';
 import { MemoryTable } from '../stand-ins/memory-table.ts';
 import { httpEvent, PROMOTION } from '../stand-ins/webhook.ts';
@@ -50,6 +51,23 @@ describe('the nodes that were heard', () => {
     expect(add(nodes, unversioned)).toEqual([unversioned]);
   });
 
+  test('are two if two clusters have a node of the same name', () => {
+    const [dc1, dc2] = [
+      { ...heard('db1', 1), cluster: 'dc1' },
+      { ...heard('db1', 1), cluster: 'dc2' },
+    ];
+    expect([dc1, dc2].reduce(add, [])).toEqual([dc1, dc2]);
+    expect([dc2, dc1].reduce(add, [])).toEqual([dc1, dc2]);
+    const later = { ...heard('db1', 2), cluster: 'dc2' };
+    expect(add([dc1, dc2], later)).toEqual([later, dc1]);
+  });
+
+  test('have no entry without a cluster any more once a node of that name is heard', () => {
+    const dc1 = { ...heard('db1', 1), cluster: 'dc1' };
+    const others = [heard('db2', 0), { ...heard('db1', 0), cluster: 'dc2' }];
+    expect(add([...others, heard('db1', 0)], dc1)).toEqual([dc1, others[1], others[0]]);
+  });
+
   test.each<[string, HeardNode]>([
     ['was heard at that moment', heard('db1', 5)],
     ['was heard later', heard('db1', 4)],
@@ -69,8 +87,14 @@ describe('what is stored', () => {
   test.each<[string, unknown, object]>([
     ['nothing', undefined, { revision: undefined, nodes: [] }],
     ['nodes and a revision', { revision: 'r', nodes }, { revision: 'r', nodes }],
+    [
+      'nodes of two clusters',
+      { revision: 'r', nodes: [{ ...heard('db1', 0), cluster: 'dc1' }] },
+      { revision: 'r', nodes: [{ ...heard('db1', 0), cluster: 'dc1' }] },
+    ],
     ['nodes of another form', { revision: 'r', nodes: [{ name: 'db1' }] }, { revision: 'r', nodes: [] }],
     ['something else', 'db1', { revision: undefined, nodes: [] }],
+    ['a revision of another form', { revision: 7, nodes }, { revision: undefined, nodes }],
   ])('is read: %s', (_, stored, expected) => {
     expect(readHeard({ heard: stored })).toEqual(expected);
     expect(readHeard(undefined)).toEqual({ revision: undefined, nodes: [] });
@@ -115,6 +139,19 @@ describe('the ledger', () => {
     expect([await nodesOf(ledger), table.writes]).toEqual([[heard('db1', 0)], 1]);
   });
 
+  test.each([['db1'], [['db1']], [{ revision: 7 }], [{ revision: 'r', nodes: ['db1'] }]])(
+    'replaces who was heard if that is in another format (%j)',
+    async (stored) => {
+      const table = new MemoryTable();
+      table.items.set('inspection#main', {
+        barman_server: 'inspection#main',
+        heard: stored,
+      } as object as Item);
+      await new Ledger(table).hear('main', heard('db1', 0), signal());
+      expect(await nodesOf(new Ledger(table))).toEqual([heard('db1', 0)]);
+    },
+  );
+
   test('gives up if others write at each attempt', async () => {
     class Contended extends MemoryTable {
       override async update(server: string, change: StoredChange, condition: Condition) {
@@ -154,17 +191,17 @@ describe('an event', () => {
     ['curl/8.5.0 barman_config_switch/1.2.3', undefined],
   ])('is from a callback of the version in its header (%s)', (agent, version) => {
     expect(given(webhook(agent))).toEqual({
-      ...{ node: 'db1', at: '2026-11-28T12:00:00.000Z' },
+      ...{ node: 'db1', cluster: 'main', at: '2026-11-28T12:00:00.000Z' },
       ...(version !== undefined && { version }),
     });
   });
 
   test('has no version without that header, and was heard when it arrived, however old it is', () => {
     expect(given(httpEvent('', {}, { timeEpoch: START }), { age_ms: 60_000 })).toEqual({
-      ...{ node: 'db1', at: '2026-11-28T12:00:00.000Z' },
+      ...{ node: 'db1', cluster: 'main', at: '2026-11-28T12:00:00.000Z' },
     });
     const detail = { version: '0', id: '1', 'detail-type': 't', time: '2026-11-28T12:00:00.5Z', detail: {} };
-    expect(given(detail)).toEqual({ node: 'db1', at: '2026-11-28T12:00:00.500Z' });
+    expect(given(detail)).toEqual({ node: 'db1', cluster: 'main', at: '2026-11-28T12:00:00.500Z' });
     expect(given({})?.version).toBeUndefined();
   });
 

@@ -12,6 +12,7 @@ import {
   conninfos,
   DAY,
   HOUR,
+  heardInSites,
   heardOf,
   itemOf,
   judged,
@@ -29,6 +30,7 @@ import {
   silentNode,
   standby,
   subjectOf,
+  TWO_SITES,
   UNSURVEYED,
   wal,
   without,
@@ -413,6 +415,21 @@ const READY: readonly [string, Change][] = [
         nodes: [...SURVEY.nodes, ...OTHERS.map(([name, host]) => nodeOf(name, host))],
       },
     },
+  ],
+  [
+    'callbacks of all members of two sites with the same names',
+    {
+      ...TWO_SITES,
+      heard: heardInSites(['node1', 'dc1'], ['node2', 'dc1'], ['node1.db.example', 'dc2'], ['node2', 'dc2']),
+    },
+  ],
+  [
+    'callbacks of two sites from before clusters were remembered: each may be of either',
+    { ...TWO_SITES, heard: heardOf('node1', 'node2') },
+  ],
+  [
+    'callbacks of one cluster that send another scope',
+    { heard: heardInSites(['node1', 'other'], ['node2', 'other'], ['node3', 'main']) },
   ],
   [
     'no callback of a member that cannot lead',

@@ -12,6 +12,7 @@ import {
   DAY,
   found,
   HOUR,
+  heardInSites,
   heardOf,
   judged,
   LEADER,
@@ -24,6 +25,7 @@ import {
   SURVEY,
   serverOf,
   subjectOf,
+  TWO_SITES,
   UNSURVEYED,
   without,
 } from './subjects.ts';
@@ -56,7 +58,7 @@ const oneHost = {
 const checkMain = 'run `barman check main` on the Barman host';
 
 const reload = (member: string, scope = 'main') =>
-  `run \`patronictl reload ${scope} ${member}\` (with \`on_reload: *callback\` in patroni.yml), or the callback's dry run as Patroni's user there, and read the callback's log file`;
+  `install the current barman_config_switch.py there, run \`patronictl reload ${scope} ${member}\` (\`on_reload: *callback\` in patroni.yml), and read the callback's log file`;
 
 const ROWS: readonly Row[] = [
   [
@@ -520,6 +522,19 @@ const ROWS: readonly Row[] = [
     ],
   ],
   [
+    'the members of a site whose callbacks were never heard, although those of their namesakes were',
+    { ...TWO_SITES, heard: heardInSites(['node1', 'dc1'], ['node2', 'dc1']) },
+    ...['node1', 'node2'].map(
+      (member) =>
+        [
+          'callback-unheard',
+          member,
+          'its callback was never heard; those of node1 of dc1, node2 of dc1 were',
+          reload(member, 'dc2'),
+        ] as const,
+    ),
+  ],
+  [
     'two members of another scope whose callbacks were never heard',
     {
       heard: heardOf('NODE2.db.example.'),
@@ -599,6 +614,16 @@ describe('a note', () => {
     expect(notes({ models, clusters: [UNSURVEYED] })).toEqual([
       'cluster main: all models connect to vip.example port 5432: right if that always leads to the leader',
     ]);
+  });
+
+  test('names nodes whose scope is that of no site, whatever their names', () => {
+    const heard = heardInSites(['node1', 'dc1'], ['node2', 'dc1'], ['node1', 'dc2'], ['node2', 'dc3']);
+    expect(judged({ ...TWO_SITES, heard })).toMatchObject({
+      ...{ findings: [], unseen: [] },
+      notes: [
+        'callbacks were heard of node2 of dc3 (4 hours ago), and no member of that scope has such a name or host, so it is unknown whether those of node2 were',
+      ],
+    });
   });
 
   test('names nodes that are no member, and whose callback is unknown therefore', () => {

@@ -15,6 +15,7 @@ import {
   clusterOf,
   DAY,
   HOUR,
+  heardInSites,
   heardOf,
   itemOf,
   judged,
@@ -32,6 +33,7 @@ import {
   serverOf,
   silentNode,
   subjectOf,
+  TWO_SITES,
   wal,
   without,
 } from './subjects.ts';
@@ -181,6 +183,17 @@ describe('the next inspection knows', () => {
         mapping: { main: { node1: 'pg:node1' } },
       }).callbacks,
     ).toEqual([{ node: 'node1', at: ago(2 * HOUR) }]);
+  });
+
+  test('which site the nodes are of', () => {
+    const heard = heardInSites(['node1', 'dc1'], ['node1', 'dc2'], ['node2', 'dc3']);
+    const first = judged({ ...TWO_SITES, heard });
+    expect(first.callbacks).toEqual(heard.slice(0, 2));
+    // Its namesake of dc2 was heard at that moment: that says nothing about it.
+    const at = heard[1]?.at ?? '';
+    const other = { node: 'node1', cluster: 'dc3', at };
+    const later = judged({ ...TWO_SITES, heard: [other], before: first });
+    expect(later.callbacks).toEqual([]);
   });
 
   test('all of it from the ledger', () => {

@@ -143,6 +143,22 @@ describe('forget', () => {
     expect([...table.items.keys()]).toEqual(['inspection#other']);
   });
 
+  test('by force deletes who was heard of a server without an item, and of no other', async () => {
+    const ledger = new Ledger(table);
+    const node = { node: 'db1', at: at(0) };
+    for (const server of ['mian', 'other']) await ledger.hear(server, node, signal);
+    expect(await operator.forgetByForce('mian', signal)).toBe(true);
+    expect([...table.items.keys()]).toEqual(['inspection#other']);
+    expect(await operator.forgetByForce('mian', signal)).toBe(false);
+  });
+
+  test('by force deletes nothing of a server with a lease', async () => {
+    table.item = { ...MAIN, lease: { token: 'x', expires_at: at(-1) } };
+    await new Ledger(table).hear('main', { node: 'db1', at: at(0) }, signal);
+    expect(await operator.forgetByForce('main', signal)).toBe(false);
+    expect([...table.items.keys()].sort()).toEqual(['inspection#main', 'main']);
+  });
+
   test.each<[string, Item]>([
     ['has been in sync for less than 15 days', inSync(OLD + 1)],
     ['is pending', { ...MAIN, desired: desiredAt(OLD) }],

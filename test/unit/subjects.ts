@@ -127,6 +127,27 @@ export const clusterOf = (
   },
   survey: survey && { ...SURVEY, ...survey },
 });
+/** Two sites, dc1 and dc2, with members of the same names; dc1 leads. */
+export const TWO_SITES: Pick<Change, 'clusters' | 'models'> = {
+  clusters: [
+    clusterOf(without('node3'), { main: { node1: 'pg:node1', node2: 'pg:node2' } }, 'dc1'),
+    clusterOf(
+      {
+        ...standby(),
+        members: [memberOf('node1', '10.0.2.11'), memberOf('node2', '10.0.2.12')],
+        nodes: [nodeOf('node1', '10.0.2.11'), nodeOf('node2', '10.0.2.12')],
+        ...{ slots: [], timelineBegan: undefined },
+      },
+      { main: { node1: 'pg:dc2-1', node2: 'pg:dc2-2' } },
+      'dc2',
+    ),
+  ],
+  models: { 'pg:dc2-1': modelOf('10.0.2.11'), 'pg:dc2-2': modelOf('10.0.2.12') },
+};
+/** Nodes that were heard an hour ago, and every hour before; each is `[node, cluster]`. */
+export const heardInSites = (...nodes: readonly (readonly [string, string])[]): HeardNode[] =>
+  heardOf(...nodes.map(([node]) => node)).map((one, index) => ({ ...one, cluster: nodes[index]?.[1] ?? '' }));
+
 /** A cluster whose parameter has no URLs. */
 export const UNSURVEYED: SurveyedCluster = { ...clusterOf(), survey: undefined };
 

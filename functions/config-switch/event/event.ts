@@ -79,11 +79,11 @@ export function heardNode({
   arrivedAt,
   facts,
 }: Pick<Event, 'arrived' | 'arrivedAt' | 'facts'>): HeardNode | undefined {
-  const node = facts.roleChange?.node;
-  if (node === undefined) return undefined;
+  const { node, cluster } = facts.roleChange ?? {};
+  if (node === undefined || cluster === undefined) return undefined;
   const agent = arrived.caller === 'http' ? arrived.event?.headers['user-agent'] : undefined;
   const [, version] = USER_AGENT.exec(agent ?? '') ?? [];
-  return { node, at: new Date(arrivedAt).toISOString(), ...(version !== undefined && { version }) };
+  return { node, cluster, at: new Date(arrivedAt).toISOString(), ...(version !== undefined && { version }) };
 }
 
 /**

@@ -4,7 +4,7 @@ import { isIP } from 'node:net';
 import { type HeardNode, MAX_HEARD } from '../ledger/heard.ts';
 import type { Inspection } from '../ledger/inspection.ts';
 import type { Member } from '../patroni/survey.ts';
-import { listOf } from '../text.ts';
+import { listOf, printable } from '../text.ts';
 import { ageOf } from './ready.ts';
 import type { Collector, Subject, SurveyedCluster } from './subject.ts';
 
@@ -24,16 +24,20 @@ export interface Callbacks {
   readonly strangers: readonly HeardNode[];
   /** Whether all others were never heard: no stranger may be one of them, and none has been forgotten. */
   readonly isComplete: boolean;
-  /** Nodes that are a member, or were when they were heard last. */
+  /** Nodes with a member. A node stays here when its member is removed, until it is heard again. */
   readonly matched: readonly HeardNode[];
+  /** Whether several clusters list the server: its sites. */
+  readonly isSeveral: boolean;
 }
 
 /**
- * Finds the member of each node that was heard, by its host name.
+ * Finds the member of each node that was heard, by its host name. Two sites may have members of the same name: a node
+ * is looked for in the cluster with its scope only. With one cluster the scope does not matter.
  *
  * @param clusters that list the server with members
  * @param heard the one heard last is the first
- * @param before nodes that were a member's, and when they were heard then: one that was not heard since has left
+ * @param before has the nodes for which the last inspection found a member: if there is no such member now, and the node
+ *   was not heard since, its member was removed
  */
 export function callbacksOf(
   clusters: readonly SurveyedCluster[],
@@ -41,9 +45,12 @@ export function callbacksOf(
   { barman_server, before }: Pick<Subject, 'barman_server' | 'before'>,
 ): Callbacks {
   const members = clusters.flatMap((surveyed) => membersOf(surveyed, barman_server));
-  const pairs = heard.map((node) => ({ node, members: membersNamed(node.node, members) }));
-  const hasLeft = ({ node, at }: HeardNode) =>
-    before?.callbacks?.some((one) => one.node === node && one.at === at) === true;
+  const isSeveral = clusters.length > 1;
+  const membersIn = (scope: string | undefined) =>
+    isSeveral && scope !== undefined ? members.filter(({ cluster }) => cluster.scope === scope) : members;
+  const pairs = heard.map((node) => ({ node, members: membersNamed(node.node, membersIn(node.cluster)) }));
+  const hasLeft = ({ node, cluster, at }: HeardNode) =>
+    before?.callbacks?.some((one) => one.node === node && one.cluster === cluster && one.at === at) === true;
   const strangers = pairs.filter((one) => one.members.length === 0 && !hasLeft(one.node));
   return {
     members: members.map((member) => ({
@@ -53,38 +60,42 @@ export function callbacksOf(
     strangers: strangers.map(({ node }) => node),
     isComplete: strangers.length === 0 && heard.length < MAX_HEARD,
     matched: pairs.filter((one) => !strangers.includes(one)).map(({ node }) => node),
+    isSeveral,
   };
 }
 
 /** Judges whose callback was heard, and notes who cannot be told. */
 export function judgeCallbacks(
   subject: Subject,
-  { members, strangers, isComplete }: Callbacks,
+  { members, strangers, isComplete, isSeveral }: Callbacks,
   collector: Collector,
 ): void {
+  const nameOf = ({ node, cluster }: HeardNode) =>
+    isSeveral && cluster !== undefined ? `${node} of ${printable(cluster)}` : node;
   const unheard = members.filter(({ seen, heard }) => seen?.canLead && seen.isRunning && !heard);
   if (strangers.length > 0) {
-    const names = strangers.map(({ node, at }) => `${node} (${ageOf(subject.now - Date.parse(at))} ago)`);
+    const names = strangers.map((one) => `${nameOf(one)} (${ageOf(subject.now - Date.parse(one.at))} ago)`);
     const unknown =
       unheard.length > 0
         ? `, so it is unknown whether those of ${listOf(unheard.map(({ name }) => name))} were`
         : '';
     collector.note(
-      `callbacks were heard of ${listOf(names)}, and no member has such a name or host${unknown}`,
+      `callbacks were heard of ${listOf(names)}, and no member${isSeveral ? ' of that scope' : ''} has such a name or host${unknown}`,
     );
   }
-  const nodes = subject.heard.map(({ node }) => node);
+  const nodes = subject.heard.map(nameOf);
   if (nodes.length === 0 || !isComplete) return;
   for (const { cluster, name } of unheard) {
     const what = `its callback was never heard; those of ${listOf(nodes)} were`;
-    const remedy = `run \`patronictl reload ${cluster.scope} ${name}\` (with \`on_reload: *callback\` in patroni.yml), or the callback's dry run as Patroni's user there, and read the callback's log file`;
+    // An older callback sends no host name, so its node is never heard.
+    const remedy = `install the current barman_config_switch.py there, run \`patronictl reload ${cluster.scope} ${name}\` (\`on_reload: *callback\` in patroni.yml), and read the callback's log file`;
     collector.find('callback-unheard', what, remedy, name);
   }
 }
 
 /** Returns what the next inspection has to know. */
 export function matchedNodes({ matched }: Callbacks): NonNullable<Inspection['callbacks']> {
-  return matched.map(({ node, at }) => ({ node, at }));
+  return matched.map(({ version: _, ...node }) => node);
 }
 
 interface NamedMember extends Omit<HeardMember, 'heard'> {

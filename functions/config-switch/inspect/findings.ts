@@ -75,7 +75,7 @@ export const FINDINGS = {
     class: 'ready',
     members: 'only',
     means:
-      "Callbacks of other nodes have been heard, and the member's never. If it does not work, a failover to the member sends no event.",
+      "Callbacks of other nodes have been heard, and the member's never. If it does not work, a failover to the member sends no event. A callback of an older version sends no host name, so it is never heard.",
   },
   'model-missing': {
     class: 'ready',

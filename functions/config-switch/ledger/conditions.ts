@@ -23,6 +23,8 @@ export type StoredChange = Readonly<Record<string, Value | null>>;
 export type Comparison =
   | readonly [Path, 'absent']
   | readonly [Path, 'exists']
+  /** Absent, or of another type than text. */
+  | readonly [Path, 'not text']
   | readonly [Path, '=' | '<', string | number | boolean];
 /** True if one of the comparisons is. */
 export type Clause = readonly Comparison[];
@@ -50,8 +52,9 @@ export const desiredIs = (version: string) => equals('desired.version', version)
 export const applyAgainAtIs = (time: string) => equals('apply_again_at', time);
 export const leaderIs = (leader: string | undefined) =>
   leader === undefined ? absent('leader') : equals('leader', leader);
-export const heardIs = (revision: string | undefined) =>
-  revision === undefined ? absent('heard.revision') : equals('heard.revision', revision);
+/** A revision that is no text was written in another format: it cannot be read, and is replaced. */
+export const heardIs = (revision: string | undefined): Clause =>
+  revision === undefined ? [['heard.revision', 'not text']] : equals('heard.revision', revision);
 
 /** An item as it is in the table. */
 export type Stored = Readonly<Record<string, unknown>> & { readonly barman_server: string };

@@ -188,6 +188,7 @@ function expressions(change: StoredChange, condition: Condition) {
   const compare = ([path, operator, operand]: Comparison) => {
     if (operator === 'absent') return `attribute_not_exists(${name(path)})`;
     if (operator === 'exists') return `attribute_exists(${name(path)})`;
+    if (operator === 'not text') return `NOT attribute_type(${name(path)}, ${value('S')})`;
     return `${name(path)} ${operator} ${value(operand)}`;
   };
 

@@ -13,6 +13,8 @@ export const MAX_HEARD = 20;
 export const HeardNode = v.object({
   /** Its host name, as its callback sent it. */
   node: v.string(),
+  /** The Patroni scope that it sent: nodes of two sites may have the same name. Older entries have none. */
+  cluster: v.exactOptional(v.string()),
   /** When it was last heard, by a clock of AWS. */
   at: Time,
   /** The version of its callback; absent over EventBridge, and for a direct invocation. */
@@ -26,7 +28,7 @@ const Revised = v.object({ revision: v.string() });
 
 /** What is remembered, as it was read. */
 export interface Heard {
-  /** A new one with each write; undefined: there was none. */
+  /** A new one with each write; undefined: there was none, or one in another format. */
   readonly revision: string | undefined;
   /** The one heard last is the first. */
   readonly nodes: readonly HeardNode[];
@@ -36,7 +38,7 @@ export interface Heard {
  * Reads the attribute.
  *
  * @param stored the item as it is in the table; undefined: there is none
- * @returns without nodes that another version has written: each is heard again
+ * @returns without nodes if it is in another format: the next write replaces it, and each node is heard again
  */
 export function readHeard(stored: Readonly<Record<string, unknown>> | undefined): Heard {
   const heard = v.safeParse(Heard, stored?.heard);
@@ -48,7 +50,8 @@ export function readHeard(stored: Readonly<Record<string, unknown>> | undefined)
 }
 
 /**
- * Adds a node to those that were heard.
+ * Adds a node to those that were heard. Nodes with the same name in two clusters are two nodes; an entry without a
+ * cluster may be either, and goes once one of them is heard.
  *
  * Each event changes its time, also one soon after another: who has just reloaded Patroni looks for that time.
  *
@@ -57,14 +60,16 @@ export function readHeard(stored: Readonly<Record<string, unknown>> | undefined)
  *   others were
  */
 export function addHeard(nodes: readonly HeardNode[], heard: HeardNode): readonly HeardNode[] | undefined {
-  const known = nodes.find(({ node }) => node === heard.node);
-  if (known && known.at >= heard.at) return undefined;
-  const newest = [...nodes.filter((one) => one !== known), heard].sort(lastFirst).slice(0, MAX_HEARD);
+  const isSame = ({ node, cluster = heard.cluster }: HeardNode) =>
+    node === heard.node && cluster === heard.cluster;
+  if (nodes.some((one) => isSame(one) && one.at >= heard.at)) return undefined;
+  const newest = [...nodes.filter((one) => !isSame(one)), heard].sort(lastFirst).slice(0, MAX_HEARD);
   return newest.includes(heard) ? newest : undefined;
 }
 
 /** By time; of two nodes that were heard at the same moment always in the same order. */
 function lastFirst(a: HeardNode, b: HeardNode): number {
   if (a.at !== b.at) return a.at < b.at ? 1 : -1;
-  return a.node < b.node ? -1 : 1;
+  if (a.node !== b.node) return a.node < b.node ? -1 : 1;
+  return (a.cluster ?? '') < (b.cluster ?? '') ? -1 : 1;
 }

@@ -1,6 +1,7 @@
 /** What the last inspection of a Barman server found, and what the next one has to know: an item of its own. */
 
 import * as v from 'valibot';
+import { HeardNode } from './heard.ts';
 import { Time } from './item.ts';
 
 /** Returns its key. No Barman server has such a name (`BARMAN_NAME`). */
@@ -42,8 +43,11 @@ export const Inspection = v.object({
   silent: v.exactOptional(v.array(v.object({ member: v.string(), since: Time }))),
   /** Members through whose model Barman was connected to the leader, and when last. */
   connected: v.array(v.object({ member: v.string(), at: Time })),
-  /** Nodes whose callback was heard that are a member, or were when they were heard last. */
-  callbacks: v.exactOptional(v.array(v.object({ node: v.string(), at: Time }))),
+  /**
+   * The nodes whose callback was heard, and for which an inspection found a member. A node stays here when its member is
+   * removed, until it is heard again.
+   */
+  callbacks: v.exactOptional(v.array(v.omit(HeardNode, ['version']))),
   /** The leader's timeline, when an inspection first saw it, and how far WAL had got then (bytes). */
   timeline: v.exactOptional(v.object({ id: v.number(), since: Time, location: v.number() })),
 });

@@ -138,13 +138,19 @@ export class Operator {
   }
 
   /**
-   * Deletes an item whatever it says: also one that cannot be read. One that can must be without a lease.
+   * Deletes an item whatever it says: also one that cannot be read. One that can must be without a lease. If there is
+   * none, deletes who was heard of the server, whose name may be misspelt.
    *
-   * @returns whether there was an item, without a lease
+   * @returns whether there was an item without a lease, or no item and somebody who was heard
    */
   async forgetByForce(barman_server: string, signal: AbortSignal): Promise<boolean> {
-    const { unreadable } = await this.#ledger.all(signal);
-    const cannotBeRead = unreadable.some((one) => one.barman_server === barman_server);
+    const { items, unreadable } = await this.#ledger.all(signal);
+    const isIn = (list: readonly { readonly barman_server: string }[]) =>
+      list.some((one) => one.barman_server === barman_server);
+    const cannotBeRead = isIn(unreadable);
+    if (!cannotBeRead && !isIn(items)) {
+      return this.#table.delete(inspectionKey(barman_server), [exists], signal);
+    }
     return this.#delete(barman_server, cannotBeRead ? [exists] : [exists, noLease], signal);
   }
 
