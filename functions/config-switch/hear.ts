@@ -1,4 +1,4 @@
-/** Records which node's callback has sent an event: beside a role change, or as all that the event is for. */
+/** Records which node's callback has sent an event: alongside a role change, or as all that the event is for. */
 
 import { DeadlineExceeded, messageOf } from './errors.ts';
 import type { RoleChange } from './event/payload.ts';
@@ -6,6 +6,7 @@ import type { Facts } from './invocation.ts';
 import type { HeardNode } from './ledger/heard.ts';
 import type { Ledger } from './ledger/ledger.ts';
 import { hasMembers } from './patroni/cluster.ts';
+import { needsCluster } from './patroni/follow-leader.ts';
 import type { Clusters } from './patroni/observe-clusters.ts';
 
 /** How long a role change that has its result waits for the write that its node was heard (ms). */
@@ -60,9 +61,7 @@ async function doubtsAbout(
   }
   const hasLeader = all.some((one) => hasMembers(one, barman_server) && one.patroni.length > 0);
   if (follow_leader && !hasLeader) {
-    doubts.push(
-      `a role change would end as INVALID_ARGS: follow_leader needs a parameter clusters/NAME that lists Barman server ${barman_server} with its members, and has the key "patroni"`,
-    );
+    doubts.push(`a role change would end as INVALID_ARGS: ${needsCluster(barman_server)}`);
   }
   return doubts;
 }

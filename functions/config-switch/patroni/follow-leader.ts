@@ -91,6 +91,11 @@ function sitesOf({ clusters }: Clusters, barman_server: string): readonly Cluste
   return sites.some(isObserved) ? sites : [];
 }
 
+/** Returns what a role change that follows the leader needs, for a message. */
+export function needsCluster(barman_server: string): string {
+  return `follow_leader needs a parameter clusters/NAME that lists Barman server ${barman_server} with its members, and has the key "patroni"`;
+}
+
 /**
  * Returns why there is no leader to follow.
  *
@@ -102,7 +107,7 @@ function notListed(
   { clusters }: Clusters,
   isNew: boolean,
 ): InvalidArgs | LeaderUnknown {
-  const wanted = `follow_leader needs a parameter clusters/NAME that lists Barman server ${barman_server} with its members, and has the key "patroni"`;
+  const wanted = needsCluster(barman_server);
   const malformed = clusters.flatMap((cluster) => cluster.malformed ?? []);
   if (malformed.length > 0) return new LeaderUnknown(`${wanted}; it may be this one: ${listOf(malformed)}`);
   if (!isNew)
