@@ -296,7 +296,11 @@ def main(argv: List[str]) -> int:
     STDERR.setFormatter(OneLineFormatter("%(asctime)s %(levelname)s: %(message)s"))
     receivers: List[Receiver]
     try:
-        settings = parse(argv)
+        try:
+            settings = parse(argv)
+        except InvalidArgs:
+            set_up_log(find_log_file(argv))  # Patroni starts the callback, and the operator reads that file.
+            raise
         set_up_log(settings.log_file)
         if settings.event_bus is not None:
             receivers = [EventBus(settings)]
@@ -339,6 +343,17 @@ def parse(argv: List[str]) -> Settings:
     given = {name: getattr(settings, name) for name in map(attribute, [*SWITCH_OPTIONS, "--dry-run"])}
     settings.role_change = {name: utf8(value) for name, value in given.items() if value not in (None, False)}
     return settings
+
+
+def find_log_file(argv: List[str]) -> Optional[str]:
+    """Returns the value of --log-file in a command line that is invalid otherwise, None if it has none."""
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--log-file")
+    try:
+        found: Optional[str] = parser.parse_known_args(argv)[0].log_file
+        return found
+    except InvalidArgs:  # Its value is missing.
+        return None
 
 
 def utf8(value: Any) -> Any:

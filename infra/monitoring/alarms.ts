@@ -236,7 +236,7 @@ export const ALARMS: Readonly<Record<string, Readonly<Record<string, Alarm>>>> =
       description:
         "The leader of a Patroni cluster has been unknown for 10 minutes: if an event is lost now, Barman does not follow. Read the heartbeat's warnings in the log: they name the cluster and the reason.",
       advice:
-        'Typical reasons: no leader, the REST API cannot be reached from the function (`patroni-hosts`, `patroni-port`), a CA or client certificate is missing, the leader has no model or no URL in the parameter of its cluster, or that parameter is malformed. Each cluster raises the alarm; the line in the log with `alarm` names it.',
+        'Typical reasons: no leader, the REST API cannot be reached from the function (`patroni-hosts`, `patroni-port`), a CA or client certificate is missing, the leader has no model or no URL in the parameter of its cluster, or that parameter is malformed. With [several sites](how-to/standby-site.md): several have a primary, their system identifiers differ, or another site is waited for (five minutes). Each cluster raises the alarm; the line in the log with `alarm` names it.',
     },
     'paused-pending': {
       ...OWN,

@@ -45,7 +45,7 @@ export interface ClusterOptions {
   readonly folder: string;
   /** Folder of the programs from PyPI. */
   readonly tools: string;
-  /** The callback's connection options, in the place of `--url`. */
+  /** The callback's connection options, instead of `--url`. */
   readonly callback: readonly string[];
   /** The callback's. */
   readonly secret: string;

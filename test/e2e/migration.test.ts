@@ -1,4 +1,4 @@
-/** docs/migration.md: its example and its commands, on a folder in the place of /etc/patroni. */
+/** docs/migration.md: its example and its commands, on a folder instead of /etc/patroni. */
 
 import { execFile, execFileSync } from 'node:child_process';
 import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';

@@ -156,7 +156,7 @@ test('Barman › follows the second site once it has had the only primary for fi
   await beats.next(isKnown, 'the leader is still unknown');
 });
 
-test('Barman › follows the first site again once it was made a standby site, and is promoted in the place of the second', async () => {
+test('Barman › follows the first site again once it was made a standby site, and is promoted instead of the second', async () => {
   const before = changes();
   const standby = (of: PatroniCluster) => [
     'standby_cluster.host=127.0.0.1',

@@ -27,7 +27,7 @@ const answers =
     standIn.answer = answer;
   };
 /** Another parameter is wrong, too. */
-const beside =
+const alongside =
   (name: string, value: string, other: Break): Break =>
   async (run) => {
     const repair = await other(run);
@@ -77,7 +77,7 @@ testFaults({
   ),
   'a certificate for Patroni is malformed': unknown(
     /is not known: .*patroni-ca-cert is malformed/,
-    beside('patroni-ca-cert', 'x', fine),
+    alongside('patroni-ca-cert', 'x', fine),
   ),
   'the parameter of the cluster is malformed': unknown(
     /it may be this one: .*clusters\/main is malformed/,

@@ -558,7 +558,7 @@ export class World {
       () => true,
       () => false,
     );
-    this.log(`${node} ${isHeard ? 'is heard' : 'is told to send it again'}`);
+    this.log(`${node} ${isHeard ? 'is heard' : 'must send it again'}`);
     if (isHeard) this.#heard.add(node);
     this.checkHeard();
   }

@@ -1150,6 +1150,31 @@ class CallbackTest(unittest.TestCase):
         self.assertEqual((code, len(output.splitlines())), (4, 1))
         self.assertEqual(log.read_text(), output)
 
+    def test_command_line_that_is_rejected_is_logged_to_the_file_and_to_standard_error(self):
+        model = [word.replace("pg:node1", "pg:$HOSTNAME") for word in SWITCH]
+        log = self.folder / "log"
+        for option in (["--log-file", str(log)], [f"--log-file={log}"]):
+            for arguments, named in [
+                ({"switch": model}, "--barman-model"),
+                ({"switch": [*SWITCH, "--surprise"]}, "unrecognized arguments: --surprise"),
+                ({"patroni": ()}, "required: action"),
+            ]:
+                with self.subTest(option=option, named=named):
+                    code, output = self.run_process("--url", "https://x/", *option, **arguments)
+                    self.assertEqual((code, len(output.splitlines())), (4, 1), output)
+                    self.assertIn(named, output)
+                    self.assertEqual(log.read_text(), output)
+                    log.unlink()
+
+    def test_command_line_that_is_rejected_is_logged_to_standard_error_if_it_has_no_usable_log_file(self):
+        for option, lines in [((), 1), (("--log-file=",), 1), (("--log-file", "/nowhere/log"), 2)]:
+            with self.subTest(option=option):
+                code, output = self.run_process("--surprise", *option)
+                self.assertEqual((code, len(output.splitlines())), (4, lines), output)
+                self.assertIn("--url", output)
+        code, output = self.run_process(switch=(), patroni=("--log-file",))
+        self.assertEqual((code, len(output.splitlines())), (4, 1), output)
+
     def test_role_change_is_sent_even_if_the_log_cannot_be_written(self):
         function = self.function(response(0))
         code, output = self.run_callback("--url", function.url, "--log-file", "/nowhere/log")
