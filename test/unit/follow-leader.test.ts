@@ -296,6 +296,20 @@ describe('of two sites', () => {
     });
   });
 
+  test('a standby leader is followed if its cluster is the only one', async () => {
+    expect(await follow([B])).toMatchObject({ result: followed('b1s') });
+  });
+
+  test('one that cannot be asked keeps no other one from being followed', async () => {
+    expect(await follow([A, { ...B, patroni: [] }])).toMatchObject({ result: followed('a1') });
+    // And the other one is waited for.
+    changes = [{ at: Date.now() - NOW + 2_000, leaders: { b: 'b1' } }];
+    const malformed = { ...A, malformed: 'clusters/a is not JSON' };
+    expect(await follow([malformed, B], { server: { barman_server: 'main', site: 'b' } })).toMatchObject({
+      result: followed('b1'),
+    });
+  });
+
   test('another cluster is followed at once if the last one no longer lists the server', async () => {
     leaders = { b: 'b1' };
     const server = { barman_server: 'main', site: 'a' };
