@@ -178,8 +178,11 @@ export function reportHeartbeat(
     if (heartbeat.unreported !== undefined) {
       logger.warn(`what this heartbeat found is not in the ledger: ${heartbeat.unreported}`, fields);
     }
-    for (const { cluster, reason } of unknown) {
-      logger.warn(`the leader of cluster ${cluster} is unknown: ${reason}`, { ...fields, cluster });
+    for (const { cluster, barman_server, reason } of unknown) {
+      const whose =
+        barman_server === undefined ? `of cluster ${cluster}` : `for Barman server ${barman_server}`;
+      const server = barman_server === undefined ? {} : { barman_server };
+      logger.warn(`the leader ${whose} is unknown: ${reason}`, { ...fields, cluster, ...server });
     }
     for (const { barman_server, message } of notReady) {
       logger.error(message, { ...fields, barman_server });

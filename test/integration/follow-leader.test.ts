@@ -214,6 +214,12 @@ describe('two sites', () => {
         /^several sites have a primary: (node2 in main, node3 in dc2|node3 in dc2, node2 in main)$/,
       ),
     ]);
+    run.expectLog({
+      ...{ level: 'WARN', barman_server: 'main' },
+      message: expect.stringMatching(
+        /^the leader for Barman server main is unknown: several sites have a primary/,
+      ),
+    });
     // The first site is gone.
     patroni.leader = undefined;
     pass(MINUTE);
