@@ -6,8 +6,7 @@ import type { Facts } from './invocation.ts';
 import type { HeardNode } from './ledger/heard.ts';
 import type { Ledger } from './ledger/ledger.ts';
 import { hasMembers } from './patroni/cluster.ts';
-import { needsCluster } from './patroni/follow-leader.ts';
-import type { Clusters } from './patroni/observe-clusters.ts';
+import { type ClusterSource, needsCluster } from './patroni/follow-leader.ts';
 
 /** How long a role change that has its result waits for the write that its node was heard (ms). */
 const HEARING_TIME = 200;
@@ -16,8 +15,8 @@ export interface HearOptions {
   readonly ledger: Pick<Ledger, 'get' | 'hear'>;
   /** The node whose callback has sent this; undefined if the payload names none. */
   readonly heard: HeardNode | undefined;
-  /** Provides the clusters among the parameters. */
-  readonly clusters: (signal: AbortSignal) => Promise<Pick<Clusters, 'clusters'>>;
+  /** Of the clusters among the parameters. */
+  readonly source: ClusterSource;
   readonly facts: Facts;
   readonly signal: AbortSignal;
 }
@@ -44,12 +43,23 @@ export async function hear(
   return [skip, `the callback of ${heard.node} has been heard`, ...doubts].join('; ');
 }
 
-/** Returns why a role change would not be applied; nothing while a parameter that may list the server is malformed. */
+/** Returns why a role change would not be applied, by parameters that were read for that. */
 async function doubtsAbout(
-  { ledger, clusters, signal }: HearOptions,
+  options: HearOptions,
+  roleChange: Pick<RoleChange, 'barman_server' | 'follow_leader'>,
+): Promise<string[]> {
+  const doubts = await doubtsNow(options, roleChange);
+  if (doubts.length === 0) return doubts;
+  // A cluster may have just been added.
+  return (await options.source.reread(options.signal)) ? doubtsNow(options, roleChange) : [];
+}
+
+/** Returns the same by the parameters as they are known; nothing while one that may list the server is malformed. */
+async function doubtsNow(
+  { ledger, source, signal }: HearOptions,
   { barman_server, follow_leader }: Pick<RoleChange, 'barman_server' | 'follow_leader'>,
 ): Promise<string[]> {
-  const { clusters: all } = await clusters(signal);
+  const { clusters: all } = await source.clusters(signal);
   if (all.some(({ malformed }) => malformed !== undefined)) return [];
   const doubts: string[] = [];
   // This is also so for a new server, so the node is recorded before.

@@ -28,10 +28,13 @@ export function createRoleChangeHandler({ settings, connect, ...services }: Serv
     const permitted = await authorise(sender, roleChange, settings, event.signal);
     await using api = connect(event);
     const leaderOf: LeaderOf = (server, signal) => followLeader(server, settings, signal);
-    const clusters = (signal: AbortSignal) => settings.clusters(signal);
     const heard = heardNode(event);
     const when = { event_id: event.event_id, time: eventTime(event) };
-    return runBarmanConfigSwitch({ ...services, ...event, api, leaderOf, clusters, heard }, permitted, when);
+    return runBarmanConfigSwitch(
+      { ...services, ...event, api, leaderOf, source: settings, heard },
+      permitted,
+      when,
+    );
   };
 
   // Without middy's early time-out: it covers the handler only, and the deadline covers everything.

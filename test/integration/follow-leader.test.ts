@@ -170,6 +170,24 @@ describe('an event that follows the leader', () => {
     });
   });
 
+  test('is sent again, not rejected, while it is uncertain whether a cluster lists its server', async () => {
+    await using test = await start({ servers: { main: {} } });
+    const { run } = test;
+    const statuses = async () => {
+      const { statusCode, response } = await run.webhook(FOLLOWING);
+      return [statusCode, response.exit_code];
+    };
+    expect(await statuses()).toEqual([400, 4]);
+    // The parameters were just read.
+    expect(await statuses()).toEqual([503, 3]);
+    pass(MINUTE);
+    run.ssm.faults.set(run.host.path, 'access denied');
+    expect(await statuses()).toEqual([503, 3]);
+    run.ssm.faults.delete(run.host.path);
+    pass(MINUTE);
+    expect(await statuses()).toEqual([400, 4]);
+  });
+
   test('is thrown over EventBridge while the leader is unknown, so that Lambda sends it again', async () => {
     await using test = await start({ servers: { main: { node1: 'pg:node1' } } });
     const { run } = test;

@@ -56,6 +56,7 @@ describe('runBarmanConfigSwitch', () => {
       diagnose = noServers,
       item = {} as object,
       clusters = async () => [MAIN],
+      reread = async () => true,
     } = {},
   ) {
     const payload = {
@@ -88,7 +89,7 @@ describe('runBarmanConfigSwitch', () => {
       ledger: new Ledger(table),
       events: new MemoryEvents(),
       leaderOf: async () => ({ leader: 'node2', target: { model: 'pg:node2' } }),
-      clusters: async () => ({ clusters: await clusters() }),
+      source: { clusters: async () => ({ clusters: await clusters(), tls: {} }), reread },
       signal: new AbortController().signal,
       remaining: () => 28_500,
       operationTimeout: 60_000,
@@ -232,6 +233,21 @@ describe('runBarmanConfigSwitch', () => {
       const { result } = await run(payload, { table, item, clusters: async () => [...clusters] });
       expect(result).toEqual({ exit_code: 1, message: HEARD + doubts });
       expect(table.items.has('inspection#main')).toBe(true);
+    });
+
+    test('nothing else that is only so by old parameters', async () => {
+      const payload = { action: 'on_reload', node: 'db1', follow_leader };
+      const tooSoon = { clusters: async () => [], reread: async () => false };
+      expect((await run(payload, tooSoon)).result.message).toBe(HEARD);
+      let now: Cluster[] = [];
+      const added = {
+        clusters: async () => now,
+        reread: async () => {
+          now = [MAIN];
+          return true;
+        },
+      };
+      expect((await run(payload, added)).result.message).toBe(HEARD);
     });
 
     test('nothing else if the parameters are unavailable', async () => {

@@ -168,6 +168,14 @@ describe('the leader', () => {
     expect(time).toBeLessThan(3_000);
   });
 
+  test('is asked again over a new connection if a request hangs for three seconds', async () => {
+    times.delete('a1');
+    setTimeout(() => times.set('a1', 5), 1_500);
+    const { result, time } = await follow();
+    expect(result).toEqual(followed('a1'));
+    expect(time).toBeLessThan(5_000);
+  });
+
   test.each<[string, () => void, string]>([
     [
       'no node answers',
@@ -245,7 +253,7 @@ describe('a server', () => {
     const { result, rereads } = await follow([], { reread: 'too soon' });
     expect(result).toEqual(
       new LeaderUnknown(
-        'follow_leader needs a parameter clusters/NAME that lists Barman server main with its members, and has the key "patroni"; there was none a minute ago, when the parameters were read',
+        'follow_leader needs a parameter clusters/NAME that lists Barman server main with its members, and has the key "patroni"; there was none when the parameters were read, less than a minute ago',
       ),
     );
     expect(rereads).toBe(1);

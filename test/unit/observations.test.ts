@@ -452,22 +452,31 @@ describe('of a server with several sites', () => {
   });
 
   test.each([
-    [2.25 * MINUTE, 0],
-    [2.25 * MINUTE + 1, 2.25 * MINUTE + 1],
-  ])(
-    'the five minutes start over if no heartbeat has seen it for more than two (%d ms)',
-    async (gap, since) => {
-      table.item = A;
-      await observe(0, node2, { site: 'b' });
-      expect(await observe(gap, node2, { site: 'b' })).toEqual(unknownIn('b', waiting(since)));
-    },
-  );
+    [1.75 * MINUTE, 0],
+    [1.75 * MINUTE + 1, 1.75 * MINUTE + 1],
+  ])('the five minutes start over if a heartbeat was lost (%d ms)', async (gap, since) => {
+    table.item = A;
+    await observe(0, node2, { site: 'b' });
+    expect(await observe(gap, node2, { site: 'b' })).toEqual(unknownIn('b', waiting(since)));
+  });
 
   test('the five minutes start over if the last site has a primary without a model', async () => {
     table.item = A;
     await observe(0, node2, { site: 'b' });
     await observe(MINUTE, { leader: 'node9' }, { site: 'a' });
     expect(table.item).toEqual(A);
+  });
+
+  test('it is waited for no longer once its leader has a model', async () => {
+    table.item = A;
+    for (const minute of [0, 1, 2, 3, 4]) await observe(minute * MINUTE, { leader: 'node9' }, { site: 'b' });
+    const reason = 'its leader node9 has no model for Barman server main; add it to clusters/b';
+    for (const minute of [5, 6, 7, 8]) {
+      expect(await observe(minute * MINUTE, { leader: 'node9' }, { site: 'b' })).toEqual(
+        unknownIn('b', reason),
+      );
+    }
+    expect(await observe(9 * MINUTE, node2, { site: 'b' })).toEqual(NOTHING);
   });
 
   test('another cluster is followed as any leader once the last one does not list it', async () => {
@@ -480,7 +489,7 @@ describe('of a server with several sites', () => {
     table.item = A;
     const clusters: Observed[] = [
       {
-        cluster: { ...clusterWith({}), name: 'a', hasNoValue: true },
+        cluster: { ...clusterWith({}), name: 'a', malformed: 'no JSON', hasNoValue: true },
         at: NOW,
         observation: { unknown: 'no JSON' },
       },

@@ -3,7 +3,7 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import type { Observation } from '../../functions/config-switch/patroni/leader.ts';
-import { leadingSite } from '../../functions/config-switch/patroni/sites.ts';
+import { changesSite, leadingSite, listingOf } from '../../functions/config-switch/patroni/sites.ts';
 
 const site = (name: string, observation: Observation) => ({ cluster: { name }, observation });
 const PRIMARY = { leader: 'a1', system_id: '7' };
@@ -79,5 +79,38 @@ describe('of several sites', () => {
       }),
       { numRuns: 2_000 },
     );
+  });
+});
+
+describe('the site of a server', () => {
+  const clusters = [
+    { name: 'a' },
+    { name: 'b' },
+    { name: 'old', malformed: 'no JSON' },
+    { name: 'lost', malformed: 'no JSON', hasNoValue: true },
+  ] as const;
+  const all = listingOf(['a', 'b', 'old'], clusters);
+  const fine = listingOf(['a', 'b'], clusters.slice(0, 2));
+  const primary = { leader: 'n1' };
+  const standby = { leader: 'n1', isStandby: true } as const;
+  const unknown = (reason: RegExp) => ({ unknown: expect.stringMatching(reason) });
+  const mayBeLost = unknown(/^n1 in a is a standby leader, and the primary may be in .*: clusters\/lost$/);
+  const isMalformed = (name: string) =>
+    unknown(new RegExp(`^it follows ${name}, and the parameter clusters/${name} is malformed`));
+
+  test.each<[string, string | undefined, typeof primary | typeof standby, typeof all, unknown]>([
+    ['is the first one', undefined, primary, fine, false],
+    ['is the first one, of a standby leader', undefined, standby, fine, false],
+    ['may be another one', undefined, standby, all, mayBeLost],
+    ['is the first one, as a primary has no other site', undefined, primary, all, false],
+    ['is the same', 'a', standby, all, false],
+    ['changes', 'b', primary, fine, true],
+    ['changes, to be waited for', 'b', standby, all, true],
+    ['has no good value', 'lost', primary, all, isMalformed('lost')],
+    ['is malformed, and not asked', 'old', primary, all, isMalformed('old')],
+    ['was renamed, or lists it no more', 'gone', primary, all, false],
+    ['was renamed, and may be malformed', 'gone', standby, all, mayBeLost],
+  ])('%s', (_, last, leader, listing, expected) => {
+    expect(changesSite(last, { site: 'a', leader }, listing)).toEqual(expected);
   });
 });

@@ -12,7 +12,7 @@ import { type Cluster, hasMembers, modelTarget } from './cluster.ts';
 import { observe, type Round } from './leader.ts';
 import { type Clusters, isObserved, observedOf, whyNotAsked } from './observe-clusters.ts';
 import { PatroniClient } from './rest-api.ts';
-import { changesSite, leadingSite } from './sites.ts';
+import { changesSite, leadingSite, listingOf } from './sites.ts';
 
 /** Time limit of all rounds together (ms): the rest of the deadline is for the switch. */
 const TIMEOUT = 10_000;
@@ -111,7 +111,9 @@ function notListed(
   const malformed = clusters.flatMap((cluster) => cluster.malformed ?? []);
   if (malformed.length > 0) return new LeaderUnknown(`${wanted}; it may be this one: ${listOf(malformed)}`);
   if (!isNew)
-    return new LeaderUnknown(`${wanted}; there was none a minute ago, when the parameters were read`);
+    return new LeaderUnknown(
+      `${wanted}; there was none when the parameters were read, less than a minute ago`,
+    );
   return new InvalidArgs(`${wanted}; there is none: add it, or send barman_model or reset instead`);
 }
 
@@ -134,10 +136,8 @@ async function leaderKnownTwice(
   const limit = deadline(TIMEOUT);
   const inTime = AbortSignal.any([signal, limit.signal]);
   const round: Round = { limit: ROUND, pending: new Set() };
-  const listing = {
-    sites: sites.map(({ name }) => name),
-    unreadable: clusters.filter(({ hasNoValue }) => hasNoValue).map(({ name }) => name),
-  };
+  const names = sites.map(({ name }) => name);
+  const listing = listingOf(names, clusters);
   await using client = new PatroniClient(tls);
   const observeSites = () =>
     Promise.all(

@@ -142,6 +142,8 @@ async function known(leader: () => Promise<Leader>): Promise<Observation> {
   }
 }
 
+/** Time limit of a request that outlasts its round (ms). */
+const PENDING = 3_000;
 const NO_ANSWER: Answer = { error: 'no answer in time' };
 
 /** What each node answered. */
@@ -161,7 +163,12 @@ export async function askAll(
     if (!pending) return ask(node, path, inTime);
     if (pending.has(node)) return NO_ANSWER;
     pending.add(node);
-    const answer = ask(node, path, signal).finally(() => pending.delete(node));
+    // A new connection may be answered, so a request does not last for ever.
+    const last = deadline(PENDING);
+    const answer = ask(node, path, AbortSignal.any([signal, last.signal])).finally(() => {
+      last.clear();
+      pending.delete(node);
+    });
     return within(inTime, answer).catch((error: unknown) => {
       if (inTime.aborted) return NO_ANSWER;
       throw error;

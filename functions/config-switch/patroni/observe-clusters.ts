@@ -24,7 +24,10 @@ export interface Clusters {
 
 /** What was observed of a cluster. */
 export interface Observed {
-  readonly cluster: Pick<Cluster, 'name' | 'scope' | 'servers' | 'streaming_archiver_name' | 'hasNoValue'>;
+  readonly cluster: Pick<
+    Cluster,
+    'name' | 'scope' | 'servers' | 'streaming_archiver_name' | 'malformed' | 'hasNoValue'
+  >;
   /** Set if this is about one of its servers only, which has members in several clusters. */
   readonly barman_server?: string;
   /** The names of these clusters. */

@@ -58,8 +58,23 @@ export function leadingSite<T extends Site>(sites: readonly T[]): LeadingSite<T>
 export interface Listing {
   /** Names of those that list it with members. */
   readonly sites: readonly string[];
-  /** Names of those that have no good value: whether they list it is unknown. */
+  /** Names of those whose parameter is malformed now, so that Patroni is not asked. */
+  readonly malformed: readonly string[];
+  /** Names of those among them that have no good value: whether they list it is unknown. */
   readonly unreadable: readonly string[];
+}
+
+/** Returns the clusters that may list a server. @param sites names of those that do @param clusters all */
+export function listingOf(
+  sites: readonly string[],
+  clusters: readonly Pick<Cluster, 'name' | 'malformed' | 'hasNoValue'>[],
+): Listing {
+  const namesOf = (some: typeof clusters) => some.map(({ name }) => name);
+  return {
+    sites,
+    malformed: namesOf(clusters.filter(({ malformed }) => malformed !== undefined)),
+    unreadable: namesOf(clusters.filter(({ hasNoValue }) => hasNoValue)),
+  };
 }
 
 /**
@@ -72,17 +87,18 @@ export interface Listing {
 export function changesSite(
   last: string | undefined,
   { site, leader }: { readonly site: string; readonly leader: Leader },
-  { sites, unreadable }: Listing,
+  { sites, malformed, unreadable }: Listing,
 ): boolean | UnknownLeader {
   if (site === last) return false;
-  if (last === undefined && leader.isStandby && unreadable.length > 0) {
+  if (last !== undefined && malformed.includes(last)) {
+    return { unknown: `it follows ${last}, and the parameter clusters/${last} is malformed: correct it` };
+  }
+  if (last !== undefined && sites.includes(last)) return true;
+  if (leader.isStandby && unreadable.length > 0) {
     const names = listOf(unreadable.map((name) => `clusters/${name}`));
     return {
       unknown: `${leader.leader} in ${site} is a standby leader, and the primary may be in one of these malformed parameters: ${names}`,
     };
   }
-  if (last !== undefined && unreadable.includes(last)) {
-    return { unknown: `it follows ${last}, and the parameter clusters/${last} is malformed: correct it` };
-  }
-  return last !== undefined && sites.includes(last);
+  return false;
 }

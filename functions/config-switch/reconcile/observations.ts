@@ -19,7 +19,7 @@ import { isStagePaused } from '../ledger/stage.ts';
 import { modelTarget } from '../patroni/cluster.ts';
 import type { Leader } from '../patroni/leader.ts';
 import type { Observed } from '../patroni/observe-clusters.ts';
-import { changesSite, type Listing } from '../patroni/sites.ts';
+import { changesSite, type Listing, listingOf } from '../patroni/sites.ts';
 import { type ConfigTarget, nameOf, parseTarget, targetText } from '../target.ts';
 import { eventTimeOf, observedVersionOf } from '../version.ts';
 import { TOLERANCE } from './lasting.ts';
@@ -85,7 +85,7 @@ export async function recordObservations(
   const limit = deadline(TIMEOUT);
   const allPaused = isStagePaused(known.stage);
   const options = { ledger, interval, signal: AbortSignal.any([signal, limit.signal]) };
-  const unreadable = observed.filter(({ cluster }) => cluster.hasNoValue).map(({ cluster }) => cluster.name);
+  const clusters = observed.map(({ cluster }) => cluster);
   for (const { cluster, barman_server: only, at, observation, sites = [cluster.name] } of observed) {
     const { name } = cluster;
     if ('unknown' in observation) {
@@ -98,7 +98,7 @@ export async function recordObservations(
       });
     }
     const knownAt = known.stage.heartbeat?.clusters.find((one) => one.name === name)?.observed_at;
-    const listing = { sites, unreadable };
+    const listing = listingOf(sites, clusters);
     for (const [barman_server, members] of cluster.servers) {
       const isThisOne = (one: Pick<Item, 'barman_server'>) => one.barman_server === barman_server;
       if (members.size === 0 || known.unreadable.some(isThisOne)) continue;
@@ -237,13 +237,14 @@ async function waitForSite(
     return { before, ...(changes && { waiting: changes.unknown }) };
   }
   const now = new Date(at).toISOString();
-  const isInARow = other?.name === site && at - Date.parse(other.seen) <= (2 + TOLERANCE) * interval;
+  const isInARow = other?.name === site && at - Date.parse(other.seen) <= (2 - TOLERANCE) * interval;
   const since = isInARow ? other.since : now;
-  if (at - Date.parse(since) >= (OTHER_SITE - TOLERANCE) * interval) return { before: read };
-  await ledger.observed(read, { other_site: { name: site, since, seen: now } }, signal);
+  const other_site = { name: site, since, seen: now };
+  const before = (await ledger.observed(read, { other_site }, signal)) ?? read;
+  if (at - Date.parse(since) >= (OTHER_SITE - TOLERANCE) * interval) return { before };
   const minutes = (OTHER_SITE * interval) / 60_000;
   return {
-    before: read,
+    before,
     waiting: `Barman server ${barman_server} follows ${last}, and the only primary is in ${site} since ${since}: it is followed after ${minutes} minutes`,
   };
 }

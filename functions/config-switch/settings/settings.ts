@@ -109,14 +109,14 @@ export class Settings implements ConnectionSource, SecretSource {
   /**
    * Reads the parameters again, because something that an event needs may have just been added.
    *
-   * @returns false if the last such read is less than a minute old
-   * @throws HttpError if SSM cannot be read
+   * @returns false if the last such read is less than a minute old, or the old values stay in use
+   * @throws HttpError if SSM cannot be read, and never could
    */
   async reread(signal: AbortSignal): Promise<boolean> {
     if (Date.now() < this.#rereadAt) return false;
     this.#rereadAt = Date.now() + MIN_INTERVAL;
-    await this.#renew(signal);
-    return true;
+    const before = this.#parts;
+    return (await this.#renew(signal)) !== before;
   }
 
   /**
