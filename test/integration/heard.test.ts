@@ -84,7 +84,7 @@ describe('an event that changes no role', () => {
     expect(requests).toEqual([]);
   });
 
-  test('from a secret that may not switch its server is refused, and nobody is heard', async () => {
+  test('from a secret that may not switch its server is refused, and no node is heard', async () => {
     await using run = await startFunction();
     const secret = createSecret();
     run.host.put({ 'clusters/crm': JSON.stringify({ secret, servers: { crm: {} } }) });

@@ -141,7 +141,7 @@ export class Operator {
    * Deletes an item whatever it says: also one that cannot be read. One that can must be without a lease. If there is
    * none, deletes who was heard of the server, whose name may be misspelt.
    *
-   * @returns whether there was an item without a lease, or no item and somebody who was heard
+   * @returns whether there was an item without a lease, or no item, and a node that was heard
    */
   async forgetByForce(barman_server: string, signal: AbortSignal): Promise<boolean> {
     const { items, unreadable } = await this.#ledger.all(signal);
