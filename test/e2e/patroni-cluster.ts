@@ -234,9 +234,15 @@ export class PatroniCluster {
 
   /** Waits until the nodes agree on a leader, and the others stream from it. @returns the leader */
   async healthy(): Promise<NodeName> {
-    const isHealthy = async () => (await this.unhealthy()).length === 0;
+    let leader: NodeName | undefined;
+    const isHealthy = async () => {
+      if ((await this.unhealthy()).length > 0) return false;
+      // It may be unknown again a moment later.
+      leader = await this.leader();
+      return leader !== undefined;
+    };
     await this.#until(isHealthy, 'the cluster is not healthy', HEALTHY_TIMEOUT);
-    return (await this.leader()) as NodeName;
+    return leader as unknown as NodeName;
   }
 
   /** Pauses or resumes Patroni. @returns whether a node has accepted that */
