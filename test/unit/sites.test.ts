@@ -3,7 +3,7 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import type { Observation } from '../../functions/config-switch/patroni/leader.ts';
-import { changesSite, leadingSite, listingOf } from '../../functions/config-switch/patroni/sites.ts';
+import { changesSite, leadingSite, malformedAmong } from '../../functions/config-switch/patroni/sites.ts';
 
 const site = (name: string, observation: Observation) => ({ cluster: { name }, observation });
 const PRIMARY = { leader: 'a1', system_id: '7' };
@@ -89,8 +89,8 @@ describe('the site of a server', () => {
     { name: 'old', malformed: 'no JSON' },
     { name: 'lost', malformed: 'no JSON', hasNoValue: true },
   ] as const;
-  const all = listingOf(['a', 'b', 'old'], clusters);
-  const fine = listingOf(['a', 'b'], clusters.slice(0, 2));
+  const all = { sites: ['a', 'b', 'old'], ...malformedAmong(clusters) };
+  const fine = { sites: ['a', 'b'], ...malformedAmong(clusters.slice(0, 2)) };
   const primary = { leader: 'n1' };
   const standby = { leader: 'n1', isStandby: true } as const;
   const unknown = (reason: RegExp) => ({ unknown: expect.stringMatching(reason) });

@@ -12,7 +12,7 @@ import { type Cluster, hasMembers, modelTarget } from './cluster.ts';
 import { observe, type Round } from './leader.ts';
 import { type Clusters, isObserved, observedOf, whyNotAsked } from './observe-clusters.ts';
 import { PatroniClient } from './rest-api.ts';
-import { changesSite, leadingSite, listingOf } from './sites.ts';
+import { changesSite, leadingSite, malformedAmong } from './sites.ts';
 
 /** Time limit of all rounds together (ms): the rest of the deadline is for the switch. */
 const TIMEOUT = 10_000;
@@ -136,8 +136,7 @@ async function leaderKnownTwice(
   const limit = deadline(TIMEOUT);
   const inTime = AbortSignal.any([signal, limit.signal]);
   const round: Round = { limit: ROUND, pending: new Set() };
-  const names = sites.map(({ name }) => name);
-  const listing = listingOf(names, clusters);
+  const listing = { sites: sites.map(({ name }) => name), ...malformedAmong(clusters) };
   await using client = new PatroniClient(tls);
   const observeSites = () =>
     Promise.all(

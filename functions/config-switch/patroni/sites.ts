@@ -64,14 +64,12 @@ export interface Listing {
   readonly unreadable: readonly string[];
 }
 
-/** Returns the clusters that may list a server. @param sites names of those that do @param clusters all */
-export function listingOf(
-  sites: readonly string[],
+/** Returns which clusters cannot be asked: what a listing has besides the sites of its server. */
+export function malformedAmong(
   clusters: readonly Pick<Cluster, 'name' | 'malformed' | 'hasNoValue'>[],
-): Listing {
+): Omit<Listing, 'sites'> {
   const namesOf = (some: typeof clusters) => some.map(({ name }) => name);
   return {
-    sites,
     malformed: namesOf(clusters.filter(({ malformed }) => malformed !== undefined)),
     unreadable: namesOf(clusters.filter(({ hasNoValue }) => hasNoValue)),
   };

@@ -19,7 +19,7 @@ import { isStagePaused } from '../ledger/stage.ts';
 import { modelTarget } from '../patroni/cluster.ts';
 import type { Leader } from '../patroni/leader.ts';
 import type { Observed } from '../patroni/observe-clusters.ts';
-import { changesSite, type Listing, listingOf } from '../patroni/sites.ts';
+import { changesSite, type Listing, malformedAmong } from '../patroni/sites.ts';
 import { type ConfigTarget, nameOf, parseTarget, targetText } from '../target.ts';
 import { eventTimeOf, observedVersionOf } from '../version.ts';
 import { TOLERANCE } from './lasting.ts';
@@ -33,6 +33,8 @@ const GRACE = 60_000;
 const REAPPLY = { after: 2 - TOLERANCE, every: 10 };
 /** How long another site has the only primary until its leader is followed (intervals). */
 const OTHER_SITE = 5;
+/** Two sightings of it are in a row unless a heartbeat in between was lost (intervals). */
+const IN_A_ROW = 2 - TOLERANCE;
 /** Time limit for all writes (ms): the heartbeat needs the rest of its time. */
 const TIMEOUT = 10_000;
 
@@ -85,7 +87,7 @@ export async function recordObservations(
   const limit = deadline(TIMEOUT);
   const allPaused = isStagePaused(known.stage);
   const options = { ledger, interval, signal: AbortSignal.any([signal, limit.signal]) };
-  const clusters = observed.map(({ cluster }) => cluster);
+  const malformed = malformedAmong(observed.map(({ cluster }) => cluster));
   for (const { cluster, barman_server: only, at, observation, sites = [cluster.name] } of observed) {
     const { name } = cluster;
     if ('unknown' in observation) {
@@ -98,7 +100,7 @@ export async function recordObservations(
       });
     }
     const knownAt = known.stage.heartbeat?.clusters.find((one) => one.name === name)?.observed_at;
-    const listing = listingOf(sites, clusters);
+    const listing = { sites, ...malformed };
     for (const [barman_server, members] of cluster.servers) {
       const isThisOne = (one: Pick<Item, 'barman_server'>) => one.barman_server === barman_server;
       if (members.size === 0 || known.unreadable.some(isThisOne)) continue;
@@ -237,7 +239,7 @@ async function waitForSite(
     return { before, ...(changes && { waiting: changes.unknown }) };
   }
   const now = new Date(at).toISOString();
-  const isInARow = other?.name === site && at - Date.parse(other.seen) <= (2 - TOLERANCE) * interval;
+  const isInARow = other?.name === site && at - Date.parse(other.seen) <= IN_A_ROW * interval;
   const since = isInARow ? other.since : now;
   const other_site = { name: site, since, seen: now };
   const before = (await ledger.observed(read, { other_site }, signal)) ?? read;
