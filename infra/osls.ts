@@ -1,7 +1,7 @@
 /** What osls passes to a function that serverless.yml includes, as `${file(infra/NAME.cjs):FUNCTION}`. */
 
 export interface Osls {
-  readonly options: { readonly param?: readonly string[] };
+  readonly options: { readonly param?: readonly string[]; readonly region?: string };
   /** @param variable as in serverless.yml between `${` and `}` */
   readonly resolveVariable: (variable: string) => Promise<unknown>;
 }

@@ -14,7 +14,7 @@ the same on every node:
 
 Patroni appends "ACTION ROLE SCOPE". The command and its options have the same names as in patroni_barman;
 --follow-leader is an addition. on_reload reports only that the callback of this node works. With
---event-bus NAME instead of --url, the aws command puts the role change on an EventBridge event bus.
+--event-bus NAME --stage STAGE instead of --url, the aws command puts the role change on an EventBridge event bus.
 
 If a request fails in a way that may be temporary (no connection, 401, 403, 404, 429, 5xx), it is sent again
 for up to ten minutes (--max-time). A role change that the response reports as recorded is not sent again:
@@ -158,10 +158,19 @@ def barman_name(text: str) -> str:
     raise argparse.ArgumentTypeError(f'"{one_line(utf8(text), 300)}" {reason}')
 
 
+def stage_name(text: str) -> str:
+    """Parses the name of a stage, as infra/parameters/rules.ts does."""
+    if re.fullmatch("[a-z][a-z0-9]{0,19}", text):
+        return text
+    reason = "is no name of a stage: that is a lower-case letter, followed by at most 19 of these or digits"
+    raise argparse.ArgumentTypeError(f'"{one_line(utf8(text), 300)}" {reason}')
+
+
 #: The options before config-switch, and their keywords for argparse. docs/configuration.md has this table.
 OPTIONS: Dict[str, Dict[str, Any]] = {
     "--url": dict(action="append", help="URL of the function; repeat for each Barman host"),
     "--event-bus": dict(help="name or ARN of an EventBridge event bus, instead of --url; requires the aws command"),
+    "--stage": dict(type=stage_name, help="stage of the function, such as prod; required with --event-bus"),
     "--secret-file": dict(help=f"file with the webhook secret (default: ${SECRET_VARIABLE})"),
     "--ca-file": dict(help="CA certificates (PEM) to use instead of the system's"),
     "--client-cert": dict(help="client certificate (PEM), if the API requires one"),
@@ -205,6 +214,7 @@ class Settings:
 
     url: List[str]
     event_bus: Optional[str]
+    stage: Optional[str]
     secret_file: Optional[str]
     ca_file: Optional[str]
     client_cert: Optional[str]
@@ -332,7 +342,11 @@ def parse(argv: List[str]) -> Settings:
     commands.required = True  # Python 3.6 has no parameter for it.
     commands.add_parser("config-switch", allow_abbrev=False).add_options(SWITCH_OPTIONS)
     settings = parser.parse_args(argv, namespace=Settings())
+    if settings.event_bus is None and settings.stage is not None:
+        parser.error("--stage is for --event-bus; a --url is that of a stage already")
     if settings.event_bus is not None:
+        if settings.stage is None:
+            parser.error("--event-bus requires --stage, the stage of the function: it takes only its own events")
         if settings.dry_run:
             parser.error("--dry-run requires --url: EventBridge does not return what would happen")
         for option in URL_OPTIONS:
@@ -455,7 +469,7 @@ class EventBus(Receiver):
     def attempt(self, deadline: Deadline) -> Attempt:
         """Puts the role change on the event bus with one aws process, which is killed at the deadline."""
         entry = {
-            "Source": "patroni",
+            "Source": f"patroni.{self.settings.stage}",
             "DetailType": "Patroni role change",
             "EventBusName": self.settings.event_bus,
             "Detail": json.dumps(payload(self.settings)),

@@ -296,7 +296,6 @@ function watched({ Namespace, MetricName, Dimensions, fill }: Alarm, { Statistic
 }
 
 function resource(urgency: string, name: string, alarm: Alarm) {
-  const actions = ['${self:custom.chosen.alarm-topic.arn}'];
   const { Statistic: _, Period: __, ...compared } = conditionOf(alarm);
   return {
     Type: 'AWS::CloudWatch::Alarm',
@@ -305,8 +304,8 @@ function resource(urgency: string, name: string, alarm: Alarm) {
       AlarmDescription: `${urgency}. ${alarm.description} (docs/alarms.md#${name})`,
       ...watched(alarm, conditionOf(alarm)),
       ...compared,
-      AlarmActions: actions,
-      ...(alarm.isState && { OKActions: actions }),
+      AlarmActions: ['${self:custom.chosen.alarm-topic.arn}'],
+      ...(alarm.isState && { OKActions: '${self:custom.chosen.alarm-topic.ok}' }),
     },
   };
 }

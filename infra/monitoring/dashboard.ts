@@ -2,8 +2,11 @@
 
 import type { Osls } from '../osls.ts';
 import { resolved } from '../parameters/index.ts';
+import type { Parameters } from '../parameters/table.ts';
 
 const SERVICE = '${self:service}-${sls:stage}';
+// An account has its dashboards for all regions.
+const NAME = `${SERVICE}-\${self:custom.parameters.region}`;
 // A CloudFormation pseudo parameter; osls does not resolve it.
 const REGION = '${AWS::Region}';
 
@@ -34,8 +37,7 @@ const own = (name: string, options: object = {}) => [
   { ...options },
 ];
 
-/** @param hasApi whether the stage has an HTTP API */
-const widgets = (hasApi: boolean) => [
+const widgets = ({ api, 'event-bus': bus }: Parameters) => [
   chart(
     0,
     0,
@@ -76,7 +78,7 @@ const widgets = (hasApi: boolean) => [
       { stat: 'Maximum', yAxis: 'right' },
     ],
   ]),
-  ...(hasApi
+  ...(api === 'public'
     ? [
         chart(0, 12, 12, 'API', [
           ['AWS/ApiGateway', 'Count', 'ApiId', '${HttpApi}'],
@@ -120,10 +122,11 @@ const widgets = (hasApi: boolean) => [
     own('NotArchived', { stat: 'Maximum', label: 'servers whose WAL is not archived' }),
     own('Heartbeat', { label: 'heartbeats' }),
     own('LedgerUnreachable'),
-    ...['FailedInvocations', 'InvocationsFailedToBeSentToDlq'].flatMap((name) => [
-      ['AWS/Events', name, 'RuleName', SERVICE],
+    ...(bus === null ? [] : ['FailedInvocations', 'InvocationsFailedToBeSentToDlq']).map((name) => [
+      ...['AWS/Events', name],
       // On a bus other than the default, the metric has both dimensions.
-      ['AWS/Events', name, 'EventBusName', '${self:custom.parameters.event-bus}', 'RuleName', SERVICE],
+      ...(bus === 'default' ? [] : ['EventBusName', bus]),
+      ...['RuleName', SERVICE],
     ]),
     own('CertificateDaysLeft', { stat: 'Minimum', yAxis: 'right' }),
   ]),
@@ -151,10 +154,10 @@ export const dashboard = async (osls: Osls) => ({
     Dashboard: {
       Type: 'AWS::CloudWatch::Dashboard',
       Properties: {
-        DashboardName: SERVICE,
+        DashboardName: NAME,
         DashboardBody: {
           'Fn::Sub': JSON.stringify({
-            widgets: widgets((await resolved(osls)).api === 'public'),
+            widgets: widgets(await resolved(osls)),
           }),
         },
       },
@@ -164,7 +167,7 @@ export const dashboard = async (osls: Osls) => ({
     Dashboard: {
       Description: 'Dashboard with the results of role changes',
       Value: {
-        'Fn::Sub': `https://\${AWS::Region}.console.aws.amazon.com/cloudwatch/home?region=\${AWS::Region}#dashboards:name=${SERVICE}`,
+        'Fn::Sub': `https://\${AWS::Region}.console.aws.amazon.com/cloudwatch/home?region=\${AWS::Region}#dashboards:name=${NAME}`,
       },
     },
   },

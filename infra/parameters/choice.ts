@@ -15,18 +15,46 @@ const ENDPOINT_URL = [
   },
 ];
 
+const QUEUE = { 'Fn::GetAtt': ['FailureQueue', 'Arn'] };
+/** Who may put an event into the failure queue: the rule for role changes. Lambda does with the function's role. */
+const FROM_RULE = {
+  Effect: 'Allow',
+  Principal: { Service: 'events.amazonaws.com' },
+  Action: 'sqs:SendMessage',
+  Resource: QUEUE,
+  Condition: { ArnEquals: { 'aws:SourceArn': { 'Fn::GetAtt': ['RoleChangeRule', 'Arn'] } } },
+};
+const ONLY_TLS = {
+  Effect: 'Deny',
+  Principal: '*',
+  Action: 'sqs:*',
+  Resource: QUEUE,
+  Condition: { Bool: { 'aws:SecureTransport': 'false' } },
+};
+
 /**
  * Returns parameter → what it chooses; an optional file is named after it, and after its value if there are
  * several.
  */
 export function choose(parameters: Parameters) {
-  const { api, 'ssm-access': ssm, 'domain-name': domain, 'alarm-topic': topic } = parameters;
+  const {
+    api,
+    'event-bus': bus,
+    'ssm-access': ssm,
+    'domain-name': domain,
+    'alarm-topic': topic,
+  } = parameters;
   const isPublic = api === 'public';
   const ssmAccess = ssm.startsWith('sg-') ? 'existing' : ssm;
   return {
     api: {
       file: optional('api/api', isPublic),
       events: isPublic ? [{ httpApi: 'POST /config-switch' }] : [],
+    },
+    'event-bus': {
+      file: optional('events/role-change', bus),
+      // Whole, because a list in YAML has no optional element.
+      queuePolicy: [...(bus ? [FROM_RULE] : []), ONLY_TLS],
     },
     'ssm-access': {
       file: optional(`network/ssm-access-${ssmAccess}`, ssm !== 'nat'),
@@ -47,6 +75,9 @@ export function choose(parameters: Parameters) {
     'alarm-topic': {
       file: optional('monitoring/alarm-topic', !topic),
       arn: topic ?? { Ref: 'AlarmTopic' },
+      // Tools for incidents close theirs then. For people it would be a mail for each of these alarms at the first
+      // deployment, when its metric has its first value.
+      ok: topic ? [topic] : { Ref: 'AWS::NoValue' },
     },
     'alarm-email': { file: optional('monitoring/alarm-email', parameters['alarm-email']) },
   } satisfies Partial<Record<ParameterName, object>>;

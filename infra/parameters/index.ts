@@ -14,7 +14,9 @@ export async function parameters({ options, resolveVariable }: Osls): Promise<Pa
   const stage = String(await resolveVariable('sls:stage'));
   const inFile = (await resolveVariable(`file(infra/stages/${stage}.yml), null`)) as object | null;
   const inOptions = Object.fromEntries((options.param ?? []).map((pair) => pair.split(/=(.*)/s, 2)));
-  return readParameters(stage, { ...inFile, ...inOptions });
+  const given = { ...inFile, ...inOptions };
+  const region = options.region ?? given.region ?? process.env.AWS_REGION;
+  return readParameters(stage, { ...given, region });
 }
 
 /** For `custom.chosen`. */

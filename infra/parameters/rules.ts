@@ -6,6 +6,9 @@ import { PARAMETERS, type Parameter, type ParameterName, type Parameters } from 
 /** The parameters of a custom domain. */
 const DOMAIN = ['domain-name', 'certificate', 'truststore'] as const;
 
+/** Parameters with the ARN of something that AWS accepts only from the region of the stage. */
+const IN_REGION = ['alarm-topic', 'certificate', 'parameters-key'] as const;
+
 /** Combinations that are rejected, and the error for each. Malformed values are absent. */
 const CONFLICTS: readonly (readonly [error: string, rejected: (set: Partial<Parameters>) => unknown])[] = [
   [
@@ -34,9 +37,11 @@ const CONFLICTS: readonly (readonly [error: string, rejected: (set: Partial<Para
  */
 export function readParameters(stage: string, given: Readonly<Record<string, unknown>>): Parameters {
   const problems: string[] = [];
-  if (!/^[a-z][a-z0-9-]{0,19}$/.test(stage)) {
+  // Without hyphens, no resource of one stage has the name of another stage's, and none begins with it and a
+  // hyphen: stage prod-events would have the table of the events of prod.
+  if (!/^[a-z][a-z0-9]{0,19}$/.test(stage)) {
     problems.push(
-      `stage is "${stage}"; expected a name of at most 20 lower-case letters, digits and hyphens`,
+      `stage is "${stage}"; expected a name of at most 20 lower-case letters and digits, without hyphens`,
     );
   }
   for (const name of Object.keys(given).filter((name) => !Object.hasOwn(PARAMETERS, name))) {
@@ -52,6 +57,15 @@ export function readParameters(stage: string, given: Readonly<Record<string, unk
     else set[name] = parsed;
   }
   for (const [error, rejected] of CONFLICTS) if (rejected(set as Partial<Parameters>)) problems.push(error);
+  const { region } = set;
+  for (const name of IN_REGION) {
+    const [, , , other] = String(set[name] ?? '').split(':');
+    if (region && other && other !== region) {
+      problems.push(
+        `${name} is in the region ${other}, and the stage in ${region}; give one that is in ${region}, or set region`,
+      );
+    }
+  }
   if (problems.length > 0) {
     refuse(
       [`infra/stages/${stage}.yml (see infra/stages/example.yml), or --param:`, ...problems].join('\n- '),

@@ -15,9 +15,9 @@ export interface Parameter {
 
 export const PARAMETERS = {
   region: {
-    text: 'an AWS region, such as `eu-central-1`; `--region` has precedence. Without both it is `AWS_REGION`, or `eu-central-1`',
+    text: 'an AWS region, such as `eu-central-1`; `--region` has precedence. Without both it is that in the environment variable `AWS_REGION`',
     parse: matching(/^[a-z]{2}(-[a-z]+)+-\d$/),
-    default: null,
+    default: 'eu-central-1',
   },
   vpc: {
     text: "the VPC's id, such as `vpc-0123456789abcdef0`",
@@ -87,14 +87,14 @@ export const PARAMETERS = {
     default: null,
   },
   api: {
-    text: '`public` or `none`: `public` is an HTTP API for the callbacks. With `none` there is no public endpoint, and role changes arrive over EventBridge or by direct invocation only',
+    text: '`public` or `none`: `public` is an HTTP API for the callbacks. With `none` there is no public endpoint, and role changes arrive over EventBridge (`event-bus`) or by direct invocation only',
     parse: matching(/^(public|none)$/),
     default: 'public',
   },
   'event-bus': {
-    text: 'the name of the event bus on which role changes arrive',
+    text: 'the name of the event bus on which role changes arrive, such as `default`: with the source `patroni.<stage>`. Without it none are accepted [over EventBridge](#over-eventbridge)',
     parse: matching(/^(?!aws\.)[\w./-]{1,256}$/),
-    default: 'default',
+    default: null,
   },
   'throttling-rate': {
     text: 'requests per second that the API accepts, 1 to 10000; above that it returns 429, and the callbacks try again',
@@ -131,7 +131,7 @@ export const PARAMETERS = {
     default: null,
   },
   'alarm-topic': {
-    text: 'the ARN of an existing SNS topic, such as `arn:aws:sns:eu-central-1:123456789012:alarms`, that receives the alarms; without it the stage has its own',
+    text: 'the ARN of an existing SNS topic, such as `arn:aws:sns:eu-central-1:123456789012:alarms`, that receives the alarms, and a message when one is over; without it the stage has its own, for alarms only',
     parse: matching(/^arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[\w-]+$/),
     default: null,
   },
@@ -141,7 +141,7 @@ export const PARAMETERS = {
     default: null,
   },
   certificate: {
-    text: "the ARN of the domain's certificate in ACM, in the same region, such as `arn:aws:acm:eu-central-1:123456789012:certificate/1234abcd-12ab-34cd-56ef-1234567890ab`",
+    text: "the ARN of the domain's certificate in ACM, in the region of the stage, such as `arn:aws:acm:eu-central-1:123456789012:certificate/1234abcd-12ab-34cd-56ef-1234567890ab`",
     parse: matching(/^arn:aws[a-z-]*:acm:[a-z0-9-]+:\d{12}:certificate\/[\w-]+$/),
     default: null,
   },

@@ -25,7 +25,8 @@ const api = await PgBackupApiStandIn.start({
 /** A repository with the project as it is here, and a clone of it from which the stage is deployed. */
 const [origin, clone] = ['origin', 'clone'].map((name) => join(folder, name)) as [string, string];
 const prod = new Deployment('prod', {}, clone);
-const bare = new Deployment('bare', PARAMETERS);
+/** On the same bus. */
+const bare = new Deployment('bare', { ...PARAMETERS, 'event-bus': 'patroni' });
 let secret = '';
 
 const webhook = (payload: unknown, at = Date.now(), signedWith = secret) => {
@@ -49,7 +50,7 @@ const posts = () =>
   api.requests.filter(({ method, path }) => method === 'POST' && !path.includes('/nope/')).length;
 
 /** Puts an event on the bus. */
-async function putEvent(detail: object, source = 'patroni'): Promise<void> {
+async function putEvent(detail: object, source = 'patroni.prod'): Promise<void> {
   const entry = { Source: source, DetailType: 'Patroni role change', EventBusName: 'patroni' };
   const entries = JSON.stringify([{ ...entry, Detail: JSON.stringify(detail) }]);
   await aws('events', 'put-events', '--entries', entries);
@@ -199,10 +200,12 @@ describe('the other callers', () => {
     await becomesActive('pg:node2');
   });
 
-  test('an event of another source is ignored', async () => {
+  test('events of other sources and stages are ignored', async () => {
     const before = posts();
-    await putEvent(PROMOTION, 'other');
-    // An event that matches follows: once it is applied, the other one would have arrived.
+    for (const source of ['other', 'patroni', 'patroni.test', 'patroni.prod2']) {
+      await putEvent(PROMOTION, source);
+    }
+    // An event that matches follows: once it is applied, the others would have arrived.
     await putEvent({ ...PROMOTION, barman_model: 'pg:node1' });
     await becomesActive('pg:node1');
     expect(posts()).toBe(before + 1);
@@ -218,7 +221,7 @@ describe('the other callers', () => {
       version: '0',
       id,
       'detail-type': 'Patroni role change',
-      source: 'patroni',
+      source: 'patroni.prod',
       account: '123456789012',
       time: new Date().toISOString(),
       region: 'eu-central-1',
@@ -279,7 +282,7 @@ describe('the ledger', () => {
     const ofEventBridge = (detail: unknown, time: string) => ({
       id: randomUUID(),
       'detail-type': 'Patroni role change',
-      source: 'patroni',
+      source: 'patroni.prod',
       time,
       detail,
     });
@@ -450,7 +453,7 @@ describe('a stage', () => {
     );
   });
 
-  test('can be deployed from a release, is independent of another stage, and rejects webhooks without function parameters', async () => {
+  test('can be deployed from a release, is independent of another stage on the same event bus, and rejects webhooks without function parameters', async () => {
     await shell('aws s3 mb s3://releases');
     await bare.deployRelease('releases');
     const body = JSON.stringify(PROMOTION);
@@ -461,6 +464,17 @@ describe('a stage', () => {
       { message: 'Service Unavailable' },
     ]);
     expect((await webhook({ ...PROMOTION, role: 'replica' })).status).toBe(200);
+
+    const other = { ...PROMOTION, cluster: 'of-the-other-stage', barman_model: 'pg:node1' };
+    const [active, before] = [api.activeModel(), posts()];
+    await putEvent(other, 'patroni.bare');
+    await expect.poll(() => bare.logs(), { timeout: 30_000, interval: 500 }).toContain(other.cluster);
+    const skipped = { ...PROMOTION, role: 'replica', cluster: 'of-this-stage' };
+    await putEvent(skipped);
+    await expect.poll(() => prod.logs(), { timeout: 30_000, interval: 500 }).toContain(skipped.cluster);
+    expect([api.activeModel(), posts()]).toEqual([active, before]);
+    expect(await prod.logs()).not.toContain(other.cluster);
+    expect(await bare.logs()).not.toContain(skipped.cluster);
     await shell(`aws cloudformation delete-stack --stack-name ${bare.name}`);
     expect((await webhook({ ...PROMOTION, role: 'replica' })).status).toBe(200);
   });

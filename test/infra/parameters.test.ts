@@ -1,11 +1,16 @@
 /** The parameters of a stage: what is read, what is rejected, and what they choose. */
 
-import { describe, expect, test } from 'vitest';
+import { afterEach, describe, expect, test } from 'vitest';
 import { parameters } from '../../infra/parameters/index.ts';
 import { egressRules } from '../../infra/parameters/network.ts';
 import { readParameters } from '../../infra/parameters/rules.ts';
 import { OPTIONAL, REQUIRED } from './template.ts';
 
+const DOMAIN = {
+  'domain-name': OPTIONAL['domain-name'],
+  certificate: OPTIONAL.certificate,
+  truststore: OPTIONAL.truststore,
+};
 const TOPIC = 'arn:aws:sns:eu-central-1:123456789012:alarms';
 
 /** The error for what a stage sets. */
@@ -71,22 +76,27 @@ describe('readParameters', () => {
     );
   });
 
-  test.each(['Prod', 'a-name-of-21-characters'.slice(0, 21), '1st'])('rejects the stage name %s', (stage) => {
-    expect(() => readParameters(stage, REQUIRED)).toThrow(/stage is ".*"; expected a name of at most 20/);
-  });
+  test.each(['Prod', 'anameoftwentyonecharac'.slice(0, 21), '1st', 'prod-events', ''])(
+    'rejects the stage name %s',
+    (stage) => {
+      expect(() => readParameters(stage, REQUIRED)).toThrow(
+        /stage is ".*"; expected a name of at most 20 lower-case letters and digits, without hyphens/,
+      );
+    },
+  );
 
   test.each([
     [{ 'domain-name': OPTIONAL['domain-name'] }, 'certificate, truststore: set all of them, or none'],
     [{ 'ledger-access': 'nat', 'route-tables': OPTIONAL['route-tables'] }, 'omit route-tables, or set'],
-    [
-      {
-        api: 'none',
-        'domain-name': OPTIONAL['domain-name'],
-        certificate: OPTIONAL.certificate,
-        truststore: OPTIONAL.truststore,
-      },
-      'are for the API, but api is none; omit them',
-    ],
+    [{ api: 'none', ...DOMAIN }, 'are for the API, but api is none; omit them'],
+    ...Object.entries({
+      'alarm-topic': 'sns:us-east-1:123456789012:alarms',
+      certificate: 'acm:us-east-1:123456789012:certificate/1',
+      'parameters-key': 'kms:us-east-1:123456789012:key/1',
+    }).map(([name, rest]): [Record<string, string>, string] => [
+      { ...DOMAIN, [name]: `arn:aws:${rest}` },
+      `${name} is in the region us-east-1, and the stage in eu-central-1; give one that is in eu-central-1`,
+    ]),
     [{ 'alarm-topic': TOPIC, 'alarm-email': 'dba@example.com' }, 'subscribe there, and omit alarm-email'],
   ])('rejects the combination %j', (set, message) => {
     expect(errorOf({ ...REQUIRED, ...(set as Record<string, string>) })).toContain(message);
@@ -95,7 +105,7 @@ describe('readParameters', () => {
   test('protects stages named prod… from removal, unless deletion-protection is false', () => {
     const isProtected = (stage: string, given = {}) =>
       readParameters(stage, { ...REQUIRED, ...given })['deletion-protection'];
-    expect([isProtected('prod-eu'), isProtected('dev')]).toEqual([true, false]);
+    expect([isProtected('prodeu'), isProtected('dev')]).toEqual([true, false]);
     expect(isProtected('prod', { 'deletion-protection': 'false' })).toBe(false);
   });
 });
@@ -114,6 +124,31 @@ test("parameters › reads the stage's file, and options with precedence", async
     subnets: ['subnet-00000001', 'subnet-00000002'],
     'barman-host': REQUIRED['barman-host'],
     'truststore-version': 'a=b',
+  });
+});
+
+describe('parameters › has the region of', () => {
+  const REGION = process.env.AWS_REGION;
+  afterEach(() => {
+    delete process.env.AWS_REGION;
+    if (REGION) process.env.AWS_REGION = REGION;
+  });
+
+  test.each([
+    ['--region', { option: 'eu-west-1', file: 'eu-west-2', environment: 'eu-west-3' }, 'eu-west-1'],
+    ['--param', { param: 'eu-west-1', file: 'eu-west-2', environment: 'eu-west-3' }, 'eu-west-1'],
+    ['the file', { file: 'eu-west-2', environment: 'eu-west-3' }, 'eu-west-2'],
+    ['the environment', { environment: 'eu-west-3' }, 'eu-west-3'],
+    ['the default', {}, 'eu-central-1'],
+  ])('%s', async (_, { option, param, file, environment }: Partial<Record<string, string>>, expected) => {
+    delete process.env.AWS_REGION;
+    if (environment) process.env.AWS_REGION = environment;
+    const inFile = { ...REQUIRED, ...(file && { region: file }) };
+    const read = await parameters({
+      options: { ...(option && { region: option }), ...(param && { param: [`region=${param}`] }) },
+      resolveVariable: async (name) => (name === 'sls:stage' ? 'prod' : inFile),
+    });
+    expect(read.region).toBe(expected);
   });
 });
 

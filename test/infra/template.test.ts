@@ -1,4 +1,6 @@
+import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
+import { inflateRawSync } from 'node:zlib';
 import { describe, expect, test } from 'vitest';
 import { ExitCode } from '../../functions/config-switch/exit-code.ts';
 import { rollbackConfiguration } from '../../infra/monitoring/rollback.ts';
@@ -15,7 +17,8 @@ const [least, most, closed] = await Promise.all([
   packageStage({ ...REQUIRED, ...OPTIONAL, 'ssm-access': 'sg-0123456789abcdef0' }),
   packageStage({
     ...REQUIRED,
-    ...{ api: 'none', 'alarm-topic': TOPIC, 'ssm-access': 'nat', 'ledger-access': 'nat' },
+    ...{ api: 'none', 'event-bus': 'default' },
+    ...{ 'alarm-topic': TOPIC, 'ssm-access': 'nat', 'ledger-access': 'nat' },
   }),
 ]);
 const withApi: [string, Template][] = [
@@ -170,25 +173,13 @@ describe.each(withApi)('template with %s', (_, template) => {
     const { DefaultRouteSettings, AccessLogSettings } = only(template, 'AWS::ApiGatewayV2::Stage').Properties;
     expect(DefaultRouteSettings.ThrottlingRateLimit).toBe(template === most.template ? 5 : 50);
     expect(DefaultRouteSettings.ThrottlingBurstLimit).toBe(template === most.template ? 10 : 100);
+    expect(DefaultRouteSettings.DetailedMetricsEnabled).toBe(false);
     const line = AccessLogSettings.Format.replace(/"\$[\w.]+"/g, '"x"').replace(/\$[\w.]+/g, '1');
     expect(JSON.parse(line)).toMatchObject({ service: STAGE, requestId: 'x', status: 1, latency_ms: 'x' });
     expect(AccessLogSettings.Format).not.toMatch(/userAgent|header|path|error\.message/);
   });
 
-  test('sends role changes from EventBridge to the function, and undeliverable events to the failure queue', () => {
-    const bus = template === most.template ? 'patroni' : 'default';
-    const rule = template.Resources.RoleChangeRule?.Properties;
-    expect(rule).toMatchObject({
-      EventBusName: bus,
-      EventPattern: { source: ['patroni'], 'detail-type': ['Patroni role change'] },
-    });
-    expect(rule.Targets).toEqual([
-      expect.objectContaining({ DeadLetterConfig: { Arn: { 'Fn::GetAtt': ['FailureQueue', 'Arn'] } } }),
-    ]);
-    expect(template.Resources.RoleChangePermission?.Properties).toMatchObject({
-      Principal: 'events.amazonaws.com',
-      SourceArn: { 'Fn::GetAtt': ['RoleChangeRule', 'Arn'] },
-    });
+  test('has the failure queue as the destination of asynchronous invocations, after two retries', () => {
     const [invocation] = ofType(template, 'AWS::Lambda::EventInvokeConfig').filter(
       ({ Properties }) => Properties.Qualifier === '$LATEST',
     );
@@ -198,18 +189,15 @@ describe.each(withApi)('template with %s', (_, template) => {
     });
   });
 
-  test('has a failure queue that is encrypted, keeps events for 14 days, and accepts events only from the rule', () => {
+  test('has a failure queue that is encrypted, and keeps events for 14 days', () => {
     expect(only(template, 'AWS::SQS::Queue').Properties).toMatchObject({
       MessageRetentionPeriod: 14 * 86_400,
       SqsManagedSseEnabled: true,
     });
-    const [allow, deny] = only(template, 'AWS::SQS::QueuePolicy').Properties.PolicyDocument.Statement;
-    expect(allow).toMatchObject({
-      Effect: 'Allow',
-      Principal: { Service: 'events.amazonaws.com' },
-      Condition: { ArnEquals: { 'aws:SourceArn': { 'Fn::GetAtt': ['RoleChangeRule', 'Arn'] } } },
+    const statements = only(template, 'AWS::SQS::QueuePolicy').Properties.PolicyDocument.Statement;
+    expect(statements.at(-1)).toMatchObject({
+      ...{ Effect: 'Deny', Principal: '*', Condition: { Bool: { 'aws:SecureTransport': 'false' } } },
     });
-    expect(deny).toMatchObject({ Effect: 'Deny', Condition: { Bool: { 'aws:SecureTransport': 'false' } } });
   });
 
   test('has a ledger whose tables are on demand, encrypted, restorable, and open only to the function', () => {
@@ -325,17 +313,6 @@ describe.each(withApi)('template with %s', (_, template) => {
       expect(AlarmDescription).toContain(`(docs/alarms.md#${name})`);
       expect(alarmsPage, `${name} in docs/alarms.md`).toContain(`### ${name}\n`);
     }
-    // "OK" only where the metric reports a state: no further failure does not mean that all is well again.
-    expect(names.filter((_, index) => alarms[index]?.OKActions)).toEqual([
-      'not-archived',
-      'pg-backup-api-unreachable',
-      'heartbeat-lost',
-      'not-ready',
-      'undeliverable-events',
-      'certificate-30-days',
-      'certificate-7-days',
-      'paused-pending',
-    ]);
   });
 
   test('has one alarm with metric math, which fills in the heartbeats that are missing', () => {
@@ -366,7 +343,7 @@ describe.each(withApi)('template with %s', (_, template) => {
       Threshold: 1,
       TreatMissingData: 'breaching',
       AlarmActions: [{ Ref: 'AlarmTopic' }],
-      OKActions: [{ Ref: 'AlarmTopic' }],
+      OKActions: { Ref: 'AWS::NoValue' },
     });
   });
 
@@ -389,6 +366,54 @@ describe.each(withApi)('template with %s', (_, template) => {
   test('has a dashboard of valid JSON', () => {
     const body = only(template, 'AWS::CloudWatch::Dashboard').Properties.DashboardBody['Fn::Sub'];
     expect(JSON.parse(body).widgets.length).toBeGreaterThan(6);
+  });
+});
+
+describe('event-bus', () => {
+  test.each([
+    ['patroni', most.template],
+    ['default', closed.template],
+  ])(
+    '%s › invokes the function for the role changes of this stage, and has undeliverable ones in the failure queue',
+    (bus, template) => {
+      const rule = template.Resources.RoleChangeRule?.Properties;
+      expect(rule).toMatchObject({
+        EventBusName: bus,
+        // The same bus may have rules of other stages.
+        EventPattern: { source: ['patroni.prod'], 'detail-type': ['Patroni role change'] },
+      });
+      expect(rule.Targets).toEqual([
+        expect.objectContaining({ DeadLetterConfig: { Arn: { 'Fn::GetAtt': ['FailureQueue', 'Arn'] } } }),
+      ]);
+      const source = { 'Fn::GetAtt': ['RoleChangeRule', 'Arn'] };
+      expect(template.Resources.RoleChangePermission?.Properties).toMatchObject({
+        ...{ Principal: 'events.amazonaws.com', SourceArn: source },
+      });
+      const [allow] = only(template, 'AWS::SQS::QueuePolicy').Properties.PolicyDocument.Statement;
+      expect(allow).toMatchObject({
+        ...{ Effect: 'Allow', Principal: { Service: 'events.amazonaws.com' }, Action: 'sqs:SendMessage' },
+        Condition: { ArnEquals: { 'aws:SourceArn': source } },
+      });
+      const dashboard = JSON.stringify(only(template, 'AWS::CloudWatch::Dashboard').Properties);
+      const dimensions = bus === 'default' ? '' : `"EventBusName","${bus}",`;
+      expect(JSON.parse(`"${dashboard.replaceAll('\\"', "'").replaceAll('"', "'")}"`)).toContain(
+        `'InvocationsFailedToBeSentToDlq',${dimensions}"RuleName","${STAGE}"`.replaceAll('"', "'"),
+      );
+    },
+  );
+
+  test('not set › lets nothing in from EventBridge but the heartbeat', () => {
+    const { Resources } = least.template;
+    expect(ofType(least.template, 'AWS::Events::Rule').map(({ Properties }) => Properties.Name)).toEqual([
+      `${STAGE}-heartbeat`,
+    ]);
+    const byEvents = ofType(least.template, 'AWS::Lambda::Permission').filter(
+      ({ Properties }) => Properties.Principal === 'events.amazonaws.com',
+    );
+    expect(byEvents).toEqual([Resources.HeartbeatPermission]);
+    const [deny, ...more] = only(least.template, 'AWS::SQS::QueuePolicy').Properties.PolicyDocument.Statement;
+    expect([deny.Effect, more]).toEqual(['Deny', []]);
+    expect(JSON.stringify(Resources)).not.toMatch(/RoleChangeRule|AWS\/Events/);
   });
 });
 
@@ -462,6 +487,29 @@ describe('optional parameters', () => {
     for (const { Properties } of ofType(template, 'AWS::CloudWatch::Alarm')) {
       expect(Properties.AlarmActions).toEqual([TOPIC]);
     }
+  });
+
+  test('alarm-topic › also gets a message when a state is over; the topic of the stage does not', () => {
+    const withOk = (template: Template) =>
+      ofType(template, 'AWS::CloudWatch::Alarm')
+        .map(({ Properties }) => Properties)
+        .filter(({ OKActions }) => Array.isArray(OKActions))
+        .map(({ AlarmName, OKActions }) => [AlarmName.replace(`${STAGE}-`, ''), OKActions]);
+    // Only where the metric reports a state: no further failure does not mean that all is well again.
+    expect(withOk(closed.template)).toEqual(
+      [
+        'not-archived',
+        'pg-backup-api-unreachable',
+        'heartbeat-lost',
+        'not-ready',
+        'undeliverable-events',
+        'certificate-30-days',
+        'certificate-7-days',
+        'paused-pending',
+      ].map((name) => [name, [TOPIC]]),
+    );
+    // There, each would be a mail at the first deployment.
+    expect(withOk(least.template)).toEqual([]);
   });
 
   test('create nothing by default', () => {
@@ -568,7 +616,13 @@ test('resourcesByFile › finds the file of each resource; osls generates the ot
   );
 });
 
-test('two stages › have no resource name in common: each name contains the stage', () => {
+test('the dashboard has the region in its name, because an account has its dashboards for all regions', () => {
+  const { DashboardName } = only(least.template, 'AWS::CloudWatch::Dashboard').Properties;
+  expect(DashboardName).toBe(`${STAGE}-eu-central-1`);
+  expect(JSON.stringify(least.template.Outputs.Dashboard)).toContain(`dashboards:name=${DashboardName}"`);
+});
+
+test('two stages › have no resource name in common: in each, the stage is a whole word', () => {
   const names = [...everyObject(most.template.Resources)].flatMap((one) =>
     Object.entries(one)
       .filter(([key, value]) => /^(\w+Name|Name)$/.test(key) && typeof value === 'string')
@@ -589,4 +643,23 @@ test('package › contains one file, the bundle, without a source map', () => {
   expect(names).toHaveLength(1);
   expect(names[0]).toMatch(/^functions\/config-switch\/index\.js/);
   expect(least.zip.length).toBeLessThan(1024 * 1024);
+});
+
+test('package › has a handler of two parameters: nodejs24.x rejects one with a callback as its third', () => {
+  // The first file of the zip: a header of 30 bytes, its name, an extra field, and the data (PKZIP application
+  // note, 4.3.7). The sizes are those of the central directory (4.3.12).
+  const { zip } = least;
+  const central = zip.indexOf('PK\x01\x02');
+  const size = zip.readUInt32LE(central + 20);
+  const data = 30 + zip.readUInt16LE(26) + zip.readUInt16LE(28);
+  const bundle = inflateRawSync(zip.subarray(data, data + size)).toString();
+  const program = `${bundle}\nprocess.stdout.write(String(module.exports.handler.length));`;
+  const environment = {
+    ...{ AWS_REGION: 'eu-central-1', PARAMETERS_PATH: '/barman-config-switch/prod/', LEDGER_TABLE: STAGE },
+    ...{ POWERTOOLS_SERVICE_NAME: STAGE, POWERTOOLS_METRICS_NAMESPACE: 'BarmanConfigSwitch' },
+  };
+  const output = execFileSync(process.execPath, ['--input-type=commonjs'], {
+    ...{ input: program, encoding: 'utf8', env: environment },
+  });
+  expect(output).toBe('2');
 });

@@ -40,6 +40,8 @@ OTHER_SECRET = "whsec_" + base64.b64encode(bytes(range(1, 33))).decode()
 SWITCH = ["config-switch", "--barman-server", "main", "--barman-model", "pg:node1", "--switch-when", "promoted"]
 FOLLOW_LEADER = ["config-switch", "--barman-server", "main", "--follow-leader", "--switch-when", "promoted"]
 FROM_PATRONI = ["on_role_change", "primary", "main"]
+#: An event bus, and the stage whose rule takes the events.
+BUS = ["--event-bus", "patroni", "--stage", "prod"]
 QUICK = ["--retry-wait", "0.01"]
 #: Without the proxy settings and the secret of whoever runs the tests: Patroni passes neither.
 ENV = {
@@ -699,7 +701,7 @@ class CallbackTest(unittest.TestCase):
     def test_event_bus_gets_the_role_change_without_a_secret(self):
         aws = self.aws(ACCEPTED)
         self.secret_file.unlink()
-        code, output = self.run_callback("--event-bus", "patroni", env=aws.env)
+        code, output = self.run_callback(*BUS, env=aws.env)
         self.assertEqual(code, 0, output)
         self.assertIn("event bus patroni, attempt 1: accepted by EventBridge, not confirmed", output)
         (call,) = aws.calls
@@ -711,7 +713,7 @@ class CallbackTest(unittest.TestCase):
         (entry,) = aws.entries
         payload = json.loads(entry.pop("Detail"))
         # No Time: EventBridge dates the event by AWS's clock, whatever this node's clock says.
-        self.assertEqual(entry, {"Source": "patroni", "DetailType": "Patroni role change", "EventBusName": "patroni"})
+        self.assertEqual(entry, {"Source": "patroni.prod", "DetailType": "Patroni role change", "EventBusName": "patroni"})
         self.assertGreaterEqual(payload.pop("age_ms"), 0)
         self.assertEqual(payload, ROLE_CHANGE)
 
@@ -727,7 +729,7 @@ class CallbackTest(unittest.TestCase):
             ("os.kill(os.getpid(), signal.SIGKILL)", "exit status -9"),
         ]
         aws = self.aws(*[program for program, _ in failures], ACCEPTED)
-        code, output = self.run_callback("--event-bus", "patroni", *QUICK, env=aws.env)
+        code, output = self.run_callback(*BUS, *QUICK, env=aws.env)
         lines = output.splitlines()
         self.assertEqual((code, len(lines)), (0, len(failures) + 1), output)
         for (_, message), line in zip(failures, lines):
@@ -741,7 +743,7 @@ class CallbackTest(unittest.TestCase):
             with self.subTest(script=script):
                 if script:
                     (self.folder / "bin" / "aws").write_text(script)
-                code, output = self.run_callback("--event-bus", "patroni", "--max-retries", "2", *QUICK, env=aws.env)
+                code, output = self.run_callback(*BUS, "--max-retries", "2", *QUICK, env=aws.env)
                 self.assertEqual((code, len(output.splitlines())), (3, 2))
                 self.assertRegex(output, f"attempt 2: .*{message}.*; giving up")
 
@@ -754,7 +756,7 @@ class CallbackTest(unittest.TestCase):
         script = f"#!/bin/sh\nexec 3>{fifo}\n{shutil.which('sleep')} 600 &\necho started >&3\nwait\n"
         (self.folder / "bin" / "aws").write_text(script)
         with mock.patch.object(callback, "AWS_TIMEOUT", 1.0):
-            code, output = self.run_callback("--event-bus", "patroni", "--max-retries", "1", env=aws.env)
+            code, output = self.run_callback(*BUS, "--max-retries", "1", env=aws.env)
         self.assertEqual((code, len(output.splitlines())), (3, 1), output)
         self.assertIn("aws was killed after 1.0 s", output)
         self.assertEqual(os.read(reader, 100), b"started\n")
@@ -768,7 +770,7 @@ class CallbackTest(unittest.TestCase):
             with self.subTest(stream=stream):
                 shutil.rmtree(str(self.folder / "bin"), ignore_errors=True)
                 aws = self.aws(f"while True: sys.{stream}.write('x' * 65536)")
-                code, output = self.run_callback("--event-bus", "patroni", "--max-retries", "1", env=aws.env)
+                code, output = self.run_callback(*BUS, "--max-retries", "1", env=aws.env)
                 self.assertEqual((code, len(output.splitlines())), (3, 1), output)
                 self.assertRegex(output, f"aws was killed after .* s: it had printed more than {limit} bytes;")
 
@@ -776,24 +778,24 @@ class CallbackTest(unittest.TestCase):
         """More than a pipe takes at once, on both of its outputs."""
         padding = callback.MAX_RESPONSE_SIZE - 200
         aws = self.aws(f"sys.stderr.write('x' * {padding}); print(' ' * {padding}); {ACCEPTED}")
-        self.assertEqual(self.run_callback("--event-bus", "patroni", env=aws.env)[0], 0)
+        self.assertEqual(self.run_callback(*BUS, env=aws.env)[0], 0)
 
     def test_aws_that_closes_its_output_and_does_not_end_is_killed_at_the_time_limit(self):
         aws = self.aws("os.close(1); os.close(2)\nimport time\ntime.sleep(600)")
         with mock.patch.object(callback, "AWS_TIMEOUT", 1.0):
-            code, output = self.run_callback("--event-bus", "patroni", "--max-retries", "1", env=aws.env)
+            code, output = self.run_callback(*BUS, "--max-retries", "1", env=aws.env)
         self.assertEqual(code, 3)
         self.assertIn("aws was killed after 1.0 s; giving up", output)
 
     def test_missing_aws_command_is_an_error_that_names_the_remedy(self):
-        code, output = self.run_callback("--event-bus", "patroni", env={"PATH": "/nowhere"})
+        code, output = self.run_callback(*BUS, env={"PATH": "/nowhere"})
         self.assertEqual(code, 4)
         self.assertRegex(output, "command aws .*/nowhere.*install the AWS CLI")
 
     def test_session_token_in_an_error_of_aws_is_not_logged(self):
         """AWS returns the signed headers if the signature does not match."""
         aws = self.aws("sys.exit('(SignatureDoesNotMatch) host:events\\nx-amz-security-token:IQoJ+/a=\\nhost')")
-        code, output = self.run_callback("--event-bus", "patroni", "--max-retries", "1", env=aws.env)
+        code, output = self.run_callback(*BUS, "--max-retries", "1", env=aws.env)
         self.assertEqual(code, 3)
         self.assertIn("SignatureDoesNotMatch", output)
         self.assertNotIn("IQoJ", output)
@@ -994,13 +996,16 @@ class CallbackTest(unittest.TestCase):
             ([*url, "--secret-file", SECRET], {}, "--secret-file"),
             (["--url", SECRET], {}, "--url"),
             ([*url, SECRET], {}, "config-switch"),
-            ([*url, "--event-bus", "patroni"], {}, "--event-bus"),
-            (["--event-bus", "patroni", "--dry-run"], {}, "--dry-run requires --url"),
-            (["--event-bus", "patroni", "--ca-file", "/nowhere"], {}, "--ca-file requires --url"),
-            (["--event-bus", "patroni", "--client-cert", "/nowhere"], {}, "--client-cert requires --url"),
-            (["--event-bus", "patroni", "--client-key", "/nowhere"], {}, "--client-key requires --url"),
-            (["--event-bus", "patroni", "--allow-plain-http"], {}, "--allow-plain-http requires --url"),
-            (["--event-bus", "patroni", "--proxy", "proxy:3128"], {}, "--proxy requires --url"),
+            ([*url, *BUS], {}, "--event-bus"),
+            ([*url, "--stage", "prod"], {}, "--stage is for --event-bus"),
+            (BUS[:2], {}, "--event-bus requires --stage"),
+            ([*BUS[:3], "prod-eu"], {}, '--stage: "prod-eu" is no name of a stage'),
+            ([*BUS, "--dry-run"], {}, "--dry-run requires --url"),
+            ([*BUS, "--ca-file", "/nowhere"], {}, "--ca-file requires --url"),
+            ([*BUS, "--client-cert", "/nowhere"], {}, "--client-cert requires --url"),
+            ([*BUS, "--client-key", "/nowhere"], {}, "--client-key requires --url"),
+            ([*BUS, "--allow-plain-http"], {}, "--allow-plain-http requires --url"),
+            ([*BUS, "--proxy", "proxy:3128"], {}, "--proxy requires --url"),
             (url, {"switch": [], "patroni": []}, "config-switch"),
             (url, {"patroni": []}, "action"),
             (url, {"patroni": ["on_stop", "primary", "main"]}, "on_stop"),
