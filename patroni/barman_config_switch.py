@@ -102,6 +102,8 @@ SECRET_SIZES = range(24, 65)
 BARMAN_NAME = "[A-Za-z0-9_][A-Za-z0-9_.:@+~=,-]*"
 #: Maximum length of such a name (characters).
 MAX_NAME_LENGTH = 255
+#: What the name of a stage looks like.
+STAGE_NAME = "[a-z][a-z0-9]{0,19}"
 #: Maximum length of the host name (characters; hostname(7)).
 MAX_NODE_LENGTH = 64
 #: Environment variable that holds the secret if --secret-file is not given.
@@ -159,8 +161,8 @@ def barman_name(text: str) -> str:
 
 
 def stage_name(text: str) -> str:
-    """Parses the name of a stage, as infra/parameters/rules.ts does."""
-    if re.fullmatch("[a-z][a-z0-9]{0,19}", text):
+    """Parses the name of a stage."""
+    if re.fullmatch(STAGE_NAME, text):
         return text
     reason = "is no name of a stage: that is a lower-case letter, followed by at most 19 of these or digits"
     raise argparse.ArgumentTypeError(f'"{one_line(utf8(text), 300)}" {reason}')

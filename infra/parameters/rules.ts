@@ -6,6 +6,12 @@ import { PARAMETERS, type Parameter, type ParameterName, type Parameters } from 
 /** The parameters of a custom domain. */
 const DOMAIN = ['domain-name', 'certificate', 'truststore'] as const;
 
+/**
+ * The name of a stage. Without hyphens, no two stages have a name of a resource in common: stage prod-events would
+ * have the table of the events of prod.
+ */
+export const STAGE_NAME = /^[a-z][a-z0-9]{0,19}$/;
+
 /** Parameters with the ARN of something that AWS accepts only from the region of the stage. */
 const IN_REGION = ['alarm-topic', 'certificate', 'parameters-key'] as const;
 
@@ -37,9 +43,7 @@ const CONFLICTS: readonly (readonly [error: string, rejected: (set: Partial<Para
  */
 export function readParameters(stage: string, given: Readonly<Record<string, unknown>>): Parameters {
   const problems: string[] = [];
-  // Without hyphens, no resource of one stage has the name of another stage's, and none begins with it and a
-  // hyphen: stage prod-events would have the table of the events of prod.
-  if (!/^[a-z][a-z0-9]{0,19}$/.test(stage)) {
+  if (!STAGE_NAME.test(stage)) {
     problems.push(
       `stage is "${stage}"; expected a name of at most 20 lower-case letters and digits, without hyphens`,
     );

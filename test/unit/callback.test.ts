@@ -3,6 +3,7 @@
 import { readFileSync } from 'node:fs';
 import { expect, test } from 'vitest';
 import { BARMAN_NAME, MAX_NAME_LENGTH } from '../../functions/config-switch/target.ts';
+import { STAGE_NAME } from '../../infra/parameters/rules.ts';
 
 const CALLBACK = readFileSync('patroni/barman_config_switch.py', 'utf8');
 
@@ -19,5 +20,6 @@ test('the callback › has the version of package.json', () => {
 
 test('the callback › accepts the names that the function accepts', () => {
   expect(`^${constant('BARMAN_NAME')}$`).toBe(BARMAN_NAME.source);
+  expect(`^${constant('STAGE_NAME')}$`).toBe(STAGE_NAME.source);
   expect(constant('MAX_NAME_LENGTH')).toBe(String(MAX_NAME_LENGTH));
 });
