@@ -3,9 +3,10 @@
 import { sizeOf } from '../functions/config-switch/inspect/archived.ts';
 import { sentenceOf } from '../functions/config-switch/inspect/findings.ts';
 import type { InspectionReport } from '../functions/config-switch/inspect/report.ts';
+import { age } from '../functions/config-switch/ledger/overview.ts';
 import { listOf, printable } from '../functions/config-switch/text.ts';
 import { columns } from './command-line.ts';
-import { age, wrap } from './show.ts';
+import { wrap } from './show.ts';
 
 type Server = InspectionReport['servers'][number];
 

@@ -22,6 +22,7 @@ import { DynamoDbTable, LedgerClient } from '../functions/config-switch/ledger/d
 import { type Item, isLeased, isPending } from '../functions/config-switch/ledger/item.ts';
 import { Ledger, type Servers } from '../functions/config-switch/ledger/ledger.ts';
 import { Operator } from '../functions/config-switch/ledger/operator.ts';
+import { stateOf } from '../functions/config-switch/ledger/overview.ts';
 import type { ClusterReport } from '../functions/config-switch/ledger/stage.ts';
 import { describeParameters } from '../functions/config-switch/settings/describe.ts';
 import { Settings } from '../functions/config-switch/settings/settings.ts';
@@ -30,7 +31,7 @@ import { cut, listOf, printableLines } from '../functions/config-switch/text.ts'
 import { isClean, parameterLines, pendingText, reportText } from './check.ts';
 import { columns, type Program, start, UsageError, type Values } from './command-line.ts';
 import { failureQueue, redrive } from './redrive.ts';
-import { asJson, asTable, stateOf, time, tried } from './show.ts';
+import { asJson, asTable, time, tried } from './show.ts';
 import {
   LOCAL_STAGE,
   readLocal,

@@ -5,49 +5,28 @@ import { sentenceOf } from '../functions/config-switch/inspect/findings.ts';
 import {
   type Item,
   isApplied,
-  isExpired,
-  isLeased,
   isPaused,
   isPending,
   isRecorded,
   mustApplyAgain,
 } from '../functions/config-switch/ledger/item.ts';
-import type { ServerMessage, Servers } from '../functions/config-switch/ledger/ledger.ts';
+import type { Servers } from '../functions/config-switch/ledger/ledger.ts';
 import {
-  type HeartbeatReport,
-  isStagePaused,
-  type StageItem,
-} from '../functions/config-switch/ledger/stage.ts';
-import { nameOf, parseTarget } from '../functions/config-switch/target.ts';
+  age,
+  isLate,
+  type Listed,
+  listingsOf,
+  MISSING,
+  observationOf,
+  overviewOf,
+  type Row,
+  rowsOf,
+  shortTarget,
+  stateOf,
+} from '../functions/config-switch/ledger/overview.ts';
+import { isStagePaused, type StageItem } from '../functions/config-switch/ledger/stage.ts';
 import { printable, printableLines } from '../functions/config-switch/text.ts';
-import { eventTimeOf } from '../functions/config-switch/version.ts';
 import { columns } from './command-line.ts';
-
-/** A server that clusters list, but of which nothing is known yet. */
-export interface Listed {
-  readonly barman_server: string;
-  readonly listed: true;
-}
-
-/** What an item says in one word or two. */
-export type State =
-  | ('in sync' | 'pending' | 'switching' | 'expired' | 'paused')
-  /** Nothing is desired yet, but Patroni has named the leader. */
-  | 'observed'
-  /** Nothing is known yet, but a cluster lists it. */
-  | 'new'
-  | 'unreadable';
-
-/** Returns the state of a server. A pause of all servers in the stage is one of this server, too. */
-export function stateOf(item: Item | ServerMessage | Listed, stage: StageItem): State {
-  if ('message' in item) return 'unreadable';
-  if ('listed' in item) return 'new';
-  if (isLeased(item)) return 'switching';
-  if (isPaused(item) || isStagePaused(stage)) return 'paused';
-  if (!isRecorded(item)) return 'observed';
-  if (!isPending(item)) return 'in sync';
-  return isExpired(item) ? 'expired' : 'pending';
-}
 
 /**
  * Returns the last heartbeat, the pause of all servers if there is one, and the servers as JSON, with what
@@ -81,33 +60,15 @@ export function asTable(servers: Servers, now: number, width: number, only: read
   const head = headOf(stage, now).flatMap((line) => wrap('', line, width));
   const listed = rowsOf(servers, only);
   if (listed.length === 0) return [...head, 'No role change has been recorded yet.'].join('\n');
-  const since = (text: string | undefined, time: string | undefined) =>
-    text === undefined ? '–' : `${text} ${age(now - Date.parse(time ?? ''))}`.trimEnd();
-  const rows = listed.map((item) => {
-    const cells = [item.barman_server, stateOf(item, stage)];
-    const notes = [...notesOf(item, stage, now), ...findingNotes(item.barman_server, servers)];
-    const ready = readyCell(item.barman_server, servers, now);
-    if (!isItem(item)) return { cells: [...cells, '–', '–', '–', '–', ready], notes };
-    const { desired, applied, leader, site, leader_since, streaming, streaming_since } = item;
-    const { leader_known } = observationOf(item, stage, now);
-    const seen =
-      leader === undefined || leader_known
-        ? [
-            // The cluster is clear where only one lists the server.
-            since(site && listingsOf(item, stage).length > 1 ? `${leader} in ${site}` : leader, leader_since),
-            since(streaming === undefined ? undefined : streaming ? 'yes' : 'no', streaming_since),
-          ]
-        : ['?', '?'];
-    const event = desired && new Date(eventTimeOf(desired.version)).toISOString();
+  const rows = listed.map((row) => {
+    const { barman_server, state, desired, applied, leader, streaming, ready } = overviewOf(
+      row,
+      servers,
+      now,
+    );
     return {
-      cells: [
-        ...cells,
-        since(shortTarget(desired), event),
-        since(shortTarget(applied), applied?.applied_at),
-        ...seen,
-        ready,
-      ],
-      notes,
+      cells: [barman_server, state, desired, applied, leader, streaming, ready],
+      notes: [...notesOf(row, stage, now), ...findingNotes(barman_server, servers)],
     };
   });
   const header = ['SERVER', 'STATE', 'DESIRED', 'APPLIED', 'LEADER', 'STREAMING', 'READY'];
@@ -116,23 +77,8 @@ export function asTable(servers: Servers, now: number, width: number, only: read
   return [...head, title, ...lines.flatMap((line, index) => [line, ...(notes[index] ?? [])])].join('\n');
 }
 
-/** Without a successful inspection for so long, it is not known whether anything is ready (ms). */
-const INSPECTION_AGE = 48 * 3_600_000;
 /** How many findings are shown for one server; `check` shows all. */
 const MAX_FINDINGS = 3;
-
-/** Returns what the last inspection said of a server, and how long ago. */
-function readyCell(barman_server: string, { inspections }: Servers, now: number): string {
-  const inspection = inspections.get(barman_server);
-  if (!inspection) return '?';
-  const { at, findings, unseen } = inspection;
-  const passed = now - Date.parse(at);
-  const { length } = findings.filter((finding) => finding.class === 'ready');
-  const isOld = passed > INSPECTION_AGE;
-  if (length > 0 && !isOld) return `no: ${length} ${length === 1 ? 'finding' : 'findings'}`;
-  const isUnknown = isOld || unseen.some(({ member }) => member !== undefined);
-  return `${isUnknown ? '?' : 'yes'} ${age(passed)}`;
-}
 
 function findingNotes(barman_server: string, { inspections }: Servers): string[] {
   const { findings = [] } = inspections.get(barman_server) ?? {};
@@ -182,9 +128,6 @@ export function tried(before: Item, after: Item, stage: StageItem, response: unk
   }
 }
 
-/** Heartbeats that may be missing before what they saw counts as unknown. */
-const MISSING = 2;
-
 /** What the last heartbeat found, a sentence each. */
 function headOf(stage: StageItem, now: number): string[] {
   return [...heartbeatLines(stage, now), ...inspectionLines(stage), ...pauseOfAll(stage)];
@@ -217,11 +160,6 @@ function resumeOf(item: Item, stage: StageItem): string {
   return isPaused(item) ? `resume --all, then: ${own}` : 'resume --all';
 }
 
-/** Returns whether so many heartbeats are missing that what the last one saw may be wrong by now. */
-function isLate({ at, interval }: HeartbeatReport, now: number): boolean {
-  return now - Date.parse(at) > MISSING * interval;
-}
-
 function heartbeatLines({ heartbeat }: StageItem, now: number): string[] {
   if (!heartbeat) return ['No heartbeat has reported yet.'];
   const { at, interval, version, unreachable, unreachable_since, clusters } = heartbeat;
@@ -246,67 +184,8 @@ function heartbeatLines({ heartbeat }: StageItem, now: number): string[] {
   ];
 }
 
-/**
- * Returns the servers of the ledger, and those that only clusters list, sorted.
- *
- * @param only these; none: all
- */
-function rowsOf(
-  { items, unreadable, stage }: Servers,
-  only: readonly string[],
-): (Item | ServerMessage | Listed)[] {
-  const known = [...items, ...unreadable];
-  const names = new Set(known.map(({ barman_server }) => barman_server));
-  const listed = new Set(stage.heartbeat?.clusters.flatMap(({ servers }) => servers.map(({ name }) => name)));
-  const others = [...listed]
-    .filter((name) => !names.has(name))
-    .map((barman_server): Listed => ({ barman_server, listed: true }));
-  const rows = sorted([...known, ...others]);
-  return only.length === 0 ? rows : rows.filter(({ barman_server }) => only.includes(barman_server));
-}
-
-function isItem(item: Item | ServerMessage | Listed): item is Item {
-  return !('message' in item || 'listed' in item);
-}
-
-/** When the leader of a server was last known, whether it still is, and why not. */
-interface ObservationOf {
-  readonly observed_at?: string;
-  readonly leader_known: boolean;
-  readonly leader_unknown_because?: string;
-}
-
-/** Returns where clusters list a server. */
-function listingsOf({ barman_server }: Pick<Item, 'barman_server'>, { heartbeat }: StageItem) {
-  return (heartbeat?.clusters ?? []).flatMap((cluster) =>
-    cluster.servers.filter(({ name }) => name === barman_server).map((server) => ({ cluster, server })),
-  );
-}
-
-/**
- * Returns what is known of a server's leader. An observation of two heartbeats ago may be wrong by now, and
- * one of a cluster says nothing of a server for which its leader has no model.
- */
-function observationOf(item: Pick<Item, 'barman_server'>, stage: StageItem, now: number): ObservationOf {
-  const { heartbeat } = stage;
-  const listings = listingsOf(item, stage);
-  const seen = listings.find(({ server }) => server.observed && server.unknown === undefined);
-  const observed_at = seen?.cluster.observed_at;
-  const latest = Date.parse(observed_at ?? '');
-  const leader_known = heartbeat !== undefined && now - latest <= MISSING * heartbeat.interval;
-  const reasons = listings.flatMap(({ cluster, server }) => [
-    ...(server.observed && cluster.unknown !== undefined ? [cluster.unknown] : []),
-    ...(server.unknown === undefined ? [] : [server.unknown]),
-  ]);
-  return {
-    ...(observed_at !== undefined && { observed_at }),
-    leader_known,
-    ...(reasons.length > 0 && { leader_unknown_because: reasons.join('; ') }),
-  };
-}
-
 /** What a person should know about a server, a sentence each; the first ends with what to do next. */
-function notesOf(item: Item | ServerMessage | Listed, stage: StageItem, now: number): string[] {
+function notesOf(item: Row, stage: StageItem, now: number): string[] {
   if ('message' in item) return [item.message];
   const { barman_server } = item;
   if ('listed' in item) return [listedNote(item, stage, now)];
@@ -413,25 +292,6 @@ function observationNotes(item: Item, stage: StageItem, now: number): string[] {
     );
   }
   return notes;
-}
-
-function sorted<T extends Pick<Item, 'barman_server'>>(items: readonly T[]): T[] {
-  return items.toSorted((a, b) => a.barman_server.localeCompare(b.barman_server));
-}
-
-/** `pg:node2`, or `no model`. */
-function shortTarget(state: { readonly target: string } | undefined): string | undefined {
-  return state && nameOf(parseTarget(state.target)).replace(/^model /, '');
-}
-
-/** @param ms NaN: unknown @returns such as `45s`, `3m`, `5h`, `12d`, rounded down; empty if it is unknown */
-export function age(ms: number): string {
-  if (Number.isNaN(ms)) return '';
-  const seconds = Math.max(0, Math.floor(ms / 1_000));
-  if (seconds < 120) return `${seconds}s`;
-  if (seconds < 7_200) return `${Math.floor(seconds / 60)}m`;
-  if (seconds < 172_800) return `${Math.floor(seconds / 3_600)}h`;
-  return `${Math.floor(seconds / 86_400)}d`;
 }
 
 /** Returns a time to the second. */

@@ -1,14 +1,15 @@
 /**
  * `npm run docs`: writes into docs/, between their markers, what stands elsewhere: stage parameters, alarms,
- * findings, the commands of the ledger, a chart.
+ * findings, the commands of the ledger, a chart; and the JSON Schemas of payload and response.
  */
 
-import { readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { documentedCommands } from '../cli/ledger.ts';
 import { FINDINGS, type FindingClass } from '../functions/config-switch/inspect/findings.ts';
 import { ALARMS, type Alarm, type Condition, conditionOf } from './monitoring/alarms.ts';
 import { PARAMETERS, type Parameter } from './parameters/table.ts';
+import { payloadSchema, responseSchema } from './schemas.ts';
 
 const ROOT = join(import.meta.dirname, '..');
 
@@ -112,13 +113,24 @@ function condition(alarm: Alarm) {
   return `the ${STATISTIC[Statistic]} of \`${metric}\` is ${compared} ${periods} ${minutes}${missing}`;
 }
 
+/** Files that are generated as a whole. */
+const FILES: Readonly<Record<string, () => object>> = {
+  'docs/schema/payload.json': payloadSchema,
+  'docs/schema/response.json': responseSchema,
+};
+
 /**
  * Returns each page's path, with its text as it is and as it should be.
  *
  * @throws Error if a page has no markers
  */
 export function pages(): { path: string; actual: string; expected: string }[] {
-  return Object.entries(GENERATED).map(([path, parts]) => {
+  const files = Object.entries(FILES).map(([path, generate]) => {
+    const file = join(ROOT, path);
+    const actual = existsSync(file) ? readFileSync(file, 'utf8') : '';
+    return { path, actual, expected: `${JSON.stringify(generate(), null, 2)}\n` };
+  });
+  const texts = Object.entries(GENERATED).map(([path, parts]) => {
     const actual = readFileSync(join(ROOT, path), 'utf8');
     let expected = actual;
     for (const [name, generate] of Object.entries(parts)) {
@@ -128,6 +140,7 @@ export function pages(): { path: string; actual: string; expected: string }[] {
     }
     return { path, actual, expected };
   });
+  return [...texts, ...files];
 }
 
 if (import.meta.main) {

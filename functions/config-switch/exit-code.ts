@@ -26,6 +26,8 @@ const STATUS: Record<ExitCode, ExitStatus> = {
   4: 'INVALID_ARGS',
 };
 
+export const EXIT_STATUSES = Object.values(STATUS);
+
 /** Returns the name of an ExitCode, as in responses and metrics. */
 export function exitStatus(code: ExitCode): ExitStatus {
   return STATUS[code];

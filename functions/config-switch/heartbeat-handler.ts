@@ -10,7 +10,7 @@ import { observeClusters } from './patroni/observe-clusters.ts';
 import { beat, type Heartbeat } from './reconcile/heartbeat.ts';
 import { isObject } from './schema.ts';
 import type { Services } from './services.ts';
-import { reportCounted, reportHeartbeat, reportReconciled } from './telemetry.ts';
+import { reportCounted, reportHeartbeat, reportReconciled, reportServers } from './telemetry.ts';
 
 /**
  * Returns whether an event is that of the schedule, `{"heartbeat":true}`, and has nothing else that would be
@@ -58,11 +58,14 @@ export function createHeartbeatHandler(services: Services) {
         onReconciled,
       });
       const { servers, ...heartbeat } = found;
+      // What was applied since is in the ledger only; without it, nothing is said of the servers.
+      const now = found.isQuiet ? servers : await ledger.all(invocation.signal).catch(() => undefined);
       const refused = heartbeat.notReady.map(({ barman_server }) => barman_server);
       const counted = (of: Servers) => count(of, refused, inspectionSchedule, Date.now(), heartbeatInterval);
       if (isInspectionDue(context, found)) {
         // First: what is reported must not depend on the inspection.
         reportHeartbeat(invocation, heartbeat);
+        if (now) reportServers(invocation, now);
         const after = await inInspection(context, async (inspection) => {
           await inspectNow(services, inspection);
           return ledger.all(inspection.signal);
@@ -70,6 +73,7 @@ export function createHeartbeatHandler(services: Services) {
         reportCounted(counted(after instanceof Error ? servers : after));
       } else {
         reportHeartbeat(invocation, heartbeat, counted(servers));
+        if (now) reportServers(invocation, now);
         await wantInspection(servers, invocation.signal);
       }
       return heartbeat;

@@ -8,6 +8,18 @@ export function isObject(input: unknown): input is Record<string, unknown> {
   return typeof input === 'object' && input !== null && !Array.isArray(input);
 }
 
+/** Parses a JSON object. @throws Error that completes a sentence, such as "the parameter …", without the text */
+export function parseObject(text: string): object {
+  let json: unknown;
+  try {
+    json = JSON.parse(text);
+  } catch {
+    throw new Error('is not JSON');
+  }
+  if (!isObject(json)) throw new Error('is not a JSON object');
+  return json;
+}
+
 /** A map from a JSON object. Not valibot's record, which omits keys such as `constructor`. */
 export const mapOf = <K extends v.GenericSchema<string>, V extends v.GenericSchema>(
   key: K,

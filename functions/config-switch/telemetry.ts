@@ -18,6 +18,8 @@ import { sentenceOf } from './inspect/findings.ts';
 import type { Inspected } from './inspect/inspect.ts';
 import type { Facts, Invocation } from './invocation.ts';
 import type { RecordedItem } from './ledger/item.ts';
+import type { Servers } from './ledger/ledger.ts';
+import { overviewOf, rowsOf } from './ledger/overview.ts';
 import type { Heartbeat, Reconciled } from './reconcile/heartbeat.ts';
 import { STATES, type State } from './reconcile/lasting.ts';
 import { forLog } from './text.ts';
@@ -215,6 +217,24 @@ export function reportHeartbeat(
     }
   }
   publishMetrics();
+}
+
+/**
+ * Writes a log line for each server, from which the dashboard makes its table. Its fields are in one of their own, so
+ * that a filter on `barman_server` matches only what has happened.
+ *
+ * @param servers as they are now
+ */
+export function reportServers({ request_id }: Invocation, servers: Servers): void {
+  const now = Date.now();
+  for (const row of rowsOf(servers)) {
+    const ledger = overviewOf(row, servers, now);
+    logger.info(`state of ${ledger.barman_server}: ${ledger.state}`, {
+      request_id,
+      caller: 'heartbeat',
+      ledger,
+    });
+  }
 }
 
 /**

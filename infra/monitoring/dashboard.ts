@@ -1,8 +1,13 @@
-/** The dashboard: results of role changes, their duration, and the latest log lines. */
+/**
+ * The dashboard: at a glance whether every server is in sync, streaming, ready and archived; then results of role
+ * changes, their duration, and the latest log lines. Its form is that of AWS's "Dashboard body structure and syntax"
+ * (Amazon CloudWatch API Reference).
+ */
 
 import type { Osls } from '../osls.ts';
 import { resolved } from '../parameters/index.ts';
 import type { Parameters } from '../parameters/table.ts';
+import { alarms } from './alarms.ts';
 
 const SERVICE = '${self:service}-${sls:stage}';
 // An account has its dashboards for all regions.
@@ -10,7 +15,10 @@ const NAME = `${SERVICE}-\${self:custom.parameters.region}`;
 // A CloudFormation pseudo parameter; osls does not resolve it.
 const REGION = '${AWS::Region}';
 
-/** A chart on the dashboard's grid, which is 24 units wide. */
+/** The height of what is seen at a glance, above everything else (grid units). */
+const GLANCE = 16;
+
+/** A chart on the dashboard's grid, which is 24 units wide; `y` counts from below what is seen at a glance. */
 function chart(
   x: number,
   y: number,
@@ -22,7 +30,7 @@ function chart(
   return {
     type: 'metric',
     x,
-    y,
+    y: GLANCE + y,
     width,
     height: 6,
     properties: { title, region: REGION, stat: 'Sum', period: 300, view: 'timeSeries', metrics, ...options },
@@ -37,7 +45,72 @@ const own = (name: string, options: object = {}) => [
   { ...options },
 ];
 
+/** The newest value of metrics: 0 is fine. */
+function number(x: number, title: string, metrics: readonly unknown[]) {
+  const properties = {
+    title,
+    region: REGION,
+    stat: 'Maximum',
+    period: 60,
+    view: 'singleValue',
+    sparkline: true,
+    metrics,
+  };
+  return { type: 'metric', x, y: 0, width: 6, height: 4, properties };
+}
+
+/** What a log table shows, and from which lines. */
+function table(y: number, height: number, title: string, query: string) {
+  const properties = {
+    title,
+    region: REGION,
+    view: 'table',
+    query: `SOURCE '\${ConfigSwitchLogGroup}' | ${query}`,
+  };
+  return { type: 'log', x: 0, y, width: 24, height, properties };
+}
+
+/**
+ * The newest line of each server that a heartbeat has logged (`reportServers`). `latest` is one of the "functions to use
+ * with stats" (Amazon CloudWatch Logs User Guide): the value in the log event with the latest timestamp.
+ */
+export const SERVERS =
+  'filter ispresent(ledger.barman_server) | stats ' +
+  ['state', 'desired', 'applied', 'leader', 'streaming', 'ready', 'archived']
+    .map((name) => `latest(ledger.${name}) as ${name}, `)
+    .join('') +
+  'latest(timestamp) as seen by ledger.barman_server | sort ledger.barman_server asc | limit 500';
+
+/** A role change, or what a heartbeat did for one server; not its lines of every minute. */
+export const DECISIONS =
+  'filter ispresent(barman_server)' +
+  ' | fields @timestamp, caller, exit_code, barman_server, barman_model, role, message | sort @timestamp desc | limit 50';
+
+const glance = [
+  number(0, 'In sync? Longest pending (s)', [
+    own('OldestPendingAge', { label: 'pending' }),
+    own('PausedPendingAge', { label: 'paused and pending' }),
+  ]),
+  number(6, 'Streaming? Servers that do not', [own('NotStreaming', { label: 'not streaming' })]),
+  number(12, 'Ready? Members and servers that are not', [own('NotReady', { label: 'not ready' })]),
+  number(18, 'Archived? Servers whose WAL is not', [own('NotArchived', { label: 'not archived' })]),
+  {
+    type: 'alarm',
+    x: 0,
+    y: 4,
+    width: 24,
+    height: 5,
+    properties: {
+      title: 'Alarms',
+      alarms: Object.keys(alarms.Resources).map((name) => `\${${name}.Arn}`),
+      sortBy: 'stateUpdatedTimestamp',
+    },
+  },
+  table(9, GLANCE - 9, 'Barman servers, as the newest heartbeats saw them', SERVERS),
+];
+
 const widgets = ({ api, 'event-bus': bus }: Parameters) => [
+  ...glance,
   chart(
     0,
     0,
@@ -130,22 +203,7 @@ const widgets = ({ api, 'event-bus': bus }: Parameters) => [
     ]),
     own('CertificateDaysLeft', { stat: 'Minimum', yAxis: 'right' }),
   ]),
-  {
-    type: 'log',
-    x: 0,
-    y: 24,
-    width: 24,
-    height: 8,
-    properties: {
-      // A role change, or what a heartbeat did for one server; not its line of every minute.
-      title: 'Latest decisions',
-      region: REGION,
-      view: 'table',
-      query:
-        "SOURCE '${ConfigSwitchLogGroup}' | filter ispresent(barman_server)" +
-        ' | fields @timestamp, caller, exit_code, barman_server, barman_model, role, message | sort @timestamp desc | limit 50',
-    },
-  },
+  table(GLANCE + 24, 8, 'Latest decisions', DECISIONS),
 ];
 
 /** For serverless.yml. */

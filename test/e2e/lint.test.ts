@@ -1,7 +1,10 @@
-/** The template has no findings of cfn-lint and checkov, unless they are suppressed with a reason. */
+/**
+ * The template has no findings of cfn-lint and checkov, unless they are suppressed with a reason. The example for Terraform
+ * is valid HCL, and fits the template.
+ */
 
 import { execFile } from 'node:child_process';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
@@ -38,5 +41,83 @@ describe.each<[string, Record<string, string>]>([
     for (const { check_result } of results.skipped_checks) {
       expect(check_result.suppress_comment.length).toBeGreaterThan(20);
     }
+  });
+});
+
+/** Resource type → arguments that its page of the provider's documentation has (hashicorp/aws, website/docs/r/). */
+const ARGUMENTS: Readonly<Record<string, readonly string[]>> = {
+  aws_s3_object: ['bucket', 'key', 'source', 'lifecycle'],
+  aws_cloudformation_stack: [
+    ...[
+      'name',
+      'template_url',
+      'capabilities',
+      'on_failure',
+      'parameters',
+      'tags',
+      'policy_body',
+      'lifecycle',
+    ],
+  ],
+  // Terraform's own, "The terraform_data Managed Resource Type".
+  terraform_data: ['triggers_replace', 'provisioner'],
+};
+/** Maximum size of a template in S3 (bytes; the page of aws_cloudformation_stack). */
+const MAX_TEMPLATE = 460_800;
+
+describe('docs/examples/stage.tf', () => {
+  const EXAMPLE = 'docs/examples/stage.tf';
+  const text = readFileSync(EXAMPLE, 'utf8');
+
+  test('is valid HCL, with arguments that the provider has, and with its protections', async () => {
+    // checkov brings the parser. It makes an array of each value.
+    const program = 'import hcl2, json, sys; print(json.dumps(hcl2.load(open(sys.argv[1]))))';
+    const { stdout } = await run(join(tools, 'python'), ['-c', program, EXAMPLE]);
+    const { resource } = JSON.parse(stdout) as {
+      resource: Record<string, Record<string, Record<string, unknown[]>>>[];
+    };
+    const resources = resource.flatMap((one) =>
+      Object.entries(one).flatMap(([type, named]) =>
+        Object.entries(named).map(([name, { __start_line__: _, __end_line__: __, ...given }]) => ({
+          type,
+          name,
+          given,
+        })),
+      ),
+    );
+    expect(resources.map(({ type, name }) => `${type}.${name}`)).toEqual([
+      ...['aws_s3_object.code', 'aws_s3_object.template'],
+      ...['aws_cloudformation_stack.stage', 'terraform_data.termination_protection'],
+    ]);
+    for (const { type, given } of resources)
+      expect(ARGUMENTS[type]).toEqual(expect.arrayContaining(Object.keys(given)));
+    const stack = resources[2]?.given ?? {};
+    expect(Object.keys(stack).sort()).toEqual([...(ARGUMENTS.aws_cloudformation_stack ?? [])].sort());
+    expect(stack).toMatchObject({
+      capabilities: [['CAPABILITY_NAMED_IAM']],
+      parameters: [{ CodeBucket: expect.anything(), CodeKey: expect.anything() }],
+      lifecycle: [{ prevent_destroy: [true] }],
+    });
+    const { provisioner } = resources[3]?.given ?? {};
+    expect(JSON.stringify(provisioner)).toContain(
+      'update-termination-protection --enable-termination-protection',
+    );
+  });
+
+  test('has the parameters of a release, outputs that the template has, and all tables of the ledger', async () => {
+    const { template, text: packaged } = await packageStage(REQUIRED);
+    const named = (pattern: RegExp) => [...text.matchAll(pattern)].map(([, name]) => name);
+    const release = readFileSync('cli/release.ts', 'utf8');
+    expect(named(/^ {4}(Code\w+) +=/gm)).toEqual(
+      [...release.matchAll(/^ {4}(Code\w+): \{/gm)].map(([, name]) => name),
+    );
+    const outputs = named(/outputs(?:\[|, )"(\w+)"/g);
+    expect(outputs).toEqual(['ConfigSwitchUrl', 'FunctionSecurityGroup', 'Dashboard']);
+    expect(Object.keys(template.Outputs)).toEqual(expect.arrayContaining(outputs));
+    const tables = Object.entries(template.Resources).filter(
+      ([, { Type }]) => Type === 'AWS::DynamoDB::Table',
+    );
+    expect(named(/LogicalResourceId\/(\w+)/g)).toEqual(tables.map(([name]) => name));
+    expect(Buffer.byteLength(packaged)).toBeLessThan(MAX_TEMPLATE);
   });
 });

@@ -14,6 +14,12 @@ const { scripts } = JSON.parse(readFileSync('package.json', 'utf8')) as { script
 const NOT_RUN: Readonly<Record<string, string>> = {
   'npm cit': 'it runs the tests',
   ...Object.fromEntries(
+    commandsOf(documentedBlock('docs/how-to/terraform.md', 'terraform init')).map((command) => [
+      command,
+      "no test reaches Terraform's registry; test/e2e/lint.test.ts reads the file",
+    ]),
+  ),
+  ...Object.fromEntries(
     commandsOf(documentedBlock('docs/operations.md', 'aws dynamodb restore-table-from-backup'))
       .concat(documentedCommand('docs/operations.md', 'aws dynamodb update-time-to-live'))
       .map((command) => [command, 'no stand-in of DynamoDB restores a table that was deleted']),

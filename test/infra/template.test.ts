@@ -44,6 +44,11 @@ function* everyObject(value: unknown): Generator<Record<string, unknown>> {
   for (const child of Object.values(value)) yield* everyObject(child);
 }
 
+interface Widget extends Readonly<Record<'x' | 'y' | 'width' | 'height', number>> {
+  readonly type: string;
+  readonly properties: { readonly title: string; readonly alarms?: readonly string[] };
+}
+
 const list = (value: unknown): unknown[] => (Array.isArray(value) ? value : [value]);
 
 /** Permissions that need a `*`, and why. */
@@ -363,9 +368,26 @@ describe.each(withApi)('template with %s', (_, template) => {
       expect(statuses.includes(name) || telemetry.includes(`'${name}'`), name).toBe(true);
   });
 
-  test('has a dashboard of valid JSON', () => {
+  test('has a dashboard that shows every alarm at a glance, and whose widgets do not overlap', () => {
     const body = only(template, 'AWS::CloudWatch::Dashboard').Properties.DashboardBody['Fn::Sub'];
-    expect(JSON.parse(body).widgets.length).toBeGreaterThan(6);
+    const { widgets } = JSON.parse(body) as { widgets: Widget[] };
+    expect(widgets.slice(0, 6).map(({ type }) => type)).toEqual([
+      ...['metric', 'metric', 'metric', 'metric'],
+      ...['alarm', 'log'],
+    ]);
+    const alarms = Object.keys(template.Resources).filter(
+      (name) => template.Resources[name]?.Type === 'AWS::CloudWatch::Alarm',
+    );
+    expect(widgets[4]?.properties.alarms).toEqual(alarms.map((name) => `\${${name}.Arn}`));
+    expect(alarms.length).toBeLessThanOrEqual(100);
+    for (const [index, one] of widgets.entries()) {
+      expect(one.x + one.width).toBeLessThanOrEqual(24);
+      for (const other of widgets.slice(index + 1)) {
+        const isBeside = one.x + one.width <= other.x || other.x + other.width <= one.x;
+        const isAbove = one.y + one.height <= other.y || other.y + other.height <= one.y;
+        expect(isBeside || isAbove, `${one.properties.title} and ${other.properties.title}`).toBe(true);
+      }
+    }
   });
 });
 

@@ -1,6 +1,9 @@
 /** The parameters `clusters/NAME`: each cluster's secret may switch its own Barman servers, and no others. */
 
+import { execFileSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
+import { documentedBlock } from '../documentation.ts';
 import { createSecret } from '../stand-ins/webhook.ts';
 import { fakeClock, MINUTE, PROMOTION, pass, SKIPPED, signal, startFunction } from './function.ts';
 
@@ -100,6 +103,84 @@ describe('a malformed cluster', () => {
     pass(2 * MINUTE);
     await expect.poll(async () => (await run.webhook(OTHER, { secret: secretB })).statusCode).toBe(401);
   });
+});
+
+describe('with the parameter servers', () => {
+  const BOUND = { servers: '{ "main": ["a"], "other": ["b"] }' };
+
+  test('a cluster that takes the server of another one stops, and its last good value serves on', async () => {
+    await using run = await startFunction(SERVERS);
+    run.host.put({ ...CLUSTERS, ...BOUND });
+    expect((await run.webhook(OTHER, { secret: secretB })).response.exit_code).toBe(0);
+    run.host.put({ 'clusters/b': cluster(secretB, 'other', 'main') });
+    pass(10 * MINUTE);
+    expect((await run.webhook(PROMOTION, { secret: secretB })).statusCode).toBe(403);
+    expect((await run.webhook({ ...OTHER, barman_model: 'pg:node1' }, { secret: secretB })).statusCode).toBe(
+      200,
+    );
+    expect((await run.webhook(PROMOTION, { secret: secretA })).statusCode).toBe(200);
+    const reason = `SSM parameter ${run.host.path}clusters/b lists Barman server main, which SSM parameter ${run.host.path}servers does not bind to it; add "b" there, or remove the server here`;
+    run.expectLog({ level: 'WARN', message: `${reason}; the last good values stay in use` });
+    await run.heartbeat();
+    run.expectLog({ cluster: 'b', message: `the leader of cluster b is unknown: ${reason}` });
+  });
+
+  test('a server that is taken from a cluster is switched by its secret no longer', async () => {
+    await using run = await startFunction(SERVERS);
+    run.host.put(CLUSTERS);
+    expect((await run.webhook(OTHER, { secret: secretB })).statusCode).toBe(200);
+    run.host.put({ servers: '{ "main": ["a"], "other": ["a"] }' });
+    pass(10 * MINUTE);
+    expect((await run.webhook({ ...OTHER, barman_model: 'pg:node1' }, { secret: secretB })).statusCode).toBe(
+      401,
+    );
+    expect(run.host.api.activeModel('other')).toBe('pg:node2');
+  });
+
+  test('that is malformed, the last good clusters serve on, and no new one is used', async () => {
+    await using run = await startFunction(SERVERS);
+    run.host.put({ ...CLUSTERS, ...BOUND });
+    expect((await run.webhook(PROMOTION, { secret: secretA })).statusCode).toBe(200);
+    const secretC = createSecret();
+    run.host.put({ servers: '{', 'clusters/c': cluster(secretC, 'main') });
+    pass(10 * MINUTE);
+    expect((await run.webhook(PROMOTION, { secret: secretC })).statusCode).toBe(401);
+    expect((await run.webhook(PROMOTION, { secret: secretA })).statusCode).toBe(200);
+    expect((await run.webhook(OTHER)).statusCode).toBe(200);
+    const reason = `SSM parameter ${run.host.path}servers is not JSON`;
+    run.expectLog({ level: 'WARN', message: reason });
+    run.expectLog({
+      message: `${reason}; so the new value of clusters/a is not used; the last good values stay in use`,
+    });
+    run.expectLog({ message: `${reason}; so the new value of clusters/c is not used` });
+  });
+});
+
+test('docs/explanation/who-can-switch-what.md › writes a parameter that the function accepts', async () => {
+  await using run = await startFunction(SERVERS);
+  const page = 'docs/explanation/who-can-switch-what.md';
+  const commands = documentedBlock('docs/explanation/who-can-switch-what.md', 'cat > servers.json');
+  // Only what it would send is of interest here: each argument is a line.
+  const aws = 'aws() { printf "%s\\n" "$@"; }';
+  const script = `cd "$(mktemp -d)"\n${aws}\n${commands}\ncat servers.json`;
+  const words = execFileSync('sh', ['-ec', script], { encoding: 'utf8' }).trim().split('\n');
+  expect(words).toContain('/barman-config-switch/prod/servers');
+  expect(words).toContain('file://servers.json');
+  run.host.put({
+    servers: words.at(-1),
+    'clusters/b': cluster(secretB, 'hr'),
+    'clusters/c': cluster(secretA, 'hr'),
+  });
+  const hr = { ...OTHER, barman_server: 'hr', role: 'replica' };
+  expect((await run.webhook(hr, { secret: secretB })).statusCode).toBe(200);
+  expect((await run.webhook(hr, { secret: secretA })).statusCode).toBe(401);
+  // The policy of a team names the parameter of its own cluster, and nothing that reads others.
+  const [, policy = ''] = /^```json\n(.*?)^```$/ms.exec(readFileSync(page, 'utf8')) ?? [];
+  const [{ Action, Resource }] = JSON.parse(policy).Statement;
+  expect([Action, Resource]).toEqual([
+    ['ssm:GetParameter', 'ssm:PutParameter'],
+    expect.stringMatching(/:parameter\/barman-config-switch\/prod\/clusters\/b$/),
+  ]);
 });
 
 describe('many clusters', () => {

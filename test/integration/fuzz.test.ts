@@ -4,6 +4,8 @@
  */
 
 import { randomUUID } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+import { Ajv } from 'ajv';
 import fc from 'fast-check';
 import { expect, test, vi } from 'vitest';
 import type { ResponseBody } from '../../functions/config-switch/event/event.ts';
@@ -95,8 +97,11 @@ function expected(fields: Record<string, { value: unknown; valid: boolean }>): E
   return ExitCode.HTTP_ERROR;
 }
 
+const isResponse = new Ajv().compile(JSON.parse(readFileSync('docs/schema/response.json', 'utf8')));
+
 /** Expects a well-formed response with an ExitCode. */
 function expectResponse(response: Partial<ResponseBody>, exitCode: ExitCode): void {
+  expect(isResponse(response), JSON.stringify(isResponse.errors)).toBe(true);
   expect(response).toMatchObject({
     exit_code: exitCode,
     exit_status: exitStatus(exitCode),

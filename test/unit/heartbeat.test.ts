@@ -173,7 +173,16 @@ describe('a heartbeat', () => {
       oldestPendingAge: 0,
       pausedPendingAge: 0,
       isQuiet: true,
-      servers: { items: [], unreadable: [], stage: {}, inspections: new Map(), heard: new Map() },
+      servers: {
+        ...{ items: [], unreadable: [], inspections: new Map(), heard: new Map() },
+        // What it reports itself.
+        stage: {
+          heartbeat: {
+            ...{ at: at(0), interval: MINUTE, version: '1.2.3' },
+            ...{ clusters: [], lasting: [], not_ready: [] },
+          },
+        },
+      },
       certificate: undefined,
       entered: { pending: [], not_streaming: [], leader_cannot_write: [], leader_unknown: [] },
     });

@@ -2,11 +2,12 @@
 
 import { readFileSync } from 'node:fs';
 import { afterAll, describe, expect, test, vi } from 'vitest';
-import { asJson, asTable, stateOf, tried } from '../../cli/show.ts';
+import { asJson, asTable, tried } from '../../cli/show.ts';
 import { operationFailed } from '../../functions/config-switch/barman/switch-config.ts';
 import type { Inspection } from '../../functions/config-switch/ledger/inspection.ts';
 import type { Item, RecordedItem } from '../../functions/config-switch/ledger/item.ts';
 import type { ServerMessage, Servers } from '../../functions/config-switch/ledger/ledger.ts';
+import { stateOf } from '../../functions/config-switch/ledger/overview.ts';
 
 const NOW = Date.parse('2026-11-24T12:00:12.000Z');
 vi.useFakeTimers({ toFake: ['Date'], now: NOW });

@@ -1,7 +1,8 @@
 /** A role change, as it arrived. */
 
 import type { APIGatewayProxyEventV2 } from 'aws-lambda';
-import type { ExitCode, ExitStatus } from '../exit-code.ts';
+import * as v from 'valibot';
+import { EXIT_STATUSES, ExitCode } from '../exit-code.ts';
 import type { Facts, Invocation } from '../invocation.ts';
 import type { HeardNode } from '../ledger/heard.ts';
 import type { RoleChange } from './payload.ts';
@@ -40,27 +41,28 @@ export interface EventFacts extends Facts {
   response?: ResponseBody;
 }
 
-/** The response to a role change; over HTTP it is the body, as JSON. */
-export interface ResponseBody {
-  readonly exit_code: ExitCode;
-  readonly exit_status: ExitStatus;
-  readonly message: string;
-  readonly cluster?: string;
-  readonly barman_server?: string;
-  readonly barman_model?: string;
-  readonly reset?: true;
-  readonly follow_leader?: true;
+/** The response to a role change; over HTTP it is the body, as JSON. docs/schema/response.json is made of it. */
+export const ResponseBody = v.object({
+  exit_code: v.enum(ExitCode),
+  exit_status: v.picklist(EXIT_STATUSES),
+  message: v.string(),
+  cluster: v.exactOptional(v.string()),
+  barman_server: v.exactOptional(v.string()),
+  barman_model: v.exactOptional(v.string()),
+  reset: v.exactOptional(v.literal(true)),
+  follow_leader: v.exactOptional(v.literal(true)),
   /** The leader whose model is desired now. */
-  readonly leader?: string;
-  readonly operation_id?: string;
-  readonly dry_run?: true;
+  leader: v.exactOptional(v.string()),
+  operation_id: v.exactOptional(v.string()),
+  dry_run: v.exactOptional(v.literal(true)),
   /**
    * The desired state is in the ledger and will be applied, whatever the code: the caller need not try again.
    */
-  readonly recorded: boolean;
-  readonly event_id: string;
-  readonly request_id: string;
-}
+  recorded: v.boolean(),
+  event_id: v.string(),
+  request_id: v.string(),
+});
+export type ResponseBody = Readonly<v.InferOutput<typeof ResponseBody>>;
 
 /**
  * Returns when the role changed (ms since the epoch): the arrival by AWS's clock minus the age by the

@@ -21,7 +21,8 @@ const oneOf = <const T extends readonly string[]>(options: T) =>
   v.picklist(options, `must be ${options.map((option) => `"${option}"`).join(' or ')}`);
 const boolean = v.boolean('must be true or false, without quotes');
 
-const Payload = v.object(
+/** What a sender may send; docs/schema/payload.json is made of it. */
+export const Payload = v.object(
   {
     // The others only let the callback of a node be heard.
     action: oneOf(['on_role_change', 'on_reload', 'on_start', 'on_restart']),

@@ -16,14 +16,10 @@ import {
 import { ExitCode, type ExitStatus, exitStatus, type Result } from '../exit-code.ts';
 import { fieldsOf } from '../target.ts';
 import { forLog } from '../text.ts';
-import type { Event, ResponseBody } from './event.ts';
+import { type Event, ResponseBody } from './event.ts';
 
 /** What a program reads of a response. */
-export const ResponseSchema = v.object({
-  exit_code: v.enum(ExitCode),
-  message: v.string(),
-  recorded: v.boolean(),
-}) satisfies v.GenericSchema<unknown, Pick<ResponseBody, 'exit_code' | 'message' | 'recorded'>>;
+export const ResponseSchema = v.pick(ResponseBody, ['exit_code', 'message', 'recorded']);
 
 const HTTP_STATUS: Record<ExitStatus, number> = {
   CONFIG_SWITCH_DONE: 200,

@@ -6,7 +6,7 @@
 import { createSecretKey, type KeyObject } from 'node:crypto';
 import { BlockList, isIP } from 'node:net';
 import * as v from 'valibot';
-import { mapOf } from '../schema.ts';
+import { mapOf, parseObject } from '../schema.ts';
 import { BarmanName, type ConfigTarget } from '../target.ts';
 import { pathOf, quotedKey } from '../text.ts';
 
@@ -136,14 +136,7 @@ export function withoutValue(name: string, malformed: string): Cluster {
  * @throws Error with every problem in one message, each with its field, but no value
  */
 export function parseCluster(clusterName: string, text: string): Cluster {
-  let json: unknown;
-  try {
-    json = JSON.parse(text);
-  } catch {
-    throw new Error('is not JSON');
-  }
-  if (typeof json !== 'object' || json === null || Array.isArray(json))
-    throw new Error('is not a JSON object');
+  const json = parseObject(text);
   const result = v.safeParse(Settings, json);
   const problems = [
     ...(result.issues ?? []).map((issue) => `${pathOf(issue.path)} ${issue.message}`),

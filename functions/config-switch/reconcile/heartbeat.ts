@@ -30,7 +30,7 @@ import { type Entered, whatLasts } from './lasting.ts';
 import { type ObservationResult, recordObservations } from './observations.ts';
 import { BarmanHost } from './probe.ts';
 import { type ReconcileOptions, reconcile } from './reconcile.ts';
-import { report } from './report.ts';
+import { report, reportOf } from './report.ts';
 import { mayTakeOver, recordEnd } from './take-over.ts';
 
 /** How many servers are applied at the same time. */
@@ -96,7 +96,7 @@ export interface Heartbeat extends Applied {
   readonly entered: Entered;
   /** Whether nothing was asked of a server in this heartbeat, and pg-backup-api is reachable. */
   readonly isQuiet: boolean;
-  /** What the ledger had before anything was applied. */
+  /** What the ledger had before anything was applied, and what this heartbeat reports. */
   readonly servers: Servers;
 }
 
@@ -160,8 +160,8 @@ export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
   const unreachable = (isBusy ? undefined : host.unreachable) ?? outdated;
   const not_ready = refusals(host, items, stage);
   const found = { unreachable, not_ready, lasting };
-  const reported = report(options, { ...seen, unknown: observed.unknown }, found, stage.heartbeat);
-  const unreported = await reported.then(() => undefined, messageOf);
+  const reported = reportOf(options, { ...seen, unknown: observed.unknown }, found, stage.heartbeat);
+  const unreported = await report(ledger, reported).then(() => undefined, messageOf);
   return {
     unreachable,
     certificate,
@@ -169,7 +169,7 @@ export async function beat(options: HeartbeatOptions): Promise<Heartbeat> {
     notReady: [...before.unreadable, ...not_ready],
     entered,
     isQuiet: isQuiet && isReachable,
-    servers: { ...before, items },
+    servers: { ...before, items, stage: { ...stage, heartbeat: reported } },
     ...applied,
     ...(unreported !== undefined && { unreported }),
   };

@@ -25,21 +25,18 @@ export type Found = Required<Pick<HeartbeatReport, 'not_ready' | 'lasting'>> & {
 };
 
 /**
- * Writes what a heartbeat found.
+ * Returns what a heartbeat found, as the ledger has it.
  *
  * @param before what the last one found: since when it is so
- * @throws LedgerError
  */
-export async function report(
-  { ledger, interval, version }: Pick<HeartbeatReport, 'interval' | 'version'> & { readonly ledger: Ledger },
+export function reportOf(
+  { interval, version }: Pick<HeartbeatReport, 'interval' | 'version'>,
   clusters: SeenClusters,
   { unreachable, not_ready, lasting }: Found,
   before: StageItem['heartbeat'],
-): Promise<void> {
+): HeartbeatReport {
   const at = new Date().toISOString();
-  // Also if no time was left for anything else: the handler's own reserve covers it.
-  const limit = deadline(REPORT_TIME);
-  const heartbeat = {
+  return {
     ...{ at, interval, version, lasting },
     clusters: clusterReports(clusters, before?.clusters ?? []),
     not_ready: not_ready.map((one) => ({ ...one, message: one.message.slice(0, REASON_LENGTH) })),
@@ -48,6 +45,12 @@ export async function report(
       unreachable_since: before?.unreachable_since ?? at,
     }),
   };
+}
+
+/** Writes that into the ledger. @throws LedgerError */
+export async function report(ledger: Ledger, heartbeat: HeartbeatReport): Promise<void> {
+  // Also if no time was left for anything else: the handler's own reserve covers it.
+  const limit = deadline(REPORT_TIME);
   await ledger.report(heartbeat, limit.signal).finally(limit.clear);
 }
 

@@ -1,6 +1,7 @@
 /** The parameters of a stage as an operator reads them: a line each, without a value that is secret. */
 
 import { HttpError } from '../errors.ts';
+import type { Bindings } from '../patroni/bindings.ts';
 import { type Cluster, serversOfSeveral } from '../patroni/cluster.ts';
 import { type Part, type Parts, secretsOf } from './parameters.ts';
 
@@ -57,6 +58,7 @@ export function describeParameters(parts: Parts, path: string, now: number): Par
         );
       },
     ),
+    ...(parts.bindings ? [line('servers', parts.bindings, describeBindings)] : []),
     ...[...parts.clusters].map(([name, cluster]) => line(`clusters/${name}`, cluster, describeCluster)),
     ...(secrets instanceof HttpError && !(parts.webhookSecret instanceof HttpError)
       ? [line('secrets', secrets, String)]
@@ -66,6 +68,13 @@ export function describeParameters(parts: Parts, path: string, now: number): Par
       return { ok: true, name: `Barman server ${server}`, text };
     }),
   ];
+}
+
+function describeBindings(bindings: Bindings): string {
+  const lists = [...bindings].map(
+    ([server, names]) => `${server} only in ${[...names].join(', ') || 'none'}`,
+  );
+  return `a cluster may list ${lists.join('; ') || 'no server'}`;
 }
 
 function describeCluster({

@@ -8,7 +8,9 @@ import type { Connection } from '../barman/attempts.ts';
 import { HttpError } from '../errors.ts';
 import type { Secret } from '../event/signature.ts';
 import { certificatesOf, secureContextOf, type TlsSettings } from '../http/tls.ts';
+import { type Bindings, parseBindings, unboundServers } from '../patroni/bindings.ts';
 import { type Cluster, parseCluster, SECRET_FORM, secretKeys } from '../patroni/cluster.ts';
+import { listOf } from '../text.ts';
 
 /** A part of the parameters, or why it is unavailable. */
 export type Part<T> = T | HttpError;
@@ -18,6 +20,8 @@ export interface Parts {
   readonly connection: Part<Connection>;
   /** Of `webhook-secret`, which may switch every server; undefined without that parameter. */
   readonly webhookSecret: Part<readonly Secret[]> | undefined;
+  /** Which clusters may list which Barman server; undefined without the parameter `servers`: each may list any. */
+  readonly bindings: Part<Bindings> | undefined;
   readonly clusters: ReadonlyMap<string, Part<Cluster>>;
   readonly patroniTls: Part<TlsSettings>;
 }
@@ -31,6 +35,7 @@ export class MalformedParameter extends HttpError {
 }
 
 const CLUSTERS = 'clusters/';
+const SERVERS = 'servers';
 const CA_FORM = 'one or more whole certificates in PEM';
 
 /**
@@ -43,11 +48,16 @@ export function partsOf(values: Values, path: string): Parts {
   const clusters = [...values]
     .filter(([name]) => name.startsWith(CLUSTERS))
     .map(([name, text]) => [name.slice(CLUSTERS.length), text] as const);
+  const bound = values.get(SERVERS);
+  const bindings = bound === undefined ? undefined : part(() => bindingsFrom(bound, path));
   return {
     connection: part(() => connectionFrom(values, path)),
     webhookSecret: values.has('webhook-secret') ? part(() => webhookSecretFrom(values, path)) : undefined,
     patroniTls: part(() => patroniTlsFrom(values, path)),
-    clusters: new Map(clusters.map(([name, text]) => [name, part(() => clusterFrom(name, text, path))])),
+    bindings,
+    clusters: new Map(
+      clusters.map(([name, text]) => [name, part(() => clusterFrom(name, text, path, bindings))]),
+    ),
   };
 }
 
@@ -81,13 +91,32 @@ function webhookSecretFrom(values: Values, path: string): readonly Secret[] {
   return keys.map((key) => ({ key, servers: 'all', parameter: 'webhook-secret' }));
 }
 
-function clusterFrom(name: string, text: string, path: string): Cluster {
+function bindingsFrom(text: string, path: string): Bindings {
+  return parsed(() => parseBindings(text), path, SERVERS);
+}
+
+/** @throws MalformedParameter also while it is unknown which servers the cluster may list */
+function clusterFrom(name: string, text: string, path: string, bindings: Parts['bindings']): Cluster {
+  const parameter = `${CLUSTERS}${name}`;
+  const cluster = parsed(() => parseCluster(name, text), path, parameter);
+  if (bindings === undefined) return cluster;
+  if (bindings instanceof HttpError) {
+    throw new MalformedParameter(`${bindings.message}; so the new value of ${parameter} is not used`);
+  }
+  const unbound = unboundServers(cluster, bindings);
+  if (unbound.length === 0) return cluster;
+  throw new MalformedParameter(
+    `SSM parameter ${path}${parameter} lists Barman server ${listOf(unbound)}, which SSM parameter ${path}${SERVERS} does not bind to it; add "${name}" there, or remove the server here`,
+  );
+}
+
+/** @throws MalformedParameter with what the parser says; without a cause, which may quote a secret */
+function parsed<T>(parse: () => T, path: string, name: string): T {
   try {
-    return parseCluster(name, text);
+    return parse();
   } catch (error) {
-    // Without a cause: a parser's error may quote the secret.
     throw new MalformedParameter(
-      `SSM parameter ${path}${CLUSTERS}${name} ${error instanceof Error ? error.message : 'is malformed'}`,
+      `SSM parameter ${path}${name} ${error instanceof Error ? error.message : 'is malformed'}`,
     );
   }
 }

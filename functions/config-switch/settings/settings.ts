@@ -10,7 +10,8 @@ import { within } from '../deadline.ts';
 import { DeadlineExceeded, HttpError } from '../errors.ts';
 import type { Secret, SecretSource } from '../event/signature.ts';
 import { explainSdkError, type Reader } from '../http/network-errors.ts';
-import { withoutValue } from '../patroni/cluster.ts';
+import { unboundServers } from '../patroni/bindings.ts';
+import { type Cluster, withoutValue } from '../patroni/cluster.ts';
 import type { Clusters } from '../patroni/observe-clusters.ts';
 import { MalformedParameter, type Part, type Parts, partsOf, secretsOf, type Values } from './parameters.ts';
 
@@ -270,7 +271,7 @@ export class Settings implements ConnectionSource, SecretSource {
       this.#warn(isKept ? `${renewed.message}; the last good values stay in use` : renewed.message);
       return isKept ? before : renewed;
     };
-    const { connection, webhookSecret, patroniTls, clusters } = partsOf(values, this.path);
+    const { connection, webhookSecret, patroniTls, bindings, clusters } = partsOf(values, this.path);
     this.#malformed = new Map(
       [...clusters].flatMap(([name, part]) => (part instanceof HttpError ? [[name, part.message]] : [])),
     );
@@ -279,8 +280,12 @@ export class Settings implements ConnectionSource, SecretSource {
       // No old values: the next instance of the function could not ask Patroni either, which must be reported.
       patroniTls: keep(patroniTls, undefined),
       webhookSecret: webhookSecret && keep(webhookSecret, old?.webhookSecret),
+      bindings: bindings && keep(bindings, undefined),
       clusters: new Map(
-        [...clusters].map(([name, cluster]) => [name, keep(cluster, old?.clusters.get(name))]),
+        [...clusters].map(([name, cluster]) => [
+          name,
+          keep(cluster, stillBound(old?.clusters.get(name), bindings)),
+        ]),
       ),
     };
     this.#secrets = secretsOf(this.#parts, this.path);
@@ -296,6 +301,16 @@ export class Settings implements ConnectionSource, SecretSource {
     if (reason === undefined) this.#outdated.delete(what);
     else this.#outdated.set(what, { reason, since });
   }
+}
+
+/** Returns the last good value of a cluster, unless it lists a server that is not bound to it any more. */
+function stillBound(
+  before: Part<Cluster> | undefined,
+  bindings: Parts['bindings'],
+): Part<Cluster> | undefined {
+  if (before === undefined || before instanceof HttpError) return undefined;
+  if (bindings === undefined || bindings instanceof HttpError) return before;
+  return unboundServers(before, bindings).length === 0 ? before : undefined;
 }
 
 function usable<T>(value: Part<T>): T {
