@@ -437,9 +437,10 @@ describe('ssm-access', () => {
 });
 
 describe('optional parameters', () => {
-  test('route-tables › creates the gateway endpoint of DynamoDB in them, which stays when the stage is removed', () => {
+  test('route-tables › creates the gateway endpoint of DynamoDB in them, which stays when the stage is removed, but not after a failed first deployment', () => {
     expect(only(most.template, 'AWS::EC2::VPCEndpoint')).toMatchObject({
-      DeletionPolicy: 'Retain',
+      DeletionPolicy: 'RetainExceptOnCreate',
+      UpdateReplacePolicy: 'Retain',
       Properties: {
         VpcEndpointType: 'Gateway',
         RouteTableIds: ['rtb-0123456789abcdef0', 'rtb-0fedcba9876543210'],
