@@ -13,6 +13,10 @@ const CONFLICTS: readonly (readonly [error: string, rejected: (set: Partial<Para
     (set) => DOMAIN.some((name) => set[name]) && !DOMAIN.every((name) => set[name]),
   ],
   [
+    'ownership-certificate is for domain-name; set that, or omit it',
+    (set) => set['ownership-certificate'] && !set['domain-name'],
+  ],
+  [
     'route-tables is for a gateway endpoint, but ledger-access is nat; omit route-tables, or set ledger-access to pl-…',
     (set) => set['route-tables'] && set['ledger-access'] === 'nat',
   ],

@@ -145,6 +145,11 @@ export const PARAMETERS = {
     parse: matching(/^arn:aws[a-z-]*:acm:[a-z0-9-]+:\d{12}:certificate\/[\w-]+$/),
     default: null,
   },
+  'ownership-certificate': {
+    text: 'the ARN of a public certificate of ACM for `domain-name`, in the same region. Required if `certificate` was imported, or is of a private CA: with mutual TLS, AWS verifies by it that the name is yours',
+    parse: matching(/^arn:aws[a-z-]*:acm:[a-z0-9-]+:\d{12}:certificate\/[\w-]+$/),
+    default: null,
+  },
   truststore: {
     text: "the CA certificates (PEM) that the callbacks' client certificates are verified against, in S3, such as `s3://bucket/truststore.pem`",
     parse: matching(/^s3:\/\/[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]\/\S+$/),

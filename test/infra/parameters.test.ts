@@ -54,6 +54,7 @@ describe('readParameters', () => {
       'alarm-email': 'dba',
       'domain-name': 'https://barman.example.com',
       certificate: 'cert.pem',
+      'ownership-certificate': 'ownership.pem',
       truststore: 'truststore.pem',
       'truststore-version': '1 2',
       'hosted-zone': 'example.com',
@@ -77,6 +78,10 @@ describe('readParameters', () => {
 
   test.each([
     [{ 'domain-name': OPTIONAL['domain-name'] }, 'certificate, truststore: set all of them, or none'],
+    [
+      { 'ownership-certificate': OPTIONAL['ownership-certificate'] },
+      'ownership-certificate is for domain-name; set that, or omit it',
+    ],
     [{ 'ledger-access': 'nat', 'route-tables': OPTIONAL['route-tables'] }, 'omit route-tables, or set'],
     [
       {

@@ -504,6 +504,18 @@ describe('optional parameters', () => {
     expect(only(most.template, 'AWS::Route53::RecordSet').Properties.Name).toBe(OPTIONAL['domain-name']);
   });
 
+  test('ownership-certificate › proves the ownership of the domain name', () => {
+    const domain = only(most.template, 'AWS::ApiGatewayV2::DomainName').Properties;
+    expect(domain.DomainNameConfigurations).toEqual([
+      {
+        CertificateArn: OPTIONAL.certificate,
+        OwnershipVerificationCertificateArn: OPTIONAL['ownership-certificate'],
+        EndpointType: 'REGIONAL',
+        SecurityPolicy: 'TLS_1_2',
+      },
+    ]);
+  });
+
   test('rollback › watches three alarms for 15 minutes, and nothing if it is off', async () => {
     const resolved = (on: boolean, region: string): Readonly<Record<string, unknown>> => ({
       'self:custom.parameters': { rollback: on },

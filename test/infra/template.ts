@@ -33,6 +33,8 @@ export const OPTIONAL = {
   'alarm-email': 'dba@example.com',
   'domain-name': 'barman.example.com',
   certificate: 'arn:aws:acm:eu-central-1:123456789012:certificate/1234abcd-12ab-34cd-56ef-1234567890ab',
+  'ownership-certificate':
+    'arn:aws:acm:eu-central-1:123456789012:certificate/567890ab-12ab-34cd-56ef-1234567890ab',
   truststore: 's3://bucket/truststore.pem',
   'truststore-version': '3sL4kqtJlcpXroDTDmJ',
   'hosted-zone': 'Z0123456789ABCDEFGHIJ',
