@@ -61,12 +61,12 @@ export const PARAMETERS = {
     default: null,
   },
   'route-tables': {
-    text: 'route tables of the subnets, such as `rtb-0123456789abcdef0`, separated by commas, to create the gateway endpoint of DynamoDB in; omit it if there is one. The endpoint stays when the stage is removed, because others may use it',
+    text: 'route tables of the subnets, such as `rtb-0123456789abcdef0`, separated by commas, to create the gateway endpoint of DynamoDB in; omit it if there is one. The endpoint stays when the stage is [removed](how-to/remove-a-stage.md), because others may use it',
     parse: listOf(matching(/^rtb-[0-9a-f]{8,17}$/)),
     default: null,
   },
   'deletion-protection': {
-    text: '`true` or `false`: `true` protects the stage from being removed by mistake (termination protection of its stack). To remove it, first deploy it with `false`',
+    text: '`true` or `false`: `true` protects the stage from being removed by mistake (termination protection of its stack). To [remove](how-to/remove-a-stage.md) it, first deploy it with `false`',
     parse: flag,
     default: (stage: string) => String(stage.startsWith('prod')),
     defaultInWords: '`true` for stages named `prod…`, otherwise `false`',

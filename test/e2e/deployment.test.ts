@@ -462,35 +462,74 @@ describe('a stage', () => {
     ]);
     expect((await webhook({ ...PROMOTION, role: 'replica' })).status).toBe(200);
     await shell(`aws cloudformation delete-stack --stack-name ${bare.name}`);
+    await bare.deleteRest();
     expect((await webhook({ ...PROMOTION, role: 'replica' })).status).toBe(200);
   });
 
-  test('is protected from removal, and leaves only the function parameters when it is removed', async () => {
+  test('is removed with the documented commands, unless it is protected or rules of other groups name its own; tables, logs and function parameters stay', async () => {
     const before = await prod.resources();
+    const see = () =>
+      prod.run(documentedCommand('docs/how-to/remove-a-stage.md', 'npm run remove -- --stage prod'));
+    await expect(see()).rejects.toThrow(/deletion protection is enabled/);
     await expect(prod.remove()).rejects.toThrow(/deletion protection is enabled/);
-    expect(await prod.resources()).toEqual(before);
-    await shell(documentedCommand('docs/operations.md', 'aws cloudformation update-termination-protection'));
-    await prod.remove();
-    const remaining = await Promise.all(
-      [
-        ['cloudformation', 'describe-stacks'],
-        ['lambda', 'list-functions'],
-        ['apigatewayv2', 'get-apis'],
-        ['iam', 'list-roles'],
-        ['ec2', 'describe-security-groups'],
-        ['sqs', 'list-queues'],
-        ['sns', 'list-topics'],
-        ['dynamodb', 'list-tables'],
-        ['events', 'list-rules', '--event-bus-name', 'patroni'],
-        ['events', 'list-rules'],
-        ['cloudwatch', 'describe-alarms'],
-        ['cloudwatch', 'list-dashboards'],
-        // In the emulator a function that still logs creates its log group again; on AWS its role may not.
-        ['logs', 'describe-log-groups', '--query', 'logGroups[?retentionInDays]'],
-        ['s3api', 'list-buckets'],
-      ].map(async (command) => [command.join(' '), JSON.stringify(await aws(...command))] as const),
+    await shell(
+      documentedCommand('docs/how-to/remove-a-stage.md', 'aws cloudformation update-termination-protection'),
     );
-    expect(remaining.filter(([, response]) => response.includes('barman-config-switch'))).toEqual([]);
+
+    const group = prod.outputs.FunctionSecurityGroup ?? '';
+    const { GroupId } = await aws<{ GroupId: string }>(
+      ...['ec2', 'create-security-group', '--group-name', 'barman', '--description', 'the Barman host'],
+      ...['--vpc-id', PARAMETERS.vpc],
+    );
+    await aws(
+      ...['ec2', 'authorize-security-group-ingress', '--group-id', GroupId],
+      ...['--protocol', 'tcp', '--port', '443', '--source-group', group],
+    );
+    const refused = await prod.remove().then(
+      () => 'removed',
+      (error) => String(error),
+    );
+    expect(refused).toContain(`rules of other security groups name the function's, ${group}`);
+    expect(await prod.resources()).toEqual(before);
+    await shell(/^ +aws ec2 revoke-.*$/m.exec(refused)?.[0] ?? 'false');
+
+    const seen = await see().catch(String);
+    expect(seen).toContain('Nothing was removed. To remove the stage, add --yes.');
+    expect(await prod.resources()).toEqual(before);
+    await prod.remove();
+    const remaining = async () => {
+      const responses = await Promise.all(
+        [
+          ['cloudformation', 'describe-stacks'],
+          ['lambda', 'list-functions'],
+          ['apigatewayv2', 'get-apis'],
+          ['iam', 'list-roles'],
+          ['ec2', 'describe-security-groups'],
+          ['sqs', 'list-queues'],
+          ['sns', 'list-topics'],
+          ['dynamodb', 'list-tables'],
+          ['events', 'list-rules', '--event-bus-name', 'patroni'],
+          ['events', 'list-rules'],
+          ['cloudwatch', 'describe-alarms'],
+          ['cloudwatch', 'list-dashboards'],
+          // In the emulator a function that still logs creates its log group again; on AWS its role may not.
+          ['logs', 'describe-log-groups', '--query', 'logGroups[?retentionInDays]'],
+          ['s3api', 'list-buckets'],
+        ].map(async (command) => [command.join(' '), JSON.stringify(await aws(...command))] as const),
+      );
+      return responses
+        .filter(([, response]) => response.includes('barman-config-switch'))
+        .map(([command]) => command.split(' ').slice(0, 2).join(' '));
+    };
+    expect(await remaining()).toEqual(['dynamodb list-tables', 'logs describe-log-groups']);
+    // The names that the command says, which are those of the documented commands.
+    const names = (text: string) =>
+      [...text.matchAll(/ (?:--table-name|--log-group-name) (\S+)/g)].map(([, name]) => name).toSorted();
+    const documented = documentedBlock('docs/how-to/remove-a-stage.md', 'aws dynamodb delete-table');
+    expect(names(seen)).toEqual(names(documented));
+    await prod.deleteRest();
+    expect(await remaining()).toEqual([]);
+
     const parameters = async () => {
       const { Parameters } = await aws<{ Parameters: { Name: string }[] }>(
         ...['ssm', 'get-parameters-by-path', '--path', '/barman-config-switch/prod'],
@@ -498,7 +537,7 @@ describe('a stage', () => {
       return Parameters.map(({ Name }) => Name);
     };
     expect(await parameters()).toHaveLength(5);
-    const remove = documentedCommand('docs/operations.md', 'aws ssm delete-parameters');
+    const remove = documentedCommand('docs/how-to/remove-a-stage.md', 'aws ssm delete-parameters');
     await shell(fill(remove, { '/barman-config-switch/prod/url …': (await parameters()).join(' ') }));
     expect(await parameters()).toEqual([]);
   });

@@ -3,7 +3,7 @@
 import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';
 import { inject } from 'vitest';
-import { documentedBlock, documentedCommand, fill } from '../documentation.ts';
+import { commandsOf, documentedBlock, documentedCommand, fill } from '../documentation.ts';
 
 const run = promisify(execFile);
 const endpoint = inject('endpoint');
@@ -110,8 +110,18 @@ export class Deployment {
     );
   }
 
-  async remove(): Promise<void> {
-    await this.run(documentedCommand('docs/operations.md', 'npm run remove'));
+  /** @returns the output of the removal */
+  remove(): Promise<string> {
+    return this.run(
+      documentedCommand('docs/how-to/remove-a-stage.md', 'npm run remove -- --stage prod --yes'),
+    );
+  }
+
+  /** Deletes what stays when it is removed, but for the function parameters. */
+  async deleteRest(): Promise<void> {
+    const commands = documentedBlock('docs/how-to/remove-a-stage.md', 'aws dynamodb delete-table');
+    const rest = commandsOf(commands).filter((command) => !command.startsWith('aws ssm'));
+    await shell(fill(rest.join('\n'), { 'barman-config-switch-prod': this.name }));
   }
 
   /** The physical id of each resource of the stack. */

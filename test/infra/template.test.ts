@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
+import { STAYS } from '../../cli/remove.ts';
 import { ExitCode } from '../../functions/config-switch/exit-code.ts';
 import { rollbackConfiguration } from '../../infra/monitoring/rollback.ts';
 import { resourcesByFile } from '../../infra/resources.ts';
@@ -390,6 +391,14 @@ describe.each(withApi)('template with %s', (_, template) => {
     const body = only(template, 'AWS::CloudWatch::Dashboard').Properties.DashboardBody['Fn::Sub'];
     expect(JSON.parse(body).widgets.length).toBeGreaterThan(6);
   });
+});
+
+test('a removed stage › leaves its tables, its logs and the gateway endpoint, which npm run remove lists; a failed first deployment leaves nothing', () => {
+  const stays = Object.entries(most.template.Resources).filter(([, { DeletionPolicy }]) => DeletionPolicy);
+  expect(stays.map(([name]) => name).toSorted()).toEqual(Object.keys(STAYS).toSorted());
+  for (const [, { DeletionPolicy, UpdateReplacePolicy }] of stays) {
+    expect([DeletionPolicy, UpdateReplacePolicy]).toEqual(['RetainExceptOnCreate', 'Retain']);
+  }
 });
 
 describe('ssm-access', () => {

@@ -42,6 +42,8 @@ export const OPTIONAL = {
 
 export interface Resource {
   readonly Type: string;
+  readonly DeletionPolicy?: string;
+  readonly UpdateReplacePolicy?: string;
   // A template is JSON of many shapes.
   // biome-ignore lint/suspicious/noExplicitAny: see above
   readonly Properties: any;
