@@ -347,7 +347,7 @@ class Stage {
     const { stage } = this.values;
     const missing = `table ${this.name} does not exist in ${process.env.AWS_REGION}`;
     const remedy =
-      'give another --stage or --region; if the table was deleted: docs/operations.md#a-lost-table; ' +
+      'give another --stage or --region; if the table was deleted: docs/how-to/ledger-lost.md; ' +
       `if the stage is new: npm run deploy -- --stage ${stage}`;
     return unknownStage(stage, missing, remedy);
   }

@@ -34,10 +34,14 @@ const webhook = (payload: unknown, at = Date.now(), signedWith = secret) => {
 };
 
 /** Invokes the function with the AWS CLI. @returns its response; empty for an asynchronous invocation */
-async function invoke(event: unknown, type = 'RequestResponse'): Promise<Record<string, unknown>> {
+async function invoke(
+  event: unknown,
+  type = 'RequestResponse',
+  qualifier = '$LATEST',
+): Promise<Record<string, unknown>> {
   writeFileSync(join(folder, 'event.json'), JSON.stringify(event));
   await shell(
-    `aws lambda invoke --function-name ${prod.name} --invocation-type ${type} --payload fileb://event.json response.json`,
+    `aws lambda invoke --function-name ${prod.name} --qualifier '${qualifier}' --invocation-type ${type} --payload fileb://event.json response.json`,
     folder,
   );
   return JSON.parse(readFileSync(join(folder, 'response.json'), 'utf8') || '{}') as Record<string, unknown>;
@@ -379,6 +383,59 @@ describe('the ledger', () => {
       check: expect.stringMatching(/^ok {5}url, client-cert, client-key, ca-cert: https/m),
       redrive: expect.stringContaining('0 deleted, 0 left in the queue'),
     });
+  });
+
+  test.each([
+    ['the servers', '', true],
+    ['the events', '-events', false],
+  ])(
+    'answers 503 and records nothing while the table of %s is lost; it remembers the order once that is restored with the documented commands',
+    async (_, suffix, isHeartbeatStopped) => {
+      const table = `${prod.name}${suffix}`;
+      const newest = await webhook(PROMOTION);
+      expect([newest.status, api.activeModel()]).toEqual([200, 'pg:node2']);
+      // AWS makes one when a table is deleted.
+      await aws('dynamodb', 'create-backup', '--table-name', table, '--backup-name', 'deleted');
+      await aws('dynamodb', 'delete-table', '--table-name', table);
+
+      const { status, response } = await webhook({ ...PROMOTION, barman_model: 'pg:node1' });
+      expect([status, response.exit_code, response.recorded]).toEqual([503, 3, false]);
+      expect(response.message).toContain(`table ${table} does not exist`);
+      expect((await webhook({ ...PROMOTION, role: 'replica' })).response).toMatchObject({ exit_code: 1 });
+      const { message = '' } = await invoke({ heartbeat: true }, 'RequestResponse', 'heartbeat');
+      expect(String(message).includes(`table ${table} does not exist`)).toBe(isHeartbeatStopped);
+      expect(api.activeModel()).toBe('pg:node2');
+
+      const restore = documentedBlock('docs/how-to/ledger-lost.md', 'table=barman-config-switch-prod');
+      const settings = documentedBlock('docs/how-to/ledger-lost.md', 'arn=$(aws dynamodb describe-table');
+      await shell(fill(restore, { 'table=barman-config-switch-prod': `table=${table}` }) + settings);
+      if (suffix)
+        await shell(documentedCommand('docs/how-to/ledger-lost.md', 'aws dynamodb update-time-to-live'));
+      const older = await webhook({ ...PROMOTION, barman_model: 'pg:node1', age_ms: 600_000 });
+      expect(older.response).toMatchObject({ exit_code: 1, recorded: true });
+      expect(older.response.message).toContain('superseded');
+      expect(api.activeModel()).toBe('pg:node2');
+    },
+  );
+
+  test('gets an item of the past back with the documented commands', async () => {
+    const item = async () => {
+      const key = '{"barman_server":{"S":"main"}}';
+      const { Item } = await aws<{ Item: { desired: { M: { target: { S: string } } }; paused?: object } }>(
+        ...['dynamodb', 'get-item', '--table-name', prod.name, '--key', key],
+      );
+      return [Item.desired.M.target.S, Item.paused];
+    };
+    expect(await item()).toEqual(['model pg:node2', undefined]);
+    await shell(documentedBlock('docs/how-to/ledger-lost.md', 'aws dynamodb restore-table-to-point-in-time'));
+    expect((await webhook({ ...PROMOTION, barman_model: 'pg:node1' })).status).toBe(200);
+    try {
+      await shell(documentedBlock('docs/how-to/ledger-lost.md', 'aws dynamodb get-item'));
+      expect(await item()).toEqual(['model pg:node2', undefined]);
+    } finally {
+      rmSync('item.json', { force: true });
+    }
+    expect((await webhook({ ...PROMOTION })).status).toBe(200);
   });
 
   test('blocks a server only until the lease expires if the function is killed during a switch', async () => {
