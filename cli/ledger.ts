@@ -34,7 +34,7 @@ import { asJson, asTable, stateOf, time, tried } from './show.ts';
 import {
   LOCAL_STAGE,
   readLocal,
-  regionOf,
+  regionOfStage,
   STAGE_OPTIONS,
   stageFile,
   unknownStage,
@@ -197,7 +197,7 @@ class Stage {
   constructor(values: Values<typeof OPTIONS>) {
     this.values = values;
     const { stage, region } = values;
-    process.env.AWS_REGION = region ?? regionOf(stage) ?? process.env.AWS_REGION ?? 'eu-central-1';
+    process.env.AWS_REGION = regionOfStage(stage, region);
     if (stage === LOCAL_STAGE) useLocal(readLocal().aws);
     this.name = `barman-config-switch-${stage}`;
     const table = new DynamoDbTable(new LedgerClient('command'), this.name);

@@ -6,7 +6,7 @@
 import { spawnSync } from 'node:child_process';
 import { AwsCliError, aws } from './aws.ts';
 import { columns, type Program, print, start, type Values } from './command-line.ts';
-import { regionOf, STAGE_OPTIONS, unknownStage } from './stage.ts';
+import { regionOfStage, STAGE_OPTIONS, unknownStage } from './stage.ts';
 
 const OPTIONS = {
   ...STAGE_OPTIONS,
@@ -83,7 +83,7 @@ export function rulesInTheWay(
 /** Removes the stage, or says what that would do. @returns the exit status: 1 without --yes, or that of osls */
 export function remove(values: Values<typeof OPTIONS>): number {
   const { stage, param = [], yes } = values;
-  const region = values.region ?? regionOf(stage) ?? process.env.AWS_REGION ?? 'eu-central-1';
+  const region = regionOfStage(stage, values.region);
   const stack = `barman-config-switch-${stage}`;
   const inRegion = (command: string) => `${command} --region ${region}`;
 

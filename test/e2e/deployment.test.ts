@@ -510,6 +510,14 @@ describe('a stage', () => {
   test('can be deployed from a release, is independent of another stage, and rejects webhooks without function parameters', async () => {
     await shell('aws s3 mb s3://releases');
     await bare.deployRelease('releases');
+    const { Stacks } = await aws<{ Stacks: { EnableTerminationProtection: boolean; Tags: object[] }[] }>(
+      ...['cloudformation', 'describe-stacks', '--stack-name', bare.name],
+    );
+    expect(Stacks[0]?.EnableTerminationProtection).toBe(true);
+    expect(Stacks[0]?.Tags).toEqual([
+      { Key: 'service', Value: 'barman-config-switch' },
+      { Key: 'stage', Value: 'bare' },
+    ]);
     const body = JSON.stringify(PROMOTION);
     const { status, headers, response } = await bare.post(body, signedHeaders(secret, body));
     expect([status, headers.get('retry-after'), response]).toEqual([
@@ -518,6 +526,16 @@ describe('a stage', () => {
       { message: 'Service Unavailable' },
     ]);
     expect((await webhook({ ...PROMOTION, role: 'replica' })).status).toBe(200);
+    // The emulator ignores what is to be watched.
+    await bare.deployReleaseWithRollback('releases');
+    expect(readFileSync('dist/rollback.json', 'utf8')).toContain(
+      `arn:aws:cloudwatch:eu-central-1:000000000000:alarm:${bare.name}-heartbeat-lost`,
+    );
+    const allow = documentedCommand(
+      'docs/how-to/remove-a-stage.md',
+      'aws cloudformation update-termination-protection',
+    );
+    await shell(fill(allow, { [prod.name]: bare.name }));
     await shell(`aws cloudformation delete-stack --stack-name ${bare.name}`);
     await bare.deleteRest();
     expect((await webhook({ ...PROMOTION, role: 'replica' })).status).toBe(200);

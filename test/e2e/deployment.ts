@@ -97,8 +97,20 @@ export class Deployment {
   /** Deploys it as docs/operations.md says, without osls. */
   async deployRelease(bucket: string): Promise<void> {
     const commands = documentedBlock('docs/operations.md', 'npm run release');
-    await this.run(fill(commands, { BUCKET: bucket, 'barman-config-switch-prod': this.name }));
+    await this.run(
+      fill(commands, {
+        ...{ BUCKET: bucket, 'barman-config-switch-prod': this.name },
+        'stage=prod': `stage=${this.stage}`,
+      }),
+    );
     await this.readOutputs();
+  }
+
+  /** Deploys the next release as docs/operations.md says, with alarms that CloudFormation watches. */
+  async deployReleaseWithRollback(bucket: string): Promise<void> {
+    const commands = documentedBlock('docs/operations.md', 'sed -i "s/ACCOUNT/');
+    const words = { BUCKET: bucket, REGION: 'eu-central-1', 'barman-config-switch-prod': this.name };
+    await shell(fill(commands, { ...words, 'Value=prod': `Value=${this.stage}` }), 'dist');
   }
 
   async readOutputs(): Promise<void> {
