@@ -1,6 +1,7 @@
 /** What CloudFormation watches after a deployment, if the stage parameter `rollback` is true. */
 
-import { type Osls, refuse } from '../osls.ts';
+import { expectDeployed } from '../deployed.ts';
+import type { Osls } from '../osls.ts';
 import { resolved } from '../parameters/index.ts';
 
 /** They show that the function is broken, and not only Barman. */
@@ -32,12 +33,8 @@ export async function rollbackConfiguration(osls: Osls) {
   const { rollback } = await resolved(osls);
   // Empty, because CloudFormation otherwise keeps what the last deployment gave.
   if (!rollback) return { RollbackTriggers: [], MonitoringTimeInMinutes: 0 };
+  await expectDeployed(osls, 'rollback', 'CloudFormation fails if an alarm to watch does not exist');
   const stage = String(await resolveVariable('sls:stage'));
-  if (!(await resolveVariable(`cf:barman-config-switch-${stage}.LedgerTable, null`))) {
-    refuse(
-      `rollback is true, but stage ${stage} is not deployed yet: CloudFormation fails if an alarm to watch does not exist; deploy once without it`,
-    );
-  }
   const region = String(await resolveVariable('aws:region'));
   return watching(stage, region, String(await resolveVariable('aws:accountId')));
 }

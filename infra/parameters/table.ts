@@ -71,6 +71,11 @@ export const PARAMETERS = {
     default: (stage: string) => String(stage.startsWith('prod')),
     defaultInWords: '`true` for stages named `prod…`, otherwise `false`',
   },
+  'table-protection': {
+    text: '`true` or `false`: `true` makes DynamoDB refuse to delete the tables of the ledger. Not for the first deployment: the protected tables of one that fails would stay, and block the next one',
+    parse: flag,
+    default: 'false',
+  },
   rollback: {
     text: '`true` or `false`: `true` lets CloudFormation watch the alarms pg-backup-api-unreachable, heartbeat-lost and function-errors for 15 minutes after a deployment, and undo it if one is raised. Not for the first deployment, nor to repair a stage on which one is raised already',
     parse: flag,

@@ -483,10 +483,13 @@ describe('a stage', () => {
     expect(await prod.resources()).toEqual(before);
   }, 300_000);
 
-  test('changes only the log retention if it is deployed again with another one', async () => {
+  test('changes only the log retention and the protection of its tables if it is deployed again with others', async () => {
     const before = await prod.resources();
-    await new Deployment('prod', { 'log-retention': '30', rollback: 'true' }, clone).deploy();
+    const changes = { 'log-retention': '30', rollback: 'true', 'table-protection': 'true' };
+    await new Deployment('prod', changes, clone).deploy();
     expect(await logRetention()).toBe(30);
+    const deletion = aws('dynamodb', 'delete-table', '--table-name', prod.name);
+    await expect(deletion).rejects.toThrow(/ValidationException.*protected against deletion/);
     expect(await prod.resources()).toEqual(before);
     expect((await webhook({ ...PROMOTION, role: 'replica' })).status).toBe(200);
   });
@@ -501,11 +504,15 @@ describe('a stage', () => {
     expect((await webhook({ ...PROMOTION, role: 'replica' })).status).toBe(200);
   });
 
-  test('is not deployed for the first time with rollback: the alarms to watch do not exist yet', async () => {
-    await expect(new Deployment('bare', { ...PARAMETERS, rollback: 'true' }).deploy()).rejects.toThrow(
-      /rollback is true, but stage bare is not deployed yet: .*deploy once without it/,
-    );
-  });
+  test.each(['rollback', 'table-protection'])(
+    'is not deployed for the first time with %s: it would fail, or block the next one',
+    async (parameter) => {
+      const first = new Deployment('bare', { ...PARAMETERS, [parameter]: 'true' });
+      await expect(first.deploy()).rejects.toThrow(
+        new RegExp(`${parameter} is true, but stage bare is not deployed yet: .*deploy once without it`),
+      );
+    },
+  );
 
   test('can be deployed from a release, is independent of another stage, and rejects webhooks without function parameters', async () => {
     await shell('aws s3 mb s3://releases');

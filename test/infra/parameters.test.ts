@@ -41,6 +41,7 @@ describe('readParameters', () => {
       dns: '10.0.0.10',
       'permissions-boundary': 'boundary',
       api: 'private',
+      'table-protection': 'on',
       rollback: 'on',
       'alarm-topic': 'alarms',
       'deletion-protection': 'yes',

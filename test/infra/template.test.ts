@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
 import { STAYS } from '../../cli/remove.ts';
 import { ExitCode } from '../../functions/config-switch/exit-code.ts';
+import { tableProtection } from '../../infra/deployed.ts';
 import { rollbackConfiguration } from '../../infra/monitoring/rollback.ts';
 import { resourcesByFile } from '../../infra/resources.ts';
 import { OPTIONAL, packageStage, REQUIRED, type Resource, type Template } from './template.ts';
@@ -547,6 +548,25 @@ describe('optional parameters', () => {
     }
     expect((await configuration(true, 'cn-north-1')).RollbackTriggers[0]?.Arn).toMatch(/^arn:aws-cn:/);
     expect(await configuration(false)).toEqual({ RollbackTriggers: [], MonitoringTimeInMinutes: 0 });
+  });
+
+  test('table-protection › protects both tables, and is refused in a first deployment', async () => {
+    expect(least.template.Resources.LedgerTable?.Properties.DeletionProtectionEnabled).toBe(false);
+    expect(least.template.Resources.EventsTable?.Properties.DeletionProtectionEnabled).toBe(false);
+    const isProtected = (on: boolean, deployed: string | null) =>
+      tableProtection({
+        options: {},
+        resolveVariable: async (name) =>
+          ({
+            'self:custom.parameters': { 'table-protection': on },
+            'sls:stage': 'prod',
+            'cf:barman-config-switch-prod.LedgerTable, null': deployed,
+          })[name],
+      });
+    expect([await isProtected(false, null), await isProtected(true, STAGE)]).toEqual([false, true]);
+    await expect(isProtected(true, null)).rejects.toThrow(
+      /^table-protection is true, but stage prod is not deployed yet: .*deploy once without it$/,
+    );
   });
 
   test('reserved-concurrency and alarm-email › are set', () => {
