@@ -35,6 +35,10 @@ export function choose(parameters: Parameters) {
     },
     'route-tables': { file: optional('network/route-tables', parameters['route-tables']) },
     'parameters-key': { file: optional('function/parameters-key', parameters['parameters-key']) },
+    key: {
+      file: optional('function/key', parameters.key),
+      sqsManagedSse: parameters.key ? null : true,
+    },
     'permissions-boundary': { arn: parameters['permissions-boundary'] ?? { Ref: 'AWS::NoValue' } },
     'domain-name': {
       file: optional('api/domain-name', domain),

@@ -83,7 +83,12 @@ export const PARAMETERS = {
   },
   'parameters-key': {
     text: "the ARN of the KMS key that encrypts the function's parameters, if it is not `aws/ssm`, such as `arn:aws:kms:eu-central-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab`; not an alias, which IAM policies cannot name",
-    parse: matching(/^arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{12}:key\/[\w-]+$/),
+    parse: kmsKey,
+    default: null,
+  },
+  key: {
+    text: "the ARN of [a KMS key of yours](how-to/customer-key.md), in the form of `parameters-key`, that encrypts the ledger's tables, the failure queue, the topic of the alarms and the logs. Its policy must allow what they need",
+    parse: kmsKey,
     default: null,
   },
   'permissions-boundary': {
@@ -194,6 +199,11 @@ function whole(least: number, most: number) {
 
 function flag(value: string) {
   return value === 'true' ? true : value === 'false' ? false : undefined;
+}
+
+/** The ARN of a KMS key. */
+function kmsKey(value: string) {
+  return matching(/^arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{12}:key\/[\w-]+$/)(value);
 }
 
 /** An IPv4 CIDR block. */

@@ -494,6 +494,19 @@ describe('a stage', () => {
     expect((await webhook({ ...PROMOTION, role: 'replica' })).status).toBe(200);
   });
 
+  test('a key of the customer is created with the documented commands', async () => {
+    const commands = documentedBlock('docs/how-to/customer-key.md', 'sed');
+    const words = { ACCOUNT: '000000000000', REGION: 'eu-central-1', STAGE: 'prod' };
+    try {
+      expect(await shell(fill(commands, words))).toMatch(/^arn:aws:kms:eu-central-1:000000000000:key\//m);
+      expect(readFileSync('key-policy.json', 'utf8')).toBe(
+        readFileSync('docs/examples/key-policy.json', 'utf8').replaceAll('123456789012', '000000000000'),
+      );
+    } finally {
+      rmSync('key-policy.json', { force: true });
+    }
+  });
+
   test('returns to its deployment before with the documented commands', async () => {
     const list = await prod.run(documentedCommand('docs/operations.md', 'npx serverless deploy list'));
     const timestamps = [...list.matchAll(/^Timestamp: (\d+)$/gm)].map(([, one]) => one);

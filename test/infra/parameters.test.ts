@@ -46,6 +46,7 @@ describe('readParameters', () => {
       'alarm-topic': 'alarms',
       'deletion-protection': 'yes',
       'parameters-key': 'alias/mine',
+      key: 'alias/mine',
       'event-bus': 'a bus',
       'throttling-rate': '0',
       'throttling-burst': 'many',

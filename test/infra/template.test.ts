@@ -201,10 +201,14 @@ describe.each(withApi)('template with %s', (_, template) => {
   });
 
   test('has a failure queue that is encrypted, keeps events for 14 days, and accepts events only from the rule', () => {
-    expect(only(template, 'AWS::SQS::Queue').Properties).toMatchObject({
-      MessageRetentionPeriod: 14 * 86_400,
-      SqsManagedSseEnabled: true,
-    });
+    const { MessageRetentionPeriod, SqsManagedSseEnabled, KmsMasterKeyId } = only(
+      template,
+      'AWS::SQS::Queue',
+    ).Properties;
+    expect(MessageRetentionPeriod).toBe(14 * 86_400);
+    expect([SqsManagedSseEnabled, KmsMasterKeyId]).toEqual(
+      template === most.template ? [undefined, OPTIONAL.key] : [true, undefined],
+    );
     const [allow, deny] = only(template, 'AWS::SQS::QueuePolicy').Properties.PolicyDocument.Statement;
     expect(allow).toMatchObject({
       Effect: 'Allow',
@@ -491,7 +495,7 @@ describe('optional parameters', () => {
   });
 
   test('parameters-key › allows only kms:Decrypt, only on that key, only through SSM', () => {
-    expect(only(most.template, 'AWS::IAM::Policy').Properties.PolicyDocument.Statement).toEqual([
+    expect(most.template.Resources.ParametersKeyPolicy?.Properties.PolicyDocument.Statement).toEqual([
       {
         Effect: 'Allow',
         Action: 'kms:Decrypt',
@@ -499,6 +503,46 @@ describe('optional parameters', () => {
         Condition: { StringEquals: { 'kms:ViaService': { 'Fn::Sub': expect.stringMatching(/^ssm\./) } } },
       },
     ]);
+  });
+
+  test('key › encrypts tables, queue, topic and logs; the function may use it only through DynamoDB and SQS', () => {
+    const { Resources } = most.template;
+    const key = Object.entries({
+      LedgerTable: 'SSESpecification',
+      EventsTable: 'SSESpecification',
+      FailureQueue: 'KmsMasterKeyId',
+      AlarmTopic: 'KmsMasterKeyId',
+      ConfigSwitchLogGroup: 'KmsKeyId',
+      HttpApiLogGroup: 'KmsKeyId',
+    }).map(([name, property]) => Resources[name]?.Properties[property]);
+    const ofTable = { SSEEnabled: true, SSEType: 'KMS', KMSMasterKeyId: OPTIONAL.key };
+    expect(key).toEqual([ofTable, ofTable, OPTIONAL.key, OPTIONAL.key, OPTIONAL.key, OPTIONAL.key]);
+    const through = (service: string, Action: string | string[]) => ({
+      ...{ Effect: 'Allow', Action, Resource: OPTIONAL.key },
+      Condition: {
+        StringEquals: { 'kms:ViaService': { 'Fn::Sub': `${service}.\${AWS::Region}.\${AWS::URLSuffix}` } },
+      },
+    });
+    expect(Resources.KeyPolicy?.Properties.PolicyDocument.Statement).toEqual([
+      through('dynamodb', 'kms:Decrypt'),
+      through('sqs', ['kms:Decrypt', 'kms:GenerateDataKey']),
+    ]);
+    expect(/"(Kms\w+|KMS\w+|kms:\w+)"/.exec(JSON.stringify(least.template))?.[0]).toBeUndefined();
+  });
+
+  test('docs/examples/key-policy.json › allows each service that uses the key, for this stage', () => {
+    const text = readFileSync('docs/examples/key-policy.json', 'utf8');
+    const { Statement } = JSON.parse(text) as { Statement: { Principal: { Service?: string } }[] };
+    expect(Statement.flatMap(({ Principal }) => Principal.Service ?? [])).toEqual([
+      'logs.eu-central-1.amazonaws.com',
+      'cloudwatch.amazonaws.com',
+      'events.amazonaws.com',
+      'dynamodb.amazonaws.com',
+    ]);
+    for (const { Properties } of ofType(most.template, 'AWS::Logs::LogGroup')) {
+      expect(text).toContain(`:log-group:${Properties.LogGroupName}"`);
+    }
+    expect(text).toContain(`:alarm:${STAGE}-*"`);
   });
 
   test('domain-name › creates a domain with mutual TLS, and disables the default endpoint', () => {

@@ -23,6 +23,7 @@ export const OPTIONAL = {
   'route-tables': 'rtb-0123456789abcdef0,rtb-0fedcba9876543210',
   'deletion-protection': 'false',
   'parameters-key': 'arn:aws:kms:eu-central-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab',
+  key: 'arn:aws:kms:eu-central-1:123456789012:key/567890ab-12ab-34cd-56ef-1234567890ab',
   'permissions-boundary': 'arn:aws:iam::123456789012:policy/boundary',
   'event-bus': 'patroni',
   'throttling-rate': '5',
