@@ -1,5 +1,6 @@
 /** What the parameters choose: optional files of infra/, and single values elsewhere in serverless.yml. */
 
+import { existingEndpoint } from './network.ts';
 import type { ParameterName, Parameters } from './table.ts';
 
 /** From the first of the endpoint's DNS entries, each of which is `<hosted zone>:<name>`. */
@@ -22,7 +23,8 @@ const ENDPOINT_URL = [
 export function choose(parameters: Parameters) {
   const { api, 'ssm-access': ssm, 'domain-name': domain, 'alarm-topic': topic } = parameters;
   const isPublic = api === 'public';
-  const ssmAccess = ssm.startsWith('sg-') ? 'existing' : ssm;
+  const endpoint = existingEndpoint(ssm);
+  const ssmAccess = endpoint === undefined ? ssm : ssm === endpoint ? 'existing' : 'elsewhere';
   return {
     api: {
       file: optional('api/api', isPublic),
@@ -30,6 +32,7 @@ export function choose(parameters: Parameters) {
     },
     'ssm-access': {
       file: optional(`network/ssm-access-${ssmAccess}`, ssm !== 'nat'),
+      group: endpoint,
       // The endpoint's own DNS name: it has no private DNS, so the region's name does not lead to it.
       environment: ssm === 'endpoint' ? { AWS_ENDPOINT_URL_SSM: { 'Fn::Sub': ENDPOINT_URL } } : {},
     },

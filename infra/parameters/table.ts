@@ -47,8 +47,8 @@ export const PARAMETERS = {
     default: 8008,
   },
   'ssm-access': {
-    text: '`endpoint`, `nat` or `sg-…`: how the function reaches SSM. `endpoint` creates an interface endpoint (about 7 USD per month and zone). `nat` uses the NAT of the VPC. `sg-…` is the security group of an existing endpoint with private DNS, and gets a rule for the function',
-    parse: matching(/^(endpoint|nat|sg-[0-9a-f]{8,17})$/),
+    text: '`endpoint`, `nat`, `sg-…` or `managed-elsewhere:sg-…`: how the function reaches SSM. `endpoint` creates an interface endpoint (about 7 USD per month and zone). `nat` uses the NAT of the VPC. `sg-…` is the security group of an existing endpoint with private DNS, and gets a rule for the function. `managed-elsewhere:sg-…` is such a group that [you give that rule](how-to/endpoint-managed-elsewhere.md), because it is managed elsewhere',
+    parse: matching(/^(endpoint|nat|(managed-elsewhere:)?sg-[0-9a-f]{8,17})$/),
     default: 'endpoint',
   },
   'ledger-access': {

@@ -576,10 +576,11 @@ describe('a stage', () => {
       ...['ec2', 'create-security-group', '--group-name', 'barman', '--description', 'the Barman host'],
       ...['--vpc-id', PARAMETERS.vpc],
     );
-    await aws(
-      ...['ec2', 'authorize-security-group-ingress', '--group-id', GroupId],
-      ...['--protocol', 'tcp', '--port', '443', '--source-group', group],
+    const allow = documentedCommand(
+      'docs/how-to/endpoint-managed-elsewhere.md',
+      'aws ec2 authorize-security-group-ingress',
     );
+    await shell(fill(allow, { 'sg-0123456789abcdef0': GroupId, 'sg-0fedcba9876543210': group }));
     const refused = await prod.remove().then(
       () => 'removed',
       (error) => String(error),

@@ -124,6 +124,14 @@ test("parameters › reads the stage's file, and options with precedence", async
   });
 });
 
+test.each(['sg-00000002', 'managed-elsewhere:sg-00000002'])(
+  'egressRules › has the security group of an existing endpoint (%s)',
+  (ssm) => {
+    const rules = egressRules(readParameters('prod', { ...REQUIRED, 'ssm-access': ssm }));
+    expect(rules).toContainEqual(expect.objectContaining({ DestinationSecurityGroupId: 'sg-00000002' }));
+  },
+);
+
 test('egressRules › has a security group for barman-host in place of a CIDR block', () => {
   const [rule] = egressRules(readParameters('prod', { ...REQUIRED, 'barman-host': 'sg-00000001' }));
   expect(rule).toMatchObject({ DestinationSecurityGroupId: 'sg-00000001' });

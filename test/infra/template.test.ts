@@ -440,6 +440,22 @@ describe('ssm-access', () => {
     );
   });
 
+  test('managed-elsewhere:sg-… › changes no group, and has the rule to add as an output', async () => {
+    const { template } = await packageStage({
+      ...REQUIRED,
+      'ssm-access': 'managed-elsewhere:sg-0123456789abcdef0',
+    });
+    expect(ofType(template, 'AWS::EC2::SecurityGroupIngress')).toEqual([]);
+    expect(template.Outputs.SsmAccessRule).toMatchObject({
+      Value: {
+        'Fn::Sub': expect.stringMatching(
+          /^sg-0123456789abcdef0: TCP 443 from \$\{FunctionSecurityGroup\.GroupId\}$/,
+        ),
+      },
+    });
+    expect(template.Resources).not.toHaveProperty('SsmEndpoint');
+  });
+
   test('sg-… › allows ingress from the function in that security group', () => {
     expect(only(most.template, 'AWS::EC2::SecurityGroupIngress').Properties).toMatchObject({
       GroupId: 'sg-0123456789abcdef0',
