@@ -85,44 +85,19 @@ export function remove(values: Values<typeof OPTIONS>): number {
   const { stage, param = [], yes } = values;
   const region = regionOfStage(stage, values.region);
   const stack = `barman-config-switch-${stage}`;
-  const inRegion = (command: string) => `${command} --region ${region}`;
-
-  const protection = findStack(region, stage, stack).EnableTerminationProtection;
-  if (protection) {
+  if (findStack(region, stage, stack).EnableTerminationProtection) {
+    const allow = 'aws cloudformation update-termination-protection --no-enable-termination-protection';
     throw new Error(
-      `stage ${stage} is protected from removal (deletion protection is enabled); nothing was removed. To allow it:\n  ` +
-        inRegion(
-          `aws cloudformation update-termination-protection --no-enable-termination-protection --stack-name ${stack}`,
-        ),
+      `stage ${stage} is protected from removal (deletion protection is enabled); nothing was removed. To allow it:\n` +
+        `  ${allow} --stack-name ${stack} --region ${region}`,
     );
   }
   const { StackResourceSummaries: resources } = aws<{ StackResourceSummaries: StackResource[] }>(
     ...([region, 'cloudformation', 'list-stack-resources', '--stack-name', stack] as const),
   );
-  const idOf = new Map(
-    resources.map(({ LogicalResourceId, PhysicalResourceId = '' }) => [
-      LogicalResourceId,
-      PhysicalResourceId,
-    ]),
-  );
+  const idOf = new Map(resources.map((one) => [one.LogicalResourceId, one.PhysicalResourceId ?? '']));
   refuseWhileNamed(region, idOf);
-
-  print(`The stage ${stage} in ${region}, the stack ${stack}:`);
-  print(
-    '- Its removal takes 20 to 40 minutes: AWS releases the network interfaces of a function in a VPC late.',
-  );
-  print('  If the command is interrupted, it goes on.');
-  print('- Meanwhile, and afterwards, Barman follows no failover.');
-  print(
-    '- A stage that is deployed again has another URL, unless it has a domain-name: every patroni.yml changes.',
-  );
-  print('- These stay. Deployed again under the same name, the stage fails until they are deleted:');
-  const stays = Object.entries(STAYS).flatMap(([name, command]) => {
-    const id = idOf.get(name);
-    return id ? [[`  ${id}`, inRegion(command(id))]] : [];
-  });
-  for (const line of columns(stays)) print(line);
-  print(`- The function parameters stay, too: /barman-config-switch/${stage}/…`);
+  for (const line of explanation(stage, region, idOf)) print(line);
   if (!yes) {
     print('Nothing was removed. To remove the stage, add --yes.');
     return 1;
@@ -132,6 +107,25 @@ export function remove(values: Values<typeof OPTIONS>): number {
     stdio: ['ignore', 'inherit', 'inherit'],
   });
   return status ?? 1;
+}
+
+/** What a removal does, line by line. @param idOf the stack's resources */
+function explanation(stage: string, region: string, idOf: ReadonlyMap<string, string>): string[] {
+  const stays = Object.entries(STAYS).flatMap(([name, command]) => {
+    const id = idOf.get(name);
+    return id ? [[`  ${id}`, `${command(id)} --region ${region}`]] : [];
+  });
+  return [
+    `The stage ${stage} in ${region}, the stack barman-config-switch-${stage}:`,
+    // CloudFormation waits for Lambda to release them. AWS names no maximum; users report 20 to 45 minutes.
+    '- Its removal takes 20 to 40 minutes: AWS releases the network interfaces of a function in a VPC late.',
+    '  If the command is interrupted, it goes on.',
+    '- Meanwhile, and afterwards, Barman follows no failover.',
+    '- A stage that is deployed again has another URL, unless it has a domain-name: every patroni.yml changes.',
+    '- These stay. Deployed again under the same name, the stage fails until they are deleted:',
+    ...columns(stays),
+    `- The function parameters stay, too: /barman-config-switch/${stage}/…`,
+  ];
 }
 
 /** @throws Error if there is no such stack, or AWS refuses */
