@@ -35,7 +35,7 @@ import { asJson, asTable, time, tried } from './show.ts';
 import {
   LOCAL_STAGE,
   readLocal,
-  regionOf,
+  regionOfStage,
   STAGE_OPTIONS,
   stageFile,
   unknownStage,
@@ -198,7 +198,7 @@ class Stage {
   constructor(values: Values<typeof OPTIONS>) {
     this.values = values;
     const { stage, region } = values;
-    process.env.AWS_REGION = region ?? regionOf(stage) ?? process.env.AWS_REGION ?? 'eu-central-1';
+    process.env.AWS_REGION = regionOfStage(stage, region);
     if (stage === LOCAL_STAGE) useLocal(readLocal().aws);
     this.name = `barman-config-switch-${stage}`;
     const table = new DynamoDbTable(new LedgerClient('command'), this.name);
@@ -348,7 +348,7 @@ class Stage {
     const { stage } = this.values;
     const missing = `table ${this.name} does not exist in ${process.env.AWS_REGION}`;
     const remedy =
-      'give another --stage or --region; if the table was deleted: docs/operations.md#a-lost-table; ' +
+      'give another --stage or --region; if the table was deleted: docs/how-to/ledger-lost.md; ' +
       `if the stage is new: npm run deploy -- --stage ${stage}`;
     return unknownStage(stage, missing, remedy);
   }

@@ -1,15 +1,16 @@
 /**
  * `npm run release -- --stage S`: writes dist/, from which a stage is deployed without Node.js: the
  * function's code, the stage's CloudFormation template, which has the place of the code as its parameters, an
- * SBOM (CycloneDX), and checksums. It needs no AWS account.
+ * SBOM (CycloneDX), the alarms that CloudFormation may watch, and checksums. It needs no AWS account.
  */
 
 import { execFileSync, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { copyFileSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { watching } from '../infra/monitoring/rollback.ts';
 import { type Program, start, type Values } from './command-line.ts';
-import { STAGE_OPTIONS, stageFile, unknownStage } from './stage.ts';
+import { regionOfStage, STAGE_OPTIONS, stageFile, unknownStage } from './stage.ts';
 
 interface Template {
   Parameters?: object;
@@ -81,7 +82,10 @@ export function release({ stage, region, param = [] }: Values<typeof OPTIONS>): 
     join(DIST, 'sbom.json'),
     execFileSync('npm', ['sbom', '--omit', 'dev', '--sbom-format', 'cyclonedx'], { maxBuffer: 2 ** 26 }),
   );
-  const checksums = ['function.zip', 'template.json', 'sbom.json'].map((name) => {
+  // The account is known only where it is deployed.
+  const triggers = watching(stage, regionOfStage(stage, region), 'ACCOUNT');
+  writeFileSync(join(DIST, 'rollback.json'), `${JSON.stringify(triggers, null, 2)}\n`);
+  const checksums = ['function.zip', 'template.json', 'sbom.json', 'rollback.json'].map((name) => {
     const hash = createHash('sha256').update(readFileSync(join(DIST, name)));
     return `${hash.digest('hex')}  ${name}\n`;
   });

@@ -37,9 +37,14 @@ export function stageFile(stage: string): string {
 }
 
 /** Returns the region in the file of the stage, if it names one */
-export function regionOf(stage: string): string | undefined {
+function regionOf(stage: string): string | undefined {
   if (!existsSync(stageFile(stage))) return undefined;
   return /^region: *["']?([\w-]+)/m.exec(readFileSync(stageFile(stage), 'utf8'))?.[1];
+}
+
+/** Returns the region of a stage. @param option as given with `--region` */
+export function regionOfStage(stage: string, option: string | undefined): string {
+  return option ?? regionOf(stage) ?? process.env.AWS_REGION ?? 'eu-central-1';
 }
 
 /** Returns how to reach the `npm start` that runs. @throws Error if none does */

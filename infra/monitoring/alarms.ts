@@ -156,7 +156,7 @@ export const ALARMS: Readonly<Record<string, Readonly<Record<string, Alarm>>>> =
       description:
         'The ledger was unavailable, so nothing was switched. Read the message in the log: it names the remedy.',
       advice:
-        'Callbacks try again for ten minutes, and so does Lambda. Without the ledger, an old event could be applied after a newer one.',
+        'Callbacks try again for ten minutes, Lambda for three. Without the ledger, an old event could be applied after a newer one. If a table was deleted: [A lost ledger](how-to/ledger-lost.md).',
     },
     'function-errors': {
       ...FUNCTION,

@@ -1,5 +1,6 @@
 /** What the parameters choose: optional files of infra/, and single values elsewhere in serverless.yml. */
 
+import { existingEndpoint } from './network.ts';
 import type { ParameterName, Parameters } from './table.ts';
 
 /** From the first of the endpoint's DNS entries, each of which is `<hosted zone>:<name>`. */
@@ -45,7 +46,8 @@ export function choose(parameters: Parameters) {
     'alarm-topic': topic,
   } = parameters;
   const isPublic = api === 'public';
-  const ssmAccess = ssm.startsWith('sg-') ? 'existing' : ssm;
+  const endpoint = existingEndpoint(ssm);
+  const ssmAccess = endpoint === undefined ? ssm : ssm === endpoint ? 'existing' : 'elsewhere';
   return {
     api: {
       file: optional('api/api', isPublic),
@@ -58,11 +60,16 @@ export function choose(parameters: Parameters) {
     },
     'ssm-access': {
       file: optional(`network/ssm-access-${ssmAccess}`, ssm !== 'nat'),
+      group: endpoint,
       // The endpoint's own DNS name: it has no private DNS, so the region's name does not lead to it.
       environment: ssm === 'endpoint' ? { AWS_ENDPOINT_URL_SSM: { 'Fn::Sub': ENDPOINT_URL } } : {},
     },
     'route-tables': { file: optional('network/route-tables', parameters['route-tables']) },
     'parameters-key': { file: optional('function/parameters-key', parameters['parameters-key']) },
+    key: {
+      file: optional('function/key', parameters.key),
+      sqsManagedSse: parameters.key ? null : true,
+    },
     'permissions-boundary': { arn: parameters['permissions-boundary'] ?? { Ref: 'AWS::NoValue' } },
     'domain-name': {
       file: optional('api/domain-name', domain),

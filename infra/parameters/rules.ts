@@ -13,13 +13,17 @@ const DOMAIN = ['domain-name', 'certificate', 'truststore'] as const;
 export const STAGE_NAME = /^[a-z][a-z0-9]{0,19}$/;
 
 /** Parameters with the ARN of something that AWS accepts only from the region of the stage. */
-const IN_REGION = ['alarm-topic', 'certificate', 'parameters-key'] as const;
+const IN_REGION = ['alarm-topic', 'certificate', 'ownership-certificate', 'parameters-key', 'key'] as const;
 
 /** Combinations that are rejected, and the error for each. Malformed values are absent. */
 const CONFLICTS: readonly (readonly [error: string, rejected: (set: Partial<Parameters>) => unknown])[] = [
   [
     `${DOMAIN.join(', ')}: set all of them, or none`,
     (set) => DOMAIN.some((name) => set[name]) && !DOMAIN.every((name) => set[name]),
+  ],
+  [
+    'ownership-certificate is for domain-name; set that, or omit it',
+    (set) => set['ownership-certificate'] && !set['domain-name'],
   ],
   [
     'route-tables is for a gateway endpoint, but ledger-access is nat; omit route-tables, or set ledger-access to pl-…',

@@ -47,8 +47,8 @@ export const PARAMETERS = {
     default: 8008,
   },
   'ssm-access': {
-    text: '`endpoint`, `nat` or `sg-…`: how the function reaches SSM. `endpoint` creates an interface endpoint (about 7 USD per month and zone). `nat` uses the NAT of the VPC. `sg-…` is the security group of an existing endpoint with private DNS, and gets a rule for the function',
-    parse: matching(/^(endpoint|nat|sg-[0-9a-f]{8,17})$/),
+    text: '`endpoint`, `nat`, `sg-…` or `managed-elsewhere:sg-…`: how the function reaches SSM. `endpoint` creates an interface endpoint (about 7 USD per month and zone). `nat` uses the NAT of the VPC. `sg-…` is the security group of an existing endpoint with private DNS, and gets a rule for the function. `managed-elsewhere:sg-…` is such a group that [you give that rule](how-to/endpoint-managed-elsewhere.md), because it is managed elsewhere',
+    parse: matching(/^(endpoint|nat|(managed-elsewhere:)?sg-[0-9a-f]{8,17})$/),
     default: 'endpoint',
   },
   'ledger-access': {
@@ -61,15 +61,20 @@ export const PARAMETERS = {
     default: null,
   },
   'route-tables': {
-    text: 'route tables of the subnets, such as `rtb-0123456789abcdef0`, separated by commas, to create the gateway endpoint of DynamoDB in; omit it if there is one. The endpoint stays when the stage is removed, because others may use it',
+    text: 'route tables of the subnets, such as `rtb-0123456789abcdef0`, separated by commas, to create the gateway endpoint of DynamoDB in; omit it if there is one. The endpoint stays when the stage is [removed](how-to/remove-a-stage.md), because others may use it',
     parse: listOf(matching(/^rtb-[0-9a-f]{8,17}$/)),
     default: null,
   },
   'deletion-protection': {
-    text: '`true` or `false`: `true` protects the stage from being removed by mistake (termination protection of its stack). To remove it, first deploy it with `false`',
+    text: '`true` or `false`: `true` protects the stage from being removed by mistake (termination protection of its stack). To [remove](how-to/remove-a-stage.md) it, first deploy it with `false`',
     parse: flag,
     default: (stage: string) => String(stage.startsWith('prod')),
     defaultInWords: '`true` for stages named `prod…`, otherwise `false`',
+  },
+  'table-protection': {
+    text: '`true` or `false`: `true` makes DynamoDB refuse to delete the tables of the ledger. Not for the first deployment: the protected tables of one that fails would stay, and block the next one',
+    parse: flag,
+    default: 'false',
   },
   rollback: {
     text: '`true` or `false`: `true` lets CloudFormation watch the alarms pg-backup-api-unreachable, heartbeat-lost and function-errors for 15 minutes after a deployment, and undo it if one is raised. Not for the first deployment, nor to repair a stage on which one is raised already',
@@ -78,7 +83,12 @@ export const PARAMETERS = {
   },
   'parameters-key': {
     text: "the ARN of the KMS key that encrypts the function's parameters, if it is not `aws/ssm`, such as `arn:aws:kms:eu-central-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab`; not an alias, which IAM policies cannot name",
-    parse: matching(/^arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{12}:key\/[\w-]+$/),
+    parse: kmsKey,
+    default: null,
+  },
+  key: {
+    text: "the ARN of [a KMS key of yours](how-to/customer-key.md), in the form of `parameters-key`, that encrypts the ledger's tables, the failure queue, the topic of the alarms and the logs. Its policy must allow what they need",
+    parse: kmsKey,
     default: null,
   },
   'permissions-boundary': {
@@ -145,6 +155,11 @@ export const PARAMETERS = {
     parse: matching(/^arn:aws[a-z-]*:acm:[a-z0-9-]+:\d{12}:certificate\/[\w-]+$/),
     default: null,
   },
+  'ownership-certificate': {
+    text: 'the ARN of a public certificate of ACM for `domain-name`, in the region of the stage. Required if `certificate` was imported, or is of a private CA: with mutual TLS, AWS verifies by it that the name is yours',
+    parse: matching(/^arn:aws[a-z-]*:acm:[a-z0-9-]+:\d{12}:certificate\/[\w-]+$/),
+    default: null,
+  },
   truststore: {
     text: "the CA certificates (PEM) that the callbacks' client certificates are verified against, in S3, such as `s3://bucket/truststore.pem`",
     parse: matching(/^s3:\/\/[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]\/\S+$/),
@@ -184,6 +199,11 @@ function whole(least: number, most: number) {
 
 function flag(value: string) {
   return value === 'true' ? true : value === 'false' ? false : undefined;
+}
+
+/** The ARN of a KMS key. */
+function kmsKey(value: string) {
+  return matching(/^arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{12}:key\/[\w-]+$/)(value);
 }
 
 /** An IPv4 CIDR block. */

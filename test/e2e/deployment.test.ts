@@ -35,10 +35,14 @@ const webhook = (payload: unknown, at = Date.now(), signedWith = secret) => {
 };
 
 /** Invokes the function with the AWS CLI. @returns its response; empty for an asynchronous invocation */
-async function invoke(event: unknown, type = 'RequestResponse'): Promise<Record<string, unknown>> {
+async function invoke(
+  event: unknown,
+  type = 'RequestResponse',
+  qualifier = '$LATEST',
+): Promise<Record<string, unknown>> {
   writeFileSync(join(folder, 'event.json'), JSON.stringify(event));
   await shell(
-    `aws lambda invoke --function-name ${prod.name} --invocation-type ${type} --payload fileb://event.json response.json`,
+    `aws lambda invoke --function-name ${prod.name} --qualifier '${qualifier}' --invocation-type ${type} --payload fileb://event.json response.json`,
     folder,
   );
   return JSON.parse(readFileSync(join(folder, 'response.json'), 'utf8') || '{}') as Record<string, unknown>;
@@ -384,6 +388,59 @@ describe('the ledger', () => {
     });
   });
 
+  test.each([
+    ['the servers', '', true],
+    ['the events', '-events', false],
+  ])(
+    'answers 503 and records nothing while the table of %s is lost; it remembers the order once that is restored with the documented commands',
+    async (_, suffix, isHeartbeatStopped) => {
+      const table = `${prod.name}${suffix}`;
+      const newest = await webhook(PROMOTION);
+      expect([newest.status, api.activeModel()]).toEqual([200, 'pg:node2']);
+      // AWS makes one when a table is deleted.
+      await aws('dynamodb', 'create-backup', '--table-name', table, '--backup-name', 'deleted');
+      await aws('dynamodb', 'delete-table', '--table-name', table);
+
+      const { status, response } = await webhook({ ...PROMOTION, barman_model: 'pg:node1' });
+      expect([status, response.exit_code, response.recorded]).toEqual([503, 3, false]);
+      expect(response.message).toContain(`table ${table} does not exist`);
+      expect((await webhook({ ...PROMOTION, role: 'replica' })).response).toMatchObject({ exit_code: 1 });
+      const { message = '' } = await invoke({ heartbeat: true }, 'RequestResponse', 'heartbeat');
+      expect(String(message).includes(`table ${table} does not exist`)).toBe(isHeartbeatStopped);
+      expect(api.activeModel()).toBe('pg:node2');
+
+      const restore = documentedBlock('docs/how-to/ledger-lost.md', 'table=barman-config-switch-prod');
+      const settings = documentedBlock('docs/how-to/ledger-lost.md', 'arn=$(aws dynamodb describe-table');
+      await shell(fill(restore, { 'table=barman-config-switch-prod': `table=${table}` }) + settings);
+      if (suffix)
+        await shell(documentedCommand('docs/how-to/ledger-lost.md', 'aws dynamodb update-time-to-live'));
+      const older = await webhook({ ...PROMOTION, barman_model: 'pg:node1', age_ms: 600_000 });
+      expect(older.response).toMatchObject({ exit_code: 1, recorded: true });
+      expect(older.response.message).toContain('superseded');
+      expect(api.activeModel()).toBe('pg:node2');
+    },
+  );
+
+  test('gets an item of the past back with the documented commands', async () => {
+    const item = async () => {
+      const key = '{"barman_server":{"S":"main"}}';
+      const { Item } = await aws<{ Item: { desired: { M: { target: { S: string } } }; paused?: object } }>(
+        ...['dynamodb', 'get-item', '--table-name', prod.name, '--key', key],
+      );
+      return [Item.desired.M.target.S, Item.paused];
+    };
+    expect(await item()).toEqual(['model pg:node2', undefined]);
+    await shell(documentedBlock('docs/how-to/ledger-lost.md', 'aws dynamodb restore-table-to-point-in-time'));
+    expect((await webhook({ ...PROMOTION, barman_model: 'pg:node1' })).status).toBe(200);
+    try {
+      await shell(documentedBlock('docs/how-to/ledger-lost.md', 'aws dynamodb get-item'));
+      expect(await item()).toEqual(['model pg:node2', undefined]);
+    } finally {
+      rmSync('item.json', { force: true });
+    }
+    expect((await webhook({ ...PROMOTION })).status).toBe(200);
+  });
+
   test('blocks a server only until the lease expires if the function is killed during a switch', async () => {
     api.plan({ time: 6_000 });
     const killed = { ...PROMOTION, barman_server: 'killed' };
@@ -429,12 +486,28 @@ describe('a stage', () => {
     expect(await prod.resources()).toEqual(before);
   }, 300_000);
 
-  test('changes only the log retention if it is deployed again with another one', async () => {
+  test('changes only the log retention and the protection of its tables if it is deployed again with others', async () => {
     const before = await prod.resources();
-    await new Deployment('prod', { 'log-retention': '30', rollback: 'true' }, clone).deploy();
+    const changes = { 'log-retention': '30', rollback: 'true', 'table-protection': 'true' };
+    await new Deployment('prod', changes, clone).deploy();
     expect(await logRetention()).toBe(30);
+    const deletion = aws('dynamodb', 'delete-table', '--table-name', prod.name);
+    await expect(deletion).rejects.toThrow(/ValidationException.*protected against deletion/);
     expect(await prod.resources()).toEqual(before);
     expect((await webhook({ ...PROMOTION, role: 'replica' })).status).toBe(200);
+  });
+
+  test('a key of the customer is created with the documented commands', async () => {
+    const commands = documentedBlock('docs/how-to/customer-key.md', 'sed');
+    const words = { ACCOUNT: '000000000000', REGION: 'eu-central-1', STAGE: 'prod' };
+    try {
+      expect(await shell(fill(commands, words))).toMatch(/^arn:aws:kms:eu-central-1:000000000000:key\//m);
+      expect(readFileSync('key-policy.json', 'utf8')).toBe(
+        readFileSync('docs/examples/key-policy.json', 'utf8').replaceAll('123456789012', '000000000000'),
+      );
+    } finally {
+      rmSync('key-policy.json', { force: true });
+    }
   });
 
   test('returns to its deployment before with the documented commands', async () => {
@@ -447,15 +520,27 @@ describe('a stage', () => {
     expect((await webhook({ ...PROMOTION, role: 'replica' })).status).toBe(200);
   });
 
-  test('is not deployed for the first time with rollback: the alarms to watch do not exist yet', async () => {
-    await expect(new Deployment('bare', { ...PARAMETERS, rollback: 'true' }).deploy()).rejects.toThrow(
-      /rollback is true, but stage bare is not deployed yet: .*deploy once without it/,
-    );
-  });
+  test.each(['rollback', 'table-protection'])(
+    'is not deployed for the first time with %s: it would fail, or block the next one',
+    async (parameter) => {
+      const first = new Deployment('bare', { ...PARAMETERS, [parameter]: 'true' });
+      await expect(first.deploy()).rejects.toThrow(
+        new RegExp(`${parameter} is true, but stage bare is not deployed yet: .*deploy once without it`),
+      );
+    },
+  );
 
   test('can be deployed from a release, is independent of another stage on the same event bus, and rejects webhooks without function parameters', async () => {
     await shell('aws s3 mb s3://releases');
     await bare.deployRelease('releases');
+    const { Stacks } = await aws<{ Stacks: { EnableTerminationProtection: boolean; Tags: object[] }[] }>(
+      ...['cloudformation', 'describe-stacks', '--stack-name', bare.name],
+    );
+    expect(Stacks[0]?.EnableTerminationProtection).toBe(true);
+    expect(Stacks[0]?.Tags).toEqual([
+      { Key: 'service', Value: 'barman-config-switch' },
+      { Key: 'stage', Value: 'bare' },
+    ]);
     const body = JSON.stringify(PROMOTION);
     const { status, headers, response } = await bare.post(body, signedHeaders(secret, body));
     expect([status, headers.get('retry-after'), response]).toEqual([
@@ -475,36 +560,86 @@ describe('a stage', () => {
     expect([api.activeModel(), posts()]).toEqual([active, before]);
     expect(await prod.logs()).not.toContain(other.cluster);
     expect(await bare.logs()).not.toContain(skipped.cluster);
+    // The emulator ignores what is to be watched.
+    await bare.deployReleaseWithRollback('releases');
+    expect(readFileSync('dist/rollback.json', 'utf8')).toContain(
+      `arn:aws:cloudwatch:eu-central-1:000000000000:alarm:${bare.name}-heartbeat-lost`,
+    );
+    const allow = documentedCommand(
+      'docs/how-to/remove-a-stage.md',
+      'aws cloudformation update-termination-protection',
+    );
+    await shell(fill(allow, { [prod.name]: bare.name }));
     await shell(`aws cloudformation delete-stack --stack-name ${bare.name}`);
+    await bare.deleteRest();
     expect((await webhook({ ...PROMOTION, role: 'replica' })).status).toBe(200);
   });
 
-  test('is protected from removal, and leaves only the function parameters when it is removed', async () => {
+  test('is removed with the documented commands, unless it is protected or rules of other groups name its own; tables, logs and function parameters stay', async () => {
     const before = await prod.resources();
+    const see = () =>
+      prod.run(documentedCommand('docs/how-to/remove-a-stage.md', 'npm run remove -- --stage prod'));
+    await expect(see()).rejects.toThrow(/deletion protection is enabled/);
     await expect(prod.remove()).rejects.toThrow(/deletion protection is enabled/);
-    expect(await prod.resources()).toEqual(before);
-    await shell(documentedCommand('docs/operations.md', 'aws cloudformation update-termination-protection'));
-    await prod.remove();
-    const remaining = await Promise.all(
-      [
-        ['cloudformation', 'describe-stacks'],
-        ['lambda', 'list-functions'],
-        ['apigatewayv2', 'get-apis'],
-        ['iam', 'list-roles'],
-        ['ec2', 'describe-security-groups'],
-        ['sqs', 'list-queues'],
-        ['sns', 'list-topics'],
-        ['dynamodb', 'list-tables'],
-        ['events', 'list-rules', '--event-bus-name', 'patroni'],
-        ['events', 'list-rules'],
-        ['cloudwatch', 'describe-alarms'],
-        ['cloudwatch', 'list-dashboards'],
-        // In the emulator a function that still logs creates its log group again; on AWS its role may not.
-        ['logs', 'describe-log-groups', '--query', 'logGroups[?retentionInDays]'],
-        ['s3api', 'list-buckets'],
-      ].map(async (command) => [command.join(' '), JSON.stringify(await aws(...command))] as const),
+    await shell(
+      documentedCommand('docs/how-to/remove-a-stage.md', 'aws cloudformation update-termination-protection'),
     );
-    expect(remaining.filter(([, response]) => response.includes('barman-config-switch'))).toEqual([]);
+
+    const group = prod.outputs.FunctionSecurityGroup ?? '';
+    const { GroupId } = await aws<{ GroupId: string }>(
+      ...['ec2', 'create-security-group', '--group-name', 'barman', '--description', 'the Barman host'],
+      ...['--vpc-id', PARAMETERS.vpc],
+    );
+    const allow = documentedCommand(
+      'docs/how-to/endpoint-managed-elsewhere.md',
+      'aws ec2 authorize-security-group-ingress',
+    );
+    await shell(fill(allow, { 'sg-0123456789abcdef0': GroupId, 'sg-0fedcba9876543210': group }));
+    const refused = await prod.remove().then(
+      () => 'removed',
+      (error) => String(error),
+    );
+    expect(refused).toContain(`rules of other security groups name the function's, ${group}`);
+    expect(await prod.resources()).toEqual(before);
+    await shell(/^ +aws ec2 revoke-.*$/m.exec(refused)?.[0] ?? 'false');
+
+    const seen = await see().catch(String);
+    expect(seen).toContain('Nothing was removed. To remove the stage, add --yes.');
+    expect(await prod.resources()).toEqual(before);
+    await prod.remove();
+    const remaining = async () => {
+      const responses = await Promise.all(
+        [
+          ['cloudformation', 'describe-stacks'],
+          ['lambda', 'list-functions'],
+          ['apigatewayv2', 'get-apis'],
+          ['iam', 'list-roles'],
+          ['ec2', 'describe-security-groups'],
+          ['sqs', 'list-queues'],
+          ['sns', 'list-topics'],
+          ['dynamodb', 'list-tables'],
+          ['events', 'list-rules', '--event-bus-name', 'patroni'],
+          ['events', 'list-rules'],
+          ['cloudwatch', 'describe-alarms'],
+          ['cloudwatch', 'list-dashboards'],
+          // In the emulator a function that still logs creates its log group again; on AWS its role may not.
+          ['logs', 'describe-log-groups', '--query', 'logGroups[?retentionInDays]'],
+          ['s3api', 'list-buckets'],
+        ].map(async (command) => [command.join(' '), JSON.stringify(await aws(...command))] as const),
+      );
+      return responses
+        .filter(([, response]) => response.includes('barman-config-switch'))
+        .map(([command]) => command.split(' ').slice(0, 2).join(' '));
+    };
+    expect(await remaining()).toEqual(['dynamodb list-tables', 'logs describe-log-groups']);
+    // The names that the command says, which are those of the documented commands.
+    const names = (text: string) =>
+      [...text.matchAll(/ (?:--table-name|--log-group-name) (\S+)/g)].map(([, name]) => name).toSorted();
+    const documented = documentedBlock('docs/how-to/remove-a-stage.md', 'aws dynamodb delete-table');
+    expect(names(seen)).toEqual(names(documented));
+    await prod.deleteRest();
+    expect(await remaining()).toEqual([]);
+
     const parameters = async () => {
       const { Parameters } = await aws<{ Parameters: { Name: string }[] }>(
         ...['ssm', 'get-parameters-by-path', '--path', '/barman-config-switch/prod'],
@@ -512,7 +647,7 @@ describe('a stage', () => {
       return Parameters.map(({ Name }) => Name);
     };
     expect(await parameters()).toHaveLength(5);
-    const remove = documentedCommand('docs/operations.md', 'aws ssm delete-parameters');
+    const remove = documentedCommand('docs/how-to/remove-a-stage.md', 'aws ssm delete-parameters');
     await shell(fill(remove, { '/barman-config-switch/prod/url …': (await parameters()).join(' ') }));
     expect(await parameters()).toEqual([]);
   });

@@ -3,7 +3,7 @@
 import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';
 import { inject } from 'vitest';
-import { documentedBlock, documentedCommand, fill } from '../documentation.ts';
+import { commandsOf, documentedBlock, documentedCommand, fill } from '../documentation.ts';
 
 const run = promisify(execFile);
 const endpoint = inject('endpoint');
@@ -97,8 +97,20 @@ export class Deployment {
   /** Deploys it as docs/operations.md says, without osls. */
   async deployRelease(bucket: string): Promise<void> {
     const commands = documentedBlock('docs/operations.md', 'npm run release');
-    await this.run(fill(commands, { BUCKET: bucket, 'barman-config-switch-prod': this.name }));
+    await this.run(
+      fill(commands, {
+        ...{ BUCKET: bucket, 'barman-config-switch-prod': this.name },
+        'stage=prod': `stage=${this.stage}`,
+      }),
+    );
     await this.readOutputs();
+  }
+
+  /** Deploys the next release as docs/operations.md says, with alarms that CloudFormation watches. */
+  async deployReleaseWithRollback(bucket: string): Promise<void> {
+    const commands = documentedBlock('docs/operations.md', 'sed -i "s/ACCOUNT/');
+    const words = { BUCKET: bucket, REGION: 'eu-central-1', 'barman-config-switch-prod': this.name };
+    await shell(fill(commands, { ...words, 'Value=prod': `Value=${this.stage}` }), 'dist');
   }
 
   async readOutputs(): Promise<void> {
@@ -110,8 +122,18 @@ export class Deployment {
     );
   }
 
-  async remove(): Promise<void> {
-    await this.run(documentedCommand('docs/operations.md', 'npm run remove'));
+  /** @returns the output of the removal */
+  remove(): Promise<string> {
+    return this.run(
+      documentedCommand('docs/how-to/remove-a-stage.md', 'npm run remove -- --stage prod --yes'),
+    );
+  }
+
+  /** Deletes what stays when it is removed, but for the function parameters. */
+  async deleteRest(): Promise<void> {
+    const commands = documentedBlock('docs/how-to/remove-a-stage.md', 'aws dynamodb delete-table');
+    const rest = commandsOf(commands).filter((command) => !command.startsWith('aws ssm'));
+    await shell(fill(rest.join('\n'), { 'barman-config-switch-prod': this.name }));
   }
 
   /** The physical id of each resource of the stack. */

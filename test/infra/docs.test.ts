@@ -5,7 +5,7 @@ import { dirname, join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { pages } from '../../infra/docs.ts';
 import { ALARMS } from '../../infra/monitoring/alarms.ts';
-import { commandsOf, documentedBlock, documentedCommand, shellBlocks } from '../documentation.ts';
+import { commandsOf, documentedBlock, shellBlocks } from '../documentation.ts';
 
 const DOCUMENTS = globSync('**/*.md', { exclude: ['node_modules'] }).toSorted();
 const { scripts } = JSON.parse(readFileSync('package.json', 'utf8')) as { scripts: Record<string, string> };
@@ -18,11 +18,6 @@ const NOT_RUN: Readonly<Record<string, string>> = {
       command,
       "no test reaches Terraform's registry; test/e2e/lint.test.ts reads the file",
     ]),
-  ),
-  ...Object.fromEntries(
-    commandsOf(documentedBlock('docs/operations.md', 'aws dynamodb restore-table-from-backup'))
-      .concat(documentedCommand('docs/operations.md', 'aws dynamodb update-time-to-live'))
-      .map((command) => [command, 'no stand-in of DynamoDB restores a table that was deleted']),
   ),
 };
 /** What the tests take from the documentation: a block or a command, the page, and how it begins. */

@@ -46,10 +46,12 @@ describe('readParameters', () => {
       dns: '10.0.0.10',
       'permissions-boundary': 'boundary',
       api: 'private',
+      'table-protection': 'on',
       rollback: 'on',
       'alarm-topic': 'alarms',
       'deletion-protection': 'yes',
       'parameters-key': 'alias/mine',
+      key: 'alias/mine',
       'event-bus': 'a bus',
       'throttling-rate': '0',
       'throttling-burst': 'many',
@@ -59,6 +61,7 @@ describe('readParameters', () => {
       'alarm-email': 'dba',
       'domain-name': 'https://barman.example.com',
       certificate: 'cert.pem',
+      'ownership-certificate': 'ownership.pem',
       truststore: 'truststore.pem',
       'truststore-version': '1 2',
       'hosted-zone': 'example.com',
@@ -87,12 +90,18 @@ describe('readParameters', () => {
 
   test.each([
     [{ 'domain-name': OPTIONAL['domain-name'] }, 'certificate, truststore: set all of them, or none'],
+    [
+      { 'ownership-certificate': OPTIONAL['ownership-certificate'] },
+      'ownership-certificate is for domain-name; set that, or omit it',
+    ],
     [{ 'ledger-access': 'nat', 'route-tables': OPTIONAL['route-tables'] }, 'omit route-tables, or set'],
     [{ api: 'none', ...DOMAIN }, 'are for the API, but api is none; omit them'],
     ...Object.entries({
       'alarm-topic': 'sns:us-east-1:123456789012:alarms',
       certificate: 'acm:us-east-1:123456789012:certificate/1',
+      'ownership-certificate': 'acm:us-east-1:123456789012:certificate/1',
       'parameters-key': 'kms:us-east-1:123456789012:key/1',
+      key: 'kms:us-east-1:123456789012:key/1',
     }).map(([name, rest]): [Record<string, string>, string] => [
       { ...DOMAIN, [name]: `arn:aws:${rest}` },
       `${name} is in the region us-east-1, and the stage in eu-central-1; give one that is in eu-central-1`,
@@ -151,6 +160,14 @@ describe('parameters › has the region of', () => {
     expect(read.region).toBe(expected);
   });
 });
+
+test.each(['sg-00000002', 'managed-elsewhere:sg-00000002'])(
+  'egressRules › has the security group of an existing endpoint (%s)',
+  (ssm) => {
+    const rules = egressRules(readParameters('prod', { ...REQUIRED, 'ssm-access': ssm }));
+    expect(rules).toContainEqual(expect.objectContaining({ DestinationSecurityGroupId: 'sg-00000002' }));
+  },
+);
 
 test('egressRules › has a security group for barman-host in place of a CIDR block', () => {
   const [rule] = egressRules(readParameters('prod', { ...REQUIRED, 'barman-host': 'sg-00000001' }));

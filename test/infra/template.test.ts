@@ -2,7 +2,9 @@ import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { inflateRawSync } from 'node:zlib';
 import { describe, expect, test } from 'vitest';
+import { STAYS } from '../../cli/remove.ts';
 import { ExitCode } from '../../functions/config-switch/exit-code.ts';
+import { tableProtection } from '../../infra/deployed.ts';
 import { rollbackConfiguration } from '../../infra/monitoring/rollback.ts';
 import { resourcesByFile } from '../../infra/resources.ts';
 import { OPTIONAL, packageStage, REQUIRED, type Resource, type Template } from './template.ts';
@@ -195,10 +197,14 @@ describe.each(withApi)('template with %s', (_, template) => {
   });
 
   test('has a failure queue that is encrypted, and keeps events for 14 days', () => {
-    expect(only(template, 'AWS::SQS::Queue').Properties).toMatchObject({
-      MessageRetentionPeriod: 14 * 86_400,
-      SqsManagedSseEnabled: true,
-    });
+    const { MessageRetentionPeriod, SqsManagedSseEnabled, KmsMasterKeyId } = only(
+      template,
+      'AWS::SQS::Queue',
+    ).Properties;
+    expect(MessageRetentionPeriod).toBe(14 * 86_400);
+    expect([SqsManagedSseEnabled, KmsMasterKeyId]).toEqual(
+      template === most.template ? [undefined, OPTIONAL.key] : [true, undefined],
+    );
     const statements = only(template, 'AWS::SQS::QueuePolicy').Properties.PolicyDocument.Statement;
     expect(statements.at(-1)).toMatchObject({
       ...{ Effect: 'Deny', Principal: '*', Condition: { Bool: { 'aws:SecureTransport': 'false' } } },
@@ -439,6 +445,14 @@ describe('event-bus', () => {
   });
 });
 
+test('a removed stage › leaves its tables, its logs and the gateway endpoint, which npm run remove lists; a failed first deployment leaves nothing', () => {
+  const stays = Object.entries(most.template.Resources).filter(([, { DeletionPolicy }]) => DeletionPolicy);
+  expect(stays.map(([name]) => name).toSorted()).toEqual(Object.keys(STAYS).toSorted());
+  for (const [, { DeletionPolicy, UpdateReplacePolicy }] of stays) {
+    expect([DeletionPolicy, UpdateReplacePolicy]).toEqual(['RetainExceptOnCreate', 'Retain']);
+  }
+});
+
 describe('ssm-access', () => {
   test("endpoint › creates an endpoint without private DNS, restricted to the stage's parameters", () => {
     const { Properties } = only(least.template, 'AWS::EC2::VPCEndpoint');
@@ -473,6 +487,22 @@ describe('ssm-access', () => {
     );
   });
 
+  test('managed-elsewhere:sg-… › changes no group, and has the rule to add as an output', async () => {
+    const { template } = await packageStage({
+      ...REQUIRED,
+      'ssm-access': 'managed-elsewhere:sg-0123456789abcdef0',
+    });
+    expect(ofType(template, 'AWS::EC2::SecurityGroupIngress')).toEqual([]);
+    expect(template.Outputs.SsmAccessRule).toMatchObject({
+      Value: {
+        'Fn::Sub': expect.stringMatching(
+          /^sg-0123456789abcdef0: TCP 443 from \$\{FunctionSecurityGroup\.GroupId\}$/,
+        ),
+      },
+    });
+    expect(template.Resources).not.toHaveProperty('SsmEndpoint');
+  });
+
   test('sg-… › allows ingress from the function in that security group', () => {
     expect(only(most.template, 'AWS::EC2::SecurityGroupIngress').Properties).toMatchObject({
       GroupId: 'sg-0123456789abcdef0',
@@ -484,9 +514,10 @@ describe('ssm-access', () => {
 });
 
 describe('optional parameters', () => {
-  test('route-tables › creates the gateway endpoint of DynamoDB in them, which stays when the stage is removed', () => {
+  test('route-tables › creates the gateway endpoint of DynamoDB in them, which stays when the stage is removed, but not after a failed first deployment', () => {
     expect(only(most.template, 'AWS::EC2::VPCEndpoint')).toMatchObject({
-      DeletionPolicy: 'Retain',
+      DeletionPolicy: 'RetainExceptOnCreate',
+      UpdateReplacePolicy: 'Retain',
       Properties: {
         VpcEndpointType: 'Gateway',
         RouteTableIds: ['rtb-0123456789abcdef0', 'rtb-0fedcba9876543210'],
@@ -550,7 +581,7 @@ describe('optional parameters', () => {
   });
 
   test('parameters-key › allows only kms:Decrypt, only on that key, only through SSM', () => {
-    expect(only(most.template, 'AWS::IAM::Policy').Properties.PolicyDocument.Statement).toEqual([
+    expect(most.template.Resources.ParametersKeyPolicy?.Properties.PolicyDocument.Statement).toEqual([
       {
         Effect: 'Allow',
         Action: 'kms:Decrypt',
@@ -558,6 +589,46 @@ describe('optional parameters', () => {
         Condition: { StringEquals: { 'kms:ViaService': { 'Fn::Sub': expect.stringMatching(/^ssm\./) } } },
       },
     ]);
+  });
+
+  test('key › encrypts tables, queue, topic and logs; the function may use it only through DynamoDB and SQS', () => {
+    const { Resources } = most.template;
+    const key = Object.entries({
+      LedgerTable: 'SSESpecification',
+      EventsTable: 'SSESpecification',
+      FailureQueue: 'KmsMasterKeyId',
+      AlarmTopic: 'KmsMasterKeyId',
+      ConfigSwitchLogGroup: 'KmsKeyId',
+      HttpApiLogGroup: 'KmsKeyId',
+    }).map(([name, property]) => Resources[name]?.Properties[property]);
+    const ofTable = { SSEEnabled: true, SSEType: 'KMS', KMSMasterKeyId: OPTIONAL.key };
+    expect(key).toEqual([ofTable, ofTable, OPTIONAL.key, OPTIONAL.key, OPTIONAL.key, OPTIONAL.key]);
+    const through = (service: string, Action: string | string[]) => ({
+      ...{ Effect: 'Allow', Action, Resource: OPTIONAL.key },
+      Condition: {
+        StringEquals: { 'kms:ViaService': { 'Fn::Sub': `${service}.\${AWS::Region}.\${AWS::URLSuffix}` } },
+      },
+    });
+    expect(Resources.KeyPolicy?.Properties.PolicyDocument.Statement).toEqual([
+      through('dynamodb', 'kms:Decrypt'),
+      through('sqs', ['kms:Decrypt', 'kms:GenerateDataKey']),
+    ]);
+    expect(/"(Kms\w+|KMS\w+|kms:\w+)"/.exec(JSON.stringify(least.template))?.[0]).toBeUndefined();
+  });
+
+  test('docs/examples/key-policy.json › allows each service that uses the key, for this stage', () => {
+    const text = readFileSync('docs/examples/key-policy.json', 'utf8');
+    const { Statement } = JSON.parse(text) as { Statement: { Principal: { Service?: string } }[] };
+    expect(Statement.flatMap(({ Principal }) => Principal.Service ?? [])).toEqual([
+      'logs.eu-central-1.amazonaws.com',
+      'cloudwatch.amazonaws.com',
+      'events.amazonaws.com',
+      'dynamodb.amazonaws.com',
+    ]);
+    for (const { Properties } of ofType(most.template, 'AWS::Logs::LogGroup')) {
+      expect(text).toContain(`:log-group:${Properties.LogGroupName}"`);
+    }
+    expect(text).toContain(`:alarm:${STAGE}-*"`);
   });
 
   test('domain-name › creates a domain with mutual TLS, and disables the default endpoint', () => {
@@ -571,6 +642,18 @@ describe('optional parameters', () => {
       Value: 'https://barman.example.com/config-switch',
     });
     expect(only(most.template, 'AWS::Route53::RecordSet').Properties.Name).toBe(OPTIONAL['domain-name']);
+  });
+
+  test('ownership-certificate › proves the ownership of the domain name', () => {
+    const domain = only(most.template, 'AWS::ApiGatewayV2::DomainName').Properties;
+    expect(domain.DomainNameConfigurations).toEqual([
+      {
+        CertificateArn: OPTIONAL.certificate,
+        OwnershipVerificationCertificateArn: OPTIONAL['ownership-certificate'],
+        EndpointType: 'REGIONAL',
+        SecurityPolicy: 'TLS_1_2',
+      },
+    ]);
   });
 
   test('rollback › watches three alarms for 15 minutes, and nothing if it is off', async () => {
@@ -595,6 +678,25 @@ describe('optional parameters', () => {
     }
     expect((await configuration(true, 'cn-north-1')).RollbackTriggers[0]?.Arn).toMatch(/^arn:aws-cn:/);
     expect(await configuration(false)).toEqual({ RollbackTriggers: [], MonitoringTimeInMinutes: 0 });
+  });
+
+  test('table-protection › protects both tables, and is refused in a first deployment', async () => {
+    expect(least.template.Resources.LedgerTable?.Properties.DeletionProtectionEnabled).toBe(false);
+    expect(least.template.Resources.EventsTable?.Properties.DeletionProtectionEnabled).toBe(false);
+    const isProtected = (on: boolean, deployed: string | null) =>
+      tableProtection({
+        options: {},
+        resolveVariable: async (name) =>
+          ({
+            'self:custom.parameters': { 'table-protection': on },
+            'sls:stage': 'prod',
+            'cf:barman-config-switch-prod.LedgerTable, null': deployed,
+          })[name],
+      });
+    expect([await isProtected(false, null), await isProtected(true, STAGE)]).toEqual([false, true]);
+    await expect(isProtected(true, null)).rejects.toThrow(
+      /^table-protection is true, but stage prod is not deployed yet: .*deploy once without it$/,
+    );
   });
 
   test('reserved-concurrency and alarm-email › are set', () => {

@@ -23,6 +23,7 @@ export const OPTIONAL = {
   'route-tables': 'rtb-0123456789abcdef0,rtb-0fedcba9876543210',
   'deletion-protection': 'false',
   'parameters-key': 'arn:aws:kms:eu-central-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab',
+  key: 'arn:aws:kms:eu-central-1:123456789012:key/567890ab-12ab-34cd-56ef-1234567890ab',
   'permissions-boundary': 'arn:aws:iam::123456789012:policy/boundary',
   'event-bus': 'patroni',
   'throttling-rate': '5',
@@ -33,6 +34,8 @@ export const OPTIONAL = {
   'alarm-email': 'dba@example.com',
   'domain-name': 'barman.example.com',
   certificate: 'arn:aws:acm:eu-central-1:123456789012:certificate/1234abcd-12ab-34cd-56ef-1234567890ab',
+  'ownership-certificate':
+    'arn:aws:acm:eu-central-1:123456789012:certificate/567890ab-12ab-34cd-56ef-1234567890ab',
   truststore: 's3://bucket/truststore.pem',
   'truststore-version': '3sL4kqtJlcpXroDTDmJ',
   'hosted-zone': 'Z0123456789ABCDEFGHIJ',
@@ -40,6 +43,8 @@ export const OPTIONAL = {
 
 export interface Resource {
   readonly Type: string;
+  readonly DeletionPolicy?: string;
+  readonly UpdateReplacePolicy?: string;
   // A template is JSON of many shapes.
   // biome-ignore lint/suspicious/noExplicitAny: see above
   readonly Properties: any;

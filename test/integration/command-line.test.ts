@@ -6,6 +6,7 @@ import { run } from '../../cli/command-line.ts';
 import { CONTRACT, contract } from '../../cli/contract.ts';
 import { documentedCommands, LEDGER, ledger } from '../../cli/ledger.ts';
 import { RELEASE, release } from '../../cli/release.ts';
+import { REMOVE, remove } from '../../cli/remove.ts';
 import { SEND, sendRoleChange } from '../local/send.ts';
 import { START, startLocal } from '../local/start.ts';
 import { runCommand } from './command.ts';
@@ -14,6 +15,7 @@ const PROGRAMS: Record<string, (args: string[]) => Promise<number>> = {
   'npm run ledger': (args) => run(LEDGER, ledger, args),
   'npm run contract': (args) => run(CONTRACT, contract, args),
   'npm run release': (args) => run(RELEASE, release, args),
+  'npm run remove': (args) => run(REMOVE, remove, args),
   'npm start': (args) => run(START, startLocal, args),
   'npm run webhook': (args) => run(SEND.webhook, sendRoleChange('webhook'), args),
   'npm run invoke': (args) => run(SEND.invoke, sendRoleChange('invoke'), args),

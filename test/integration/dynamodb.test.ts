@@ -125,7 +125,7 @@ describe('DynamoDbTable', () => {
     [
       'does not exist',
       'nowhere',
-      /table nowhere does not exist in eu-central-1; restore it: docs\/operations.md#a-lost-table$/,
+      /table nowhere does not exist in eu-central-1; restore it: docs\/how-to\/ledger-lost\.md$/,
     ],
     ['has an invalid name', 'x', /is unavailable/],
   ])('reports a table that %s', async (_, tableName, words) => {

@@ -58,7 +58,7 @@ export class LedgerClient {
       if (error instanceof LedgerError) throw error;
       if (error instanceof ConditionalCheckFailedException) return undefined;
       const remedies = {
-        ResourceNotFoundException: `table ${table} does not exist in ${process.env.AWS_REGION}; restore it: docs/operations.md#a-lost-table`,
+        ResourceNotFoundException: `table ${table} does not exist in ${process.env.AWS_REGION}; restore it: docs/how-to/ledger-lost.md`,
         AccessDeniedException: `the function's role needs the actions of infra/function/iam.yml on table ${table}`,
       };
       const route = 'a gateway endpoint or a NAT';

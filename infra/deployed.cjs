@@ -1,0 +1,1 @@
+module.exports = require('./deployed.ts'); // osls loads JavaScript only
