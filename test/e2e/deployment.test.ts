@@ -530,7 +530,7 @@ describe('a stage', () => {
     },
   );
 
-  test('can be deployed from a release, is independent of another stage on the same event bus, and rejects webhooks without function parameters', async () => {
+  test('can be deployed from a release, also again with what stayed; it is independent of another stage on the same bus, and rejects webhooks without function parameters', async () => {
     await shell('aws s3 mb s3://releases');
     await bare.deployRelease('releases');
     const { Stacks } = await aws<{ Stacks: { EnableTerminationProtection: boolean; Tags: object[] }[] }>(
@@ -570,7 +570,15 @@ describe('a stage', () => {
       'aws cloudformation update-termination-protection',
     );
     await shell(fill(allow, { [prod.name]: bare.name }));
-    await shell(`aws cloudformation delete-stack --stack-name ${bare.name}`);
+    const item = { barman_server: { S: 'old' } };
+    await aws('dynamodb', 'put-item', '--table-name', bare.name, '--item', JSON.stringify(item));
+    const remove = `aws cloudformation delete-stack --stack-name ${bare.name}
+aws cloudformation wait stack-delete-complete --stack-name ${bare.name}`;
+    await shell(remove);
+    await bare.deployAgain('releases');
+    const key = ['--table-name', bare.name, '--key', JSON.stringify(item)];
+    expect(await aws('dynamodb', 'get-item', ...key)).toEqual({ Item: item });
+    await shell(remove);
     await bare.deleteRest();
     expect((await webhook({ ...PROMOTION, role: 'replica' })).status).toBe(200);
   });
@@ -650,5 +658,5 @@ describe('a stage', () => {
     const remove = documentedCommand('docs/how-to/remove-a-stage.md', 'aws ssm delete-parameters');
     await shell(fill(remove, { '/barman-config-switch/prod/url …': (await parameters()).join(' ') }));
     expect(await parameters()).toEqual([]);
-  });
+  }, 300_000);
 });

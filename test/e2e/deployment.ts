@@ -113,6 +113,13 @@ export class Deployment {
     await shell(fill(commands, { ...words, 'Value=prod': `Value=${this.stage}` }), 'dist');
   }
 
+  /** Deploys a removed stage again with what stayed, as docs/how-to/remove-a-stage.md says. */
+  async deployAgain(bucket: string): Promise<void> {
+    const commands = documentedBlock('docs/how-to/remove-a-stage.md', 'aws cloudformation create-change-set');
+    const words = { BUCKET: bucket, REGION: 'eu-central-1', 'barman-config-switch-prod': this.name };
+    await this.run(fill(commands, { ...words, 'Value=prod': `Value=${this.stage}` }));
+  }
+
   async readOutputs(): Promise<void> {
     const { Stacks } = await aws<{
       Stacks: { Outputs: { OutputKey: string; OutputValue: string }[] }[];

@@ -262,13 +262,11 @@ describe('the operator', () => {
     await run.setItem({ paused_at: at(-300 * MINUTE) });
     expect(await run.heartbeat()).toMatchObject({ pausedPending: 0, pausedPendingAge: 0 });
     await run.webhook(PROMOTION);
-    expect(await run.heartbeat()).toMatchObject({
-      pending: 0,
-      pausedPending: 1,
-      pausedPendingAge: 18_000,
-      oldestPendingAge: 0,
-    });
-    run.expectMetrics({ PausedPendingAge: 18_000 });
+    const beat = await run.heartbeat();
+    expect(beat).toMatchObject({ pending: 0, pausedPending: 1, oldestPendingAge: 0 });
+    // In minutes, as the test takes some time.
+    expect(Math.floor(beat.pausedPendingAge / 60)).toBe(300);
+    run.expectMetrics({ PausedPendingAge: beat.pausedPendingAge });
     // A pause that ends by itself is meant to be.
     await run.operator.pause('main', { until: Date.now() + 60 * MINUTE }, signal());
     expect(await run.heartbeat()).toMatchObject({ pausedPending: 1, pausedPendingAge: 0 });
