@@ -576,6 +576,8 @@ describe('npm run ledger -- check', () => {
       'clusters/a': cluster,
       'clusters/b': cluster,
       'clusters/c': '{}',
+      'clusters/d': cluster,
+      servers: '{ "main": ["a", "b"] }',
     });
     const checked = await ledger(run.table, 'check');
     expect(checked.status).toBe(1);
@@ -586,8 +588,12 @@ describe('npm run ledger -- check', () => {
       expect.stringMatching(
         /^wrong {2}clusters\/c: SSM parameter .*clusters\/c is malformed: servers is missing$/,
       ),
+      expect.stringMatching(
+        /^wrong {2}clusters\/d: SSM parameter .* lists Barman server main, which SSM parameter .*servers does not bind to it; /,
+      ),
       expect.stringMatching(/^wrong {2}secrets: .*clusters\/c is malformed/),
     ]);
+    expect(linesOf(checked)).toContain('ok     servers: a cluster may list main only in a, b');
     expect(linesOf(checked)).toContain(
       'ok     Barman server main: has members in a and b, its sites: it follows the only one that has a primary',
     );
