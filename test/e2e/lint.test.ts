@@ -40,10 +40,23 @@ function withoutSuppressions(text: string): string {
   return JSON.stringify(template, null, 2);
 }
 
+const ELSEWHERE = 'managed-elsewhere:sg-0123456789abcdef0';
+const TOPIC = 'arn:aws:sns:eu-central-1:123456789012:alarms';
+const OVER_NAT = { ...REQUIRED, 'ssm-access': 'nat', 'ledger-access': 'nat' };
+
 describe.each<[string, Record<string, string>]>([
   ['the required parameters', REQUIRED],
-  ['a NAT', { ...REQUIRED, 'ssm-access': 'nat', 'ledger-access': 'nat' }],
+  ['a NAT', OVER_NAT],
   ['every parameter', { ...REQUIRED, ...OPTIONAL, 'ssm-access': 'sg-0123456789abcdef0' }],
+  ['every parameter, and an endpoint of its own', { ...REQUIRED, ...OPTIONAL }],
+  [
+    'a key, and an endpoint that is managed elsewhere',
+    { ...REQUIRED, key: OPTIONAL.key, 'ssm-access': ELSEWHERE },
+  ],
+  [
+    'EventBridge instead of an API',
+    { ...OVER_NAT, api: 'none', 'event-bus': 'default', 'alarm-topic': TOPIC },
+  ],
 ])('the template with %s', (_, parameters) => {
   const folder = mkdtempSync(join(tmpdir(), 'barman-config-switch-lint-'));
   const file = join(folder, 'template.json');
