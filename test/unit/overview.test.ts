@@ -5,7 +5,7 @@ import { FINDINGS } from '../../functions/config-switch/inspect/findings.ts';
 import type { Inspection, StoredFinding } from '../../functions/config-switch/ledger/inspection.ts';
 import type { Item } from '../../functions/config-switch/ledger/item.ts';
 import type { Servers } from '../../functions/config-switch/ledger/ledger.ts';
-import { overviewOf, rowsOf } from '../../functions/config-switch/ledger/overview.ts';
+import { age, overviewOf, rowsOf } from '../../functions/config-switch/ledger/overview.ts';
 
 const NOW = Date.parse('2026-11-24T12:00:00.000Z');
 const ago = (hours: number) => new Date(NOW - 3_600_000 * hours).toISOString();
@@ -74,6 +74,24 @@ describe('archived is', () => {
     expect(archived({ at: ago(48) })).toBe('yes 2d');
   });
 
+  test('yes also for a server that was never switched, and whose leader was known two heartbeats ago', () => {
+    const { applied_version: _, ...never } = inspection;
+    const { applied: __, desired: ___, ...observed } = item;
+    const [cluster] = heartbeat.clusters;
+    const at = new Date(NOW - 2 * heartbeat.interval).toISOString();
+    const servers = {
+      ...{ items: [], unreadable: [], heard: new Map(), inspections: new Map([['main', never]]) },
+      stage: {
+        heartbeat: { ...heartbeat, clusters: [{ ...cluster, observed_at: at } as typeof cluster & object] },
+      },
+    };
+    expect(overviewOf(observed, servers, NOW)).toMatchObject({
+      state: 'observed',
+      leader: 'node1 9h',
+      archived: 'yes 3h',
+    });
+  });
+
   test('not hidden by a member that was not seen: that concerns only whether it is ready', () => {
     expect(archived({ unseen: [{ what: 'node2', member: 'node2' }] })).toBe('yes 3h');
   });
@@ -89,4 +107,17 @@ describe('archived is', () => {
       ...{ desired: '–', applied: '–', leader: '–', streaming: '–', ready: 'yes 3h', archived: '?' },
     });
   });
+});
+
+test.each([
+  [119_999, '119s'],
+  [120_000, '2m'],
+  [7_199_999, '119m'],
+  [7_200_000, '2h'],
+  [172_799_999, '47h'],
+  [172_800_000, '2d'],
+  [-1, '0s'],
+  [Number.NaN, ''],
+])('an age of %d ms › is %s', (ms, text) => {
+  expect(age(ms)).toBe(text);
 });
