@@ -92,7 +92,7 @@ export const PARAMETERS = {
     default: null,
   },
   'permissions-boundary': {
-    text: "the ARN of the IAM policy that bounds the function's role, such as `arn:aws:iam::123456789012:policy/boundary`, where your account demands one",
+    text: "the ARN of the IAM policy that bounds the function's role, such as `arn:aws:iam::123456789012:policy/barman-config-switch-prod-boundary`, where your account or [who deploys](reference/permissions.md#the-boundary) needs one",
     parse: matching(/^arn:aws[a-z-]*:iam::(\d{12}|aws):policy\/\S+$/),
     default: null,
   },

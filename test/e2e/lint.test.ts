@@ -1,18 +1,21 @@
 /**
  * The template has no findings of cfn-lint and checkov, unless they are suppressed with a reason. The example for Terraform
- * is valid HCL, and fits the template.
+ * is valid HCL, and fits the template. What the simulation of IAM knows of CloudFormation is what cfn-lint knows.
  */
 
 import { execFile } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { globSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest';
+import { readHandlers } from '../infra/handlers.ts';
 import { OPTIONAL, packageStage, REQUIRED } from '../infra/template.ts';
 
 const run = promisify(execFile);
 const tools = inject('tools');
+/** The types of resources in all templates. */
+const types = new Set<string>();
 
 /** Suppressions that hold only without a key of the customer's. */
 const WITHOUT_KEY = /^without the parameter key, /;
@@ -61,7 +64,8 @@ describe.each<[string, Record<string, string>]>([
   const folder = mkdtempSync(join(tmpdir(), 'barman-config-switch-lint-'));
   const file = join(folder, 'template.json');
   beforeAll(async () => {
-    const { text } = await packageStage(parameters);
+    const { template, text } = await packageStage(parameters);
+    for (const { Type } of Object.values(template.Resources)) types.add(Type);
     writeFileSync(file, parameters.key ? withoutSuppressions(text) : text);
   });
   afterAll(() => rmSync(folder, { recursive: true }));
@@ -162,4 +166,12 @@ describe('docs/examples/stage.tf', () => {
     expect(named(/LogicalResourceId\/(\w+)/g)).toEqual(tables.map(([name]) => name));
     expect(Buffer.byteLength(packaged)).toBeLessThan(MAX_TEMPLATE);
   });
+});
+
+test('test/infra/handlers.json has the permissions that cfn-lint has for each type', async () => {
+  const schemas = 'lib/python3*/site-packages/cfnlint/data/schemas/resources';
+  const [folder = ''] = globSync(join(tools, '..', schemas));
+  const handlers = `${JSON.stringify(readHandlers(folder, [...types]), null, 2)}\n`;
+  // With -u it is written.
+  await expect(handlers).toMatchFileSnapshot('../infra/handlers.json');
 });

@@ -24,7 +24,7 @@ export const OPTIONAL = {
   'deletion-protection': 'false',
   'parameters-key': 'arn:aws:kms:eu-central-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab',
   key: 'arn:aws:kms:eu-central-1:123456789012:key/567890ab-12ab-34cd-56ef-1234567890ab',
-  'permissions-boundary': 'arn:aws:iam::123456789012:policy/boundary',
+  'permissions-boundary': 'arn:aws:iam::123456789012:policy/barman-config-switch-prod-boundary',
   'event-bus': 'patroni',
   'throttling-rate': '5',
   'throttling-burst': '10',

@@ -64,6 +64,6 @@ test('the failure queue › that is empty has no messages, and none in flight', 
 test('the failure queue › that may not be read is an error with the remedy for who runs the command', async () => {
   answers.GetQueueUrl = { __type: 'AccessDeniedException', message: 'User x is not authorized' };
   await expect(failureQueue('s')).rejects.toThrow(
-    'the failure queue s-failures: AccessDeniedException: User x is not authorized; your role needs the permissions of docs/iam/operate.json',
+    'the failure queue s-failures: AccessDeniedException: User x is not authorized; your role lacks a permission: see docs/reference/permissions.md',
   );
 });

@@ -55,7 +55,7 @@ test.each([
   [
     'with a role that may not',
     errorOf({ name: 'AccessDeniedException' }),
-    'AccessDeniedException: so it is; your role needs the permissions of docs/iam/operate.json',
+    'AccessDeniedException: so it is; your role lacks a permission: see docs/reference/permissions.md',
   ],
   ['of the network', errorOf({ code: 'ENOTFOUND' }), `ENOTFOUND${NO_WAY}`],
   ['that is a time-out', errorOf({ name: 'TimeoutError' }), `TimeoutError${NO_WAY}`],

@@ -123,7 +123,8 @@ export function explainToOperator(error: unknown, service: string): string {
   if (NO_CREDENTIALS.test(name)) {
     return `${words}; sign in to AWS, for example with \`aws sso login\`, and set AWS_PROFILE to your profile; \`aws sts get-caller-identity\` shows who you are`;
   }
-  if (/^AccessDenied/.test(name)) return `${words}; your role needs the permissions of docs/iam/operate.json`;
+  if (/^AccessDenied/.test(name))
+    return `${words}; your role lacks a permission: see docs/reference/permissions.md`;
   const code = codeOf(error);
   if (code === undefined && name !== 'TimeoutError') return words;
   const region = process.env.AWS_REGION;
