@@ -10,7 +10,7 @@ import { copyFileSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSyn
 import { join } from 'node:path';
 import { watching } from '../infra/monitoring/rollback.ts';
 import { type Program, start, type Values } from './command-line.ts';
-import { regionOfStage, STAGE_OPTIONS, stageFile, unknownStage } from './stage.ts';
+import { PARAM_OPTION, regionOfStage, STAGE_OPTIONS, stageFile, unknownStage } from './stage.ts';
 
 interface Template {
   Parameters?: object;
@@ -22,12 +22,7 @@ const DIST = 'dist';
 const PACKAGE = '.serverless';
 const OPTIONS = {
   ...STAGE_OPTIONS,
-  param: {
-    type: 'string',
-    value: 'NAME=VALUE',
-    multiple: true,
-    help: 'a stage parameter, instead of that in the file of the stage',
-  },
+  ...PARAM_OPTION,
 } as const;
 
 export const RELEASE: Program<typeof OPTIONS> = {
@@ -83,7 +78,7 @@ export function release({ stage, region, param = [] }: Values<typeof OPTIONS>): 
     execFileSync('npm', ['sbom', '--omit', 'dev', '--sbom-format', 'cyclonedx'], { maxBuffer: 2 ** 26 }),
   );
   // The account is known only where it is deployed.
-  const triggers = watching(stage, regionOfStage(stage, region), 'ACCOUNT');
+  const triggers = watching(stage, regionOfStage(stage, region, param), 'ACCOUNT');
   writeFileSync(join(DIST, 'rollback.json'), `${JSON.stringify(triggers, null, 2)}\n`);
   const checksums = ['function.zip', 'template.json', 'sbom.json', 'rollback.json'].map((name) => {
     const hash = createHash('sha256').update(readFileSync(join(DIST, name)));

@@ -6,16 +6,11 @@
 import { spawnSync } from 'node:child_process';
 import { AwsCliError, aws } from './aws.ts';
 import { columns, type Program, print, start, type Values } from './command-line.ts';
-import { regionOfStage, STAGE_OPTIONS, unknownStage } from './stage.ts';
+import { PARAM_OPTION, regionOfStage, STAGE_OPTIONS, unknownStage } from './stage.ts';
 
 const OPTIONS = {
   ...STAGE_OPTIONS,
-  param: {
-    type: 'string',
-    value: 'NAME=VALUE',
-    multiple: true,
-    help: 'a stage parameter, instead of that in the file of the stage',
-  },
+  ...PARAM_OPTION,
   yes: { type: 'boolean', help: 'removes the stage; without it nothing is removed' },
 } as const;
 
@@ -32,6 +27,7 @@ interface Stack {
 interface StackResource {
   readonly LogicalResourceId: string;
   readonly PhysicalResourceId?: string;
+  readonly ResourceStatus?: string;
 }
 
 /** A rule of a security group, as EC2 describes it. */
@@ -83,7 +79,7 @@ export function rulesInTheWay(
 /** Removes the stage, or says what that would do. @returns the exit status: 1 without --yes, or that of osls */
 export function remove(values: Values<typeof OPTIONS>): number {
   const { stage, param = [], yes } = values;
-  const region = regionOfStage(stage, values.region);
+  const region = regionOfStage(stage, values.region, param);
   const stack = `barman-config-switch-${stage}`;
   if (findStack(region, stage, stack).EnableTerminationProtection) {
     const allow = 'aws cloudformation update-termination-protection --no-enable-termination-protection';
@@ -95,7 +91,9 @@ export function remove(values: Values<typeof OPTIONS>): number {
   const { StackResourceSummaries: resources } = aws<{ StackResourceSummaries: StackResource[] }>(
     ...([region, 'cloudformation', 'list-stack-resources', '--stack-name', stack] as const),
   );
-  const idOf = new Map(resources.map((one) => [one.LogicalResourceId, one.PhysicalResourceId ?? '']));
+  // A first deployment that failed has what it had created, and deleted again.
+  const existing = resources.filter(({ ResourceStatus }) => ResourceStatus !== 'DELETE_COMPLETE');
+  const idOf = new Map(existing.map((one) => [one.LogicalResourceId, one.PhysicalResourceId ?? '']));
   refuseWhileNamed(region, idOf);
   for (const line of explanation(stage, region, idOf)) print(line);
   if (!yes) {
@@ -122,8 +120,13 @@ function explanation(stage: string, region: string, idOf: ReadonlyMap<string, st
     '  If the command is interrupted, it goes on.',
     '- Meanwhile, and afterwards, Barman follows no failover.',
     '- A stage that is deployed again has another URL, unless it has a domain-name: every patroni.yml changes.',
-    '- These stay. Deployed again under the same name, the stage fails until they are deleted:',
-    ...columns(stays),
+    ...(stays.length === 0
+      ? []
+      : [
+          '- These stay. Deployed again under the same name, the stage fails, unless you take them into the new stack',
+          '  (docs/how-to/remove-a-stage.md#deploy-it-again), or delete them:',
+          ...columns(stays),
+        ]),
     `- The function parameters stay, too: /barman-config-switch/${stage}/…`,
   ];
 }

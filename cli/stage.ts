@@ -31,6 +31,16 @@ export const STAGE_OPTIONS = {
   },
 } as const;
 
+/** The option of commands that package the stage. */
+export const PARAM_OPTION = {
+  param: {
+    type: 'string',
+    value: 'NAME=VALUE',
+    multiple: true,
+    help: 'a stage parameter, instead of that in the file of the stage',
+  },
+} as const;
+
 /** Returns the file with the parameters of a stage. */
 export function stageFile(stage: string): string {
   return `${FOLDER}/${stage}.yml`;
@@ -42,9 +52,19 @@ function regionOf(stage: string): string | undefined {
   return /^region: *["']?([\w-]+)/m.exec(readFileSync(stageFile(stage), 'utf8'))?.[1];
 }
 
-/** Returns the region of a stage. @param option as given with `--region` */
-export function regionOfStage(stage: string, option: string | undefined): string {
-  return option ?? regionOf(stage) ?? process.env.AWS_REGION ?? 'eu-central-1';
+/**
+ * Returns the region of a stage, as infra/parameters/index.ts has it.
+ *
+ * @param region as given with `--region`
+ * @param param as given with `--param`
+ */
+export function regionOfStage(
+  stage: string,
+  region: string | undefined,
+  param: readonly string[] = [],
+): string {
+  const given = param.findLast((one) => one.startsWith('region='))?.slice('region='.length);
+  return region ?? given ?? regionOf(stage) ?? process.env.AWS_REGION ?? 'eu-central-1';
 }
 
 /** Returns how to reach the `npm start` that runs. @throws Error if none does */

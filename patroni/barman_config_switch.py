@@ -164,7 +164,7 @@ def stage_name(text: str) -> str:
     """Parses the name of a stage."""
     if re.fullmatch(STAGE_NAME, text):
         return text
-    reason = "is no name of a stage: that is a lower-case letter, followed by at most 19 of these or digits"
+    reason = "is not the name of a stage: that is a lower-case letter, followed by at most 19 of these or digits"
     raise argparse.ArgumentTypeError(f'"{one_line(utf8(text), 300)}" {reason}')
 
 

@@ -38,7 +38,7 @@ provider "aws" {
 locals {
   name = "barman-config-switch-${var.stage}"
   # Each release has keys of its own: otherwise CloudFormation sees no change of the code.
-  prefix = "${local.name}/${filesha256("${var.release}/SHA256SUMS")}"
+  prefix = "barman-config-switch/${var.stage}/${filesha256("${var.release}/SHA256SUMS")}"
 }
 
 resource "aws_s3_object" "code" {
@@ -90,6 +90,13 @@ resource "aws_cloudformation_stack" "stage" {
       },
     ]
   })
+
+  # AWS takes 20 to 40 minutes to release the network interfaces of a function in a VPC.
+  timeouts {
+    create = "90m"
+    update = "90m"
+    delete = "90m"
+  }
 
   lifecycle {
     prevent_destroy = true

@@ -579,6 +579,9 @@ aws cloudformation wait stack-delete-complete --stack-name ${bare.name}`;
     const key = ['--table-name', bare.name, '--key', JSON.stringify(item)];
     expect(await aws('dynamodb', 'get-item', ...key)).toEqual({ Item: item });
     await shell(remove);
+    for (const table of [bare.name, `${bare.name}-events`]) {
+      await shell(`aws dynamodb update-table --no-deletion-protection-enabled --table-name ${table}`);
+    }
     await bare.deleteRest();
     expect((await webhook({ ...PROMOTION, role: 'replica' })).status).toBe(200);
   });

@@ -108,13 +108,18 @@ export class Deployment {
 
   /** Deploys the next release as docs/operations.md says, with alarms that CloudFormation watches. */
   async deployReleaseWithRollback(bucket: string): Promise<void> {
-    const commands = documentedBlock('docs/operations.md', 'sed -i "s/ACCOUNT/');
+    const commands = documentedBlock('docs/operations.md', 'sed "s/ACCOUNT/');
     const words = { BUCKET: bucket, REGION: 'eu-central-1', 'barman-config-switch-prod': this.name };
     await shell(fill(commands, { ...words, 'Value=prod': `Value=${this.stage}` }), 'dist');
   }
 
   /** Deploys a removed stage again with what stayed, as docs/how-to/remove-a-stage.md says. */
   async deployAgain(bucket: string): Promise<void> {
+    const protect = documentedBlock(
+      'docs/how-to/remove-a-stage.md',
+      'aws dynamodb update-table --deletion-protection-enabled',
+    );
+    await shell(fill(protect, { 'barman-config-switch-prod': this.name }));
     const commands = documentedBlock('docs/how-to/remove-a-stage.md', 'aws cloudformation create-change-set');
     const words = { BUCKET: bucket, REGION: 'eu-central-1', 'barman-config-switch-prod': this.name };
     await this.run(fill(commands, { ...words, 'Value=prod': `Value=${this.stage}` }));

@@ -102,6 +102,7 @@ const ARGUMENTS: Readonly<Record<string, readonly string[]>> = {
       'parameters',
       'tags',
       'policy_body',
+      'timeouts',
       'lifecycle',
     ],
   ],

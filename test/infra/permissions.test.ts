@@ -127,6 +127,7 @@ const CALLS: Readonly<Record<string, readonly Call[]>> = {
       ),
     ]),
     ...calls('dynamodb', 'RestoreTableToPointInTime DescribeTable GetItem DeleteTable', RESTORED),
+    ...calls('sqs', 'PurgeQueue', QUEUE),
   ],
 };
 
@@ -212,6 +213,19 @@ describe.each(ROWS)('$policies', ({ entries, policies }) => {
 
 test.each(Object.entries(DENIED))('%s is denied everything else', async (_, [policies, refused]) => {
   expect((await simulate(policies.map(readPolicy), refused)).allowed).toEqual([]);
+});
+
+test('with a key, its policy allows who restores what choosing the key of a table needs', async () => {
+  const needed = [
+    ...calls(
+      'kms',
+      'CreateGrant Decrypt Encrypt GenerateDataKey ReEncryptFrom ReEncryptTo',
+      KEY,
+      via('dynamodb'),
+    ),
+    ...calls('kms', 'DescribeKey', KEY),
+  ];
+  expect((await simulate(['restore', 'key'].map(readPolicy), needed)).denied).toEqual([]);
 });
 
 test('no policy has an action that no command needs', () => {

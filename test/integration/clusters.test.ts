@@ -137,6 +137,21 @@ describe('with the parameter servers', () => {
     expect(run.host.api.activeModel('other')).toBe('pg:node2');
   });
 
+  test('that is malformed at the start, no cluster can be used, and each says why', async () => {
+    await using run = await startFunction(SERVERS);
+    run.host.put({ ...CLUSTERS, servers: '{' });
+    expect((await run.webhook(PROMOTION, { secret: secretA })).statusCode).toBe(401);
+    await run.heartbeat();
+    for (const name of ['a', 'b']) {
+      run.expectLog({
+        cluster: name,
+        message: `the leader of cluster ${name} is unknown: SSM parameter ${run.host.path}servers is not JSON; so the new value of clusters/${name} is not used`,
+      });
+    }
+    // It is not bound.
+    expect((await run.webhook(PROMOTION)).statusCode).toBe(200);
+  });
+
   test('that is malformed, the last good clusters serve on, and no new one is used', async () => {
     await using run = await startFunction(SERVERS);
     run.host.put({ ...CLUSTERS, ...BOUND });

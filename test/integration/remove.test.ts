@@ -78,6 +78,24 @@ test('without --yes › says how long it takes, what changes and what stays, and
   expect(log).toMatch(/Nothing was removed\. To remove the stage, add --yes\.\n$/);
 });
 
+test('a first deployment that failed › has nothing that stays, as it was deleted again', async () => {
+  const { StackResourceSummaries } = DEPLOYED['list-stack-resources'];
+  const deleted = StackResourceSummaries.map((one) => ({ ...one, ResourceStatus: 'DELETE_COMPLETE' }));
+  answer({ ...DEPLOYED, 'list-stack-resources': { StackResourceSummaries: deleted } });
+  const { log, error } = await type();
+  expect(error).toBe('');
+  expect(log).not.toMatch(/These stay|delete-/);
+  expect(log).toContain('The function parameters stay');
+});
+
+test('the region › is that of --param, unless --region is given', async () => {
+  expect((await type('--param', 'region=us-east-1')).log).toContain('The stage test in eu-west-1,');
+  const without = await runCommand(() =>
+    run(REMOVE, remove, ['--stage', 'test', '--param', 'region=us-east-1']),
+  );
+  expect(without.log).toContain('The stage test in us-east-1,');
+});
+
 test('rules of other security groups that name that of the function › are refused, each with the command that removes it', async () => {
   answer({
     ...DEPLOYED,

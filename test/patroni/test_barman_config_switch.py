@@ -999,7 +999,7 @@ class CallbackTest(unittest.TestCase):
             ([*url, *BUS], {}, "--event-bus"),
             ([*url, "--stage", "prod"], {}, "--stage is for --event-bus"),
             (BUS[:2], {}, "--event-bus requires --stage"),
-            ([*BUS[:3], "prod-eu"], {}, '--stage: "prod-eu" is no name of a stage'),
+            ([*BUS[:3], "prod-eu"], {}, '--stage: "prod-eu" is not the name of a stage'),
             ([*BUS, "--dry-run"], {}, "--dry-run requires --url"),
             ([*BUS, "--ca-file", "/nowhere"], {}, "--ca-file requires --url"),
             ([*BUS, "--client-cert", "/nowhere"], {}, "--client-cert requires --url"),
