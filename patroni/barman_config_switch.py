@@ -14,7 +14,8 @@ the same on every node:
 
 Patroni appends "ACTION ROLE SCOPE". The command and its options have the same names as in patroni_barman;
 --follow-leader is an addition. on_reload reports only that the callback of this node works. With
---event-bus NAME --stage STAGE instead of --url, the aws command puts the role change on an EventBridge event bus.
+--event-bus NAME --stage STAGE instead of --url, the aws command puts the role change on an event bus of
+EventBridge.
 
 If a request fails in a way that may be temporary (no connection, 401, 403, 404, 429, 5xx), it is sent again
 for up to ten minutes (--max-time). A role change that the response reports as recorded is not sent again:

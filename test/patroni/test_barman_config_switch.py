@@ -713,7 +713,9 @@ class CallbackTest(unittest.TestCase):
         (entry,) = aws.entries
         payload = json.loads(entry.pop("Detail"))
         # No Time: EventBridge dates the event by AWS's clock, whatever this node's clock says.
-        self.assertEqual(entry, {"Source": "patroni.prod", "DetailType": "Patroni role change", "EventBusName": "patroni"})
+        self.assertEqual(
+            entry, {"Source": "patroni.prod", "DetailType": "Patroni role change", "EventBusName": "patroni"}
+        )
         self.assertGreaterEqual(payload.pop("age_ms"), 0)
         self.assertEqual(payload, ROLE_CHANGE)
 
