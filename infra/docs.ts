@@ -19,7 +19,7 @@ const GENERATED: Readonly<Record<string, Readonly<Record<string, () => string>>>
   'docs/alarms.md': { alarms: alarmSections },
   'docs/operations.md': { ledger: documentedCommands },
   'docs/reference/findings.md': { findings: findingTables },
-  'docs/performance.md': { 'end-to-end-chart': endToEndChart },
+  'docs/explanation/performance.md': { 'end-to-end-chart': endToEndChart },
 };
 
 const COMPARISON: Readonly<Record<Condition['ComparisonOperator'], (threshold: string) => string>> = {
