@@ -4,7 +4,7 @@ import { existsSync, globSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { pages } from '../../infra/docs.ts';
-import { ALARMS } from '../../infra/monitoring/alarms.ts';
+import { ALARMS, type Alarm } from '../../infra/monitoring/alarms.ts';
 import { commandsOf, documentedBlock, shellBlocks } from '../documentation.ts';
 
 const DOCUMENTS = globSync('**/*.md', { exclude: ['node_modules'] }).toSorted();
@@ -136,6 +136,16 @@ test('docs/explanation/performance.md › has a place for each table of the benc
   );
   expect(names.length).toBeGreaterThan(10);
   for (const name of names) expect(page).toContain(`<!-- ${name} -->`);
+});
+
+test('docs/explanation › has the times of the alarms', () => {
+  const alarms = Object.values(ALARMS).flatMap(Object.entries<Alarm>);
+  const within = new Map(alarms.map(([name, alarm]) => [name, alarm.within]));
+  const named = globSync('docs/explanation/*.md').flatMap((path) => [
+    ...readFileSync(path, 'utf8').matchAll(/alarms\.md#([\w-]+)\) \((\d+) minutes(?: after)?\)/g),
+  ]);
+  expect(named.length).toBeGreaterThan(20);
+  for (const [, name = '', minutes] of named) expect(Number(minutes), name).toBe(within.get(name));
 });
 
 test('README.md › has the speed-up that docs/explanation/performance.md has', () => {
