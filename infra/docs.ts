@@ -1,6 +1,6 @@
 /**
  * `npm run docs`: writes into docs/, between their markers, what stands elsewhere: stage parameters, alarms,
- * findings, the commands of the ledger, a chart; and the JSON Schemas of payload and response.
+ * findings, the commands of the ledger, a chart and a time line; and the JSON Schemas of payload and response.
  */
 
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
@@ -19,7 +19,11 @@ const GENERATED: Readonly<Record<string, Readonly<Record<string, () => string>>>
   'docs/alarms.md': { alarms: alarmSections },
   'docs/operations.md': { ledger: documentedCommands },
   'docs/reference/findings.md': { findings: findingTables },
-  'docs/performance.md': { 'end-to-end-chart': endToEndChart },
+  'docs/explanation/performance.md': { 'end-to-end-chart': endToEndChart },
+  'docs/explanation/failover-time-line.md': {
+    'with-an-event': timeLineWithEvent,
+    'end-to-end': endToEndTable,
+  },
 };
 
 const COMPARISON: Readonly<Record<Condition['ComparisonOperator'], (threshold: string) => string>> = {
@@ -41,14 +45,22 @@ function parametersTable() {
   return ['| parameter | default | meaning |', '| --- | --- | --- |', ...rows].join('\n');
 }
 
-/** From the table of the end-to-end tests: the longest time of each row. */
-function endToEndChart() {
+/** The rows of the table of the end-to-end tests: the event, and after how many seconds Barman had followed. */
+function endToEndRows() {
   const development = readFileSync(join(ROOT, 'docs/development.md'), 'utf8');
   const [, table = ''] =
     /\| event \| Barman followed after \|.*\n\|[- |]+\n((?:\|.*\n)+)/.exec(development) ?? [];
-  const rows = [...table.matchAll(/^\| (.*?) \| (.*?) s\b/gm)].map(([, event = '', times = '']) => ({
+  return [...table.matchAll(/^\| (.*?) \| (.*?) \|/gm)].map(([, event = '', times = '']) => ({
+    event,
+    times,
+  }));
+}
+
+/** From the table of the end-to-end tests: the longest time of each row. */
+function endToEndChart() {
+  const rows = endToEndRows().map(({ event, times }) => ({
     event: event.replace(/[,:].*/, '').replaceAll('`', ''),
-    most: Number(/[\d.]+$/.exec(times)?.[0]),
+    most: Number(/[\d.]+(?= s\b)/.exec(times)?.[0]),
   }));
   return [
     '```mermaid',
@@ -57,6 +69,41 @@ function endToEndChart() {
     `  x-axis [${rows.map(({ event }) => JSON.stringify(event)).join(', ')}]`,
     '  y-axis "s"',
     `  bar [${rows.map(({ most }) => most).join(', ')}]`,
+    '```',
+  ].join('\n');
+}
+
+function endToEndTable() {
+  const rows = endToEndRows().map(({ event, times }) => `| ${event} | ${times} |`);
+  return ['| role change | Barman followed after |', '| --- | --- |', ...rows].join('\n');
+}
+
+/** A failover's steps, to scale, from the benchmark with Patroni's defaults: medians (ms after the promotion). */
+function timeLineWithEvent() {
+  const page = readFileSync(join(ROOT, 'docs/explanation/performance.md'), 'utf8');
+  const [, table = ''] = /<!-- failover-defaults -->([\s\S]*?)<!-- \/failover-defaults -->/.exec(page) ?? [];
+  const row = /^\| SIGKILL of the leader \| `--follow-leader` \|.*$/m.exec(table)?.[0];
+  if (row === undefined) throw new Error('docs/explanation/performance.md has no row of a failover');
+  const [arrives = 0, asked = 0, responded = 0, streams = 0] = [...row.matchAll(/(\d+) ms/g)].map(
+    ([, time]) => Number(time),
+  );
+  const known = arrives + asked;
+  const task = (name: string, from: number, to: number) =>
+    `  ${name} (${to - from} ms) : ${from}, ${to - from}ms`;
+  return [
+    '```mermaid',
+    'gantt',
+    '  title From the promotion until Barman streams',
+    '  dateFormat x',
+    '  axisFormat %Q ms',
+    '  tickInterval 200millisecond',
+    '  section Patroni',
+    task('promotes and starts the callback', 0, arrives),
+    '  section Function',
+    task('asks Patroni who leads, until two answers agree', arrives, known),
+    task('has Barman switch, and responds', known, responded),
+    '  section Barman',
+    task('connects to the new leader', responded, streams),
     '```',
   ].join('\n');
 }

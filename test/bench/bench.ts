@@ -1,5 +1,5 @@
 /**
- * `npm run bench`: measures the tables of docs/performance.md; `npm run bench -- cold` measures one part.
+ * `npm run bench`: measures the tables of docs/explanation/performance.md; `npm run bench -- cold` measures one part.
  * What is compared is measured in the same run. The Barman host is a stand-in with one worker, which takes a
  * given time for each request; the real `patroni_barman` comes from PyPI, and AWS's runtime interface client
  * from npm.
@@ -21,7 +21,7 @@ const PARTS: Record<string, () => Promise<void>> = {
 const selected = await commandLine(
   {
     name: 'npm run bench',
-    summary: 'Measures the tables of docs/performance.md, or some of their parts.',
+    summary: 'Measures the tables of docs/explanation/performance.md, or some of their parts.',
     operands: [['PART …', `any of ${Object.keys(PARTS).join(', ')}; all without one`]],
     options: {},
   },

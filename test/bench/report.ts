@@ -1,4 +1,4 @@
-/** Quantiles, and the tables and charts of docs/performance.md. */
+/** Quantiles, and the tables and charts of docs/explanation/performance.md. */
 
 import { readFileSync, writeFileSync } from 'node:fs';
 
@@ -12,13 +12,13 @@ export const ms = (value: number) => `${Math.round(value)} ms`;
 export const percent = (part: number) => `${(100 * part).toFixed(part < 0.1 ? 1 : 0)} %`;
 export const speedUp = (ratio: number) => `${ratio.toFixed(1)}×`;
 
-const PAGE = 'docs/performance.md';
+const PAGE = 'docs/explanation/performance.md';
 
 /** A row of a table: column → value. */
 export type Row = Readonly<Record<string, string | number>>;
 
 /**
- * Prints a table, and writes it into docs/performance.md if UPDATE_DOCS is set.
+ * Prints a table, and writes it into docs/explanation/performance.md if UPDATE_DOCS is set.
  *
  * @param name of the markers on the page
  * @param rows all with the same columns
@@ -34,7 +34,7 @@ export function table(name: string, title: string, rows: readonly Row[]): void {
 }
 
 /**
- * Prints a chart with a line for each series (Mermaid), and writes it into docs/performance.md if UPDATE_DOCS
+ * Prints a chart with a line for each series (Mermaid), and writes it into that page if UPDATE_DOCS
  * is set.
  *
  * @param x the values of the x-axis, and its title
@@ -60,7 +60,7 @@ export function chart(
   ]);
 }
 
-/** Adds a row to a table of docs/performance.md if UPDATE_DOCS is set. */
+/** Adds a row to a table of docs/explanation/performance.md if UPDATE_DOCS is set. */
 export function addRow(name: string, cells: readonly unknown[]): void {
   if (!process.env.UPDATE_DOCS) return;
   const page = readFileSync(PAGE, 'utf8');

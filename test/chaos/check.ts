@@ -59,7 +59,7 @@ export interface History {
 const FIXED = 120_000;
 /**
  * How long Barman may use something older than the ledger says is applied, while that says "unsettled" (ms;
- * docs/design.md, "What is promised"); and how much later than the item a change may be seen.
+ * docs/explanation/guarantees.md); and how much later than the item a change may be seen.
  */
 const WRONG = { unsettled: 180_000, settled: 2_000 };
 

@@ -4,7 +4,7 @@ import { existsSync, globSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { pages } from '../../infra/docs.ts';
-import { ALARMS } from '../../infra/monitoring/alarms.ts';
+import { ALARMS, type Alarm } from '../../infra/monitoring/alarms.ts';
 import { commandsOf, documentedBlock, shellBlocks } from '../documentation.ts';
 
 const DOCUMENTS = globSync('**/*.md', { exclude: ['node_modules'] }).toSorted();
@@ -89,7 +89,7 @@ test('README.md › has at most 200 lines', () => {
   expect(readFileSync('README.md', 'utf8').trimEnd().split('\n').length).toBeLessThanOrEqual(200);
 });
 
-test('docs/configuration.md › has each environment variable of the function, and each attribute of the ledger is in docs/design.md', () => {
+test('docs/configuration.md › has each environment variable of the function, and each attribute of the ledger is in docs/explanation/protocol.md', () => {
   const variables = /interface Environment \{([\s\S]*?)\n\}/.exec(
     readFileSync('functions/config-switch/services.ts', 'utf8'),
   )?.[1];
@@ -98,7 +98,7 @@ test('docs/configuration.md › has each environment variable of the function, a
   )?.[1];
   for (const [page, text, form] of [
     ['docs/configuration.md', variables, /readonly (\w+)\??:/g],
-    ['docs/design.md', attributes, /^ {2}(\w+): v\./gm],
+    ['docs/explanation/protocol.md', attributes, /^ {2}(\w+): v\./gm],
   ] as const) {
     const all = [...(text ?? '').matchAll(form)].map(([, name]) => name);
     expect(all.length).toBeGreaterThan(4);
@@ -128,8 +128,8 @@ test('docs/alarms.md › names in its introduction the alarms of states, and tho
   }
 });
 
-test('docs/performance.md › has a place for each table of the benchmarks', () => {
-  const page = readFileSync('docs/performance.md', 'utf8');
+test('docs/explanation/performance.md › has a place for each table of the benchmarks', () => {
+  const page = readFileSync('docs/explanation/performance.md', 'utf8');
   const sources = globSync('test/bench/*.ts').map((path) => readFileSync(path, 'utf8'));
   const names = sources.flatMap((source) =>
     [...source.matchAll(/\b(?:table|chart)\(\s*'([\w-]+)'/g)].map(([, name]) => name),
@@ -138,11 +138,21 @@ test('docs/performance.md › has a place for each table of the benchmarks', () 
   for (const name of names) expect(page).toContain(`<!-- ${name} -->`);
 });
 
-test('README.md › has the speed-up that docs/performance.md has', () => {
-  const page = readFileSync('docs/performance.md', 'utf8');
+test('docs/explanation › has the times of the alarms', () => {
+  const alarms = Object.values(ALARMS).flatMap(Object.entries<Alarm>);
+  const within = new Map(alarms.map(([name, alarm]) => [name, alarm.within]));
+  const named = globSync('docs/explanation/*.md').flatMap((path) => [
+    ...readFileSync(path, 'utf8').matchAll(/alarms\.md#([\w-]+)\) \((\d+) minutes(?: after)?\)/g),
+  ]);
+  expect(named.length).toBeGreaterThan(20);
+  for (const [, name = '', minutes] of named) expect(Number(minutes), name).toBe(within.get(name));
+});
+
+test('README.md › has the speed-up that docs/explanation/performance.md has', () => {
+  const page = readFileSync('docs/explanation/performance.md', 'utf8');
   const ratio = (time: string) => new RegExp(`^\\| ${time} \\|.* ([\\d.]+×) \\|$`, 'm').exec(page)?.[1];
   const readme = readFileSync('README.md', 'utf8').replaceAll(/\s+/g, ' ');
   expect(readme).toContain(
-    `[${ratio('200 ms')}](docs/performance.md#compared-with-patroni_barman) as fast as \`patroni_barman\` for an operation of 200 ms, ${ratio('1200 ms')} for one of 1200 ms`,
+    `[${ratio('200 ms')}](docs/explanation/performance.md#compared-with-patroni_barman) as fast as \`patroni_barman\` for an operation of 200 ms, ${ratio('1200 ms')} for one of 1200 ms`,
   );
 });

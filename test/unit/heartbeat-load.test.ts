@@ -145,7 +145,7 @@ const inSync = () =>
     .filter(({ applied, desired }) => applied?.version === desired?.version)
     .map(({ barman_server }) => barman_server);
 
-// The figures are those of README and docs/design.md.
+// The figures are those of docs/explanation/guarantees.md.
 test.each([
   [50, 450, 4],
   [100, 900, 10],
