@@ -1,5 +1,15 @@
 /** The language of the documentation: what a page is measured by, and the words to avoid. No I/O. */
 
+/** Pages that are not held yet. */
+export const PENDING: readonly string[] = [
+  'docs/alarms.md',
+  'docs/configuration.md',
+  'docs/design.md',
+  'docs/how-to/send-by-hand.md',
+  'docs/operations.md',
+  'docs/performance.md',
+];
+
 /** The most words of a sentence, characters of a line, and characters of a table's cell. */
 export const LIMITS = { words: 30, line: 120, cell: 120, mean: 15 } as const;
 
@@ -29,7 +39,8 @@ export const WORDS_TO_AVOID: readonly (readonly [avoid: RegExp, write: string])[
   [/\bhad begun before\b/i, 'running'],
   [/\bin question\b/i, 'name it'],
   // One word for one thing.
-  [/\b(?:mutex|locks?|locked)\b/i, 'lease'],
+  // Patroni's own word is the leader lock.
+  [/(?<!\bleader )\b(?:mutex|locks?|locked)\b/i, 'lease'],
   [/\b(?:dead[- ]letter|DLQ)\b/i, 'failure queue'],
   [/\bhooks?\b/i, 'callback'],
   [/\b(?:slave|secondary)\b/i, 'replica'],
