@@ -26,6 +26,24 @@ test.each(PENDING)('%s › is pending, because it is not in plain language', (pa
   expect(problemsOf(textOf(page)), 'it passes: remove it from PENDING').not.toEqual([]);
 });
 
+test('docs/README.md › links to every page', () => {
+  const pages = PAGES.filter((page) => page.startsWith('docs/') && page !== 'docs/README.md');
+  const index = textOf('docs/README.md');
+  expect(pages.filter((page) => !index.includes(`](${page.replace('docs/', '')})`))).toEqual([]);
+});
+
+test('docs/faq.md › answers each question in at most three sentences, and then links to the page', () => {
+  const answers = textOf('docs/faq.md')
+    .split(/^### .*\?$/m)
+    .slice(1);
+  expect(answers.length).toBeGreaterThanOrEqual(26);
+  for (const answer of answers) {
+    const [text = ''] = answer.split(/^## /m);
+    expect(text).toMatch(/\]\([^)]+\.md[^)]*\)[^.]*\.\s*$/);
+    expect(sentencesOf(text).length, text).toBeLessThanOrEqual(4);
+  }
+});
+
 describe('the measure of language', () => {
   const counted = (text: string) => sentencesOf(text).map(({ words }) => words);
 
