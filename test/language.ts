@@ -34,7 +34,7 @@ export const WORDS_TO_AVOID: readonly (readonly [avoid: RegExp, write: string])[
   [/\bgo(?:es)? with the stage\b/i, 'is deleted together with the stage'],
   [/\bin (?:the|its|their) place(?: of)?\b/i, 'instead of'],
   [/\bif nothing else is said\b/i, 'by default'],
-  [/\balready(?=[.,;:)]|$)/i, '"already" before the verb'],
+  [/\bha(?:s|ve|d)\b[^.;:]*\balready(?=[.,;:)]|$)/i, 'already has …'],
   [/\bit is so\b/i, 'how long it has been so'],
   [/\bhad begun before\b/i, 'running'],
   [/\bin question\b/i, 'name it'],
