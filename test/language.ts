@@ -18,7 +18,10 @@ export const WORDS_TO_AVOID: readonly (readonly [avoid: RegExp, write: string])[
   [/\b(?:tells?|told|telling)\b/i, 'log, report, return or notify'],
   [/\b(?:some|no)body\b/i, 'another …, no one, "unauthenticated"'],
   [/\bwhoever\b(?= else\b)/i, 'another …'],
-  [/(?<!\bthere )\b(?:is|are) no (?!longer\b|more\b|one\b)/i, 'is not a …'],
+  [
+    /(?<!\bthere )\b(?:is|are) no (?:parameter|option|https|URL|conninfo|member|model|name|number)\b/i,
+    'is not a …',
+  ],
   [/\b(?:mend(?:s|ed)?|foresaw|foreseen)\b/i, 'fix'],
   [/\bturn(?:s|ed)? away\b/i, 'rejected'],
   [/\blets? in\b/i, 'accepted'],
