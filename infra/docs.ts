@@ -6,7 +6,11 @@
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { documentedCommands } from '../cli/ledger.ts';
-import { FINDINGS, type FindingClass } from '../functions/config-switch/inspect/findings.ts';
+import {
+  FINDINGS,
+  type FindingClass,
+  type FindingKind,
+} from '../functions/config-switch/inspect/findings.ts';
 import { ALARMS, type Alarm, type Condition, conditionOf } from './monitoring/alarms.ts';
 import { PARAMETERS, type Parameter } from './parameters/table.ts';
 import { payloadSchema, responseSchema } from './schemas.ts';
@@ -111,9 +115,14 @@ function timeLineWithEvent() {
 /** What each class of findings says, from the rules' own text. */
 const CLASSES: Readonly<Record<FindingClass, string>> = {
   ready:
-    'A failover would not end with Barman streaming from the new leader, or there is no backup to recover from. Act this week.',
+    'A failover would not end with Barman streaming from the new leader, or there is no backup to recover from.\nAct this week.',
   archived: "WAL of the leader does not arrive in Barman's archive now. Act now.",
 };
+
+/** Breaks the line of a list's item after at most 120 characters. */
+function wrapped(item: string): string {
+  return item.replaceAll(/(.{1,118})(?: |$)/g, '$1\n  ').trimEnd();
+}
 
 function findingTables() {
   return Object.entries(CLASSES)
@@ -122,10 +131,10 @@ function findingTables() {
 }
 
 function findingTable(ofClass: FindingClass) {
-  const rows = Object.entries(FINDINGS)
-    .filter(([, kind]) => kind.class === ofClass)
-    .map(([name, { means }]) => `| \`${name}\` | ${means} |`);
-  return ['| finding | what it means |', '| --- | --- |', ...rows].join('\n');
+  const kinds = Object.entries<FindingKind>(FINDINGS).filter(([, kind]) => kind.class === ofClass);
+  const rows = kinds.map(([name, { means }]) => `| \`${name}\` | ${means} |`);
+  const more = kinds.flatMap(([name, kind]) => (kind.more ? [wrapped(`- \`${name}\`: ${kind.more}`)] : []));
+  return [...['| finding | what it means |', '| --- | --- |', ...rows], '', ...more].join('\n');
 }
 
 function alarmSections() {

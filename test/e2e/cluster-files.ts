@@ -5,8 +5,8 @@
  */
 
 import { execFile } from 'node:child_process';
-import { mkdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
-import { join, resolve } from 'node:path';
+import { copyFileSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { documentedBlock, example, fill } from '../documentation.ts';
 import type { KeyPair } from '../stand-ins/certificates.ts';
@@ -96,13 +96,13 @@ export async function writeNodeFiles(options: ClusterOptions): Promise<void> {
   }
 }
 
-/** Installs the callback and its secret with the README's commands, into a folder instead of /etc/patroni. */
+/** Installs the callback and its secret with the documented commands, into a folder instead of /etc/patroni. */
 async function installCallback(folder: string, secret: string): Promise<void> {
   const download = join(folder, 'download');
   mkdirSync(download);
   writeFileSync(join(download, 'webhook-secret'), secret);
-  symlinkSync(resolve('patroni'), join(download, 'patroni'));
-  const commands = fill(documentedBlock('README.md', 'install -o root'), {
+  copyFileSync('patroni/barman_config_switch.py', join(download, 'barman_config_switch.py'));
+  const commands = fill(documentedBlock('docs/how-to/set-up.md', 'install -o root'), {
     '/etc/patroni': folder,
     // Only root may give files away.
     ...(!asRoot && { '-o root ': '', '-o postgres ': '' }),

@@ -1,7 +1,7 @@
 /** A stage, deployed with the documented commands, and called in every way that it offers. */
 
 import { randomUUID } from 'node:crypto';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -96,8 +96,8 @@ beforeAll(async () => {
   await inOrigin('add --all');
   await inOrigin('commit --quiet --message test');
   await shell(`git clone --quiet ${origin} ${clone}`);
-  // The three steps of the README.
-  const file = /```yaml\n(region: .*?)```/s.exec(readFileSync('README.md', 'utf8'))?.[1] ?? '';
+  // The steps of docs/how-to/set-up.md.
+  const file = /```yaml\n(region: .*?)```/s.exec(readFileSync('docs/how-to/set-up.md', 'utf8'))?.[1] ?? '';
   const configuration = readFileSync('docs/configuration.md', 'utf8');
   const prefixLists = /`(aws ec2 describe-managed-prefix-lists .*?)`/.exec(configuration)?.[1] ?? '';
   // The AWS CLI sometimes prints a notice on standard error.
@@ -111,19 +111,24 @@ beforeAll(async () => {
       'alarm-email': `ssm-access: ${PARAMETERS['ssm-access']}\nevent-bus: patroni\nalarm-email`,
     }),
   );
+  await shell(documentedBlock('docs/how-to/set-up.md', 'umask 077'), folder);
+  const secrets = join(folder, 'secrets');
   const client = await ca.client();
   for (const [name, value] of Object.entries({
     'client-cert': client.cert,
     'client-key': client.key,
     'ca-cert': ca.cert,
   })) {
-    writeFileSync(join(folder, name), value, { mode: 0o600 });
+    writeFileSync(join(secrets, name), value, { mode: 0o600 });
   }
-  const parameters = documentedBlock('README.md', 'echo https://barman.example.com/pgbapi');
+  const parameters = documentedBlock('docs/how-to/set-up.md', 'echo https://barman.example.com/pgbapi');
   await shell(fill(parameters, { 'https://barman.example.com/pgbapi': api.url }), folder);
-  deployed = await prod.run(documentedBlock('README.md', 'npm run deploy'));
+  deployed = await prod.run(documentedBlock('docs/how-to/set-up.md', 'npm run deploy'));
   await prod.readOutputs();
-  secret = readFileSync(join(folder, 'webhook-secret'), 'utf8').trim();
+  secret = readFileSync(join(secrets, 'webhook-secret'), 'utf8').trim();
+  // Only its user may read what is in it.
+  expect(statSync(secrets).mode & 0o777).toBe(0o700);
+  await shell(documentedCommand('docs/how-to/set-up.md', 'rm -r secrets'), folder);
 });
 
 afterAll(async () => {
@@ -468,7 +473,7 @@ describe('the ledger', () => {
 });
 
 describe('a stage', () => {
-  test('is deployed with the commands of the README, which show its outputs', () => {
+  test('is deployed with the documented commands, which show its outputs', () => {
     for (const name of ['ConfigSwitchUrl', 'FunctionSecurityGroup']) {
       expect(deployed).toContain(`${name}: ${prod.outputs[name]}`);
     }

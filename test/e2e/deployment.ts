@@ -89,7 +89,7 @@ export class Deployment {
 
   /** @returns the output of the deployment */
   async deploy(): Promise<string> {
-    const output = await this.run(documentedCommand('README.md', 'npm run deploy'));
+    const output = await this.run(documentedCommand('docs/how-to/set-up.md', 'npm run deploy'));
     await this.readOutputs();
     return output;
   }

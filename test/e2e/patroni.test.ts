@@ -59,7 +59,8 @@ beforeAll(async () => {
   const hosts = await loopback();
   const [node1, node2] = [...hosts.nodes.values()].map(({ address, rest }) => `http://${address}:${rest}`);
   // The callbacks follow the leader of this cluster, so the function has to know it first.
-  const commands = fill(documentedBlock('README.md', 'cat > cluster.json'), {
+  await shell(documentedBlock('docs/how-to/set-up.md', 'umask 077'), folder);
+  const commands = fill(documentedBlock('docs/how-to/set-up.md', 'cat > secrets/cluster.json'), {
     'https://10.0.1.11:8008': node1 ?? '',
     'https://10.0.1.12:8008': node2 ?? '',
     '/barman-config-switch/prod/': `/barman-config-switch/${stage.stage}/`,
@@ -210,10 +211,10 @@ test('the callback › exits with 3 for a wrong secret and names the cause, and 
   await expect.poll(() => stage.logs(), { timeout: 30_000 }).toContain('"WebhookRejected":1');
 });
 
-test('the callback › changes nothing with --dry-run, by the command in the README, and prints what it says', async () => {
+test('the callback › changes nothing with --dry-run, by the documented command, and prints what it says', async () => {
   const leader = await cluster.healthy();
   const models = { leader: `pg:${leader}`, other: `pg:${other(leader)}` };
-  const command = fill(documentedCommand('README.md', 'runuser -u postgres'), {
+  const command = fill(documentedCommand('docs/how-to/set-up.md', 'runuser -u postgres'), {
     ...(!asRoot && { 'runuser -u postgres -- ': '' }),
     '/etc/patroni': cluster.folder,
     'https://…/config-switch': `${endpoint.url} --ca-file ${caFile}`,
@@ -224,7 +225,8 @@ test('the callback › changes nothing with --dry-run, by the command in the REA
   const { model } = cluster.barman.active;
   expect(await cluster.barman.configSwitch('main', models.leader)).toBe(true);
   expect(output).toContain('exit code 1\n');
-  const [, printed = ''] = /^… (INFO: .* dry run: .*)$/m.exec(readFileSync('README.md', 'utf8')) ?? [];
+  const [, printed = ''] =
+    /^… (INFO: .* dry run: .*)$/m.exec(readFileSync('docs/how-to/set-up.md', 'utf8')) ?? [];
   const words = {
     'https://…/config-switch': endpoint.url,
     'model pg:node2, of the leader node2,': `model ${models.leader}, of the leader ${leader},`,

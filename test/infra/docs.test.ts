@@ -6,6 +6,7 @@ import { describe, expect, test } from 'vitest';
 import { pages } from '../../infra/docs.ts';
 import { ALARMS, type Alarm } from '../../infra/monitoring/alarms.ts';
 import { commandsOf, documentedBlock, shellBlocks } from '../documentation.ts';
+import { PENDING } from '../language.ts';
 
 const DOCUMENTS = globSync('**/*.md', { exclude: ['node_modules'] }).toSorted();
 const { scripts } = JSON.parse(readFileSync('package.json', 'utf8')) as { scripts: Record<string, string> };
@@ -70,6 +71,15 @@ describe.each(DOCUMENTS)('%s', (path) => {
     }
   });
 
+  test('says the region of its aws commands: in each of them, or once', () => {
+    const regional = shellBlocks(path)
+      .flatMap(commandsOf)
+      .filter((command) => /\baws (?!iam )/.test(command) && !/--region |^\s*echo /.test(command));
+    if (regional.length > 0 && !PENDING.includes(path)) {
+      expect(readFileSync(path, 'utf8'), regional.join('\n')).toContain('export AWS_DEFAULT_REGION=');
+    }
+  });
+
   test('names npm scripts that exist', () => {
     for (const [command, script] of readFileSync(path, 'utf8').matchAll(/npm run ([a-z0-9:-]+)/g)) {
       expect(Object.keys(scripts), command).toContain(script);
@@ -85,8 +95,20 @@ test('docs/development.md › names every npm script', () => {
   }
 });
 
-test('README.md › has at most 200 lines', () => {
-  expect(readFileSync('README.md', 'utf8').trimEnd().split('\n').length).toBeLessThanOrEqual(200);
+test('docs/how-to/set-up.md › keeps all secrets in a folder that Git ignores, and removes it', () => {
+  const page = 'docs/how-to/set-up.md';
+  // What is written or read on the machine that deploys; `install` runs on the nodes.
+  const blocks = shellBlocks(page).filter((block) => !block.includes('install '));
+  const files = [...blocks.join('\n').matchAll(/(?:> |file:\/\/)([^\s"]+)/g)].map(([, file]) => file);
+  expect(files.length).toBeGreaterThan(3);
+  expect(files.filter((file) => !file?.startsWith('secrets/'))).toEqual([]);
+  expect(readFileSync('.gitignore', 'utf8').split('\n')).toContain('secrets/');
+  expect(commandsOf(blocks[0] ?? '')).toEqual(['umask 077', 'mkdir secrets']);
+  expect(blocks.at(-1)).toBe('rm -r secrets\n');
+});
+
+test('README.md › has at most 140 lines', () => {
+  expect(readFileSync('README.md', 'utf8').trimEnd().split('\n').length).toBeLessThanOrEqual(140);
 });
 
 test('docs/configuration.md › has each environment variable of the function, and each attribute of the ledger is in docs/explanation/protocol.md', () => {

@@ -767,6 +767,8 @@ test('package › contains one file, the bundle, without a source map', () => {
   expect(names).toHaveLength(1);
   expect(names[0]).toMatch(/^functions\/config-switch\/index\.js/);
   expect(least.zip.length).toBeLessThan(1024 * 1024);
+  // Its external attributes: Lambda runs the function as another user, which must be able to read it.
+  expect((least.zip.readUInt32LE(least.zip.indexOf('PK\x01\x02') + 38) >>> 16) & 0o777).toBe(0o644);
 });
 
 test('package › has a handler of two parameters: nodejs24.x rejects one with a callback as its third', () => {

@@ -74,8 +74,10 @@ export async function packageStage(
   symlinkSync(resolve('node_modules'), join(folder, 'node_modules'));
   try {
     await promisify(execFile)(
-      process.execPath,
+      'sh',
       [
+        // As after the commands that write secrets (docs/how-to/set-up.md).
+        ...['-c', 'umask 077; exec "$@"', 'sh', process.execPath],
         'node_modules/serverless/bin/serverless.js',
         'package',
         ...['--stage', stage, '--region', 'eu-central-1'],

@@ -2,7 +2,7 @@
  * Sends a role change to the function of `npm start`.
  * `npm run webhook -- …`: signed, over HTTP, like a Patroni callback.
  * `npm run invoke -- …`: the payload itself, like the console's test button.
- * A deployed stage is tried with the callback's --dry-run (README, "Point Patroni at it").
+ * A deployed stage is tried with the callback's --dry-run (docs/how-to/set-up.md).
  */
 
 import { styleText } from 'node:util';

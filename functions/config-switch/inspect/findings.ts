@@ -6,7 +6,7 @@
  */
 export type FindingClass = 'ready' | 'archived';
 
-interface FindingKind {
+export interface FindingKind {
   readonly class: FindingClass;
   /** Whether a failover to any member would fail, and not only one to the member that is named. */
   readonly allMembers?: true;
@@ -14,6 +14,8 @@ interface FindingKind {
   readonly members?: true | 'only';
   /** What it means, for the documentation. */
   readonly means: string;
+  /** What else there is to know, for the documentation. */
+  readonly more?: string;
 }
 
 /** The kinds of findings, by name. */
@@ -37,8 +39,8 @@ export const FINDINGS = {
   'server-disabled': {
     class: 'ready',
     allMembers: true,
-    means:
-      'The server is disabled: by `disabled = true` of its active model, or because of errors in its configuration. `barman cron` skips it.',
+    means: 'The server is disabled: `barman cron` skips it, so no WAL is received.',
+    more: 'The cause is `disabled = true` of its active model, or errors in its configuration.',
   },
   'server-passive': {
     class: 'ready',
@@ -74,8 +76,8 @@ export const FINDINGS = {
   'callback-unheard': {
     class: 'ready',
     members: 'only',
-    means:
-      "Callbacks of other nodes have been heard, and the member's never. If it does not work, a failover to the member sends no event. A callback of an older version sends no host name, so it is never heard.",
+    means: "Callbacks of other nodes have been heard, and the member's never.",
+    more: 'If it does not work, a failover to the member sends no event. A callback of an older version sends no host name, so it is never heard.',
   },
   'model-missing': {
     class: 'ready',
@@ -114,15 +116,15 @@ export const FINDINGS = {
     class: 'ready',
     allMembers: true,
     members: true,
-    means:
-      "Patroni does not keep Barman's replication slot on all members. The new leader lacks it after a failover, and WAL may be lost.",
+    means: "Patroni does not keep Barman's replication slot on all members.",
+    more: 'The new leader lacks it after a failover, and WAL may be lost.',
   },
   'patroni-old': {
     class: 'ready',
     allMembers: true,
     members: true,
-    means:
-      'Patroni keeps permanent slots on replicas since version 3.2. With an older one, the new leader lacks the slot after a failover.',
+    means: 'Patroni is older than 3.2: it does not keep permanent slots on replicas.',
+    more: 'The new leader lacks the slot after a failover.',
   },
   'slot-shared': {
     class: 'ready',
@@ -140,8 +142,8 @@ export const FINDINGS = {
   },
   'other-model': {
     class: 'archived',
-    means:
-      'Barman uses another model than the one that was applied last: it was changed on the Barman host, or is not in its configuration any more.',
+    means: 'Barman uses another model than the one that was applied last.',
+    more: 'It was changed on the Barman host, or is not in its configuration any more.',
   },
   'no-connection': {
     class: 'archived',
