@@ -119,8 +119,8 @@ test('docs/operations.md › counts all alarms in the costs, and explains the me
   }
 });
 
-test('docs/alarms.md › names in its introduction the alarms of states, and those of what enters a state', () => {
-  const [introduction = ''] = readFileSync('docs/alarms.md', 'utf8').split('<!-- alarms -->');
+test('docs/reference/alarms.md › names in its introduction the alarms of states, and those of what enters a state', () => {
+  const [introduction = ''] = readFileSync('docs/reference/alarms.md', 'utf8').split('<!-- alarms -->');
   const [, states = '', others = ''] = introduction.split('\n- **');
   for (const [name, { isState, MetricName }] of Object.values(ALARMS).flatMap(Object.entries)) {
     if (isState && MetricName !== 'CertificateDaysLeft') expect(states).toContain(`[${name}](#${name})`);
