@@ -17,7 +17,7 @@ const ROOT = join(import.meta.dirname, '..');
 const GENERATED: Readonly<Record<string, Readonly<Record<string, () => string>>>> = {
   'docs/configuration.md': { parameters: parametersTable },
   'docs/reference/alarms.md': { alarms: alarmSections },
-  'docs/operations.md': { ledger: documentedCommands },
+  'docs/reference/cli.md': { ledger: documentedCommands },
   'docs/reference/findings.md': { findings: findingTables },
   'docs/performance.md': { 'end-to-end-chart': endToEndChart },
 };

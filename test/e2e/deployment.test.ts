@@ -345,7 +345,7 @@ describe('the ledger', () => {
 
   test('is shown and changed by the documented commands', async () => {
     const ledger = 'npm run ledger -- --stage prod';
-    const commands = commandsOf(documentedBlock('docs/operations.md', 'npm run ledger -- --stage prod'));
+    const commands = commandsOf(documentedBlock('docs/reference/cli.md', 'npm run ledger -- --stage prod'));
     const outputs = new Map<string, string>();
     for (const command of commands) {
       const words = command

@@ -142,7 +142,7 @@ describe('the table', () => {
   });
 
   test('is the one in the documentation, also of a server that is unsettled', () => {
-    const documentation = readFileSync('docs/operations.md', 'utf8');
+    const documentation = readFileSync('docs/how-to/read-the-ledger.md', 'utf8');
     expect(documentation).toContain(`\n${table}\n`);
     const item: Item = {
       ...{ barman_server: 'main', desired: desired(372) },
@@ -152,6 +152,16 @@ describe('the table', () => {
     };
     const [, , ...rows] = shown([item], stage, 80, ['main']).split('\n');
     expect(documentation).toContain(`\n${rows.join('\n')}\n`);
+  });
+
+  test('of a paused server is the one in the documentation', () => {
+    const item: Item = {
+      ...inSync,
+      ...{ paused: true, paused_at: ago(12), paused_until: ago(-7_188), pause_reason: 'new disk' },
+    };
+    expect(readFileSync('docs/how-to/pause.md', 'utf8')).toContain(
+      `\n${shown([item]).split('\n').slice(1).join('\n')}\n`,
+    );
   });
 
   test('has no control characters, whatever a node or pg-backup-api sends', () => {
