@@ -265,7 +265,7 @@ describe('the ledger', () => {
   });
 
   test('redrives the failure queue with the documented command', async () => {
-    const command = documentedCommand('docs/operations.md', 'npm run ledger -- --stage prod redrive');
+    const command = documentedCommand('docs/how-to/redrive.md', 'npm run ledger -- --stage prod redrive');
     /** @returns its lines about messages, without their ids */
     const redrive = async () => {
       const output = await shell(`${command} || true`);

@@ -538,6 +538,17 @@ function wordsOf(command: string): string[] {
 }
 
 describe('the how-to pages', () => {
+  test('drills › show, pause and resume a server', async () => {
+    await using run = await startFunction();
+    await run.invoke(PROMOTION);
+    const watch = documentedCommand('docs/how-to/drills.md', 'npm run ledger -- --stage prod --watch');
+    const pause = documentedCommand('docs/how-to/drills.md', 'npm run ledger -- --stage prod pause');
+    const resume = documentedCommand('docs/how-to/drills.md', 'npm run ledger -- --stage prod resume');
+    expect(wordsOf(watch)).toEqual(['--watch']);
+    expect((await ledger(run.table, ...wordsOf(pause))).log).toMatch(/^main +paused /m);
+    expect((await ledger(run.table, ...wordsOf(resume))).log).toMatch(/^main +in sync /m);
+  });
+
   test('read the ledger › shows it, and tries again what is pending', async () => {
     await using run = await startFunction();
     await using _ = await startLambda(() => run.heartbeat());
