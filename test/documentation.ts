@@ -33,7 +33,7 @@ export function documentedCommand(page: string, start: string): string {
 export function expectedOf(drill: string): string {
   const sections = readFileSync('docs/how-to/drills.md', 'utf8').split(/^## /m);
   const section = sections.find((text) => text.startsWith(`${drill}\n`)) ?? '';
-  const [, expected] = /^Expected: (.*?)(?:\n\n|$)/ms.exec(section) ?? [];
+  const [, expected] = /\nExpected: (.*?)(?:\n\n|$)/s.exec(section) ?? [];
   if (expected === undefined)
     throw new Error(`docs/how-to/drills.md expects nothing of the drill "${drill}"`);
   return expected.trim().replaceAll(/\s+/g, ' ');
