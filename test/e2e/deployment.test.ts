@@ -478,7 +478,10 @@ describe('a stage', () => {
     const before = await prod.resources();
     await inOrigin('commit --quiet --allow-empty --message newer');
     // Some servers of this file are unknown to Barman.
-    const commands = documentedBlock('docs/operations.md', 'git pull').replace(/check$/m, 'check || true');
+    const commands = documentedBlock('docs/how-to/upgrade.md', 'git pull').replace(
+      /check$/m,
+      'check || true',
+    );
     const output = await prod.run(commands);
     expect(output).toContain('Fast-forward');
     expect(output).toContain('No changes to deploy');
@@ -511,10 +514,10 @@ describe('a stage', () => {
   });
 
   test('returns to its deployment before with the documented commands', async () => {
-    const list = await prod.run(documentedCommand('docs/operations.md', 'npx serverless deploy list'));
+    const list = await prod.run(documentedCommand('docs/how-to/roll-back.md', 'npx serverless deploy list'));
     const timestamps = [...list.matchAll(/^Timestamp: (\d+)$/gm)].map(([, one]) => one);
     expect(timestamps.length).toBeGreaterThan(1);
-    const rollback = documentedCommand('docs/operations.md', 'npx serverless rollback');
+    const rollback = documentedCommand('docs/how-to/roll-back.md', 'npx serverless rollback');
     await prod.run(fill(rollback, { TIMESTAMP: timestamps.at(-2) ?? '' }));
     expect(await logRetention()).toBe(365);
     expect((await webhook({ ...PROMOTION, role: 'replica' })).status).toBe(200);
