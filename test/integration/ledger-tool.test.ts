@@ -553,8 +553,9 @@ describe('the how-to pages', () => {
     await using run = await startFunction();
     await using _ = await startLambda(() => run.heartbeat());
     await run.invoke(PROMOTION);
-    const page = 'docs/how-to/read-the-ledger.md';
-    const commands = commandsOf(documentedBlock(page, 'npm run ledger -- --stage prod'));
+    const commands = commandsOf(
+      documentedBlock('docs/how-to/read-the-ledger.md', 'npm run ledger -- --stage prod'),
+    );
     expect(commands.map((command) => wordsOf(command))).toEqual([[], ['--watch']]);
     expect((await ledger(run.table, ...wordsOf(commands[0] ?? ''))).log).toMatch(/^main +in sync /m);
     const retry = documentedCommand('docs/how-to/read-the-ledger.md', 'npm run ledger -- --stage prod retry');
