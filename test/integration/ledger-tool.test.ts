@@ -538,6 +538,28 @@ function wordsOf(command: string): string[] {
 }
 
 describe('the how-to pages', () => {
+  test('remove a server › forgets it, also by force, and says so', async () => {
+    await using run = await startFunction();
+    await using _ = await startLambda((event) => run.send(event));
+    const page = readFileSync('docs/how-to/remove-a-node-or-server.md', 'utf8');
+    const forget = documentedBlock(
+      'docs/how-to/remove-a-node-or-server.md',
+      'npm run ledger -- --stage prod forget',
+    );
+    const force = documentedBlock(
+      'docs/how-to/remove-a-node-or-server.md',
+      'npm run ledger -- --stage prod forget SERVER --force',
+    );
+    await run.invoke(PROMOTION);
+    expect(await ledger(run.table, ...wordsOf(forget.trim()))).toMatchObject({
+      status: 1,
+      error: expect.stringContaining('main is in sync: only a server that Barman does not have'),
+    });
+    const { log } = await ledger(run.table, ...wordsOf(force.trim()));
+    expect(page).toContain(`\n${forget}\`\`\`\n\n\`\`\`\n${log}\`\`\`\n`);
+    expect(await run.item()).toBeUndefined();
+  });
+
   test('drills › show, pause and resume a server', async () => {
     await using run = await startFunction();
     await run.invoke(PROMOTION);
@@ -634,7 +656,11 @@ describe('npm run ledger -- check', () => {
     };
     run.host.put({ 'clusters/a': JSON.stringify(clusters.a), 'clusters/b': JSON.stringify(clusters.b) });
     await using _ = await startLambda((event, alias) => run.send(event, 60_000, alias));
-    const checked = await ledger(run.table, 'check');
+    const command = documentedCommand(
+      'docs/how-to/remove-a-node-or-server.md',
+      'npm run ledger -- --stage prod check',
+    );
+    const checked = await ledger(run.table, ...wordsOf(command));
     expect(linesOf(checked).slice(0, 5)).toEqual([
       expect.stringMatching(
         /^ok {5}url, client-cert, client-key, ca-cert: https:\/\/127.0.0.1:\d+\/; client-cert ends in \d+ days, on \d{4}-\d\d-\d\d; ca-cert ends in \d+ days, on /,
@@ -667,7 +693,11 @@ describe('npm run ledger -- check', () => {
       'clusters/d': cluster,
       servers: '{ "main": ["a", "b"] }',
     });
-    const checked = await ledger(run.table, 'check');
+    const command = documentedCommand(
+      'docs/how-to/broken-job-file.md',
+      'npm run ledger -- --stage prod check',
+    );
+    const checked = await ledger(run.table, ...wordsOf(command));
     expect(checked.status).toBe(1);
     expect(linesOf(checked).filter((line) => line.startsWith('wrong'))).toEqual([
       expect.stringMatching(
