@@ -137,7 +137,7 @@ export const LEDGER: Program<typeof OPTIONS> = {
   options: OPTIONS,
 };
 
-/** Returns the commands for docs/operations.md. */
+/** Returns the commands for docs/reference/cli.md. */
 export function documentedCommands(): string {
   const rows = COMMANDS.map(({ typed, help }) => {
     return [`npm run ledger -- --stage prod ${typed.replace(/ \[.*/, '')}`.trim(), `# ${help}`];

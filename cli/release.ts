@@ -85,7 +85,7 @@ export function release({ stage, region, param = [] }: Values<typeof OPTIONS>): 
     return `${hash.digest('hex')}  ${name}\n`;
   });
   writeFileSync(join(DIST, 'SHA256SUMS'), checksums.join(''));
-  console.log(`${DIST}/ is written; docs/operations.md#a-release-without-nodejs says how to deploy it`);
+  console.log(`${DIST}/ is written; docs/how-to/release-without-nodejs.md says how to deploy it`);
   return 0;
 }
 

@@ -232,7 +232,7 @@ function notesOf(item: Row, stage: StageItem, now: number): string[] {
     // The note above may have the same text.
     const why = attempts > 0 && last_error?.startsWith(refusal) ? '' : `: ${refusal}`;
     notes.push(
-      `pg-backup-api refused a heartbeat's last request for this server${why}; next: docs/alarms.md#not-ready`,
+      `pg-backup-api refused a heartbeat's last request for this server${why}; next: docs/reference/alarms.md#not-ready`,
     );
   }
   if (unsettled_since !== undefined) {
@@ -257,7 +257,7 @@ function listedNote(item: Listed, stage: StageItem, now: number): string {
   const { leader_unknown_because: why } = observationOf(item, stage, now);
   const listed = 'a cluster lists it, but no role change was recorded';
   if (why !== undefined) {
-    return `${listed}, and its leader is unknown: ${why}; next: docs/alarms.md#leader-unknown`;
+    return `${listed}, and its leader is unknown: ${why}; next: docs/reference/alarms.md#leader-unknown`;
   }
   return listingsOf(item, stage).some(({ server }) => server.observed)
     ? `${listed}, and no leader was seen yet; next: wait for the next heartbeat, then: check`
@@ -272,7 +272,7 @@ function observationNotes(item: Item, stage: StageItem, now: number): string[] {
   if (leader === undefined) {
     return leader_unknown_because === undefined
       ? []
-      : [`its leader is unknown: ${leader_unknown_because}; next: docs/alarms.md#leader-unknown`];
+      : [`its leader is unknown: ${leader_unknown_because}; next: docs/reference/alarms.md#leader-unknown`];
   }
   const seen = age(now - Date.parse(observed_at ?? ''));
   if (!leader_known) {
@@ -288,7 +288,7 @@ function observationNotes(item: Item, stage: StageItem, now: number): string[] {
   if (streaming === false) {
     const isLasting = now - Date.parse(streaming_since ?? '') >= MISSING * (stage.heartbeat?.interval ?? 0);
     notes.push(
-      `Barman did not stream from ${leader} ${seen} ago${isLasting ? '; next: docs/operations.md#wal-does-not-arrive' : ''}`,
+      `Barman did not stream from ${leader} ${seen} ago${isLasting ? '; next: docs/how-to/wal-does-not-arrive.md' : ''}`,
     );
   }
   return notes;

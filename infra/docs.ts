@@ -20,8 +20,8 @@ const ROOT = join(import.meta.dirname, '..');
 /** Page → marker (`<!-- name -->` … `<!-- /name -->`) → what stands between them. */
 const GENERATED: Readonly<Record<string, Readonly<Record<string, () => string>>>> = {
   'docs/configuration.md': { parameters: parametersTable },
-  'docs/alarms.md': { alarms: alarmSections },
-  'docs/operations.md': { ledger: documentedCommands },
+  'docs/reference/alarms.md': { alarms: alarmSections },
+  'docs/reference/cli.md': { ledger: documentedCommands },
   'docs/reference/findings.md': { findings: findingTables },
   'docs/explanation/performance.md': { 'end-to-end-chart': endToEndChart },
   'docs/explanation/failover-time-line.md': {
@@ -143,10 +143,35 @@ function alarmSections() {
     .join('\n\n');
 }
 
+/** The commands of a description, which has no Markdown, since it is sent by mail. */
+const COMMANDS =
+  /npm run ledger -- --stage STAGE(?: (?:check|redrive|set SERVER MODEL))?|barman receive-wal SERVER|(?:resume|pause) (?:SERVER|--all)/g;
+
 function alarmSection([name, alarm]: [string, Alarm]) {
-  const { description, advice } = alarm;
-  const text = advice ? `${description} ${advice}` : description;
-  return `### ${name}\n\n${text}\n\nAlarm condition: ${condition(alarm)}. It is raised within ${duration(alarm.within)}.`;
+  const { description, advice = [], within } = alarm;
+  const items = advice
+    .map((text) => wrapped(text.trimStart(), text.startsWith(' ') ? '  - ' : '- '))
+    .join('\n');
+  const raised = `Alarm condition: ${condition(alarm)}. It is raised within ${duration(within)}.`;
+  return [`### ${name}`, wrapped(description.replace(COMMANDS, '`$&`')), items, wrapped(raised)]
+    .filter(Boolean)
+    .join('\n\n');
+}
+
+/** Returns a paragraph or a list item in lines of 120 characters at most; code is not broken. */
+function wrapped(text: string, mark = ''): string {
+  const [first = '', ...words] = text.match(/(?:`[^`]*`|\S)+/g) ?? [];
+  const lines: string[] = [];
+  let line = mark + first;
+  for (const word of words) {
+    if (line.length + 1 + word.length <= 120) {
+      line += ` ${word}`;
+    } else {
+      lines.push(line);
+      line = ' '.repeat(mark.length) + word;
+    }
+  }
+  return [...lines, line].join('\n');
 }
 
 /** Minutes in words. */

@@ -26,15 +26,17 @@ export function documentedCommand(page: string, start: string): string {
 }
 
 /**
- * @returns what the game day of docs/operations.md expects of the drill that begins so
+ * @returns what docs/how-to/drills.md expects of the drill with this heading
  *
  * @throws Error if there is none
  */
 export function expectedOf(drill: string): string {
-  const rows = readFileSync('docs/operations.md', 'utf8').split('\n');
-  const row = rows.find((line) => line.startsWith(`| ${drill}`));
-  if (row === undefined) throw new Error(`docs/operations.md has no drill that begins with "${drill}"`);
-  return row.split(/ \| | \|$/)[1] as string;
+  const sections = readFileSync('docs/how-to/drills.md', 'utf8').split(/^## /m);
+  const section = sections.find((text) => text.startsWith(`${drill}\n`)) ?? '';
+  const [, expected] = /\nExpected: (.*?)(?:\n\n|$)/s.exec(section) ?? [];
+  if (expected === undefined)
+    throw new Error(`docs/how-to/drills.md expects nothing of the drill "${drill}"`);
+  return expected.trim().replaceAll(/\s+/g, ' ');
 }
 
 /** @returns the first time limit that a text names (ms) @throws Error if it names none */

@@ -30,13 +30,13 @@ export interface Alarm extends Partial<Condition> {
   readonly Namespace: string;
   readonly Dimensions: readonly { readonly Name: string; readonly Value: unknown }[];
   readonly MetricName: string;
-  /** Ends with the first thing to do; the template adds the section in docs/alarms.md. */
+  /** Ends with the first thing to do; the template adds the section in docs/reference/alarms.md. */
   readonly description: string;
-  /** More of it, for docs/alarms.md only (Markdown). */
-  readonly advice?: string;
-  /** Unit of the threshold, for docs/alarms.md only. */
+  /** More of it, for docs/reference/alarms.md only: items of a list (Markdown); two spaces make a sub-item. */
+  readonly advice?: readonly string[];
+  /** Unit of the threshold, for docs/reference/alarms.md only. */
   readonly unit?: string;
-  /** How long it takes at most until the alarm is raised, for docs/alarms.md only (minutes). */
+  /** How long it takes at most until the alarm is raised, for docs/reference/alarms.md only (minutes). */
   readonly within: number;
   /**
    * The value of periods without data, by metric math: the alarm then needs no more periods than it names,
@@ -70,27 +70,35 @@ export const ALARMS: Readonly<Record<string, Readonly<Record<string, Alarm>>>> =
       MetricName: 'CONFIG_SWITCH_FAILED',
       within: 2,
       description:
-        'Barman could not apply a model (ExitCode 2), and may still use the old primary. On the Barman host, read the file that the message in the log names.',
-      advice:
-        'Fix the cause that the file gives; the heartbeat tries again by itself. Each desired state is counted once, so the alarm is raised again only for another one.',
+        'Barman could not apply a model (ExitCode 2), and may still use the old primary. Read the file that the message in the log names, on the Barman host.',
+      advice: [
+        'Fix the cause that the file gives. The heartbeat tries again by itself.',
+        'Each desired state is counted once, so the alarm is raised again only for another one.',
+      ],
     },
     pending: {
       ...OWN,
       MetricName: 'PendingEntered',
       within: 8,
       description:
-        'A desired state has been pending for 5 minutes: Barman may use the old primary. Run npm run ledger -- --stage STAGE, which shows the server and the last error.',
-      advice:
-        'Fix the cause, then run npm run ledger -- --stage STAGE retry SERVER: by itself the heartbeat tries at growing intervals, up to one hour. It never gives up. If an operation hangs on the Barman host, another one is sent after 10 minutes, or after one if something newer is desired: end its process there. Its id is in the ledger. Each server raises the alarm; the line in the log with `alarm` names it.',
+        'A desired state has been pending for 5 minutes, so Barman may use the old primary. Run npm run ledger -- --stage STAGE, which shows the server and the last error.',
+      advice: [
+        'Fix the cause, then run `npm run ledger -- --stage STAGE retry SERVER`. By itself the heartbeat tries at growing intervals, up to one hour. It never gives up.',
+        'If an operation hangs on the Barman host, end its process there. Its id is in the ledger. Another operation is sent after 10 minutes, or after one minute if something newer is desired.',
+        'Each server raises the alarm. The line in the log with `alarm` names it.',
+      ],
     },
     'not-streaming': {
       ...OWN,
       MetricName: 'NotStreamingEntered',
       within: 7,
       description:
-        'For 5 minutes, Barman has not streamed WAL from the leader of a Patroni cluster: that WAL is not in the backup. Run barman receive-wal SERVER on the Barman host: it prints why.',
-      advice:
-        'Each server raises the alarm; the line in the log with `alarm` names it, and the warnings name the leader. While the leader is unknown, what was seen last goes on being counted. Causes and remedies: [WAL does not arrive](operations.md#wal-does-not-arrive).',
+        'For 5 minutes, Barman has not streamed WAL from the leader of a Patroni cluster. That WAL is not in the backup. Run barman receive-wal SERVER on the Barman host: it prints why.',
+      advice: [
+        'Causes and remedies: [WAL does not arrive](../how-to/wal-does-not-arrive.md).',
+        'Each server raises the alarm. The line in the log with `alarm` names it. The warnings name the leader.',
+        'While the leader is unknown, what was seen last goes on being counted.',
+      ],
     },
     'not-archived': {
       ...OWN,
@@ -100,18 +108,24 @@ export const ALARMS: Readonly<Record<string, Readonly<Record<string, Alarm>>>> =
       // Daily inspections, and another one 15 minutes later; after a switch it takes 40 minutes.
       within: 24 * 60 + 18,
       description:
-        "WAL of a leader does not arrive in Barman's archive: two inspections in a row have found that. Run npm run ledger -- --stage STAGE check, which names the server and the remedy.",
-      advice:
-        'What was written since then cannot be recovered from the backup. What each finding means: [findings](reference/findings.md#archived). After a switch the alarm is raised within 40 minutes. While it lasts, heartbeats inspect every 15 minutes, so the alarm ends within 15 minutes of the repair; `check` ends it at once.',
+        "WAL of a leader does not arrive in Barman's archive. Two inspections in a row have found that. Run npm run ledger -- --stage STAGE check, which names the server and the remedy.",
+      advice: [
+        'What was written since then cannot be recovered from the backup.',
+        'What each finding means: [findings](findings.md#archived).',
+        'After a switch the alarm is raised within 40 minutes.',
+        'While it lasts, heartbeats inspect every 15 minutes, so the alarm ends within 15 minutes of the repair. `check` ends it at once.',
+      ],
     },
     'leader-cannot-write': {
       ...OWN,
       MetricName: 'LeaderCannotWriteEntered',
       within: 7,
       description:
-        'For 5 minutes, the node that holds the leader lock of a Patroni cluster has been in recovery: no node of it can write, and Barman is not switched. Read the logs of Patroni and PostgreSQL on that node.',
-      advice:
-        "The line in the log with `alarm` names the cluster, and the heartbeat's warnings name the node. Barman follows by itself once the node, or another one, leads.",
+        'For 5 minutes, the node that holds the leader lock of a Patroni cluster has been in recovery. No node of it can write, and Barman is not switched. Read the logs of Patroni and PostgreSQL on that node.',
+      advice: [
+        "The line in the log with `alarm` names the cluster, and the heartbeat's warnings name the node.",
+        'Barman follows by itself once the node, or another one, leads.',
+      ],
     },
     'pg-backup-api-unreachable': {
       ...OWN,
@@ -122,8 +136,12 @@ export const ALARMS: Readonly<Record<string, Readonly<Record<string, Alarm>>>> =
       within: 7,
       description:
         "pg-backup-api has been unreachable for 5 minutes, or the function's parameters unreadable for 20. A failover now may not be followed. Read the heartbeat's line in the log: it gives the cause.",
-      advice:
-        'The heartbeat uses the real credentials: the cause may be the network, a certificate, a parameter, or pg-backup-api itself. While only the parameters cannot be read, their old values serve on until the next cold start. What is pending is applied by itself afterwards. If only one server cannot be switched, this alarm is not raised, but [not-ready](#not-ready).',
+      advice: [
+        'The heartbeat uses the real credentials. The cause may be the network, a certificate, a parameter, or pg-backup-api itself.',
+        'While only the parameters cannot be read, their old values serve on until the next cold start.',
+        'What is pending is applied by itself afterwards.',
+        'It does not mean that one server cannot be switched. That raises [not-ready](#not-ready).',
+      ],
     },
     'heartbeat-lost': {
       ...OWN,
@@ -136,18 +154,26 @@ export const ALARMS: Readonly<Record<string, Readonly<Record<string, Alarm>>>> =
       TreatMissingData: 'breaching',
       within: 7,
       description:
-        'There has been no heartbeat for 5 minutes: lost events and failed attempts are not made up for. Read the log of the function.',
-      advice:
-        'If it has no new lines, look at the rule `barman-config-switch-<stage>-heartbeat`: it must be enabled. If it has the line of an internal error every minute, return to the last version. A heartbeat that could not use the ledger or pg-backup-api is not lost: these have alarms of their own. Right after the first deployment this alarm may be on for some minutes.',
+        'There has been no heartbeat for 5 minutes. Lost events and failed attempts are not made up for. Read the log of the function.',
+      advice: [
+        'If it has no new lines, look at the rule `barman-config-switch-<stage>-heartbeat`: it must be enabled.',
+        'If it has the line of an internal error every minute, [return to the last version](../how-to/roll-back.md).',
+        'A heartbeat that could not use the ledger or pg-backup-api is not lost. These have alarms of their own.',
+        'Right after the first deployment this alarm may be on for some minutes.',
+      ],
     },
     'event-lost': {
       ...FUNCTION,
       MetricName: 'DestinationDeliveryFailures',
       within: 2,
       description:
-        'Lambda could not put a failed role change into the failure queue: it is lost, and Barman may use the old primary. Compare the leader with the applied model (npm run ledger -- --stage STAGE). If they differ, run npm run ledger -- --stage STAGE set SERVER MODEL.',
-      advice:
-        'The payload of the event is in the log only if the function ran. The queue or its policy was changed, or it does not exist. An event that EventBridge could not hand over to Lambda goes into the same queue, and raises [undeliverable-events](#undeliverable-events). If the queue refused one of these, too, that is only on the dashboard (`InvocationsFailedToBeSentToDlq`): it needs two faults at once.',
+        'Lambda could not put a failed role change into the failure queue. It is lost, and Barman may use the old primary. Compare the leader with the applied model (npm run ledger -- --stage STAGE). If they differ, run npm run ledger -- --stage STAGE set SERVER MODEL.',
+      advice: [
+        'The queue or its policy was changed, or it does not exist.',
+        'The payload of the event is in the log only if the function ran.',
+        'An event that EventBridge could not hand over to Lambda goes into the same queue. It raises [undeliverable-events](#undeliverable-events).',
+        'The queue may refuse one of these, too. That is only on the dashboard, as `InvocationsFailedToBeSentToDlq`, since it needs two faults at once.',
+      ],
     },
     'ledger-unreachable': {
       ...OWN,
@@ -155,16 +181,21 @@ export const ALARMS: Readonly<Record<string, Readonly<Record<string, Alarm>>>> =
       within: 2,
       description:
         'The ledger was unavailable, so nothing was switched. Read the message in the log: it names the remedy.',
-      advice:
-        'Callbacks try again for ten minutes, Lambda for three. Without the ledger, an old event could be applied after a newer one. If a table was deleted: [A lost ledger](how-to/ledger-lost.md).',
+      advice: [
+        'If a table was deleted: [A lost ledger](../how-to/ledger-lost.md).',
+        'Callbacks try again for ten minutes, Lambda for three.',
+        'Nothing is switched without the ledger, because an old event could be applied after a newer one.',
+      ],
     },
     'function-errors': {
       ...FUNCTION,
       MetricName: 'Errors',
       within: 2,
       description:
-        'The function ended with an error: a valid EventBridge event could not be recorded, or the function could not start. Read the error in the log.',
-      advice: 'Lambda tries an event twice more, and then puts it into the failure queue.',
+        'The function ended with an error. A valid EventBridge event could not be recorded, or the function could not start. Read the error in the log.',
+      advice: [
+        'Lambda tries an event twice more. Then it puts the event into [the failure queue](../how-to/redrive.md).',
+      ],
     },
   },
   'Act this week': {
@@ -176,9 +207,15 @@ export const ALARMS: Readonly<Record<string, Readonly<Record<string, Alarm>>>> =
       // Daily inspections.
       within: 24 * 60 + 3,
       description:
-        'A failover would leave Barman on the old primary: a server cannot be switched, or a member of a cluster is not ready. Run npm run ledger -- --stage STAGE check, which names server, member and remedy.',
-      advice:
-        'What each finding means: [findings](reference/findings.md#ready). Heartbeats inspect once a day, so run `check` after a repair, which ends the alarm. A server that pg-backup-api refuses is found by a heartbeat itself, also without an inspection: if Barman does not have it, its name is misspelt, or it was removed; correct the name in the callback and in `clusters/NAME`, and [forget](operations.md#forget-a-server) the wrong one. If its item cannot be read: [An item that cannot be read](operations.md#an-item-that-cannot-be-read). If its list of operations is 500: [A broken job file](operations.md#a-broken-job-file). The alarm is also raised if there was no successful inspection for two days.',
+        'A failover would leave Barman on the old primary. A server cannot be switched, or a member of a cluster is not ready. Run npm run ledger -- --stage STAGE check, which names server, member and remedy.',
+      advice: [
+        'What each finding means: [findings](findings.md#ready). Heartbeats inspect once a day. So run `check` after a repair: it ends the alarm.',
+        'A heartbeat also finds a server that pg-backup-api refuses, without an inspection. Three causes are usual:',
+        '  Barman does not have the server: its name is misspelt, or it was removed. Correct the name in the callback and in `clusters/NAME`, and [forget](../how-to/remove-a-node-or-server.md#forget-a-server) the wrong one.',
+        '  Its item cannot be read: [An item that cannot be read](../how-to/read-the-ledger.md#an-item-that-cannot-be-read).',
+        '  Its list of operations is 500: [A broken job file](../how-to/broken-job-file.md).',
+        'The alarm is also raised if there was no successful inspection for two days.',
+      ],
     },
     'invalid-args': {
       ...OWN,
@@ -186,17 +223,21 @@ export const ALARMS: Readonly<Record<string, Readonly<Record<string, Alarm>>>> =
       within: 2,
       description:
         'An authenticated sender sent an invalid role change (ExitCode 4), which was not applied. Read the message in the log: it names the field. Correct the sender.',
-      advice:
-        'It is not tried again, also if it came from EventBridge. If Barman is not set to the leader now, run npm run ledger -- --stage STAGE set SERVER MODEL.',
+      advice: [
+        'It is not tried again, also if it came from EventBridge.',
+        'If Barman is not set to the leader now, run `npm run ledger -- --stage STAGE set SERVER MODEL`.',
+      ],
     },
     'wrong-cluster': {
       ...OWN,
       MetricName: 'WrongCluster',
       within: 2,
       description:
-        'A webhook was signed with the secret of a cluster that may not switch its Barman server, and was not applied (403). Read the message in the log: it names server and parameter.',
-      advice:
-        'Add the server to `servers` in that parameter, or give the node the secret of its own cluster. If neither is right, a secret is being used for a server of another team.',
+        'A webhook was signed with the secret of a cluster that may not switch its Barman server. It was not applied (403). Read the message in the log: it names server and parameter.',
+      advice: [
+        'Add the server to `servers` in that parameter, or give the node the secret of its own cluster.',
+        'If neither is right, a secret is being used for a server of another team.',
+      ],
     },
     'webhooks-rejected': {
       ...OWN,
@@ -205,9 +246,15 @@ export const ALARMS: Readonly<Record<string, Readonly<Record<string, Alarm>>>> =
       Threshold: 5,
       within: 7,
       description:
-        'Five or more webhooks were rejected within 5 minutes; none of them was applied. Read the field rejected in the log: the signature or the timestamp is wrong, or the secret is unreadable.',
-      advice:
-        '`signature`: the secret of a node is an old one, or a stranger sent it; `timestamp`: the clock of a node is more than 5 minutes off; `secret unreadable`: the log names the parameter and the remedy, and webhooks get 503; `payload format`: the function is behind another API than the one of its stage; `body too large`: no callback sends that. The field `ip` in the access log (`/aws/vendedlogs/http-api/barman-config-switch-<stage>`) shows the senders.',
+        'Five or more webhooks were rejected within 5 minutes. None of them was applied. Read the field rejected in the log. The signature or the timestamp is wrong, or the secret is unreadable.',
+      advice: [
+        '`signature`: the secret of a node is an old one, or a stranger sent it.',
+        '`timestamp`: the clock of a node is more than 5 minutes off.',
+        '`secret unreadable`: the log names the parameter and the remedy. Webhooks get 503.',
+        '`payload format`: the function is behind another API than the one of its stage.',
+        '`body too large`: no callback sends that.',
+        'The senders are in the field `ip` of the access log, `/aws/vendedlogs/http-api/barman-config-switch-<stage>`.',
+      ],
     },
     'undeliverable-events': {
       ...QUEUE,
@@ -216,8 +263,11 @@ export const ALARMS: Readonly<Record<string, Readonly<Record<string, Alarm>>>> =
       Statistic: 'Maximum',
       within: 7,
       description:
-        'Role changes that could not be recorded are in the failure queue, and were not applied. Fix the cause, then run npm run ledger -- --stage STAGE redrive.',
-      advice: 'They are deleted after 14 days. More: [The failure queue](operations.md#the-failure-queue).',
+        'Role changes that could not be recorded are in the failure queue. They were not applied. Fix the cause, then run npm run ledger -- --stage STAGE redrive.',
+      advice: [
+        'Messages are deleted after 14 days.',
+        'More: [Send the failure queue again](../how-to/redrive.md).',
+      ],
     },
     ...Object.fromEntries([30, 7].map((days) => [`certificate-${days}-days`, expires(days)])),
     reconciled: {
@@ -225,18 +275,27 @@ export const ALARMS: Readonly<Record<string, Readonly<Record<string, Alarm>>>> =
       MetricName: 'Reconciled',
       within: 2,
       description:
-        "Patroni named another leader than the events had, and Barman was set to it: a callback is broken somewhere. Read the callback's log on the leader that the message in the log names.",
-      advice:
-        "Run the callback there with `--dry-run`. If Barman is to follow another node than the leader, write `{}` for the server in the cluster's parameter.",
+        "Patroni named another leader than the events had, and Barman was set to it. A callback is broken somewhere. Read the callback's log on the leader that the message in the log names.",
+      advice: [
+        'Run the callback there with `--dry-run`.',
+        "If Barman is to follow another node than the leader, write `{}` for the server in the cluster's parameter.",
+      ],
     },
     'leader-unknown': {
       ...OWN,
       MetricName: 'LeaderUnknownEntered',
       within: 12,
       description:
-        "The leader of a Patroni cluster has been unknown for 10 minutes: if an event is lost now, Barman does not follow. Read the heartbeat's warnings in the log: they name the cluster and the reason.",
-      advice:
-        'Typical reasons: no leader, the REST API cannot be reached from the function (`patroni-hosts`, `patroni-port`), a CA or client certificate is missing, the leader has no model or no URL in the parameter of its cluster, or that parameter is malformed. With [several sites](how-to/standby-site.md): several have a primary, their system identifiers differ, or another site is waited for (five minutes). Each cluster raises the alarm; the line in the log with `alarm` names it.',
+        "The leader of a Patroni cluster has been unknown for 10 minutes. If an event is lost now, Barman does not follow. Read the heartbeat's warnings in the log: they name the cluster and the reason.",
+      advice: [
+        'Typical reasons:',
+        '  There is no leader.',
+        '  The function cannot reach the REST API. Look at `patroni-hosts` and `patroni-port`.',
+        '  A CA or a client certificate is missing.',
+        '  The leader has no model or no URL in the parameter of its cluster, or that parameter is malformed.',
+        '  There are [several sites](../how-to/standby-site.md). Several have a primary, their system identifiers differ, or another site is waited for (five minutes).',
+        'Each cluster raises the alarm. The line in the log with `alarm` names it.',
+      ],
     },
     'paused-pending': {
       ...OWN,
@@ -247,8 +306,8 @@ export const ALARMS: Readonly<Record<string, Readonly<Record<string, Alarm>>>> =
       unit: 's',
       within: 243,
       description:
-        'A server has been paused for 4 hours, and a desired state is pending for it: Barman may use the old primary. Run npm run ledger -- --stage STAGE, which shows what to run: resume SERVER or, after pause --all, resume --all.',
-      advice: 'A pause that ends by itself (`--for`) raises no alarm.',
+        'A server has been paused for 4 hours, and a desired state is pending for it. Barman may use the old primary. Run npm run ledger -- --stage STAGE, which shows what to run. That is resume SERVER or, after pause --all, resume --all.',
+      advice: ['A pause that ends by itself (`--for`) raises no alarm.'],
     },
   },
 };
@@ -265,8 +324,10 @@ function expires(days: number): Alarm {
     unit: 'days',
     within: 3,
     description: `In ${days} days or less, a certificate expires. Read the heartbeat's warning in the log: it names the parameter. Write a new one.`,
-    advice:
-      'After that, no role change can be applied (`client-cert`, `ca-cert`), or Patroni cannot be asked (`patroni-…`).',
+    advice: [
+      'How: [Rotate secrets and certificates](../how-to/rotate.md).',
+      'After `client-cert` or `ca-cert` has expired, no role change can be applied. After `patroni-…` has expired, Patroni cannot be asked.',
+    ],
   };
 }
 
@@ -301,7 +362,7 @@ function resource(urgency: string, name: string, alarm: Alarm) {
     Type: 'AWS::CloudWatch::Alarm',
     Properties: {
       AlarmName: `${STAGE}-${name}`,
-      AlarmDescription: `${urgency}. ${alarm.description} (docs/alarms.md#${name})`,
+      AlarmDescription: `${urgency}. ${alarm.description} (docs/reference/alarms.md#${name})`,
       ...watched(alarm, conditionOf(alarm)),
       ...compared,
       AlarmActions: ['${self:custom.chosen.alarm-topic.arn}'],

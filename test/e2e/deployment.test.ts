@@ -270,7 +270,7 @@ describe('the ledger', () => {
   });
 
   test('redrives the failure queue with the documented command', async () => {
-    const command = documentedCommand('docs/operations.md', 'npm run ledger -- --stage prod redrive');
+    const command = documentedCommand('docs/how-to/redrive.md', 'npm run ledger -- --stage prod redrive');
     /** @returns its lines about messages, without their ids */
     const redrive = async () => {
       const output = await shell(`${command} || true`);
@@ -350,7 +350,7 @@ describe('the ledger', () => {
 
   test('is shown and changed by the documented commands', async () => {
     const ledger = 'npm run ledger -- --stage prod';
-    const commands = commandsOf(documentedBlock('docs/operations.md', 'npm run ledger -- --stage prod'));
+    const commands = commandsOf(documentedBlock('docs/reference/cli.md', 'npm run ledger -- --stage prod'));
     const outputs = new Map<string, string>();
     for (const command of commands) {
       const words = command
@@ -483,7 +483,10 @@ describe('a stage', () => {
     const before = await prod.resources();
     await inOrigin('commit --quiet --allow-empty --message newer');
     // Some servers of this file are unknown to Barman.
-    const commands = documentedBlock('docs/operations.md', 'git pull').replace(/check$/m, 'check || true');
+    const commands = documentedBlock('docs/how-to/upgrade.md', 'git pull').replace(
+      /check$/m,
+      'check || true',
+    );
     const output = await prod.run(commands);
     expect(output).toContain('Fast-forward');
     expect(output).toContain('No changes to deploy');
@@ -516,10 +519,10 @@ describe('a stage', () => {
   });
 
   test('returns to its deployment before with the documented commands', async () => {
-    const list = await prod.run(documentedCommand('docs/operations.md', 'npx serverless deploy list'));
+    const list = await prod.run(documentedCommand('docs/how-to/roll-back.md', 'npx serverless deploy list'));
     const timestamps = [...list.matchAll(/^Timestamp: (\d+)$/gm)].map(([, one]) => one);
     expect(timestamps.length).toBeGreaterThan(1);
-    const rollback = documentedCommand('docs/operations.md', 'npx serverless rollback');
+    const rollback = documentedCommand('docs/how-to/roll-back.md', 'npx serverless rollback');
     await prod.run(fill(rollback, { TIMESTAMP: timestamps.at(-2) ?? '' }));
     expect(await logRetention()).toBe(365);
     expect((await webhook({ ...PROMOTION, role: 'replica' })).status).toBe(200);

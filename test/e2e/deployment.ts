@@ -94,9 +94,9 @@ export class Deployment {
     return output;
   }
 
-  /** Deploys it as docs/operations.md says, without osls. */
+  /** Deploys it as docs/how-to/release-without-nodejs.md says, without osls. */
   async deployRelease(bucket: string): Promise<void> {
-    const commands = documentedBlock('docs/operations.md', 'npm run release');
+    const commands = documentedBlock('docs/how-to/release-without-nodejs.md', 'npm run release');
     await this.run(
       fill(commands, {
         ...{ BUCKET: bucket, 'barman-config-switch-prod': this.name },
@@ -106,9 +106,9 @@ export class Deployment {
     await this.readOutputs();
   }
 
-  /** Deploys the next release as docs/operations.md says, with alarms that CloudFormation watches. */
+  /** Deploys the next release as docs/how-to/release-without-nodejs.md says, with alarms that CloudFormation watches. */
   async deployReleaseWithRollback(bucket: string): Promise<void> {
-    const commands = documentedBlock('docs/operations.md', 'sed "s/ACCOUNT/');
+    const commands = documentedBlock('docs/how-to/release-without-nodejs.md', 'sed "s/ACCOUNT/');
     const words = { BUCKET: bucket, REGION: 'eu-central-1', 'barman-config-switch-prod': this.name };
     await shell(fill(commands, { ...words, 'Value=prod': `Value=${this.stage}` }), 'dist');
   }

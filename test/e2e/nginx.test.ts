@@ -50,7 +50,7 @@ function status(method: string, path: string, credentials: object = client): Pro
 }
 
 test('the example for nginx › passes the contract suite, with the documented command', async () => {
-  const command = documentedCommand('docs/operations.md', 'npm run contract');
+  const command = documentedCommand('docs/how-to/upgrade.md', 'npm run contract');
   const here = fill(command, { 'https://barman.example.com/pgbapi': nginx.parameters.url }).replace(
     /(--client-cert|--client-key|--ca) (\S+)/g,
     (_, option, name) => `${option} ${file(name)}`,

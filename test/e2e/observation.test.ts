@@ -145,7 +145,7 @@ test('Barman › is set to the leader again within four heartbeats after a repli
   const { leader } = row;
   const start = Date.now();
   // One heartbeat stands for one minute.
-  const [, leadersModel = ''] = expectedOf('on the Barman host: `barman config-switch').split('; ');
+  const [, leadersModel = ''] = expectedOf('A wrong model by hand').split('. ');
   expect(await cluster.barman.configSwitch('main', `pg:${other(leader)}`)).toBe(true);
   await until(async () => !(await cluster.streamingSince(leader)), 'Barman still streams from the leader');
   await cluster.barmanStreams(other(leader));

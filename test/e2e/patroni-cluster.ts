@@ -10,6 +10,7 @@ import { readdirSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { Agent, request } from 'undici';
+import { documentedCommand, fill } from '../documentation.ts';
 import { Barman } from './barman.ts';
 import {
   BARMAN_ROLES,
@@ -263,7 +264,9 @@ export class PatroniCluster {
   async switchover(): Promise<NodeName> {
     const leader = await this.healthy();
     const { scope = 'main' } = this.#options;
-    await this.patronictl('switchover', scope, '--force', '--leader', leader, '--candidate', other(leader));
+    const command = documentedCommand('docs/how-to/drills.md', 'patronictl switchover');
+    const words = fill(command, { 'patronictl ': '', CLUSTER: scope }).split(' ');
+    await this.patronictl(...words, '--force', '--leader', leader, '--candidate', other(leader));
     return other(leader);
   }
 

@@ -163,9 +163,9 @@ test('Barman › follows a switchover by the heartbeat after pg-backup-api was u
   await api.refuse();
   const leader = await cluster.switchover();
   await sleep(90_000);
-  const expected = expectedOf('stop pg-backup-api');
+  const expected = expectedOf('pg-backup-api is down');
   try {
-    expect(expected).toContain("the callback's log says `(recorded)`; `expired`");
+    expect(expected).toContain("the callback's log says `(recorded)`. The state is `expired`");
     await expect.poll(() => lastLine(leader)).toContain('(recorded)');
     expect(await ledger()).toMatch(/^main +expired /m);
   } finally {
@@ -174,8 +174,8 @@ test('Barman › follows a switchover by the heartbeat after pg-backup-api was u
   await barmanFollows(leader, 'pg-backup-api unreachable for 90 s', limitOf(expected) + LATE);
 }, 600_000);
 
-test('Barman › follows a switchover during a pause after it, and the game day says what is seen', async () => {
-  const expected = expectedOf('`npm run ledger -- --stage STAGE pause SERVER`');
+test('Barman › follows a switchover during a pause after it, and the drill says what is seen', async () => {
+  const expected = expectedOf('A pause');
   const words = ['is paused', '(recorded)', 'paused', 'a desired state is pending', 'in sync', 'resume'];
   expect([...expected.matchAll(/`(.*?)`/g)].map(([, word]) => word)).toEqual(words);
   await cluster.healthy();
@@ -245,7 +245,7 @@ test('Barman › follows a switchover by the heartbeat alone, while every callba
   await cluster.healthy();
   cluster.disableCallbacks();
   const leader = await cluster.switchover();
-  await barmanFollows(leader, 'no callback', limitOf(expectedOf('make the callback unusable')));
+  await barmanFollows(leader, 'no callback', limitOf(expectedOf('A broken callback')));
   cluster.enableCallbacks();
 }, 600_000);
 
@@ -274,8 +274,10 @@ test('Barman › follows a promotion by hand in a paused cluster, for which Patr
 
 test('the commands for after a failover › show that all is well, and make a backup', async () => {
   await barmanFollows(await cluster.switchover(), 'switchover');
-  const [show = '', ...commands] = commandsOf(documentedBlock('docs/operations.md', 'barman check SERVER'));
-  expect(expectedOf('`patronictl switchover')).toMatch(/`in sync`.*STREAMING `yes`$/);
+  const [show = '', ...commands] = commandsOf(
+    documentedBlock('docs/how-to/after-a-failover.md', 'barman check SERVER'),
+  );
+  expect(expectedOf('A switchover')).toMatch(/`in sync`.*STREAMING `yes`\.$/);
   // The next heartbeat sees that Barman streams.
   const shown = () => shell(fill(show, { '--stage prod': `--stage ${stage.stage}` }));
   await expect.poll(shown, { timeout: 120_000, interval: 2_000 }).toMatch(/^main +in sync .* yes \d+s +\S/m);

@@ -1,10 +1,12 @@
 /** Each alarm, evaluated by CloudWatch's rules, with what the function reports. */
 
+import { readFileSync } from 'node:fs';
 import { describe, expect, test, vi } from 'vitest';
 import type { HeartbeatReport } from '../../functions/config-switch/ledger/stage.ts';
 import { whatLasts } from '../../functions/config-switch/reconcile/lasting.ts';
 import { ALARMS, type Alarm, alarms, alarmsFor, conditionOf } from '../../infra/monitoring/alarms.ts';
 import { rollbackConfiguration } from '../../infra/monitoring/rollback.ts';
+import { documentedCommand } from '../documentation.ts';
 import { type AlarmState, evaluate, type Sample, watch } from './cloudwatch.ts';
 
 const MINUTE = 60;
@@ -312,6 +314,21 @@ test('rollback › watches for longer than each of its alarms takes', async () =
     const { within } = alarmOf(Arn.replace(/.*barman-config-switch-prod-/, ''));
     expect(MonitoringTimeInMinutes).toBeGreaterThanOrEqual(2 * within);
   }
+});
+
+test('docs/how-to/test-the-alarms.md › raises an alarm that undoes no deployment, and that sends no OK', async () => {
+  const command = documentedCommand('docs/how-to/test-the-alarms.md', 'aws cloudwatch set-alarm-state');
+  const [, name = ''] = /--alarm-name barman-config-switch-prod-([\w-]+) /.exec(command) ?? [];
+  expect(alarmOf(name).isState).toBeUndefined();
+  const { RollbackTriggers } = await rollbackConfiguration({
+    options: {},
+    resolveVariable: async (name) => (name === 'self:custom.parameters' ? { rollback: true } : 'prod'),
+  });
+  const page = readFileSync('docs/how-to/test-the-alarms.md', 'utf8');
+  const watched = RollbackTriggers.map(({ Arn }) => Arn.replace(/.*barman-config-switch-prod-/, ''));
+  expect(watched).not.toContain(name);
+  expect(watched.length).toBe(3);
+  for (const one of watched) expect(page).toContain(`\`${one}\``);
 });
 
 test('WITHOUT_METRIC_MATH › leaves out the one alarm with metric math, and says so', () => {

@@ -128,21 +128,20 @@ test('docs/configuration.md › has each environment variable of the function, a
   }
 });
 
-test('docs/operations.md › counts all alarms in the costs, and explains the metrics that they watch', () => {
-  const page = readFileSync('docs/operations.md', 'utf8');
+test('docs/reference/ › counts all alarms in the costs, and explains the metrics that they watch', () => {
   const alarms = Object.values(ALARMS).flatMap((group) => Object.values(group));
   const { length } = alarms;
-  expect(page).toMatch(
+  expect(readFileSync('docs/reference/costs.md', 'utf8')).toMatch(
     new RegExp(`^\\| \\[alarms\\].* ${length} × 0\\.10; .* ${(length / 10).toFixed(2)} \\|$`, 'm'),
   );
-  const [, metrics] = page.split('\n## Metrics\n');
+  const metrics = readFileSync('docs/reference/metrics.md', 'utf8');
   for (const { MetricName } of alarms.filter(({ Namespace }) => !Namespace.startsWith('AWS/'))) {
     expect(metrics).toContain(`\`${MetricName}\``);
   }
 });
 
-test('docs/alarms.md › names in its introduction the alarms of states, and those of what enters a state', () => {
-  const [introduction = ''] = readFileSync('docs/alarms.md', 'utf8').split('<!-- alarms -->');
+test('docs/reference/alarms.md › names in its introduction the alarms of states, and those of what enters a state', () => {
+  const [introduction = ''] = readFileSync('docs/reference/alarms.md', 'utf8').split('<!-- alarms -->');
   const [, states = '', others = ''] = introduction.split('\n- **');
   for (const [name, { isState, MetricName }] of Object.values(ALARMS).flatMap(Object.entries)) {
     if (isState && MetricName !== 'CertificateDaysLeft') expect(states).toContain(`[${name}](#${name})`);

@@ -50,6 +50,14 @@ const CALLS: Readonly<Record<string, readonly Call[]>> = {
     ...calls('cloudwatch', 'ListDashboards GetMetricData ListMetrics', '*'),
   ],
   'the alarms': calls('cloudwatch', 'DescribeAlarms DescribeAlarmHistory', '*'),
+  // aws-cli, awscli/customizations/logs/tail.py: it pages through FilterLogEvents.
+  'aws logs tail': LOGS.flatMap((group) => calls('logs', 'FilterLogEvents', group)),
+  'aws cloudwatch describe-alarms': calls('cloudwatch', 'DescribeAlarms', '*'),
+  'aws cloudwatch set-alarm-state': calls(
+    'cloudwatch',
+    'SetAlarmState',
+    arn('cloudwatch', `alarm:${STACK}-switch-failed`),
+  ),
   retry: [...READ, ...UPDATE, ...INVOKE],
   pause: [...READ, ...UPDATE],
   resume: [...READ, ...UPDATE],
@@ -147,7 +155,7 @@ const DENIED: Readonly<Record<string, readonly [string[], readonly Call[]]>> = {
       ...calls('logs', 'FilterLogEvents', arn('logs', 'log-group:/aws/lambda/payroll')),
       ...calls('kms', 'Decrypt', KEY),
       ...calls('kms', 'Decrypt', PARAMETERS_KEY, via('ssm')),
-      ...calls('cloudwatch', 'DeleteAlarms', arn('cloudwatch', `alarm:${STACK}-pending`)),
+      ...calls('cloudwatch', 'DeleteAlarms SetAlarmState', arn('cloudwatch', `alarm:${STACK}-pending`)),
     ],
   ],
   'who operates': [
@@ -162,6 +170,8 @@ const DENIED: Readonly<Record<string, readonly [string[], readonly Call[]]>> = {
       ...calls('kms', 'Decrypt', PARAMETERS_KEY, via('ssm')),
       ...calls('iam', 'PassRole', arn('iam', `role/${STACK}-${REGION}`, `:${ACCOUNT}`)),
       ...calls('cloudformation', 'DeleteStack', arn('cloudformation', `stack/${STACK}/1`)),
+      ...calls('cloudwatch', 'DeleteAlarms DisableAlarmActions', arn('cloudwatch', `alarm:${STACK}-pending`)),
+      ...calls('cloudwatch', 'SetAlarmState', arn('cloudwatch', 'alarm:payroll')),
     ],
   ],
   'who writes parameters': [

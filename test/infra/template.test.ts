@@ -10,7 +10,7 @@ import { resourcesByFile } from '../../infra/resources.ts';
 import { OPTIONAL, packageStage, REQUIRED, type Resource, type Template } from './template.ts';
 
 const STAGE = 'barman-config-switch-prod';
-const alarmsPage = readFileSync('docs/alarms.md', 'utf8');
+const alarmsPage = readFileSync('docs/reference/alarms.md', 'utf8');
 
 const TOPIC = 'arn:aws:sns:eu-central-1:123456789012:alarms';
 
@@ -287,7 +287,7 @@ describe.each(withApi)('template with %s', (_, template) => {
     expect(JSON.stringify(invoked)).not.toContain('nspection');
   });
 
-  test('has the alarms, each with an urgency, one first thing to do, and a section in docs/alarms.md', () => {
+  test('has the alarms, each with an urgency, one first thing to do, and a section in docs/reference/alarms.md', () => {
     const alarms = ofType(template, 'AWS::CloudWatch::Alarm').map(({ Properties }) => Properties);
     const names = alarms.map(({ AlarmName }) => AlarmName.replace(`${STAGE}-`, ''));
     const urgent = (words: string) =>
@@ -321,8 +321,8 @@ describe.each(withApi)('template with %s', (_, template) => {
       expect(AlarmActions).toEqual([{ Ref: 'AlarmTopic' }]);
       expect(AlarmDescription).toMatch(/\b(Run|Read|read|run|Fix|Compare) /);
       expect(AlarmDescription.length, 'AWS::CloudWatch::Alarm').toBeLessThanOrEqual(1_024);
-      expect(AlarmDescription).toContain(`(docs/alarms.md#${name})`);
-      expect(alarmsPage, `${name} in docs/alarms.md`).toContain(`### ${name}\n`);
+      expect(AlarmDescription).toContain(`(docs/reference/alarms.md#${name})`);
+      expect(alarmsPage, `${name} in docs/reference/alarms.md`).toContain(`### ${name}\n`);
     }
   });
 

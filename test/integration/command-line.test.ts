@@ -148,7 +148,7 @@ test('npm run release › does not know a stage that has neither a file nor --pa
 });
 
 test('npm run ledger › has its commands in the documentation', () => {
-  expect(readFileSync('docs/operations.md', 'utf8')).toContain(documentedCommands());
+  expect(readFileSync('docs/reference/cli.md', 'utf8')).toContain(documentedCommands());
 });
 
 test('a failure › ends with its message, without a stack trace', async () => {

@@ -81,7 +81,7 @@ describe('the table of servers', () => {
     expect(stateLines(run)).toEqual([]);
   });
 
-  test('costs what docs/operations.md says: a line has at most 450 bytes', async () => {
+  test('costs what docs/reference/costs.md says: a line has at most 450 bytes', async () => {
     await using run = await startFunction();
     await run.webhook(PROMOTION);
     await run.heartbeat();

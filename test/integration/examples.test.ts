@@ -11,7 +11,7 @@ import { fakeClock, startFunction } from './function.ts';
 
 fakeClock();
 
-const PAGE = 'docs/how-to/send-by-hand.md';
+const PAGE = 'docs/how-to/switch-by-hand.md';
 const schema = (name: string) =>
   new Ajv().compile(JSON.parse(readFileSync(`docs/schema/${name}.json`, 'utf8')));
 const [isPayload, isResponse] = [schema('payload'), schema('response')];
@@ -84,8 +84,8 @@ describe.each(Object.entries(EXPECTED))('%s', (file, { response, model, alias })
   });
 });
 
-test('docs/how-to/send-by-hand.md › invokes the function with an example, and the alias with an inspection', () => {
-  const commands = documentedBlock('docs/how-to/send-by-hand.md', 'aws lambda invoke');
+test('docs/how-to/switch-by-hand.md › invokes the function with an example, and the alias with an inspection', () => {
+  const commands = documentedBlock('docs/how-to/switch-by-hand.md', 'aws lambda invoke');
   // Only what it would send is of interest here.
   const aws = 'aws() { echo "$*"; }\ncat() { :; }';
   const printed = execFileSync('sh', ['-ec', `${aws}\n${commands}`], { encoding: 'utf8' })

@@ -1,5 +1,6 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { readFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import { json } from 'node:stream/consumers';
 import * as v from 'valibot';
@@ -7,7 +8,7 @@ import { describe, expect, test, vi } from 'vitest';
 import { run as runProgram } from '../../cli/command-line.ts';
 import { LEDGER, ledger as main } from '../../cli/ledger.ts';
 import { InspectionReport } from '../../functions/config-switch/inspect/report.ts';
-import { documentedCommand, fill } from '../documentation.ts';
+import { commandsOf, documentedBlock, documentedCommand, fill } from '../documentation.ts';
 import { inOneCluster } from '../stand-ins/barman-host.ts';
 import { PatroniStandIn } from '../stand-ins/patroni-rest-api.ts';
 import { listen } from '../stand-ins/server.ts';
@@ -526,6 +527,115 @@ describe('npm run ledger', () => {
   });
 });
 
+/** What is typed after `npm run ledger -- --stage prod` in a documented command, for the server main. */
+function wordsOf(command: string): string[] {
+  const names = { SERVER: 'main', MODEL: 'pg:node2', CLUSTER: 'east' };
+  const typed = Object.entries(names).reduce(
+    (text, [from, to]) => text.replace(from, to),
+    fill(`${command} `, { 'npm run ledger -- --stage prod ': '' }),
+  );
+  return [...typed.matchAll(/"([^"]*)"|\S+/g)].map(([word, quoted]) => quoted ?? word);
+}
+
+describe('the how-to pages', () => {
+  test('remove a server › forgets it, also by force, and says so', async () => {
+    await using run = await startFunction();
+    await using _ = await startLambda((event) => run.send(event));
+    const page = readFileSync('docs/how-to/remove-a-node-or-server.md', 'utf8');
+    const forget = documentedBlock(
+      'docs/how-to/remove-a-node-or-server.md',
+      'npm run ledger -- --stage prod forget',
+    );
+    const force = documentedBlock(
+      'docs/how-to/remove-a-node-or-server.md',
+      'npm run ledger -- --stage prod forget SERVER --force',
+    );
+    await run.invoke(PROMOTION);
+    expect(await ledger(run.table, ...wordsOf(forget.trim()))).toMatchObject({
+      status: 1,
+      error: expect.stringContaining('main is in sync: only a server that Barman does not have'),
+    });
+    const { log } = await ledger(run.table, ...wordsOf(force.trim()));
+    expect(page).toContain(`\n${forget}\`\`\`\n\n\`\`\`\n${log}\`\`\`\n`);
+    expect(await run.item()).toBeUndefined();
+  });
+
+  test('drills › show, pause and resume a server', async () => {
+    await using run = await startFunction();
+    await run.invoke(PROMOTION);
+    const watch = documentedCommand('docs/how-to/drills.md', 'npm run ledger -- --stage prod --watch');
+    const pause = documentedCommand('docs/how-to/drills.md', 'npm run ledger -- --stage prod pause');
+    const resume = documentedCommand('docs/how-to/drills.md', 'npm run ledger -- --stage prod resume');
+    expect(wordsOf(watch)).toEqual(['--watch']);
+    expect((await ledger(run.table, ...wordsOf(pause))).log).toMatch(/^main +paused /m);
+    expect((await ledger(run.table, ...wordsOf(resume))).log).toMatch(/^main +in sync /m);
+  });
+
+  test('read the ledger › shows it, and tries again what is pending', async () => {
+    await using run = await startFunction();
+    await using _ = await startLambda(() => run.heartbeat());
+    await run.invoke(PROMOTION);
+    const commands = commandsOf(
+      documentedBlock('docs/how-to/read-the-ledger.md', 'npm run ledger -- --stage prod'),
+    );
+    expect(commands.map((command) => wordsOf(command))).toEqual([[], ['--watch']]);
+    expect((await ledger(run.table, ...wordsOf(commands[0] ?? ''))).log).toMatch(/^main +in sync /m);
+    const retry = documentedCommand('docs/how-to/read-the-ledger.md', 'npm run ledger -- --stage prod retry');
+    expect(retry).toMatch(/ retry crm$/);
+    expect((await ledger(run.table, ...wordsOf(retry.replace('crm', 'main')))).error).toBe(
+      'Nothing to try: main is in sync.\n',
+    );
+  });
+
+  test('pause › pauses a server, a cluster or all, and resumes them', async () => {
+    await using run = await startFunction();
+    await run.invoke(PROMOTION);
+    const clusters = [clusterOf('east', ['main'])];
+    await run.setItem({ heartbeat: { ...HEARTBEAT, clusters } } as never, '@stage');
+    const one = documentedCommand('docs/how-to/pause.md', 'npm run ledger -- --stage prod pause SERVER');
+    const cluster = documentedCommand(
+      'docs/how-to/pause.md',
+      'npm run ledger -- --stage prod pause --cluster',
+    );
+    const all = documentedCommand('docs/how-to/pause.md', 'npm run ledger -- --stage prod pause --all');
+    const ends = commandsOf(documentedBlock('docs/how-to/pause.md', 'npm run ledger -- --stage prod resume'));
+    expect(ends).toHaveLength(3);
+    for (const [index, command] of [one, cluster, all].entries()) {
+      expect((await ledger(run.table, ...wordsOf(command))).log, command).toMatch(
+        /^main +paused [\s\S]*(?:until 20|all servers are paused)/m,
+      );
+      expect((await ledger(run.table, ...wordsOf(ends[index] ?? ''))).log, command).toMatch(
+        /^main +in sync /m,
+      );
+    }
+    const { log } = await ledger(run.table, ...wordsOf(one));
+    expect(log.replaceAll(/\s+/g, ' ')).toContain(', for: new disk;');
+  });
+
+  test('switch by hand › sets a model, keeps it with a pause, and drops it', async () => {
+    await using run = await startFunction();
+    await using _ = await startLambda((event) => run.send(event));
+    await run.invoke(NODE1);
+    const page = 'docs/how-to/switch-by-hand.md';
+    const set = documentedBlock('docs/how-to/switch-by-hand.md', 'npm run ledger -- --stage prod set');
+    const { log, ...rest } = await ledger(run.table, ...wordsOf(set.trim()));
+    expect(rest).toEqual({ status: 0, error: '' });
+    expect(readFileSync(page, 'utf8')).toContain(`\n${set}\`\`\`\n\n\`\`\`\n${log}\`\`\`\n`);
+    expect(run.host.api.activeModel()).toBe('pg:node2');
+    const pause = documentedCommand('docs/how-to/switch-by-hand.md', 'npm run ledger -- --stage prod pause');
+    expect((await ledger(run.table, ...wordsOf(pause))).log).toMatch(/^main +paused /m);
+    const reset = documentedCommand('docs/how-to/switch-by-hand.md', 'npm run ledger -- --stage prod reset');
+    // During the pause it is recorded only.
+    expect(await ledger(run.table, ...wordsOf(reset))).toMatchObject({
+      status: 0,
+      log: expect.stringContaining('is paused'),
+    });
+    await run.operator.resume('main', signal());
+    await ledger(run.table, ...wordsOf(reset));
+    expect(run.host.api.activeModel()).toBeNull();
+  });
+});
+
 describe('npm run ledger -- check', () => {
   /** What was checked, one line each: lines that continue others are joined to them. */
   const linesOf = ({ log }: { log: string }) =>
@@ -546,7 +656,11 @@ describe('npm run ledger -- check', () => {
     };
     run.host.put({ 'clusters/a': JSON.stringify(clusters.a), 'clusters/b': JSON.stringify(clusters.b) });
     await using _ = await startLambda((event, alias) => run.send(event, 60_000, alias));
-    const checked = await ledger(run.table, 'check');
+    const command = documentedCommand(
+      'docs/how-to/remove-a-node-or-server.md',
+      'npm run ledger -- --stage prod check',
+    );
+    const checked = await ledger(run.table, ...wordsOf(command));
     expect(linesOf(checked).slice(0, 5)).toEqual([
       expect.stringMatching(
         /^ok {5}url, client-cert, client-key, ca-cert: https:\/\/127.0.0.1:\d+\/; client-cert ends in \d+ days, on \d{4}-\d\d-\d\d; ca-cert ends in \d+ days, on /,
@@ -579,7 +693,11 @@ describe('npm run ledger -- check', () => {
       'clusters/d': cluster,
       servers: '{ "main": ["a", "b"] }',
     });
-    const checked = await ledger(run.table, 'check');
+    const command = documentedCommand(
+      'docs/how-to/broken-job-file.md',
+      'npm run ledger -- --stage prod check',
+    );
+    const checked = await ledger(run.table, ...wordsOf(command));
     expect(checked.status).toBe(1);
     expect(linesOf(checked).filter((line) => line.startsWith('wrong'))).toEqual([
       expect.stringMatching(

@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs';
 import { beforeEach, describe, expect, test, vi } from 'vitest';
 import { type Message, redrive } from '../../cli/redrive.ts';
 import type { Item, RecordedItem } from '../../functions/config-switch/ledger/item.ts';
@@ -159,6 +160,16 @@ describe('redrive', () => {
   test('prints one line for each message, whatever it is answered', async () => {
     response = { exit_code: 4, recorded: false, message: 'a\nm1: deleted: \u202eb' };
     expect((await run(EVENT)).printed[0]).toBe('m0: left in the queue: a\\u000am1: deleted: \\u202eb');
+  });
+
+  test('prints what the documentation shows', async () => {
+    response = { exit_code: 0, recorded: true, message: 'Barman server main now uses model pg:node2' };
+    const { printed } = await run(EVENT, 'not JSON');
+    const page = readFileSync('docs/how-to/redrive.md', 'utf8');
+    const shown = page.replaceAll(/^[0-9a-f-]{36}(?=: (deleted|left))/gm, (_, what) =>
+      what === 'deleted' ? 'm0' : 'm1',
+    );
+    expect(shown).toContain(`\`\`\`\n${printed.join('\n')}\n\`\`\`\n`);
   });
 
   test('deletes an event that is not to be followed', async () => {

@@ -142,7 +142,7 @@ describe('the table', () => {
   });
 
   test('is the one in the documentation, also of a server that is unsettled', () => {
-    const documentation = readFileSync('docs/operations.md', 'utf8');
+    const documentation = readFileSync('docs/how-to/read-the-ledger.md', 'utf8');
     expect(documentation).toContain(`\n${table}\n`);
     const item: Item = {
       ...{ barman_server: 'main', desired: desired(372) },
@@ -152,6 +152,16 @@ describe('the table', () => {
     };
     const [, , ...rows] = shown([item], stage, 80, ['main']).split('\n');
     expect(documentation).toContain(`\n${rows.join('\n')}\n`);
+  });
+
+  test('of a paused server is the one in the documentation', () => {
+    const item: Item = {
+      ...inSync,
+      ...{ paused: true, paused_at: ago(12), paused_until: ago(-7_188), pause_reason: 'new disk' },
+    };
+    expect(readFileSync('docs/how-to/pause.md', 'utf8')).toContain(
+      `\n${shown([item]).split('\n').slice(1).join('\n')}\n`,
+    );
   });
 
   test('has no control characters, whatever a node or pg-backup-api sends', () => {
@@ -325,7 +335,7 @@ describe('what a heartbeat has found of a server', () => {
   test('is a note if pg-backup-api refuses it, with what to do next', () => {
     const stage = { heartbeat: { ...heartbeat, not_ready: [{ barman_server: 'main', message: REFUSAL }] } };
     const note = `  - pg-backup-api refused a heartbeat's last request for this server`;
-    const next = 'next: docs/alarms.md#not-ready';
+    const next = 'next: docs/reference/alarms.md#not-ready';
     expect(shown([inSync], stage, 400)).toContain(`${note}: ${REFUSAL}; ${next}`);
     expect(shown([{ ...inSync, last_error: REFUSAL }], stage, 400)).toContain(`${note}: ${REFUSAL}; ${next}`);
     // Not twice.
@@ -345,7 +355,7 @@ describe('what a heartbeat has found of a server', () => {
     expect(server).toMatchObject({ leader_known: false, leader_unknown_because: NO_MODEL });
     expect(server).not.toHaveProperty('observed_at');
     expect(shown([inSync], stage, 400)).toContain(
-      `  - its leader is unknown: ${NO_MODEL}; next: docs/alarms.md#leader-unknown`,
+      `  - its leader is unknown: ${NO_MODEL}; next: docs/reference/alarms.md#leader-unknown`,
     );
   });
 
@@ -358,12 +368,12 @@ describe('what a heartbeat has found of a server', () => {
     [
       'has an unknown leader',
       withServer({}, { unknown: 'no node answered' }),
-      'and its leader is unknown: no node answered; next: docs/alarms.md#leader-unknown',
+      'and its leader is unknown: no node answered; next: docs/reference/alarms.md#leader-unknown',
     ],
     [
       'belongs to several clusters with members',
       withServer({ unknown: SEVERAL }),
-      `and its leader is unknown: ${SEVERAL}; next: docs/alarms.md#leader-unknown`,
+      `and its leader is unknown: ${SEVERAL}; next: docs/reference/alarms.md#leader-unknown`,
     ],
     [
       'is in no cluster that is asked for it',
@@ -440,7 +450,7 @@ describe('a note', () => {
     [
       'in sync',
       { ...inSync, leader: 'node1', leader_since: ago(9_000), streaming: false, streaming_since: ago(121) },
-      'Barman did not stream from node1 15s ago; next: docs/operations.md#wal-does-not-arrive',
+      'Barman did not stream from node1 15s ago; next: docs/how-to/wal-does-not-arrive.md',
     ],
   ])('describes a server that is %s', (state, item, note) => {
     expect([stateOf(item, {}), shown([item], { heartbeat }, 400)]).toEqual([

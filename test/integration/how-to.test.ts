@@ -1,0 +1,69 @@
+/** Commands of how-to pages that a shell runs: what they read, write and delete. */
+
+import { execFileSync } from 'node:child_process';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { documentedBlock, documentedCommand, fill } from '../documentation.ts';
+
+let folder: string;
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), 'how-to-'));
+});
+afterEach(() => rmSync(folder, { recursive: true }));
+
+const shell = (commands: string) =>
+  execFileSync('bash', ['-ec', commands], { cwd: folder, encoding: 'utf8' });
+
+describe('remove a node', () => {
+  test('gets the parameter into a file that only its owner can read, writes it, and removes the file', () => {
+    const aws = (body: string) => `aws() { echo "$*" >> calls; ${body}; }\n`;
+    const get = documentedBlock('docs/how-to/remove-a-node-or-server.md', 'aws ssm get-parameter');
+    const mode = shell(`${aws('echo "{}"')}${get}stat -c %a cluster.json`);
+    expect([mode, readFileSync(join(folder, 'cluster.json'), 'utf8')]).toEqual(['600\n', '{}\n']);
+    const put = documentedBlock('docs/how-to/remove-a-node-or-server.md', 'aws ssm put-parameter');
+    shell(`${aws('test -e cluster.json')}${put}`);
+    expect(existsSync(join(folder, 'cluster.json'))).toBe(false);
+    const remove = documentedCommand('docs/how-to/remove-a-node-or-server.md', 'aws ssm delete-parameters');
+    shell(`${aws(':')}${remove}`);
+    const name = '/barman-config-switch/prod/clusters/main';
+    const calls = readFileSync(join(folder, 'calls'), 'utf8').trim().split('\n');
+    expect(calls.map((call) => call.includes(name))).toEqual([true, true, true]);
+    expect(calls[0]).toContain('--with-decryption');
+    expect(calls[1]).toMatch(/--overwrite .*--value file:\/\/cluster\.json/);
+  });
+});
+
+describe('a broken job file', () => {
+  test('is listed and deleted only if it is empty and has no output', () => {
+    for (const name of ['jobs', 'output']) mkdirSync(join(folder, name));
+    const files = {
+      'jobs/20261124T115900.json': '{}',
+      'jobs/20261124T120000.json': '',
+      'jobs/20261124T120100.json': '',
+      'output/20261124T120100.json': '{}',
+    };
+    for (const [name, text] of Object.entries(files)) writeFileSync(join(folder, name), text);
+    const here = (block: string) => shell(fill(block, { '/var/lib/barman/SERVER': folder }));
+    const list = documentedBlock('docs/how-to/broken-job-file.md', 'cd /var/lib/barman/SERVER');
+    const printed = here(list);
+    expect(readFileSync('docs/how-to/broken-job-file.md', 'utf8')).toContain(`\`\`\`\n${printed}\`\`\`\n`);
+    expect(readdirSync(join(folder, 'jobs'))).toHaveLength(3);
+    const remove = documentedBlock(
+      'docs/how-to/broken-job-file.md',
+      'for job in $(find jobs -name "*.json" -size 0); do [ -e "output/$(basename "$job")" ] || rm',
+    );
+    expect(remove).not.toBe(list);
+    here(remove);
+    expect(readdirSync(join(folder, 'jobs'))).toEqual(['20261124T115900.json', '20261124T120100.json']);
+  });
+});
