@@ -6,16 +6,21 @@
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { documentedCommands } from '../cli/ledger.ts';
+import { wrap } from '../cli/show.ts';
 import { FINDINGS, type FindingClass } from '../functions/config-switch/inspect/findings.ts';
 import { ALARMS, type Alarm, type Condition, conditionOf } from './monitoring/alarms.ts';
-import { PARAMETERS, type Parameter } from './parameters/table.ts';
+import { GROUPS, PARAMETERS, type Parameter } from './parameters/table.ts';
 import { payloadSchema, responseSchema } from './schemas.ts';
 
 const ROOT = join(import.meta.dirname, '..');
+/** Of a line of text (characters). */
+const WIDTH = 120;
 
 /** Page → marker (`<!-- name -->` … `<!-- /name -->`) → what stands between them. */
 const GENERATED: Readonly<Record<string, Readonly<Record<string, () => string>>>> = {
-  'docs/configuration.md': { parameters: parametersTable },
+  'docs/reference/stage-parameters.md': Object.fromEntries(
+    GROUPS.map((group) => [group, () => parametersOf(group)]),
+  ),
   'docs/alarms.md': { alarms: alarmSections },
   'docs/operations.md': { ledger: documentedCommands },
   'docs/reference/findings.md': { findings: findingTables },
@@ -33,12 +38,22 @@ const STATISTIC: Readonly<Record<Condition['Statistic'], string>> = {
   Maximum: 'maximum',
 };
 
-function parametersTable() {
-  const rows = Object.entries<Parameter>(PARAMETERS).map(([name, { text, defaultInWords, ...rest }]) => {
+/** A table of the parameters of a group, and a list of what the table has no room for. */
+function parametersOf(group: Parameter['group']) {
+  const parameters = Object.entries<Parameter>(PARAMETERS).filter(
+    ([, parameter]) => parameter.group === group,
+  );
+  const rows = parameters.map(([name, { text, defaultInWords, ...rest }]) => {
     const value = rest.default === null ? '–' : `\`${rest.default}\``;
     return `| \`${name}\` | ${defaultInWords ?? ('default' in rest ? value : 'required')} | ${text} |`;
   });
-  return ['| parameter | default | meaning |', '| --- | --- | --- |', ...rows].join('\n');
+  const notes = parameters.flatMap(([name, { notes: all = [] }]) => {
+    const [first = '', ...others] = all;
+    if (others.length === 0) return first === '' ? [] : wrap('- ', `\`${name}\`: ${first}`, WIDTH);
+    return [`- \`${name}\`:`, ...all.flatMap((note) => wrap('  - ', note, WIDTH))];
+  });
+  const table = ['| parameter | default | what it is |', '| --- | --- | --- |', ...rows];
+  return [...table, ...(notes.length > 0 ? ['', ...notes] : [])].join('\n');
 }
 
 /** From the table of the end-to-end tests: the longest time of each row. */
