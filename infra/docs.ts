@@ -12,14 +12,18 @@ import {
   type FindingKind,
 } from '../functions/config-switch/inspect/findings.ts';
 import { ALARMS, type Alarm, type Condition, conditionOf } from './monitoring/alarms.ts';
-import { PARAMETERS, type Parameter } from './parameters/table.ts';
+import { GROUPS, PARAMETERS, type Parameter } from './parameters/table.ts';
 import { payloadSchema, responseSchema } from './schemas.ts';
 
 const ROOT = join(import.meta.dirname, '..');
+/** Of a line of text (characters). */
+const WIDTH = 120;
 
 /** Page → marker (`<!-- name -->` … `<!-- /name -->`) → what stands between them. */
 const GENERATED: Readonly<Record<string, Readonly<Record<string, () => string>>>> = {
-  'docs/configuration.md': { parameters: parametersTable },
+  'docs/reference/stage-parameters.md': Object.fromEntries(
+    GROUPS.map((group) => [group, () => parametersOf(group)]),
+  ),
   'docs/reference/alarms.md': { alarms: alarmSections },
   'docs/reference/cli.md': { ledger: documentedCommands },
   'docs/reference/findings.md': { findings: findingTables },
@@ -41,12 +45,22 @@ const STATISTIC: Readonly<Record<Condition['Statistic'], string>> = {
   Maximum: 'maximum',
 };
 
-function parametersTable() {
-  const rows = Object.entries<Parameter>(PARAMETERS).map(([name, { text, defaultInWords, ...rest }]) => {
+/** A table of the parameters of a group, and a list of what the table has no room for. */
+function parametersOf(group: Parameter['group']) {
+  const parameters = Object.entries<Parameter>(PARAMETERS).filter(
+    ([, parameter]) => parameter.group === group,
+  );
+  const rows = parameters.map(([name, { text, defaultInWords, ...rest }]) => {
     const value = rest.default === null ? '–' : `\`${rest.default}\``;
     return `| \`${name}\` | ${defaultInWords ?? ('default' in rest ? value : 'required')} | ${text} |`;
   });
-  return ['| parameter | default | meaning |', '| --- | --- | --- |', ...rows].join('\n');
+  const notes = parameters.flatMap(([name, { notes: all = [] }]) => {
+    const [first = '', ...others] = all;
+    if (others.length === 0) return first === '' ? [] : wrapped(`\`${name}\`: ${first}`, '- ');
+    return [`- \`${name}\`:`, ...all.map((note) => wrapped(note, '  - '))];
+  });
+  const table = ['| parameter | default | what it is |', '| --- | --- | --- |', ...rows];
+  return [...table, ...(notes.length > 0 ? ['', ...notes] : [])].join('\n');
 }
 
 /** The rows of the table of the end-to-end tests: the event, and after how many seconds Barman had followed. */
@@ -119,11 +133,6 @@ const CLASSES: Readonly<Record<FindingClass, string>> = {
   archived: "WAL of the leader does not arrive in Barman's archive now. Act now.",
 };
 
-/** Breaks the line of a list's item after at most 120 characters. */
-function wrapped(item: string): string {
-  return item.replaceAll(/(.{1,118})(?: |$)/g, '$1\n  ').trimEnd();
-}
-
 function findingTables() {
   return Object.entries(CLASSES)
     .flatMap(([name, text]) => [`## ${name}`, text, findingTable(name as FindingClass)])
@@ -133,7 +142,9 @@ function findingTables() {
 function findingTable(ofClass: FindingClass) {
   const kinds = Object.entries<FindingKind>(FINDINGS).filter(([, kind]) => kind.class === ofClass);
   const rows = kinds.map(([name, { means }]) => `| \`${name}\` | ${means} |`);
-  const more = kinds.flatMap(([name, kind]) => (kind.more ? [wrapped(`- \`${name}\`: ${kind.more}`)] : []));
+  const more = kinds.flatMap(([name, kind]) =>
+    kind.more ? [wrapped(`\`${name}\`: ${kind.more}`, '- ')] : [],
+  );
   return [...['| finding | what it means |', '| --- | --- |', ...rows], '', ...more].join('\n');
 }
 
@@ -158,13 +169,13 @@ function alarmSection([name, alarm]: [string, Alarm]) {
     .join('\n\n');
 }
 
-/** Returns a paragraph or a list item in lines of 120 characters at most; code is not broken. */
+/** Returns a paragraph or a list item in lines of at most 120 characters; code is not broken. */
 function wrapped(text: string, mark = ''): string {
   const [first = '', ...words] = text.match(/(?:`[^`]*`|\S)+/g) ?? [];
   const lines: string[] = [];
   let line = mark + first;
   for (const word of words) {
-    if (line.length + 1 + word.length <= 120) {
+    if (line.length + 1 + word.length <= WIDTH) {
       line += ` ${word}`;
     } else {
       lines.push(line);

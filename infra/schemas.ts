@@ -29,10 +29,10 @@ const TARGETS: readonly JsonSchema[] = [
 
 /** Returns what the documentation says of each field of the payload, as plain text. */
 function descriptions(): ReadonlyMap<string, string> {
-  const page = readFileSync(join(import.meta.dirname, '../docs/configuration.md'), 'utf8');
+  const page = readFileSync(join(import.meta.dirname, '../docs/reference/payload-and-response.md'), 'utf8');
   const [, section = ''] = page.split('\n## The payload\n');
   const rows = [...section.matchAll(/^\| `(\w+)` \| [^|]* \| (.*) \|$/gm)];
-  const plain = (text: string) => text.replace(/; \[why\]\(.*?\)/g, '').replace(/\[(.*?)\]\(.*?\)/g, '$1');
+  const plain = (text: string) => text.replace(/\[(.*?)\]\(.*?\)/g, '$1');
   return new Map(rows.map(([, name = '', text = '']) => [name, plain(text)]));
 }
 
@@ -42,7 +42,8 @@ export function payloadSchema(): JsonSchema {
   const texts = descriptions();
   const properties = Object.entries(schema.properties ?? {}).map(([name, property]) => {
     const description = texts.get(name);
-    if (description === undefined) throw new Error(`docs/configuration.md#the-payload has no field ${name}`);
+    if (description === undefined)
+      throw new Error(`docs/reference/payload-and-response.md#the-payload has no field ${name}`);
     return [name, { description, ...Object(property) }];
   });
   return {

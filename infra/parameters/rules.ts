@@ -76,7 +76,9 @@ export function readParameters(stage: string, given: Readonly<Record<string, unk
   }
   if (problems.length > 0) {
     refuse(
-      [`infra/stages/${stage}.yml (see infra/stages/example.yml), or --param:`, ...problems].join('\n- '),
+      [`infra/stages/${stage}.yml (see docs/reference/stage-parameters.md), or --param:`, ...problems].join(
+        '\n- ',
+      ),
     );
   }
   return set as Parameters;

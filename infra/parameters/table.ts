@@ -2,131 +2,235 @@
 
 import { isIPv4 } from 'node:net';
 
+/** The sections of docs/reference/stage-parameters.md, by the names of their markers there. */
+export const GROUPS = [
+  'place',
+  'hosts',
+  'aws',
+  'callbacks',
+  'domain',
+  'alarms',
+  'protection',
+  'keys',
+] as const;
+
 export interface Parameter {
-  /** What is expected, and what for (Markdown): in docs/configuration.md, and in errors after "expected". */
+  readonly group: (typeof GROUPS)[number];
+  /** What is expected (Markdown, at most 120 characters): a cell of the reference, and in errors after "expected". */
   readonly text: string;
+  /** What else the reference says of it, below the table (Markdown, a list item each). */
+  readonly notes?: readonly string[];
   /** Returns the value for the templates; undefined if it is malformed. */
   readonly parse: (value: string) => unknown;
   /** For a stage that does not set it; null: not used. Without one, the parameter is required. */
   readonly default?: string | number | null | ((stage: string) => string);
-  /** For docs/configuration.md, in place of the default. */
+  /** For the reference, instead of the default. */
   readonly defaultInWords?: string;
 }
 
 export const PARAMETERS = {
   region: {
-    text: 'an AWS region, such as `eu-central-1`; `--region` has precedence. Without both it is that in the environment variable `AWS_REGION`',
+    group: 'place',
+    text: 'an AWS region, such as `eu-central-1`',
+    notes: [
+      '`--region` has precedence. Without both, it is the region in the environment variable `AWS_REGION`.',
+    ],
     parse: matching(/^[a-z]{2}(-[a-z]+)+-\d$/),
     default: 'eu-central-1',
   },
   vpc: {
+    group: 'place',
     text: "the VPC's id, such as `vpc-0123456789abcdef0`",
     parse: matching(/^vpc-[0-9a-f]{8,17}$/),
   },
   subnets: {
-    text: 'subnets of that VPC, one in each zone, separated by commas, such as `subnet-0123456789abcdef0,subnet-0fedcba9876543210`; private ones are sufficient',
+    group: 'place',
+    text: 'subnets of that VPC, separated by commas, such as `subnet-0123456789abcdef0,subnet-0fedcba9876543210`',
+    notes: ['One in each zone. Private subnets are sufficient.'],
     parse: listOf(matching(/^subnet-[0-9a-f]{8,17}$/)),
   },
   'barman-host': {
-    text: "the Barman host's address as a CIDR block, such as `10.0.3.4/32`, or its security group, such as `sg-0123456789abcdef0`; the function may connect to it",
+    group: 'hosts',
+    text: "the Barman host's CIDR block, such as `10.0.3.4/32`, or its security group, such as `sg-0123456789abcdef0`",
+    notes: ['The function may connect to it.'],
     parse: host,
   },
   'barman-port': {
-    text: "the port of pg-backup-api, or of the reverse proxy in front of it, 1 to 65535; the same as in the function's parameter `url`",
+    group: 'hosts',
+    text: 'the port of pg-backup-api, or of the reverse proxy in front of it, 1 to 65535',
+    notes: ["It is the same port as in the function's parameter [`url`](function-parameters.md)."],
     parse: whole(1, 65_535),
     default: 443,
   },
   'patroni-hosts': {
-    text: "the database nodes' addresses as CIDR blocks, such as `10.0.1.0/24`, or their security groups, such as `sg-0123456789abcdef0`, separated by commas; the function may connect to Patroni's REST API there. Without it Patroni is not asked",
+    group: 'hosts',
+    text: "the database nodes' CIDR blocks or security groups, separated by commas, such as `10.0.1.0/24`",
+    notes: [
+      "The function may connect to Patroni's REST API there. Without this parameter, it does not ask Patroni.",
+    ],
     parse: listOf(host),
     default: null,
   },
   'patroni-port': {
+    group: 'hosts',
     text: "the port of Patroni's REST API, 1 to 65535",
     parse: whole(1, 65_535),
     default: 8008,
   },
+  'ledger-access': {
+    group: 'aws',
+    text: "`nat`, or DynamoDB's prefix list, such as `pl-66a5400f`: how the function reaches DynamoDB",
+    notes: [
+      '`nat` uses the NAT of the VPC.',
+      'A prefix list `pl-…` uses a gateway endpoint, which is free of charge. [Find it](#find-the-prefix-list) below.',
+    ],
+    parse: matching(/^(nat|pl-[0-9a-f]{8,17})$/),
+  },
   'ssm-access': {
-    text: '`endpoint`, `nat`, `sg-…` or `managed-elsewhere:sg-…`: how the function reaches SSM. `endpoint` creates an interface endpoint (about 7 USD per month and zone). `nat` uses the NAT of the VPC. `sg-…` is the security group of an existing endpoint with private DNS, and gets a rule for the function. `managed-elsewhere:sg-…` is such a group that [you give that rule](how-to/endpoint-managed-elsewhere.md), because it is managed elsewhere',
+    group: 'aws',
+    text: '`endpoint`, `nat`, `sg-…` or `managed-elsewhere:sg-…`: how the function reaches SSM',
+    notes: [
+      '`endpoint` creates an interface endpoint. It costs about 7 USD per month and zone.',
+      '`nat` uses the NAT of the VPC.',
+      '`sg-…` is the security group of an existing endpoint with private DNS. The stage adds a rule for the function to it.',
+      '`managed-elsewhere:sg-…` is such a group that is managed elsewhere. [You give it that rule](../how-to/endpoint-managed-elsewhere.md) yourself.',
+    ],
     parse: matching(/^(endpoint|nat|(managed-elsewhere:)?sg-[0-9a-f]{8,17})$/),
     default: 'endpoint',
   },
-  'ledger-access': {
-    text: "`nat` or `pl-…`: how the function reaches DynamoDB. `nat` uses the NAT of the VPC. `pl-…` is DynamoDB's prefix list, such as `pl-66a5400f`, and uses a gateway endpoint, which is free of charge. To find it: `aws ec2 describe-managed-prefix-lists --filters Name=prefix-list-name,Values=com.amazonaws.eu-central-1.dynamodb`",
-    parse: matching(/^(nat|pl-[0-9a-f]{8,17})$/),
-  },
-  dns: {
-    text: "addresses of the VPC's DNS servers as CIDR blocks, such as `10.0.0.10/32`, separated by commas, if its DHCP options name other ones than Amazon's, which needs no rule",
-    parse: listOf(cidr),
-    default: null,
-  },
   'route-tables': {
-    text: 'route tables of the subnets, such as `rtb-0123456789abcdef0`, separated by commas, to create the gateway endpoint of DynamoDB in; omit it if there is one. The endpoint stays when the stage is [removed](how-to/remove-a-stage.md), because others may use it',
+    group: 'aws',
+    text: 'route tables of the subnets, separated by commas, such as `rtb-0123456789abcdef0`',
+    notes: [
+      'The gateway endpoint of DynamoDB is created in them. Omit the parameter if there is one already.',
+      'The endpoint stays when the stage is [removed](../how-to/remove-a-stage.md), because others may use it.',
+    ],
     parse: listOf(matching(/^rtb-[0-9a-f]{8,17}$/)),
     default: null,
   },
-  'deletion-protection': {
-    text: '`true` or `false`: `true` protects the stage from being removed by mistake (termination protection of its stack). To [remove](how-to/remove-a-stage.md) it, first deploy it with `false`',
-    parse: flag,
-    default: (stage: string) => String(stage.startsWith('prod')),
-    defaultInWords: '`true` for stages named `prod…`, otherwise `false`',
-  },
-  'table-protection': {
-    text: '`true` or `false`: `true` makes DynamoDB refuse to delete the tables of the ledger. Not for the first deployment: the protected tables of one that fails would stay, and block the next one',
-    parse: flag,
-    default: 'false',
-  },
-  rollback: {
-    text: '`true` or `false`: `true` lets CloudFormation watch the alarms pg-backup-api-unreachable, heartbeat-lost and function-errors for 15 minutes after a deployment, and undo it if one is raised. Not for the first deployment, nor to repair a stage on which one is raised already',
-    parse: flag,
-    default: 'false',
-  },
-  'parameters-key': {
-    text: "the ARN of the KMS key that encrypts the function's parameters, if it is not `aws/ssm`, such as `arn:aws:kms:eu-central-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab`; not an alias, which IAM policies cannot name",
-    parse: kmsKey,
-    default: null,
-  },
-  key: {
-    text: "the ARN of [a KMS key of yours](how-to/customer-key.md), in the form of `parameters-key`, that encrypts the ledger's tables, the failure queue, the topic of the alarms and the logs. Its policy must allow what they need",
-    parse: kmsKey,
-    default: null,
-  },
-  'permissions-boundary': {
-    text: "the ARN of the IAM policy that bounds the function's role, such as `arn:aws:iam::123456789012:policy/barman-config-switch-prod-boundary`, where your account or [who deploys](reference/permissions.md#the-boundary) needs one",
-    parse: matching(/^arn:aws[a-z-]*:iam::(\d{12}|aws):policy\/\S+$/),
+  dns: {
+    group: 'aws',
+    text: "the VPC's own DNS servers as CIDR blocks, separated by commas, such as `10.0.0.10/32`",
+    notes: [
+      "You need it if the VPC's DHCP options name other DNS servers than Amazon's. Those need no rule.",
+    ],
+    parse: listOf(cidr),
     default: null,
   },
   api: {
-    text: '`public` or `none`: `public` is an HTTP API for the callbacks. With `none` there is no public endpoint, and role changes arrive over EventBridge (`event-bus`) or by direct invocation only',
+    group: 'callbacks',
+    text: '`public` or `none`',
+    notes: [
+      '`public` is an HTTP API for the callbacks.',
+      '`none` leaves out that public endpoint. Role changes then arrive over EventBridge (`event-bus`) or by direct invocation only.',
+    ],
     parse: matching(/^(public|none)$/),
     default: 'public',
   },
   'event-bus': {
-    text: 'the name of the event bus on which role changes arrive, such as `default`: with the source `patroni.<stage>`. Without it none are accepted [over EventBridge](#over-eventbridge)',
+    group: 'callbacks',
+    text: 'the name of the event bus on which role changes arrive, such as `default`',
+    notes: [
+      'The stage takes events with the source `patroni.<stage>`. Without this parameter it takes none [over EventBridge](../how-to/eventbridge.md).',
+    ],
     parse: matching(/^(?!aws\.)[\w./-]{1,256}$/),
     default: null,
   },
   'throttling-rate': {
-    text: 'requests per second that the API accepts, 1 to 10000; above that it returns 429, and the callbacks try again',
+    group: 'callbacks',
+    text: 'requests per second that the API accepts, 1 to 10000',
+    notes: ['Above that the API returns 429, and the callbacks try again.'],
     parse: whole(1, 10_000),
     default: 50,
   },
   'throttling-burst': {
+    group: 'callbacks',
     text: 'concurrent requests that the API accepts, 1 to 5000',
     parse: whole(1, 5_000),
     default: 100,
   },
   'reserved-concurrency': {
-    text: "concurrent executions reserved for the function, 2 to 1000, which are also its maximum. Set it where other functions may use up the account's limit; omit it in a new account, which may have only 10 in total, because 100 must stay unreserved",
+    group: 'callbacks',
+    text: 'concurrent executions reserved for the function, 2 to 1000, which are also its maximum',
+    notes: [
+      "Set it if other functions may use up the account's limit.",
+      'Omit it in a new account. Such an account may have only 10 executions in total, and 100 must stay unreserved.',
+    ],
     parse: whole(2, 1_000),
     default: null,
   },
+  'domain-name': {
+    group: 'domain',
+    text: 'a custom domain for the API, such as `barman.example.com`, with mutual TLS',
+    notes: ["It requires `certificate` and `truststore`. The API's default endpoint is disabled then."],
+    parse: matching(/^(?=.{1,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63}$/),
+    default: null,
+  },
+  certificate: {
+    group: 'domain',
+    text: "the ARN of the domain's certificate, such as `arn:aws:acm:eu-central-1:123456789012:certificate/1234abcd-…`",
+    notes: ['It is in ACM, in the region of the stage.'],
+    parse: matching(/^arn:aws[a-z-]*:acm:[a-z0-9-]+:\d{12}:certificate\/[\w-]+$/),
+    default: null,
+  },
+  'ownership-certificate': {
+    group: 'domain',
+    text: 'the ARN of a public certificate of ACM for `domain-name`, in the region of the stage',
+    notes: [
+      'It is required if `certificate` was imported, or is of a private CA. With mutual TLS, AWS verifies by it that the name is yours.',
+    ],
+    parse: matching(/^arn:aws[a-z-]*:acm:[a-z0-9-]+:\d{12}:certificate\/[\w-]+$/),
+    default: null,
+  },
+  truststore: {
+    group: 'domain',
+    text: 'the S3 URI of CA certificates (PEM), such as `s3://bucket/truststore.pem`',
+    notes: ["The callbacks' client certificates are verified against them."],
+    parse: matching(/^s3:\/\/[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]\/\S+$/),
+    default: null,
+  },
+  'truststore-version': {
+    group: 'domain',
+    text: 'the S3 version of the truststore',
+    notes: ['Change it after you have written a new truststore. Otherwise AWS does not notice it.'],
+    parse: matching(/^\S{1,1024}$/),
+    default: null,
+  },
+  'hosted-zone': {
+    group: 'domain',
+    text: 'the Route 53 hosted zone of the domain name, such as `Z0123456789ABCDEFGHIJ`',
+    notes: ['Without it, point the name to the output `DomainTarget` yourself.'],
+    parse: matching(/^Z[A-Z0-9]{1,31}$/),
+    default: null,
+  },
+  'alarm-email': {
+    group: 'alarms',
+    text: 'an e-mail address that receives the alarms, such as `dba@example.com`',
+    notes: ["It receives none before you have answered AWS's confirmation mail."],
+    parse: matching(/^[^@\s]+@[^@\s]+\.[^@\s]+$/),
+    default: null,
+  },
+  'alarm-topic': {
+    group: 'alarms',
+    text: 'the ARN of an existing SNS topic, such as `arn:aws:sns:eu-central-1:123456789012:alarms`',
+    notes: [
+      'It receives the alarms, and a message when one is over. Without this parameter the stage has its own topic, for alarms only.',
+    ],
+    parse: matching(/^arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[\w-]+$/),
+    default: null,
+  },
   inspection: {
-    text: '`daily`, `off`, or an hour of the day in UTC, 0 to 23: when heartbeats [check](how-to/check.md) that a failover would work. After a switch, and while WAL is not archived, they check also at other times. `off`: only `npm run ledger -- check` does',
+    group: 'alarms',
+    text: '`daily`, `off`, or an hour of the day in UTC, 0 to 23',
+    notes: [
+      'It is when heartbeats [check](../how-to/check.md) that a failover would work. They also check after a switch, and while WAL is not archived.',
+      'With `off`, only `npm run ledger -- check` does.',
+    ],
     parse: matching(/^(daily|off|1?\d|2[0-3])$/),
     default: 'daily',
   },
   'log-retention': {
+    group: 'alarms',
     text: 'days that logs are kept, as CloudWatch Logs accepts them: 7, 14, 30, 60, 90, 180, 365 …',
     parse: (value: string) =>
       [
@@ -135,44 +239,60 @@ export const PARAMETERS = {
       ].find((days) => String(days) === value),
     default: 365,
   },
-  'alarm-email': {
-    text: "an e-mail address, such as `dba@example.com`, that receives the alarms, once AWS's confirmation mail is answered",
-    parse: matching(/^[^@\s]+@[^@\s]+\.[^@\s]+$/),
+  'deletion-protection': {
+    group: 'protection',
+    text: '`true` or `false`: whether the stage is protected from being removed by mistake',
+    notes: [
+      'It is the termination protection of the stack. To [remove](../how-to/remove-a-stage.md) the stage, first deploy it with `false`.',
+    ],
+    parse: flag,
+    default: (stage: string) => String(stage.startsWith('prod')),
+    defaultInWords: '`true` for stages named `prod…`, otherwise `false`',
+  },
+  'table-protection': {
+    group: 'protection',
+    text: '`true` or `false`: whether DynamoDB refuses to delete the tables of the ledger',
+    notes: [
+      'Leave it `false` for the first deployment. If that fails, its protected tables would stay, and block the next one.',
+    ],
+    parse: flag,
+    default: 'false',
+  },
+  rollback: {
+    group: 'protection',
+    text: '`true` or `false`: whether a deployment is undone if it raises an alarm',
+    notes: [
+      'CloudFormation watches the alarms pg-backup-api-unreachable, heartbeat-lost and function-errors for 15 minutes after a deployment.',
+      'Leave it `false` for the first deployment, and to repair a stage on which one of them is raised.',
+    ],
+    parse: flag,
+    default: 'false',
+  },
+  'parameters-key': {
+    group: 'keys',
+    text: 'the ARN of a KMS key, such as `arn:aws:kms:eu-central-1:123456789012:key/1234abcd-…`',
+    notes: [
+      "It is the key that encrypts the function's parameters, if that is not `aws/ssm`. Do not give an alias, because IAM policies cannot name one.",
+    ],
+    parse: kmsKey,
     default: null,
   },
-  'alarm-topic': {
-    text: 'the ARN of an existing SNS topic, such as `arn:aws:sns:eu-central-1:123456789012:alarms`, that receives the alarms, and a message when one is over; without it the stage has its own, for alarms only',
-    parse: matching(/^arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[\w-]+$/),
+  key: {
+    group: 'keys',
+    text: 'the ARN of a KMS key, such as `arn:aws:kms:eu-central-1:123456789012:key/1234abcd-…`',
+    notes: [
+      "[This key of yours](../how-to/customer-key.md) encrypts the ledger's tables, the failure queue, the topic of the alarms and the logs. Its policy must allow what they need.",
+    ],
+    parse: kmsKey,
     default: null,
   },
-  'domain-name': {
-    text: "a custom domain for the API, such as `barman.example.com`, with mutual TLS; the API's default endpoint is disabled then. Requires `certificate` and `truststore`",
-    parse: matching(/^(?=.{1,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63}$/),
-    default: null,
-  },
-  certificate: {
-    text: "the ARN of the domain's certificate in ACM, in the region of the stage, such as `arn:aws:acm:eu-central-1:123456789012:certificate/1234abcd-12ab-34cd-56ef-1234567890ab`",
-    parse: matching(/^arn:aws[a-z-]*:acm:[a-z0-9-]+:\d{12}:certificate\/[\w-]+$/),
-    default: null,
-  },
-  'ownership-certificate': {
-    text: 'the ARN of a public certificate of ACM for `domain-name`, in the region of the stage. Required if `certificate` was imported, or is of a private CA: with mutual TLS, AWS verifies by it that the name is yours',
-    parse: matching(/^arn:aws[a-z-]*:acm:[a-z0-9-]+:\d{12}:certificate\/[\w-]+$/),
-    default: null,
-  },
-  truststore: {
-    text: "the CA certificates (PEM) that the callbacks' client certificates are verified against, in S3, such as `s3://bucket/truststore.pem`",
-    parse: matching(/^s3:\/\/[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]\/\S+$/),
-    default: null,
-  },
-  'truststore-version': {
-    text: 'the S3 version of the truststore; change it after writing a new one, otherwise AWS does not notice',
-    parse: matching(/^\S{1,1024}$/),
-    default: null,
-  },
-  'hosted-zone': {
-    text: 'the Route 53 hosted zone of the domain name, such as `Z0123456789ABCDEFGHIJ`; without it, point the name to the output `DomainTarget` yourself',
-    parse: matching(/^Z[A-Z0-9]{1,31}$/),
+  'permissions-boundary': {
+    group: 'keys',
+    text: 'the ARN of an IAM policy, such as `arn:aws:iam::123456789012:policy/barman-config-switch-prod-boundary`',
+    notes: [
+      "It bounds the function's role. Set it if your account needs one, or if [who deploys](permissions.md#the-boundary) does.",
+    ],
+    parse: matching(/^arn:aws[a-z-]*:iam::(\d{12}|aws):policy\/\S+$/),
     default: null,
   },
 } satisfies Record<string, Parameter>;

@@ -9,7 +9,7 @@ import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { documentedBlock, fill } from '../documentation.ts';
+import { documentedBlock, documentedCommand, fill } from '../documentation.ts';
 import { type FunctionUnderTest, startFunction } from '../integration/function.ts';
 import { createSecret } from '../stand-ins/webhook.ts';
 import { startCluster } from './cluster.ts';
@@ -71,7 +71,9 @@ const killed = (name: NodeName) =>
 /** Lets all nodes read their files again, and waits until each has reported that its callback works. */
 async function reload(): Promise<void> {
   const before = cluster.names.map((name) => linesWith(name, RELOADED).length);
-  await cluster.patronictl('reload', 'main', '--force');
+  const command = documentedCommand('docs/how-to/private-nodes.md', 'patronictl reload');
+  expect(documentedCommand('docs/how-to/several-barman-hosts.md', 'patronictl reload')).toBe(command);
+  await cluster.patronictl(...fill(command, { 'patronictl ': '' }).split(' '));
   await until(
     () => cluster.names.every((name, index) => linesWith(name, RELOADED).length > (before[index] ?? 0)),
     () => `a node has not reported\n${cluster.logs()}`,

@@ -98,16 +98,17 @@ beforeAll(async () => {
   await shell(`git clone --quiet ${origin} ${clone}`);
   // The steps of docs/how-to/set-up.md.
   const file = /```yaml\n(region: .*?)```/s.exec(readFileSync('docs/how-to/set-up.md', 'utf8'))?.[1] ?? '';
-  const configuration = readFileSync('docs/configuration.md', 'utf8');
-  const prefixLists = /`(aws ec2 describe-managed-prefix-lists .*?)`/.exec(configuration)?.[1] ?? '';
+  const prefixLists = documentedCommand(
+    'docs/reference/stage-parameters.md',
+    'aws ec2 describe-managed-prefix-lists',
+  );
   // The AWS CLI sometimes prints a notice on standard error.
-  const found = JSON.parse(await shell(`${prefixLists} 2>/dev/null`)) as {
-    PrefixLists: { PrefixListId: string }[];
-  };
+  const found = (await shell(`${prefixLists.trim()} 2>/dev/null`)).trim();
+  expect(found).toMatch(/^pl-[0-9a-f]+$/);
   writeFileSync(
     join(clone, 'infra/stages/prod.yml'),
     fill(file, {
-      'pl-66a5400f': found.PrefixLists[0]?.PrefixListId ?? '',
+      'pl-66a5400f': found,
       'alarm-email': `ssm-access: ${PARAMETERS['ssm-access']}\nevent-bus: patroni\nalarm-email`,
     }),
   );
@@ -190,12 +191,11 @@ describe('the other callers', () => {
   });
 
   test('the callback with --event-bus puts an event, which is applied', async () => {
-    const example =
-      /^### Over EventBridge\n[\s\S]*?on_role_change: &callback >-\n([\s\S]*?) on_reload:/m.exec(
-        readFileSync('docs/configuration.md', 'utf8'),
-      )?.[1];
+    const example = /on_role_change: &callback >-\n([\s\S]*?) on_reload:/.exec(
+      readFileSync('docs/how-to/eventbridge.md', 'utf8'),
+    )?.[1];
     const callback = (model: string, role: string) => {
-      const command = (example ?? 'no example in docs/configuration.md')
+      const command = (example ?? 'no example in docs/how-to/eventbridge.md')
         .replaceAll(/\s+/g, ' ')
         .replace('/etc/patroni/barman_config_switch.py', 'python3 -B patroni/barman_config_switch.py')
         .replace('--event-bus default', '--event-bus patroni')
@@ -329,7 +329,11 @@ describe('the ledger', () => {
   });
 
   test("is changed with a cluster's own secret only for that cluster's servers, set up with the documented commands", async () => {
-    const commands = documentedBlock('docs/configuration.md', 'secret="whsec_');
+    const commands = fill(documentedBlock('docs/how-to/add-a-cluster.md', 'secret="whsec_'), {
+      'clusters/hr': 'clusters/main',
+      '"hr"': '"main"',
+      'hr:node': 'pg:node',
+    });
     const output = await shell(`${commands}\necho "secret=$secret"`, folder);
     const own = /secret=(whsec_\S+)/.exec(output)?.[1] ?? '';
     try {

@@ -10,6 +10,7 @@ import { type AddressInfo, connect, createServer } from 'node:net';
 import { join } from 'node:path';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import type { InspectionReport } from '../../functions/config-switch/inspect/report.ts';
+import { documentedCommand, fill } from '../documentation.ts';
 import { fakeClock, MINUTE, pass } from '../integration/function.ts';
 import { createSecret } from '../stand-ins/webhook.ts';
 import { BarmanConf, type Changes } from './barman-conf.ts';
@@ -365,7 +366,8 @@ describe('what a failover needs', () => {
   test('a new member › is found until it has a model', async () => {
     const tags = (all: object) => {
       writeOwned(join(cluster.folder, 'node3.d', '9.yml'), JSON.stringify({ tags: all }), 0o600);
-      return cluster.patronictl('reload', 'main', 'node3', '--force');
+      const command = documentedCommand('docs/how-to/add-a-node.md', 'patronictl reload');
+      return cluster.patronictl(...fill(command, { 'patronictl ': '' }).split(' '));
     };
     conf.write({ 'pg:node3': null });
     await tags({ nofailover: false, noloadbalance: true });

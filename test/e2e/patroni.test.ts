@@ -236,6 +236,28 @@ test('the callback › changes nothing with --dry-run, by the documented command
   expect(model).toBe(models.other);
 });
 
+test('the callback › checks the model that a node names with --dry-run, by the command in docs/how-to/model-on-each-node.md, and prints what it says', async () => {
+  const leader = await cluster.healthy();
+  const models = { named: `pg:${other(leader)}`, active: `pg:${leader}` };
+  const command = fill(documentedCommand('docs/how-to/model-on-each-node.md', 'runuser -u postgres'), {
+    ...(!asRoot && { 'runuser -u postgres -- ': '' }),
+    '/etc/patroni': cluster.folder,
+    'https://…/config-switch': `${endpoint.url} --ca-file ${caFile}`,
+    'pg:node1': models.named,
+  });
+  const output = await shell(`${command} || echo "exit code $?"`);
+  expect(output).toContain('exit code 1\n');
+  const page = readFileSync('docs/how-to/model-on-each-node.md', 'utf8');
+  const [, printed = ''] = /^… (INFO: .* dry run: .*)$/m.exec(page) ?? [];
+  const words = {
+    'https://…/config-switch': endpoint.url,
+    'model pg:node1 to': `model ${models.named} to`,
+    'now model pg:node2': `now model ${models.active}`,
+  };
+  expect(output).toContain(fill(printed, words));
+  expect(cluster.barman.active.model).toBe(models.active);
+});
+
 test('the callback › writes no secret to a log', () => {
   expect(cluster.logs()).not.toContain(secret.slice(6));
   expect(readFileSync(join(cluster.folder, 'webhook-secret'), 'utf8')).toBe(secret);

@@ -14,6 +14,11 @@ const { scripts } = JSON.parse(readFileSync('package.json', 'utf8')) as { script
 /** Commands that no test runs, and why. */
 const NOT_RUN: Readonly<Record<string, string>> = {
   'npm cit': 'it runs the tests',
+  'patronictl edit-config --force -s slots.barman.type=physical hr':
+    'test/e2e/observation.test.ts runs it for another cluster',
+  'patronictl edit-config --force -s slots.barman_dr.type=physical main':
+    'test/e2e/observation.test.ts runs it for another slot',
+  'patronictl reload --force hr': 'test/e2e/callbacks.test.ts runs it for another cluster',
   ...Object.fromEntries(
     commandsOf(documentedBlock('docs/how-to/terraform.md', 'terraform init')).map((command) => [
       command,
@@ -111,7 +116,7 @@ test('README.md › has at most 140 lines', () => {
   expect(readFileSync('README.md', 'utf8').trimEnd().split('\n').length).toBeLessThanOrEqual(140);
 });
 
-test('docs/configuration.md › has each environment variable of the function, and each attribute of the ledger is in docs/explanation/protocol.md', () => {
+test('docs/reference/environment-variables.md › has each environment variable of the function, and each attribute of the ledger is in docs/explanation/protocol.md', () => {
   const variables = /interface Environment \{([\s\S]*?)\n\}/.exec(
     readFileSync('functions/config-switch/services.ts', 'utf8'),
   )?.[1];
@@ -119,7 +124,7 @@ test('docs/configuration.md › has each environment variable of the function, a
     readFileSync('functions/config-switch/ledger/item.ts', 'utf8'),
   )?.[1];
   for (const [page, text, form] of [
-    ['docs/configuration.md', variables, /readonly (\w+)\??:/g],
+    ['docs/reference/environment-variables.md', variables, /readonly (\w+)\??:/g],
     ['docs/explanation/protocol.md', attributes, /^ {2}(\w+): v\./gm],
   ] as const) {
     const all = [...(text ?? '').matchAll(form)].map(([, name]) => name);

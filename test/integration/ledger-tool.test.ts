@@ -404,6 +404,23 @@ describe('npm run ledger', () => {
     expect(run.host.api.activeModel()).toBe('pg:dc2-node1');
   });
 
+  test('sets a server without members to a standby, by the command in docs/how-to/backups-from-a-standby.md, and no heartbeat undoes that', async () => {
+    await using patroni = await PatroniStandIn.start();
+    await using run = await startFunction();
+    await using _ = await startLambda((event) => run.send(event));
+    const page = readFileSync('docs/how-to/backups-from-a-standby.md', 'utf8');
+    const [, cluster = ''] = /^```json\n(.*?)^```$/ms.exec(page) ?? [];
+    // Even if Patroni could be asked.
+    const { servers } = JSON.parse(cluster) as { servers: object };
+    run.host.put({ 'clusters/main': JSON.stringify({ servers, patroni: patroni.urls }) });
+    const command = documentedCommand('docs/how-to/backups-from-a-standby.md', 'npm run ledger');
+    const words = fill(command, { 'npm run ledger -- --stage prod ': '' }).split(' ');
+    const { status, log } = await ledger(run.table, ...words);
+    expect([status, page]).toEqual([0, expect.stringContaining(`\`\`\`\n${log}\`\`\``)]);
+    for (let count = 0; count < 4; count += 1) await run.heartbeat();
+    expect(run.host.api.activeModel()).toBe('pg:node2');
+  });
+
   test('says that the outcome is unknown if the function did not respond, or failed', async () => {
     await using run = await startFunction();
     await run.invoke(PROMOTION);
@@ -735,6 +752,18 @@ describe('npm run ledger -- check', () => {
   test('makes the function inspect, and ends with 0 if all is well', async () => {
     await using set = await inspectable();
     const command = documentedCommand('docs/how-to/check.md', 'npm run ledger -- --stage prod check');
+    // Other pages have the same command, one of them for a second stage.
+    expect([
+      documentedCommand('docs/how-to/add-a-cluster.md', 'npm run ledger -- --stage prod check'),
+      documentedCommand('docs/how-to/add-a-node.md', 'npm run ledger -- --stage prod check'),
+      documentedCommand('docs/how-to/private-nodes.md', 'npm run ledger -- --stage prod check'),
+      documentedCommand('docs/how-to/rotate.md', 'npm run ledger -- --stage prod check'),
+      documentedCommand('docs/how-to/several-barman-hosts.md', 'npm run ledger -- --stage prod check'),
+      documentedCommand('docs/how-to/several-barman-hosts.md', 'npm run ledger -- --stage dr check').replace(
+        'dr',
+        'prod',
+      ),
+    ]).toEqual(Array(6).fill(command));
     const words = fill(command, { 'npm run ledger -- --stage prod ': '' }).split(' ');
     const { status, log, error } = await ledger(set.run.table, ...words);
     expect([status, error]).toEqual([0, '']);

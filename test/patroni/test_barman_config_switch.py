@@ -1,6 +1,6 @@
 """Tests of the callback for Patroni nodes, over real sockets and real TLS.
 
-UPDATE_DOCS=1 writes the table of its options into docs/configuration.md.
+UPDATE_DOCS=1 writes the table of its options into docs/reference/callback.md.
 """
 
 import atexit
@@ -1370,7 +1370,7 @@ class OptionsTest(unittest.TestCase):
         self.assertEqual(set(vars(given)), before | after | {"role_change"})
 
     def test_documentation_has_the_options(self):
-        page = ROOT / "docs" / "configuration.md"
+        page = ROOT / "docs" / "reference" / "callback.md"
         actual = page.read_text(encoding="utf-8")
         table = "\n".join(self.table())
         marks = r"(?<=<!-- callback -->\n).*(?=<!-- /callback -->)"
@@ -1382,11 +1382,11 @@ class OptionsTest(unittest.TestCase):
             self.assertEqual(actual, expected, f"{page} is stale; set UPDATE_DOCS=1 to write it")
 
     def test_documentation_has_the_time_limit_of_aws(self):
-        page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+        page = (ROOT / "docs" / "how-to" / "eventbridge.md").read_text(encoding="utf-8")
         self.assertIn(f"killed after {callback.AWS_TIMEOUT:.0f} s", page)
 
     def table(self):
-        """Returns the rows of the table in docs/configuration.md."""
+        """Returns the rows of the table in docs/reference/callback.md."""
         yield "| option | before or after `config-switch` | meaning |"
         yield "| --- | --- | --- |"
         for place, options in [("before", callback.OPTIONS), ("after", callback.SWITCH_OPTIONS)]:
