@@ -288,7 +288,7 @@ function observationNotes(item: Item, stage: StageItem, now: number): string[] {
   if (streaming === false) {
     const isLasting = now - Date.parse(streaming_since ?? '') >= MISSING * (stage.heartbeat?.interval ?? 0);
     notes.push(
-      `Barman did not stream from ${leader} ${seen} ago${isLasting ? '; next: docs/operations.md#wal-does-not-arrive' : ''}`,
+      `Barman did not stream from ${leader} ${seen} ago${isLasting ? '; next: docs/how-to/wal-does-not-arrive.md' : ''}`,
     );
   }
   return notes;

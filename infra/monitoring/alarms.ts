@@ -90,7 +90,7 @@ export const ALARMS: Readonly<Record<string, Readonly<Record<string, Alarm>>>> =
       description:
         'For 5 minutes, Barman has not streamed WAL from the leader of a Patroni cluster: that WAL is not in the backup. Run barman receive-wal SERVER on the Barman host: it prints why.',
       advice:
-        'Each server raises the alarm; the line in the log with `alarm` names it, and the warnings name the leader. While the leader is unknown, what was seen last goes on being counted. Causes and remedies: [WAL does not arrive](operations.md#wal-does-not-arrive).',
+        'Each server raises the alarm; the line in the log with `alarm` names it, and the warnings name the leader. While the leader is unknown, what was seen last goes on being counted. Causes and remedies: [WAL does not arrive](how-to/wal-does-not-arrive.md).',
     },
     'not-archived': {
       ...OWN,

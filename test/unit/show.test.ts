@@ -440,7 +440,7 @@ describe('a note', () => {
     [
       'in sync',
       { ...inSync, leader: 'node1', leader_since: ago(9_000), streaming: false, streaming_since: ago(121) },
-      'Barman did not stream from node1 15s ago; next: docs/operations.md#wal-does-not-arrive',
+      'Barman did not stream from node1 15s ago; next: docs/how-to/wal-does-not-arrive.md',
     ],
   ])('describes a server that is %s', (state, item, note) => {
     expect([stateOf(item, {}), shown([item], { heartbeat }, 400)]).toEqual([
