@@ -1,4 +1,4 @@
-/** Why Barman may not stream from the leader, and the remedies: docs/operations.md, "WAL does not arrive". */
+/** Why Barman may not stream from the leader, and the remedies: docs/how-to/wal-does-not-arrive.md. */
 
 import type { Barman } from '../e2e/barman.ts';
 
@@ -19,15 +19,11 @@ export const CAUSES: readonly Cause[] = [
   },
   {
     prints: /requested WAL segment \S+ has already been removed/,
-    remedy: async (barman) => {
-      await barman.run(TIMEOUT, 'receive-wal', '--drop-slot', 'main');
-      barman.dropPartialWal();
-      await barman.run(TIMEOUT, 'receive-wal', '--create-slot', 'main');
-    },
+    remedy: (barman) => barman.moveAheadAway(),
   },
   {
-    prints: /is not in this server's history[\s\S]*forked from timeline \d+ at \S+/,
-    remedy: (barman, [printed]) => barman.moveForkAway(printed),
+    prints: /is not in this server's history/,
+    remedy: (barman) => barman.moveAheadAway(),
   },
   {
     prints: /starting timeline (\d+) is not present in the server/,

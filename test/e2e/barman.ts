@@ -1,6 +1,6 @@
 /** A real Barman: its files, its cron, and its commands. */
 
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { documentedBlock, documentedCommand, fill } from '../documentation.ts';
@@ -16,6 +16,8 @@ import {
   writeOwned,
 } from './processes.ts';
 
+/** What to do if WAL does not arrive. */
+export const WAL_PAGE = 'docs/how-to/wal-does-not-arrive.md';
 /** Time limit of `barman cron` (ms). */
 const CRON_TIMEOUT = 20_000;
 
@@ -97,7 +99,7 @@ export class Barman {
 
   /** What `barman receive-wal` prints in five seconds, by the documented command. */
   receiveWal(): Promise<string> {
-    const command = documentedCommand('docs/operations.md', 'sudo -u barman barman receive-wal');
+    const command = documentedCommand(WAL_PAGE, 'sudo -u barman barman receive-wal');
     const words = fill(command, { 'sudo -u barman barman ': '', SERVER: 'main' });
     return this.run(5_000, ...words.split(' '));
   }
@@ -143,51 +145,54 @@ export class Barman {
     return readFileSync(this.#file('barman.log'), 'utf8');
   }
 
-  /** Removes what it has of the WAL file that it receives. */
-  dropPartialWal(): void {
-    const folder = this.#file('barman/main/streaming');
-    for (const file of readdirSync(folder).filter((name) => name.endsWith('.partial')))
-      rmSync(join(folder, file));
-  }
-
-  /**
-   * Moves away what it has streamed from the fork on, with the documented commands.
-   *
-   * @param printed by `barman receive-wal`, which names the fork
-   */
-  moveForkAway(printed: string): Promise<void> {
-    const [, timeline = 0, high = '', low = ''] = /timeline (\d+) at (\w+)\/(\w+)/.exec(printed) ?? [];
-    // Segments of 16 MB.
-    const segment = Number.parseInt(low, 16) >>> 24;
-    const words = [Number(timeline).toString(16), high, segment.toString(16)];
-    const first = words.map((word) => word.toUpperCase().padStart(8, '0')).join('');
-    return this.#remedy(documentedBlock('docs/operations.md', 'for file in streaming'), {
-      '000000010000000000000003': first,
-    });
+  /** Moves away what it was receiving when it stopped, with the documented commands. */
+  moveAheadAway(): Promise<void> {
+    const files = readdirSync(this.#file('barman/main/streaming'));
+    const isPartial = files.some((file) => file.endsWith('.partial'));
+    return this.remedy(isPartial ? 'mv streaming/*.partial' : 'mv streaming/* ');
   }
 
   /** Moves away what it has of a timeline, with the documented commands. */
   moveTimelineAway(timeline: number): Promise<void> {
-    return this.#remedy(documentedBlock('docs/operations.md', 'find streaming wals'), {
-      '0000000F': timeline.toString(16).toUpperCase().padStart(8, '0'),
-      'barman rebuild-xlogdb SERVER': `${this.#barman} rebuild-xlogdb main`,
-    });
+    const prefix = timeline.toString(16).toUpperCase().padStart(8, '0');
+    return this.remedy('find streaming wals', { '0000000F': prefix });
   }
 
   /**
-   * Restores the newest backup into a folder of its own, starts PostgreSQL there, asks it, and removes it, with the
-   * documented commands.
+   * Runs a block of commands of the documentation for WAL that does not arrive.
+   *
+   * @param start how one of its commands begins
+   * @param words to replace in it
+   * @throws Error if a command fails
+   */
+  async remedy(start: string, words: Readonly<Record<string, string>> = {}): Promise<void> {
+    const block = documentedBlock(WAL_PAGE, start);
+    const commands = fill(block, words)
+      .replaceAll('/var/lib/barman/SERVER', this.#file('barman/main'))
+      .replaceAll(/^barman /gm, `${this.#barman} `)
+      .replaceAll('SERVER', 'main');
+    await run(this.#on(asPostgres('bash', ['-ec', commands])));
+  }
+
+  /**
+   * Restores a backup into a folder of its own, starts PostgreSQL there, asks it, and removes it, with the documented
+   * commands.
    *
    * @param sql is asked besides
+   * @param backup default: the newest
    * @returns when the newest transaction was committed that it has, by the documented query, and the answer to sql
    */
-  async restore(sql: string): Promise<{ readonly committed: string; readonly answer: string }> {
+  async restore(
+    sql: string,
+    backup = 'latest',
+  ): Promise<{ readonly committed: string; readonly answer: string }> {
     const words = { '/var/tmp/restore': this.#file('restore') };
     const restore = fill(documentedBlock('docs/how-to/check.md', 'barman recover'), {
       ...words,
       '/usr/lib/postgresql/17/bin': POSTGRESQL,
       'barman switch-wal': `${this.#barman} switch-wal`,
       'barman recover': `${this.#barman} recover`,
+      'SERVER latest': `main ${backup}`,
       SERVER: 'main',
     });
     const query = /^psql .*$/m.exec(restore)?.[0] ?? '';
@@ -197,16 +202,6 @@ export class Barman {
     const printed = await run(this.#on(asPostgres('bash', ['-ec', commands])));
     const [committed = '', answer = ''] = printed.split('\n---\n');
     return { committed, answer };
-  }
-
-  /** Runs a block of documented commands. @param words to replace in it */
-  async #remedy(block: string, words: Readonly<Record<string, string>> = {}): Promise<void> {
-    const commands = fill(block, {
-      '/var/lib/barman/SERVER': this.#file('barman/main'),
-      ...words,
-      'barman cron': `${this.#barman} cron`,
-    });
-    await run(this.#on(asPostgres('bash', ['-ec', commands])));
   }
 
   get #barman(): string {
