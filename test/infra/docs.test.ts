@@ -36,7 +36,9 @@ const proseOf = (path: string) => readFileSync(path, 'utf8').replace(/^```.*?^``
 
 /** The anchors that GitHub gives the headings of a document. */
 function anchorsOf(path: string): string[] {
-  const headings = proseOf(path).match(/^#+ .*$/gm) ?? [];
+  const prose = proseOf(path);
+  const own = [...prose.matchAll(/<a id="(.*?)"><\/a>/g)].map(([, id = '']) => id);
+  const headings = prose.match(/^#+ .*$/gm) ?? [];
   const anchors = headings.map((heading) =>
     heading
       .replace(/^#+ /, '')
@@ -44,10 +46,11 @@ function anchorsOf(path: string): string[] {
       .replace(/[^\p{L}\p{N}_ -]/gu, '')
       .replaceAll(' ', '-'),
   );
-  return anchors.map((anchor, index) => {
+  const numbered = anchors.map((anchor, index) => {
     const before = anchors.slice(0, index).filter((one) => one === anchor).length;
     return before === 0 ? anchor : `${anchor}-${before}`;
   });
+  return [...numbered, ...own];
 }
 
 test.each(pages())('$path › is what npm run docs generates', ({ path, actual, expected }) => {
