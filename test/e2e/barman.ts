@@ -16,8 +16,6 @@ import {
   writeOwned,
 } from './processes.ts';
 
-/** What to do if WAL does not arrive. */
-export const WAL_PAGE = 'docs/how-to/wal-does-not-arrive.md';
 /** Time limit of `barman cron` (ms). */
 const CRON_TIMEOUT = 20_000;
 
@@ -99,7 +97,10 @@ export class Barman {
 
   /** What `barman receive-wal` prints in five seconds, by the documented command. */
   receiveWal(): Promise<string> {
-    const command = documentedCommand(WAL_PAGE, 'sudo -u barman barman receive-wal');
+    const command = documentedCommand(
+      'docs/how-to/wal-does-not-arrive.md',
+      'sudo -u barman barman receive-wal',
+    );
     const words = fill(command, { 'sudo -u barman barman ': '', SERVER: 'main' });
     return this.run(5_000, ...words.split(' '));
   }
@@ -149,24 +150,26 @@ export class Barman {
   moveAheadAway(): Promise<void> {
     const files = readdirSync(this.#file('barman/main/streaming'));
     const isPartial = files.some((file) => file.endsWith('.partial'));
-    return this.remedy(isPartial ? 'mv streaming/*.partial' : 'mv streaming/* ');
+    const block = isPartial
+      ? documentedBlock('docs/how-to/wal-does-not-arrive.md', 'mv streaming/*.partial')
+      : documentedBlock('docs/how-to/wal-does-not-arrive.md', 'mv streaming/* ');
+    return this.remedy(block);
   }
 
   /** Moves away what it has of a timeline, with the documented commands. */
   moveTimelineAway(timeline: number): Promise<void> {
     const prefix = timeline.toString(16).toUpperCase().padStart(8, '0');
-    return this.remedy('find streaming wals', { '0000000F': prefix });
+    const block = documentedBlock('docs/how-to/wal-does-not-arrive.md', 'find streaming wals');
+    return this.remedy(block, { '0000000F': prefix });
   }
 
   /**
-   * Runs a block of commands of the documentation for WAL that does not arrive.
+   * Runs a block of documented commands.
    *
-   * @param start how one of its commands begins
    * @param words to replace in it
    * @throws Error if a command fails
    */
-  async remedy(start: string, words: Readonly<Record<string, string>> = {}): Promise<void> {
-    const block = documentedBlock(WAL_PAGE, start);
+  async remedy(block: string, words: Readonly<Record<string, string>> = {}): Promise<void> {
     const commands = fill(block, words)
       .replaceAll('/var/lib/barman/SERVER', this.#file('barman/main'))
       .replaceAll(/^barman /gm, `${this.#barman} `)

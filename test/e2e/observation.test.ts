@@ -13,7 +13,6 @@ import { documentedCommand, expectedOf, fill, limitOf } from '../documentation.t
 import type { FunctionUnderTest } from '../integration/function.ts';
 import { CertificateAuthority } from '../stand-ins/certificates.ts';
 import { createSecret } from '../stand-ins/webhook.ts';
-import { WAL_PAGE } from './barman.ts';
 import { startCluster } from './cluster.ts';
 import type { NodeName, RestTls } from './cluster-files.ts';
 import { type Endpoint, startEndpoint } from './endpoint.ts';
@@ -93,6 +92,8 @@ const isStreaming = ({ metrics }: Beat) => metrics.NotStreaming === 0;
 /** Whether a callback of this row has led to a switch that is DONE. */
 const switchDone = () => answers.some(({ exit_code }) => exit_code === 0);
 const seconds = (from: number, to = Date.now()) => `${((to - from) / 1_000).toFixed(1)} s`;
+
+const WAL_PAGE = 'docs/how-to/wal-does-not-arrive.md';
 
 /** What the documentation says that `barman receive-wal` prints for a cause. */
 function printedFor(cause: string): RegExp {
@@ -191,7 +192,7 @@ test('Barman › does not stream after a switchover to a node without the slot, 
   expect(printed).toMatch(printedFor('the new leader has no slot'));
 
   const remedied = Date.now();
-  const remedy = documentedCommand(WAL_PAGE, 'patronictl edit-config');
+  const remedy = documentedCommand('docs/how-to/wal-does-not-arrive.md', 'patronictl edit-config');
   await cluster.patronictl(...fill(remedy, { 'patronictl ': '', CLUSTER: 'main' }).split(' '));
   await cluster.barmanStreams(other(leader));
   console.log(`slot missing: Barman streams ${seconds(remedied)} after the remedy`);

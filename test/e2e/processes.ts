@@ -9,8 +9,10 @@ import { promisify } from 'node:util';
 /** A command and its arguments. */
 export type CommandLine = readonly [command: string, words: readonly string[]];
 
+/** PostgreSQL's major version; `npm run e2e:17` sets another one. */
+export const POSTGRESQL_VERSION = process.env.POSTGRESQL_VERSION ?? '15';
 /** Debian's folder of PostgreSQL's programs. */
-export const POSTGRESQL = '/usr/lib/postgresql/15/bin';
+export const POSTGRESQL = `/usr/lib/postgresql/${POSTGRESQL_VERSION}/bin`;
 /** Whether the tests run as root. */
 export const asRoot = process.getuid?.() === 0;
 

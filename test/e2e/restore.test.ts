@@ -4,9 +4,8 @@
  */
 
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { commandsOf, documentedBlock, fill, shellBlocks } from '../documentation.ts';
+import { documentedBlock, documentedCommand, fill } from '../documentation.ts';
 import { createSecret } from '../stand-ins/webhook.ts';
-import { WAL_PAGE } from './barman.ts';
 import { startCluster } from './cluster.ts';
 import type { PatroniCluster } from './patroni-cluster.ts';
 import { until } from './processes.ts';
@@ -45,33 +44,40 @@ test('a commit › waits while Barman is the only synchronous standby and does n
   const leader = await cluster.healthy();
   await cluster.barmanStreams(leader);
   await cluster.query(leader, 'CREATE TABLE committed (number int)');
-  await run('synchronous_standby_names=barman_receive_wal');
+  const putIn = documentedCommand(
+    'docs/how-to/wal-does-not-arrive.md',
+    'patronictl edit-config --force -s postgresql.parameters.synchronous_standby_names=barman',
+  );
+  const takeOut = documentedCommand(
+    'docs/how-to/wal-does-not-arrive.md',
+    'patronictl edit-config --force -s postgresql.parameters.synchronous_standby_names= ',
+  );
+  await run(putIn);
   const names = () => cluster.query(leader, 'SHOW synchronous_standby_names');
   await until(async () => (await names()) === 'barman_receive_wal', 'Barman is no synchronous standby');
   // It has not been restarted, so it streams and does not confirm.
   const [, sql = ''] =
-    /^psql -c "(.*)"$/m.exec(documentedBlock(WAL_PAGE, 'psql -c "SELECT pid, query_start')) ?? [];
+    /^psql -c "(.*)"$/m.exec(
+      documentedBlock('docs/how-to/wal-does-not-arrive.md', 'psql -c "SELECT pid, query_start'),
+    ) ?? [];
   const insert = 'INSERT INTO committed VALUES (1)';
   const inserted = cluster.query(leader, insert).then(Date.now);
   await until(async () => (await cluster.query(leader, sql)).includes(insert), 'the commit does not wait');
   expect(await cluster.streamingSince(leader)).toBeDefined();
 
   const remedied = Date.now();
-  await run('synchronous_standby_names= CLUSTER');
+  await run(takeOut);
   console.log(`a commit waited until ${(await inserted) - remedied} ms after Barman was taken out`);
 
-  await run('synchronous_standby_names=barman_receive_wal');
+  await run(putIn);
   await until(async () => (await names()) === 'barman_receive_wal', 'Barman is no synchronous standby');
-  await barman.remedy('barman receive-wal --stop');
+  await barman.remedy(documentedBlock('docs/how-to/wal-does-not-arrive.md', 'barman receive-wal --stop'));
   await cluster.barmanStreams(leader);
   const start = Date.now();
   await cluster.query(leader, 'INSERT INTO committed VALUES (2)');
   console.log(`with Barman as a synchronous standby a commit takes ${Date.now() - start} ms`);
 }, 120_000);
 
-/** Runs the first documented command of patronictl that has such words. */
-async function run(words: string): Promise<void> {
-  const commands = shellBlocks(WAL_PAGE).flatMap(commandsOf);
-  const command = commands.find((line) => line.startsWith('patronictl ') && line.includes(words)) ?? '';
-  await cluster.patronictl(...fill(command, { 'patronictl ': '', CLUSTER: 'main' }).split(' '));
-}
+/** Runs a documented command of patronictl. */
+const run = (command: string) =>
+  cluster.patronictl(...fill(command, { 'patronictl ': '', CLUSTER: 'main' }).split(' '));

@@ -8,7 +8,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { TestProject } from 'vitest/node';
 import { installFromPyPI, toolFolder } from '../tools.ts';
 import { freePort } from './loopback.ts';
-import { POSTGRESQL } from './processes.ts';
+import { POSTGRESQL, POSTGRESQL_VERSION } from './processes.ts';
 
 /** Readable by user postgres. */
 export const FOLDER = toolFolder('e2e');
@@ -43,6 +43,8 @@ export default async function setup(project: TestProject): Promise<() => Promise
 /** Files that show whether a Debian package is installed. */
 const PACKAGES: Readonly<Record<string, string>> = {
   '/usr/bin/etcd': 'etcd-server',
+  // Barman looks at WAL with it.
+  '/usr/bin/file': 'file',
   '/usr/bin/jq': 'jq',
   '/usr/sbin/ip': 'iproute2',
   '/usr/sbin/logrotate': 'logrotate',
@@ -50,7 +52,7 @@ const PACKAGES: Readonly<Record<string, string>> = {
   '/usr/bin/openssl': 'openssl',
   '/usr/bin/pgrep': 'procps',
   '/usr/bin/rsync': 'rsync',
-  [`${POSTGRESQL}/postgres`]: 'postgresql-15',
+  [`${POSTGRESQL}/postgres`]: `postgresql-${POSTGRESQL_VERSION}`,
   '/usr/share/doc/python3-venv': 'python3-venv',
 };
 
