@@ -138,7 +138,7 @@ export const ALARMS: Readonly<Record<string, Readonly<Record<string, Alarm>>>> =
         "pg-backup-api has been unreachable for 5 minutes, or the function's parameters unreadable for 20. A failover now may not be followed. Read the heartbeat's line in the log: it gives the cause.",
       advice: [
         'The heartbeat uses the real credentials. The cause may be the network, a certificate, a parameter, or pg-backup-api itself.',
-        'While only the parameters cannot be read, their old values serve on until the next cold start.',
+        'While only the parameters cannot be read, their old values stay in use until the next cold start.',
         'What is pending is applied by itself afterwards.',
         'It does not mean that one server cannot be switched. That raises [not-ready](#not-ready).',
       ],
@@ -264,10 +264,7 @@ export const ALARMS: Readonly<Record<string, Readonly<Record<string, Alarm>>>> =
       within: 7,
       description:
         'Role changes that could not be recorded are in the failure queue. They were not applied. Fix the cause, then run npm run ledger -- --stage STAGE redrive.',
-      advice: [
-        'Messages are deleted after 14 days.',
-        'More: [Send the failure queue again](../how-to/redrive.md).',
-      ],
+      advice: ['Messages are deleted after 14 days.', 'More: [Send the events again](../how-to/redrive.md).'],
     },
     ...Object.fromEntries([30, 7].map((days) => [`certificate-${days}-days`, expires(days)])),
     reconciled: {

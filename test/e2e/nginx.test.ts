@@ -53,7 +53,7 @@ test('the example for nginx › passes the contract suite, with the documented c
   const command = documentedCommand('docs/how-to/upgrade.md', 'npm run contract');
   const here = fill(command, { 'https://barman.example.com/pgbapi': nginx.parameters.url }).replace(
     /(--client-cert|--client-key|--ca) (\S+)/g,
-    (_, option, name) => `${option} ${file(name)}`,
+    (_, option, name) => `${option} ${file(name.replace('secrets/', ''))}`,
   );
   const { stdout } = await promisify(execFile)('bash', ['-c', here]);
   expect(stdout).not.toMatch(/^ FAIL |^ {2}\?/m);

@@ -14,6 +14,20 @@ const { scripts } = JSON.parse(readFileSync('package.json', 'utf8')) as { script
 /** Commands that no test runs, and why. */
 const NOT_RUN: Readonly<Record<string, string>> = {
   'npm cit': 'it runs the tests',
+  'patronictl edit-config --force -s postgresql.parameters.max_slot_wal_keep_size=10GB main':
+    'no test fills a disk; test/e2e/observation.test.ts changes the configuration in this way',
+  'patronictl edit-config --force -s slots.barman=null CLUSTER':
+    'test/e2e/inspection.test.ts removes all slots in this way',
+  'psql -c "SELECT slot_name, active FROM pg_replication_slots"': 'it only shows the slots',
+  'barman receive-wal --stop SERVER': 'test/e2e/inspection.test.ts runs it',
+  'psql -w "host=10.0.1.13 user=barman dbname=postgres connect_timeout=5" -c "SELECT 1"':
+    'Barman connects in this way in all end-to-end tests, without a password',
+  'psql -w "host=10.0.1.13 user=streaming_barman dbname=postgres connect_timeout=5 replication=true" -c "IDENTIFY_SYSTEM"':
+    'the same',
+  'psql -c "SELECT application_name, client_addr, state FROM pg_stat_replication"':
+    'it only shows the receivers',
+  'git checkout COMMIT && npm ci && npm run deploy -- --stage prod':
+    'it is the deployment of docs/how-to/set-up.md, from another commit',
   'patronictl edit-config --force -s slots.barman.type=physical hr':
     'test/e2e/observation.test.ts runs it for another cluster',
   'patronictl edit-config --force -s slots.barman_dr.type=physical main':

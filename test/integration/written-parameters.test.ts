@@ -18,7 +18,7 @@ const AWS = `aws() {
   case "$*" in ssm*'--region eu-central-1'*) action=$2 ;; *) return 2 ;; esac
   while [ $# -gt 0 ]; do
     case $1 in
-      --name) file=$STORE/$(printf %s "$2" | sed 's|^/barman-config-switch/prod/||; s|/|+|') ;;
+      --name) file=$STORE/$(printf %s "$2" | sed 's|^/barman-config-switch/prod/||; s|^/barman-config-switch/dr/|dr-|; s|/|+|') ;;
       --value) value=$2 ;;
       --overwrite) overwrite=yes ;;
     esac
@@ -82,6 +82,17 @@ function clusterNamed(name: string) {
   };
 }
 
+/** Copies a file of `secrets` to a node. @returns the folder there */
+function onNode(name: string): string {
+  execFileSync('mkdir', ['node'], { cwd: folder });
+  execFileSync('cp', [`work/secrets/${name}`, 'node'], { cwd: folder });
+  return 'node';
+}
+
+/** Commands of user root, who gives a file to postgres. */
+const onlyHere = (commands: string) =>
+  fill(commands, { '-o postgres ': '', '/etc/patroni': `${folder}/etc` });
+
 /** No file but the ones in $STORE has a secret any more. */
 const leftOver = () => readdirSync(join(folder, 'work')).filter((name) => name === 'secrets');
 
@@ -119,22 +130,57 @@ test('docs/how-to/add-a-node.md › adds a member and its URL to the parameter, 
   expect(leftOver()).toEqual([]);
 });
 
+test('docs/how-to/remove-a-node-or-server.md › removes a member from the parameter, deletes a parameter, and leaves no copy', () => {
+  store('clusters/main', MAIN);
+  const edit = join(folder, 'edit');
+  writeFileSync(edit, 'sed -i \'s|, "node2": "pg:node2"||; s|, "https://10.0.1.12:8008"||\' "$1"');
+  shell(documentedBlock('docs/how-to/remove-a-node-or-server.md', 'aws ssm get-parameter'), `sh ${edit}`);
+  expect(clusterNamed('main')).toEqual({
+    ...{ secrets: 1, servers: { main: { node1: 'pg:node1' } }, patroni: ['https://10.0.1.11:8008/'] },
+  });
+  expect(leftOver()).toEqual([]);
+});
+
+test('docs/how-to/set-up.md › writes the CA of Patroni', () => {
+  execFileSync('mkdir', ['work/secrets'], { cwd: folder });
+  writeFileSync(join(folder, 'work/secrets/patroni-ca-cert'), 'CA');
+  shell(documentedBlock('docs/how-to/set-up.md', 'aws ssm put-parameter --region eu-central-1 --overwrite'));
+  expect(stored().get('patroni-ca-cert')).toBe('CA');
+});
+
+test('docs/how-to/upgrade.md › gets the certificates into a folder for its owner only', () => {
+  for (const name of ['client-cert', 'client-key', 'ca-cert']) store(name, name);
+  shell(documentedBlock('docs/how-to/upgrade.md', 'for name in client-cert'));
+  for (const name of ['client-cert', 'client-key', 'ca-cert']) {
+    const file = join(folder, 'work/secrets', name);
+    expect([readFileSync(file, 'utf8').trim(), statSync(file).mode & 0o777]).toEqual([name, 0o600]);
+  }
+  shell(documentedBlock('docs/how-to/upgrade.md', 'rm -r secrets'));
+  expect(leftOver()).toEqual([]);
+});
+
 test('docs/how-to/several-barman-hosts.md › makes a file with the secrets of both stages, for its owner only', () => {
   const secrets = [createSecret(), createSecret()];
-  for (const [index, stage] of ['prod', 'dr'].entries()) {
-    writeFileSync(join(folder, `work/webhook-secret-${stage}`), `${secrets[index]}\n`);
-  }
-  shell(documentedBlock('docs/how-to/several-barman-hosts.md', 'cat webhook-secret-prod'));
-  const file = join(folder, 'work/webhook-secret');
+  store('webhook-secret', secrets[0] as string);
+  store('dr-webhook-secret', secrets[1] as string);
+  shell(documentedBlock('docs/how-to/several-barman-hosts.md', 'for stage in prod dr'));
+  const file = join(folder, 'work/secrets/webhook-secret');
   expect(readFileSync(file, 'utf8').trim().split(/\s+/)).toEqual(secrets);
   expect(statSync(file).mode & 0o777).toBe(0o600);
+  const node = onNode('webhook-secret');
+  shell(
+    onlyHere(documentedBlock('docs/how-to/several-barman-hosts.md', 'install -o postgres')),
+    'false',
+    node,
+  );
+  expect(readFileSync(join(folder, 'etc/webhook-secret'))).toEqual(readFileSync(file));
+  expect(readdirSync(join(folder, node))).toEqual([]);
+  shell(documentedBlock('docs/how-to/several-barman-hosts.md', 'rm -r secrets'), 'false', 'work/secrets');
+  expect(leftOver()).toEqual([]);
 });
 
 describe('docs/how-to/rotate.md', () => {
   fakeClock();
-
-  /** The commands are for user root, who gives the file to postgres. */
-  const here = (commands: string) => fill(commands, { '-o postgres ': '', '/etc/patroni': `${folder}/etc` });
 
   test('replaces the webhook secret, and each one is accepted until the page says that it is rejected', async () => {
     await using run = await startFunction();
@@ -145,7 +191,14 @@ describe('docs/how-to/rotate.md', () => {
 
     shell(documentedBlock('docs/how-to/rotate.md', 'cat old new'));
     run.host.put({ 'webhook-secret': stored().get('webhook-secret') });
-    shell(here(documentedBlock('docs/how-to/rotate.md', 'install -o postgres')), 'false', 'work/secrets');
+    const node = onNode('new');
+    shell(onlyHere(documentedBlock('docs/how-to/rotate.md', 'install -o postgres')), 'false', node);
+    expect(readdirSync(join(folder, node))).toEqual([]);
+    const compare = fill(documentedBlock('docs/how-to/rotate.md', 'sha256sum new'), {
+      '/etc/patroni': `${folder}/etc`,
+    });
+    const [here, there, ...more] = shell(compare, 'false', 'work/secrets').match(/^\w{64}/gm) ?? [];
+    expect([there, more]).toEqual([here, []]);
     const file = join(folder, 'etc/webhook-secret');
     const renewed = readFileSync(file, 'utf8').trim();
     expect(statSync(file).mode & 0o777).toBe(0o600);
@@ -200,7 +253,10 @@ describe('docs/how-to/rotate.md', () => {
         stdio: 'ignore',
       });
       const authority = new X509Certificate(readFileSync(join(folder, 'work/function-ca.crt')));
-      shell(`${documentedBlock('docs/how-to/rotate.md', 'openssl req')} 2>/dev/null`);
+      const renew = fill(documentedBlock('docs/how-to/rotate.md', 'openssl req'), {
+        '~/CA/function-ca': join(folder, 'work/function-ca'),
+      });
+      shell(`${renew} 2>/dev/null`);
       shell(documentedBlock('docs/how-to/rotate.md', 'for name in'), 'false', 'work/secrets');
       const { tls } = usable('connection');
       const certificate = new X509Certificate(tls?.cert ?? '');

@@ -158,9 +158,9 @@ async function ownHosts({ nodes = ['node1', 'node2'], models = MODELS } = {}) {
       fill(command, {
         'npm start --': 'node test/local/start.ts --port 0',
         'https://barman.example.com/pgbapi': api.url,
-        ' client-cert': ` ${file('client-cert')}`,
-        ' client-key': ` ${file('client-key')}`,
-        ' ca-cert': ` ${file('ca-cert')}`,
+        ' secrets/client-cert': ` ${file('client-cert')}`,
+        ' secrets/client-key': ` ${file('client-key')}`,
+        ' secrets/ca-cert': ` ${file('ca-cert')}`,
       }),
     start: (options: string) => `node test/local/start.ts --port 0 ${options}`,
     posts: () => api.requests.filter(({ method }) => method !== 'GET'),
