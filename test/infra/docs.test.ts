@@ -40,6 +40,27 @@ const NOT_RUN: Readonly<Record<string, string>> = {
     ]),
   ),
 };
+/** Commands inside sentences and tables that stand in no block, by how they begin: where they run, or why not. */
+const INLINE: Readonly<Record<string, string>> = {
+  'aws cloudformation delete-stack': 'test/e2e/deployment.test.ts runs it',
+  'aws dynamodb update-table': 'test/e2e/deployment.test.ts runs it; the emulator has no customer keys',
+  'aws ec2 delete-vpc-endpoints': 'npm run remove prints it',
+  'barman config-switch': 'test/e2e/observation.test.ts runs it',
+  'barman diagnose': 'test/e2e/inspection.test.ts runs it',
+  'barman receive-wal --reset': 'test/e2e/wal.test.ts runs it',
+  'barman show-servers': 'it only shows the configuration',
+  'chmod ': 'test/e2e/patroni.test.ts disables callbacks in another way',
+  'patronictl list': 'it only shows the cluster',
+  'patronictl show-config': 'it only shows the configuration',
+  'patronictl reload': 'test/e2e/callbacks.test.ts runs it',
+  'patronictl switchover': 'test/e2e/patroni.test.ts runs it',
+  'pg-backup-api status': 'a package of EDB, which is in no registry',
+  'systemctl edit patroni': 'it opens an editor',
+  'systemctl enable --now pg-backup-api': 'a package of EDB, which is in no registry',
+  'terraform ': "no test reaches Terraform's registry",
+  'python3 test/patroni/': 'test/e2e/callback.test.ts runs it',
+  'npx vitest run test/': 'it runs tests',
+};
 /** What the tests take from the documentation: a block or a command, the page, and how it begins. */
 const TAKEN = globSync('test/**/*.ts').flatMap((file) => [
   ...readFileSync(file, 'utf8').matchAll(/documented(Block|Command)\(\s*'([^']+)',\s*'([^']+)'/g),
@@ -107,6 +128,34 @@ describe.each(DOCUMENTS)('%s', (path) => {
       expect(Object.keys(scripts), command).toContain(script);
     }
   });
+});
+
+test('commands inside sentences and tables › stand in a block too, are of the CLI, or are listed with the reason', () => {
+  const inBlocks = DOCUMENTS.flatMap(shellBlocks)
+    .join('\n')
+    .replace(/\\\n\s*/g, '');
+  const ofLedger = commandsOf(documentedBlock('docs/reference/cli.md', 'npm run ledger')).map((command) =>
+    command.trim(),
+  );
+  const known = (command: string) =>
+    inBlocks.includes(command) ||
+    Object.keys(INLINE).some((start) => command.startsWith(start)) ||
+    (command.startsWith('npm run ledger')
+      ? [...ofLedger, 'npm run ledger -- --help', 'npm run ledger -- check'].includes(
+          command.replace(' STAGE', ' prod'),
+        )
+      : // The test of npm scripts has the others.
+        /^npm (run|test|start)\b/.test(command));
+  const inline = DOCUMENTS.filter((path) => path !== 'CHANGELOG.md').flatMap((path) =>
+    [
+      ...proseOf(path).matchAll(
+        /`((?:npm|npx|aws|patronictl|barman|psql|systemctl|git|install|openssl|chmod|terraform|python3|pg-backup-api) [^`]+)`/g,
+      ),
+    ].map(([, command = '']) => command.replace(/\s+/g, ' ')),
+  );
+  expect(inline.length).toBeGreaterThan(100);
+  expect(inline.filter((command) => !known(command))).toEqual([]);
+  expect(Object.keys(INLINE).filter((start) => !inline.some((one) => one.startsWith(start)))).toEqual([]);
 });
 
 test('docs/development.md › names every npm script', () => {
