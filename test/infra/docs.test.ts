@@ -158,6 +158,28 @@ test('commands inside sentences and tables › stand in a block too, are of the 
   expect(Object.keys(INLINE).filter((start) => !inline.some((one) => one.startsWith(start)))).toEqual([]);
 });
 
+test('README.md and docs/faq.md › have the versions of docs/reference/requirements.md, and the costs of docs/reference/costs.md', () => {
+  const requirements = readFileSync('docs/reference/requirements.md', 'utf8');
+  const versions = [...requirements.matchAll(/^\| (\w[\w.-]*)[^|]* \| (\d[\d.]*) \|/gm)];
+  const [readme, faq] = ['README.md', 'docs/faq.md'].map((path) => readFileSync(path, 'utf8')) as [
+    string,
+    string,
+  ];
+  const [, answer = ''] = /### Which versions do I need\?\n([\s\S]*?)###/.exec(faq) ?? [];
+  expect(versions.map(([, name]) => name)).toEqual(
+    expect.arrayContaining(['Barman', 'pg-backup-api', 'Patroni', 'Python', 'Node.js']),
+  );
+  for (const [, name = '', version = ''] of versions.filter(([, name]) =>
+    /^(Barman|pg-|Patroni|Python|Node)/.test(name ?? ''),
+  )) {
+    expect(readme).toMatch(new RegExp(`^\\| ${name}[^|]* \\| ${version}\\b`, 'm'));
+    expect(answer).toMatch(new RegExp(`${name}[^.]* ${version}\\b`));
+  }
+  const [, most, least] =
+    /^\| together .* \| (\d+); (\d+) \|$/m.exec(readFileSync('docs/reference/costs.md', 'utf8')) ?? [];
+  expect(faq).toContain(`About ${least} to ${most} USD per month`);
+});
+
 test('docs/development.md › names every npm script', () => {
   const text = readFileSync('docs/development.md', 'utf8');
   // npm runs those that begin with "post" itself.
