@@ -169,7 +169,7 @@ def stage_name(text: str) -> str:
     raise argparse.ArgumentTypeError(f'"{one_line(utf8(text), 300)}" {reason}')
 
 
-#: The options before config-switch, and their keywords for argparse. docs/reference/callback.md has this table.
+#: The options before config-switch, and their keywords for argparse: the table of docs/reference/callback.md.
 OPTIONS: Dict[str, Dict[str, Any]] = {
     "--url": dict(action="append", help="URL of the function; repeat for each Barman host"),
     "--event-bus": dict(help="name or ARN of an EventBridge event bus, instead of --url; requires the aws command"),
