@@ -34,7 +34,8 @@ export const PARAMETERS = {
 
 /** Runs shell commands, as an operator would. @returns their output @throws Error with it if one fails */
 export async function shell(commands: string, cwd = '.'): Promise<string> {
-  const child = run('bash', ['-euo', 'pipefail', '-c', commands], {
+  // With a socket as standard input, bash would read its startup files, as under rshd (bash(1), INVOCATION).
+  const child = run('bash', ['--norc', '-euo', 'pipefail', '-c', commands], {
     cwd,
     env: ENVIRONMENT,
     maxBuffer: 16 * 1024 * 1024,

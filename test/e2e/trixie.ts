@@ -5,7 +5,7 @@
  */
 
 import { execFileSync, spawnSync } from 'node:child_process';
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { once, toolFolder } from '../tools.ts';
 
@@ -17,9 +17,13 @@ once(root, words.join(' '), () => execFileSync('debootstrap', words, { stdio: 'i
 
 const checkout = resolve();
 // The checkout, and what Debian's and PyPI's servers need. The mounts end with the namespace.
-const mounts = [checkout, '/dev', '/proc', '/etc/ssl/certs', '/etc/resolv.conf', '/etc/hosts'];
-for (const folder of [checkout, '/etc/ssl/certs']) mkdirSync(join(root, folder), { recursive: true });
+const mounts = [checkout, '/dev', '/proc', '/etc/resolv.conf', '/etc/hosts'];
+mkdirSync(join(root, checkout), { recursive: true });
 for (const file of ['/etc/resolv.conf', '/etc/hosts']) writeFileSync(join(root, file), '');
+// Copies: the packages that are installed there write into these folders.
+for (const path of ['/etc/ssl/certs/ca-certificates.crt', '/usr/local/share/ca-certificates']) {
+  if (existsSync(path)) cpSync(path, join(root, path), { recursive: true });
+}
 const script = `${mounts.map((path) => `mount --rbind ${path} ${root}${path}`).join('\n')}
   exec chroot ${root} env -C ${checkout} POSTGRESQL_VERSION=17 node_modules/.bin/vitest run --config test/e2e/vitest.config.ts "$@"`;
 const files = process.argv.length > 2 ? process.argv.slice(2) : FILES;
