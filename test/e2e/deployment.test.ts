@@ -572,7 +572,7 @@ describe('a stage', () => {
     expect(await bare.logs()).not.toContain(skipped.cluster);
     // The emulator ignores what is to be watched.
     await bare.deployReleaseWithRollback('releases');
-    expect(readFileSync('dist/rollback.json', 'utf8')).toContain(
+    expect(readFileSync('dist/triggers.json', 'utf8')).toContain(
       `arn:aws:cloudwatch:eu-central-1:000000000000:alarm:${bare.name}-heartbeat-lost`,
     );
     const allow = documentedCommand(
