@@ -588,6 +588,8 @@ aws cloudformation wait stack-delete-complete --stack-name ${bare.name}`;
     await bare.deployAgain('releases');
     const key = ['--table-name', bare.name, '--key', JSON.stringify(item)];
     expect(await aws('dynamodb', 'get-item', ...key)).toEqual({ Item: item });
+    // The commands have protected it again.
+    await shell(fill(allow, { [prod.name]: bare.name }));
     await shell(remove);
     for (const table of [bare.name, `${bare.name}-events`]) {
       await shell(`aws dynamodb update-table --no-deletion-protection-enabled --table-name ${table}`);
