@@ -19,7 +19,12 @@ export const CAUSES: readonly Cause[] = [
   },
   {
     prints: /requested WAL segment \S+ has already been removed/,
-    remedy: (barman) => barman.moveAheadAway(),
+    // The slot is lost: its WAL was removed.
+    remedy: async (barman) => {
+      await barman.run(TIMEOUT, 'receive-wal', '--drop-slot', 'main');
+      await barman.moveAheadAway();
+      await barman.run(TIMEOUT, 'receive-wal', '--create-slot', 'main');
+    },
   },
   {
     prints: /is not in this server's history/,
