@@ -116,7 +116,7 @@ const onOwn = { 'aws:ResourceTag/service': 'barman-config-switch', 'aws:Resource
 const byCloudFormation = { 'aws:CalledViaFirst': 'cloudformation.amazonaws.com' };
 const ownTags = { 'aws:RequestTag/service': 'barman-config-switch', 'aws:RequestTag/stage': 'prod' };
 
-/** What nobody who deploys may do, however the stage is set up. */
+/** What no one who deploys may do, however the stage is set up. */
 const NO_DEPLOYMENT: Readonly<Record<string, readonly Call[]>> = {
   'more permissions for the role of the function': [
     ...calls('iam', 'CreateRole PutRolePolicy', ROLE),

@@ -83,7 +83,7 @@ export async function allows(
   const { action, resource, context = {} } = call;
   const simulation: Simulation = {
     request: {
-      principal: `arn:aws:iam::${ACCOUNT}:role/somebody`,
+      principal: `arn:aws:iam::${ACCOUNT}:role/caller`,
       action,
       resource: { resource, accountId: ACCOUNT },
       contextVariables: { ...context },
