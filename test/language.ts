@@ -1,8 +1,5 @@
 /** The language of the documentation: what a page is measured by, and the words to avoid. No I/O. */
 
-/** Pages that are not held yet. */
-export const PENDING: readonly string[] = [];
-
 /** The most words of a sentence, characters of a line, and characters of a table's cell. */
 export const LIMITS = { words: 30, line: 120, cell: 120, mean: 15 } as const;
 

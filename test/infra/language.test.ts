@@ -1,13 +1,11 @@
 /** The language of the documentation: short sentences, short lines, one word for one thing (test/language.ts). */
 
-import { existsSync, globSync, readFileSync } from 'node:fs';
+import { globSync, readFileSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import { LIMITS, meanOf, PENDING, problemsOf, sentencesOf, WORDS_TO_AVOID } from '../language.ts';
+import { LIMITS, meanOf, problemsOf, sentencesOf, WORDS_TO_AVOID } from '../language.ts';
 
-const PAGES = globSync('**/*.md', { exclude: ['node_modules', 'CHANGELOG.md'] })
-  .filter((page) => !PENDING.includes(page))
-  .toSorted();
+const PAGES = globSync('**/*.md', { exclude: ['node_modules', 'CHANGELOG.md'] }).toSorted();
 /** The pages of each folder. */
 const SETS = Map.groupBy(PAGES, dirname);
 
@@ -19,11 +17,6 @@ test.each(PAGES)('%s › is in plain language', (page) => {
 
 test.each([...SETS])('%s › has at most 15 words per sentence on average', (_, pages) => {
   expect(meanOf(pages.flatMap((page) => sentencesOf(textOf(page))))).toBeLessThanOrEqual(LIMITS.mean);
-});
-
-test.each(PENDING)('%s › is pending, because it is not in plain language', (page) => {
-  expect(existsSync(page), 'it does not exist any more: remove it from PENDING').toBe(true);
-  expect(problemsOf(textOf(page)), 'it passes: remove it from PENDING').not.toEqual([]);
 });
 
 test('docs/README.md › links to every page', () => {
