@@ -4,13 +4,13 @@
  * SBOM (CycloneDX), the alarms that CloudFormation may watch, and checksums. It needs no AWS account.
  */
 
-import { execFileSync, spawnSync } from 'node:child_process';
+import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { copyFileSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { watching } from '../infra/monitoring/rollback.ts';
 import { type Program, start, type Values } from './command-line.ts';
-import { PARAM_OPTION, regionOfStage, STAGE_OPTIONS, stageFile, unknownStage } from './stage.ts';
+import { osls, PARAM_OPTION, regionOfStage, STAGE_OPTIONS, stageFile, unknownStage } from './stage.ts';
 
 interface Template {
   Parameters?: object;
@@ -41,12 +41,8 @@ export function release({ stage, region, param = [] }: Values<typeof OPTIONS>): 
   }
   rmSync(DIST, { recursive: true, force: true });
   mkdirSync(DIST);
-  const options = ['--stage', stage, ...(region === undefined ? [] : ['--region', region])];
-  const words = ['package', ...options, ...param.flatMap((one) => ['--param', one])];
-  const { status } = spawnSync(process.execPath, ['node_modules/serverless/bin/serverless.js', ...words], {
-    stdio: ['ignore', 'inherit', 'inherit'],
-  });
-  if (status !== 0) return status ?? 1;
+  const status = osls('package', stage, region, param);
+  if (status !== 0) return status;
 
   const template = JSON.parse(
     readFileSync(join(PACKAGE, 'cloudformation-template-update-stack.json'), 'utf8'),

@@ -3,10 +3,9 @@
  * the removal half-way stops it before anything is removed.
  */
 
-import { spawnSync } from 'node:child_process';
 import { AwsCliError, aws } from './aws.ts';
 import { columns, type Program, print, start, type Values } from './command-line.ts';
-import { PARAM_OPTION, regionOfStage, STAGE_OPTIONS, unknownStage } from './stage.ts';
+import { osls, PARAM_OPTION, regionOfStage, STAGE_OPTIONS, unknownStage } from './stage.ts';
 
 const OPTIONS = {
   ...STAGE_OPTIONS,
@@ -89,7 +88,11 @@ export function remove(values: Values<typeof OPTIONS>): number {
     );
   }
   const { StackResourceSummaries: resources } = aws<{ StackResourceSummaries: StackResource[] }>(
-    ...([region, 'cloudformation', 'list-stack-resources', '--stack-name', stack] as const),
+    region,
+    'cloudformation',
+    'list-stack-resources',
+    '--stack-name',
+    stack,
   );
   // A first deployment that failed has what it had created, and deleted again.
   const existing = resources.filter(({ ResourceStatus }) => ResourceStatus !== 'DELETE_COMPLETE');
@@ -100,11 +103,7 @@ export function remove(values: Values<typeof OPTIONS>): number {
     print('Nothing was removed. To remove the stage, add --yes.');
     return 1;
   }
-  const words = ['remove', '--stage', stage, '--region', region, ...param.flatMap((one) => ['--param', one])];
-  const { status } = spawnSync(process.execPath, ['node_modules/serverless/bin/serverless.js', ...words], {
-    stdio: ['ignore', 'inherit', 'inherit'],
-  });
-  return status ?? 1;
+  return osls('remove', stage, region, param);
 }
 
 /** What a removal does, line by line. @param idOf the stack's resources */

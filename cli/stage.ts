@@ -1,5 +1,6 @@
-/** What a command knows of a stage without asking AWS: its file, or the `npm start` that runs. */
+/** What a command knows of a stage without asking AWS: its file, or the `npm start` that runs. And osls for it. */
 
+import { spawnSync } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 
 const FOLDER = 'infra/stages';
@@ -100,4 +101,29 @@ export function unknownStage(stage: string, missing: string, remedy: string): Er
   const files = readdirSync(FOLDER).filter((file) => file.endsWith('.yml') && !NEVER_DEPLOYED.includes(file));
   const known = files.map((file) => file.replace('.yml', '')).join(', ') || 'none';
   return new Error(`unknown stage ${stage}: ${missing} (${FOLDER} has: ${known}); ${remedy}`);
+}
+
+/**
+ * Runs osls for a stage. Its output is that of the command.
+ *
+ * @param command of osls, e.g. `package`
+ * @param region of the stage, if it is not that of its parameters
+ * @param param as given with `--param`
+ * @returns its exit status: 1 if a signal ended it
+ */
+export function osls(
+  command: 'package' | 'remove',
+  stage: string,
+  region: string | undefined,
+  param: readonly string[],
+): number {
+  const words = [
+    ...[command, '--stage', stage],
+    ...(region === undefined ? [] : ['--region', region]),
+    ...param.flatMap((one) => ['--param', one]),
+  ];
+  const { status } = spawnSync(process.execPath, ['node_modules/serverless/bin/serverless.js', ...words], {
+    stdio: ['ignore', 'inherit', 'inherit'],
+  });
+  return status ?? 1;
 }
