@@ -28,10 +28,7 @@ const GENERATED: Readonly<Record<string, Readonly<Record<string, () => string>>>
   'docs/reference/cli.md': { ledger: documentedCommands },
   'docs/reference/findings.md': { findings: findingTables },
   'docs/explanation/performance.md': { 'end-to-end-chart': endToEndChart },
-  'docs/explanation/failover-time-line.md': {
-    'with-an-event': timeLineWithEvent,
-    'end-to-end': endToEndTable,
-  },
+  'docs/explanation/failover-time-line.md': { 'with-an-event': timeLineWithEvent },
 };
 
 const COMPARISON: Readonly<Record<Condition['ComparisonOperator'], (threshold: string) => string>> = {
@@ -65,9 +62,9 @@ function parametersOf(group: Parameter['group']) {
 
 /** The rows of the table of the end-to-end tests: the event, and after how many seconds Barman had followed. */
 function endToEndRows() {
-  const development = readFileSync(join(ROOT, 'docs/development.md'), 'utf8');
+  const timeLine = readFileSync(join(ROOT, 'docs/explanation/failover-time-line.md'), 'utf8');
   const [, table = ''] =
-    /\| event \| Barman followed after \|.*\n\|[- |]+\n((?:\|.*\n)+)/.exec(development) ?? [];
+    /\| role change \| Barman followed after \|\n\|[- |]+\n((?:\|.*\n)+)/.exec(timeLine) ?? [];
   return [...table.matchAll(/^\| (.*?) \| (.*?) \|/gm)].map(([, event = '', times = '']) => ({
     event,
     times,
@@ -89,11 +86,6 @@ function endToEndChart() {
     `  bar [${rows.map(({ most }) => most).join(', ')}]`,
     '```',
   ].join('\n');
-}
-
-function endToEndTable() {
-  const rows = endToEndRows().map(({ event, times }) => `| ${event} | ${times} |`);
-  return ['| role change | Barman followed after |', '| --- | --- |', ...rows].join('\n');
 }
 
 /** A failover's steps, to scale, from the benchmark with Patroni's defaults: medians (ms after the promotion). */
