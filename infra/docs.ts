@@ -155,7 +155,7 @@ function alarmSection([name, alarm]: [string, Alarm]) {
   const items = advice
     .map((text) => wrapped(text.trimStart(), text.startsWith(' ') ? '  - ' : '- '))
     .join('\n');
-  const raised = `Alarm condition: ${condition(alarm)}. It is raised within ${duration(within)}.`;
+  const raised = `Raised within ${duration(within)}, if ${condition(alarm)}.`;
   return [`### ${name}`, wrapped(description.replace(COMMANDS, '`$&`')), items, wrapped(raised)]
     .filter(Boolean)
     .join('\n\n');

@@ -73,7 +73,7 @@ export const ALARMS: Readonly<Record<string, Readonly<Record<string, Alarm>>>> =
         'Barman could not apply a model (ExitCode 2), and may still use the old primary. Read the file that the message in the log names, on the Barman host.',
       advice: [
         'Fix the cause that the file gives. The heartbeat tries again by itself.',
-        'Each desired state is counted once, so the alarm is raised again only for another one.',
+        'The alarm is raised again only for another desired state.',
       ],
     },
     pending: {
@@ -83,9 +83,8 @@ export const ALARMS: Readonly<Record<string, Readonly<Record<string, Alarm>>>> =
       description:
         'A desired state has been pending for 5 minutes, so Barman may use the old primary. Run npm run ledger -- --stage STAGE, which shows the server and the last error.',
       advice: [
-        'Fix the cause, then run `npm run ledger -- --stage STAGE retry SERVER`. By itself the heartbeat tries at growing intervals, up to one hour. It never gives up.',
+        'Fix the cause, then run `npm run ledger -- --stage STAGE retry SERVER`. By itself the heartbeat tries at growing intervals, up to one hour.',
         'If an operation hangs on the Barman host, end its process there. Its id is in the ledger. Another operation is sent after 10 minutes, or after one minute if something newer is desired.',
-        'Each server raises the alarm. The line in the log with `alarm` names it.',
       ],
     },
     'not-streaming': {
@@ -96,8 +95,7 @@ export const ALARMS: Readonly<Record<string, Readonly<Record<string, Alarm>>>> =
         'For 5 minutes, Barman has not streamed WAL from the leader of a Patroni cluster. That WAL is not in the backup. Run barman receive-wal SERVER on the Barman host: it prints why.',
       advice: [
         'Causes and remedies: [WAL does not arrive](../how-to/wal-does-not-arrive.md).',
-        'Each server raises the alarm. The line in the log with `alarm` names it. The warnings name the leader.',
-        'While the leader is unknown, what was seen last goes on being counted.',
+        'The warnings in the log name the leader. While it is unknown, what was seen last goes on being counted.',
       ],
     },
     'not-archived': {
@@ -111,9 +109,9 @@ export const ALARMS: Readonly<Record<string, Readonly<Record<string, Alarm>>>> =
         "WAL of a leader does not arrive in Barman's archive. Two inspections in a row have found that. Run npm run ledger -- --stage STAGE check, which names the server and the remedy.",
       advice: [
         'What was written since then cannot be recovered from the backup.',
-        'What each finding means: [findings](findings.md#archived).',
+        '[What each finding means](findings.md#archived).',
         'After a switch the alarm is raised within 40 minutes.',
-        'While it lasts, heartbeats inspect every 15 minutes, so the alarm ends within 15 minutes of the repair. `check` ends it at once.',
+        'The alarm ends within 15 minutes of the repair. `check` ends it at once.',
       ],
     },
     'leader-cannot-write': {
@@ -123,7 +121,7 @@ export const ALARMS: Readonly<Record<string, Readonly<Record<string, Alarm>>>> =
       description:
         'For 5 minutes, the node that holds the leader lock of a Patroni cluster has been in recovery. No node of it can write, and Barman is not switched. Read the logs of Patroni and PostgreSQL on that node.',
       advice: [
-        "The line in the log with `alarm` names the cluster, and the heartbeat's warnings name the node.",
+        "The heartbeat's warnings name the node.",
         'Barman follows by itself once the node, or another one, leads.',
       ],
     },
@@ -137,10 +135,10 @@ export const ALARMS: Readonly<Record<string, Readonly<Record<string, Alarm>>>> =
       description:
         "pg-backup-api has been unreachable for 5 minutes, or the function's parameters unreadable for 20. A failover now may not be followed. Read the heartbeat's line in the log: it gives the cause.",
       advice: [
-        'The heartbeat uses the real credentials. The cause may be the network, a certificate, a parameter, or pg-backup-api itself.',
+        'The cause may be the network, a certificate, a parameter, or pg-backup-api itself.',
         'While only the parameters cannot be read, their old values stay in use until the next cold start.',
         'What is pending is applied by itself afterwards.',
-        'It does not mean that one server cannot be switched. That raises [not-ready](#not-ready).',
+        'If only one server cannot be switched, [not-ready](#not-ready) is raised instead.',
       ],
     },
     'heartbeat-lost': {
@@ -171,8 +169,7 @@ export const ALARMS: Readonly<Record<string, Readonly<Record<string, Alarm>>>> =
       advice: [
         'The queue or its policy was changed, or it does not exist.',
         'The payload of the event is in the log only if the function ran.',
-        'An event that EventBridge could not hand over to Lambda goes into the same queue. It raises [undeliverable-events](#undeliverable-events).',
-        'The queue may refuse one of these, too. That is only on the dashboard, as `InvocationsFailedToBeSentToDlq`, since it needs two faults at once.',
+        'The queue may also refuse an event that EventBridge could not hand over to Lambda. That needs two faults at once, so it is only on the dashboard, as `InvocationsFailedToBeSentToDlq`.',
       ],
     },
     'ledger-unreachable': {
@@ -184,7 +181,6 @@ export const ALARMS: Readonly<Record<string, Readonly<Record<string, Alarm>>>> =
       advice: [
         'If a table was deleted: [A lost ledger](../how-to/ledger-lost.md).',
         'Callbacks try again for ten minutes, Lambda for three.',
-        'Nothing is switched without the ledger, because an old event could be applied after a newer one.',
       ],
     },
     'function-errors': {
@@ -209,11 +205,11 @@ export const ALARMS: Readonly<Record<string, Readonly<Record<string, Alarm>>>> =
       description:
         'A failover would leave Barman on the old primary. A server cannot be switched, or a member of a cluster is not ready. Run npm run ledger -- --stage STAGE check, which names server, member and remedy.',
       advice: [
-        'What each finding means: [findings](findings.md#ready). Heartbeats inspect once a day. So run `check` after a repair: it ends the alarm.',
-        'A heartbeat also finds a server that pg-backup-api refuses, without an inspection. Three causes are usual:',
+        '[What each finding means](findings.md#ready). Run `check` after a repair: it ends the alarm.',
+        'A heartbeat also finds a server that pg-backup-api refuses. Three causes are usual:',
         '  Barman does not have the server: its name is misspelt, or it was removed. Correct the name in the callback and in `clusters/NAME`, and [forget](../how-to/remove-a-node-or-server.md#forget-a-server) the wrong one.',
-        '  Its item cannot be read: [An item that cannot be read](../how-to/read-the-ledger.md#an-item-that-cannot-be-read).',
-        '  Its list of operations is 500: [A broken job file](../how-to/broken-job-file.md).',
+        '  [Its item cannot be read](../how-to/read-the-ledger.md#an-item-that-cannot-be-read).',
+        '  Its list of operations is 500: [a broken job file](../how-to/broken-job-file.md).',
         'The alarm is also raised if there was no successful inspection for two days.',
       ],
     },
@@ -264,7 +260,7 @@ export const ALARMS: Readonly<Record<string, Readonly<Record<string, Alarm>>>> =
       within: 7,
       description:
         'Role changes that could not be recorded are in the failure queue. They were not applied. Fix the cause, then run npm run ledger -- --stage STAGE redrive.',
-      advice: ['Messages are deleted after 14 days.', 'More: [Send the events again](../how-to/redrive.md).'],
+      advice: ['[Send the events again](../how-to/redrive.md) within 14 days. Then they are deleted.'],
     },
     ...Object.fromEntries([30, 7].map((days) => [`certificate-${days}-days`, expires(days)])),
     reconciled: {
@@ -291,7 +287,6 @@ export const ALARMS: Readonly<Record<string, Readonly<Record<string, Alarm>>>> =
         '  A CA or a client certificate is missing.',
         '  The leader has no model or no URL in the parameter of its cluster, or that parameter is malformed.',
         '  There are [several sites](../how-to/standby-site.md). Several have a primary, their system identifiers differ, or another site is waited for (five minutes).',
-        'Each cluster raises the alarm. The line in the log with `alarm` names it.',
       ],
     },
     'paused-pending': {
@@ -321,10 +316,13 @@ function expires(days: number): Alarm {
     unit: 'days',
     within: 3,
     description: `In ${days} days or less, a certificate expires. Read the heartbeat's warning in the log: it names the parameter. Write a new one.`,
-    advice: [
-      'How: [Rotate secrets and certificates](../how-to/rotate.md).',
-      'After `client-cert` or `ca-cert` has expired, no role change can be applied. After `patroni-…` has expired, Patroni cannot be asked.',
-    ],
+    advice:
+      days < 30
+        ? ['What to do: [certificate-30-days](#certificate-30-days).']
+        : [
+            'How: [rotate](../how-to/rotate.md).',
+            'After `client-cert` or `ca-cert` has expired, no role change can be applied. After `patroni-…` has expired, Patroni cannot be asked.',
+          ],
   };
 }
 
