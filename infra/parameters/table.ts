@@ -52,22 +52,19 @@ export const PARAMETERS = {
   'barman-host': {
     group: 'hosts',
     text: "the Barman host's CIDR block, such as `10.0.3.4/32`, or its security group, such as `sg-0123456789abcdef0`",
-    notes: ['The function may connect to it.'],
     parse: host,
   },
   'barman-port': {
     group: 'hosts',
     text: 'the port of pg-backup-api, or of the reverse proxy in front of it, 1 to 65535',
-    notes: ["It is the same port as in the function's parameter [`url`](function-parameters.md)."],
+    notes: ['It is the port in the function parameter [`url`](function-parameters.md).'],
     parse: whole(1, 65_535),
     default: 443,
   },
   'patroni-hosts': {
     group: 'hosts',
     text: "the database nodes' CIDR blocks or security groups, separated by commas, such as `10.0.1.0/24`",
-    notes: [
-      "The function may connect to Patroni's REST API there. Without this parameter, it does not ask Patroni.",
-    ],
+    notes: ["Patroni's REST API is there. Without this parameter, the function does not ask Patroni."],
     parse: listOf(host),
     default: null,
   },
@@ -122,7 +119,7 @@ export const PARAMETERS = {
     text: '`public` or `none`',
     notes: [
       '`public` is an HTTP API for the callbacks.',
-      '`none` leaves out that public endpoint. Role changes then arrive over EventBridge (`event-bus`) or by direct invocation only.',
+      '`none` leaves it out. Role changes then arrive over EventBridge (`event-bus`) or by direct invocation only.',
     ],
     parse: matching(/^(public|none)$/),
     default: 'public',
@@ -223,7 +220,7 @@ export const PARAMETERS = {
     group: 'alarms',
     text: '`daily`, `off`, or an hour of the day in UTC, 0 to 23',
     notes: [
-      'It is when heartbeats [check](../how-to/check.md) that a failover would work. They also check after a switch, and while WAL is not archived.',
+      'It is when heartbeats [inspect](findings.md#when-an-inspection-runs). They also do after a role change, and while WAL is not archived.',
       'With `off`, only `npm run ledger -- check` does.',
     ],
     parse: matching(/^(daily|off|1?\d|2[0-3])$/),
@@ -243,7 +240,7 @@ export const PARAMETERS = {
     group: 'protection',
     text: '`true` or `false`: whether the stage is protected from being removed by mistake',
     notes: [
-      'It is the termination protection of the stack. To [remove](../how-to/remove-a-stage.md) the stage, first deploy it with `false`.',
+      'It is the termination protection of the stack. [End it](../how-to/remove-a-stage.md#see-what-happens) before you remove the stage.',
     ],
     parse: flag,
     default: (stage: string) => String(stage.startsWith('prod')),
@@ -272,7 +269,7 @@ export const PARAMETERS = {
     group: 'keys',
     text: 'the ARN of a KMS key, such as `arn:aws:kms:eu-central-1:123456789012:key/1234abcd-…`',
     notes: [
-      "It is the key that encrypts the function's parameters, if that is not `aws/ssm`. Do not give an alias, because IAM policies cannot name one.",
+      'It encrypts the function parameters, if that is not `aws/ssm`. Do not give an alias, because IAM policies cannot name one.',
     ],
     parse: kmsKey,
     default: null,
@@ -281,7 +278,7 @@ export const PARAMETERS = {
     group: 'keys',
     text: 'the ARN of a KMS key, such as `arn:aws:kms:eu-central-1:123456789012:key/1234abcd-…`',
     notes: [
-      "[This key of yours](../how-to/customer-key.md) encrypts the ledger's tables, the failure queue, the topic of the alarms and the logs. Its policy must allow what they need.",
+      "[This key of yours](../how-to/customer-key.md) encrypts the ledger's tables, the failure queue, the topic of the alarms and the logs.",
     ],
     parse: kmsKey,
     default: null,
