@@ -190,7 +190,7 @@ export class Barman {
     backup = 'latest',
   ): Promise<{ readonly committed: string; readonly answer: string }> {
     const words = { '/var/tmp/restore': this.#file('restore') };
-    const restore = fill(documentedBlock('docs/how-to/check.md', 'barman recover'), {
+    const restore = fill(documentedBlock('docs/how-to/restore.md', 'barman recover'), {
       ...words,
       '/usr/lib/postgresql/17/bin': POSTGRESQL,
       'barman switch-wal': `${this.#barman} switch-wal`,
@@ -199,7 +199,7 @@ export class Barman {
       SERVER: 'main',
     });
     const query = /^psql .*$/m.exec(restore)?.[0] ?? '';
-    const remove = fill(documentedBlock('docs/how-to/check.md', 'rm -r /var/tmp/restore'), words);
+    const remove = fill(documentedBlock('docs/how-to/restore.md', 'rm -r /var/tmp/restore'), words);
     const more = query.replace(/-c '.*'/, `-Atc "${sql}"`);
     const commands = [restore, "echo '---'", more, remove].join('\n');
     const printed = await run(this.#on(asPostgres('bash', ['-ec', commands])));

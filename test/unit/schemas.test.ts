@@ -108,7 +108,7 @@ describe('the JSON Schema of the payload', () => {
 
   const REQUIRED = { action: 'on_role_change', role: 'primary', cluster: 'main', barman_server: 'main' };
 
-  // docs/how-to/switch-by-hand.md says so.
+  // docs/reference/payload-and-response.md says so.
   test('also rejects a role change that is skipped before its target matters', () => {
     const skipped = { ...REQUIRED, role: 'replica' };
     expect(parseRoleChange(skipped)).toMatchObject(skipped);
