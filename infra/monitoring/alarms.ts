@@ -95,7 +95,7 @@ export const ALARMS: Readonly<Record<string, Readonly<Record<string, Alarm>>>> =
         'For 5 minutes, Barman has not streamed WAL from the leader of a Patroni cluster. That WAL is not in the backup. Run barman receive-wal SERVER on the Barman host: it prints why.',
       advice: [
         'Causes and remedies: [WAL does not arrive](../how-to/wal-does-not-arrive.md).',
-        'The warnings in the log name the leader. While it is unknown, what was seen last goes on being counted.',
+        'The warnings in the log name the leader. While it is unknown, what was seen last still counts.',
       ],
     },
     'not-archived': {
@@ -220,7 +220,7 @@ export const ALARMS: Readonly<Record<string, Readonly<Record<string, Alarm>>>> =
       description:
         'An authenticated sender sent an invalid role change (ExitCode 4), which was not applied. Read the message in the log: it names the field. Correct the sender.',
       advice: [
-        'It is not tried again, also if it came from EventBridge.',
+        'It is not tried again, even if it came from EventBridge.',
         'If Barman is not set to the leader now, run `npm run ledger -- --stage STAGE set SERVER MODEL`.',
       ],
     },
