@@ -1,6 +1,6 @@
 /**
  * `npm run docs`: writes into docs/, between their markers, what stands elsewhere: stage parameters, alarms,
- * findings, the commands of the ledger, a chart and a time line; and the JSON Schemas of payload and response.
+ * findings, the commands of the ledger and a time line; and the JSON Schemas of payload and response.
  */
 
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
@@ -27,7 +27,6 @@ const GENERATED: Readonly<Record<string, Readonly<Record<string, () => string>>>
   'docs/reference/alarms.md': { alarms: alarmSections },
   'docs/reference/cli.md': { ledger: documentedCommands },
   'docs/reference/findings.md': { findings: findingTables },
-  'docs/explanation/performance.md': { 'end-to-end-chart': endToEndChart },
   'docs/explanation/failover-time-line.md': { 'with-an-event': timeLineWithEvent },
 };
 
@@ -58,34 +57,6 @@ function parametersOf(group: Parameter['group']) {
   });
   const table = ['| parameter | default | what it is |', '| --- | --- | --- |', ...rows];
   return [...table, ...(notes.length > 0 ? ['', ...notes] : [])].join('\n');
-}
-
-/** The rows of the table of the end-to-end tests: the event, and after how many seconds Barman had followed. */
-function endToEndRows() {
-  const timeLine = readFileSync(join(ROOT, 'docs/explanation/failover-time-line.md'), 'utf8');
-  const [, table = ''] =
-    /\| role change \| Barman followed after \|\n\|[- |]+\n((?:\|.*\n)+)/.exec(timeLine) ?? [];
-  return [...table.matchAll(/^\| (.*?) \| (.*?) \|/gm)].map(([, event = '', times = '']) => ({
-    event,
-    times,
-  }));
-}
-
-/** From the table of the end-to-end tests: the longest time of each row. */
-function endToEndChart() {
-  const rows = endToEndRows().map(({ event, times }) => ({
-    event: event.replace(/[,:].*/, '').replaceAll('`', ''),
-    most: Number(/[\d.]+(?= s\b)/.exec(times)?.[0]),
-  }));
-  return [
-    '```mermaid',
-    'xychart-beta horizontal',
-    '  title "Seconds until Barman has followed, at most"',
-    `  x-axis [${rows.map(({ event }) => JSON.stringify(event)).join(', ')}]`,
-    '  y-axis "s"',
-    `  bar [${rows.map(({ most }) => most).join(', ')}]`,
-    '```',
-  ].join('\n');
 }
 
 /** A failover's steps, to scale, from the benchmark with Patroni's defaults: medians (ms after the promotion). */

@@ -171,10 +171,10 @@ describe('with the parameter servers', () => {
   });
 });
 
-test('docs/explanation/who-can-switch-what.md › writes a parameter that the function accepts', async () => {
+test('docs/how-to/bind-servers.md › writes a parameter that the function accepts', async () => {
   await using run = await startFunction(SERVERS);
-  const page = 'docs/explanation/who-can-switch-what.md';
-  const commands = documentedBlock('docs/explanation/who-can-switch-what.md', 'cat > servers.json');
+  const page = 'docs/how-to/bind-servers.md';
+  const commands = documentedBlock('docs/how-to/bind-servers.md', 'cat > servers.json');
   // Only what it would send is of interest here: each argument is a line.
   const aws = 'aws() { printf "%s\\n" "$@"; }';
   const script = `cd "$(mktemp -d)"\n${aws}\n${commands}\ncat servers.json`;
