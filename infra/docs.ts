@@ -11,7 +11,7 @@ import {
   type FindingClass,
   type FindingKind,
 } from '../functions/config-switch/inspect/findings.ts';
-import { ALARMS, type Alarm, type Condition, conditionOf } from './monitoring/alarms.ts';
+import { ALARMS, type Alarm, type Condition, conditionOf, DEFAULTS } from './monitoring/alarms.ts';
 import { GROUPS, PARAMETERS, type Parameter } from './parameters/table.ts';
 import { payloadSchema, responseSchema } from './schemas.ts';
 
@@ -126,7 +126,7 @@ function alarmSection([name, alarm]: [string, Alarm]) {
   const items = advice
     .map((text) => wrapped(text.trimStart(), text.startsWith(' ') ? '  - ' : '- '))
     .join('\n');
-  const raised = `Raised within ${duration(within)}, if ${condition(alarm)}.`;
+  const raised = `Raised within ${duration(within)}${isUsual(alarm) ? ` by ${metricOf(alarm)}` : `, if ${condition(alarm)}`}.`;
   return [`### ${name}`, wrapped(description.replace(COMMANDS, '`$&`')), items, wrapped(raised)]
     .filter(Boolean)
     .join('\n\n');
@@ -155,17 +155,27 @@ function duration(minutes: number): string {
   return parts.filter(Boolean).join(' and ');
 }
 
+/** Returns whether the alarm has the condition that the introduction of the page names: one occurrence or more. */
+function isUsual(alarm: Alarm) {
+  const { TreatMissingData: _, ...usual } = DEFAULTS;
+  const set = conditionOf(alarm);
+  return Object.entries(usual).every(([key, value]) => set[key as keyof Condition] === value);
+}
+
+function metricOf({ Namespace, MetricName }: Alarm) {
+  return `\`${Namespace.startsWith('AWS/') ? `${Namespace} ` : ''}${MetricName}\``;
+}
+
 /** The alarm's condition in words. */
 function condition(alarm: Alarm) {
-  const { Namespace, MetricName, unit, fill } = alarm;
+  const { unit, fill } = alarm;
   const { Statistic, ComparisonOperator, Threshold, Period, EvaluationPeriods } = conditionOf(alarm);
-  const metric = Namespace.startsWith('AWS/') ? `${Namespace} ${MetricName}` : MetricName;
   const threshold = Threshold.toLocaleString('en-US') + (unit ? ` ${unit}` : '');
   const minutes = Period === 60 ? '1 minute' : `${Period / 60} minutes`;
   const periods = EvaluationPeriods === 1 ? 'within' : `in ${EvaluationPeriods} consecutive periods of`;
   const missing = fill === undefined ? '' : `, where no data counts as ${fill}`;
   const compared = COMPARISON[ComparisonOperator](threshold);
-  return `the ${STATISTIC[Statistic]} of \`${metric}\` is ${compared} ${periods} ${minutes}${missing}`;
+  return `the ${STATISTIC[Statistic]} of ${metricOf(alarm)} is ${compared} ${periods} ${minutes}${missing}`;
 }
 
 /** Files that are generated as a whole. */
