@@ -9,17 +9,9 @@ import { createServer } from 'node:https';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Context } from 'aws-lambda';
-import {
-  ADDRESS,
-  createNetwork,
-  inNamespaces,
-  isolate,
-  NETWORK,
-  OWN_ADDRESS,
-  on,
-  rejoin,
-} from '../chaos/network.ts';
+import { ADDRESS, createNetwork, isolate, NETWORK, OWN_ADDRESS, rejoin } from '../chaos/network.ts';
 import type { NodeName } from '../e2e/cluster-files.ts';
+import { inNamespaces, on } from '../e2e/namespaces.ts';
 import { other, PatroniCluster } from '../e2e/patroni-cluster.ts';
 import { asRoot, until, writeOwned } from '../e2e/processes.ts';
 import { FOLDER, installTools } from '../e2e/setup.ts';

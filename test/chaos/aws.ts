@@ -4,6 +4,7 @@ import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
 import { createServer } from 'node:https';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { offer } from '../e2e/remote.ts';
 import type { KeyPair } from '../stand-ins/certificates.ts';
 import { type DynamoDbFault, startDynamoDb, type UpdatedItem } from '../stand-ins/dynamodb.ts';
 import { listen, readBody } from '../stand-ins/server.ts';
@@ -11,7 +12,6 @@ import { type SsmFault, SsmStandIn } from '../stand-ins/ssm.ts';
 import { httpEvent, webhookHeaders } from '../stand-ins/webhook.ts';
 import type { Answer, Beat, ItemState, Lease } from './check.ts';
 import { ADDRESS } from './network.ts';
-import { offer } from './remote.ts';
 
 export interface AwsSettings {
   readonly certificate: KeyPair;

@@ -2,10 +2,10 @@
 
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Barman } from '../e2e/barman.ts';
+import { offer } from '../e2e/remote.ts';
 import { inOneCluster } from '../stand-ins/barman-host.ts';
 import { PgBackupApiStandIn } from '../stand-ins/pg-backup-api.ts';
 import type { Operation } from './check.ts';
-import { offer } from './remote.ts';
 
 export interface BarmanSettings {
   /** The folder of barman.conf. */

@@ -13,12 +13,12 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { commandLine, UsageError } from '../../cli/command-line.ts';
 import { addRow } from '../bench/report.ts';
 import type { NodeName } from '../e2e/cluster-files.ts';
+import { inNamespaces } from '../e2e/namespaces.ts';
 import { until } from '../e2e/processes.ts';
 import { FOLDER, installTools } from '../e2e/setup.ts';
 import { CAUSES } from './causes.ts';
 import { outdatedOperations, promise, wrongModels } from './check.ts';
 import { disturb, FAULTS, plan } from './nemesis.ts';
-import { inNamespaces } from './network.ts';
 import { repair } from './repair.ts';
 import { heal, startWorld } from './world.ts';
 

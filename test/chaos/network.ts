@@ -1,8 +1,7 @@
 /** Hosts on one machine: network namespaces on one bridge, and cuts between them. Packages: iproute2. */
 
-import { spawnSync } from 'node:child_process';
 import type { NodeName } from '../e2e/cluster-files.ts';
-import { asRoot, type CommandLine, run } from '../e2e/processes.ts';
+import { attach, createBridge, ip } from '../e2e/namespaces.ts';
 
 /** Host → address. The nemesis itself has the bridge's address, and is never cut off. */
 export const ADDRESS = {
@@ -25,46 +24,14 @@ const BRIDGE_MAC = '02:00:00:00:00:fe';
 /** No host has this one, so that what is sent to it is lost without an error, as in a broken network. */
 const NOWHERE = '02:00:00:00:00:ff';
 
-const ip = (...words: string[]) => run(['ip', words]);
 const macOf = (host: Host) => `02:00:00:00:00:${String(HOSTS.indexOf(host) + 1).padStart(2, '0')}`;
-
-/**
- * Runs a program in namespaces of its own (unshare(1)): nothing leaves the machine, and nothing outlives it.
- *
- * @returns its exit status
- */
-export function inNamespaces(words: readonly string[], env: Readonly<Record<string, string>>): number {
-  if (!asRoot) throw new Error('namespaces need root: run it as root, or with sudo');
-  // Process 1 must collect what is orphaned, as a shell does.
-  const script = 'mkdir -p /run/netns && mount -t tmpfs none /run/netns && "$@"; exit $?';
-  const namespaces = ['--net', '--mount', '--pid', '--fork', '--mount-proc', '--kill-child'];
-  const all = [...namespaces, 'bash', '-c', script, 'namespaces', ...words];
-  const { status } = spawnSync('unshare', all, { stdio: 'inherit', env: { ...process.env, ...env } });
-  return status ?? 1;
-}
 
 /** Creates the hosts. Only in namespaces of our own (`inNamespaces`): they end with them. */
 export async function createNetwork(): Promise<void> {
-  await ip('link', 'set', 'lo', 'up');
   // Without an address of its own it would change with its ports, and the kernel forget all neighbours then.
-  await ip('link', 'add', BRIDGE, 'address', BRIDGE_MAC, 'type', 'bridge');
-  await ip('link', 'set', BRIDGE, 'up');
-  await ip('addr', 'add', `${OWN_ADDRESS}/24`, 'dev', BRIDGE);
-  for (const host of HOSTS) {
-    await ip('netns', 'add', host);
-    const peer = ['peer', 'name', 'eth0', 'address', macOf(host), 'netns', host];
-    await ip('link', 'add', host, 'type', 'veth', ...peer);
-    await ip('link', 'set', host, 'master', BRIDGE, 'up');
-    await ip('-n', host, 'link', 'set', 'lo', 'up');
-    await ip('-n', host, 'addr', 'add', `${ADDRESS[host]}/24`, 'dev', 'eth0');
-    await ip('-n', host, 'link', 'set', 'eth0', 'up');
-  }
+  await createBridge(BRIDGE, `${OWN_ADDRESS}/24`, BRIDGE_MAC);
+  for (const host of HOSTS) await attach(host, BRIDGE, `${ADDRESS[host]}/24`, macOf(host));
   for (const [a, b] of pairs(HOSTS)) await connect(a, b);
-}
-
-/** @returns the command line that runs a command on a host */
-export function on(host: Host, [command, words]: CommandLine): CommandLine {
-  return ['ip', ['netns', 'exec', host, command, ...words]];
 }
 
 /** Loses all packets between two hosts, in both directions. */

@@ -7,16 +7,17 @@
 import { writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import type { Hosts } from '../e2e/cluster-files.ts';
+import { on } from '../e2e/namespaces.ts';
 import { startNginx } from '../e2e/nginx.ts';
 import { PatroniCluster } from '../e2e/patroni-cluster.ts';
 import { until } from '../e2e/processes.ts';
+import { Remote } from '../e2e/remote.ts';
 import { CertificateAuthority } from '../stand-ins/certificates.ts';
 import { createSecret } from '../stand-ins/webhook.ts';
 import type { AwsReport, AwsSettings } from './aws.ts';
 import type { BarmanReport, BarmanSettings } from './barman-host.ts';
 import type { History } from './check.ts';
-import { ADDRESS, connect, createNetwork, HOSTS, NETWORK, NODES, on, pairs } from './network.ts';
-import { Remote } from './remote.ts';
+import { ADDRESS, connect, createNetwork, HOSTS, NETWORK, NODES, pairs } from './network.ts';
 
 export interface WorldOptions {
   /** For all files of the run; user postgres can read it. */

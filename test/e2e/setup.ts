@@ -8,7 +8,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { TestProject } from 'vitest/node';
 import { installFromPyPI, toolFolder } from '../tools.ts';
 import { freePort } from './loopback.ts';
-import { POSTGRESQL, POSTGRESQL_VERSION } from './processes.ts';
+import { type CommandLine, POSTGRESQL, POSTGRESQL_VERSION } from './processes.ts';
 
 /** Readable by user postgres. */
 export const FOLDER = toolFolder('e2e');
@@ -29,7 +29,7 @@ declare module 'vitest' {
 
 export default async function setup(project: TestProject): Promise<() => Promise<void>> {
   const tools = installTools();
-  const { endpoint, child } = await startMinistack(tools);
+  const { endpoint, child } = await startMinistack(tools, FOLDER);
   project.provide('endpoint', endpoint);
   project.provide('tools', tools);
   project.provide('folder', FOLDER);
@@ -80,24 +80,40 @@ function installPackages(): void {
   apt('install', '-y', ...missing);
 }
 
-async function startMinistack(tools: string): Promise<{ endpoint: string; child: ChildProcess }> {
+/**
+ * Starts the emulator of AWS.
+ *
+ * @param tools the folder of its program
+ * @param folder for its files
+ * @param address on which it listens
+ * @param on makes the command line that runs a command on its host; default: this one
+ * @returns once it listens @throws Error with its log if it does not
+ */
+export async function startMinistack(
+  tools: string,
+  folder: string,
+  address = '127.0.0.1',
+  on = (command: CommandLine) => command,
+): Promise<{ endpoint: string; child: ChildProcess }> {
   const port = await freePort();
-  const log = join(FOLDER, 'ministack.log');
+  const log = join(folder, 'ministack.log');
   const output = openSync(log, 'w');
-  const child = spawn(join(tools, 'ministack'), [], {
-    cwd: FOLDER,
+  const child = spawn(...on([join(tools, 'ministack'), []]), {
+    cwd: folder,
     stdio: ['ignore', output, output],
     env: {
       ...process.env,
       // It runs functions with the first `node` in PATH: the project's Node.js 24.
       PATH: `${resolve('node_modules/.bin')}:${process.env.PATH}`,
       GATEWAY_PORT: String(port),
-      BIND_HOST: '127.0.0.1',
+      BIND_HOST: address,
+      // Functions find it there.
+      AWS_ENDPOINT_URL: `http://${address}:${port}`,
       // Lambda itself waits one minute before it retries an asynchronous invocation.
       LAMBDA_ASYNC_RETRY_BASE_SECONDS: '1',
     },
   });
-  const endpoint = `http://127.0.0.1:${port}`;
+  const endpoint = `http://${address}:${port}`;
   const end = performance.now() + START_TIMEOUT;
   while (
     !(await fetch(`${endpoint}/_ministack/health`).then(

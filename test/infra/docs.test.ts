@@ -6,6 +6,7 @@ import { describe, expect, test } from 'vitest';
 import { pages } from '../../infra/docs.ts';
 import { ALARMS, type Alarm } from '../../infra/monitoring/alarms.ts';
 import { commandsOf, documentedBlock, shellBlocks } from '../documentation.ts';
+import { shown, stepsOf } from '../e2e/tutorial/page.ts';
 
 const DOCUMENTS = globSync('**/*.md', { exclude: ['node_modules'] }).toSorted();
 const { scripts } = JSON.parse(readFileSync('package.json', 'utf8')) as { scripts: Record<string, string> };
@@ -65,6 +66,10 @@ const TAKEN = globSync('test/**/*.ts').flatMap((file) => [
   ...readFileSync(file, 'utf8').matchAll(/documented(Block|Command)\(\s*'([^']+)',\s*'([^']+)'/g),
 ]);
 
+const TUTORIAL = 'docs/tutorial.md';
+/** test/e2e/tutorial.test.ts runs them. */
+const STEPS = stepsOf(readFileSync(TUTORIAL, 'utf8'));
+
 /** A document without its code blocks. */
 const proseOf = (path: string) => readFileSync(path, 'utf8').replace(/^```.*?^```$/gms, '');
 
@@ -101,6 +106,7 @@ describe.each(DOCUMENTS)('%s', (path) => {
   test('has only shell commands that a test takes from it', () => {
     const taken = TAKEN.filter(([, , page]) => page === path);
     for (const block of shellBlocks(path)) {
+      if (path === TUTORIAL && STEPS.some(({ text }) => text === block)) continue;
       if (taken.some(([, what, , start = '']) => what === 'Block' && documentedBlock(path, start) === block))
         continue;
       const rest = commandsOf(block).filter(
@@ -265,4 +271,26 @@ test('README.md › has the speed-up that docs/explanation/performance.md has', 
   expect(readme).toContain(
     `[${ratio('200 ms')}](docs/explanation/performance.md#compared-with-patroni_barman) as fast as \`patroni_barman\` for an operation of 200 ms, ${ratio('1200 ms')} for one of 1200 ms`,
   );
+});
+
+describe('docs/tutorial.md', () => {
+  test('names the host of each step, and shows what is printed in at least half of them', () => {
+    expect(STEPS.length).toBeGreaterThan(30);
+    expect(STEPS.filter(({ output }) => output !== undefined).length).toBeGreaterThan(STEPS.length / 2);
+  });
+
+  test.each([
+    [
+      'an output with other times, numbers and ids',
+      'node1  4m ago\nid 0a1b2c3d',
+      'node1  12s ago\nid 99887766',
+      true,
+    ],
+    ['an output of which it leaves lines out', 'first\n…\nlast', 'first\nsecond\nthird\nlast', true],
+    ['an output with other words', 'main in sync', 'main pending', false],
+    ['an output with one more line', 'first', 'first\nsecond', false],
+    ['an output with one line less', 'first\nsecond', 'first', false],
+  ])('shows %s: compared', (_, page, printed, isShown) => {
+    expect(shown(page, printed) !== undefined).toBe(isShown);
+  });
 });

@@ -2,7 +2,7 @@
 
 import { type ChildProcess, spawn } from 'node:child_process';
 import { openSync } from 'node:fs';
-import type { CommandLine } from '../e2e/processes.ts';
+import type { CommandLine } from './processes.ts';
 
 type Methods = Readonly<Record<string, (argument: never) => unknown>>;
 
