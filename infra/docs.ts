@@ -1,6 +1,6 @@
 /**
  * `npm run docs`: writes into docs/, between their markers, what stands elsewhere: stage parameters, alarms,
- * findings, the commands of the ledger and a time line; and the JSON Schemas of payload and response.
+ * findings, the commands of the ledger and a time line; the JSON Schemas of payload and response, and a picture.
  */
 
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
@@ -11,6 +11,7 @@ import {
   type FindingClass,
   type FindingKind,
 } from '../functions/config-switch/inspect/findings.ts';
+import { ledgerPicture, ledgerPictureInWords } from './ledger-picture.ts';
 import { ALARMS, type Alarm, type Condition, conditionOf, DEFAULTS } from './monitoring/alarms.ts';
 import { GROUPS, PARAMETERS, type Parameter } from './parameters/table.ts';
 import { payloadSchema, responseSchema } from './schemas.ts';
@@ -28,6 +29,9 @@ const GENERATED: Readonly<Record<string, Readonly<Record<string, () => string>>>
   'docs/reference/cli.md': { ledger: documentedCommands },
   'docs/reference/findings.md': { findings: findingTables },
   'docs/explanation/failover-time-line.md': { 'with-an-event': timeLineWithEvent },
+  'docs/how-to/read-the-ledger.md': {
+    picture: () => wrapped(`![${ledgerPictureInWords()}](../images/ledger.svg)`),
+  },
 };
 
 const COMPARISON: Readonly<Record<Condition['ComparisonOperator'], (threshold: string) => string>> = {
@@ -178,10 +182,12 @@ function condition(alarm: Alarm) {
   return `the ${STATISTIC[Statistic]} of ${metricOf(alarm)} is ${compared} ${periods} ${minutes}${missing}`;
 }
 
+const json = (value: object) => `${JSON.stringify(value, null, 2)}\n`;
 /** Files that are generated as a whole. */
-const FILES: Readonly<Record<string, () => object>> = {
-  'docs/schema/payload.json': payloadSchema,
-  'docs/schema/response.json': responseSchema,
+const FILES: Readonly<Record<string, () => string>> = {
+  'docs/schema/payload.json': () => json(payloadSchema()),
+  'docs/schema/response.json': () => json(responseSchema()),
+  'docs/images/ledger.svg': ledgerPicture,
 };
 
 /**
@@ -193,7 +199,7 @@ export function pages(): { path: string; actual: string; expected: string }[] {
   const files = Object.entries(FILES).map(([path, generate]) => {
     const file = join(ROOT, path);
     const actual = existsSync(file) ? readFileSync(file, 'utf8') : '';
-    return { path, actual, expected: `${JSON.stringify(generate(), null, 2)}\n` };
+    return { path, actual, expected: generate() };
   });
   const texts = Object.entries(GENERATED).map(([path, parts]) => {
     const actual = readFileSync(join(ROOT, path), 'utf8');

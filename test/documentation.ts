@@ -2,9 +2,15 @@
 
 import { readFileSync } from 'node:fs';
 
+/** @returns the blocks of a document in a language; without a name: of output */
+export function blocks(page: string, language: string): string[] {
+  const all = readFileSync(page, 'utf8').matchAll(/^```(\w*)\n(.*?)^```$/gms);
+  return [...all].flatMap(([, name, block = '']) => (name === language ? block : []));
+}
+
 /** @returns the blocks of shell commands of a document */
 export function shellBlocks(page: string): string[] {
-  return [...readFileSync(page, 'utf8').matchAll(/^```sh\n(.*?)^```$/gms)].map(([, block = '']) => block);
+  return blocks(page, 'sh');
 }
 
 /** @returns the commands of a block: without comments, and with the lines that continue them */

@@ -73,11 +73,13 @@ export async function runBarmanConfigSwitch(
   if (shouldSkipSwitch<PermittedRoleChange>(args)) {
     return skipped(`skipped: role "${args.role}" does not match switch_when "${args.switch_when}"`);
   }
-  const { barman_server, cluster, role, target, dry_run } = toSwitch(args);
+  const { barman_server, cluster, role, switch_when, target, dry_run } = toSwitch(args);
   return whileHearing(options, barman_server, async () => {
     if (dry_run) return skipped(`dry run: ${await dryRun(options, barman_server, target)}`);
     const version = eventVersionOf(when, target);
-    return recordAndReconcile(options, { barman_server, cluster, role, target, version });
+    // With "always", as by hand, the role says nothing about the target.
+    const because = switch_when !== 'always' && { role };
+    return recordAndReconcile(options, { barman_server, cluster, ...because, target, version });
   });
 }
 

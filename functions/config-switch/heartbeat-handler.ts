@@ -61,7 +61,7 @@ export function createHeartbeatHandler(services: Services) {
       // What was applied since is in the ledger only; without it, nothing is said of the servers.
       const now = found.isQuiet ? servers : await ledger.all(invocation.signal).catch(() => undefined);
       const refused = heartbeat.notReady.map(({ barman_server }) => barman_server);
-      const counted = (of: Servers) => count(of, refused, inspectionSchedule, Date.now(), heartbeatInterval);
+      const counted = (of: Servers) => count(of, refused, inspectionSchedule, Date.now());
       if (isInspectionDue(context, found)) {
         // First: what is reported must not depend on the inspection.
         reportHeartbeat(invocation, heartbeat);

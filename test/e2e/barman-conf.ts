@@ -49,7 +49,8 @@ export class BarmanConf {
   }
 }
 
-function parse(text: string): Sections {
+/** Reads the sections of a configuration file. */
+export function parse(text: string): Sections {
   const [, ...sections] = text.split(/^\[/m);
   return Object.fromEntries(
     sections.map((section) => [

@@ -14,8 +14,7 @@ const { scripts } = JSON.parse(readFileSync('package.json', 'utf8')) as { script
 /** Commands that no test runs, and why. */
 const NOT_RUN: Readonly<Record<string, string>> = {
   'npm cit': 'it runs the tests',
-  'patronictl edit-config --force -s postgresql.parameters.max_slot_wal_keep_size=10GB main':
-    'no test fills a disk; test/e2e/observation.test.ts changes the configuration in this way',
+  'UPDATE_DOCS=1 npm run e2e -- test/e2e/tutorial.test.ts': 'it writes outputs into a page',
   'patronictl edit-config --force -s slots.barman=null CLUSTER':
     'test/e2e/inspection.test.ts removes all slots in this way',
   'psql -c "SELECT slot_name, active FROM pg_replication_slots"': 'it only shows the slots',

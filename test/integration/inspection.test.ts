@@ -227,6 +227,9 @@ describe('an inspection finds', () => {
     const [crm] = (await inspect(run)).servers;
     expect(crm).toMatchObject({ barman_server: 'crm', members: [], unseen: [] });
     expect(crm && found(crm)).toEqual(['in-recovery']);
+    // As by hand, where Barman may be set to a standby on purpose.
+    await run.invoke({ ...NODE1, barman_server: 'crm', switch_when: 'always' });
+    expect((await inspect(run)).servers[0]?.findings).toEqual([]);
   });
 
   test('what a paused server lacks, and says that it is paused, also if all servers are', async () => {

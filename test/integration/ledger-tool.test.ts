@@ -2,19 +2,16 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import { createServer } from 'node:http';
-import { json } from 'node:stream/consumers';
 import * as v from 'valibot';
 import { describe, expect, test, vi } from 'vitest';
-import { run as runProgram } from '../../cli/command-line.ts';
-import { LEDGER, ledger as main } from '../../cli/ledger.ts';
 import { InspectionReport } from '../../functions/config-switch/inspect/report.ts';
 import { commandsOf, documentedBlock, documentedCommand, fill } from '../documentation.ts';
 import { inOneCluster } from '../stand-ins/barman-host.ts';
 import { PatroniStandIn } from '../stand-ins/patroni-rest-api.ts';
 import { listen } from '../stand-ins/server.ts';
 import { createSecret } from '../stand-ins/webhook.ts';
-import { runCommand } from './command.ts';
 import { at, isPost, MINUTE, NODE1, PROMOTION, RESET, SKIPPED, signal, startFunction } from './function.ts';
+import { ledger, startLambda } from './ledger-command.ts';
 
 const DAY = 1_440 * MINUTE;
 const HEARTBEAT = { at: at(0), interval: 60_000, version: '1.2.3' };
@@ -37,43 +34,6 @@ const clusterOf = (name: string, servers: readonly string[]) => ({
 
 const clustersNamed = (count: number) =>
   Array.from({ length: count }, (_, index) => clusterOf(`c${index}`, [`s${index}`]));
-
-/**
- * Lambda, on a real socket.
- *
- * @param invoke returns the function's response, by the alias that was invoked; undefined: the connection is cut
- */
-async function startLambda(invoke: (event: unknown, alias?: string) => Promise<unknown>) {
-  const server = await listen(
-    createServer(async (request, response) => {
-      try {
-        const alias = new URL(request.url ?? '', 'http://lambda').searchParams.get('Qualifier') ?? undefined;
-        const result = await invoke(await json(request), alias);
-        if (result === undefined) request.socket.destroy();
-        else response.end(JSON.stringify(result));
-      } catch (error) {
-        response.setHeader('x-amz-function-error', 'Unhandled');
-        response.end(JSON.stringify({ errorMessage: String(error) }));
-      }
-    }),
-  );
-  process.env.AWS_ENDPOINT_URL_LAMBDA = `http://127.0.0.1:${server.port}`;
-  return {
-    [Symbol.asyncDispose]: async () => {
-      delete process.env.AWS_ENDPOINT_URL_LAMBDA;
-      await server.close();
-    },
-  };
-}
-
-/** Runs `npm run ledger` as an operator does, in this process. */
-async function ledger(table: string, ...words: string[]) {
-  vi.stubEnv('AWS_REGION', process.env.AWS_REGION);
-  const stage = table.replace('barman-config-switch-', '');
-  const result = await runCommand(() => runProgram(LEDGER, main, ['--stage', stage, ...words]));
-  vi.unstubAllEnvs();
-  return result;
-}
 
 describe('npm run ledger', () => {
   test('shows the desired and the applied state of each server, and why they differ', async () => {

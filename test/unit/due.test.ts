@@ -116,7 +116,7 @@ describe('findings are counted', () => {
     ...(barman_server === 'paused' && { paused: true }),
   }));
   const counted = (inspections: Record<string, Inspection>, refused: string[] = [], times = {}, ms = 0) =>
-    count(servers(items, inspections, { seen_at: at(0), ...times }), refused, 'daily', NOW + ms, MINUTE);
+    count(servers(items, inspections, { seen_at: at(0), ...times }), refused, 'daily', NOW + ms);
 
   test('once for each member, and for each server', () => {
     const findings = [
@@ -150,11 +150,11 @@ describe('findings are counted', () => {
     expect(counted(found).notReady).toBe(1);
     const known = servers(items, found, { seen_at: at(0) });
     const paused = { ...known, stage: { ...known.stage, paused: { at: at(0) } } };
-    expect(count(paused, [], 'daily', NOW, MINUTE)).toEqual({ notReady: 0, notArchived: 0 });
+    expect(count(paused, [], 'daily', NOW)).toEqual({ notReady: 0, notArchived: 0 });
     const clusters = [{ name: 'c', servers: [{ name: 'gone', observed: true }] }];
     const heartbeat = { at: at(0), interval: MINUTE, version: '1', clusters };
     const listed = { ...known, stage: { ...known.stage, heartbeat } };
-    expect(count(listed, [], 'daily', NOW, MINUTE).notReady).toBe(2);
+    expect(count(listed, [], 'daily', NOW).notReady).toBe(2);
   });
 
   test('and two days without a successful inspection', () => {
@@ -162,8 +162,8 @@ describe('findings are counted', () => {
     expect(counted({}, [], {}, 48 * HOUR - 1)).toEqual(none);
     expect(counted({}, [], {}, 48 * HOUR)).toEqual({ ...none, notReady: 1 });
     const never = servers([], {}, { unseen: 'no answer' });
-    expect(count(never, [], 'daily', NOW + 48 * HOUR, MINUTE).notReady).toBe(1);
-    expect(count(never, [], 'off', NOW + 48 * HOUR, MINUTE).notReady).toBe(0);
-    expect(count(servers([]), [], 'daily', NOW, MINUTE)).toEqual(none);
+    expect(count(never, [], 'daily', NOW + 48 * HOUR).notReady).toBe(1);
+    expect(count(never, [], 'off', NOW + 48 * HOUR).notReady).toBe(0);
+    expect(count(servers([]), [], 'daily', NOW)).toEqual(none);
   });
 });

@@ -3,31 +3,26 @@
 import { readFileSync } from 'node:fs';
 import { afterAll, describe, expect, test, vi } from 'vitest';
 import { asJson, asTable, tried } from '../../cli/show.ts';
-import { operationFailed } from '../../functions/config-switch/barman/switch-config.ts';
 import type { Inspection } from '../../functions/config-switch/ledger/inspection.ts';
-import type { Item, RecordedItem } from '../../functions/config-switch/ledger/item.ts';
+import type { Item } from '../../functions/config-switch/ledger/item.ts';
 import type { ServerMessage, Servers } from '../../functions/config-switch/ledger/ledger.ts';
 import { stateOf } from '../../functions/config-switch/ledger/overview.ts';
+import {
+  ago,
+  applied,
+  desired,
+  EXAMPLE,
+  inSync,
+  inspected,
+  NOW,
+  pending,
+} from '../../infra/ledger-example.ts';
 
-const NOW = Date.parse('2026-11-24T12:00:12.000Z');
 vi.useFakeTimers({ toFake: ['Date'], now: NOW });
 afterAll(() => vi.useRealTimers());
 
-const ago = (seconds: number) => new Date(NOW - 1_000 * seconds).toISOString();
 const at = (seconds: number) => ago(seconds).replace('T', ' ').replace(/\..*/, ' UTC');
-
 const target = 'model pg:node2';
-const desired = (seconds: number) => ({
-  ...{ target, version: `${ago(seconds)}#event`, cluster: 'c' },
-  recorded_at: ago(seconds),
-});
-const applied = { target, version: `${ago(260)}#event`, operation_id: 'op', applied_at: ago(259) };
-const inSync: RecordedItem = { barman_server: 'main', desired: desired(260), applied };
-const pending: RecordedItem = {
-  barman_server: 'crm',
-  desired: desired(12),
-  applied: { ...applied, target: 'model pg:node1', applied_at: ago(400_000) },
-};
 const lease = (seconds: number) => ({ lease: { token: 'token', expires_at: ago(-seconds) } });
 const running = { running: { operation_id: 'X', target, version: 'v' } };
 const unsettled = { unsettled_since: ago(90), apply_again_at: ago(-30) };
@@ -49,34 +44,11 @@ const heartbeat = {
     },
   ],
 };
-const inspected = { at: ago(10_800), notes: [], unseen: [], missing: [], connected: [] };
-const INSPECTIONS: [string, Inspection][] = [
-  ['main', { ...inspected, findings: [] }],
-  [
-    'crm',
-    {
-      ...inspected,
-      findings: [
-        {
-          ...{
-            kind: 'member-without-model',
-            class: 'ready',
-            member: 'node3',
-            since: ago(10_800),
-            counts: true,
-          },
-          what: 'it has no model for Barman server crm',
-          remedy: 'add [pg:node3] to barman.conf, and "node3": "pg:node3" to "crm" in clusters/main',
-        },
-      ],
-    },
-  ],
-];
 const servers = (items: readonly (Item | ServerMessage)[], stage: Servers['stage'] = {}): Servers => ({
   items: items.filter((one): one is Item => !('message' in one)),
   unreadable: items.filter((one): one is ServerMessage => 'message' in one),
   stage,
-  inspections: new Map(items.some((one) => one.barman_server === 'hr') ? INSPECTIONS : []),
+  inspections: new Map(),
   heard: new Map(),
 });
 const shown = (
@@ -88,27 +60,10 @@ const shown = (
 const broken: ServerMessage = { barman_server: 'old', message: "the ledger's item of old cannot be read" };
 
 describe('the table', () => {
-  const items: Item[] = [
-    { ...inSync, leader: 'node2', leader_since: ago(250), streaming: true, streaming_since: ago(190) },
-    {
-      ...pending,
-      attempts: 1,
-      next_attempt_at: ago(-48),
-      last_error: operationFailed('crm', { model: 'pg:node2' }, '20261124T120000').message,
-      leader: 'node2',
-      leader_since: ago(30),
-      streaming: false,
-      streaming_since: ago(30),
-    },
-    { barman_server: 'hr', leader: 'pg-a', leader_since: ago(45), streaming: true, streaming_since: ago(45) },
-  ];
-  const stage = { heartbeat: { ...heartbeat, clusters: heartbeat.clusters.slice(0, 1) } };
-  const table = shown(items, stage);
-
   test('names the site of a leader, if its server has several', () => {
-    const item = { ...(items[0] as Item), site: 'dc2' };
+    const item = { ...(EXAMPLE.items[0] as Item), site: 'dc2' };
     const { barman_server: name } = item;
-    const [one] = stage.heartbeat.clusters as [(typeof stage.heartbeat.clusters)[number]];
+    const [one] = heartbeat.clusters;
     const listing = (cluster: string) => ({
       ...one,
       name: cluster,
@@ -122,7 +77,7 @@ describe('the table', () => {
   });
 
   test('has what is desired, applied and observed, and since when, at 80 columns', () => {
-    expect(table.split('\n')).toEqual([
+    expect(asTable(EXAMPLE, NOW, 80).split('\n')).toEqual([
       'heartbeat 15s ago; version 1.2.3; pg-backup-api reachable; 1 of 1 clusters known',
       'SERVER  STATE     DESIRED       APPLIED      LEADER     STREAMING  READY',
       'crm     pending   pg:node2 12s  pg:node1 4d  node2 30s  no 30s     no: 1 finding',
@@ -141,17 +96,15 @@ describe('the table', () => {
     ]);
   });
 
-  test('is the one in the documentation, also of a server that is unsettled', () => {
-    const documentation = readFileSync('docs/how-to/read-the-ledger.md', 'utf8');
-    expect(documentation).toContain(`\n${table}\n`);
+  test('of a server that is unsettled is the one in the documentation', () => {
     const item: Item = {
       ...{ barman_server: 'main', desired: desired(372) },
       applied: { ...applied, version: desired(372).version, applied_at: ago(132) },
       ...{ unsettled_since: ago(372), apply_again_at: ago(-108) },
       ...{ leader: 'node2', leader_since: ago(372), streaming: true, streaming_since: ago(365) },
     };
-    const [, , ...rows] = shown([item], stage, 80, ['main']).split('\n');
-    expect(documentation).toContain(`\n${rows.join('\n')}\n`);
+    const [, , ...rows] = shown([item], EXAMPLE.stage, 80, ['main']).split('\n');
+    expect(readFileSync('docs/how-to/read-the-ledger.md', 'utf8')).toContain(`\n${rows.join('\n')}\n`);
   });
 
   test('of a paused server is the one in the documentation', () => {

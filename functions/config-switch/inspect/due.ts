@@ -1,6 +1,6 @@
 /** When a heartbeat inspects, and what of the last inspections is reported in every heartbeat. */
 
-import type { Inspection } from '../ledger/inspection.ts';
+import { INSPECTION_AGE, type Inspection } from '../ledger/inspection.ts';
 import { type Item, isLeased, isPaused, isPending, timeOf } from '../ledger/item.ts';
 import type { Servers } from '../ledger/ledger.ts';
 import { isStagePaused } from '../ledger/stage.ts';
@@ -16,8 +16,6 @@ const WHILE_NOT_ARCHIVED = 15;
 const AFTER_FAILURE = 60;
 /** A switch that was pending for longer is failing, and does not hold up an inspection. */
 const SWITCHING = 10;
-/** Without a successful inspection for so long, it is not known whether anything is ready. */
-const UNKNOWN_AFTER = 2 * DAILY;
 
 /** `daily`, `off`, or the hour of the day in UTC. */
 export type Schedule = 'daily' | 'off' | number;
@@ -96,7 +94,6 @@ export function count(
   refused: readonly string[],
   schedule: Schedule,
   now: number,
-  interval: number,
 ): Counted {
   const notReady = new Set(
     refused.filter((server) => !isHeld(servers, server)).map((server) => `${server}/`),
@@ -110,7 +107,7 @@ export function count(
     }
   }
   const { first_at, seen_at } = servers.stage.inspection ?? {};
-  const isUnknown = schedule !== 'off' && now - timeOf(seen_at ?? first_at, now) >= UNKNOWN_AFTER * interval;
+  const isUnknown = schedule !== 'off' && now - timeOf(seen_at ?? first_at, now) >= INSPECTION_AGE;
   return { notReady: notReady.size + (isUnknown ? 1 : 0), notArchived: notArchived.size };
 }
 

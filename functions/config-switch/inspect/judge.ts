@@ -1,7 +1,7 @@
 /** The rules of an inspection: what was seen of one Barman server → findings, notes, and what could not be seen. */
 
 import type { DiagnosedServer } from '../barman/diagnosis.ts';
-import type { Inspection, StoredFinding } from '../ledger/inspection.ts';
+import { type Inspection, looksForWal, type StoredFinding } from '../ledger/inspection.ts';
 import { judgeArchive, timelineOf } from './archived.ts';
 import { type Callbacks, callbacksOf, judgeCallbacks, matchedNodes } from './callbacks.ts';
 import { classOf, concernsAllMembers, type Finding, wasJudged } from './findings.ts';
@@ -32,7 +32,7 @@ export function judge(seen: Subject): Inspection {
   for (const surveyed of clusters) judgeCluster(subject, surveyed, server, collector);
   const callbacks = callbacksOf(clusters, subject.heard, subject);
   judgeCallbacks(subject, callbacks, collector);
-  if (server?.active && !server.passive) judgeArchive(subject, server, collector);
+  if (server && looksForWal(collector.findings)) judgeArchive(subject, server, collector);
   return memoryOf(subject, server, callbacks, collector);
 }
 
@@ -56,8 +56,9 @@ function memoryOf(
       since: earlier.find((one) => one.member === member)?.since ?? at,
     }));
   const timeline = timelineOf(leading, before, now);
+  const isLookedFor = server !== undefined && looksForWal(findings);
   const earlier = (before?.findings ?? []).filter(
-    (one) => !findings.some(isOf(one)) && isAsBefore(one, subject, server, judged, isSame),
+    (one) => !findings.some(isOf(one)) && isAsBefore(one, subject, isLookedFor, judged, isSame),
   );
   return {
     at,
@@ -81,11 +82,15 @@ function isOf({ kind, member }: Pick<StoredFinding, 'kind' | 'member'>) {
   return (one: Pick<StoredFinding, 'kind' | 'member'>) => one.kind === kind && one.member === member;
 }
 
-/** Returns whether an earlier finding stays, because its rule could not see what it needs. */
+/**
+ * Returns whether an earlier finding stays, because its rule could not see what it needs.
+ *
+ * @param isLookedFor whether this inspection has looked for WAL
+ */
 function isAsBefore(
   finding: StoredFinding,
   { clusters, diagnosis, barman_server }: Subject,
-  server: DiagnosedServer | undefined,
+  isLookedFor: boolean,
   judged: ReadonlySet<string>,
   isSame: boolean,
 ): boolean {
@@ -93,7 +98,7 @@ function isAsBefore(
   const barman = !('unseen' in diagnosis);
   if (finding.class === 'archived') {
     // One that does not count yet has to be seen again. A server that Barman does not have has none.
-    const isJudged = barman && !(server?.active && !server.passive);
+    const isJudged = barman && !isLookedFor;
     return finding.counts && isSame && !isJudged && !judged.has(kind);
   }
   const isListed = ({ cluster, survey }: SurveyedCluster) =>

@@ -55,6 +55,17 @@ export const Inspection = v.object({
 export type Inspection = Readonly<v.InferOutput<typeof Inspection>>;
 export type StoredFinding = Inspection['findings'][number];
 
+/** Without a successful inspection for so long, it is not known whether anything is ready (ms). */
+export const INSPECTION_AGE = 48 * 3_600_000;
+
+/** Findings of a server that receives no WAL: an inspection then does not look for it. */
+const WITHOUT_WAL = ['server-missing', 'server-inactive', 'server-passive'];
+
+/** Returns whether an inspection with these findings looks for WAL in the archive. */
+export function looksForWal(findings: readonly { readonly kind: string }[]): boolean {
+  return !findings.some(({ kind }) => WITHOUT_WAL.includes(kind));
+}
+
 /**
  * Reads the item.
  *

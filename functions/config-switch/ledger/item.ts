@@ -9,7 +9,7 @@ import { type ConfigTarget, isTargetText, type RequestedTarget } from '../target
 export interface DesiredState {
   readonly barman_server: string;
   readonly cluster: string;
-  /** The role of the event; undefined for an observation. */
+  /** The role of the event, for which it names its target; undefined for `always`, and for an observation. */
   readonly role?: string;
   readonly target: ConfigTarget;
   /** From `versionOf`. */

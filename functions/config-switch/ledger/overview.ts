@@ -2,6 +2,7 @@
 
 import { nameOf, parseTarget } from '../target.ts';
 import { eventTimeOf } from '../version.ts';
+import { INSPECTION_AGE, looksForWal } from './inspection.ts';
 import { type Item, isExpired, isLeased, isPaused, isPending, isRecorded } from './item.ts';
 import type { ServerMessage, Servers } from './ledger.ts';
 import { type HeartbeatReport, isStagePaused, type StageItem } from './stage.ts';
@@ -36,12 +37,8 @@ export interface Overview {
   readonly archived: string;
 }
 
-/** Without a successful inspection for so long, it is not known whether anything is ready (ms). */
-const INSPECTION_AGE = 48 * 3_600_000;
 /** Heartbeats that may be missing before what they saw counts as unknown. */
 export const MISSING = 2;
-/** Findings of the class ready after which an inspection does not look for WAL (inspect/judge.ts). */
-const NOT_LOOKED = ['server-missing', 'server-inactive', 'server-passive'];
 
 /**
  * Returns a server at a glance.
@@ -120,7 +117,7 @@ function archivedCell(row: Row, { inspections, stage }: Servers, now: number): s
     found.length > 0 ||
     timeline === undefined ||
     unseen.some(({ member }) => member === undefined || member === true) ||
-    findings.some(({ kind }) => NOT_LOOKED.includes(kind));
+    !looksForWal(findings);
   return `${isUnknown ? '?' : 'yes'} ${age(passed)}`;
 }
 

@@ -171,9 +171,9 @@ chown -R postgres /etc/patroni /var/lib/postgresql`,
   );
   const patroni: CommandLine = ['runuser', ['-u', 'postgres', '--', 'patroni', '/etc/patroni/patroni.yml']];
   startLogged(within(name, patroni, '/'), join(folder, `${name}.log`));
+  const isReady = name === 'node1' ? /"role": "primary"/ : /"replication_state": "streaming"/;
   await until(
-    async () =>
-      /"running"|"streaming"/.test(await outputOf(['curl', ['-s', `http://${address}:8008/patroni`]], 5_000)),
+    async () => isReady.test(await outputOf(['curl', ['-s', `http://${address}:8008/patroni`]], 5_000)),
     `Patroni of ${name} does not run; see ${folder}/${name}.log`,
   );
 }

@@ -39,6 +39,7 @@ export function stepsOf(page: string): Step[] {
 
 /** What differs from run to run. */
 const VARYING: readonly (readonly [RegExp, string])[] = [
+  [/elapsed time: [^)]+/, 'elapsed time'],
   [/\b[0-9a-f]{8,}\b/gi, 'ID'],
   [/\d+(?:\.\d+)?(?=\D|$)/g, '0'],
   // The width of a column follows its values.
