@@ -75,6 +75,8 @@ const report = offer<AwsReport>({
   deliver: (how: Delivery) => {
     delivery = how;
   },
+  /** @returns the report of an inspection */
+  inspect: () => invoke({ inspection: true }, 'inspection'),
   /** Sends an earlier webhook again, byte for byte. */
   replay: async (choice: number) => {
     const webhook = webhooks.at(-1 - (choice % Math.max(1, Math.min(10, webhooks.length))));
@@ -138,7 +140,7 @@ async function heartbeat(): Promise<void> {
 }
 
 /** @throws Error if the instance was killed, or time ran out */
-async function invoke(event: object): Promise<unknown> {
+async function invoke(event: object, alias = ''): Promise<unknown> {
   const instance =
     idle.pop() ??
     fork(new URL('function.ts', import.meta.url), { env: environment, stdio: 'inherit', execArgv: [] });
@@ -154,7 +156,7 @@ async function invoke(event: object): Promise<unknown> {
       throw new Error('the instance of the function has ended');
     });
     const answered = once(instance, 'message', { signal: ended.signal });
-    instance.send({ event, deadline: Date.now() + TIMEOUT });
+    instance.send({ event, alias, deadline: Date.now() + TIMEOUT });
     const [{ response, error }] = (await Promise.race([dead, answered])) as [
       { response?: unknown; error?: string },
     ];

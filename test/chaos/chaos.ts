@@ -11,16 +11,18 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { commandLine, UsageError } from '../../cli/command-line.ts';
+import type { InspectionReport } from '../../functions/config-switch/inspect/report.ts';
 import { addRow } from '../bench/report.ts';
 import type { NodeName } from '../e2e/cluster-files.ts';
 import { inNamespaces } from '../e2e/namespaces.ts';
 import { until } from '../e2e/processes.ts';
 import { FOLDER, installTools } from '../e2e/setup.ts';
-import { CAUSES } from './causes.ts';
-import { outdatedOperations, promise, wrongModels } from './check.ts';
+import { backUp, CAUSES } from './causes.ts';
+import { outdatedOperations, promise, wrongFindings, wrongModels, wrongRows } from './check.ts';
 import { disturb, FAULTS, plan } from './nemesis.ts';
 import { repair } from './repair.ts';
 import { heal, startWorld } from './world.ts';
+import { ALL_IDS, idsIn, rowsOf, startWriter } from './writer.ts';
 
 const CHAOS = {
   name: 'npm run chaos',
@@ -76,6 +78,9 @@ const times: number[] = [];
 let inconclusive = 0;
 /** Rounds after which Barman did not stream until a person remedied the cause. */
 let notStreaming = 0;
+let inspections = 0;
+/** Whether WAL was lost, by a cause whose remedy is a new base backup. */
+let isGap = false;
 
 console.log(
   `seed ${seed}, ${minutes} minutes, a heartbeat each ${interval} s; Barman must follow within ${seconds(limit)}`,
@@ -85,6 +90,9 @@ const { cluster, history } = world;
 const { barman } = cluster;
 say('everything runs');
 await follows();
+const rows = await startWriter(cluster, 'node1');
+await backUp({ cluster, leader: 'node1' });
+say('there is a base backup');
 let rounds = 0;
 for (const [index, all] of plan(seed, 1_000).entries()) {
   if (Date.now() - started > minutes * 60_000) break;
@@ -98,7 +106,8 @@ for (const [index, all] of plan(seed, 1_000).entries()) {
   say('all is healed');
   await follows();
 }
-verdict();
+await repair(cluster, say);
+verdict(await restore());
 
 /** Runs this script again, in namespaces. @returns its exit status */
 function runInNamespaces(): number {
@@ -121,7 +130,8 @@ async function follows(): Promise<void> {
     const isApplied = leader !== undefined && barman.active.model === `pg:${leader}`;
     if (leader && isApplied && (await cluster.streamingSince(leader))) {
       times.push(took);
-      return say(`Barman follows ${leader}, after ${seconds(took)}`);
+      say(`Barman follows ${leader}, after ${seconds(took)}`);
+      return inspect(true);
     }
     if (took > limit) {
       if (leader && isApplied) return remedied(leader);
@@ -148,12 +158,51 @@ async function remedied(leader: NodeName): Promise<void> {
   const match = cause?.prints.exec(printed);
   if (!cause || !match) return violation(`Barman does not stream, for no known cause: ${printed}`);
   notStreaming += 1;
+  await inspect(false);
   say(`not streaming, which the heartbeats report: ${match[0]}`);
-  await cause.remedy(barman, match);
+  isGap = (await cause.remedy({ cluster, leader }, match)) || isGap;
   const streams = () => cluster.streamingSince(leader);
   await until(streams, 'Barman does not stream after the remedy', limit)
     .then(() => say('Barman streams after the remedy'))
     .catch(({ message }) => violation(message));
+}
+
+/** Compares what an inspection says with whether Barman streams. */
+async function inspect(streams: boolean): Promise<void> {
+  const report = (await world.aws.call('inspect')) as InspectionReport | { readonly message: string };
+  if ('message' in report) return violation(`an inspection fails: ${report.message}`);
+  inspections += 1;
+  for (const text of wrongFindings(report, streams)) violation(text);
+}
+
+/**
+ * Restores the newest backup, and the first one if there is a newer one.
+ *
+ * @returns how many rows the newest has, and how many acknowledged ones the leader lacks
+ */
+async function restore(): Promise<{ restored: number; dead: number }> {
+  const leader = await cluster.healthy();
+  if (!(await cluster.streamingSince(leader))) {
+    violation('no restore: Barman does not stream');
+    return { restored: 0, dead: 0 };
+  }
+  let restored = 0;
+  let dead = 0;
+  for (const backup of isGap ? ['first', 'latest'] : ['latest']) {
+    const before = await rowsOf(cluster, leader);
+    try {
+      const ids = new Set(idsIn((await barman.restore(ALL_IDS, backup)).answer));
+      const after = await rowsOf(cluster, leader);
+      restored = ids.size;
+      dead = rows.filter(({ id }) => !after.has(id)).length;
+      say(`the ${backup} backup has ${restored} rows; the leader had ${before.size} of ${rows.length}`);
+      const beforeGap = isGap && backup === 'first';
+      for (const text of wrongRows(rows, { before, after, ids, beforeGap })) violation(text);
+    } catch (error) {
+      violation(`the restore of the ${backup} backup fails: ${(error as Error).message}`);
+    }
+  }
+  return { restored, dead };
 }
 
 function violation(text: string): void {
@@ -161,7 +210,7 @@ function violation(text: string): void {
   say(`VIOLATION: ${text}`);
 }
 
-function verdict(): never {
+function verdict({ restored, dead }: { restored: number; dead: number }): never {
   for (const text of outdatedOperations(history)) violation(text);
   for (const text of wrongModels(history, barman.changes, Date.now())) violation(text);
   const { answers, leases, operations, beats } = history;
@@ -176,8 +225,17 @@ function verdict(): never {
 seed ${seed}, ${rounds} rounds (${inWords}), violations: ${found}
 Barman followed within ${followed} (promised: ${seconds(limit)})
 ${answers.length} answers to webhooks: ${counted.join(', ')}
-${beats.length} heartbeats, ${leases.length} leases, ${operations.length} operations`);
-  const counts = [rounds, inconclusive, notStreaming, answers.length, beats.length, operations.length];
-  addRow('chaos', [seed, minutes, `${interval} s`, ...counts, followed, found]);
+${beats.length} heartbeats, ${leases.length} leases, ${operations.length} operations, ${inspections} inspections
+${restored} rows restored; ${dead} acknowledged rows were on dead branches`);
+  const counts = [
+    rounds,
+    inconclusive,
+    notStreaming,
+    answers.length,
+    beats.length,
+    operations.length,
+    inspections,
+  ];
+  addRow('chaos', [seed, minutes, `${interval} s`, ...counts, followed, restored, dead, found]);
   process.exit(violations.length === 0 ? 0 : 1);
 }

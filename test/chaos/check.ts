@@ -1,5 +1,6 @@
 /** What a chaos run records, and what must be true of it. Times are ms since the epoch. */
 
+import type { InspectionReport } from '../../functions/config-switch/inspect/report.ts';
 import type { ObservationResult } from '../../functions/config-switch/reconcile/observations.ts';
 import { eventIdOf } from '../../functions/config-switch/version.ts';
 
@@ -43,6 +44,25 @@ export interface ActiveModel {
 export interface Beat {
   readonly at: number;
   readonly result: { readonly message?: string; readonly observed?: ObservationResult };
+}
+
+/** A row of the writer, whose commit PostgreSQL has acknowledged. */
+export interface Row {
+  readonly id: number;
+  readonly node: string;
+  /** Of the node, as in the names of its WAL files. */
+  readonly timeline: string;
+  readonly at: number;
+}
+
+/** What a restore has. The leader stays the same meanwhile. */
+export interface Restored {
+  /** The ids of the rows that the leader had when it began, and when it had ended. */
+  readonly before: ReadonlySet<number>;
+  readonly after: ReadonlySet<number>;
+  readonly ids: ReadonlySet<number>;
+  /** Whether WAL was lost after this backup, by a cause whose remedy is a new one: then it ends somewhere before that. */
+  readonly beforeGap: boolean;
 }
 
 export interface History {
@@ -141,4 +161,60 @@ export function wrongModels(
     since = {};
   }
   return found;
+}
+
+/**
+ * What is wrong with a restore. The leader is the measure: a row that it lacks was committed on a dead branch, and one
+ * that it has was committed on its own timeline, or on one that this continues.
+ *
+ * @param rows that were acknowledged
+ * @returns a sentence for each kind
+ */
+export function wrongRows(rows: readonly Row[], { before, after, ids, beforeGap }: Restored): string[] {
+  const known = new Map(rows.map((row) => [row.id, row]));
+  const textOf = (id: number) => {
+    const row = known.get(id);
+    return row
+      ? `${id} of ${row.node}, timeline ${row.timeline}, ${new Date(row.at).toISOString()}`
+      : `${id}, not acknowledged`;
+  };
+  const sentence = (what: string, wrong: readonly number[]) =>
+    wrong.length === 0
+      ? []
+      : [
+          `a restore ${what}: ${wrong.length} rows, from ${textOf(Math.min(...wrong))} to ${textOf(Math.max(...wrong))}`,
+        ];
+  return [
+    ...sentence('lacks what the leader has', beforeGap ? [] : [...before].filter((id) => !ids.has(id))),
+    ...sentence(
+      'has what was committed on a dead branch',
+      [...ids].filter((id) => !after.has(id)),
+    ),
+  ];
+}
+
+/**
+ * What an inspection says that is not true. All nodes are healthy, and keep a slot for Barman.
+ *
+ * @param streams whether Barman streams from the leader
+ * @returns a sentence for each
+ */
+export function wrongFindings({ servers }: Pick<InspectionReport, 'servers'>, streams: boolean): string[] {
+  return servers.flatMap(({ members, findings, unseen }) => {
+    const ready = members
+      .filter((one) => one.ready !== 'yes')
+      .map(({ member, ready }) => `${member}: ${ready}`);
+    const archived = findings.filter((one) => one.class === 'archived');
+    // One that does not count yet may be over by itself.
+    const healthy = findings.filter((one) => one.class === 'ready' || (streams && one.counts));
+    return [
+      ...healthy.map(({ kind, what }) => `an inspection finds ${kind}, which is not true: ${what}`),
+      ...(healthy.length === 0 && ready.length > 0
+        ? [`an inspection says READY ${ready.join(', ')}: ${unseen.map(({ what }) => what).join('; ')}`]
+        : []),
+      ...(!streams && archived.length === 0 && unseen.length === 0
+        ? ['an inspection says that WAL is archived, and Barman does not stream']
+        : []),
+    ];
+  });
 }
