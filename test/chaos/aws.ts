@@ -24,7 +24,12 @@ export interface AwsSettings {
 /** What the network does with webhooks. */
 export type Delivery = 'normal' | 'lost' | 'late' | 'doubled';
 
-export type AwsReport = { answer: Answer } | { lease: Lease } | { item: ItemState } | { beat: Beat };
+export type AwsReport =
+  | { cut: number }
+  | { answer: Answer }
+  | { lease: Lease }
+  | { item: ItemState }
+  | { beat: Beat };
 
 /** The function's timeout (ms), as in serverless.yml. */
 const TIMEOUT = 60_000;
@@ -40,13 +45,18 @@ await dynamoDb.createLedger('chaos');
 const idle: ChildProcess[] = [];
 const webhooks: { body: string; headers: Record<string, string> }[] = [];
 let environment: NodeJS.ProcessEnv = {};
+/** The parameter of the cluster. */
+let cluster = '';
 let delivery: Delivery = 'normal';
 /** How many of the next invocations are killed. */
 let kills = 0;
+/** Whether the next POST to the Barman host is cut off. */
+let cutsPost = false;
 
 const report = offer<AwsReport>({
   start: async ({ certificate, parameters, interval }: AwsSettings) => {
     ssm.put(PATH, parameters);
+    cluster = parameters['clusters/main'] ?? '';
     environment = {
       ...process.env,
       AWS_ENDPOINT_URL_SSM: ssm.url,
@@ -86,6 +96,11 @@ const report = offer<AwsReport>({
   killNext: (count: number) => {
     kills = count;
   },
+  cutPost: (cuts: boolean) => {
+    cutsPost = cuts;
+  },
+  /** Changes the parameter of the cluster; null: it is as it was. */
+  cluster: (text: string | null) => ssm.put(PATH, { 'clusters/main': text ?? cluster }),
   ssm: (fault: SsmFault | null) => {
     if (fault) ssm.faults.set('*', fault);
     else ssm.faults.clear();
@@ -139,6 +154,13 @@ async function heartbeat(): Promise<void> {
   report({ beat: { at, result: result as Beat['result'] } });
 }
 
+interface InstanceMessage {
+  readonly response?: unknown;
+  readonly error?: string;
+  /** It has cut the path to the Barman host, and goes on. */
+  readonly isCut?: true;
+}
+
 /** @throws Error if the instance was killed, or time ran out */
 async function invoke(event: object, alias = ''): Promise<unknown> {
   const instance =
@@ -155,11 +177,18 @@ async function invoke(event: object, alias = ''): Promise<unknown> {
     const dead = once(instance, 'exit', { signal: ended.signal }).then(() => {
       throw new Error('the instance of the function has ended');
     });
-    const answered = once(instance, 'message', { signal: ended.signal });
-    instance.send({ event, alias, deadline: Date.now() + TIMEOUT });
-    const [{ response, error }] = (await Promise.race([dead, answered])) as [
-      { response?: unknown; error?: string },
-    ];
+    const answered = new Promise<InstanceMessage>((resolve) => {
+      const onMessage = (message: InstanceMessage) => {
+        if (!message.isCut) return resolve(message);
+        // The next ones are not: nothing else reaches the Barman host.
+        cutsPost = false;
+        report({ cut: Date.now() });
+      };
+      instance.on('message', onMessage);
+      ended.signal.addEventListener('abort', () => instance.off('message', onMessage));
+    });
+    instance.send({ event, alias, deadline: Date.now() + TIMEOUT, cut: cutsPost });
+    const { response, error } = await Promise.race([dead, answered]);
     instance.kill('SIGSTOP');
     idle.push(instance);
     if (error !== undefined) throw new Error(error);

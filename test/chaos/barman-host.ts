@@ -5,6 +5,7 @@ import { Barman } from '../e2e/barman.ts';
 import { offer } from '../e2e/remote.ts';
 import { inOneCluster } from '../stand-ins/barman-host.ts';
 import { PgBackupApiStandIn } from '../stand-ins/pg-backup-api.ts';
+import type { Host } from '../stand-ins/pg-backup-api-host.ts';
 import type { Operation } from './check.ts';
 
 export interface BarmanSettings {
@@ -19,10 +20,14 @@ export type BarmanReport = { operation: Operation };
 
 /** pg-backup-api's port, as in docs/examples/nginx.conf. */
 const PORT = 7480;
+/** With its operation, a late request takes effect within 30 s, as docs/explanation/guarantees.md wants it (ms). */
+const LATE = 20_000;
 
 let api: PgBackupApiStandIn;
 /** How long each operation takes at least (ms); Infinity: its process dies before it has done anything. */
 let slow = 0;
+/** How long a request takes at most, of those that take long (ms); 0: none does. */
+let late = 0;
 
 const report = offer<BarmanReport>({
   start: async ({ folder, tools, models }: BarmanSettings) => {
@@ -30,11 +35,15 @@ const report = offer<BarmanReport>({
     api = await PgBackupApiStandIn.start({
       port: PORT,
       models: inOneCluster(models),
+      get requestCost() {
+        return Math.random() < 0.3 ? Math.random() * late : 0;
+      },
       barman: async (server, model) => {
         const target = model === null ? 'reset' : `model ${model}`;
         report({ operation: { at: Date.now(), target } });
         if (slow === Number.POSITIVE_INFINITY) return new Promise(() => {});
         await sleep(slow);
+        if (api.host.disk !== 'writable') return false;
         return barman.configSwitch(server, model);
       },
       diagnose: () => barman.diagnose(),
@@ -55,4 +64,23 @@ const report = offer<BarmanReport>({
       ({ method }) => method === 'POST' && Math.random() < 0.5,
     ),
   noFaults: () => api.noFaults(),
+  /** Several workers, of which some take long for a request: the requests overtake each other. */
+  severalWorkers: () => {
+    late = LATE;
+    api.setWorkers(3);
+  },
+  oneWorker: () => {
+    late = 0;
+    api.setWorkers(1);
+  },
+  /** A job file of 0 bytes, as a full disk has left it. */
+  emptyJob: () => api.host.createFolders('main').jobs.set(`${new Date().getFullYear()}0101T000000`, ''),
+  disk: (disk: Host['disk']) => {
+    api.host.disk = disk;
+  },
+  /** docs/how-to/broken-job-file.md */
+  deleteEmptyJobs: () => {
+    const { jobs, output } = api.host.files('main');
+    for (const [id, job] of jobs) if (job === '' && !output.has(id)) jobs.delete(id);
+  },
 });

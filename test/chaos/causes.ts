@@ -1,9 +1,11 @@
 /** Why Barman may not stream from the leader, and the remedies: docs/how-to/wal-does-not-arrive.md. */
 
+import { isDeepStrictEqual } from 'node:util';
 import { documentedBlock, fill } from '../documentation.ts';
 import type { NodeName } from '../e2e/cluster-files.ts';
 import type { PatroniCluster } from '../e2e/patroni-cluster.ts';
 import { until } from '../e2e/processes.ts';
+import type { Promotion } from './check.ts';
 
 /** Time limits (ms): of a command, and until Barman streams. */
 const TIMEOUT = 20_000;
@@ -66,6 +68,14 @@ export const CAUSES: readonly Cause[] = [
     },
   },
   {
+    prints: /replication slot 'barman' is already in use/,
+    remedy: async ({ cluster, leader }) => {
+      await cluster.query(leader, sqlOf(page('psql -c "SELECT pg_terminate_backend')));
+      await cluster.barman.run(TIMEOUT, 'cron');
+      return false;
+    },
+  },
+  {
     prints: /starting timeline (\d+) is not present in the server/,
     remedy: async (place, [, timeline]) => {
       await place.cluster.barman.moveTimelineAway(Number(timeline));
@@ -94,11 +104,8 @@ async function isStillRemoved({ cluster, leader }: Place): Promise<boolean> {
 
 /** Moves away what Barman has of old timelines, from where the leader's history leaves them. */
 async function moveDeadBranchesAway({ cluster, leader }: Place): Promise<void> {
-  const current = (await cluster.writeWal(leader)).slice(0, 8);
-  if (current === '00000001') return;
-  const history = await cluster.query(leader, `SELECT pg_read_file('pg_wal/${current}.history')`);
-  for (const [, id, fork] of history.matchAll(/^(\d+)\t(\w+\/\w+)/gm)) {
-    const timeline = Number(id).toString(16).toUpperCase().padStart(8, '0');
+  for (const { parent, fork } of await promotionsOf(cluster, leader)) {
+    const timeline = parent.toString(16).toUpperCase().padStart(8, '0');
     const first = (await cluster.query(leader, `SELECT pg_walfile_name('${fork}')`)).slice(8);
     await cluster.barman.remedy(page('for file in streaming'), {
       '000000010000000000000007': `${timeline}${first}`,
@@ -106,6 +113,33 @@ async function moveDeadBranchesAway({ cluster, leader }: Place): Promise<void> {
       '00000001*': `${timeline}*`,
     });
   }
+}
+
+/** The promotions from which a leader descends, by its history. */
+export async function promotionsOf(cluster: PatroniCluster, leader: NodeName): Promise<Promotion[]> {
+  const name = (await cluster.writeWal(leader)).slice(0, 8);
+  if (Number(name) === 1) return [];
+  const history = await cluster.query(leader, `SELECT pg_read_file('pg_wal/${name}.history')`);
+  const forks = [...history.matchAll(/^(\d+)\t(\w+\/\w+)/gm)];
+  const timelines = [...forks.map(([, parent]) => Number(parent)), Number.parseInt(name, 16)];
+  return forks.map(([, parent, fork = ''], index) => ({
+    timeline: timelines[index + 1] as number,
+    parent: Number(parent),
+    fork,
+  }));
+}
+
+/** Moves away what Barman has of promotions by hand that Patroni has undone. @returns their timelines */
+export async function moveUndoneAway(
+  { cluster, leader }: Place,
+  promotedByHand: Promotion[],
+): Promise<number[]> {
+  const known = await promotionsOf(cluster, leader);
+  const undone = promotedByHand.filter((one) => !known.some((other) => isDeepStrictEqual(one, other)));
+  for (const { timeline } of undone) await cluster.barman.moveTimelineAway(timeline);
+  promotedByHand.length = 0;
+  if (undone.length > 0) await backUp({ cluster, leader });
+  return undone.map(({ timeline }) => timeline);
 }
 
 /** Makes a base backup. */

@@ -2,7 +2,8 @@
  * `npm run chaos -- --minutes 30 --seed N`: a nemesis disturbs everything around the function, in the manner
  * of Jepsen. After each round Barman must follow within what is promised. At no time is an operation sent that
  * is older than an event answered DONE, or does Barman use anything but what the ledger says is applied; unless
- * the ledger says "unsettled", and then for at most three minutes.
+ * the ledger says "unsettled", and then for at most three minutes. What an inspection says is true. At the end a
+ * restore has the rows of the leader, and no others.
  *
  * It runs in namespaces of its own: nothing leaves the machine, and nothing outlives the run.
  */
@@ -17,7 +18,7 @@ import type { NodeName } from '../e2e/cluster-files.ts';
 import { inNamespaces } from '../e2e/namespaces.ts';
 import { until } from '../e2e/processes.ts';
 import { FOLDER, installTools } from '../e2e/setup.ts';
-import { backUp, CAUSES } from './causes.ts';
+import { backUp, CAUSES, moveUndoneAway } from './causes.ts';
 import { outdatedOperations, promise, wrongFindings, wrongModels, wrongRows } from './check.ts';
 import { disturb, FAULTS, plan } from './nemesis.ts';
 import { repair } from './repair.ts';
@@ -85,7 +86,13 @@ let isGap = false;
 console.log(
   `seed ${seed}, ${minutes} minutes, a heartbeat each ${interval} s; Barman must follow within ${seconds(limit)}`,
 );
-const world = await startWorld({ folder, tools, interval });
+const hasSite = seed % 3 === 0;
+// Two sites need it.
+const followLeader = hasSite || seed % 2 === 0;
+console.log(
+  `the callbacks ${followLeader ? 'follow the leader' : 'name models'}; ${hasSite ? 'a' : 'no'} standby site`,
+);
+const world = await startWorld({ folder, tools, interval, followLeader, hasSite });
 const { cluster, history } = world;
 const { barman } = cluster;
 say('everything runs');
@@ -99,14 +106,14 @@ for (const [index, all] of plan(seed, 1_000).entries()) {
   const steps = all.filter(({ fault }) => only.includes(fault));
   if (steps.length === 0 || (round !== undefined && round !== index + 1)) continue;
   rounds += 1;
-  await repair(cluster, say);
+  await calm();
   say(`round ${index + 1}`);
   await disturb(world, steps, say);
   await heal(world);
   say('all is healed');
   await follows();
 }
-await repair(cluster, say);
+await calm();
 verdict(await restore());
 
 /** Runs this script again, in namespaces. @returns its exit status */
@@ -119,8 +126,8 @@ function runInNamespaces(): number {
   return status;
 }
 
-/** Waits until Barman follows the leader on which the nodes agree. */
-async function follows(): Promise<void> {
+/** Waits until Barman follows the leader on which the nodes agree. @returns whether it does */
+async function follows(): Promise<boolean> {
   let leader: NodeName | undefined;
   let since = Date.now();
   for (;;) {
@@ -131,16 +138,18 @@ async function follows(): Promise<void> {
     if (leader && isApplied && (await cluster.streamingSince(leader))) {
       times.push(took);
       say(`Barman follows ${leader}, after ${seconds(took)}`);
-      return inspect(true);
+      await undone(leader);
+      return true;
     }
     if (took > limit) {
       if (leader && isApplied) return remedied(leader);
-      if (leader)
-        return violation(
-          `the model is ${barman.active.model} and the leader ${leader}, after ${seconds(took)}`,
-        );
+      if (leader) {
+        violation(`the model is ${barman.active.model} and the leader ${leader}, after ${seconds(took)}`);
+        return false;
+      }
       inconclusive += 1;
-      return say(`inconclusive: the nodes do not agree on a leader, after ${seconds(took)}`);
+      say(`inconclusive: the nodes do not agree on a leader, after ${seconds(took)}`);
+      return false;
     }
     await sleep(200);
   }
@@ -150,21 +159,45 @@ async function follows(): Promise<void> {
  * What follows if the model is the leader's, but Barman does not stream: that is reported, and has a cause
  * that the function cannot end.
  */
-async function remedied(leader: NodeName): Promise<void> {
+async function remedied(leader: NodeName): Promise<boolean> {
   const reported = history.beats.at(-1)?.result.observed?.notStreaming ?? [];
-  if (reported.length === 0) return violation('Barman does not stream, and no heartbeat reports it');
-  const printed = await barman.whyNotStreaming(20_000).catch(({ message }) => message as string);
-  const cause = CAUSES.find(({ prints }) => prints.test(printed));
-  const match = cause?.prints.exec(printed);
-  if (!cause || !match) return violation(`Barman does not stream, for no known cause: ${printed}`);
-  notStreaming += 1;
+  if (reported.length === 0) violation('Barman does not stream, and no heartbeat reports it');
   await inspect(false);
-  say(`not streaming, which the heartbeats report: ${match[0]}`);
-  isGap = (await cause.remedy({ cluster, leader }, match)) || isGap;
-  const streams = () => cluster.streamingSince(leader);
-  await until(streams, 'Barman does not stream after the remedy', limit)
-    .then(() => say('Barman streams after the remedy'))
-    .catch(({ message }) => violation(message));
+  try {
+    const printed = await barman.whyNotStreaming(20_000);
+    const cause = CAUSES.find(({ prints }) => prints.test(printed));
+    const match = cause?.prints.exec(printed);
+    if (!cause || !match) throw new Error(`Barman does not stream, for no known cause: ${printed}`);
+    notStreaming += 1;
+    say(`not streaming, which the heartbeats report: ${match[0]}`);
+    isGap = (await cause.remedy({ cluster, leader }, match)) || isGap;
+    const streams = () => cluster.streamingSince(leader);
+    await until(streams, 'Barman does not stream after the remedy', limit);
+    say('Barman streams after the remedy');
+    await undone(leader);
+    return true;
+  } catch (error) {
+    violation((error as Error).message);
+    return false;
+  }
+}
+
+/** What follows if Patroni has undone a promotion by hand, also if Barman streams. */
+async function undone(leader: NodeName): Promise<void> {
+  const timelines = await moveUndoneAway({ cluster, leader }, history.promotedByHand);
+  if (timelines.length === 0) return;
+  isGap = true;
+  say(`undone: the promotion to timeline ${timelines.join(', ')}, which was moved away`);
+}
+
+/** Waits until all is healthy, and inspects. */
+async function calm(): Promise<void> {
+  await repair(cluster, say);
+  if (!(await follows())) return;
+  // An inspection repeats what the last heartbeat saw of the operations.
+  const from = Date.now();
+  await until(() => history.beats.some(({ at }) => at > from), 'there is no heartbeat', 3 * interval * 1_000);
+  await inspect(true);
 }
 
 /** Compares what an inspection says with whether Barman streams. */
@@ -225,7 +258,7 @@ function verdict({ restored, dead }: { restored: number; dead: number }): never 
 seed ${seed}, ${rounds} rounds (${inWords}), violations: ${found}
 Barman followed within ${followed} (promised: ${seconds(limit)})
 ${answers.length} answers to webhooks: ${counted.join(', ')}
-${beats.length} heartbeats, ${leases.length} leases, ${operations.length} operations, ${inspections} inspections
+${beats.length} heartbeats, ${leases.length} leases, ${operations.length} operations, ${inspections} inspections, ${history.cuts.length} POSTs cut
 ${restored} rows restored; ${dead} acknowledged rows were on dead branches`);
   const counts = [
     rounds,

@@ -65,6 +65,13 @@ export interface Restored {
   readonly beforeGap: boolean;
 }
 
+/** A timeline, and where it leaves the one before. */
+export interface Promotion {
+  readonly timeline: number;
+  readonly parent: number;
+  readonly fork: string;
+}
+
 export interface History {
   readonly answers: Answer[];
   readonly leases: Lease[];
@@ -72,7 +79,11 @@ export interface History {
   readonly items: ItemState[];
   /** When a model was applied by hand. */
   readonly byHand: { readonly from: number; readonly to: number }[];
+  /** The timelines that began so, until it is known that they go on. */
+  readonly promotedByHand: Promotion[];
   readonly beats: Beat[];
+  /** When the path to the Barman host was cut in the middle of a POST. */
+  readonly cuts: number[];
 }
 
 /** Four minutes are promised for the heartbeat of production: two of its intervals, and this (ms). */

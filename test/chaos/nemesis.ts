@@ -1,12 +1,16 @@
 /** What the nemesis does to the world, and the plan of a run, which depends on its seed only. */
 
+import { mkdtempSync } from 'node:fs';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import fc from 'fast-check';
 import type { NodeName } from '../e2e/cluster-files.ts';
 import type { PatroniCluster } from '../e2e/patroni-cluster.ts';
+import { asPostgres, own, POSTGRESQL, startLogged } from '../e2e/processes.ts';
 import type { DynamoDbFault } from '../stand-ins/dynamodb.ts';
 import type { SsmFault } from '../stand-ins/ssm.ts';
 import type { Delivery } from './aws.ts';
+import { promotionsOf } from './causes.ts';
 import { connect, cut, HOSTS, type Host, NODES, pairs } from './network.ts';
 import type { World } from './world.ts';
 
@@ -40,11 +44,12 @@ const LINKS = pairs(HOSTS).filter(
   ([a, b]) => ![a, b].includes('etcd') || [a, b].some((host) => host.startsWith('node')),
 );
 
+const SLOT = "FROM pg_replication_slots WHERE slot_name = 'barman'";
+
 /** Removes the WAL that Barman needs, as after a mistake with slots. Patroni creates the slot again. */
 async function removeWal(cluster: PatroniCluster, leader: NodeName): Promise<void> {
-  const slot = "FROM pg_replication_slots WHERE slot_name = 'barman'";
   const statements = [
-    `SELECT pg_terminate_backend(active_pid, 5000) ${slot} AND active`,
+    `SELECT pg_terminate_backend(active_pid, 5000) ${SLOT} AND active`,
     // More segments than wal_keep_size keeps.
     `DO $$ BEGIN FOR n IN 1..2 +
       pg_size_bytes(current_setting('wal_keep_size')) / pg_size_bytes(current_setting('wal_segment_size')) LOOP
@@ -52,7 +57,7 @@ async function removeWal(cluster: PatroniCluster, leader: NodeName): Promise<voi
     END LOOP; END $$`,
     // A new slot reserves WAL from the last checkpoint on.
     'CHECKPOINT',
-    `SELECT pg_drop_replication_slot(slot_name) ${slot}`,
+    `SELECT pg_drop_replication_slot(slot_name) ${SLOT}`,
     'CHECKPOINT',
   ];
   for (const sql of statements) await cluster.query(leader, sql);
@@ -87,6 +92,17 @@ const api =
     return { end: () => barmanHost.call(end) };
   };
 
+/** pg-backup-api can write no file; no operation has any effect. */
+const disk =
+  (disk: 'full' | 'read-only'): Fault =>
+  async ({ barmanHost }) => {
+    await barmanHost.call('disk', disk);
+    return { end: () => barmanHost.call('disk', 'writable') };
+  };
+
+/** Values of the cluster's parameter. */
+const MALFORMED = ['{', '{}', '{"servers":{"main":["node1"]}}', '{"servers":{},"secret":"whsec_"}'];
+
 /** Sends a signal to processes of the leader, or of any node if there is none. */
 const signal =
   (signal: 'SIGKILL' | 'SIGSTOP', ...of: ('patroni' | 'postgres')[]): Fault =>
@@ -99,6 +115,17 @@ const signal =
     // Patroni starts PostgreSQL again.
     return { target, end: signal === 'SIGSTOP' ? goOn : () => world.cluster.startNode(target) };
   };
+
+/** Another `pg_receivewal` takes Barman's slot. It ends with its connection: by the remedy, at the latest. */
+async function receiveElsewhere({ cluster }: World, leader: NodeName): Promise<void> {
+  const folder = mkdtempSync(join(cluster.folder, 'receiver-'));
+  own(folder, 0o700);
+  const { address, postgres } = cluster.address(leader);
+  const connection = `host=${address} port=${postgres} user=streaming_barman dbname=postgres`;
+  const words = ['--no-loop', '-D', folder, '-S', 'barman', '-d', connection];
+  await cluster.query(leader, `SELECT pg_terminate_backend(active_pid, 5000) ${SLOT} AND active`);
+  startLogged(asPostgres(join(POSTGRESQL, 'pg_receivewal'), words), join(cluster.folder, 'receiver.log'));
+}
 
 export const FAULTS: Readonly<Record<string, Fault>> = {
   'kill the leader': signal('SIGKILL', 'patroni', 'postgres'),
@@ -118,8 +145,14 @@ export const FAULTS: Readonly<Record<string, Fault>> = {
     // Each node has to read that first: one that has not would demote what was promoted.
     await sleep(5_000);
     await world.cluster.pgCtl(candidate, 'promote');
+    world.history.promotedByHand.push(...(await promotionsOf(world.cluster, candidate)).slice(-1));
     await world.cluster.pgCtl(leader, 'stop', '-m', 'fast');
     return { target: candidate, end: () => world.cluster.setPause(false) };
+  },
+  'kill the standby site': async ({ site }) => {
+    if (!site) throw new Error('there is none');
+    await site.kill('node1');
+    return { end: () => site.startNode('node1') };
   },
   'stop etcd': async (world) => {
     await world.cluster.signal('etcd', 'etcd', 'SIGSTOP');
@@ -129,6 +162,27 @@ export const FAULTS: Readonly<Record<string, Fault>> = {
     const [a, b] = LINKS[choice % LINKS.length] as [Host, Host];
     await cut(a, b);
     return { target: `${a} – ${b}`, end: () => connect(a, b) };
+  },
+  'cut the leader off from all but Barman': async (world, choice) => {
+    const target = await leaderOf(world);
+    const others = HOSTS.filter((host) => host !== target && host !== 'barman');
+    for (const host of others) await cut(target, host);
+    // Without Patroni, its PostgreSQL remains a primary.
+    const hangs = choice % 2 === 0;
+    if (hangs) await world.cluster.signal(target, 'patroni', 'SIGSTOP');
+    const end = async () => {
+      for (const host of others) await connect(target, host);
+      if (hangs) await world.cluster.signal(target, 'patroni', 'SIGCONT');
+    };
+    return { target: hangs ? `${target}, whose Patroni hangs` : target, end };
+  },
+  'cut the path to Barman in mid-POST': async ({ aws }) => {
+    await aws.call('cutPost', true);
+    const end = async () => {
+      await aws.call('cutPost', false);
+      await connect('aws', 'barman');
+    };
+    return { end };
   },
   'lose webhooks': webhooks('lost'),
   'delay webhooks': webhooks('late'),
@@ -159,6 +213,19 @@ export const FAULTS: Readonly<Record<string, Fault>> = {
   },
   'slow operations': operations((choice) => 1_000 + (choice % 20_000)),
   'kill operations': operations(() => null),
+  'several workers': api('severalWorkers', 'oneWorker'),
+  // It stays until all is healed: a person deletes it.
+  'an empty job file': async ({ barmanHost }) => {
+    await barmanHost.call('emptyJob');
+    return {};
+  },
+  'a full disk': disk('full'),
+  'a read-only disk': disk('read-only'),
+  'start a second receiver': async (world) => {
+    const target = await leaderOf(world);
+    await receiveElsewhere(world, target);
+    return { target };
+  },
   'remove WAL that Barman needs': async (world) => {
     const target = await leaderOf(world);
     await removeWal(world.cluster, target);
@@ -172,6 +239,12 @@ export const FAULTS: Readonly<Record<string, Fault>> = {
     return { target };
   },
   'throttle SSM': service('ssm', 'throttling'),
+  'deny SSM': service('ssm', 'access denied'),
+  'malform the cluster': async ({ aws }, choice) => {
+    const target = MALFORMED[choice % MALFORMED.length] as string;
+    await aws.call('cluster', target);
+    return { target, end: () => aws.call('cluster', null) };
+  },
   'throttle DynamoDB': service('dynamoDb', 'throttling'),
   "lose DynamoDB's responses": service('dynamoDb', 'lose response'),
 };

@@ -11,6 +11,8 @@ export const ADDRESS = {
   etcd: '10.77.0.2',
   aws: '10.77.0.3',
   barman: '10.77.0.4',
+  /** The standby site: a node, and its etcd. */
+  site: '10.77.0.21',
 } as const;
 export type Host = keyof typeof ADDRESS;
 export const HOSTS = Object.keys(ADDRESS) as Host[];
@@ -38,6 +40,11 @@ export async function createNetwork(): Promise<void> {
 export async function cut(a: Host, b: Host): Promise<void> {
   await neighbour(a, b, NOWHERE);
   await neighbour(b, a, NOWHERE);
+}
+
+/** The command `ip` that, on a host, loses all packets to another one. */
+export function losesPackets(to: Host): string[] {
+  return ['neigh', 'replace', ADDRESS[to], 'lladdr', NOWHERE, 'dev', 'eth0', 'nud', 'permanent'];
 }
 
 /** Ends a cut. */

@@ -4,9 +4,9 @@
  * AWS's services.
  */
 
-import { writeFileSync } from 'node:fs';
+import { mkdirSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
-import type { Hosts } from '../e2e/cluster-files.ts';
+import type { Hosts, NodeAddress } from '../e2e/cluster-files.ts';
 import { on } from '../e2e/namespaces.ts';
 import { startNginx } from '../e2e/nginx.ts';
 import { PatroniCluster } from '../e2e/patroni-cluster.ts';
@@ -26,6 +26,10 @@ export interface WorldOptions {
   readonly tools: string;
   /** Between two heartbeats (s). */
   readonly interval: number;
+  /** The callbacks follow the leader. Otherwise each names the model of its node. */
+  readonly followLeader: boolean;
+  /** There is a standby site, which never is promoted. */
+  readonly hasSite: boolean;
 }
 
 const PORT = { postgres: 5432, rest: 8008 };
@@ -36,19 +40,40 @@ const CLUSTER: Hosts = {
   on,
 };
 
+/** The standby site has one node. */
+const SITE: Hosts = {
+  nodes: new Map([['node1', { address: ADDRESS.site, ...PORT }]]),
+  etcd: { client: `http://${ADDRESS.site}:2379`, peer: `http://${ADDRESS.site}:2380` },
+  network: NETWORK,
+  on: (_, command) => on('site', command),
+};
+/** Barman's model of that node. */
+export const SITE_MODEL = 'pg:site-node1';
+
 export interface World {
   readonly cluster: PatroniCluster;
+  readonly site: PatroniCluster | undefined;
   readonly aws: Remote<AwsReport>;
   readonly barmanHost: Remote<BarmanReport>;
   readonly history: History;
 }
 
 /** @returns once everything runs */
-export async function startWorld({ folder, tools, interval }: WorldOptions): Promise<World> {
+export async function startWorld(options: WorldOptions): Promise<World> {
+  const { folder, tools, interval, followLeader, hasSite } = options;
   await createNetwork();
   const ca = await CertificateAuthority.create('Chaos CA');
   const secret = createSecret();
-  const history: History = { answers: [], leases: [], operations: [], items: [], byHand: [], beats: [] };
+  const history: History = {
+    answers: [],
+    leases: [],
+    operations: [],
+    items: [],
+    byHand: [],
+    promotedByHand: [],
+    beats: [],
+    cuts: [],
+  };
   const file = (name: string) => join(folder, name);
   const script = (name: string) => [process.execPath, [resolve(`test/chaos/${name}.ts`)]] as const;
 
@@ -57,7 +82,8 @@ export async function startWorld({ folder, tools, interval }: WorldOptions): Pro
     history.operations.push(operation),
   );
   const models = Object.fromEntries(NODES.map((name) => [name, `pg:${name}`]));
-  const barmanSettings: BarmanSettings = { folder, tools, models: Object.values(models) };
+  const allModels = [...Object.values(models), ...(hasSite ? [SITE_MODEL] : [])];
+  const barmanSettings: BarmanSettings = { folder, tools, models: allModels };
   await barmanHost.call('start', barmanSettings);
   const { parameters } = await startNginx({
     folder: file('nginx'),
@@ -71,7 +97,8 @@ export async function startWorld({ folder, tools, interval }: WorldOptions): Pro
     if ('answer' in report) history.answers.push(report.answer);
     else if ('lease' in report) history.leases.push(report.lease);
     else if ('item' in report) history.items.push(report.item);
-    else history.beats.push(report.beat);
+    else if ('beat' in report) history.beats.push(report.beat);
+    else history.cuts.push(report.cut);
   });
   const patroni = NODES.map((name) => `http://${ADDRESS[name]}:${PORT.rest}`);
   const awsSettings: AwsSettings = {
@@ -80,33 +107,62 @@ export async function startWorld({ folder, tools, interval }: WorldOptions): Pro
     parameters: {
       ...parameters,
       'clusters/main': JSON.stringify({ servers: { main: models }, patroni, secret }),
+      ...(hasSite && {
+        'clusters/site': JSON.stringify({
+          servers: { main: { node1: SITE_MODEL } },
+          patroni: [`http://${ADDRESS.site}:${PORT.rest}`],
+          secret,
+        }),
+      }),
     },
   };
   await aws.call('start', awsSettings);
 
   writeFileSync(file('ca.pem'), ca.cert);
-  const cluster = await PatroniCluster.start({
-    hosts: CLUSTER,
-    folder,
+  const shared = {
     tools,
     callback: ['--url', `https://${ADDRESS.aws}/config-switch`, '--ca-file', file('ca.pem')],
     secret,
     // Both are each minute in production.
     cron: interval * 1_000,
+  };
+  const siteNodes = hasSite ? ([[SITE_MODEL.slice('pg:'.length), SITE.nodes.get('node1')]] as const) : [];
+  const cluster = await PatroniCluster.start({
+    ...shared,
+    hosts: CLUSTER,
+    folder,
+    models: !followLeader,
+    barmanNodes: new Map([...CLUSTER.nodes, ...siteNodes] as [string, NodeAddress][]),
   });
-  return { cluster, aws, barmanHost, history };
+  if (!hasSite) return { cluster, site: undefined, aws, barmanHost, history };
+  mkdirSync(file('site'));
+  const site = await PatroniCluster.start({
+    ...shared,
+    hosts: SITE,
+    folder: file('site'),
+    scope: 'site',
+    barmanNodes: null,
+    standbyOf: { host: NODES.map((name) => ADDRESS[name]).join(), port: PORT.postgres },
+  });
+  return { cluster, site, aws, barmanHost, history };
 }
 
 /** Ends everything that the nemesis has done. */
-export async function heal({ cluster, aws, barmanHost }: World): Promise<void> {
+export async function heal({ cluster, site, aws, barmanHost }: World): Promise<void> {
   for (const [a, b] of pairs(HOSTS)) await connect(a, b);
   cluster.heal();
+  site?.heal();
   await aws.call('deliver', 'normal');
   await aws.call('killNext', 0);
+  await aws.call('cutPost', false);
+  await aws.call('cluster', null);
   await aws.call('ssm', null);
   await aws.call('dynamoDb', null);
   await barmanHost.call('slow', 0);
   await barmanHost.call('noFaults');
+  await barmanHost.call('oneWorker');
+  await barmanHost.call('disk', 'writable');
+  await barmanHost.call('deleteEmptyJobs');
   await barmanHost.call('listen').catch(() => {});
   await until(() => cluster.setPause(false), 'no node resumes', 120_000);
 }

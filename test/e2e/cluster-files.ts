@@ -59,8 +59,8 @@ export interface ClusterOptions {
   readonly scope?: string;
   /** Patroni's REST API is https, and requires a client certificate. Default: plain http. */
   readonly tls?: RestTls;
-  /** Makes it a standby cluster: PostgreSQL's port on loopback of the leader that it follows. */
-  readonly standbyOf?: number;
+  /** Makes it a standby cluster: where the leader is that it follows; several hosts with commas. */
+  readonly standbyOf?: { readonly host: string; readonly port: number };
   /**
    * The nodes of which Barman has a model, `pg:` and the name. Default: those of this cluster; null: Barman is that
    * of another site, and follows primaries only.
@@ -164,7 +164,7 @@ function examples(name: NodeName, options: ClusterOptions): string[] {
     '# … and the lines': `- host all,replication postgres ${network} trust\n    #`,
   });
   if (standbyOf === undefined) return [node];
-  const upstream = { '10.0.1.10': '127.0.0.1', 'port: 5432': `port: ${standbyOf}` };
+  const upstream = { '10.0.1.10': standbyOf.host, 'port: 5432': `port: ${standbyOf.port}` };
   const when = barmanNodes === null && { '--switch-when leader': '--switch-when promoted' };
   return [node, fill(example('patroni-standby.yml'), { ...words, ...upstream, ...when })];
 }

@@ -641,7 +641,7 @@ async function startProxy(port: number): Promise<{ port: number; close: () => vo
 
 test('a standby site › has no finding', async () => {
   await using stack = new AsyncDisposableStack();
-  const standbyOf = portOf((await cluster.leader()) as NodeName);
+  const standbyOf = { host: '127.0.0.1', port: portOf((await cluster.leader()) as NodeName) };
   const site = stack.adopt(
     await startCluster({ callback, secret, scope: 'dr', standbyOf, nodes: 1 }),
     (one) => one.stop(),

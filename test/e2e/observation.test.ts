@@ -372,7 +372,7 @@ test('Barman › does not stream if it is ahead of the fork, until the commands 
 test('Barman › is set to the new standby leader after a switchover in a standby cluster, by its event, or by the heartbeat without one', async () => {
   const upstream = await cluster.healthy();
   await using stack = new AsyncDisposableStack();
-  const standbyOf = cluster.address(upstream).postgres;
+  const standbyOf = { host: '127.0.0.1', port: cluster.address(upstream).postgres };
   const options = { callback: callbackOptions, secret, tls, scope: 'dr', standbyOf };
   const standby = stack.adopt(await startCluster(options), (one) => one.stop());
   const row = stack.use(await startRow(standby, 'dr'));

@@ -46,7 +46,7 @@ beforeAll(async () => {
   const named = [...hosts2.nodes].map(([name, address]) => [`dc2-${name}`, address] as const);
   const barmanNodes = new Map([...hosts1.nodes, ...named]);
   dc1 = await startCluster({ ...options, hosts: hosts1, scope: 'dc1', barmanNodes });
-  const standbyOf = dc1.address('node1').postgres;
+  const standbyOf = { host: '127.0.0.1', port: dc1.address('node1').postgres };
   dc2 = await startCluster({ ...options, hosts: hosts2, scope: 'dc2', barmanNodes: null, standbyOf });
   const cluster = (of: PatroniCluster, main: Record<string, string>) =>
     JSON.stringify({ servers: { main }, patroni: of.restUrls, secret });

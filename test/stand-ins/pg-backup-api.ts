@@ -76,6 +76,9 @@ export class PgBackupApiStandIn {
   readonly #free: Worker[];
   /** Requests that wait for a worker, in the order of their arrival. */
   readonly #waiting: ((worker: Worker) => void)[] = [];
+  /** How many threads there are, and how many busy ones more than that. */
+  #threads: number;
+  #surplus = 0;
   #stall = Promise.withResolvers<void>();
 
   private constructor(options: PgBackupApiOptions) {
@@ -84,6 +87,7 @@ export class PgBackupApiStandIn {
     const { workers = 1, threads = 1 } = options;
     const all = Array.from({ length: workers }, () => new Worker(this.host));
     this.#free = Array.from({ length: threads }, () => all).flat();
+    this.#threads = this.#free.length;
     const listener = (request: IncomingMessage, response: ServerResponse) => {
       void this.#serve(request, response).catch(() => response.destroy());
     };
@@ -146,6 +150,28 @@ export class PgBackupApiStandIn {
     this.#faults.length = 0;
     this.#stall.resolve();
     this.#stall = Promise.withResolvers();
+  }
+
+  /** Changes the number of workers, of one thread each. One that is too many ends once it has responded. */
+  setWorkers(count: number): void {
+    for (; this.#threads < count; this.#threads += 1) {
+      if (this.#surplus > 0) this.#surplus -= 1;
+      else this.#release(new Worker(this.host));
+    }
+    for (; this.#threads > count; this.#threads -= 1) {
+      if (!this.#free.pop()) this.#surplus += 1;
+    }
+  }
+
+  /** Gives a worker that is free to the request that waits longest. */
+  #release(worker: Worker): void {
+    if (this.#surplus > 0) {
+      this.#surplus -= 1;
+      return;
+    }
+    const next = this.#waiting.shift();
+    if (next) next(worker);
+    else this.#free.push(worker);
   }
 
   /** Sets how the next operation will run; plans are used in order. */
@@ -248,9 +274,7 @@ export class PgBackupApiStandIn {
     const worker = this.#free.shift() ?? (await new Promise<Worker>((free) => this.#waiting.push(free)));
     const response = await worker.respond({ ...request, path: request.path.slice(prefix.length) });
     this.#queue -= 1;
-    const next = this.#waiting.shift();
-    if (next) next(worker);
-    else this.#free.push(worker);
+    this.#release(worker);
     return response;
   }
 }

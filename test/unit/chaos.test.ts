@@ -1,6 +1,14 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { type History, outdatedOperations, promise, wrongModels } from '../chaos/check.ts';
+import {
+  type History,
+  outdatedOperations,
+  promise,
+  type Restored,
+  wrongFindings,
+  wrongModels,
+  wrongRows,
+} from '../chaos/check.ts';
 import { FAULTS, plan } from '../chaos/nemesis.ts';
 
 const version = (second: number, id: string) => `2026-11-23T06:10:0${second}.000Z#${id}`;
@@ -17,7 +25,9 @@ const history = (given: Partial<History>): History => ({
   operations: [],
   items: [],
   byHand: [],
+  promotedByHand: [],
   beats: [],
+  cuts: [],
   ...given,
 });
 
@@ -100,6 +110,68 @@ test.each<[string, Partial<History>, { at: number; model: string }[], number]>([
   ],
 ])('a chaos run › Barman uses %s: %j, %j has %i violations', (_, given, models, count) => {
   expect(wrongModels(history(given), models, 5 * MINUTE)).toHaveLength(count);
+});
+
+const rows = [1, 2, 3].map((id) => ({ id, node: 'node1', timeline: '00000001', at: id }));
+const restored = (ids: readonly number[], given: Partial<Restored> = {}): Restored => ({
+  before: new Set([1, 2]),
+  after: new Set([1, 2, 4]),
+  ids: new Set(ids),
+  beforeGap: false,
+  ...given,
+});
+
+test.each<[string, Restored, readonly RegExp[]]>([
+  ['all rows', restored([1, 2]), []],
+  ['a row that was committed meanwhile', restored([1, 2, 4]), []],
+  ['no row at the end', restored([1]), [/lacks .*: 1 rows, from 2 of node1, timeline 00000001/]],
+  ['no row in the middle', restored([2, 4]), [/lacks .*: 1 rows, from 1 of node1/]],
+  ['a row of a dead branch', restored([1, 2, 3]), [/dead branch: 1 rows, from 3 of node1/]],
+  ['an unknown row', restored([1, 2, 5]), [/dead branch: 1 rows, from 5, not acknowledged/]],
+  ['nothing', restored([]), [/lacks .*: 2 rows/]],
+  ['a dead branch instead', restored([1, 3]), [/lacks/, /dead branch/]],
+  ['no row after a gap, and is older', restored([1], { beforeGap: true }), []],
+  ['a row of a dead branch, and is older', restored([1, 3], { beforeGap: true }), [/dead branch/]],
+])('a chaos run › a restore has %s: %j', (_, one, expected) => {
+  expect(wrongRows(rows, one)).toEqual(expected.map((sentence) => expect.stringMatching(sentence)));
+});
+
+const now = '2026-11-23T06:10:00.000Z';
+const slotInactive = {
+  kind: 'slot-inactive',
+  class: 'archived' as const,
+  what: 'w',
+  remedy: 'r',
+  since: now,
+};
+const slotMissing = { ...slotInactive, kind: 'slot-not-permanent', class: 'ready' as const, counts: true };
+type Report = Parameters<typeof wrongFindings>[0]['servers'][number];
+const report = (given: Partial<Report>): Report => ({
+  barman_server: 'main',
+  at: now,
+  paused: false,
+  members: [{ member: 'node1', cluster: 'main', slot: 'yes', ready: 'yes' }],
+  findings: [],
+  notes: [],
+  unseen: [],
+  ...given,
+});
+const notReady = (ready: 'no' | '?') => ({
+  members: [{ member: 'node1', cluster: 'main', slot: 'yes' as const, ready }],
+});
+
+test.each<[string, Partial<Report>, boolean, readonly RegExp[]]>([
+  ['nothing, while Barman streams', {}, true, []],
+  ['nothing, while Barman does not stream', {}, false, [/archived, and Barman does not stream/]],
+  ['no stream', { findings: [{ ...slotInactive, counts: false }] }, false, []],
+  ['no stream, falsely', { findings: [{ ...slotInactive, counts: true }] }, true, [/finds slot-inactive/]],
+  ['no stream, for a moment', { findings: [{ ...slotInactive, counts: false }] }, true, []],
+  ['a slot missing, falsely', { findings: [slotMissing], ...notReady('no') }, true, [/slot-not-permanent/]],
+  ['a member not ready, without a finding', notReady('?'), true, [/READY node1: \?/]],
+  ['that it cannot see', { unseen: [{ what: 'whether WAL is archived' }] }, false, []],
+])('a chaos run › an inspection finds %s: %j, streaming %s', (_, given, streams, expected) => {
+  const sentences = expected.map((sentence) => expect.stringMatching(sentence));
+  expect(wrongFindings({ servers: [report(given)] }, streams)).toEqual(sentences);
 });
 
 test('a chaos run › is promised what is promised in production, for the heartbeat of production', () => {
