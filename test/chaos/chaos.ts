@@ -32,7 +32,11 @@ const CHAOS = {
     minutes: { type: 'string', value: 'MINUTES', default: '5', help: 'how long' },
     seed: { type: 'string', value: 'SEED', help: 'repeats a run; random otherwise' },
     interval: { type: 'string', value: 'SECONDS', default: '10', help: 'between two heartbeats' },
-    round: { type: 'string', value: 'ROUND', help: 'repeats only this round of the seed, the first being 1' },
+    round: {
+      type: 'string',
+      value: 'ROUND,…',
+      help: 'repeats only these rounds of the seed; the first is 1',
+    },
     only: {
       type: 'string',
       value: 'FAULT,…',
@@ -40,11 +44,10 @@ const CHAOS = {
     },
   },
 } as const;
-const { minutes, seed, interval, round, only } = await commandLine(CHAOS, (values) => {
-  const number = (name: 'minutes' | 'seed' | 'interval' | 'round', fallback?: number) => {
-    const value = Number(values[name] ?? fallback);
-    if (value > 0) return value;
-    throw new UsageError(`--${name} must be a number greater than 0, not ${values[name]}`);
+const { minutes, seed, interval, chosen, only } = await commandLine(CHAOS, (values) => {
+  const number = (name: 'minutes' | 'seed' | 'interval' | 'round', given = values[name]) => {
+    if (Number(given) > 0) return Number(given);
+    throw new UsageError(`--${name} must be a number greater than 0, not ${given}`);
   };
   const only = values.only?.split(',') ?? Object.keys(FAULTS);
   const unknown = only.filter((fault) => !Object.hasOwn(FAULTS, fault));
@@ -55,9 +58,9 @@ const { minutes, seed, interval, round, only } = await commandLine(CHAOS, (value
   }
   return {
     minutes: number('minutes'),
-    seed: number('seed', Math.ceil(Math.random() * 1e6)),
+    seed: number('seed', values.seed ?? String(Math.ceil(Math.random() * 1e6))),
     interval: number('interval'),
-    round: values.round === undefined ? undefined : number('round'),
+    chosen: values.round?.split(',').map((one) => number('round', one)),
     only,
   };
 });
@@ -104,7 +107,7 @@ let rounds = 0;
 for (const [index, all] of plan(seed, 1_000).entries()) {
   if (Date.now() - started > minutes * 60_000) break;
   const steps = all.filter(({ fault }) => only.includes(fault));
-  if (steps.length === 0 || (round !== undefined && round !== index + 1)) continue;
+  if (steps.length === 0 || (chosen && !chosen.includes(index + 1))) continue;
   rounds += 1;
   await calm();
   say(`round ${index + 1}`);
@@ -225,10 +228,11 @@ async function restore(): Promise<{ restored: number; dead: number }> {
     const before = await rowsOf(cluster, leader);
     try {
       const ids = new Set(idsIn((await barman.restore(ALL_IDS, backup)).answer));
+      const acknowledged = [...rows];
       const after = await rowsOf(cluster, leader);
       restored = ids.size;
-      dead = rows.filter(({ id }) => !after.has(id)).length;
-      say(`the ${backup} backup has ${restored} rows; the leader had ${before.size} of ${rows.length}`);
+      dead = acknowledged.filter(({ id }) => !after.has(id)).length;
+      say(`the ${backup} backup has ${restored} rows; the leader had ${before.size}`);
       const beforeGap = isGap && backup === 'first';
       for (const text of wrongRows(rows, { before, after, ids, beforeGap })) violation(text);
     } catch (error) {
@@ -247,6 +251,8 @@ function verdict({ restored, dead }: { restored: number; dead: number }): never 
   for (const text of outdatedOperations(history)) violation(text);
   for (const text of wrongModels(history, barman.changes, Date.now())) violation(text);
   const { answers, leases, operations, beats } = history;
+  if (operations.some(({ target }) => target === 'model pg:site1'))
+    violation('Barman was set to the standby site');
   const followed = seconds(Math.max(...times));
   const found = violations.length === 0 ? 'none' : String(violations.length);
   const codes = Object.groupBy(answers, ({ exitCode, status }) =>

@@ -205,13 +205,18 @@ export function wrongRows(rows: readonly Row[], { before, after, ids, beforeGap 
 }
 
 /**
- * What an inspection says that is not true. All nodes are healthy, and keep a slot for Barman.
+ * What an inspection says that is not true. All nodes of the cluster main are healthy, and keep a slot for Barman. A
+ * standby site may lag.
  *
  * @param streams whether Barman streams from the leader
  * @returns a sentence for each
  */
 export function wrongFindings({ servers }: Pick<InspectionReport, 'servers'>, streams: boolean): string[] {
-  return servers.flatMap(({ members, findings, unseen }) => {
+  return servers.flatMap((server) => {
+    const { unseen } = server;
+    const members = server.members.filter(({ cluster }) => cluster === 'main');
+    const isHere = ({ member }: { member?: string }) => !member?.startsWith('site');
+    const findings = server.findings.filter(isHere);
     const ready = members
       .filter((one) => one.ready !== 'yes')
       .map(({ member, ready }) => `${member}: ${ready}`);

@@ -151,8 +151,8 @@ export const FAULTS: Readonly<Record<string, Fault>> = {
   },
   'kill the standby site': async ({ site }) => {
     if (!site) throw new Error('there is none');
-    await site.kill('node1');
-    return { end: () => site.startNode('node1') };
+    await site.kill('site1');
+    return { end: () => site.startNode('site1') };
   },
   'stop etcd': async (world) => {
     await world.cluster.signal('etcd', 'etcd', 'SIGSTOP');

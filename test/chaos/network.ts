@@ -12,7 +12,7 @@ export const ADDRESS = {
   aws: '10.77.0.3',
   barman: '10.77.0.4',
   /** The standby site: a node, and its etcd. */
-  site: '10.77.0.21',
+  site1: '10.77.0.21',
 } as const;
 export type Host = keyof typeof ADDRESS;
 export const HOSTS = Object.keys(ADDRESS) as Host[];

@@ -6,7 +6,7 @@
 
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
-import type { Hosts, NodeAddress } from '../e2e/cluster-files.ts';
+import type { Hosts, NodeName } from '../e2e/cluster-files.ts';
 import { on } from '../e2e/namespaces.ts';
 import { startNginx } from '../e2e/nginx.ts';
 import { PatroniCluster } from '../e2e/patroni-cluster.ts';
@@ -42,13 +42,11 @@ const CLUSTER: Hosts = {
 
 /** The standby site has one node. */
 const SITE: Hosts = {
-  nodes: new Map([['node1', { address: ADDRESS.site, ...PORT }]]),
-  etcd: { client: `http://${ADDRESS.site}:2379`, peer: `http://${ADDRESS.site}:2380` },
+  nodes: new Map([['site1', { address: ADDRESS.site1, ...PORT }]]),
+  etcd: { client: `http://${ADDRESS.site1}:2379`, peer: `http://${ADDRESS.site1}:2380` },
   network: NETWORK,
-  on: (_, command) => on('site', command),
+  on: (_, command) => on('site1', command),
 };
-/** Barman's model of that node. */
-export const SITE_MODEL = 'pg:site-node1';
 
 export interface World {
   readonly cluster: PatroniCluster;
@@ -81,9 +79,11 @@ export async function startWorld(options: WorldOptions): Promise<World> {
   const barmanHost = new Remote<BarmanReport>(barmanScript, file('pg-backup-api.log'), ({ operation }) =>
     history.operations.push(operation),
   );
-  const models = Object.fromEntries(NODES.map((name) => [name, `pg:${name}`]));
-  const allModels = [...Object.values(models), ...(hasSite ? [SITE_MODEL] : [])];
-  const barmanSettings: BarmanSettings = { folder, tools, models: allModels };
+  const modelsOf = (names: Iterable<NodeName>) =>
+    Object.fromEntries([...names].map((name) => [name, `pg:${name}`]));
+  const barmanNodes = new Map([...CLUSTER.nodes, ...(hasSite ? SITE.nodes : [])]);
+  const models = Object.values(modelsOf(barmanNodes.keys()));
+  const barmanSettings: BarmanSettings = { folder, tools, models };
   await barmanHost.call('start', barmanSettings);
   const { parameters } = await startNginx({
     folder: file('nginx'),
@@ -100,20 +100,19 @@ export async function startWorld(options: WorldOptions): Promise<World> {
     else if ('beat' in report) history.beats.push(report.beat);
     else history.cuts.push(report.cut);
   });
-  const patroni = NODES.map((name) => `http://${ADDRESS[name]}:${PORT.rest}`);
+  const parameter = ({ nodes }: Hosts) =>
+    JSON.stringify({
+      servers: { main: modelsOf(nodes.keys()) },
+      patroni: [...nodes.values()].map(({ address, rest }) => `http://${address}:${rest}`),
+      secret,
+    });
   const awsSettings: AwsSettings = {
     certificate: await ca.server([ADDRESS.aws]),
     interval,
     parameters: {
       ...parameters,
-      'clusters/main': JSON.stringify({ servers: { main: models }, patroni, secret }),
-      ...(hasSite && {
-        'clusters/site': JSON.stringify({
-          servers: { main: { node1: SITE_MODEL } },
-          patroni: [`http://${ADDRESS.site}:${PORT.rest}`],
-          secret,
-        }),
-      }),
+      'clusters/main': parameter(CLUSTER),
+      ...(hasSite && { 'clusters/site': parameter(SITE) }),
     },
   };
   await aws.call('start', awsSettings);
@@ -126,13 +125,12 @@ export async function startWorld(options: WorldOptions): Promise<World> {
     // Both are each minute in production.
     cron: interval * 1_000,
   };
-  const siteNodes = hasSite ? ([[SITE_MODEL.slice('pg:'.length), SITE.nodes.get('node1')]] as const) : [];
   const cluster = await PatroniCluster.start({
     ...shared,
     hosts: CLUSTER,
     folder,
     models: !followLeader,
-    barmanNodes: new Map([...CLUSTER.nodes, ...siteNodes] as [string, NodeAddress][]),
+    barmanNodes,
   });
   if (!hasSite) return { cluster, site: undefined, aws, barmanHost, history };
   mkdirSync(file('site'));
@@ -143,6 +141,13 @@ export async function startWorld(options: WorldOptions): Promise<World> {
     scope: 'site',
     barmanNodes: null,
     standbyOf: { host: NODES.map((name) => ADDRESS[name]).join(), port: PORT.postgres },
+    // Patroni does not make the only node of a standby cluster again.
+    settings: () => ({
+      postgresql: {
+        remove_data_directory_on_rewind_failure: false,
+        remove_data_directory_on_diverged_timelines: false,
+      },
+    }),
   });
   return { cluster, site, aws, barmanHost, history };
 }

@@ -12,7 +12,8 @@ import { documentedBlock, example, fill } from '../documentation.ts';
 import type { KeyPair } from '../stand-ins/certificates.ts';
 import { asPostgres, asRoot, type CommandLine, own, POSTGRESQL, writeOwned } from './processes.ts';
 
-export type NodeName = 'node1' | 'node2' | 'node3';
+/** `site1` is a node of a standby site. */
+export type NodeName = 'node1' | 'node2' | 'node3' | 'site1';
 
 /** Where a node's servers listen: PostgreSQL, and Patroni's REST API. */
 export interface NodeAddress {

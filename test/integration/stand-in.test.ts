@@ -219,6 +219,23 @@ describe('a configuration that cannot be read', () => {
 });
 
 describe('a worker', () => {
+  test('that is added carries out a request that waits, and one that is too many ends after its own', async () => {
+    await using run = await start({ requestCost: 300 });
+    const timeOf = async (then = () => {}) => {
+      const { length } = run.api.requests;
+      const begin = performance.now();
+      const both = [run.listed(), run.listed()];
+      await expect.poll(() => run.api.requests.length, { interval: 5 }).toBe(length + 2);
+      then();
+      await Promise.all(both);
+      return performance.now() - begin;
+    };
+    expect(await timeOf(() => run.api.setWorkers(2))).toBeLessThan(590);
+    expect(await timeOf()).toBeLessThan(590);
+    expect(await timeOf(() => run.api.setWorkers(1))).toBeLessThan(590);
+    expect(await timeOf()).toBeGreaterThan(590);
+  });
+
   test('carries out one request at a time, and two workers two', async () => {
     const timeOf = async (workers: number) => {
       await using run = await start({ requestCost: 200, workers });
