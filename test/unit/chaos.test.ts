@@ -168,6 +168,15 @@ test.each<[string, Partial<Report>, boolean, readonly RegExp[]]>([
   ['no stream, for a moment', { findings: [{ ...slotInactive, counts: false }] }, true, []],
   ['a slot missing, falsely', { findings: [slotMissing], ...notReady('no') }, true, [/slot-not-permanent/]],
   ['a member not ready, without a finding', notReady('?'), true, [/READY node1: \?/]],
+  [
+    'a standby site that is down',
+    {
+      members: [...report({}).members, { member: 'site1', cluster: 'site', slot: 'yes', ready: 'no' }],
+      findings: [{ ...slotMissing, member: 'site1' }],
+    },
+    true,
+    [],
+  ],
   ['that it cannot see', { unseen: [{ what: 'whether WAL is archived' }] }, false, []],
 ])('a chaos run › an inspection finds %s: %j, streaming %s', (_, given, streams, expected) => {
   const sentences = expected.map((sentence) => expect.stringMatching(sentence));
