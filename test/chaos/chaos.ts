@@ -9,6 +9,7 @@
  */
 
 import { mkdtempSync, rmSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { commandLine, UsageError } from '../../cli/command-line.ts';
@@ -65,8 +66,8 @@ const { minutes, seed, interval, chosen, only } = await commandLine(CHAOS, (valu
   };
 });
 
-const { CHAOS_FOLDER: folder, CHAOS_TOOLS: tools } = process.env;
-if (folder === undefined || tools === undefined) process.exit(runInNamespaces());
+const { CHAOS_FOLDER: folder = '', CHAOS_TOOLS: tools = '' } = process.env;
+if (folder === '') process.exit(runInNamespaces());
 
 const started = Date.now();
 const seconds = (ms: number) => `${(ms / 1_000).toFixed(1)} s`;
@@ -236,7 +237,11 @@ async function restore(): Promise<{ restored: number; dead: number }> {
       const beforeGap = isGap && backup === 'first';
       for (const text of wrongRows(rows, { before, after, ids, beforeGap })) violation(text);
     } catch (error) {
-      violation(`the restore of the ${backup} backup fails: ${(error as Error).message}`);
+      // The command line is long, and PostgreSQL says in its log why it did not start.
+      const { stderr, message } = error as Error & { stderr?: string };
+      const log = await readFile(join(folder, 'restore/scratch.log'), 'utf8').catch(() => '');
+      violation(`the restore of the ${backup} backup fails: ${stderr ?? message}${log.slice(-2_000)}`);
+      rmSync(join(folder, 'restore'), { recursive: true, force: true });
     }
   }
   return { restored, dead };
