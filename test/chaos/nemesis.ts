@@ -48,8 +48,10 @@ const SLOT = "FROM pg_replication_slots WHERE slot_name = 'barman'";
 
 /** Removes the WAL that Barman needs, as after a mistake with slots. Patroni creates the slot again. */
 async function removeWal(cluster: PatroniCluster, leader: NodeName): Promise<void> {
+  // Barman's cron starts the receiver again.
+  const endReceiver = `SELECT pg_terminate_backend(active_pid, 5000) ${SLOT} AND active`;
   const statements = [
-    `SELECT pg_terminate_backend(active_pid, 5000) ${SLOT} AND active`,
+    endReceiver,
     // More segments than wal_keep_size keeps.
     `DO $$ BEGIN FOR n IN 1..2 +
       pg_size_bytes(current_setting('wal_keep_size')) / pg_size_bytes(current_setting('wal_segment_size')) LOOP
@@ -57,6 +59,7 @@ async function removeWal(cluster: PatroniCluster, leader: NodeName): Promise<voi
     END LOOP; END $$`,
     // A new slot reserves WAL from the last checkpoint on.
     'CHECKPOINT',
+    endReceiver,
     `SELECT pg_drop_replication_slot(slot_name) ${SLOT}`,
     'CHECKPOINT',
   ];
