@@ -215,6 +215,11 @@ const ROWS: readonly Row[] = [
     ['slot-inactive', 'nothing streams from the replication slot barman, which is 1.0 GB behind', receiveWal],
   ],
   [
+    'a slot that another receiver holds',
+    { survey: { observation: { leader: 'node1', streaming: false } } },
+    ['slot-inactive', 'the replication slot barman is in use, and not by Barman', receiveWal],
+  ],
+  [
     'a slot that is far behind',
     { status: { current_lsn: '0/A3000000', ...slot(true, '0/42000000').status } },
     [

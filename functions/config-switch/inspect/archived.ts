@@ -219,8 +219,12 @@ function judgeSlot(
   const behind = (currentLsn ?? 0) - slot.restartLsn;
   const isBehind = behind > Math.max(SLOT_BEHIND.bytes, SLOT_BEHIND.segments * segmentSize);
   const distance = isBehind ? `, which is ${sizeOf(behind)} behind` : '';
-  if (!slot.active) {
-    const what = `nothing streams from the replication slot ${name}${distance}`;
+  const observation = 'unseen' in leading ? undefined : leading.survey.observation;
+  const isTaken = observation && 'leader' in observation && observation.streaming === false;
+  if (!slot.active || isTaken) {
+    const what = slot.active
+      ? `the replication slot ${name} is in use, and not by Barman${distance}`
+      : `nothing streams from the replication slot ${name}${distance}`;
     collector.find('slot-inactive', what, `run \`${receive}\` on the Barman host: it prints why`);
   } else if (isBehind) {
     const remedy = `run \`barman check ${barman_server}\` on the Barman host, and look whether its disk or network is too slow`;

@@ -164,7 +164,8 @@ export const FINDINGS = {
   },
   'slot-inactive': {
     class: 'archived',
-    means: "Nothing streams from Barman's replication slot: `barman receive-wal` does not run.",
+    means:
+      'Barman does not stream from its replication slot: `barman receive-wal` does not run, or something else does.',
   },
   'slot-behind': {
     class: 'archived',
