@@ -43,6 +43,7 @@ const ssm = await SsmStandIn.start();
 const dynamoDb = await startDynamoDb();
 await dynamoDb.createLedger('chaos');
 const idle: ChildProcess[] = [];
+const running = new Set<ChildProcess>();
 const webhooks: { body: string; headers: Record<string, string> }[] = [];
 let environment: NodeJS.ProcessEnv = {};
 /** The parameter of the cluster. */
@@ -98,6 +99,8 @@ const report = offer<AwsReport>({
   },
   cutPost: (cuts: boolean) => {
     cutsPost = cuts;
+    if (cuts) return;
+    for (const instance of running) if (instance.connected) instance.send({ cut: false });
   },
   /** Changes the parameter of the cluster; null: it is as it was. */
   cluster: (text: string | null) => ssm.put(PATH, { 'clusters/main': text ?? cluster }),
@@ -167,6 +170,7 @@ async function invoke(event: object, alias = ''): Promise<unknown> {
     idle.pop() ??
     fork(new URL('function.ts', import.meta.url), { env: environment, stdio: 'inherit', execArgv: [] });
   instance.kill('SIGCONT');
+  running.add(instance);
   const timers = [setTimeout(() => instance.kill('SIGKILL'), TIMEOUT)];
   if (kills > 0) {
     kills -= 1;
@@ -194,6 +198,7 @@ async function invoke(event: object, alias = ''): Promise<unknown> {
     if (error !== undefined) throw new Error(error);
     return response;
   } finally {
+    running.delete(instance);
     ended.abort();
     for (const timer of timers) clearTimeout(timer);
   }

@@ -9,7 +9,8 @@ import { handler } from '../../functions/config-switch/index.ts';
 import { losesPackets } from './network.ts';
 
 interface Invoked {
-  readonly event: unknown;
+  /** Undefined: only `cut` has changed. */
+  readonly event?: unknown;
   /** Empty: none. */
   readonly alias: string;
   readonly deadline: number;
@@ -31,6 +32,7 @@ TLSSocket.prototype.write = function (this: TLSSocket, ...words: Parameters<type
 
 process.on('message', async ({ event, alias, deadline, cut }: Invoked) => {
   mayCut = cut;
+  if (event === undefined) return;
   count += 1;
   const context = {
     awsRequestId: `${process.pid}-${count}`,
