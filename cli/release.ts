@@ -71,9 +71,7 @@ export async function release({ stage, region, param = [] }: Values<typeof OPTIO
 
   copyFileSync(join(PACKAGE, 'configSwitch.zip'), join(DIST, 'function.zip'));
   writeFileSync(join(DIST, 'template.json'), `${JSON.stringify(template)}\n`);
-  const { uses } = await bundleFunction();
-  const sbom = sbomOf(uses, sha256(join(DIST, 'function.zip')));
-  writeFileSync(join(DIST, 'sbom.json'), `${JSON.stringify(sbom, null, 2)}\n`);
+  writeFileSync(join(DIST, 'sbom.json'), sbomOf(await bundleFunction()));
   // The account is known only where it is deployed.
   const triggers = watching(stage, regionOfStage(stage, region, param), 'ACCOUNT');
   writeFileSync(join(DIST, 'rollback.json'), `${JSON.stringify(triggers, null, 2)}\n`);
