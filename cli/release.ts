@@ -4,12 +4,12 @@
  * SBOM (CycloneDX), the alarms that CloudFormation may watch, and checksums. It needs no AWS account.
  */
 
-import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { copyFileSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { watching } from '../infra/monitoring/rollback.ts';
 import { type Program, start, type Values } from './command-line.ts';
+import { bundleFunction, sbomOf } from './sbom.ts';
 import { osls, PARAM_OPTION, regionOfStage, STAGE_OPTIONS, stageFile, unknownStage } from './stage.ts';
 
 interface Template {
@@ -20,6 +20,8 @@ interface Template {
 
 const DIST = 'dist';
 const PACKAGE = '.serverless';
+/** What SHA256SUMS is of. */
+const FILES = ['function.zip', 'template.json', 'sbom.json', 'rollback.json'];
 const OPTIONS = {
   ...STAGE_OPTIONS,
   ...PARAM_OPTION,
@@ -32,7 +34,7 @@ export const RELEASE: Program<typeof OPTIONS> = {
 };
 
 /** Packages the stage, and writes the release. @returns the exit status, that of osls if it fails */
-export function release({ stage, region, param = [] }: Values<typeof OPTIONS>): number {
+export async function release({ stage, region, param = [] }: Values<typeof OPTIONS>): Promise<number> {
   const file = stageFile(stage);
   if (param.length === 0 && !existsSync(file)) {
     const remedy =
@@ -69,20 +71,19 @@ export function release({ stage, region, param = [] }: Values<typeof OPTIONS>): 
 
   copyFileSync(join(PACKAGE, 'configSwitch.zip'), join(DIST, 'function.zip'));
   writeFileSync(join(DIST, 'template.json'), `${JSON.stringify(template)}\n`);
-  writeFileSync(
-    join(DIST, 'sbom.json'),
-    execFileSync('npm', ['sbom', '--omit', 'dev', '--sbom-format', 'cyclonedx'], { maxBuffer: 2 ** 26 }),
-  );
+  writeFileSync(join(DIST, 'sbom.json'), sbomOf(await bundleFunction()));
   // The account is known only where it is deployed.
   const triggers = watching(stage, regionOfStage(stage, region, param), 'ACCOUNT');
   writeFileSync(join(DIST, 'rollback.json'), `${JSON.stringify(triggers, null, 2)}\n`);
-  const checksums = ['function.zip', 'template.json', 'sbom.json', 'rollback.json'].map((name) => {
-    const hash = createHash('sha256').update(readFileSync(join(DIST, name)));
-    return `${hash.digest('hex')}  ${name}\n`;
-  });
+  const checksums = FILES.map((name) => `${sha256(join(DIST, name))}  ${name}\n`);
   writeFileSync(join(DIST, 'SHA256SUMS'), checksums.join(''));
   console.log(`${DIST}/ is written; docs/how-to/release-without-nodejs.md says how to deploy it`);
   return 0;
+}
+
+/** Returns the checksum of a file (hex). */
+function sha256(path: string): string {
+  return createHash('sha256').update(readFileSync(path)).digest('hex');
 }
 
 if (import.meta.main) start(RELEASE, release);

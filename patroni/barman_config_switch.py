@@ -74,7 +74,7 @@ def boot_time() -> float:
 
 
 #: That of package.json, for the User-Agent.
-VERSION = "0.1.0"
+VERSION = "1.0.0"
 #: Start of this process (s, see boot_time). Patroni starts it right after the role change.
 STARTED = boot_time()
 #: Identifies the role change in all attempts, and on all URLs.

@@ -1,5 +1,5 @@
--- The roles of Barman, for PostgreSQL 15 and newer. Run it on the leader, and then \password for both; the Barman host has them in
--- the .pgpass of its user. What is granted: Barman's documentation, "PostgreSQL connection".
+-- The roles of Barman, for PostgreSQL 15 and newer. Run it on the leader, and then give both a password; the Barman host has them
+-- in the .pgpass of its user. What is granted: Barman's documentation, "PostgreSQL connection".
 CREATE ROLE barman LOGIN;
 GRANT EXECUTE ON FUNCTION pg_backup_start(text, boolean) TO barman;
 GRANT EXECUTE ON FUNCTION pg_backup_stop(boolean) TO barman;

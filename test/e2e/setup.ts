@@ -42,6 +42,7 @@ export default async function setup(project: TestProject): Promise<() => Promise
 
 /** Files that show whether a Debian package is installed. */
 const PACKAGES: Readonly<Record<string, string>> = {
+  '/usr/bin/curl': 'curl',
   '/usr/bin/etcd': 'etcd-server',
   // Barman looks at WAL with it.
   '/usr/bin/file': 'file',

@@ -418,7 +418,7 @@ export const OSLS_CALLS: readonly Call[] = [
   ...calls('apigateway', 'GET', arn('apigateway', `/apis/${API}`, `${REGION}:`)),
 ];
 
-const RELEASE = 'arn:aws:s3:::BUCKET/barman-config-switch/0.1.0.zip';
+const RELEASE = 'arn:aws:s3:::BUCKET/barman-config-switch/1.0.0.zip';
 
 /** What a release without osls calls, with AWS's own command. */
 export const RELEASE_CALLS: readonly Call[] = [

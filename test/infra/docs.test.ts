@@ -27,6 +27,15 @@ const NOT_RUN: Readonly<Record<string, string>> = {
     'it only shows the receivers',
   'git checkout COMMIT && npm ci && npm run deploy -- --stage prod':
     'it is the deployment of docs/how-to/set-up.md, from another commit',
+  'npm run package -- --stage prod':
+    'test/infra/template.test.ts packages stages, and names parameters that are wrong',
+  'aws dynamodb update-table --no-deletion-protection-enabled --table-name barman-config-switch-prod':
+    'test/e2e/deployment.test.ts runs it for other tables',
+  'npm run remove -- --stage prod':
+    'test/e2e/deployment.test.ts runs it, as docs/how-to/remove-a-stage.md has it',
+  'npm run remove -- --stage prod --yes': 'the same',
+  'npm run ledger -- --stage prod check': 'test/e2e/deployment.test.ts runs it',
+  'npm run ledger -- --stage prod': 'test/integration/ledger-tool.test.ts runs it',
   'patronictl edit-config --force -s slots.barman.type=physical hr':
     'test/e2e/observation.test.ts runs it for another cluster',
   'patronictl edit-config --force -s slots.barman_dr.type=physical main':
@@ -179,6 +188,15 @@ test('README.md and docs/faq.md › have the versions of docs/reference/requirem
   const [, most, least] =
     /^\| together .* \| (\d+); (\d+) \|$/m.exec(readFileSync('docs/reference/costs.md', 'utf8')) ?? [];
   expect(faq).toContain(`About ${least} to ${most} USD per month`);
+});
+
+test('CHANGELOG.md › begins with the version of package.json and of the lock file, and its date', () => {
+  const { version } = JSON.parse(readFileSync('package.json', 'utf8'));
+  const lock = JSON.parse(readFileSync('package-lock.json', 'utf8'));
+  expect([lock.version, lock.packages[''].version]).toEqual([version, version]);
+  const [, newest] = /^## (.*)$/m.exec(readFileSync('CHANGELOG.md', 'utf8')) ?? [];
+  expect(newest).toMatch(/^\[\d+\.\d+\.\d+\] - \d{4}-\d\d-\d\d$/);
+  expect(newest).toContain(`[${version}]`);
 });
 
 test('docs/development.md › names every npm script', () => {

@@ -5,7 +5,7 @@ import { dirname } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { LIMITS, meanOf, problemsOf, sentencesOf, WORDS_TO_AVOID } from '../language.ts';
 
-const PAGES = globSync('**/*.md', { exclude: ['node_modules', 'CHANGELOG.md'] }).toSorted();
+const PAGES = globSync('**/*.md', { exclude: ['node_modules'] }).toSorted();
 /** The pages of each folder. */
 const SETS = Map.groupBy(PAGES, dirname);
 

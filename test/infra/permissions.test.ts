@@ -114,6 +114,7 @@ const CALLS: Readonly<Record<string, readonly Call[]>> = {
   'aws dynamodb delete-table': [TABLE, EVENTS].flatMap((table) => calls('dynamodb', 'DeleteTable', table)),
   'aws dynamodb update-table': [TABLE, EVENTS].flatMap((table) => calls('dynamodb', 'UpdateTable', table)),
   'aws logs delete-log-group': LOGS.flatMap((group) => calls('logs', 'DeleteLogGroup', group)),
+  'aws ec2 describe-managed-prefix-lists': calls('ec2', 'DescribeManagedPrefixLists', '*'),
   'aws dynamodb': [
     ...calls('dynamodb', 'ListBackups', '*'),
     ...[TABLE, EVENTS].flatMap((table) => [

@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs';
 import { inflateRawSync } from 'node:zlib';
 import { describe, expect, test } from 'vitest';
 import { STAYS } from '../../cli/remove.ts';
+import { bundleFunction } from '../../cli/sbom.ts';
 import { ExitCode } from '../../functions/config-switch/exit-code.ts';
 import { tableProtection } from '../../infra/deployed.ts';
 import { rollbackConfiguration } from '../../infra/monitoring/rollback.ts';
@@ -771,15 +772,28 @@ test('package › contains one file, the bundle, without a source map', () => {
   expect((least.zip.readUInt32LE(least.zip.indexOf('PK\x01\x02') + 38) >>> 16) & 0o777).toBe(0o644);
 });
 
-test('package › has a handler of two parameters: nodejs24.x rejects one with a callback as its third', () => {
-  // The first file of the zip: a header of 30 bytes, its name, an extra field, and the data (PKZIP application
-  // note, 4.3.7). The sizes are those of the central directory (4.3.12).
-  const { zip } = least;
+/** The first file of a zip. */
+function unzip(zip: Buffer): Buffer {
+  // A header of 30 bytes, its name, an extra field, and the data (PKZIP application note, 4.3.7). The sizes are
+  // those of the central directory (4.3.12).
   const central = zip.indexOf('PK\x01\x02');
   const size = zip.readUInt32LE(central + 20);
   const data = 30 + zip.readUInt16LE(26) + zip.readUInt16LE(28);
-  const bundle = inflateRawSync(zip.subarray(data, data + size)).toString();
-  const program = `${bundle}\nprocess.stdout.write(String(module.exports.handler.length));`;
+  return inflateRawSync(zip.subarray(data, data + size));
+}
+
+test('package › has the code that the SBOM of a release is of', async () => {
+  const { code } = await bundleFunction();
+  // packageStage works in a copy of the project, with a link to its packages.
+  const withoutPaths = (bytes: Uint8Array) =>
+    Buffer.from(bytes)
+      .toString()
+      .replaceAll(/[\w./-]*node_modules\//g, '');
+  expect(withoutPaths(unzip(least.zip)) === withoutPaths(code)).toBe(true);
+});
+
+test('package › has a handler of two parameters: nodejs24.x rejects one with a callback as its third', () => {
+  const program = `${unzip(least.zip)}\nprocess.stdout.write(String(module.exports.handler.length));`;
   const environment = {
     ...{ AWS_REGION: 'eu-central-1', PARAMETERS_PATH: '/barman-config-switch/prod/', LEDGER_TABLE: STAGE },
     ...{ POWERTOOLS_SERVICE_NAME: STAGE, POWERTOOLS_METRICS_NAMESPACE: 'BarmanConfigSwitch' },

@@ -68,7 +68,7 @@ export async function packageStage(
 ): Promise<{ template: Template; text: string; zip: Buffer }> {
   // In a copy, because serverless-esbuild always writes below the project.
   const folder = mkdtempSync(join(tmpdir(), 'barman-config-switch-'));
-  for (const name of ['functions', 'infra', 'serverless.yml', 'package.json']) {
+  for (const name of ['functions', 'infra', 'serverless.yml', 'package.json', 'tsconfig.json']) {
     cpSync(name, join(folder, name), { recursive: true });
   }
   symlinkSync(resolve('node_modules'), join(folder, 'node_modules'));

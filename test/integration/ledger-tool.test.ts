@@ -16,6 +16,17 @@ import { ledger, startLambda } from './ledger-command.ts';
 const DAY = 1_440 * MINUTE;
 const HEARTBEAT = { at: at(0), interval: 60_000, version: '1.2.3' };
 const UNREADABLE = { desired: 'Model pg:node1' } as never;
+/** An item as version 0.1.0 wrote it. */
+const OF_0_1_0 = {
+  ...{ schema: 1, desired: 'model pg:node1', desired_version: `${at(-DAY)}#msg_1`, events: ['msg_1'] },
+  ...{
+    cluster: 'main',
+    recorded_at: at(-DAY),
+    applied: 'model pg:node1',
+    applied_version: `${at(-DAY)}#msg_1`,
+  },
+  ...{ operation_id: '20261123T061000', applied_at: at(-DAY) },
+} as never;
 
 /** `pause --all` waits for so long. */
 vi.mock('node:timers/promises', async (load) => {
@@ -129,6 +140,21 @@ describe('npm run ledger', () => {
 
     await run.operator.forgetByForce('broken', signal());
     expect((await ledger(run.table, 'resume', '--cluster', 'east')).status).toBe(0);
+  });
+
+  test('shows an item of version 0.1.0 as unreadable, and names the page; the function sends nothing for it', async () => {
+    await using run = await startFunction();
+    await run.setItem(OF_0_1_0);
+    const remedy =
+      'version 0.1.0 wrote it; remove the stage and deploy it again (docs/how-to/upgrade.md#from-010)';
+    expect(await run.invoke(PROMOTION)).toMatchObject({
+      ...{ exit_code: 3, exit_status: 'HTTP_ERROR' },
+      message: expect.stringContaining(remedy),
+    });
+    expect(run.host.api.requests.filter(isPost)).toEqual([]);
+    const { log } = await ledger(run.table);
+    expect(log).toMatch(/^main +unreadable /m);
+    expect(log.replaceAll(/\s+/g, ' ')).toContain(`desired is "model pg:node1", not Object; ${remedy}`);
   });
 
   test('pauses all servers, and says what it waits for, also if an item cannot be read', async () => {

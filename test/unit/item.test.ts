@@ -90,10 +90,7 @@ describe('an item of the table', () => {
       { running: { operation_id: 'op', target: 'model a b', version: 'a' } },
       'running.target is "model a b", not ',
     ],
-    [
-      { desired: 'model pg:node1', desired_version: 'b', recorded_at: at(0) },
-      'desired is "model pg:node1", not ',
-    ],
+    [{ desired: 'model pg:node1' }, 'desired is "model pg:node1", not '],
     [
       { desired: { target: 'reset', cluster: 'c', recorded_at: at(0) } },
       'desired.version is undefined, not ',
@@ -112,6 +109,18 @@ describe('an item of the table', () => {
     expect(read).toThrow(`the ledger's item of main cannot be read: ${problem}`);
     expect(read).toThrow(
       'correct the attribute, or delete the item with `npm run ledger -- --stage STAGE forget main --force`',
+    );
+  });
+
+  test('of version 0.1.0 is an error that says what to do about it', () => {
+    const flat = {
+      barman_server: 'main',
+      desired: 'model pg:node1',
+      desired_version: 'b',
+      recorded_at: at(0),
+    };
+    expect(() => readItem(flat)).toThrow(
+      'desired is "model pg:node1", not Object; version 0.1.0 wrote it; remove the stage and deploy it again (docs/how-to/upgrade.md#from-010)',
     );
   });
 });

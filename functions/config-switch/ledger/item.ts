@@ -99,9 +99,12 @@ export function readItem(stored: Readonly<Record<string, unknown>>): Item {
   if (result.success) return result.output;
   const [issue] = result.issues;
   const { barman_server } = stored;
+  const remedy =
+    'desired_version' in stored
+      ? 'version 0.1.0 wrote it; remove the stage and deploy it again (docs/how-to/upgrade.md#from-010)'
+      : `correct the attribute, or delete the item with \`npm run ledger -- --stage STAGE forget ${barman_server} --force\``;
   throw new LedgerError(
-    `the ledger's item of ${barman_server} cannot be read: ${v.getDotPath(issue)} is ${issue.received}, not ${issue.expected ?? issue.message}; ` +
-      `correct the attribute, or delete the item with \`npm run ledger -- --stage STAGE forget ${barman_server} --force\``,
+    `the ledger's item of ${barman_server} cannot be read: ${v.getDotPath(issue)} is ${issue.received}, not ${issue.expected ?? issue.message}; ${remedy}`,
   );
 }
 

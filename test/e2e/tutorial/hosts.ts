@@ -8,6 +8,7 @@ import { chmodSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:https';
 import { dirname, join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { request as send } from 'undici';
 import { CertificateAuthority } from '../../stand-ins/certificates.ts';
 import { listen, readBody } from '../../stand-ins/server.ts';
 import { etcd } from '../cluster-files.ts';
@@ -53,48 +54,35 @@ let aws = '';
 const rootOf = (host: Host) => join(folder, host, 'root');
 const fileOf = (host: Host, path: string) => join(rootOf(host), path);
 
-/** @returns the command line that runs a command on a host, among its files */
-function within(host: Host, [command, words]: CommandLine, directory = '/root'): CommandLine {
-  const HOME = '/root';
+/** What is in the environment of a host's shell. */
+function environmentOf(host: Host): Record<string, string> {
   const path = ['/opt/bin', '/usr/local/sbin', '/usr/local/bin', '/usr/sbin', '/usr/bin', '/sbin', '/bin'];
-  const node = { PATRONICTL_CONFIG_FILE: '/etc/patroni/patroni.yml', SSL_CERT_FILE: '/etc/aws-ca.crt' };
-  const environment: Readonly<Record<Host, Readonly<Record<string, string>>>> = {
-    node1: node,
-    node2: node,
-    barman: {},
-    aws: {},
-    machine: {
-      PATH: `/opt/bin:${tools}:${process.env.PATH}`,
-      AWS_ENDPOINT_URL: aws,
-      AWS_ACCESS_KEY_ID: 'test',
-      AWS_SECRET_ACCESS_KEY: 'test',
-      // npm's own lines are left out.
-      npm_config_loglevel: 'silent',
-      SLS_TELEMETRY_DISABLED: '1',
-      SLS_NOTIFICATIONS_MODE: 'off',
-      // The emulator refuses alarms with metric math.
-      WITHOUT_METRIC_MATH: 'true',
-    },
+  const all = { HOME: '/root', LANG: 'C.UTF-8', PATH: path.join(':') };
+  if (host === 'barman' || host === 'aws') return all;
+  if (host !== 'machine') {
+    return { ...all, PATRONICTL_CONFIG_FILE: '/etc/patroni/patroni.yml', SSL_CERT_FILE: '/etc/aws-ca.crt' };
+  }
+  return {
+    ...all,
+    PATH: `/opt/bin:${tools}:${process.env.PATH}`,
+    AWS_ENDPOINT_URL: aws,
+    AWS_ACCESS_KEY_ID: 'test',
+    AWS_SECRET_ACCESS_KEY: 'test',
+    // npm's own lines are left out.
+    npm_config_loglevel: 'silent',
+    SLS_TELEMETRY_DISABLED: '1',
+    SLS_NOTIFICATIONS_MODE: 'off',
+    // The emulator refuses alarms with metric math.
+    WITHOUT_METRIC_MATH: 'true',
   };
-  const all = { HOME, PATH: path.join(':'), LANG: 'C.UTF-8', ...environment[host] };
-  const variables = Object.entries(all).map(([name, value]) => `${name}=${value}`);
-  // Its own name, too.
-  const named = ['unshare', '--uts', 'sh', '-c', 'hostname "$0" && exec "$@"', host];
-  return on(host, [
-    named[0] as string,
-    [
-      ...named.slice(1),
-      'chroot',
-      rootOf(host),
-      'env',
-      '-i',
-      '-C',
-      directory,
-      ...variables,
-      command,
-      ...words,
-    ],
-  ]);
+}
+
+/** @returns the command line that runs a command on a host, among its files and under its name */
+function within(host: Host, [command, words]: CommandLine, directory = '/root'): CommandLine {
+  const variables = Object.entries(environmentOf(host)).map(([name, value]) => `${name}=${value}`);
+  const named = ['--uts', 'sh', '-c', 'hostname "$0" && exec "$@"', host];
+  const env = ['chroot', rootOf(host), 'env', '-i', '-C', directory, ...variables];
+  return on(host, ['unshare', [...named, ...env, command, ...words]]);
 }
 
 const inHost = (host: Host, script: string) => run(within(host, ['bash', ['-euc', script]], '/'));
@@ -131,6 +119,13 @@ async function createRoot(host: Host): Promise<void> {
     write(host, `/opt/bin/${name}`, `#!/bin/sh\nexec ${tools}/${name} "$@"\n`, 0o755);
   }
 }
+
+/** @returns what a server answers; nothing if it does not */
+const textOf = (url: string) =>
+  fetch(url).then(
+    (response) => response.text(),
+    () => '',
+  );
 
 /** PostgreSQL with Patroni, which does not know of Barman yet. */
 async function startNode(name: (typeof NODES)[number]): Promise<void> {
@@ -173,7 +168,7 @@ chown -R postgres /etc/patroni /var/lib/postgresql`,
   startLogged(within(name, patroni, '/'), join(folder, `${name}.log`));
   const isReady = name === 'node1' ? /"role": "primary"/ : /"replication_state": "streaming"/;
   await until(
-    async () => isReady.test(await outputOf(['curl', ['-s', `http://${address}:8008/patroni`]], 5_000)),
+    async () => isReady.test(await textOf(`http://${address}:8008/patroni`)),
     `Patroni of ${name} does not run; see ${folder}/${name}.log`,
   );
 }
@@ -201,14 +196,11 @@ install -d /etc/barman.d`,
   );
   const standIn = `cd ${resolve('.')} && exec ${process.execPath} test/e2e/tutorial/pg-backup-api.ts`;
   const { PG_BACKUP_API: real } = process.env;
-  const [user, words] = asBarman(
-    `PATH=${real}:$PATH`,
-    'gunicorn',
-    '--bind',
-    '127.0.0.1:7480',
-    'pg_backup_api.app',
+  const gunicorn = asBarman(
+    ...[`PATH=${real}:$PATH`, 'gunicorn', '--bind', '127.0.0.1:7480', 'pg_backup_api.app'],
   );
-  const program = `#!/bin/sh\n${real === undefined ? standIn : `cd / && exec ${[user, ...words].join(' ')}`}\n`;
+  const command = real === undefined ? standIn : `cd / && exec ${gunicorn.flat().join(' ')}`;
+  const program = `#!/bin/sh\n${command}\n`;
   write('barman', '/opt/bin/pg-backup-api', program, 0o755);
 }
 
@@ -237,7 +229,6 @@ async function startHttpApi(): Promise<void> {
       const { host = '', ...headers } = request.headers;
       const url = new URL(aws);
       const body = await readBody(request);
-      const { request: send } = await import('undici');
       const answer = await send(`${aws}${request.url}`, {
         method: request.method as 'POST',
         headers: { ...headers, host: `${host.split('.')[0]}.execute-api.${url.host}` },

@@ -25,7 +25,7 @@ export function stepsOf(page: string): Step[] {
     const [, host, user] = [...before.matchAll(WHERE)].at(-1) ?? [];
     const [, heading = ''] = [...before.matchAll(/^#+ (.*)$/gm)].at(-1) ?? [];
     if (host === undefined) throw new Error(`no host is named before: ${text}`);
-    const [file] = kind === 'yaml' ? (/(?<=`)\/etc\/[^`]+(?=`[^`]*$)/.exec(before) ?? []) : [];
+    const file = kind === 'yaml' ? [...before.matchAll(/`(\/etc\/[^`]+)`/g)].at(-1)?.[1] : undefined;
     return {
       host: host.replace(/\s+/, ' '),
       heading,
