@@ -4,11 +4,11 @@
  */
 
 /**
- * First poll after the creation without a known duration, and shortest interval between the starts of two polls (ms),
- * or this share of the time elapsed. For an operation of 1.2 s that is three polls more than with 100 ms and
- * a tenth, and a response 25 ms sooner.
+ * Earliest first poll after the creation, and shortest interval between the starts of two polls (ms), or this share
+ * of the time elapsed, or so many times what the last request took. For an operation of 1.2 s that is three polls
+ * more than with 100 ms and a tenth, and a response 25 ms sooner.
  */
-const POLL = { first: 150, interval: 75, share: 1 / 16 };
+const POLL = { first: 150, interval: 75, share: 1 / 16, requests: 1.5 };
 /**
  * Latest first poll after the creation (ms): what the last operation or the creation took may be wrong by far, such as
  * for a host that was busy, or a creation that waited for a diagnosis.
@@ -43,7 +43,7 @@ export function firstPollAfter(expected: number | undefined, request: number): n
  * @param request how long the last request took (ms)
  */
 export function nextPollAfter(elapsed: number, request: number): number {
-  return Math.max(POLL.interval, elapsed * POLL.share, 1.5 * request);
+  return Math.max(POLL.interval, elapsed * POLL.share, POLL.requests * request);
 }
 
 /**
