@@ -128,9 +128,9 @@ export async function benchReaction(): Promise<void> {
       'operation ±10 %': ms(time),
       'the function, warm': ms(ours),
       '`patroni_barman`': ms(theirs),
-      'speed-up': speedUp(theirs / ours),
       // Nothing can know the end before the POST is answered and the operation has ended.
       'at most': speedUp(theirs / (cost + time)),
+      'speed-up': speedUp(theirs / ours),
     });
     const title = `From the call to the response, ${COMPARED_RUNS} runs of each in turn`;
     table('compared', title, compared.map(row));
