@@ -126,7 +126,8 @@ export async function checkContract(subject: Subject, report: (line: Line) => vo
     return id;
   };
   const ended = async (id: string, expected: 'DONE' | 'FAILED' = 'DONE') => {
-    const status = await api.waitForOperation(server, id, AbortSignal.timeout(OPERATION_TIMEOUT));
+    const limit = AbortSignal.timeout(OPERATION_TIMEOUT);
+    const { status } = await api.waitForOperation(server, id, undefined, limit);
     if (status !== expected) throw new Error(`operation ${id} ended ${status}`);
   };
   const diagnose = async () => {

@@ -15,6 +15,7 @@ const PARTS: Record<string, () => Promise<void>> = {
   heartbeat: async () => (await import('./clusters.ts')).benchHeartbeat(),
   cold: async () => (await import('./cold.ts')).benchCold(),
   storm: async () => (await import('./storm.ts')).benchStorm(),
+  silent: async () => (await import('./storm.ts')).benchSilent(),
   reaction: async () => (await import('./reaction.ts')).benchReaction(),
   failover: async () => (await import('./failover.ts')).benchFailover(),
 };

@@ -11,6 +11,8 @@ export interface Request {
   readonly event?: object;
   /** Lambda's remaining time (ms). */
   readonly remaining?: number;
+  /** The alias that is invoked. */
+  readonly alias?: string;
 }
 
 /** What the process needs, once garbage is collected. */
@@ -34,13 +36,13 @@ process.stdout.write = process.stderr.write = (chunk: string | Uint8Array) => {
 const { handler } = await import('../../functions/config-switch/index.ts');
 let requests = 0;
 
-async function invoke(event: object, remaining: number): Promise<Reply> {
+async function invoke(event: object, remaining: number, alias: string): Promise<Reply> {
   requests += 1;
   lines = 0;
   const end = performance.now() + remaining;
   const response = await handler(event, {
     awsRequestId: `request-${requests}`,
-    invokedFunctionArn: 'arn:aws:lambda:eu-central-1:123456789012:function:f',
+    invokedFunctionArn: `arn:aws:lambda:eu-central-1:123456789012:function:f:${alias}`,
     getRemainingTimeInMillis: () => end - performance.now(),
   } as Context);
   return { response, lines };
@@ -57,8 +59,8 @@ async function usage(): Promise<Usage> {
   return { heap, resident, resources: process.getActiveResourcesInfo().length };
 }
 
-process.on('message', async ({ now, event, remaining = 29_000 }: Request) => {
+process.on('message', async ({ now, event, remaining = 29_000, alias = 'live' }: Request) => {
   mock.timers.setTime(now);
-  process.send?.(await (event ? invoke(event, remaining) : usage()));
+  process.send?.(await (event ? invoke(event, remaining, alias) : usage()));
 });
 process.send?.('ready');

@@ -1,6 +1,6 @@
 /**
  * `npm run soak`: a day of one instance of the function in some minutes, a heartbeat for each simulated
- * minute, with what may happen to 200 clusters in a day. The function has a process and a clock of its own,
+ * minute, with what may happen to 200 clusters in a day, and with the inspections that follow from it. The function has a process and a clock of its own,
  * so its memory is not that of the stand-ins. What grows from hour to hour is a leak.
  */
 
@@ -8,8 +8,11 @@ import { fork } from 'node:child_process';
 import { once } from 'node:events';
 import { readdirSync } from 'node:fs';
 import { commandLine } from '../../cli/command-line.ts';
+import type { InspectionReport } from '../../functions/config-switch/inspect/report.ts';
 import { DynamoDbTable, LedgerClient } from '../../functions/config-switch/ledger/dynamodb.ts';
+import { inspectedServer } from '../../functions/config-switch/ledger/inspection.ts';
 import { isPending } from '../../functions/config-switch/ledger/item.ts';
+import { isServer, STAGE_KEY } from '../../functions/config-switch/ledger/stage.ts';
 import type { Heartbeat } from '../../functions/config-switch/reconcile/heartbeat.ts';
 import { inOneCluster, startBarmanHost } from '../stand-ins/barman-host.ts';
 import { PatroniStandIn } from '../stand-ins/patroni-rest-api.ts';
@@ -23,8 +26,13 @@ const CLUSTERS = 200;
 const MINUTE = 60_000;
 const LEDGER = 'soak';
 const PATH = '/soak/';
-/** Lambda's time-out, and what is left of it for an operation that never ends (ms). */
-const TIMEOUT = { usual: 29_000, short: 3_000 };
+/**
+ * What a role change has, and what is left for an operation that never ends; Lambda's time-out, which inspections need
+ * (ms).
+ */
+const TIMEOUT = { usual: 29_000, short: 3_000, inspection: 60_000 };
+/** Between two inspections by an operator; the others are due by themselves (minutes). */
+const CHECK = 12 * 60;
 /** Between two changes of a leader; the last ones have to be reconciled before the end (minutes). */
 const CHANGE = { every: 5, until: HOURS * 60 - 10 };
 
@@ -37,10 +45,15 @@ const LIMITS = {
   /** About 25 are always open; each heartbeat opens 400 connections to Patroni, and closes them. */
   files: 40,
   resources: 10,
-  /** The text of an error has 1,000 at most (bytes). */
-  largestItem: 2_048,
-  /** In the first hour all clusters are reconciled: three lines for each, with its metrics. */
-  lines: (hour: number) => (hour === 1 ? 3 * CLUSTERS : 20),
+  /** The item of a server or of its inspection: the text of an error has 1,000 at most (bytes). */
+  largestItem: 8_192,
+  /** The one item `@stage`, which lists all clusters; DynamoDB's maximum is 400 KB (bytes). */
+  stageItem: CLUSTERS * 512,
+  /**
+   * The state of each server, and another line if it is inspected. In the first hour all clusters are reconciled: three
+   * lines more for each, with its metrics.
+   */
+  lines: (hour: number) => (hour === 1 ? 5 : 2) * CLUSTERS + 20,
 };
 
 interface Hour extends Usage {
@@ -48,11 +61,13 @@ interface Hour extends Usage {
   readonly files: number;
   /** Items in the two tables. */
   readonly servers: number;
+  readonly inspections: number;
   readonly events: number;
   /** Events so far that were sent with an id of their own. */
   readonly sent: number;
   /** Bytes. */
   readonly largestItem: number;
+  readonly stageItem: number;
   /** Of one heartbeat, at most. */
   readonly lines: number;
 }
@@ -121,12 +136,13 @@ async function soak(): Promise<void> {
   let now = start;
   const run = stack.use(await startProcess(now));
   const hours: Hour[] = [];
-  const seen = { reconciled: 0, unreachable: 0, unknown: 0, notStreaming: 0, unsettled: 0 };
+  const seen = { reconciled: 0, unreachable: 0, unknown: 0, notStreaming: 0, unsettled: 0, inspected: 0 };
   let sent = 0;
   let lines = 0;
 
   const beat = async () => {
-    const reply = (await run.ask({ now, event: { heartbeat: true } })) as Exclude<Reply, Usage>;
+    const request = { now, event: { heartbeat: true }, remaining: TIMEOUT.inspection };
+    const reply = (await run.ask(request)) as Exclude<Reply, Usage>;
     const heartbeat = reply.response as Heartbeat;
     if (!('pending' in heartbeat)) throw new Error(JSON.stringify(heartbeat));
     lines = Math.max(lines, reply.lines);
@@ -135,6 +151,15 @@ async function soak(): Promise<void> {
     seen.notStreaming += heartbeat.observed.notStreaming.length;
     seen.unknown += heartbeat.observed.unknown.length;
     seen.unreachable += heartbeat.unreachable === undefined ? 0 : 1;
+  };
+
+  /** Inspects, as `npm run ledger -- check` does. */
+  const check = async () => {
+    const request = { now, event: { inspection: true }, remaining: TIMEOUT.inspection, alias: 'inspection' };
+    const { response } = (await run.ask(request)) as Exclude<Reply, Usage>;
+    const { servers, barman } = response as InspectionReport;
+    const isComplete = servers?.length === CLUSTERS && barman.unseen === undefined;
+    if (!isComplete) throw new Error(JSON.stringify(response).slice(0, 1_000));
   };
 
   /** Sends a webhook, as the callback of a node does. */
@@ -182,6 +207,7 @@ async function soak(): Promise<void> {
 
   /** The end of an hour: measures, and renews the client certificate. */
   const measure = async (hour: number) => {
+    seen.inspected += host.api.requests.filter(({ path }) => path === '/diagnose').length;
     for (const requests of [
       host.api.requests,
       ssm.requests,
@@ -192,15 +218,23 @@ async function soak(): Promise<void> {
     host.put({ 'client-cert': cert, 'client-key': key });
     const usage = (await run.ask({ now })) as Usage;
     const [items, events] = await Promise.all([scan(LEDGER), scan(`${LEDGER}-events`)]);
+    const sizes = (is: (key: string) => boolean) =>
+      items
+        .filter(({ barman_server }) => is(barman_server))
+        .map((item) => Buffer.byteLength(JSON.stringify(item)));
+    const servers = sizes(isServer);
+    const inspections = sizes((key) => inspectedServer(key) !== undefined);
     seen.unsettled = items.filter(({ unsettled_since }) => unsettled_since !== undefined).length;
     hours.push({
       ...usage,
       hour,
       files: run.openFiles(),
-      servers: items.length,
+      servers: servers.length,
+      inspections: inspections.length,
       events: events.length,
       sent,
-      largestItem: Math.max(...items.map((item) => Buffer.byteLength(JSON.stringify(item)))),
+      largestItem: Math.max(...servers, ...inspections),
+      stageItem: Math.max(...sizes((key) => key === STAGE_KEY)),
       lines,
     });
     lines = 0;
@@ -213,6 +247,7 @@ async function soak(): Promise<void> {
     await beat();
     now += MINUTE / 3;
     if (minute % CHANGE.every === 2 && minute < CHANGE.until) await change((minute - 2) / CHANGE.every);
+    if (minute % CHECK === CHECK - 30) await check();
     if (minute % 60 === 59) await measure((minute + 1) / 60);
   }
   const items = await scan(LEDGER);
@@ -237,8 +272,9 @@ async function soak(): Promise<void> {
         heap: `${(one.heap / 2 ** 20).toFixed(1)} MB`,
         resident: `${(one.resident / 2 ** 20).toFixed(0)} MB`,
         'open files': one.files,
-        'items: servers, events': `${one.servers}, ${one.events}`,
+        'items: servers, inspections, events': `${one.servers}, ${one.inspections}, ${one.events}`,
         'largest item': `${one.largestItem} bytes`,
+        'the item `@stage`': `${one.stageItem} bytes`,
         'log lines of a heartbeat, at most': one.lines,
       })),
   );
@@ -255,8 +291,10 @@ function problemsOf(hours: readonly Hour[]): string[] {
       [`open files after ${one.hour} h`, one.files, LIMITS.files],
       [`timers, sockets and requests after ${one.hour} h`, one.resources, LIMITS.resources],
       [`bytes in an item after ${one.hour} h`, one.largestItem, LIMITS.largestItem],
+      [`bytes in the item ${STAGE_KEY} after ${one.hour} h`, one.stageItem, LIMITS.stageItem],
       [`log lines of a heartbeat in hour ${one.hour}`, one.lines, LIMITS.lines(one.hour)],
       [`servers after ${one.hour} h`, one.servers, CLUSTERS],
+      [`inspections after ${one.hour} h`, one.inspections, CLUSTERS],
       [`events after ${one.hour} h`, one.events, one.sent],
     ]),
   ];

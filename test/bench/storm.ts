@@ -1,11 +1,15 @@
-/** A storm: 500 events for 50 Barman servers at once, in any order, some twice; the host has one worker. */
+/**
+ * A storm: 500 events for 50 Barman servers at once, in any order, some twice; the host has one worker. And the
+ * opposite: all of these servers fail over at once, and no event comes.
+ */
 
 import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { ResponseBody } from '../../functions/config-switch/event/event.ts';
 import type { Heartbeat } from '../../functions/config-switch/reconcile/heartbeat.ts';
 import { inOneCluster, startBarmanHost } from '../stand-ins/barman-host.ts';
-import { httpEvent, signedHeaders } from '../stand-ins/webhook.ts';
+import { PatroniStandIn } from '../stand-ins/patroni-rest-api.ts';
+import { httpEvent, PROMOTION, signedHeaders } from '../stand-ins/webhook.ts';
 import { ms, percent, table } from './report.ts';
 import { createFunction, ssm } from './world.ts';
 
@@ -116,4 +120,63 @@ export async function benchStorm(): Promise<void> {
   // one more.
   const { longestQueue } = host.api;
   if (longestQueue > SERVERS.length + 1) throw new Error(`${longestQueue} requests at the same time`);
+}
+
+/** Cost of a request for a host whose servers fail over without an event (ms). */
+const SILENT_HOSTS = [12, 450];
+/** Between two heartbeats, and until all servers have to follow (ms). */
+const SILENT = { heartbeat: 60_000, limit: 240_000 };
+
+/** Has all servers fail over right after a heartbeat, and beats until each was switched. @returns a row */
+async function failOverSilently(requestCost: number) {
+  const path = `/silent-${requestCost}/`;
+  const { operationTime } = HOST;
+  const options = { servers: inOneCluster(SERVERS), requestCost, operationTime };
+  await using host = await startBarmanHost(options, ssm, path);
+  await using stack = new AsyncDisposableStack();
+  const clusters = await Promise.all(SERVERS.map((scope) => PatroniStandIn.start({ scope })));
+  for (const [index, name] of SERVERS.entries()) {
+    const { urls } = stack.use(clusters[index] as PatroniStandIn);
+    const servers = { [name]: { node1: 'pg:node1', node2: 'pg:node2' } };
+    host.put({ [`clusters/${name}`]: JSON.stringify({ servers, patroni: urls }) });
+  }
+  const invoke = await createFunction(path);
+  // Each was set to its leader once: an event that is older than any observation.
+  for (const barman_server of SERVERS) {
+    const payload = { ...PROMOTION, barman_server, barman_model: 'pg:node1', age_ms: 240_000 };
+    const body = JSON.stringify(payload);
+    await invoke(httpEvent(body, signedHeaders(host.webhookSecret, body)));
+  }
+  const done = (server: string) =>
+    host.api.operations(server).filter(({ target, success }) => target === 'pg:node2' && success);
+  const start = performance.now();
+  for (const cluster of clusters) cluster.leader = 'node2';
+  let heartbeats = 0;
+  while (!SERVERS.every((server) => done(server).length > 0)) {
+    heartbeats += 1;
+    if (heartbeats * SILENT.heartbeat > SILENT.limit) break;
+    await sleep(start + heartbeats * SILENT.heartbeat - performance.now());
+    await invoke({ heartbeat: true });
+  }
+  const ends = SERVERS.map((server) => (done(server)[0]?.endedAt ?? Number.POSITIVE_INFINITY) - start);
+  if (Math.max(...ends) > SILENT.limit) throw new Error(`not followed within ${SILENT.limit} ms: ${ends}`);
+  const seconds = (time: number) => `${Math.round(time / 1_000)} s`;
+  return {
+    'cost per request': ms(requestCost),
+    heartbeats,
+    'first server follows after': seconds(Math.min(...ends)),
+    'all follow after': seconds(Math.max(...ends)),
+    limit: seconds(SILENT.limit),
+    operations: SERVERS.flatMap(done).length,
+  };
+}
+
+/** Measures how soon all servers follow if they fail over at once, and only heartbeats see it. */
+export async function benchSilent(): Promise<void> {
+  const rows = await Promise.all(SILENT_HOSTS.map(failOverSilently));
+  table(
+    'silent',
+    `${SERVERS.length} servers fail over at once, right after a heartbeat, without an event`,
+    rows,
+  );
 }

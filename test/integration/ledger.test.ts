@@ -36,6 +36,7 @@ describe('an event', () => {
         version: expect.stringContaining(response.event_id ?? ''),
         operation_id: response.operation_id,
         applied_at: expect.stringMatching(/Z$/),
+        operation_ms: expect.any(Number),
       },
     });
   });

@@ -120,7 +120,7 @@ describe('a response', () => {
     const id = await run.client.createConfigSwitchOperation('main', { model: 'pg:node2' }, guard());
     await expect.poll(() => run.standIn.operations()[0]?.endedAt).toBeDefined();
     run.standIn.fault(fault, 1, isPoll);
-    expect(await run.client.waitForOperation('main', id)).toBe('DONE');
+    expect((await run.client.waitForOperation('main', id)).status).toBe('DONE');
     expect(run.standIn.requests.filter(isPoll)).toHaveLength(2);
   });
 

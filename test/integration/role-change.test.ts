@@ -319,6 +319,26 @@ describe('an operation', () => {
     run.expectMetrics({ CONFIG_SWITCH_FAILED: 1 });
   });
 
+  test('is polled twice at most once it is known how long the last one took, whatever the ledger says', async () => {
+    await using run = await startFunction({ requestCost: 12 });
+    /** Switches, with operations of 600 ms. @returns the polls */
+    const polls = async (target: object) => {
+      const before = run.host.api.requests.length;
+      run.host.api.plan({ time: 600 });
+      expect((await run.invoke(target)).exit_code).toBe(0);
+      return run.host.api.requests.slice(before).filter(isPoll).length;
+    };
+    expect(await polls(PROMOTION)).toBeGreaterThan(4);
+    expect((await run.item())?.applied?.operation_ms).toBeGreaterThan(600);
+    expect(await polls(NODE1)).toBeLessThanOrEqual(2);
+    const { applied } = (await run.item()) ?? {};
+    if (!applied) throw new Error('nothing was applied');
+    await run.setItem({ applied: { ...applied, operation_ms: 1 } });
+    expect(await polls(PROMOTION), 'far less is expected').toBeGreaterThan(4);
+    await run.setItem({ applied: { ...applied, operation_ms: 86_400_000 } });
+    expect(await polls(NODE1), 'far more is expected').toBe(1);
+  });
+
   test("is waited for within API Gateway's 30 s, even if Lambda has more time, and reported with its id", async () => {
     await using run = await startFunction();
     run.host.api.plan({ time: Number.POSITIVE_INFINITY });

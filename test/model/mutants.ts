@@ -165,8 +165,8 @@ export const MUTANTS: readonly Mutant[] = [
     edits: [
       edit(
         SWITCH_CONFIG,
-        'await api.waitForOperation(barman_server, operation_id)',
-        "'DONE' as 'DONE' | 'FAILED'",
+        'await api.waitForOperation(barman_server, operation_id, expectedOf(operation_id, guard))',
+        "{ status: 'DONE' as 'DONE' | 'FAILED', operation_ms: 0 }",
       ),
     ],
   },

@@ -80,7 +80,7 @@ describe('runBarmanConfigSwitch', () => {
         targets.push(target);
         return 'id';
       },
-      waitForOperation: async () => 'DONE' as const,
+      waitForOperation: async () => ({ status: 'DONE', operation_ms: 0 }) as const,
       findRunning: async () => undefined,
       endOf: async () => 'DONE' as const,
     };

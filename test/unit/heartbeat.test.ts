@@ -99,7 +99,7 @@ class Client implements AsyncDisposable {
     });
   }
   async waitForOperation() {
-    return 'DONE';
+    return { status: 'DONE', operation_ms: 0 };
   }
   async findRunning() {}
   async [Symbol.asyncDispose]() {}

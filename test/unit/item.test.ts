@@ -85,6 +85,7 @@ describe('an item of the table', () => {
       { desired: { ...desired, target: 'Model pg:node1' } },
       'desired.target is "Model pg:node1", not "model NAME" or "reset"',
     ],
+    [{ applied: { ...applied('a'), operation_ms: '400' } }, 'applied.operation_ms is "400", not number'],
     [{ applied: { ...applied('a'), target: 'model' } }, 'applied.target is "model", not '],
     [
       { running: { operation_id: 'op', target: 'model a b', version: 'a' } },

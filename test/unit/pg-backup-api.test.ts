@@ -40,6 +40,10 @@ function startWithFindings(options: Parameters<typeof start>[0] = {}) {
 const slowly = (ms: number, reply: Reply): Promise<Reply> =>
   new Promise((resolve) => setTimeout(resolve, ms, reply));
 
+/** Waits for an operation. @returns how it ended */
+const waitFor = async (api: PgBackupApi, ...rest: [id: string, expected?: number, signal?: AbortSignal]) =>
+  (await api.waitForOperation('main', ...rest)).status;
+
 describe('a POST', () => {
   test('calls beforePost before each attempt, unlike a GET', async () => {
     replies([429, ''], [429, ''], CREATED, [200, '"OK"']);
@@ -209,7 +213,7 @@ describe('the end of a new operation', () => {
   /** Creates an operation, and waits for it: its polls take so long (ms), and say DONE. */
   const createAndWait = async (api: PgBackupApi, poll: number) => {
     net.reply = ({ method }) => (method === 'POST' ? CREATED : slowly(poll, DONE));
-    return end(create(api).then((id) => api.waitForOperation('main', id)));
+    return end(create(api).then((id) => waitFor(api, id)));
   };
   /** It may be that of an earlier operation with the same id, whose job was deleted. */
   const NOT_BELIEVED =
@@ -224,7 +228,7 @@ describe('the end of a new operation', () => {
   test('is believed at once if the operation was seen to run: it had no output then', async () => {
     const api = start();
     replies(CREATED, IN_PROGRESS, DONE);
-    expect(await end(create(api).then((id) => api.waitForOperation('main', id)))).toBe('DONE');
+    expect(await end(create(api).then((id) => waitFor(api, id)))).toBe('DONE');
     expect(times()).toEqual([0, 150, 225]);
   });
 
@@ -236,7 +240,7 @@ describe('the end of a new operation', () => {
   });
 
   test('is not believed if the operation that was applied last has the same id', async () => {
-    net.guard = { ...net.guard, applied: ID };
+    net.guard = { ...net.guard, applied: { operation_id: ID } };
     expect(await createAndWait(start(), 100)).toBeInstanceOf(EarlierOutput);
   });
 
@@ -303,20 +307,37 @@ describe('an operation', () => {
   test('is polled after 150 ms, then every 75 ms', async () => {
     operation(500);
     const api = start();
-    expect(await end(api.waitForOperation('main', '20261123T061000'))).toBe('DONE');
+    expect(await end(waitFor(api, '20261123T061000'))).toBe('DONE');
     expect(times()).toEqual([150, 225, 300, 375, 450, 525]);
     expect(net.sent[0]?.path).toBe('/servers/main/operations/20261123T061000');
     expect(net.facts).toEqual({ attempts: 6, polls: 6 });
   });
 
+  test('is first polled when it is expected to have ended', async () => {
+    operation(1_000);
+    expect(await end(waitFor(start(), 'a', 1_000))).toBe('DONE');
+    expect(times()).toEqual([900, 975, 1_050]);
+  });
+
+  test('is first polled a request earlier, so that the response comes then', async () => {
+    net.reply = () => slowly(400, CREATED);
+    const api = start();
+    const created = create(api).then((id) => {
+      operation(1_000, 'DONE', 400);
+      return waitFor(api, id, 2_000);
+    });
+    expect(await end(created)).toBe('DONE');
+    expect(times()).toEqual([0, 1_800]);
+  });
+
   test('can end FAILED', async () => {
     operation(0, 'FAILED');
-    expect(await end(start().waitForOperation('main', 'a'))).toBe('FAILED');
+    expect(await end(waitFor(start(), 'a'))).toBe('FAILED');
   });
 
   test('that takes long is polled after each 1/16 of the time elapsed', async () => {
     operation(20_000);
-    await end(start().waitForOperation('main', 'a'));
+    await end(waitFor(start(), 'a'));
     const late = net.sent.map(({ at }) => at).filter((at) => at > 1_300);
     for (const [index, at] of late.slice(1).entries()) {
       const before = late[index] ?? 0;
@@ -325,10 +346,10 @@ describe('an operation', () => {
     expect(times().at(-1)).toBeLessThan(21_250);
   });
 
-  test('on a slow host is polled for at most half of the time', async () => {
+  test('on a slow host is polled for at most two thirds of the time', async () => {
     operation(6_000, 'DONE', 900);
-    await end(start().waitForOperation('main', 'a'));
-    expect(times()).toEqual([150, 1_950, 3_750, 5_550]);
+    await end(waitFor(start(), 'a'));
+    expect(times()).toEqual([150, 1_500, 2_850, 4_200, 5_550]);
   });
 
   test('whose creation took long is first polled after twice that time', async () => {
@@ -337,7 +358,7 @@ describe('an operation', () => {
     await end(
       create(api).then((id) => {
         operation(0);
-        return api.waitForOperation('main', id);
+        return waitFor(api, id);
       }),
     );
     expect(times()).toEqual([0, 800]);
@@ -349,7 +370,7 @@ describe('an operation', () => {
     await end(
       create(api).then((id) => {
         operation(0);
-        return api.waitForOperation('main', id);
+        return waitFor(api, id);
       }),
     );
     expect(times()).toEqual([0, 10_000]);
@@ -357,7 +378,7 @@ describe('an operation', () => {
 
   test('that cannot be polled has an unknown result, and it is said where to find it', async () => {
     net.reply = () => [400, ''];
-    expect(await end(start().waitForOperation('main', 'a'))).toMatchObject({
+    expect(await end(waitFor(start(), 'a'))).toMatchObject({
       name: 'HttpError',
       operation_id: 'a',
       message:
@@ -369,7 +390,7 @@ describe('an operation', () => {
   test('that does not end before the deadline has an unknown result', async () => {
     net.reply = () => IN_PROGRESS;
     abortIn(1_000);
-    expect(await end(start().waitForOperation('main', 'a'))).toMatchObject({
+    expect(await end(waitFor(start(), 'a'))).toMatchObject({
       name: 'DeadlineExceeded',
       operation_id: 'a',
       message: expect.stringContaining('the result of operation a on main is unknown: time is up; it will'),
@@ -380,7 +401,7 @@ describe('an operation', () => {
     net.reply = () => 'nothing';
     const other = new AbortController();
     setTimeout(() => other.abort(), 500);
-    expect(await end(start().waitForOperation('main', 'a', other.signal))).toMatchObject({
+    expect(await end(waitFor(start(), 'a', undefined, other.signal))).toMatchObject({
       name: 'DeadlineExceeded',
       message: expect.stringContaining('time ran out before GET /servers/main/operations/a was answered'),
     });
@@ -430,7 +451,7 @@ describe('/diagnose', () => {
 
 describe('a response', () => {
   const read = (api: PgBackupApi) => api.readServer('main');
-  const wait = (api: PgBackupApi) => api.waitForOperation('main', 'a');
+  const wait = (api: PgBackupApi) => waitFor(api, 'a');
   const diagnose = (api: PgBackupApi) => api.diagnose();
   test.each([
     ['16 MB of brackets', '['.repeat(16 * 1024 * 1024), 'JSON of more than 64 levels'],

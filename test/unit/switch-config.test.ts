@@ -11,7 +11,8 @@ import type { ConfigTarget } from '../../functions/config-switch/target.ts';
  */
 async function run(target: ConfigTarget, end: () => Promise<'DONE' | 'FAILED'>) {
   const create = vi.fn(async () => 'id');
-  const api = { createConfigSwitchOperation: create, waitForOperation: end };
+  const waitForOperation = async () => ({ status: await end(), operation_ms: 500 });
+  const api = { createConfigSwitchOperation: create, waitForOperation };
   // In doubt, as after the POST.
   const guard = {
     inDoubt: true,
@@ -30,7 +31,10 @@ describe('switchConfig', () => {
     [{ reset: true }, 'now uses no model', 'drop the active model on main'],
   ])('to %j reports what was done, or where to find the reason', async (target, done, failed) => {
     expect(await run(target, async () => 'DONE')).toEqual({
-      result: { exit_code: 0, message: `Barman server main ${done}`, operation_id: 'id' },
+      result: {
+        result: { exit_code: 0, message: `Barman server main ${done}`, operation_id: 'id' },
+        operation_ms: 500,
+      },
       inDoubt: false,
       posts: 1,
     });
@@ -54,12 +58,30 @@ describe('switchConfig', () => {
     const ends = [() => Promise.reject(new EarlierOutput('id')), async () => 'DONE' as const];
     const target = { model: 'm' };
     const again = await run(target, () => ends.shift()?.() ?? Promise.reject('no more'));
-    expect(again).toMatchObject({ result: { exit_code: 0 }, inDoubt: false, posts: 2 });
+    expect(again).toMatchObject({ result: { result: { exit_code: 0 } }, inDoubt: false, posts: 2 });
     const error = new EarlierOutput('id');
     expect(await run(target, () => Promise.reject(error))).toEqual({
       result: error,
       inDoubt: true,
       posts: 2,
     });
+  });
+
+  test.each([
+    ['as long as the operation is expected to take', '20261123T061000', 400],
+    ['without an expectation if its id is that of the last one', '20261123T061001', undefined],
+    ['without an expectation if its id is older: the clock was set back', '20261123T061002', undefined],
+  ])('waits %s', async (_, last, expected) => {
+    const waitForOperation = vi.fn(async (..._: unknown[]) => ({
+      status: 'DONE' as const,
+      operation_ms: 500,
+    }));
+    const api = { createConfigSwitchOperation: async () => '20261123T061001', waitForOperation };
+    const guard = {
+      ...{ inDoubt: true, beforePost: async () => {}, onCreated: () => {}, waits: true },
+      applied: { operation_id: last, operation_ms: 400 },
+    };
+    await switchConfig(api, 'main', { reset: true }, guard);
+    expect(waitForOperation.mock.calls).toEqual([['main', '20261123T061001', expected]]);
   });
 });

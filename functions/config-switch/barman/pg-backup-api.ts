@@ -13,6 +13,7 @@ import { BARMAN_NAME, type ConfigTarget, requestBody } from '../target.ts';
 import { type ConnectionSource, HttpClient, type HttpClientOptions } from './attempts.ts';
 import { DiagnoseOutput, type Diagnosis, readDiagnosis } from './diagnosis.ts';
 import { answerOf } from './failures.ts';
+import { expectedDuration, firstPollAfter, nextPollAfter } from './polling.ts';
 
 /**
  * Time limit of one attempt at `/diagnose`, which queries every PostgreSQL server (ms): one that hangs makes it
@@ -22,20 +23,10 @@ const DIAGNOSE_TIMEOUT = 50_000;
 /** Time limit of the heartbeat's probe (ms): a host that hangs must not use up the heartbeat. */
 const STATUS_TIMEOUT = 15_000;
 /**
- * First poll after the creation, and shortest interval between the starts of two polls (ms), or this share of
- * the time elapsed. For an operation of 1.2 s that is three polls more than with 100 ms and a tenth, and a
- * response 25 ms sooner.
- */
-const POLL = { first: 150, interval: 75, share: 1 / 16 };
-/**
- * Longest pause after the creation (ms): its response may have waited for a diagnosis, and so says little about
- * how long a poll takes.
- */
-const LONGEST_FIRST_PAUSE = 2_000;
-/**
  * An operation that the first poll finds ended has not ended within this time (ms): its process and that of
  * `barman` take longer to start, 0.4 s on two cores. What says so is the output of an earlier operation with
  * the same id, whose job was deleted. It is not overwritten (pg_backup_api.server_operation, `_write_file`), so the end of the new one remains unknown.
+ * A first poll that comes later cannot tell; then only the known ids do.
  */
 const EARLIEST_END = 250;
 /** Maximum number of attempts at a list. */
@@ -64,8 +55,11 @@ export interface PostGuard {
   readonly onCreated: (operation_id: string) => void;
   /** Whether to wait, before another POST, until an operation has ended that may be that of the last one. */
   readonly waits: boolean;
-  /** The operation that was applied last: its output is not that of a new operation with the same id. */
-  readonly applied: string | undefined;
+  /**
+   * The operation that was applied last: its output is not that of a new operation with the same id, which is
+   * expected to take as long (ms).
+   */
+  readonly applied: { readonly operation_id: string; readonly operation_ms?: number } | undefined;
   /** Whether an operation that was requested, or may have been, may still be running. */
   inDoubt: boolean;
 }
@@ -75,6 +69,13 @@ export interface PgBackupApiOptions extends Omit<HttpClientOptions, 'onRequest'>
   readonly facts: Pick<Facts, 'attempts' | 'polls'>;
   /** Called with what an operator should know of a server, and what does not keep it from being switched. */
   readonly onFinding?: (barman_server: string, message: string) => void;
+}
+
+/** An operation that was waited for. */
+export interface EndedOperation {
+  readonly status: 'DONE' | 'FAILED';
+  /** How long the next operation of that server is expected to take (ms). */
+  readonly operation_ms: number;
 }
 
 /** The end of an operation is unknown, since its output is that of an earlier one. */
@@ -164,39 +165,39 @@ export class PgBackupApi implements AsyncDisposable {
       },
     });
     const key = `${barman_server}/${operation_id}`;
-    const isNew = operation_id !== guard.applied && !this.#listed.has(key);
+    const isNew = operation_id !== guard.applied?.operation_id && !this.#listed.has(key);
     this.#created = { key, at: this.#http.last.start, isNew };
     return operation_id;
   }
 
   /**
-   * Waits for the end of an operation. Polls soon and then less and less often: fast for a small host, and
-   * gentle to one that needs long for each poll.
+   * Waits for the end of an operation. Polls when it is expected, and then less and less often: fast for a small
+   * host, and gentle to one that needs long for each poll.
    *
+   * @param expected how long it is expected to take, if that is known (ms)
    * @param signal instead of the deadline's
-   * @returns how it ended
+   * @returns how it ended, and how long the next one is expected to take
    * @throws HttpError, DeadlineExceeded with the id of the operation, if its end is unknown
    * @throws EarlierOutput once, if an earlier operation had the same id
    */
   async waitForOperation(
     barman_server: string,
     operation_id: string,
+    expected?: number,
     signal = this.#options.signal,
-  ): Promise<'DONE' | 'FAILED'> {
-    const start = performance.now();
+  ): Promise<EndedOperation> {
+    const created = performance.now();
+    const elapsed = () => performance.now() - created;
     try {
-      for (let polls = 0; ; polls += 1) {
-        const { start: last, time } = this.#http.last;
-        const soonest = polls === 0 ? start + POLL.first : last + POLL.interval;
-        const now = performance.now();
-        // A share of the time elapsed keeps the reaction fast; twice the last request leaves the host half of
-        // its time.
-        const pause = Math.max((now - start) * POLL.share, 2 * time);
-        const latest = polls === 0 ? now + LONGEST_FIRST_PAUSE : Number.POSITIVE_INFINITY;
-        const next = Math.max(soonest, Math.min(last + pause, latest));
-        await sleep(next - now, signal);
+      let next = created + firstPollAfter(expected, this.#http.last.time);
+      for (let polls = 1; ; polls += 1) {
+        await sleep(next - performance.now(), signal);
         const status = await this.operationStatus(barman_server, operation_id, signal);
-        if (status !== 'IN_PROGRESS') return status;
+        if (status !== 'IN_PROGRESS') {
+          return { status, operation_ms: expectedDuration(elapsed(), polls, expected) };
+        }
+        const { start, time } = this.#http.last;
+        next = start + nextPollAfter(elapsed(), time);
       }
     } catch (error) {
       throw httpErrorFrom(
@@ -245,7 +246,7 @@ export class PgBackupApi implements AsyncDisposable {
   ): Promise<'IN_PROGRESS' | 'DONE' | 'FAILED'> {
     const status = await this.operationStatus(barman_server, operation_id);
     if (status !== 'IN_PROGRESS' || !patience) return status;
-    return this.waitForOperation(barman_server, operation_id, patience);
+    return (await this.waitForOperation(barman_server, operation_id, undefined, patience)).status;
   }
 
   /**

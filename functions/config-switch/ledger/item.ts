@@ -43,9 +43,15 @@ const Item = v.object({
       recorded_at: Time,
     }),
   ),
-  /** What Barman was last set to, by which operation, and when. */
+  /** What Barman was last set to, by which operation, when, and how long the next one is expected to take (ms). */
   applied: v.exactOptional(
-    v.object({ target: Target, version: Version, operation_id: v.string(), applied_at: Time }),
+    v.object({
+      target: Target,
+      version: Version,
+      operation_id: v.string(),
+      applied_at: Time,
+      operation_ms: v.exactOptional(v.number()),
+    }),
   ),
   /** The right to send a POST: its token, and until when a POST sent under it may still arrive. */
   lease: v.exactOptional(v.object({ token: v.string(), expires_at: Time })),

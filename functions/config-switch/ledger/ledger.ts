@@ -121,8 +121,12 @@ export interface Lease {
 /** An operation that was created under a lease, and what it applies. */
 export type Operation = NonNullable<Item['running']>;
 
-/** A lease whose operation has ended: the own one, or an expired one. */
-export type EndedLease = Omit<Lease, 'postUntil'> & { readonly operation: Operation };
+/** A lease whose operation has ended: the own one, or an expired one, for which nobody knows how long it took. */
+export type EndedLease = Omit<Lease, 'postUntil'> & {
+  readonly operation: Operation;
+  /** How long the next operation is expected to take (ms). */
+  readonly operation_ms?: number;
+};
 
 /** A Barman server, and what is to be said about it. */
 export interface ServerMessage {
@@ -290,8 +294,12 @@ export class Ledger {
    */
   async complete(lease: EndedLease, signal: AbortSignal): Promise<Item | undefined> {
     const { operation_id, target, version } = lease.operation;
+    const { operation_ms = lease.item.applied?.operation_ms } = lease;
     const change: Change = {
-      applied: { target, version, operation_id, applied_at: new Date().toISOString() },
+      applied: {
+        ...{ target, version, operation_id, applied_at: new Date().toISOString() },
+        ...(operation_ms !== undefined && { operation_ms }),
+      },
       ...NO_LEASE,
       ...NO_FAILURES,
       ...this.#settle(lease, version),

@@ -168,7 +168,7 @@ async function apply(
   const guard: PostGuard = {
     inDoubt: false,
     waits: caller === 'event',
-    applied: applied?.operation_id,
+    applied,
     // This write is not waited for: without it, the lease is taken over once it has expired.
     onCreated: (operation_id) => {
       ledger.started(lease, operation_id, AbortSignal.any([signal, finished.signal])).catch(() => {});
@@ -188,10 +188,15 @@ async function apply(
     },
   };
   try {
-    const result = await switchConfig(api, barman_server, parseTarget(desired.target), guard);
+    const { result, operation_ms } = await switchConfig(
+      api,
+      barman_server,
+      parseTarget(desired.target),
+      guard,
+    );
     const { target, version } = desired;
     const operation = { operation_id: result.operation_id, target, version };
-    return { status: 'done', lease: { ...lease, operation }, result };
+    return { status: 'done', lease: { ...lease, operation, operation_ms }, result };
   } catch (error) {
     if (error instanceof LeaseLost) return { status: 'lease lost' };
     if (error instanceof NewerDesired) return { status: 'newer desired', lease };
