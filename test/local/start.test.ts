@@ -140,7 +140,8 @@ async function ownHosts({ nodes = ['node1', 'node2'], models = MODELS } = {}) {
   const { api, ca } = stack.use(await startBarmanHost({ models, operationTime: 100 }));
   const [server, client] = await Promise.all([ca.server(), ca.client()]);
   const patroni = stack.use(await PatroniStandIn.start({ nodes, tls: { ...server, ca: ca.cert } }));
-  patroni.barmanStreamsFrom = () => api.activeModel()?.replace('pg:', '');
+  // Without a model, the server's own conninfo leads to the leader.
+  patroni.barmanStreamsFrom = () => api.activeModel()?.replace('pg:', '') ?? patroni.leader;
   const folder = mkdtempSync(join(tmpdir(), 'own-hosts-'));
   stack.defer(() => rmSync(folder, { recursive: true }));
   const write = (name: string, text: string) => writeFileSync(join(folder, name), text);
