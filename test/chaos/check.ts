@@ -86,6 +86,20 @@ export interface History {
   readonly cuts: number[];
 }
 
+/** Returns a history in which nothing has happened yet. */
+export function emptyHistory(): History {
+  return {
+    answers: [],
+    leases: [],
+    operations: [],
+    items: [],
+    byHand: [],
+    promotedByHand: [],
+    beats: [],
+    cuts: [],
+  };
+}
+
 /** Four minutes are promised for the heartbeat of production: two of its intervals, and this (ms). */
 const FIXED = 120_000;
 /**

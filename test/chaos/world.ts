@@ -16,7 +16,7 @@ import { CertificateAuthority } from '../stand-ins/certificates.ts';
 import { createSecret } from '../stand-ins/webhook.ts';
 import type { AwsReport, AwsSettings } from './aws.ts';
 import type { BarmanReport, BarmanSettings } from './barman-host.ts';
-import type { History } from './check.ts';
+import { emptyHistory, type History } from './check.ts';
 import { ADDRESS, connect, createNetwork, HOSTS, NETWORK, NODES, pairs } from './network.ts';
 
 export interface WorldOptions {
@@ -62,16 +62,7 @@ export async function startWorld(options: WorldOptions): Promise<World> {
   await createNetwork();
   const ca = await CertificateAuthority.create('Chaos CA');
   const secret = createSecret();
-  const history: History = {
-    answers: [],
-    leases: [],
-    operations: [],
-    items: [],
-    byHand: [],
-    promotedByHand: [],
-    beats: [],
-    cuts: [],
-  };
+  const history = emptyHistory();
   const file = (name: string) => join(folder, name);
   const script = (name: string) => [process.execPath, [resolve(`test/chaos/${name}.ts`)]] as const;
 

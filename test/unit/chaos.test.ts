@@ -1,6 +1,7 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import {
+  emptyHistory,
   type History,
   outdatedOperations,
   promise,
@@ -20,14 +21,8 @@ const lease = (at: number, node: string, second: number) => ({
 const operation = (at: number, node: string) => ({ at, target: `model pg:${node}` });
 const done = (at: number, eventId: string) => ({ at, eventId, status: 200, exitCode: 0 });
 const history = (given: Partial<History>): History => ({
-  answers: [],
+  ...emptyHistory(),
   leases: [lease(1, 'node1', 1), lease(3, 'node2', 2)],
-  operations: [],
-  items: [],
-  byHand: [],
-  promotedByHand: [],
-  beats: [],
-  cuts: [],
   ...given,
 });
 

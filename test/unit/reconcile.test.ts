@@ -367,7 +367,7 @@ describe('an expired lease with a running operation', () => {
     table.item = expired();
     expect(await run(X)).toMatchObject({ exit_code: 0, operation_id: 'op0' });
     expect([api.polled, api.targets]).toEqual([['op0'], []]);
-    // Nobody knows how long it took.
+    // How long it took is unknown.
     const { operation_ms: _, ...applied } = appliedOf(X);
     expect(table.item).toEqual({ barman_server: 'main', desired: desiredOf(X), applied });
   });

@@ -121,7 +121,7 @@ export interface Lease {
 /** An operation that was created under a lease, and what it applies. */
 export type Operation = NonNullable<Item['running']>;
 
-/** A lease whose operation has ended: the own one, or an expired one, for which nobody knows how long it took. */
+/** A lease whose operation has ended: the own one, or an expired one, whose duration is unknown. */
 export type EndedLease = Omit<Lease, 'postUntil'> & {
   readonly operation: Operation;
   /** How long the next operation is expected to take (ms). */
