@@ -21,6 +21,11 @@ export function asPostgres(command: string, words: readonly string[]): CommandLi
   return asRoot ? ['runuser', ['-u', 'postgres', '--', command, ...words]] : [command, words];
 }
 
+/** @returns the command line that runs a command as a user of a service, with the home of that user */
+export function atHome(user: string, ...words: string[]): CommandLine {
+  return ['runuser', ['-u', user, '--', 'env', `HOME=/var/lib/${user}`, ...words]];
+}
+
 /** Runs a command to its end. @returns what it printed @throws as `execFile` does */
 export async function run([command, words]: CommandLine, timeout = 0): Promise<string> {
   return (await promisify(execFile)(command, words, { timeout })).stdout;

@@ -7,7 +7,6 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, inject, test } from 'vitest';
-import { fill } from '../documentation.ts';
 import { namespaced } from './namespaces.ts';
 import { Remote } from './remote.ts';
 import type { Host, HostsOptions } from './tutorial/hosts.ts';
@@ -66,9 +65,13 @@ interface Printed {
   readonly output: string;
 }
 
+/** Replaces what is the reader's. */
+const filled = (text: string) =>
+  Object.entries(words).reduce((all, [from, to]) => all.replaceAll(from, to), text);
+
 /** Runs the commands on one host. */
 async function run(host: Host, text: string, user?: string): Promise<Printed> {
-  const commands = Object.entries(words).reduce((all, [from, to]) => all.replaceAll(from, to), text);
+  const commands = filled(text);
   const before = environment.get(host) ?? '';
   const printed = (await hosts.call('run', { host, user, commands: before + commands })) as Printed;
   const kept = /^(?:umask|export) .*$/gm.exec(commands);
@@ -115,7 +118,7 @@ test.each(
     isBroken = true;
     for (const host of HOSTS[name] ?? []) {
       if (step.file !== undefined) {
-        await hosts.call('merge', { host, path: step.file, yaml: fill(step.text, has(step.text)) });
+        await hosts.call('merge', { host, path: step.file, yaml: filled(step.text) });
         continue;
       }
       const printed = await perform(host, step);
@@ -127,10 +130,6 @@ test.each(
   },
   400_000,
 );
-
-/** The words to replace that a text has. */
-const has = (text: string) =>
-  Object.fromEntries(Object.entries(words).filter(([word]) => text.includes(word)));
 
 function compare(step: Step, output: string, printed: string): void {
   const actual = shown(output, printed);

@@ -13,7 +13,16 @@ import { CertificateAuthority } from '../../stand-ins/certificates.ts';
 import { listen, readBody } from '../../stand-ins/server.ts';
 import { etcd } from '../cluster-files.ts';
 import { attach, createBridge, on } from '../namespaces.ts';
-import { type CommandLine, outputOf, own, POSTGRESQL, run, startLogged, until } from '../processes.ts';
+import {
+  atHome,
+  type CommandLine,
+  outputOf,
+  own,
+  POSTGRESQL,
+  run,
+  startLogged,
+  until,
+} from '../processes.ts';
 import { offer } from '../remote.ts';
 import { startMinistack } from '../setup.ts';
 
@@ -94,16 +103,18 @@ function write(host: Host, path: string, text: string, mode = 0o644): void {
   chmodSync(fileOf(host, path), mode);
 }
 
+/** Shows a folder at another place, where what is written is kept apart from it, in `layers`. */
+async function overlay(lower: string, target: string, layers: string): Promise<void> {
+  const [upper, work] = [join(layers, 'upper'), join(layers, 'work')];
+  for (const one of [target, upper, work]) mkdirSync(one, { recursive: true });
+  const options = `lowerdir=${lower},upperdir=${upper},workdir=${work}`;
+  await run(['mount', ['-t', 'overlay', 'overlay', '-o', options, target]]);
+}
+
 /** Gives a host its files: what it writes is its own. */
 async function createRoot(host: Host): Promise<void> {
-  const [root, upper, work] = ['root', 'upper', 'work'].map((name) => join(folder, host, name)) as [
-    string,
-    string,
-    string,
-  ];
-  for (const one of [root, upper, work]) mkdirSync(one, { recursive: true });
-  const layers = (lower: string, layer: string) => `lowerdir=${lower},upperdir=${layer},workdir=${work}`;
-  await run(['mount', ['-t', 'overlay', 'overlay', '-o', layers('/', upper), root]]);
+  const root = rootOf(host);
+  await overlay('/', root, join(folder, host));
   const binds = ['/proc', '/dev', '/sys', dirname(tools), resolve('.')];
   for (const path of binds) {
     mkdirSync(join(root, path), { recursive: true });
@@ -173,12 +184,6 @@ chown -R postgres /etc/patroni /var/lib/postgresql`,
   );
 }
 
-/** With the home of `barman`, where the passwords are. */
-const asBarman = (...words: string[]): CommandLine => [
-  'runuser',
-  ['-u', 'barman', '--', 'env', 'HOME=/var/lib/barman', ...words],
-];
-
 /** What its packages bring to the Barman host; pg-backup-api is the stand-in. */
 async function prepareBarmanHost(): Promise<void> {
   const settings = `[barman]
@@ -196,7 +201,8 @@ install -d /etc/barman.d`,
   );
   const standIn = `cd ${resolve('.')} && exec ${process.execPath} test/e2e/tutorial/pg-backup-api.ts`;
   const { PG_BACKUP_API: real } = process.env;
-  const gunicorn = asBarman(
+  const gunicorn = atHome(
+    'barman',
     ...[`PATH=${real}:$PATH`, 'gunicorn', '--bind', '127.0.0.1:7480', 'pg_backup_api.app'],
   );
   const command = real === undefined ? standIn : `cd / && exec ${gunicorn.flat().join(' ')}`;
@@ -213,11 +219,7 @@ async function prepareMachine(): Promise<void> {
       await run(['mount', ['--bind', rootOf(host), mount]]);
     }
   }
-  const [upper, work] = ['repository', 'repository-work'].map((name) => join(folder, name));
-  const target = fileOf('machine', REPOSITORY);
-  for (const one of [upper, work, target]) mkdirSync(one as string, { recursive: true });
-  const layers = `lowerdir=${resolve('.')},upperdir=${upper},workdir=${work}`;
-  await run(['mount', ['-t', 'overlay', 'overlay', '-o', layers, target]]);
+  await overlay(resolve('.'), fileOf('machine', REPOSITORY), join(folder, 'repository'));
 }
 
 /** The HTTP API of AWS under its public name, which hands each request on to the emulator. */
@@ -243,7 +245,7 @@ async function startHttpApi(): Promise<void> {
 
 const cron = async () => {
   for (;;) {
-    await outputOf(within('barman', asBarman('barman', 'cron'), '/'), 20_000);
+    await outputOf(within('barman', atHome('barman', 'barman', 'cron'), '/'), 20_000);
     await sleep(CRON);
   }
 };
@@ -305,9 +307,10 @@ with open(sys.argv[1], "r+") as file:
   run: ({ host, user = 'root', commands }: { host: Host; user?: string; commands: string }) => {
     const directory = host === 'machine' ? REPOSITORY : '/root';
     const words = ['--norc', '-euo', 'pipefail', '-c', `exec 2>&1 </dev/null\n${commands}`];
-    const login = ['-u', user, '--', 'env', `HOME=/var/lib/${user}`, 'bash', ...words];
     const [command, all] =
-      user === 'root' ? within(host, ['bash', words], directory) : within(host, ['runuser', login], '/');
+      user === 'root'
+        ? within(host, ['bash', words], directory)
+        : within(host, atHome(user, 'bash', ...words), '/');
     return new Promise((done) => {
       execFile(command, all, { maxBuffer: 16 * 1024 * 1024, timeout: COMMAND_TIMEOUT }, (error, output) =>
         done({ status: error ? (error.code ?? 1) : 0, output }),

@@ -2,21 +2,18 @@
 
 import { MODELS } from '../../stand-ins/barman-host.ts';
 import { PgBackupApiStandIn } from '../../stand-ins/pg-backup-api.ts';
-import { type CommandLine, run } from '../processes.ts';
+import { atHome, run } from '../processes.ts';
 
-/** With the home of `barman`, where the passwords are. */
-const asBarman = (...words: string[]): CommandLine => [
-  'runuser',
-  ['-u', 'barman', '--', 'env', 'HOME=/var/lib/barman', 'barman', ...words],
-];
+/** Its passwords are in its home. */
+const barman = (...words: string[]) => atHome('barman', 'barman', ...words);
 
 await PgBackupApiStandIn.start({
   port: 7480,
   models: MODELS,
   barman: (server, model) =>
-    run(asBarman('config-switch', server, model ?? '--reset')).then(
+    run(barman('config-switch', server, model ?? '--reset')).then(
       () => true,
       () => false,
     ),
-  diagnose: () => run(asBarman('diagnose')).catch(({ stdout }: { stdout: string }) => stdout),
+  diagnose: () => run(barman('diagnose')).catch(({ stdout }: { stdout: string }) => stdout),
 });
