@@ -131,6 +131,47 @@ describe('an inspection of a healthy set-up', () => {
   });
 });
 
+describe('an inspection reads again what a heartbeat could not read', () => {
+  async function unreadable() {
+    const test = await start();
+    await test.run.invoke(NODE1);
+    const { jobs } = test.host.createFolders('main');
+    jobs.set('20260101T000000', '');
+    await test.run.heartbeat();
+    return { ...test, jobs };
+  }
+  const isList = ({ path }: SeenRequest) => path.endsWith('/servers/main/operations');
+
+  test('and finds why it cannot be read', async () => {
+    await using test = await unreadable();
+    const server = main(await inspect(test.run));
+    expect(found(server)).toEqual(['operations-unreadable']);
+    expect(server.findings[0]?.what).toMatch(
+      /^the operations of main cannot be read \(pg-backup-api answered 500/,
+    );
+    expect(ready(server)).toEqual(['no', 'no']);
+  });
+
+  test('and finds nothing once it is repaired, although no heartbeat has read it since', async () => {
+    await using test = await unreadable();
+    expect(found(main(await inspect(test.run)))).toEqual(['operations-unreadable']);
+    test.jobs.delete('20260101T000000');
+    const server = main(await inspect(test.run));
+    expect(found(server)).toEqual([]);
+    expect(ready(server)).toEqual(['yes', 'yes']);
+  });
+
+  test('and repeats what the heartbeat found, if there is no answer', async () => {
+    await using test = await unreadable();
+    test.run.host.api.fault({ kind: 'stall' }, 1, isList);
+    const server = main(await inspect(test.run, SHORT));
+    expect(found(server)).toEqual(['operations-unreadable']);
+    expect(server.findings[0]?.what).toMatch(
+      /\(its operations in Barman cannot be read: pg-backup-api answered 500/,
+    );
+  });
+});
+
 describe('an inspection finds', () => {
   type Break = (test: Awaited<ReturnType<typeof start>>) => void;
   const broken: Record<string, readonly [expected: readonly string[], readonly string[], Break]> = {

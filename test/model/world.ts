@@ -53,6 +53,7 @@ const READERS: readonly string[] = [INSPECTION, ...NODES];
 const NOTHING_SEEN = {
   api: {
     diagnose: async () => ({ version: undefined, servers: new Map(), models: new Map(), showsModels: true }),
+    readServer: async () => {},
   },
   clusters: { clusters: [], tls: {} },
   remaining: () => 58_500,

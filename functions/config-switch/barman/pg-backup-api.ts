@@ -299,10 +299,11 @@ export class PgBackupApi implements AsyncDisposable {
    * Checks that pg-backup-api can read the configuration and the operations of a server; `/status` reads
    * neither.
    *
+   * @param signal instead of the deadline's
    * @throws HttpError if not
    */
-  async readServer(barman_server: string): Promise<void> {
-    await this.#listOperations(barman_server);
+  async readServer(barman_server: string, signal = this.#options.signal): Promise<void> {
+    await this.#listOperations(barman_server, LIST_ATTEMPTS, signal);
   }
 
   /**
@@ -373,9 +374,10 @@ export class PgBackupApi implements AsyncDisposable {
   }
 
   /** Lists a server's operations of all time. @param maxRetries maximum number of attempts */
-  async #listOperations(barman_server: string, maxRetries = LIST_ATTEMPTS) {
+  async #listOperations(barman_server: string, maxRetries = LIST_ATTEMPTS, signal = this.#options.signal) {
     const path = ['servers', barman_server, 'operations'];
-    const { operations } = await this.#http.request({ method: 'GET', path, schema: Operations, maxRetries });
+    const options = { path, schema: Operations, maxRetries, signal };
+    const { operations } = await this.#http.request({ method: 'GET', ...options });
     for (const { id } of operations) this.#listed.add(`${barman_server}/${id}`);
     return operations;
   }

@@ -50,7 +50,9 @@ export const FINDINGS = {
   'operations-unreadable': {
     class: 'ready',
     allMembers: true,
-    means: 'pg-backup-api cannot read the operations of the server, so it cannot switch it either.',
+    means:
+      'pg-backup-api cannot read the operations of the server: a switch may fail, and one without a response stays in doubt.',
+    more: 'While only a job file is broken, role changes are applied nevertheless.',
   },
   'member-without-model': {
     class: 'ready',

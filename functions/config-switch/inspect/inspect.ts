@@ -1,10 +1,12 @@
 /**
  * An inspection: a look at all that a switch needs, and at what it has led to. It asks `/diagnose` once and each
- * Patroni cluster twice, judges what it has seen, and stores that. It changes no desired state, and sends nothing
- * to Barman.
+ * Patroni cluster twice, reads again what the heartbeats could not read of Barman, judges what it has seen, and
+ * stores that. It changes no desired state, and sends nothing to Barman.
  */
 
 import type { Diagnosis } from '../barman/diagnosis.ts';
+import { answerOf } from '../barman/failures.ts';
+import type { PgBackupApi } from '../barman/pg-backup-api.ts';
 import { deadline } from '../deadline.ts';
 import { Busy, HttpError, messageOf } from '../errors.ts';
 import type { HeardNode } from '../ledger/heard.ts';
@@ -18,7 +20,7 @@ import type { Clusters } from '../patroni/observe-clusters.ts';
 import { PatroniClient } from '../patroni/rest-api.ts';
 import { Sockets } from '../patroni/sockets.ts';
 import { type Survey, survey } from '../patroni/survey.ts';
-import { type Diagnose, type DiagnoseOptions, whileDiagnosing } from './diagnose.ts';
+import { type Diagnose, whileDiagnosing } from './diagnose.ts';
 import { judge } from './judge.ts';
 import { clustersOf } from './subject.ts';
 
@@ -31,7 +33,8 @@ const AT_ONCE = 10;
 /** What is left for writing what was found (ms). */
 const WRITE_TIME = 2_000;
 
-export interface InspectOptions extends Pick<DiagnoseOptions, 'api'> {
+export interface InspectOptions {
+  readonly api: Pick<PgBackupApi, 'diagnose' | 'readServer'>;
   readonly ledger: Ledger;
   readonly clusters: Clusters;
   readonly signal: AbortSignal;
@@ -94,9 +97,10 @@ async function inspectAlone(
   // First: an inspection that crashes is not due again at once.
   if (isStored) await ledger.inspectionTried({ first_at: tried_at, ...times, tried_at }, signal);
   const clusters = await surveyClusters(options.clusters, signal);
-  const diagnosis = await diagnoseInTime(options, diagnose).catch((error) => ({
+  const diagnosis = await askInTime(options, diagnose).catch((error) => ({
     unseen: messageOf(error).slice(0, REASON_LENGTH),
   }));
+  const notReady = 'unseen' in diagnosis ? undefined : await readAgain(options, before);
   const [after, leaders] = await Promise.all([ledger.all(signal), leadersOf(options.clusters, signal)]);
 
   const judgeOne = (barman_server: string): Judged => {
@@ -107,7 +111,7 @@ async function inspectAlone(
     const heard = before.heard.get(barman_server) ?? [];
     const judged = judge({
       ...{ barman_server, clusters: listing, diagnosis, item, heard, before: last, now: at },
-      notReady: notReadyOf(before, barman_server),
+      notReady: notReady?.get(barman_server),
       changed: changeOf(item, after.items.find(isThisOne), listing, leaders),
     });
     const paused = isStagePaused(before.stage) || (item !== undefined && isPaused(item));
@@ -138,14 +142,38 @@ interface Judged extends InspectedServer {
   readonly isNew: boolean;
 }
 
-/** Asks Barman, with all the time that is not needed afterwards. @throws HttpError */
-async function diagnoseInTime({ remaining, signal }: InspectOptions, diagnose: Diagnose): Promise<Diagnosis> {
+/** Asks Barman, with all the time that is not needed afterwards. @throws what the request throws */
+async function askInTime<T>(
+  { remaining, signal }: InspectOptions,
+  request: (signal: AbortSignal) => Promise<T>,
+): Promise<T> {
   const limit = deadline(remaining() - OBSERVE_TIME - WRITE_TIME);
   try {
-    return await diagnose(AbortSignal.any([signal, limit.signal]));
+    return await request(AbortSignal.any([signal, limit.signal]));
   } finally {
     limit.clear();
   }
+}
+
+/**
+ * Reads again what the last heartbeats could not read: it may be repaired, and they may be busy with something else.
+ *
+ * @returns why the operations of servers cannot be read; what the heartbeats have found, where there is no answer
+ */
+async function readAgain(
+  options: InspectOptions,
+  { stage, unreadable }: Servers,
+): Promise<ReadonlyMap<string, string>> {
+  const notReady = new Map<string, string>();
+  for (const { barman_server, message } of stage.heartbeat?.not_ready ?? []) {
+    try {
+      await askInTime(options, (signal) => options.api.readServer(barman_server, signal));
+    } catch (error) {
+      notReady.set(barman_server, answerOf(error) ? messageOf(error) : message);
+    }
+  }
+  for (const { barman_server, message } of unreadable) notReady.set(barman_server, message);
+  return notReady;
 }
 
 /** Stores an inspection. What is wrong with one is no reason to leave out the others. @returns why it failed */
@@ -211,11 +239,6 @@ function serversOf(clusters: readonly InspectedCluster[], { items, unreadable }:
   );
   const recorded = [...items, ...unreadable].map(({ barman_server }) => barman_server);
   return [...new Set([...listed, ...recorded])].sort();
-}
-
-function notReadyOf({ stage, unreadable }: Servers, barman_server: string): string | undefined {
-  const found = [...unreadable, ...(stage.heartbeat?.not_ready ?? [])];
-  return found.find((one) => one.barman_server === barman_server)?.message;
 }
 
 /** Returns why findings about the archive would be about something that has changed meanwhile. */
