@@ -3,7 +3,7 @@
  * of Jepsen. After each round Barman must follow within what is promised. At no time is an operation sent that
  * is older than an event answered DONE, or does Barman use anything but what the ledger says is applied; unless
  * the ledger says "unsettled", and then for at most three minutes. What an inspection says is true. At the end a
- * restore has the rows of the leader, and no others.
+ * restore has the rows of the leader, and no others; and if the cluster is lost, Barman follows its standby site.
  *
  * It runs in namespaces of its own: nothing leaves the machine, and nothing outlives the run.
  */
@@ -17,10 +17,12 @@ import type { InspectionReport } from '../../functions/config-switch/inspect/rep
 import { addRow } from '../bench/report.ts';
 import type { NodeName } from '../e2e/cluster-files.ts';
 import { inNamespaces } from '../e2e/namespaces.ts';
+import type { PatroniCluster } from '../e2e/patroni-cluster.ts';
 import { until } from '../e2e/processes.ts';
 import { FOLDER, installTools } from '../e2e/setup.ts';
 import { backUp, CAUSES, moveUndoneAway } from './causes.ts';
-import { outdatedOperations, promise, wrongFindings, wrongModels, wrongRows } from './check.ts';
+import { outdatedOperations, overlooked, promise, wrongFindings, wrongModels, wrongRows } from './check.ts';
+import { type Lack, takeAway } from './lacks.ts';
 import { disturb, FAULTS, plan } from './nemesis.ts';
 import { repair } from './repair.ts';
 import { heal, startWorld } from './world.ts';
@@ -76,6 +78,8 @@ const say = (text: string) => {
   const second = ((tenths % 600) / 10).toFixed(1).padStart(4, '0');
   console.log(`${String(Math.floor(tenths / 600)).padStart(3)}:${second}  ${text}`);
 };
+/** What Barman is set to once the standby site is promoted. */
+const SITE = 'model pg:site1';
 const limit = promise(interval * 1_000);
 const violations: string[] = [];
 const times: number[] = [];
@@ -110,7 +114,7 @@ for (const [index, all] of plan(seed, 1_000).entries()) {
   const steps = all.filter(({ fault }) => only.includes(fault));
   if (steps.length === 0 || (chosen && !chosen.includes(index + 1))) continue;
   rounds += 1;
-  await calm();
+  if (await calm()) await lack(index);
   say(`round ${index + 1}`);
   await disturb(world, steps, say);
   await heal(world);
@@ -118,7 +122,11 @@ for (const [index, all] of plan(seed, 1_000).entries()) {
   await follows();
 }
 await calm();
-verdict(await restore());
+const restored = await restore();
+const { operations } = history;
+if (operations.some(({ target }) => target === SITE)) violation('Barman was set to the standby site');
+if (world.site) await loseCluster(world.site);
+verdict(restored);
 
 /** Runs this script again, in namespaces. @returns its exit status */
 function runInNamespaces(): number {
@@ -166,7 +174,7 @@ async function follows(): Promise<boolean> {
 async function remedied(leader: NodeName): Promise<boolean> {
   const reported = history.beats.at(-1)?.result.observed?.notStreaming ?? [];
   if (reported.length === 0) violation('Barman does not stream, and no heartbeat reports it');
-  await inspect(false);
+  await inspect((report) => wrongFindings(report, false));
   try {
     const printed = await barman.whyNotStreaming(20_000);
     const cause = CAUSES.find(({ prints }) => prints.test(printed));
@@ -194,22 +202,28 @@ async function undone(leader: NodeName): Promise<void> {
   say(`undone: the promotion to timeline ${timelines.join(', ')}, which was moved away`);
 }
 
-/** Waits until all is healthy, and inspects. */
-async function calm(): Promise<void> {
+/** Waits until all is healthy, and inspects. @returns whether Barman follows */
+async function calm(): Promise<boolean> {
   await repair(cluster, say);
-  if (!(await follows())) return;
-  // An inspection repeats what the last heartbeat saw of the operations.
-  const from = Date.now();
-  await until(() => history.beats.some(({ at }) => at > from), 'there is no heartbeat', 3 * interval * 1_000);
-  await inspect(true);
+  if (!(await follows())) return false;
+  await inspect((report) => wrongFindings(report, true));
+  return true;
 }
 
-/** Compares what an inspection says with whether Barman streams. */
-async function inspect(streams: boolean): Promise<void> {
+/** Takes away what a failover needs, inspects, and gives it back. */
+async function lack(round: number): Promise<void> {
+  const taken: Lack = await takeAway(world, round);
+  say(`${taken.kind}: ${taken.members.join(', ')}`);
+  await inspect((report) => overlooked(report, taken));
+  await taken.end();
+}
+
+/** Inspects. @param wrong what is wrong with the report: sentences */
+async function inspect(wrong: (report: InspectionReport) => string[]): Promise<void> {
   const report = (await world.aws.call('inspect')) as InspectionReport | { readonly message: string };
   if ('message' in report) return violation(`an inspection fails: ${report.message}`);
   inspections += 1;
-  for (const text of wrongFindings(report, streams)) violation(text);
+  for (const text of wrong(report)) violation(text);
 }
 
 /**
@@ -247,6 +261,19 @@ async function restore(): Promise<{ restored: number; dead: number }> {
   return { restored, dead };
 }
 
+/** Kills all nodes of the cluster, and promotes the standby site: Barman must be set to that. */
+async function loseCluster(site: PatroniCluster): Promise<void> {
+  for (const name of cluster.names) await cluster.kill(name);
+  await site.rest('site1', 'PATCH', 'config', { standby_cluster: null });
+  const since = Date.now();
+  say('the cluster is lost, and the standby site promoted');
+  const isSet = () => `model ${barman.active.model}` === SITE;
+  await until(isSet, 'Barman is not set to the promoted site', promise(interval * 1_000, true)).then(
+    () => say(`Barman is set to the promoted site, after ${seconds(Date.now() - since)}`),
+    ({ message }) => violation(message),
+  );
+}
+
 function violation(text: string): void {
   violations.push(text);
   say(`VIOLATION: ${text}`);
@@ -255,9 +282,7 @@ function violation(text: string): void {
 function verdict({ restored, dead }: { restored: number; dead: number }): never {
   for (const text of outdatedOperations(history)) violation(text);
   for (const text of wrongModels(history, barman.changes, Date.now())) violation(text);
-  const { answers, leases, operations, beats } = history;
-  if (operations.some(({ target }) => target === 'model pg:site1'))
-    violation('Barman was set to the standby site');
+  const { answers, leases, beats } = history;
   const followed = seconds(Math.max(...times));
   const found = violations.length === 0 ? 'none' : String(violations.length);
   const codes = Object.groupBy(answers, ({ exitCode, status }) =>

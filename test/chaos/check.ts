@@ -102,6 +102,8 @@ export function emptyHistory(): History {
 
 /** Four minutes are promised for the heartbeat of production: two of its intervals, and this (ms). */
 const FIXED = 120_000;
+/** How many intervals another site is waited for. */
+const OTHER_SITE = 5;
 /**
  * How long Barman may use something older than the ledger says is applied, while that says "unsettled" (ms;
  * docs/explanation/guarantees.md); and how much later than the item a change may be seen.
@@ -112,11 +114,12 @@ const WRONG = { unsettled: 180_000, settled: 2_000 };
  * Within which time Barman follows after Patroni has agreed on a leader.
  *
  * @param interval between two heartbeats (ms)
+ * @param isOtherSite whether it is the leader of another site than before
  * @returns ms: two observations, at least a minute after an earlier event, and a minute for an operation of
  * unknown end
  */
-export function promise(interval: number): number {
-  return FIXED + 2 * interval;
+export function promise(interval: number, isOtherSite = false): number {
+  return FIXED + (2 + (isOtherSite ? OTHER_SITE : 0)) * interval;
 }
 
 /**
@@ -216,6 +219,26 @@ export function wrongRows(rows: readonly Row[], { before, after, ids, beforeGap 
       [...ids].filter((id) => !after.has(id)),
     ),
   ];
+}
+
+/**
+ * What an inspection does not say of something that a failover lacks.
+ *
+ * @param lack the kind of finding, and the members to which a failover would fail
+ * @returns a sentence for each member
+ */
+export function overlooked(
+  { servers }: Pick<InspectionReport, 'servers'>,
+  { kind, members }: { readonly kind: string; readonly members: readonly string[] },
+): string[] {
+  return servers.flatMap(({ findings, members: seen }) =>
+    members.flatMap((name) => {
+      const isFound = findings.some((one) => one.kind === kind && (one.member ?? name) === name);
+      const ready = seen.find(({ member, cluster }) => member === name && cluster === 'main')?.ready;
+      if (isFound && ready === 'no') return [];
+      return [`an inspection ${isFound ? 'finds' : 'overlooks'} ${kind}, and says READY ${name}: ${ready}`];
+    }),
+  );
 }
 
 /**

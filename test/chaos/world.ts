@@ -28,7 +28,7 @@ export interface WorldOptions {
   readonly interval: number;
   /** The callbacks follow the leader. Otherwise each names the model of its node. */
   readonly followLeader: boolean;
-  /** There is a standby site, which never is promoted. */
+  /** There is a standby site. */
   readonly hasSite: boolean;
 }
 

@@ -63,6 +63,15 @@ export class Barman {
     signal.addEventListener('abort', () => clearInterval(watch));
   }
 
+  /** Changes its configuration file. @returns what writes it as it was */
+  edit(change: (text: string) => string): () => void {
+    const file = this.#file('barman.conf');
+    const text = readFileSync(file, 'utf8');
+    const write = (text: string) => writeOwned(file, text, 0o644);
+    write(change(text));
+    return () => write(text);
+  }
+
   /** Ends the cron. */
   async stop(): Promise<void> {
     this.#ended.abort();

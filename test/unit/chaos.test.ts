@@ -4,6 +4,7 @@ import {
   emptyHistory,
   type History,
   outdatedOperations,
+  overlooked,
   promise,
   type Restored,
   wrongFindings,
@@ -178,8 +179,30 @@ test.each<[string, Partial<Report>, boolean, readonly RegExp[]]>([
   expect(wrongFindings({ servers: [report(given)] }, streams)).toEqual(sentences);
 });
 
+const foundMissing = { ...slotMissing, kind: 'model-missing', member: 'node1' };
+
+test.each<[string, Partial<Report>, readonly RegExp[]]>([
+  ['it', { findings: [foundMissing], ...notReady('no') }, []],
+  ['it of all members', { findings: [{ ...slotMissing, kind: 'model-missing' }], ...notReady('no') }, []],
+  ['nothing', {}, [/overlooks model-missing, and says READY node1: yes/]],
+  ['it, and says READY', { findings: [foundMissing] }, [/finds model-missing, and says READY node1: yes/]],
+  [
+    'it of another member',
+    { findings: [{ ...foundMissing, member: 'node2' }], ...notReady('no') },
+    [/overlooks/],
+  ],
+  ['something else', { findings: [slotMissing], ...notReady('no') }, [/overlooks/]],
+  ['that it cannot see', notReady('?'), [/overlooks model-missing, and says READY node1: \?/]],
+])('a chaos run › a model is missing, and an inspection finds %s: %j', (_, given, expected) => {
+  const sentences = expected.map((sentence) => expect.stringMatching(sentence));
+  expect(overlooked({ servers: [report(given)] }, { kind: 'model-missing', members: ['node1'] })).toEqual(
+    sentences,
+  );
+});
+
 test('a chaos run › is promised what is promised in production, for the heartbeat of production', () => {
   expect(promise(60_000)).toBe(4 * 60_000);
+  expect(promise(60_000, true)).toBe(9 * 60_000);
 });
 
 test('a chaos run › has the same plan for the same seed, and every fault within its first 200 rounds', () => {
