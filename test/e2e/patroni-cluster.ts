@@ -213,22 +213,31 @@ export class PatroniCluster {
 
   /** The leader on which all nodes agree, if they do and Patroni is not paused. */
   async agreedLeader(): Promise<NodeName | undefined> {
-    const asked = this.names.map((name) => this.rest(name, 'GET', 'cluster') as Promise<View>);
-    const leaders = (await Promise.all(asked).catch(() => [])).map(leaderIn);
+    const leaders = (await this.#views()).map(leaderIn);
     const [leader] = leaders;
     if (leader === undefined || leaders.some((name) => name !== leader)) return undefined;
     return (await this.leader()) === leader ? leader : undefined;
   }
 
-  /** The nodes that neither are the leader nor stream from it. */
+  /** What each node says of the cluster; nothing, unless all answer. */
+  async #views(): Promise<View[]> {
+    const asked = this.names.map((name) => this.rest(name, 'GET', 'cluster') as Promise<View>);
+    return Promise.all(asked).catch(() => []);
+  }
+
+  /** The nodes that neither are the leader nor stream from it, or of which another one does not know yet that they run. */
   async unhealthy(): Promise<NodeName[]> {
     const leader = await this.agreedLeader();
+    const views = await this.#views();
+    const isSeen = (name: NodeName) =>
+      views.length > 0 &&
+      views.every(({ members }) => members.some((one) => one.name === name && isRunningMember(one)));
     const streams = async (name: NodeName) => {
       const answer = await this.rest(name, 'GET', 'replica?lag=1MB').catch(() => ({}));
       return (answer as { replication_state?: string }).replication_state === 'streaming';
     };
     const healthy = await Promise.all(
-      this.names.map(async (name) => name === leader || (await streams(name))),
+      this.names.map(async (name) => isSeen(name) && (name === leader || (await streams(name)))),
     );
     return this.names.filter((_, index) => !healthy[index]);
   }
@@ -361,10 +370,14 @@ export class PatroniCluster {
   }
 }
 
+function isRunningMember({ state }: View['members'][number]): boolean {
+  return ['running', 'streaming'].includes(state);
+}
+
 /** @returns the leader that a node sees, unless Patroni is paused */
 function leaderIn({ members, pause }: View): NodeName | undefined {
   const leaders = members.filter(
-    ({ role, state }) => /^(standby_)?leader$/.test(role) && ['running', 'streaming'].includes(state),
+    (member) => /^(standby_)?leader$/.test(member.role) && isRunningMember(member),
   );
   return leaders.length === 1 && !pause ? leaders[0]?.name : undefined;
 }
