@@ -33,6 +33,8 @@ const configuration =
     return { kind, members: [replica], end };
   };
 
+const SLOT = "SELECT slot_name FROM pg_replication_slots WHERE slot_name = 'barman'";
+
 const LACKS: readonly Take[] = [
   configuration('model-missing', (_, replica) => [`[pg:${replica}]`, '[pg:unused]']),
   configuration('model-host', ({ cluster }, replica, other) => {
@@ -51,8 +53,7 @@ const LACKS: readonly Take[] = [
     const end = async () => {
       await slot({ type: 'physical' });
       for (const name of names) {
-        const exists = async () =>
-          (await cluster.query(name, 'SELECT slot_name FROM pg_replication_slots')) !== '';
+        const exists = async () => (await cluster.query(name, SLOT)) !== '';
         await until(exists, `${name} has no slot`);
       }
     };
