@@ -104,12 +104,6 @@ const report = offer<AwsReport>({
   },
   /** Changes the parameter of the cluster; null: it is as it was. */
   cluster: (text: string | null) => ssm.put(PATH, { 'clusters/main': text ?? cluster }),
-  /** Changes the parameter of the cluster, so that it lacks a member. */
-  withoutMember: (name: string) => {
-    const { servers, ...others } = JSON.parse(cluster) as { servers: { main: Record<string, string> } };
-    const { [name]: _, ...main } = servers.main;
-    ssm.put(PATH, { 'clusters/main': JSON.stringify({ ...others, servers: { main } }) });
-  },
   ssm: (fault: SsmFault | null) => {
     if (fault) ssm.faults.set('*', fault);
     else ssm.faults.clear();

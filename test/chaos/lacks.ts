@@ -41,10 +41,6 @@ const LACKS: readonly Take[] = [
     const hostOf = (name: NodeName) => `host=${cluster.address(name).address} `;
     return [hostOf(replica), hostOf(other)];
   }),
-  async ({ aws }, replica) => {
-    await aws.call('withoutMember', replica);
-    return { kind: 'member-without-model', members: [replica], end: () => aws.call('cluster', null) };
-  },
   async ({ cluster }) => {
     const { names } = cluster;
     const slot = (barman: object | null) =>
