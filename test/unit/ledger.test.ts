@@ -411,3 +411,92 @@ test('items that cannot be read › do not keep the others from being read', asy
     },
   ]);
 });
+
+describe('what inspections store', () => {
+  const inspection = { at: at(0), findings: [], notes: [], unseen: [], missing: [], connected: [] };
+  const times = { first_at: at(-DAY), tried_at: at(0), seen_at: at(0) };
+
+  test('is read beside the items, and is no item of a server', async () => {
+    table.items.set('main', IN_SYNC);
+    await ledger.inspected('other', inspection, signal);
+    const { items, unreadable, inspections, heard } = await ledger.all(signal);
+    expect([items, unreadable]).toEqual([[IN_SYNC], []]);
+    expect([...inspections]).toEqual([['other', inspection]]);
+    expect([...heard.keys()]).toEqual(['other']);
+  });
+
+  test('is left out if another version has written it, but not who was heard', async () => {
+    await ledger.hear('main', { node: 'db1', at: at(0) }, signal);
+    await table.update('inspection#main', { inspection: { at: 'yesterday' } } as object, []);
+    const { inspections, heard } = await ledger.all(signal);
+    expect([...inspections.keys()]).toEqual([]);
+    expect(heard.get('main')).toEqual([{ node: 'db1', at: at(0) }]);
+  });
+
+  test('is when Barman was inspected, and is left out if another version has written it', async () => {
+    await ledger.inspectionTried(times, signal);
+    expect(await ledger.stage(signal)).toEqual({ inspection: times });
+    expect((await ledger.all(signal)).stage).toEqual({ inspection: times });
+    await table.update('@stage', { inspection: { first_at: 'yesterday' } } as object, []);
+    expect(await ledger.stage(signal)).toEqual({});
+  });
+});
+
+describe('the right to ask for a diagnosis', () => {
+  const acquire = () => ledger.acquireDiagnosis(MINUTE, signal);
+
+  test('is that of one invocation, until it gives it back', async () => {
+    expect([await acquire(), await acquire()]).toEqual([true, false]);
+    expect(await ledger.stage(signal)).toEqual({ diagnose_until: at(MINUTE) });
+    await ledger.releaseDiagnosis(signal);
+    expect(await ledger.stage(signal)).toEqual({});
+    expect(await acquire()).toBe(true);
+  });
+
+  test('is free again after its time', async () => {
+    await acquire();
+    vi.setSystemTime(NOW + MINUTE);
+    expect(await acquire()).toBe(false);
+    vi.setSystemTime(NOW + MINUTE + 1);
+    expect(await acquire()).toBe(true);
+  });
+
+  test('is held for longer while Barman may go on with a diagnosis', async () => {
+    await acquire();
+    vi.setSystemTime(NOW + MINUTE / 2);
+    await ledger.holdDiagnosis(MINUTE, signal);
+    vi.setSystemTime(NOW + MINUTE + 1);
+    expect(await acquire()).toBe(false);
+    vi.setSystemTime(NOW + 1.5 * MINUTE + 1);
+    expect(await acquire()).toBe(true);
+  });
+
+  test('ends at once if another version has written until when', async () => {
+    await table.update('@stage', { diagnose_until: 'soon' } as object, []);
+    expect(await ledger.stage(signal)).toEqual({});
+  });
+});
+
+test('the role that an event wants is part of the desired state', async () => {
+  await ledger.record({ ...A, role: 'replica' }, signal);
+  expect(table.item?.desired).toStrictEqual({ ...desiredOf(A), role: 'replica' });
+  await ledger.record(B, signal);
+  expect(table.item?.desired).toStrictEqual(desiredOf(B));
+});
+
+test('callbacks that are heard at the same moment › are written again later and later, after a second at most', async () => {
+  const writes: number[] = [];
+  const random = vi.spyOn(Math, 'random').mockReturnValue(1);
+  const { update } = table;
+  table.update = async (server, change, condition) => {
+    writes.push(Date.now());
+    await update.call(table, server, { heard: { revision: `${writes.length}`, nodes: [] } } as object, []);
+    return update.call(table, server, change, condition);
+  };
+  const heard = ledger.hear('main', { node: 'db1', at: at(0) }, signal).catch(({ message }) => message);
+  await vi.runAllTimersAsync();
+  expect(await heard).toBe('too many callbacks of main are heard at the same moment; send the event again');
+  const waits = writes.slice(1).map((time, index) => time - (writes[index] as number));
+  expect(waits).toEqual([100, 200, 400, 800, 1_000, 1_000, 1_000, 1_000, 1_000]);
+  random.mockRestore();
+});

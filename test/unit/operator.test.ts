@@ -26,6 +26,17 @@ beforeEach(() => {
 });
 
 describe('the operator', () => {
+  /** Changes the item once it was read. */
+  function onceRead(change: () => void): void {
+    const { get } = table;
+    table.get = async (server) => {
+      table.get = get;
+      const item = await table.get(server);
+      change();
+      return item;
+    };
+  }
+
   test('gets no item for an unknown server', async () => {
     expect(await operator.resume('main', signal)).toBeUndefined();
     expect(await operator.retry('main', signal)).toBeUndefined();
@@ -97,15 +108,29 @@ describe('the operator', () => {
   test('resumes with the desired state that was recorded meanwhile', async () => {
     table.item = { ...PENDING, paused: true };
     const newer = { ...PENDING, paused: true, desired: desiredAt(-1, 'b') };
-    const { get } = table;
-    table.get = async (server) => {
-      table.get = get;
-      const item = await table.get(server);
+    onceRead(() => {
       table.item = newer;
-      return item;
-    };
+    });
     const desired = { ...newer.desired, recorded_at: at(0) };
     expect(await operator.resume('main', signal)).toEqual({ ...MAIN, desired });
+  });
+
+  test('resumes with the first desired state, if that was recorded meanwhile', async () => {
+    table.item = { ...MAIN, paused: true };
+    onceRead(() => {
+      table.item = { ...PENDING, paused: true };
+    });
+    const desired = { ...PENDING.desired, recorded_at: at(0) };
+    expect(await operator.resume('main', signal)).toEqual({ ...MAIN, desired });
+  });
+
+  test('retries no server that is deleted meanwhile', async () => {
+    table.item = PENDING;
+    onceRead(() => {
+      table.item = undefined;
+    });
+    expect(await operator.retry('main', signal)).toBeUndefined();
+    expect(table.item).toBeUndefined();
   });
 
   test('retries a pending desired state at once; it stays as old as it is', async () => {
@@ -141,6 +166,14 @@ describe('forget', () => {
     for (const server of ['main', 'other']) await ledger.hear(server, { node: 'db1', at: at(0) }, signal);
     expect(await forget()).toBe(true);
     expect([...table.items.keys()]).toEqual(['inspection#other']);
+  });
+
+  test('does not delete the item of a server that Barman does not have, if something was desired meanwhile', async () => {
+    table.item = PENDING;
+    expect(await operator.forgetUnknown(MAIN, signal)).toBe(false);
+    expect(table.item).toEqual(PENDING);
+    table.item = MAIN;
+    expect(await operator.forgetUnknown(MAIN, signal)).toBe(true);
   });
 
   test('by force deletes who was heard of a server without an item, and of no other', async () => {
@@ -197,6 +230,7 @@ describe('forget', () => {
     ['another applied version', inSync(OLD), { applied: appliedAt(0) }],
     ['something in doubt', inSync(OLD), { unsettled_since: at(0) }],
     ['its first desired state', MAIN, { desired: desiredAt(0) }],
+    ['its first applied version', MAIN, { applied: appliedAt(0) }],
   ])('does not delete an item that has %s since it was read', async (_, item, change) => {
     table.item = { ...item, ...change };
     expect(await operator.forget(item, signal)).toBe(false);
