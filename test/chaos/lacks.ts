@@ -33,6 +33,11 @@ const configuration =
     return { kind, members: [replica], end };
   };
 
+/** Patroni's dynamic configuration. */
+interface Settings {
+  readonly slots?: { readonly barman?: object };
+}
+
 const SLOT = "SELECT slot_name FROM pg_replication_slots WHERE slot_name = 'barman'";
 
 const LACKS: readonly Take[] = [
@@ -43,11 +48,18 @@ const LACKS: readonly Take[] = [
   }),
   async ({ cluster }) => {
     const { names } = cluster;
-    const slot = (barman: object | null) =>
-      cluster.rest(names[0] as NodeName, 'PATCH', 'config', { slots: { barman } });
-    await slot(null);
+    const keep = async (barman: object | null) => {
+      await cluster.rest(names[0] as NodeName, 'PATCH', 'config', { slots: { barman } });
+      // Each node goes on answering with what it has read before.
+      const isKnown = async () => {
+        const asked = names.map((name) => cluster.rest(name, 'GET', 'config') as Promise<Settings>);
+        return (await Promise.all(asked)).every(({ slots }) => Boolean(slots?.barman) === Boolean(barman));
+      };
+      await until(isKnown, 'not all nodes know the new configuration');
+    };
+    await keep(null);
     const end = async () => {
-      await slot({ type: 'physical' });
+      await keep({ type: 'physical' });
       for (const name of names) {
         const exists = async () => (await cluster.query(name, SLOT)) !== '';
         await until(exists, `${name} has no slot`);
