@@ -1,7 +1,7 @@
 /** An inspection: which servers it is about, what it asks and for how long, and what it stores. */
 
 import * as v from 'valibot';
-import { beforeEach, describe, expect, test, vi } from 'vitest';
+import { beforeAll, beforeEach, describe, expect, test, vi } from 'vitest';
 import {
   DiagnoseOutput,
   type Diagnosis,
@@ -9,6 +9,7 @@ import {
 } from '../../functions/config-switch/barman/diagnosis.ts';
 import { refusalOf } from '../../functions/config-switch/barman/failures.ts';
 import { HttpError, LedgerError } from '../../functions/config-switch/errors.ts';
+import { loadUndici } from '../../functions/config-switch/http/agent.ts';
 import {
   type Inspected,
   type InspectOptions,
@@ -53,6 +54,8 @@ let leaders: Map<string, string>;
 let silent: Set<string>;
 
 useVirtualNetwork();
+// Virtual time would not wait for it.
+beforeAll(loadUndici);
 beforeEach(() => {
   table = new MemoryTable();
   [diagnoses, reads] = [0, []];
@@ -121,7 +124,7 @@ function patroni({ origin, path }: { readonly origin: string; readonly path: str
   const isLeader = node === leader;
   const state = {
     ...{ state: 'running', role: isLeader ? 'primary' : 'replica', timeline, xlog: { location } },
-    ...{ database_system_identifier, dcs_last_seen: NOW / 1_000 },
+    ...{ database_system_identifier, dcs_last_seen: Date.now() / 1_000 },
     patroni: { version: '4.1.5', scope, name: node },
   };
   return [isLeader ? 200 : 503, state];
@@ -233,8 +236,6 @@ describe('an inspection', () => {
     barman.diagnose = () => diagnosisOf(WITHOUT_BACKUP);
     await inspect(options);
     vi.setSystemTime(NOW + MINUTE);
-    net.date = new Date(NOW + MINUTE).toUTCString();
-    leaders.set('main', 'node1');
     const { inspection } = of(await inspect(options));
     expect(inspection).toMatchObject({
       at: at(MINUTE),
@@ -464,7 +465,8 @@ describe('while another inspection or dry run is under way', () => {
   test('nothing is stored, also of a server that was inspected before', async () => {
     putStage({ diagnose_until: at(-1) });
     await inspect(options);
-    putStage({ diagnose_until: at(1) });
+    vi.setSystemTime(NOW + MINUTE);
+    putStage({ diagnose_until: at(MINUTE + 1) });
     const before = structuredClone(table.items);
     leaders.set('main', 'node2');
     expect(of(await inspect(options)).inspection).toMatchObject({
@@ -528,7 +530,7 @@ describe('what the heartbeats could not read of Barman', () => {
     expect(reads).toEqual([]);
   });
 
-  test('is nothing that may be read for a server whose item cannot be read: a switch of it fails', async () => {
+  test('comes with the servers whose item in the ledger cannot be read, since a switch of them fails', async () => {
     put('other', { desired: 'model x' });
     const inspected = await inspect(options);
     expect(said(inspected, 'other')).toMatch(/\(the ledger's item of other cannot be read: desired is/);
@@ -699,28 +701,26 @@ describe('the time of an inspection', () => {
   });
 
   test('is up at the deadline, whatever is waited for', async () => {
-    const at = async (ms: number) => {
+    /** Inspects, with a deadline. @returns when it ended (ms), and what was seen of Barman */
+    const inspectWithin = async (ms: number) => {
       vi.setSystemTime(NOW);
-      net.controller = new AbortController();
-      const { signal } = net.controller;
-      times.length = 0;
-      setTimeout(() => net.controller.abort(new HttpError('time is up')), ms);
-      const inspected = await end(inspect({ ...options, signal }).finally(() => times.push(elapsed())));
-      return { ended: times, inspected };
+      const controller = new AbortController();
+      setTimeout(() => controller.abort(new HttpError('time is up')), ms);
+      const call = inspect({ ...options, signal: controller.signal });
+      return end(call.then(({ diagnosis }) => [elapsed(), diagnosis]));
     };
+    const seen = diagnosisOf();
     silent.add('main');
-    expect(await at(1_000)).toMatchObject({ ended: [1_000] });
+    barman.diagnose = () => seen;
+    expect(await inspectWithin(1_000)).toEqual([1_000, seen]);
     silent.clear();
-    barman.diagnose = (signal) => never(signal);
-    expect(await at(2_000)).toMatchObject({
-      ended: [2_000],
-      inspected: { diagnosis: { unseen: 'time is up' } },
-    });
+    barman.diagnose = never;
+    expect(await inspectWithin(2_000)).toEqual([2_000, { unseen: 'time is up' }]);
     barman.diagnose = () => {
       silent.add('main');
-      return diagnosisOf();
+      return seen;
     };
-    expect(await at(3_000)).toMatchObject({ ended: [3_000] });
+    expect(await inspectWithin(3_000)).toEqual([3_000, seen]);
   });
 
   test('lets no more than 64 sockets be open, before and afterwards', async () => {
@@ -728,7 +728,6 @@ describe('the time of an inspection', () => {
     const { reply } = net;
     let open = new Set<string>();
     const most: number[] = [];
-    net.connect = async () => {};
     net.reply = async (sent) => {
       open.add(sent.origin);
       most.push(open.size);
