@@ -16,7 +16,7 @@ import type { Ledger, Servers } from '../ledger/ledger.ts';
 import { type InspectionTimes, isStagePaused, REASON_LENGTH } from '../ledger/stage.ts';
 import type { Cluster } from '../patroni/cluster.ts';
 import { observe } from '../patroni/leader.ts';
-import type { Clusters } from '../patroni/observe-clusters.ts';
+import { type Clusters, whyNotAsked } from '../patroni/observe-clusters.ts';
 import { PatroniClient } from '../patroni/rest-api.ts';
 import { Sockets } from '../patroni/sockets.ts';
 import { type Survey, survey } from '../patroni/survey.ts';
@@ -204,10 +204,8 @@ async function surveyClusters({ clusters, tls }: Clusters, signal: AbortSignal):
   const inTime = AbortSignal.any([signal, limit.signal]);
   const one = async (cluster: Cluster): Promise<InspectedCluster> => {
     const unseen = cluster.malformed ?? (tls instanceof HttpError ? tls.message : undefined);
-    const { length } = cluster.patroni;
-    if (unseen !== undefined || tls instanceof HttpError || length === 0)
-      return { cluster, survey: undefined, unseen };
-    return sockets.use(length, async () => {
+    if (tls instanceof HttpError || whyNotAsked(cluster)) return { cluster, survey: undefined, unseen };
+    return sockets.use(cluster.patroni.length, async () => {
       await using client = new PatroniClient(tls);
       return { cluster, survey: await survey(cluster, client.ask, inTime), unseen };
     });
@@ -222,14 +220,15 @@ async function leadersOf({ clusters, tls }: Clusters, signal: AbortSignal): Prom
   const sockets = new Sockets();
   const limit = deadline(OBSERVE_TIME);
   const inTime = AbortSignal.any([signal, limit.signal]);
-  const asked = clusters.map((cluster) =>
+  const asked = clusters.filter((cluster) => !whyNotAsked(cluster));
+  const observed = asked.map((cluster) =>
     sockets.use(cluster.patroni.length, async () => {
       await using client = new PatroniClient(tls);
       const observation = await observe(cluster, client.ask, inTime);
       if ('leader' in observation) leaders.set(cluster.name, observation.leader);
     }),
   );
-  await Promise.all(asked).finally(limit.clear);
+  await Promise.all(observed).finally(limit.clear);
   return leaders;
 }
 
