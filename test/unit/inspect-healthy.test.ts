@@ -101,6 +101,23 @@ const READY: readonly [string, Change][] = [
     },
   ],
   [
+    'an IPv6 address with a zone',
+    {
+      survey: { members: [memberOf('node1', 'fe80::1%eth0'), ...(SURVEY.members ?? []).slice(1)] },
+      models: { 'pg:node1': modelOf('fe80::1%eth0') },
+    },
+  ],
+  [
+    'models whose cluster Barman does not show',
+    {
+      models: {
+        'pg:node1': modelOf('10.0.1.11', { cluster: null }),
+        'pg:node2': modelOf('10.0.1.12', { cluster: null }),
+        'pg:node3': modelOf('10.0.1.13', { cluster: null }),
+      },
+    },
+  ],
+  [
     'the port of a pgbouncer on each node',
     {
       models: {
@@ -200,6 +217,10 @@ const READY: readonly [string, Change][] = [
     },
   ],
   [
+    'the first Patroni that keeps slots on replicas',
+    { survey: { nodes: SURVEY.nodes.map((node) => ({ ...node, version: '3.2.0' })) } },
+  ],
+  [
     'two Barman servers of one cluster, each with its slot',
     {
       mapping: { main: MODELS, second: MODELS },
@@ -239,6 +260,17 @@ const READY: readonly [string, Change][] = [
     },
   ],
   [
+    'a model with primary_conninfo only: after a failover, Barman is connected to the node of the server',
+    {
+      models: {
+        'pg:node3': modelOf('', {
+          ...{ conninfo: null, streaming_conninfo: null },
+          primary_conninfo: 'host=10.0.1.13',
+        }),
+      },
+    },
+  ],
+  [
     'a standby cluster',
     {
       status: { is_in_recovery: true, current_lsn: '0/43000000' },
@@ -267,6 +299,11 @@ const READY: readonly [string, Change][] = [
   [
     'a weekly backup that took longer than the last one',
     { backups: backup({ end_time: ago(7 * DAY + 20 * HOUR) }) },
+  ],
+  ['a backup that is as old as it may be', { backups: backup({ end_time: ago(8 * DAY) }) }],
+  [
+    'an old backup of an earlier timeline, beside a new one',
+    { backups: { ...backup(), a: { status: 'DONE', timeline: 4, end_time: ago(9 * DAY) } } },
   ],
   [
     'a backup that waits for WAL, and a failed one',
@@ -488,6 +525,14 @@ const DOUBTED: readonly [string, Change][] = [
         'pg:node2': modelOf('10.0.1.11,10.0.1.12'),
       },
       clusters: [UNSURVEYED],
+    },
+  ],
+  [
+    'such an address in the server itself, for two members without a model',
+    {
+      mapping: { main: { ...MODELS, node1: null, node2: null } },
+      config: conninfos('10.0.1.100'),
+      ...{ active_model: null, item: undefined },
     },
   ],
   [

@@ -24,6 +24,7 @@ import {
   nodeOf,
   SURVEY,
   serverOf,
+  silentNode,
   subjectOf,
   TWO_SITES,
   UNSURVEYED,
@@ -33,10 +34,12 @@ import {
 /** What is seen, and what is found: kind, member or null, what, remedy. */
 type Row = readonly [title: string, Change, ...(readonly [Finding['kind'], string | null, string, string])[]];
 
-const silentNode = nodeOf('', '10.0.1.13', {
-  ...{ member: undefined, isRunning: false, version: undefined, error: 'time-out' },
-});
-const silent = { survey: { nodes: [...SURVEY.nodes.slice(0, 2), silentNode] } };
+const node3Silent = silentNode('10.0.1.13', 'time-out');
+const silent = { survey: { nodes: [...SURVEY.nodes.slice(0, 2), node3Silent] } };
+const twoSilent = {
+  survey: { nodes: [...SURVEY.nodes.slice(0, 1), silentNode('10.0.1.12', 'ECONNREFUSED'), node3Silent] },
+};
+const nobody = { survey: { ...LEADERLESS, members: [] }, mapping: { main: { node3: 'pg:node3' } } };
 const since = (apart: number, change: Change) => judge({ ...subjectOf(change), now: NOW - apart });
 const node4 = memberOf('node4', '10.0.1.14');
 const withNode4 = {
@@ -55,6 +58,8 @@ const oneHost = {
     memberOf('node3', '10.0.1.13'),
   ],
 };
+const DC1 = { main: { node1: 'pg:node1', node2: 'pg:node2' } };
+const DC2 = TWO_SITES.clusters?.slice(1) ?? [];
 const checkMain = 'run `barman check main` on the Barman host';
 
 const reload = (member: string, scope = 'main') =>
@@ -183,12 +188,46 @@ const ROWS: readonly Row[] = [
     ],
   ],
   [
+    'a member without a model, where no model has the name of its member',
+    {
+      survey: withNode4,
+      mapping: { main: { node1: null, node2: 'second', node3: 'third' } },
+      models: { second: modelOf('10.0.1.12'), third: modelOf('10.0.1.13') },
+    },
+    [
+      'member-without-model',
+      'node4',
+      'it has no model for server main',
+      'add [pg:node4] to barman.conf, and "node4": "pg:node4" to "main" in clusters/main',
+    ],
+  ],
+  [
     'a member that Patroni has not had for a day',
     { survey: without('node3'), before: since(DAY, { survey: without('node3') }) },
     [
       'member-unknown',
       'node3',
       'Patroni has not had it for 24 hours, and has node1, node2',
+      'correct its name in clusters/main, or remove it there',
+    ],
+  ],
+  [
+    'a member that Patroni has not had for a day, beside one that has just left',
+    { survey: without('node2', 'node3'), before: since(DAY, { survey: without('node2') }) },
+    [
+      'member-unknown',
+      'node2',
+      'Patroni has not had it for 24 hours, and has node1',
+      'correct its name in clusters/main, or remove it there',
+    ],
+  ],
+  [
+    'a Patroni that has had no members for a day',
+    { ...nobody, before: since(DAY, nobody) },
+    [
+      'member-unknown',
+      'node3',
+      'Patroni has not had it for 24 hours, and has no members',
       'correct its name in clusters/main, or remove it there',
     ],
   ],
@@ -213,6 +252,19 @@ const ROWS: readonly Row[] = [
     ],
   ],
   [
+    'two members whose URLs have not answered for a day',
+    { ...twoSilent, before: since(DAY, twoSilent) },
+    ...['node2', 'node3'].map(
+      (member) =>
+        [
+          'member-unreachable',
+          member,
+          'its REST API has not answered for 24 hours (10.0.1.12:8008: ECONNREFUSED, 10.0.1.13:8008: time-out)',
+          'correct its URL in "patroni" of clusters/main, or let the function reach it (patroni-hosts, patroni-port)',
+        ] as const,
+    ),
+  ],
+  [
     'a model that Barman does not have',
     { mapping: { main: { ...MODELS, node3: 'pg:node03' } } },
     [
@@ -220,6 +272,33 @@ const ROWS: readonly Row[] = [
       'node3',
       'Barman has no model pg:node03; it has pg:node1, pg:node2, pg:node3',
       'add [pg:node03] to barman.conf, or correct its name in clusters/main',
+    ],
+  ],
+  [
+    'a model that Barman does not have, while it has one of another cluster',
+    {
+      mapping: { main: { ...MODELS, node3: 'pg:node03' } },
+      models: { 'pg:other': modelOf('10.0.2.11', { cluster: 'other' }) },
+    },
+    [
+      'model-missing',
+      'node3',
+      'Barman has no model pg:node03; it has pg:node1, pg:node2, pg:node3',
+      'add [pg:node03] to barman.conf, or correct its name in clusters/main',
+    ],
+  ],
+  [
+    'a model that Barman does not have, nor any other of its cluster',
+    {
+      config: { cluster: 'patroni' },
+      mapping: { main: { node1: 'pg:node01' } },
+      survey: without('node2', 'node3'),
+    },
+    [
+      'model-missing',
+      'node1',
+      'Barman has no model pg:node01',
+      'add [pg:node01] to barman.conf, or correct its name in clusters/main',
     ],
   ],
   [
@@ -244,6 +323,20 @@ const ROWS: readonly Row[] = [
       'node1',
       "its model pg:node1 is of Barman's cluster patroni, and server main of main",
       'set "cluster = patroni" for [main] in barman.conf',
+    ],
+  ],
+  [
+    'a model of another cluster than that which the server sets',
+    {
+      config: { cluster: 'patroni' },
+      mapping: { main: { node1: 'pg:node1' } },
+      survey: without('node2', 'node3'),
+    },
+    [
+      'model-of-another-cluster',
+      'node1',
+      "its model pg:node1 is of Barman's cluster main, and server main of patroni",
+      'set "cluster = patroni" for [pg:node1] in barman.conf',
     ],
   ],
   [
@@ -331,6 +424,16 @@ const ROWS: readonly Row[] = [
     ],
   ],
   [
+    'a model with the host of another member, and an option that libpq 18 does not know',
+    { models: { 'pg:node2': modelOf('10.0.1.12', { conninfo: 'host=10.0.1.13 new_option=1' }) } },
+    [
+      'model-host',
+      'node2',
+      'a failover would set Barman to 10.0.1.13, which is node3',
+      'correct conninfo of [pg:node2] in barman.conf: Patroni has 10.0.1.12 for node2',
+    ],
+  ],
+  [
     'a model whose primary_conninfo has the host of another member',
     {
       config: { primary_conninfo: 'host=10.0.1.11' },
@@ -361,6 +464,24 @@ const ROWS: readonly Row[] = [
       'node2',
       'a failover would set Barman to 10.0.1.11 port 5433, which is node1',
       'correct conninfo and streaming_conninfo of [pg:node2] in barman.conf: Patroni has 10.0.1.11 port 5434 for node2',
+    ],
+  ],
+  [
+    'a model with the port of another member on the same host, where Patroni does not say its own port',
+    {
+      survey: {
+        members: oneHost.members.map((one) => (one.name === 'node2' ? { ...one, port: undefined } : one)),
+      },
+      models: {
+        'pg:node1': modelOf('', conninfos('10.0.1.11', 5433)),
+        'pg:node2': modelOf('', conninfos('10.0.1.11', 5433)),
+      },
+    },
+    [
+      'model-host',
+      'node2',
+      'a failover would set Barman to 10.0.1.11 port 5433, which is node1',
+      'correct conninfo and streaming_conninfo of [pg:node2] in barman.conf: Patroni has 10.0.1.11 for node2',
     ],
   ],
   [
@@ -468,6 +589,26 @@ const ROWS: readonly Row[] = [
       null,
       'Patroni has no permanent slot barman',
       'run `patronictl edit-config -s slots.barman.type=physical` on a database node',
+    ],
+  ],
+  [
+    'no permanent slot at the site that leads',
+    { ...TWO_SITES, clusters: [clusterOf({ ...without('node3'), slots: [] }, DC1, 'dc1'), ...DC2] },
+    [
+      'slot-not-permanent',
+      null,
+      'Patroni has no permanent slot barman',
+      'run `patronictl edit-config -s slots.barman.type=physical` on a database node',
+    ],
+  ],
+  [
+    'a Patroni of an earlier major version on one node',
+    { survey: { nodes: [...SURVEY.nodes.slice(0, 2), nodeOf('node3', '10.0.1.13', { version: '2.1.7' })] } },
+    [
+      'patroni-old',
+      null,
+      'Patroni 2.1.7 keeps no slots on replicas (10.0.1.13:8008)',
+      'update Patroni to 3.2 or newer',
     ],
   ],
   [
@@ -596,6 +737,8 @@ describe('a note', () => {
     expect(notes({ ...change, before: connected(ago(9 * DAY)) })).toEqual([
       `${note}; Barman was connected through it while node2 led, on 2026-11-19`,
     ]);
+    const others = { ...judged(), connected: [{ member: 'node1', at: ago(DAY) }] };
+    expect(notes({ ...change, before: others })).toEqual([note]);
   });
 
   test('names ports where only these differ', () => {
@@ -608,12 +751,49 @@ describe('a note', () => {
     ]);
   });
 
+  test('names each place to which the options of a model connect, with ports if one differs by its port only', () => {
+    const [{ conninfo }, { streaming_conninfo }] = [conninfos('10.0.1.11', 6432), conninfos('vip.example')];
+    const models = {
+      'pg:node1': modelOf('', conninfos('10.0.1.11', 5433)),
+      'pg:node2': modelOf('', { conninfo, streaming_conninfo }),
+    };
+    expect(notes({ survey: oneHost, models })).toEqual([
+      'node2: [pg:node2] connects to 10.0.1.11 port 6432 and vip.example port 5432, and Patroni has 10.0.1.11 port 5434: right if that leads to the same node',
+    ]);
+  });
+
+  test('says that a model without a host connects to a Unix socket', () => {
+    const change = { conninfo: 'user=barman', streaming_conninfo: 'user=streaming_barman' };
+    expect(notes({ models: { 'pg:node2': modelOf('', change) } })).toEqual([
+      'node2: [pg:node2] connects to a Unix socket, and Patroni has 10.0.1.12: right if that leads to the same node',
+    ]);
+  });
+
+  test.each([
+    ['is unusable', '10.0.1.99:5432'],
+    ['may have its host in an option that libpq 18 does not know', 'hosst=10.0.1.99'],
+  ])('does not say where a conninfo connects to that %s', (_, conninfo) => {
+    expect(notes({ models: { 'pg:node2': modelOf('10.0.1.12', { conninfo }) } })).toEqual([]);
+  });
+
   test('says that all models lead to one place', () => {
     const vip = modelOf('vip.example');
     const models = { 'pg:node1': vip, 'pg:node2': vip, 'pg:node3': vip };
     expect(notes({ models, clusters: [UNSURVEYED] })).toEqual([
       'cluster main: all models connect to vip.example port 5432: right if that always leads to the leader',
     ]);
+  });
+
+  test('says that all models lead to one place, but for one of which that is in a service file', () => {
+    const service = modelOf('', { conninfo: 'service=a', streaming_conninfo: 'service=a' });
+    const vip = modelOf('vip.example');
+    const models = { 'pg:node1': service, 'pg:node2': vip, 'pg:node3': vip };
+    expect(judged({ models, clusters: [UNSURVEYED] })).toMatchObject({
+      findings: [],
+      notes: [
+        'cluster main: all models connect to vip.example port 5432: right if that always leads to the leader',
+      ],
+    });
   });
 
   test('names nodes whose scope is that of no site, whatever their names', () => {
@@ -653,7 +833,12 @@ describe('a note', () => {
     expect(notes({ backups, survey: { timelineBegan: undefined } })).toEqual([
       'no base backup on timeline 5 yet; a recovery replays WAL across the failover',
     ]);
+    const timelineBegan = { at: NOW - 90_000, location: 0 };
+    expect(notes({ backups, survey: { timelineBegan } })).toEqual([
+      'no base backup on timeline 5 yet (1 minute); a recovery replays WAL across the failover',
+    ]);
     for (const timeline of [5, null]) expect(notes({ backups: backup({ timeline }) })).toEqual([]);
+    expect(notes({ backups, survey: { leader: { ...LEADER, timeline: undefined } } })).toEqual([]);
   });
 });
 
@@ -676,8 +861,14 @@ describe('it is not seen', () => {
     ],
     [
       'members',
-      { survey: { ...LEADERLESS, members: undefined, observation: { unknown: 'no node answered' } } },
-      'the members of cluster main: no node answered',
+      { survey: { ...LEADERLESS, members: undefined, observation: { unknown: 'no node answered: a: 503' } } },
+      'the members of cluster main: no node answered: a: 503',
+      true,
+    ],
+    [
+      'members, although the leader is known',
+      { survey: { members: undefined } },
+      'the members of cluster main: no node lists them',
       true,
     ],
     [
@@ -718,6 +909,12 @@ describe('it is not seen', () => {
       'node3',
     ],
     [
+      'two members that do not answer',
+      twoSilent,
+      'its REST API did not answer (10.0.1.12:8008: ECONNREFUSED, 10.0.1.13:8008: time-out)',
+      'node2',
+    ],
+    [
       'models',
       { models: undefined },
       'its model: Barman before 3.10 has none, or does not show them',
@@ -732,6 +929,21 @@ describe('it is not seen', () => {
     [
       'an option that a model inherits',
       { models: { 'pg:node2': modelOf('10.0.1.12', { conninfo: null }) } },
+      'conninfo of [pg:node2]: it is not set there, so that of [main] applies',
+      'node2',
+    ],
+    [
+      'both options that a model inherits',
+      { models: { 'pg:node2': modelOf('', { conninfo: null, streaming_conninfo: null }) } },
+      'conninfo and streaming_conninfo of [pg:node2]: it is not set there, so that of [main] applies',
+      'node2',
+    ],
+    [
+      'the only option that a model has to set where Barman does not stream',
+      {
+        config: { streaming_archiver: false, streaming_conninfo: null },
+        models: { 'pg:node2': modelOf('', { conninfo: null, streaming_conninfo: null }) },
+      },
       'conninfo of [pg:node2]: it is not set there, so that of [main] applies',
       'node2',
     ],
@@ -764,4 +976,11 @@ describe('it is not seen', () => {
     expect(found(change)).toEqual([]);
     expect(unseen(change)).toContainEqual({ what, ...(member && { member }) });
   });
+});
+
+test('while members are not seen, a missing member goes on being missing, if the parameter still names it', () => {
+  const missing = ['node3', 'old'].map((member) => ({ member, since: ago(HOUR) }));
+  const change = { survey: { ...LEADERLESS, members: undefined } };
+  expect(judged({ ...change, before: { ...judged(), missing } }).missing).toEqual(missing.slice(0, 1));
+  expect(judged(change).missing).toEqual([]);
 });

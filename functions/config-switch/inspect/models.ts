@@ -84,7 +84,7 @@ function connectionsOf(
   }
   if (model.cluster !== '' && model.cluster !== server.cluster) {
     const what = `its model ${name} is of Barman's cluster ${model.cluster}, and server ${barman_server} of ${server.cluster}`;
-    collector.find('model-of-another-cluster', what, remedyOf(mapping, name, model), member);
+    collector.find('model-of-another-cluster', what, remedyOf(mapping, known, name, model), member);
     return undefined;
   }
   judgeState(name, model, member, collector);
@@ -104,15 +104,15 @@ function connectionsOf(
 
 /** Returns the remedy for a model whose cluster is not that of the server. */
 function remedyOf(
-  { subject, server, models, known }: Mapping,
+  { subject, server, models }: Mapping,
+  known: Diagnosis['models'],
   name: string,
   { cluster }: DiagnosedModel,
 ): string {
   const { barman_server } = subject;
   // Without the option, the cluster of a server is its name. If its models agree, it lacks that.
-  const isAlike = [...models.values()].every(
-    (one) => (known?.get(one ?? '')?.cluster ?? cluster) === cluster,
-  );
+  const named = new Set(models.values());
+  const isAlike = [...known].every(([one, model]) => !named.has(one) || model.cluster === cluster);
   return server.cluster === barman_server && isAlike
     ? `set "cluster = ${cluster}" for [${barman_server}] in barman.conf`
     : `set "cluster = ${server.cluster}" for [${name}] in barman.conf`;
@@ -139,12 +139,16 @@ function judgeAim(aim: Aim, mapping: Mapping, collector: Collector): void {
   const { member, connections } = aim;
   const members = mapping.surveyed.survey?.members ?? [];
   const own = members.find(({ name }) => name === member);
+  const aimed = [...connections].map(([option, connection]) => ({
+    option,
+    endpoints: endpointsOf(option, connection, aim, collector),
+  }));
+  if (!own?.host) return;
   const wrong = new Map<Member, Misplaced>();
   const differing: Endpoint[] = [];
-  for (const [option, connection] of connections) {
-    const endpoints = endpointsOf(option, connection, aim, collector);
+  for (const { option, endpoints } of aimed) {
     const [first] = endpoints;
-    if (!own?.host || !first) continue;
+    if (!first) continue;
     const places = endpoints.map((endpoint) => ({ endpoint, of: memberAt(endpoint, members) }));
     if (places.some(({ of }) => of === own)) continue;
     const { endpoint = first, of } = places.find((place) => place.of) ?? {};
@@ -152,7 +156,7 @@ function judgeAim(aim: Aim, mapping: Mapping, collector: Collector): void {
     else differing.push(first);
   }
   for (const [other, misplaced] of wrong) judgeMisplaced(aim, own, other, misplaced, mapping, collector);
-  if (differing.length > 0 && own?.host) noteDifference(aim, own, differing, mapping, collector);
+  if (differing.length > 0) noteDifference(aim, own, differing, mapping, collector);
 }
 
 /** Options that lead to another member. */
@@ -186,14 +190,14 @@ function endpointsOf(
 
 function judgeMisplaced(
   { member, model, section }: Aim,
-  own: Member | undefined,
+  own: Member,
   other: Member,
   { endpoint, options }: Misplaced,
   { subject, surveyed, models }: Mapping,
   collector: Collector,
 ): void {
   // Members on one host differ by their port only.
-  const withPort = sameHost(endpoint.host, own?.host);
+  const withPort = sameHost(own.host, endpoint.host);
   const place = placeText(endpoint, withPort);
   const what = `a failover would set Barman to ${place}, which is ${other.name}`;
   if (models.get(other.name) === model) {
@@ -203,7 +207,7 @@ function judgeMisplaced(
     collector.find('model-shared', `${what}, since ${shared}`, remedy, member);
     return;
   }
-  const right = placeText({ host: own?.host ?? '', port: own?.port }, withPort);
+  const right = placeText(own, withPort);
   const remedy = `correct ${options.join(' and ')} of ${section} in barman.conf: Patroni has ${right} for ${member}`;
   collector.find('model-host', what, remedy, member);
 }
@@ -220,9 +224,9 @@ function noteDifference(
   const known = seen
     ? `; Barman was connected through it while ${member} led, on ${seen.at.slice(0, 10)}`
     : '';
-  const withPort = differing.some(({ host }) => sameHost(host, own.host));
+  const withPort = differing.some(({ host }) => sameHost(own.host, host));
   const places = new Set(differing.map((endpoint) => placeText(endpoint, withPort)));
-  const expected = placeText({ host: own.host ?? '', port: own.port }, withPort);
+  const expected = placeText(own, withPort);
   collector.note(
     `${member}: ${section} connects to ${[...places].join(' and ')}, and Patroni has ${expected}: right if that leads to the same node${known}`,
   );
@@ -282,12 +286,12 @@ export function memberAt({ host, port }: Endpoint, members: readonly Member[]): 
   return there.length === 1 ? there[0] : there.find((one) => one.port === port);
 }
 
-function placeText({ host, port }: { host: string; port: number | undefined }, withPort: boolean): string {
+function placeText({ host, port }: Pick<Member, 'host' | 'port'>, withPort: boolean): string {
   return `${host || 'a Unix socket'}${withPort && port !== undefined ? ` port ${port}` : ''}`;
 }
 
-function sameHost(one: string | undefined, other: string | undefined): boolean {
-  return one !== undefined && other !== undefined && hostKey(one) === hostKey(other);
+function sameHost(one: string | undefined, other: string): boolean {
+  return one !== undefined && hostKey(one) === hostKey(other);
 }
 
 /** Returns one form of a host: names are the same in capitals and with a dot at the end (RFC 1035), IPv6 has many. */

@@ -129,10 +129,12 @@ function judgeMembership(
 ): void {
   const { barman_server, before } = subject;
   if (!members) {
-    const why = 'unknown' in observation ? observation.unknown : 'no node answered';
+    const why = 'unknown' in observation ? observation.unknown : 'no node lists them';
     collector.notSeen(`the members of cluster ${cluster}: ${why}`, true);
     // They have not been seen since.
-    for (const { member } of before?.missing ?? []) if (models.has(member)) collector.missing.add(member);
+    for (const name of models.keys()) {
+      if (before?.missing.some(({ member }) => member === name)) collector.missing.add(name);
+    }
     return;
   }
   for (const { name, canLead } of members) {
@@ -155,8 +157,10 @@ function judgeMembership(
 
 /** Returns a name for the model of a new member, like those of the others. */
 function modelLike(models: Models, member: string): string {
-  const [name = '', model] = [...models].find(([one, model]) => model?.endsWith(one)) ?? [];
-  return `${model?.slice(0, -name.length) ?? 'pg:'}${member}`;
+  const [prefix = 'pg:'] = [...models].flatMap(([one, model]) =>
+    model?.endsWith(one) ? model.slice(0, -one.length) : [],
+  );
+  return `${prefix}${member}`;
 }
 
 /** Judges whether the REST API of each member that runs is among the URLs, and answers. */
