@@ -573,6 +573,13 @@ describe('of earlier findings', () => {
   });
 });
 
+test('a timeline is remembered only with where the leader was', () => {
+  const since = { timelineBegan: undefined };
+  expect(judged({ survey: since }).timeline).toEqual({ id: 5, since: ago(0), location: LEADER.location });
+  const survey = { ...since, leader: { ...LEADER, location: undefined } };
+  expect(judged({ survey })).not.toHaveProperty('timeline');
+});
+
 test.each([
   [0, '0 MB'],
   [2 ** 24, '16 MB'],
