@@ -62,6 +62,13 @@ describe('an inspection is due', () => {
     expect(due(10 * MINUTE, known(), 6)).toBe(false);
   });
 
+  test('not again, if the last one was at that hour', () => {
+    const atSix = servers([], {}, { tried_at: at(-10 * MINUTE), seen_at: at(-10 * MINUTE) });
+    expect(
+      [10 * MINUTE, 24 * HOUR - 11 * MINUTE, 24 * HOUR - 10 * MINUTE].map((ms) => due(ms, atSix, 6)),
+    ).toEqual([false, false, true]);
+  });
+
   test('20 minutes after a role change, also if there was one in between, and not after it was applied again', () => {
     const changed = (last: string) =>
       known({ applied_version: last, at: at(10 * MINUTE) }, [{ ...IN_SYNC, ...applied(0, VERSION) }]);
@@ -71,6 +78,30 @@ describe('an inspection is due', () => {
     const later = { applied_version: VERSION, at: at(20 * MINUTE) };
     const again = [{ ...IN_SYNC, ...applied(19 * MINUTE, VERSION) }];
     expect([21 * MINUTE, 40 * MINUTE].map((ms) => due(ms, known(later, again)))).toEqual([false, false]);
+  });
+
+  test.each<[string, Record<string, Inspection>]>([
+    ['that no inspection has seen', {}],
+    // The switch was still pending.
+    [
+      'that the last inspection has not seen',
+      { main: inspection({ applied_version: 'before', at: at(25 * MINUTE) }) },
+    ],
+  ])('15 minutes after the last one, because of a role change %s', (_, inspections) => {
+    const changed = [{ ...IN_SYNC, ...applied(30 * MINUTE, VERSION) }];
+    const seen = servers(changed, inspections, { tried_at: at(25 * MINUTE), seen_at: at(25 * MINUTE) });
+    expect([40 * MINUTE - 1, 40 * MINUTE].map((ms) => due(ms, seen))).toEqual([false, true]);
+  });
+
+  test('not because of a server to which nothing was applied yet', () => {
+    const pending = [{ barman_server: 'main', desired: desired(0) }];
+    expect([HOUR, 24 * HOUR].map((ms) => due(ms, known({}, pending)))).toEqual([false, true]);
+  });
+
+  test('never while they are off, whatever the last one has found', () => {
+    const bad = known({ findings: [finding('archived')] });
+    expect(due(HOUR, bad)).toBe(true);
+    expect([HOUR, 48 * HOUR].map((ms) => due(ms, bad, 'off'))).toEqual([false, false]);
   });
 
   test('not because of a server that is paused, or was forgotten', () => {
@@ -108,6 +139,12 @@ describe('nothing is being switched', () => {
   ])('%s: %s', (_, item, expected) => {
     expect(quiet(item)).toBe(expected);
   });
+
+  test('only if nothing is at any server', () => {
+    const pending = { barman_server: 'b', desired: desired(0) };
+    expect(isQuiet(servers([{ barman_server: 'a' }, pending]), NOW, MINUTE)).toBe(false);
+    expect(isQuiet(servers([pending, { barman_server: 'a' }]), NOW, MINUTE)).toBe(false);
+  });
 });
 
 describe('findings are counted', () => {
@@ -131,6 +168,18 @@ describe('findings are counted', () => {
       notReady: 4,
       notArchived: 1,
     });
+  });
+
+  test('with the servers that a heartbeat has found not to be ready, unless they are paused', () => {
+    expect(counted({}, ['a', 'b']).notReady).toBe(2);
+    expect(counted({}, ['a', 'b', 'paused']).notReady).toBe(2);
+    expect(counted({}, ['paused']).notReady).toBe(0);
+  });
+
+  test('once for a server that a heartbeat and an inspection have found not to be ready', () => {
+    const found = { a: inspection({ findings: [finding('ready')] }) };
+    expect(counted(found, ['a']).notReady).toBe(1);
+    expect(counted(found, ['b']).notReady).toBe(2);
   });
 
   test('but not those of paused servers, nor those that only one inspection has found', () => {

@@ -1,7 +1,10 @@
 /** Whether WAL arrives: each kind of finding of the class archived, and what is next to it but healthy. */
 
 import { describe, expect, test } from 'vitest';
+import { sizeOf } from '../../functions/config-switch/inspect/archived.ts';
 import { classOf, FINDINGS, type Finding } from '../../functions/config-switch/inspect/findings.ts';
+import type { Inspection } from '../../functions/config-switch/ledger/inspection.ts';
+import type { Item } from '../../functions/config-switch/ledger/item.ts';
 import type { Survey } from '../../functions/config-switch/patroni/survey.ts';
 import {
   ago,
@@ -17,11 +20,13 @@ import {
   LEADERLESS,
   MINUTE,
   MODELS,
+  memberOf,
   modelOf,
   NOW,
   SEGMENT,
   SYSTEM,
   standby,
+  TWO_SITES,
   UNSURVEYED,
   wal,
 } from './subjects.ts';
@@ -31,12 +36,15 @@ type Row = readonly [title: string, Change, ...(readonly [Finding['kind'], strin
 const at = (segments: number): Partial<Survey> => ({ leader: { ...LEADER, location: segments * SEGMENT } });
 const began = (age: number) => ({ timelineBegan: { at: NOW - age, location: 0x43 * SEGMENT + 0xa0 } });
 const last = (name: string, age?: number) => ({ wals: { last_archived_wal_per_timeline: wal(name, age) } });
+const OTHERS = [memberOf('node2', '10.0.1.12'), memberOf('node3', '10.0.1.13')];
 const replica = { is_in_recovery: true };
 const checkMain = 'run `barman check main` on the Barman host';
 const receiveWal = 'run `barman receive-wal main` on the Barman host: it prints why';
+const createSlot = 'run `barman receive-wal main --create-slot` on the Barman host';
 const cron = 'run `barman archive-wal main` on the Barman host, which prints why';
 const set = (model: string) => `run \`npm run ledger -- --stage STAGE set main ${model}\``;
 const appliedAt = ago(2 * DAY);
+const HIDDEN = { is_in_recovery: undefined };
 const slot = (active: boolean, lsn: string | null) => ({
   status: { replication_slot: ['barman', active, lsn] },
 });
@@ -116,6 +124,11 @@ const ROWS: readonly Row[] = [
     ['no-connection', 'Barman cannot connect to PostgreSQL by conninfo', checkMain],
   ],
   [
+    'that a conninfo without a host fails',
+    { status: { is_in_recovery: null }, config: { conninfo: 'user=barman dbname=postgres' } },
+    ['no-connection', 'Barman cannot connect to PostgreSQL by conninfo', checkMain],
+  ],
+  [
     'a replica, by the model of the leader',
     { status: replica },
     [
@@ -149,6 +162,19 @@ const ROWS: readonly Row[] = [
     ],
   ],
   [
+    'a replica, where the parameter does not have the leader',
+    {
+      ...{ status: replica, active_model: 'pg:node2', config: conninfos('10.0.1.12') },
+      ...{ item: itemOf('pg:node2'), mapping: { main: { node2: 'pg:node2', node3: 'pg:node3' } } },
+      survey: { members: [memberOf('node1', '10.0.1.11', { canLead: false }), ...OTHERS] },
+    },
+    [
+      'in-recovery',
+      'Barman is connected to a replica (10.0.1.12 port 5432), and the leader is node1, a primary',
+      'correct conninfo of [pg:node2] in barman.conf',
+    ],
+  ],
+  [
     'a replica, of a standby site, while another site is primary',
     {
       status: replica,
@@ -163,6 +189,15 @@ const ROWS: readonly Row[] = [
   [
     'a replica after a promotion, where no cluster is described',
     { status: replica, clusters: [] },
+    [
+      'in-recovery',
+      'Barman is connected to a replica (10.0.1.11 port 5432), although the last switch was for a promotion',
+      'correct conninfo of [pg:node1] in barman.conf',
+    ],
+  ],
+  [
+    'a replica after a promotion, where Patroni is not asked',
+    { status: replica, clusters: [UNSURVEYED] },
     [
       'in-recovery',
       'Barman is connected to a replica (10.0.1.11 port 5432), although the last switch was for a promotion',
@@ -194,11 +229,22 @@ const ROWS: readonly Row[] = [
   [
     'no slot, although it is permanent',
     { status: { replication_slot: null } },
-    [
-      'slot-missing',
-      'the replication slot barman does not exist',
-      'run `barman receive-wal main --create-slot` on the Barman host',
-    ],
+    ['slot-missing', 'the replication slot barman does not exist', createSlot],
+  ],
+  [
+    'no slot, while the leader is unknown',
+    { status: { replication_slot: null }, survey: LEADERLESS },
+    ['slot-missing', 'the replication slot barman does not exist', createSlot],
+  ],
+  [
+    'no slot, while it is unknown whether it is permanent',
+    { status: { replication_slot: null }, survey: { slots: undefined } },
+    ['slot-missing', 'the replication slot barman does not exist', createSlot],
+  ],
+  [
+    'a slot that nothing streams from, where no cluster is described',
+    { ...slot(false, '0/42000000'), clusters: [] },
+    ['slot-inactive', 'nothing streams from the replication slot barman', receiveWal],
   ],
   [
     'a slot that nothing streams from',
@@ -296,6 +342,14 @@ describe('is found', () => {
   });
 });
 
+/** The callback was called for `always`. */
+const FOR_ANY_ROLE: Item['desired'] = {
+  ...{ target: 'model pg:node1', version: `${appliedAt}#1`, cluster: 'main' },
+  recorded_at: appliedAt,
+};
+const [DC1 = clusterOf(), DC2 = clusterOf()] = TWO_SITES.clusters ?? [];
+const WITHOUT_STREAMING = { ...DC2, cluster: { ...DC2.cluster, streaming_archiver_name: null } };
+
 /** What is next to a finding, and none. */
 const NONE: readonly [string, Change][] = [
   [
@@ -329,6 +383,23 @@ const NONE: readonly [string, Change][] = [
     },
   ],
   [
+    'a replica, if the last switch was for any role',
+    { status: replica, clusters: [], item: itemOf('pg:node1', { desired: FOR_ANY_ROLE }) },
+  ],
+  ['a replica, of a server without an item', { status: replica, clusters: [], item: undefined }],
+  [
+    'a replica, of a server without a desired state',
+    { status: replica, clusters: [], item: { barman_server: 'main' } },
+  ],
+  [
+    'a replica after a promotion, while another switch is in doubt',
+    { status: replica, clusters: [], item: itemOf('pg:node1', { unsettled_since: ago(0) }) },
+  ],
+  [
+    'another model, while a switch is in doubt',
+    { active_model: 'pg:node2', clusters: [], item: itemOf('pg:node1', { unsettled_since: ago(0) }) },
+  ],
+  [
     'a replica after a promotion, while Patroni could not be asked',
     { status: replica, clusters: [{ ...UNSURVEYED, unseen: 'malformed' }] },
   ],
@@ -352,6 +423,10 @@ const NONE: readonly [string, Change][] = [
   [
     'a slot that is 1 GB behind',
     { status: { current_lsn: '0/82000000', ...slot(true, '0/42000000').status } },
+  ],
+  [
+    'a slot that nothing streams from, where WAL of one site arrives in another way',
+    { ...slot(false, '0/42000000'), ...TWO_SITES, clusters: [DC1, WITHOUT_STREAMING] },
   ],
   ['a slot whose node does not say where it is', { status: { current_lsn: null } }],
   [
@@ -439,4 +514,78 @@ describe('it is not seen', () => {
     expect(found(change)).toEqual([]);
     expect(judged(change).unseen).toContainEqual({ what });
   });
+});
+
+test.each<[string, Change, Inspection['unseen']]>([
+  [
+    'nothing of Barman whose conninfo cannot be used: that is a finding',
+    { status: { is_in_recovery: undefined }, config: { conninfo: '10.0.1.11:5432' } },
+    [],
+  ],
+  ['nothing of a leader, where no cluster is described', { clusters: [] }, []],
+  [
+    'nothing more of the leader, if the members are not seen either',
+    { survey: { ...LEADERLESS, members: undefined } },
+    [{ what: 'the members of cluster main: 10.0.1.12:8008 knows no leader', member: true }],
+  ],
+])('what is not seen: %s', (_, change, unseen) => {
+  expect(judged(change).unseen).toEqual(unseen);
+});
+
+/** Whether what the last inspection has found is still so, is decided by the rules that see all that they need. */
+describe('of earlier findings', () => {
+  const KINDS = Object.keys(FINDINGS).filter(
+    (kind) => classOf({ kind: kind as Finding['kind'] }) === 'archived',
+  );
+  const findings = KINDS.map((kind) => ({
+    ...{ kind, class: 'archived' as const, what: 'earlier', remedy: 'r', since: ago(DAY), counts: true },
+  }));
+  const NODE = ['in-recovery', 'other-system'];
+  const SLOT = ['slot-missing', 'slot-inactive', 'slot-behind'];
+  const SEGMENTS = ['timeline-not-archived', 'archive-behind'];
+
+  test.each<[string, Change, readonly string[]]>([
+    ['none stay once all is seen to be right', {}, []],
+    ['none stay where no cluster is described, but those about segments', { clusters: [] }, SEGMENTS],
+    ['all stay after a change', { changed: 'the leader has changed' }, KINDS],
+    [
+      'those about node and slot stay, if Barman uses another model',
+      { active_model: 'pg:node3' },
+      [...NODE, ...SLOT],
+    ],
+    ['those about the slot stay, if Barman uses another node', { status: replica }, SLOT],
+    ['those about the connection stay, if Barman does not show it', { status: HIDDEN }, ['no-connection']],
+    ['those about segments stay, if Barman does not show them', { wals: 7 }, SEGMENTS],
+    [
+      'those about segments stay, if Barman does not show their size',
+      { status: { xlog_segment_size: null } },
+      SEGMENTS,
+    ],
+    [
+      'those about segments stay, if the leader does not say where it is',
+      { survey: { leader: { ...LEADER, location: undefined } } },
+      SEGMENTS,
+    ],
+  ])('%s', (_, change, kinds) => {
+    const before = { ...judged({ clusters: change.clusters ?? [clusterOf()] }), findings };
+    const stay = judged({ ...change, before }).findings.filter(({ what }) => what === 'earlier');
+    expect(stay.map(({ kind }) => kind)).toEqual(kinds);
+  });
+});
+
+test('a timeline is remembered only with where the leader was', () => {
+  const since = { timelineBegan: undefined };
+  expect(judged({ survey: since }).timeline).toEqual({ id: 5, since: ago(0), location: LEADER.location });
+  const survey = { ...since, leader: { ...LEADER, location: undefined } };
+  expect(judged({ survey })).not.toHaveProperty('timeline');
+});
+
+test.each([
+  [0, '0 MB'],
+  [2 ** 24, '16 MB'],
+  [2 ** 30 - 2 ** 20, '1023 MB'],
+  [2 ** 30, '1.0 GB'],
+  [1.5 * 2 ** 30, '1.5 GB'],
+])('the size of %d bytes is %s', (bytes, text) => {
+  expect(sizeOf(bytes)).toBe(text);
 });

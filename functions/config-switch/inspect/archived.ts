@@ -172,7 +172,7 @@ function judgeRole(
   collector: Collector,
 ): void {
   const isAsked = clusters.some(({ survey, unseen }) => survey || unseen !== undefined);
-  const isPromotion = item && isSettled(item) && PROMOTED.includes(item.desired?.role ?? '');
+  const isPromotion = item && isSettled(item) && PROMOTED.some((role) => role === item.desired?.role);
   if (isAsked || !isPromotion || !isReplica(server)) return;
   const what = `Barman is connected to a replica${hostsOf(server, ['conninfo'])}, although the last switch was for a promotion`;
   const section = server.active_model ?? barman_server;
@@ -203,7 +203,7 @@ function judgeSlot(
   const { status, slot_name: name = '' } = server;
   const { slot, currentLsn, segmentSize = 2 ** 24 } = status;
   const isUsed = clusters.every(({ cluster }) => usesSlot(server, cluster)) && usesSlot(server);
-  if (!isUsed || slot === undefined || status.isInRecovery === null) return;
+  if (!isUsed || slot === undefined) return;
   const receive = `barman receive-wal ${barman_server}`;
   if (slot === null) {
     const isPermanent = 'unseen' in leading || leading.survey.slots?.includes(name) !== false;

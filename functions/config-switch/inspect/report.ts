@@ -1,10 +1,9 @@
 /** What an inspection has seen, as its response has it: for `npm run ledger -- check`. */
 
 import * as v from 'valibot';
-import { type Connections, isUsable } from '../barman/diagnosis.ts';
+import { type Connections, type DiagnosedServer, isUsable } from '../barman/diagnosis.ts';
 import { HeardNode } from '../ledger/heard.ts';
 import { Inspection } from '../ledger/inspection.ts';
-import type { Member } from '../patroni/survey.ts';
 import { type Callbacks, callbacksOf } from './callbacks.ts';
 import type { Inspected, InspectedCluster, InspectedServer } from './inspect.ts';
 import { readyOf } from './judge.ts';
@@ -36,7 +35,7 @@ const MemberSeen = v.object({
   /** Where its model connects to, and where Patroni says that it listens. */
   barman_host: optionalText,
   patroni_host: optionalText,
-  /** Whether it keeps Barman's slot. */
+  /** Whether it keeps Barman's slot; `–`: Barman needs none there. */
   slot: Yes,
   /** When its callback was last heard. Null: never. Absent: unknown, since another node was heard that may be its, or too many were. */
   callback: v.exactOptional(v.nullable(HeardNode)),
@@ -90,7 +89,8 @@ export function reportOf(
 
 function clusterSeen({ cluster, survey, unseen }: InspectedCluster): v.InferOutput<typeof ClusterSeen> {
   const { observation, nodes = [], leader } = survey ?? {};
-  const version = nodes.find(({ member }) => member === leader?.name)?.version;
+  // A Patroni before 3.2 gives a version and no name: it may be that of any member.
+  const version = leader && nodes.find(({ member }) => member === leader.name)?.version;
   return {
     name: cluster.name,
     ...(unseen !== undefined && { unseen }),
@@ -116,9 +116,7 @@ function serverSeen(
   const server = serverIn(diagnosis, barman_server);
   const archived = timeline && server?.archived?.get(timeline.id);
   const { currentLsn, slot } = server?.status ?? {};
-  const [backup] = (server?.backups ?? [])
-    .filter((one) => one.end !== undefined && isUsable(one))
-    .sort((a, b) => (b.end ?? 0) - (a.end ?? 0));
+  const [backup] = (server?.backups ?? []).filter(isUsable).sort((a, b) => (b.end ?? 0) - (a.end ?? 0));
   const listing = clustersOf(clusters, barman_server);
   const callbacks = callbacksOf(listing, heard, { barman_server, before: inspection });
   return {
@@ -155,27 +153,37 @@ function membersSeen(
   callbacks: Callbacks,
 ): v.InferOutput<typeof MemberSeen>[] {
   const models = cluster.servers.get(barman_server) ?? new Map<string, string | null>();
-  const known = new Map<string, Member | undefined>((survey?.members ?? []).map((one) => [one.name, one]));
-  const names = [...known].filter(([name, one]) => models.has(name) || one?.canLead).map(([name]) => name);
-  const server = serverIn(diagnosis, barman_server);
+  const known = survey?.members ?? [];
+  const names = known.filter(({ canLead }) => canLead).map(({ name }) => name);
+  // Without Barman it is unknown whether it needs a slot.
+  const slot = 'unseen' in diagnosis ? '?' : slotOf(diagnosis.servers.get(barman_server), cluster, survey);
   return [...new Set([...names, ...models.keys()])].sort().map((member) => {
     const model = models.get(member);
     const connections = 'unseen' in diagnosis ? undefined : diagnosis.models.get(model ?? '')?.connections;
     const hosts = hostsOf(connections);
-    const { host } = known.get(member) ?? {};
-    const slot = server && usesSlot(server, cluster) ? server.slot_name : undefined;
-    const kept = survey?.slots && slot !== undefined && survey.slots.includes(slot);
+    const host = known.find(({ name }) => name === member)?.host;
     return {
       member,
       cluster: cluster.name,
       ...(model !== undefined && { model }),
       ...(hosts !== undefined && { barman_host: hosts }),
       ...(host !== undefined && { patroni_host: host }),
-      slot: slot === undefined || server?.createsSlot ? '–' : kept === undefined ? '?' : kept ? 'yes' : 'no',
+      slot,
       ...callbackOf(cluster.name, member, callbacks),
       ready: readyOf(member, inspection),
     };
   });
+}
+
+/** Returns whether the members of a cluster keep Barman's slot. */
+function slotOf(
+  server: DiagnosedServer | undefined,
+  cluster: InspectedCluster['cluster'],
+  survey: InspectedCluster['survey'],
+): v.InferOutput<typeof MemberSeen>['slot'] {
+  if (!server?.slot_name || server.createsSlot || !usesSlot(server, cluster)) return '–';
+  if (!survey?.slots) return '?';
+  return survey.slots.includes(server.slot_name) ? 'yes' : 'no';
 }
 
 function callbackOf(
