@@ -159,7 +159,11 @@ describe('a finding', () => {
     ]);
   });
 
-  test('is a sentence with its member', () => {
+  test('is a sentence, with its member if it has one', () => {
+    const [unready] = judged(UNREADY).findings;
+    expect(sentenceOf(unready as Parameters<typeof sentenceOf>[0])).toBe(
+      'Patroni has no permanent slot barman: run `patronictl edit-config -s slots.barman.type=physical` on a database node',
+    );
     const [finding] = judged({ models: { 'pg:node2': modelOf('10.0.1.13') } }).findings;
     expect(sentenceOf(finding as Parameters<typeof sentenceOf>[0])).toBe(
       'node2: a failover would set Barman to 10.0.1.13, which is node3: correct conninfo and streaming_conninfo of [pg:node2] in barman.conf: Patroni has 10.0.1.12 for node2',
@@ -226,6 +230,19 @@ describe('an earlier finding of the class ready', () => {
       ...(['model-host', 'b1'] as const),
       withWrongHost(site({})),
       site({ members: members.slice(1), nodes: nodes.slice(1) }),
+    ],
+    [
+      'a wrong host, while the Patroni of one site does not have its member, and that of the other one its namesake',
+      ...(['model-host', 'node2'] as const),
+      { ...TWO_SITES, models: { ...TWO_SITES.models, 'pg:dc2-2': modelOf('10.0.2.11') } },
+      {
+        ...TWO_SITES,
+        clusters: (TWO_SITES.clusters ?? []).map((one, index) =>
+          index === 1
+            ? { ...one, survey: one.survey && { ...one.survey, members: [memberOf('node1', '10.0.2.11')] } }
+            : one,
+        ),
+      },
     ],
   ])('stays with its time if it is %s', (_, kind, member, found, next) => {
     const finding = expect.objectContaining({ kind, ...(member !== undefined && { member }), since: first });
