@@ -647,6 +647,45 @@ const ROWS: readonly Row[] = [
     ],
   ],
   [
+    'members whose callbacks were never heard, although that of another was by a URL of its REST API',
+    {
+      heard: heardOf('pg-c'),
+      survey: { nodes: [...SURVEY.nodes.slice(0, 2), nodeOf('node3', 'pg-c.db.example')] },
+    },
+    ...['node1', 'node2'].map(
+      (member) =>
+        [
+          'callback-unheard',
+          member,
+          'its callback was never heard; those of pg-c were',
+          reload(member),
+        ] as const,
+    ),
+  ],
+  [
+    'members whose callbacks were never heard, although that of another was by the same first label',
+    {
+      heard: heardOf('PG.dc1.example.'),
+      survey: {
+        members: [1, 2, 3].map((number) => memberOf(`node${number}`, `pg.dc${number}.example`)),
+      },
+      models: {
+        'pg:node1': modelOf('pg.dc1.example'),
+        'pg:node2': modelOf('pg.dc2.example'),
+        'pg:node3': modelOf('pg.dc3.example'),
+      },
+    },
+    ...['node2', 'node3'].map(
+      (member) =>
+        [
+          'callback-unheard',
+          member,
+          'its callback was never heard; those of PG.dc1.example. were',
+          reload(member),
+        ] as const,
+    ),
+  ],
+  [
     'a new member, while the one before it on another host has left',
     {
       heard: heardOf('node1', 'node2', 'old'),
@@ -821,6 +860,9 @@ describe('a note', () => {
         'callbacks were heard of container (3 hours ago), and no member has such a name or host, so it is unknown whether those of node2, node3 were',
       ],
     );
+    // An older version did not remember whom it had matched.
+    const { callbacks: _, ...older } = judged(change);
+    expect(notes({ ...change, before: older })).toEqual(notes(change));
     const again = { ...judged(change), callbacks: [{ node: 'pg-b', at: ago(DAY) }] };
     expect(notes({ ...change, before: again })[0]).toContain('pg-b (2 hours ago), container');
   });

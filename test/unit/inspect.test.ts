@@ -27,13 +27,16 @@ import {
   memberOf,
   modelOf,
   NOW,
+  nodeOf,
   SEGMENT,
   SURVEY,
   SYSTEM,
   serverOf,
   silentNode,
+  standby,
   subjectOf,
   TWO_SITES,
+  UNSURVEYED,
   wal,
   without,
 } from './subjects.ts';
@@ -141,11 +144,144 @@ describe('a finding', () => {
     expect(judgedTwice(wrong, {}).findings).toEqual([]);
   });
 
-  test('is a sentence with its member', () => {
+  test('has its own time, and stays or goes by itself, whatever is found about other members', () => {
+    const one = { models: { 'pg:node2': modelOf('10.0.1.11') } };
+    const both = { models: { ...one.models, 'pg:node3': modelOf('10.0.1.11') } };
+    expect(judgedTwice(one, both).findings).toMatchObject([
+      { kind: 'model-host', member: 'node2', since: first },
+      { kind: 'model-host', member: 'node3', since: second },
+    ]);
+    expect(judgedTwice(both, one).findings).toMatchObject([{ member: 'node2', since: first }]);
+    // That of a member that is down stays, and has its own time.
+    expect(judgedTwice(both, { ...one, survey: without('node3') }).findings).toMatchObject([
+      { kind: 'model-host', member: 'node2', since: first },
+      { kind: 'model-host', member: 'node3', since: first },
+    ]);
+  });
+
+  test('is a sentence, with its member if it has one', () => {
+    const [unready] = judged(UNREADY).findings;
+    expect(sentenceOf(unready as Parameters<typeof sentenceOf>[0])).toBe(
+      'Patroni has no permanent slot barman: run `patronictl edit-config -s slots.barman.type=physical` on a database node',
+    );
     const [finding] = judged({ models: { 'pg:node2': modelOf('10.0.1.13') } }).findings;
     expect(sentenceOf(finding as Parameters<typeof sentenceOf>[0])).toBe(
       'node2: a failover would set Barman to 10.0.1.13, which is node3: correct conninfo and streaming_conninfo of [pg:node2] in barman.conf: Patroni has 10.0.1.12 for node2',
     );
+  });
+});
+
+describe('an earlier finding of the class ready', () => {
+  const first = ago(15 * MINUTE);
+  const noAnswer = { survey: { members: undefined } };
+  const noBarman = { diagnosis: { unseen: 'no answer' } } as Change;
+  const noUrls = { clusters: [UNSURVEYED] };
+  const wrongHost = { models: { 'pg:node2': modelOf('10.0.1.13') } };
+  const withoutNode2 = { main: { node1: 'pg:node1', node3: 'pg:node3' } };
+  const missing = { survey: without('node2') };
+  const withNode4: Partial<Survey> = {
+    members: [...(SURVEY.members ?? []), memberOf('node4', '10.0.1.14')],
+    nodes: [...SURVEY.nodes, nodeOf('node4', '10.0.1.14')],
+  };
+  const unlisted = { survey: withNode4 };
+
+  const hosts = { b1: '10.0.2.11', b2: '10.0.2.12', b3: '10.0.2.13' };
+  const listed = { b1: 'pg:b1', b2: 'pg:b2', b3: 'pg:b3' };
+  const members = Object.entries(hosts).map(([name, host]) => memberOf(name, host));
+  const nodes = Object.entries(hosts).map(([name, host]) => nodeOf(name, host));
+  const models = { 'pg:b1': modelOf(hosts.b1), 'pg:b2': modelOf(hosts.b2), 'pg:b3': modelOf(hosts.b3) };
+  /** A standby site beside the cluster. @param survey what is other there; undefined: it has no URLs */
+  const site = (survey: Partial<Survey> | undefined, mapping: Record<string, string> = listed): Change => {
+    const one = clusterOf({ ...standby('b1'), members, nodes, ...survey }, { main: mapping }, 'standby');
+    return { models, clusters: [clusterOf(), survey ? one : { ...one, survey }] };
+  };
+  const withWrongHost = (change: Change): Change => ({
+    ...change,
+    models: { ...models, 'pg:b1': modelOf(hosts.b2) },
+  });
+
+  /** What is found, of which kind and member; then what the next inspection sees: all is right there. */
+  type Row = readonly [title: string, kind: string, member: string | undefined, found: Change, next: Change];
+
+  test.each<Row>([
+    ['no slot, while Patroni does not answer', 'slot-not-permanent', undefined, UNREADY, noAnswer],
+    ['no model, while Patroni does not answer', 'member-without-model', 'node4', unlisted, noAnswer],
+    [
+      'no model, while Patroni is not asked, since the parameter is malformed',
+      ...(['member-without-model', 'node4'] as const),
+      unlisted,
+      { clusters: [{ ...UNSURVEYED, unseen: 'clusters/main is malformed' }] },
+    ],
+    [
+      'no model, while only the Patroni of the other site answers',
+      ...(['member-without-model', 'b2'] as const),
+      site({}, { b1: 'pg:b1', b3: 'pg:b3' }),
+      site({ members: undefined }),
+    ],
+    [
+      'a model that is missing, while Barman cannot be seen',
+      ...(['model-missing', 'node2'] as const),
+      { mapping: { main: { ...MODELS, node2: 'pg:gone' } } },
+      noBarman,
+    ],
+    ['a wrong host, while Patroni does not have its member', 'model-host', 'node2', wrongHost, missing],
+    [
+      'a wrong host, while the Patroni of that site does not have its member',
+      ...(['model-host', 'b1'] as const),
+      withWrongHost(site({})),
+      site({ members: members.slice(1), nodes: nodes.slice(1) }),
+    ],
+    [
+      'a wrong host, while the Patroni of one site does not have its member, and that of the other one its namesake',
+      ...(['model-host', 'node2'] as const),
+      { ...TWO_SITES, models: { ...TWO_SITES.models, 'pg:dc2-2': modelOf('10.0.2.11') } },
+      {
+        ...TWO_SITES,
+        clusters: (TWO_SITES.clusters ?? []).map((one, index) =>
+          index === 1
+            ? { ...one, survey: one.survey && { ...one.survey, members: [memberOf('node1', '10.0.2.11')] } }
+            : one,
+        ),
+      },
+    ],
+  ])('stays with its time if it is %s', (_, kind, member, found, next) => {
+    const finding = expect.objectContaining({ kind, ...(member !== undefined && { member }), since: first });
+    expect(judgedTwice(found, found).findings).toContainEqual(finding);
+    expect(judgedTwice(found, next).findings).toContainEqual(finding);
+  });
+
+  test.each<Row>([
+    ['a wrong host, after another look', 'model-host', 'b1', withWrongHost(site({})), site({})],
+    [
+      'a wrong host, and its member is gone, although Barman cannot be seen',
+      ...(['model-host', 'node2'] as const),
+      wrongHost,
+      { ...noBarman, clusters: [clusterOf(missing.survey, withoutNode2)] },
+    ],
+    [
+      'an unknown member that the parameter does not list any more, although Patroni does not answer',
+      ...(['member-unknown', 'node2'] as const),
+      { ...missing, before: judge({ ...subjectOf(missing), now: NOW - 2 * DAY }) },
+      { ...noAnswer, mapping: withoutNode2 },
+    ],
+    [
+      'no model, and the parameter has one now, although Barman cannot be seen',
+      ...(['member-without-model', 'node4'] as const),
+      unlisted,
+      { ...noBarman, clusters: [clusterOf(withNode4, { main: { ...MODELS, node4: 'pg:node4' } })] },
+    ],
+    ['no model, and the cluster has no URLs any more', 'member-without-model', 'node4', unlisted, noUrls],
+    ['a shared host, without URLs', 'model-host-shared', 'node2', { ...wrongHost, ...noUrls }, noUrls],
+    [
+      'a shared host of a site without URLs, although the other one has some',
+      ...(['model-host-shared', 'b1'] as const),
+      withWrongHost(site(undefined)),
+      site(undefined),
+    ],
+  ])('goes if it was %s', (_, kind, member, found, next) => {
+    const before = judge({ ...subjectOf(found), now: NOW - 15 * MINUTE });
+    expect(before.findings).toContainEqual(expect.objectContaining({ kind, member }));
+    expect(judge({ ...subjectOf(next), before }).findings).toEqual([]);
   });
 });
 
@@ -160,6 +296,12 @@ describe('the next inspection knows', () => {
       callbacks: [],
       timeline: { id: 5, since: ago(2 * DAY), location: 0x30 * SEGMENT + 0xa0 },
     });
+  });
+
+  test('nothing of a leader and an applied version, if there are none', () => {
+    const inspection = judged({ survey: LEADERLESS, item: undefined });
+    expect(Object.keys(inspection)).not.toContain('leader');
+    expect(Object.keys(inspection)).not.toContain('applied_version');
   });
 
   test('which nodes that were heard are a member, or were when they were heard', () => {
@@ -185,6 +327,11 @@ describe('the next inspection knows', () => {
     ).toEqual([{ node: 'node1', at: ago(2 * HOUR) }]);
   });
 
+  test('which nodes are members of the parameter, where Patroni is not asked', () => {
+    const heard = heardOf('node1', 'pg-b');
+    expect(judged({ heard, clusters: [UNSURVEYED] }).callbacks).toEqual(heard.slice(0, 1));
+  });
+
   test('which site the nodes are of', () => {
     const heard = heardInSites(['node1', 'dc1'], ['node1', 'dc2'], ['node2', 'dc3']);
     const first = judged({ ...TWO_SITES, heard });
@@ -208,6 +355,14 @@ describe('the next inspection knows', () => {
     expect(missing.findings).toEqual([]);
     expect(judgedTwice(gone, gone, 23 * HOUR).findings).toMatchObject([{ kind: 'member-unknown' }]);
     expect(judged({ before: missing }).missing).toEqual([]);
+  });
+
+  test('since when each member is missing', () => {
+    const both = { survey: without('node2', 'node3') };
+    expect(judgedTwice({ survey: without('node3') }, both, HOUR).missing).toEqual([
+      { member: 'node2', since: ago(0) },
+      { member: 'node3', since: ago(HOUR) },
+    ]);
   });
 
   test('that a member was missing, although Patroni did not answer meanwhile', () => {
@@ -240,9 +395,21 @@ describe('the next inspection knows', () => {
     ['another model', { active_model: 'pg:node2' }],
     ['a replica', { status: { is_in_recovery: true } }],
     ['another PostgreSQL', { status: { postgres_systemid: '1' } }],
+    [
+      'PostgreSQL, and neither says of which cluster',
+      { status: { postgres_systemid: undefined }, survey: { leader: { ...LEADER, systemId: undefined } } },
+    ],
     ['nothing', REFUSED],
   ])('nothing of the model of the leader, if Barman is connected to %s', (_, change) => {
     expect(judged(change).connected).toEqual([]);
+  });
+
+  test('once that Barman was connected to a member: the last time', () => {
+    const connected = ['node2', 'node1'].map((member) => ({ member, at: ago(DAY) }));
+    expect(judged({ before: { ...judged(), connected } }).connected).toEqual([
+      { member: 'node1', at: ago(0) },
+      { member: 'node2', at: ago(DAY) },
+    ]);
   });
 
   test('at most 20 members that Barman was connected to, for 400 days', () => {
@@ -277,6 +444,12 @@ describe('a member', () => {
     expect(ready(REFUSED)).toEqual(['yes', 'yes', 'yes']);
   });
 
+  test('is ready after a finding of the class archived that names it', () => {
+    const finding = { kind: 'other-model', what: 'x', remedy: 'y', since: ago(0), counts: true } as const;
+    const findings = [{ ...finding, class: 'archived', member: 'node1' } as const];
+    expect(readyOf('node1', { findings, unseen: [] })).toBe('yes');
+  });
+
   test('may be ready if it was not seen', () => {
     expect(ready({ survey: without('node3') })).toEqual(['yes', 'yes', '?']);
     expect(ready({ survey: { ...without('node3'), slots: [] } })).toEqual(['no', 'no', 'no']);
@@ -289,6 +462,21 @@ describe('a member', () => {
     const findings = ['constructor', 'new-kind'].map((kind) => ({ ...finding, kind }));
     expect(readyOf('node1', { findings, unseen: [] })).toBe('yes');
   });
+});
+
+test('findings, notes and what was not seen are 100 at most, the first ones', () => {
+  const names = Array.from({ length: 101 }, (_, index) => `m${index}`);
+  const members = names.map((name) => memberOf(name, `${name}.example`, { isRunning: false }));
+  const models = names.map((name) => [`pg:${name}`, modelOf(`other-${name}`, { disabled: true })] as const);
+  const { findings, notes, unseen } = judged({
+    survey: { members },
+    mapping: { main: Object.fromEntries(names.map((name) => [name, `pg:${name}`])) },
+    models: Object.fromEntries(models),
+  });
+  const first = names.slice(0, 100);
+  expect(findings.map(({ member }) => member)).toEqual(first);
+  expect(notes.map((note) => note.split(':')[0])).toEqual(first);
+  expect(unseen.map(({ member }) => member)).toEqual(first);
 });
 
 test('texts of any length and number fit in an item of the ledger', () => {

@@ -107,8 +107,8 @@ function membersOf({ cluster, survey }: SurveyedCluster, barman_server: string):
   const seen = new Map((survey?.members ?? []).map((one) => [one.name, one]));
   const names = new Set([...seen.keys(), ...(cluster.servers.get(barman_server)?.keys() ?? [])]);
   return [...names].map((name) => {
-    const urls = (survey?.nodes ?? []).filter(({ member }) => member === name);
-    const hosts = [name, seen.get(name)?.host ?? [], urls.map(({ url }) => url.hostname)].flat();
+    const nodes = survey?.nodes.filter(({ member }) => member === name) ?? [];
+    const hosts = [name, seen.get(name)?.host ?? name, ...nodes.map(({ url }) => url.hostname)];
     return { cluster, name, seen: seen.get(name), hosts: hosts.map(hostName) };
   });
 }

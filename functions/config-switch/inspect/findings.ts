@@ -206,8 +206,12 @@ export function classOf({ kind }: Pick<Finding, 'kind'>): FindingClass {
 
 /** Returns whether a finding concerns a failover to any member. */
 export function concernsAllMembers({ kind }: { readonly kind: string }): boolean {
-  const kinds: Readonly<Record<string, FindingKind>> = FINDINGS;
-  return Object.hasOwn(kinds, kind) && kinds[kind]?.allMembers === true;
+  return knownOf(kind).allMembers === true;
+}
+
+/** Returns what is known of a kind: nothing of one that another version had. */
+function knownOf(kind: string): Partial<FindingKind> {
+  return { ...FINDINGS[kind as Kind] };
 }
 
 /** Returns the sentence for the operator. */
@@ -219,16 +223,24 @@ export function sentenceOf({
   return `${member === undefined ? '' : `${member}: `}${what}: ${remedy}`;
 }
 
-/** What an inspection could see. */
+/** What an inspection could see of what a finding is about. */
 export interface Seen {
   readonly barman: boolean;
   /** The members of all clusters that are asked. */
   readonly members: boolean;
+  /** Whether a parameter lists its member, if it has one. */
+  readonly isListed: boolean;
+  /** Whether Patroni has its member, wherever a parameter lists it. */
+  readonly isMember: boolean;
 }
 
-/** Returns whether the rule of a finding could see all that it needs. @param isMember whether Patroni has its member */
-export function wasJudged({ kind }: { readonly kind: string }, seen: Seen, isMember: boolean): boolean {
-  const { members } = { members: undefined, ...FINDINGS[kind as Kind] };
-  if (members === 'only') return seen.members;
-  return seen.barman && (members === undefined || (seen.members && isMember));
+/** Returns whether the rule of a finding could see all that it needs, or has nothing to judge any more. */
+export function wasJudged(
+  { kind }: { readonly kind: string },
+  { barman, members, isListed, isMember }: Seen,
+): boolean {
+  const needed = knownOf(kind).members;
+  // The others of these are about members that Patroni has, whether they are listed or not.
+  if (needed === 'only') return members || (kind === 'member-unknown' && !isListed);
+  return !isListed || (barman && (needed === undefined || (members && isMember)));
 }

@@ -6,7 +6,7 @@ import { judgeArchive, timelineOf } from './archived.ts';
 import { type Callbacks, callbacksOf, judgeCallbacks, matchedNodes } from './callbacks.ts';
 import { classOf, concernsAllMembers, type Finding, wasJudged } from './findings.ts';
 import { judgeCluster, judgeServer } from './ready.ts';
-import { Collector, clustersOf, leadingOf, type Subject, type SurveyedCluster, serverIn } from './subject.ts';
+import { Collector, clustersOf, leadingOf, type Subject, serverIn } from './subject.ts';
 
 /** How long a connection to a member that led is remembered (ms). */
 const REMEMBERED = 400 * 24 * 3_600_000;
@@ -50,13 +50,13 @@ function memoryOf(
   const leader = 'leader' in leading ? leading.leader.name : before?.leader;
   const applied_version = item?.applied?.version;
   const isSame = before?.leader === leader && before?.applied_version === applied_version;
-  const withTime = (members: ReadonlySet<string>, earlier: Inspection['missing'] = []) =>
+  const withTime = (members: ReadonlySet<string>, earlier: Inspection['missing'] | undefined) =>
     [...members].map((member) => ({
       member,
-      since: earlier.find((one) => one.member === member)?.since ?? at,
+      since: earlier?.find((one) => one.member === member)?.since ?? at,
     }));
   const timeline = timelineOf(leading, before, now);
-  const isLookedFor = server !== undefined && looksForWal(findings);
+  const isLookedFor = looksForWal(findings);
   const earlier = (before?.findings ?? []).filter(
     (one) => !findings.some(isOf(one)) && isAsBefore(one, subject, isLookedFor, judged, isSame),
   );
@@ -101,17 +101,16 @@ function isAsBefore(
     const isJudged = barman && !isLookedFor;
     return finding.counts && isSame && !isJudged && !judged.has(kind);
   }
-  const isListed = ({ cluster, survey }: SurveyedCluster) =>
-    cluster.servers.get(barman_server)?.has(member ?? '') ||
-    survey?.members?.some(({ name }) => name === member);
-  if (member !== undefined && !clusters.some(isListed)) return false;
-  // A cluster without URLs is never asked.
-  const members = clusters.every(({ survey, unseen }) => (survey ? survey.members : unseen === undefined));
-  const isMember =
-    member === undefined ||
-    clusters.every(({ survey }) => !survey) ||
-    clusters.some(({ survey }) => survey?.members?.some(({ name }) => name === member));
-  return !wasJudged(finding, { barman, members }, isMember);
+  const listing = clusters.filter(
+    ({ cluster }) => member !== undefined && cluster.servers.get(barman_server)?.has(member),
+  );
+  return !wasJudged(finding, {
+    barman,
+    // A cluster without URLs is never asked.
+    members: clusters.every(({ survey, unseen }) => (survey ? survey.members : unseen === undefined)),
+    isListed: member === undefined || listing.length > 0,
+    isMember: listing.every(({ survey }) => !survey || survey.members?.some(({ name }) => name === member)),
+  });
 }
 
 /**
@@ -143,7 +142,7 @@ function connectedMembers(
   at: string,
 ): Inspection['connected'] {
   const { barman_server, before, now } = subject;
-  const earlier = (before?.connected ?? []).filter((one) => now - Date.parse(one.at) < REMEMBERED);
+  const earlier = before?.connected.filter((one) => now - Date.parse(one.at) < REMEMBERED) ?? [];
   const leading = leadingOf(subject);
   if (!server || 'unseen' in leading) return earlier;
   const { cluster, leader } = leading;

@@ -110,7 +110,6 @@ export interface Leading extends SurveyedCluster {
  * @returns otherwise why it is unknown
  */
 export function leadingOf({ clusters }: Pick<Subject, 'clusters'>): Leading | { readonly unseen: string } {
-  if (clusters.length === 0) return { unseen: '' };
   const leading = leadingSite(clusters.map((one) => ({ ...one, observation: observationOf(one) })));
   if ('unknown' in leading) return { unseen: leading.unknown };
   const { cluster, survey } = leading.site;
