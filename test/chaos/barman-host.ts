@@ -40,8 +40,9 @@ const report = offer<BarmanReport>({
       },
       barman: async (server, model) => {
         const target = model === null ? 'reset' : `model ${model}`;
-        report({ operation: { at: Date.now(), target } });
-        if (slow === Number.POSITIVE_INFINITY) return new Promise(() => {});
+        const isDead = slow === Number.POSITIVE_INFINITY;
+        report({ operation: { at: Date.now(), target, ...(isDead && { isDead }) } });
+        if (isDead) return new Promise(() => {});
         await sleep(slow);
         if (api.host.disk !== 'writable') return false;
         return barman.configSwitch(server, model);

@@ -21,7 +21,15 @@ import type { PatroniCluster } from '../e2e/patroni-cluster.ts';
 import { until } from '../e2e/processes.ts';
 import { FOLDER, installTools } from '../e2e/setup.ts';
 import { backUp, CAUSES, moveUndoneAway } from './causes.ts';
-import { outdatedOperations, overlooked, promise, wrongFindings, wrongModels, wrongRows } from './check.ts';
+import {
+  DEAD_OPERATION,
+  outdatedOperations,
+  overlooked,
+  promise,
+  wrongFindings,
+  wrongModels,
+  wrongRows,
+} from './check.ts';
 import { type Lack, takeAway } from './lacks.ts';
 import { disturb, FAULTS, plan } from './nemesis.ts';
 import { repair } from './repair.ts';
@@ -153,7 +161,8 @@ async function follows(): Promise<boolean> {
       await undone(leader);
       return true;
     }
-    if (took > limit) {
+    const last = history.operations.findLast(({ target }) => target === `model pg:${leader}`);
+    if (took > limit + (last?.isDead && !isApplied ? DEAD_OPERATION : 0)) {
       if (leader && isApplied) return remedied(leader);
       if (leader) {
         violation(`the model is ${barman.active.model} and the leader ${leader}, after ${seconds(took)}`);

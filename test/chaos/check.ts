@@ -24,6 +24,8 @@ export interface Lease {
 export interface Operation {
   readonly at: number;
   readonly target: string;
+  /** Its process has died: it never ends. */
+  readonly isDead?: true;
 }
 
 /** The ledger's item after a write. */
@@ -109,6 +111,9 @@ const OTHER_SITE = 5;
  * docs/explanation/guarantees.md); and how much later than the item a change may be seen.
  */
 const WRONG = { unsettled: 180_000, settled: 2_000 };
+
+/** How long an operation of the newest event is waited for that never ends (ms; docs/explanation/guarantees.md). */
+export const DEAD_OPERATION = 600_000;
 
 /**
  * Within which time Barman follows after Patroni has agreed on a leader.
