@@ -324,6 +324,16 @@ describe('a server for which Barman does not stream', () => {
     expect(reported).toEqual(found(text).notStreaming);
   });
 
+  test('is reported without a time if the ledger has lost that', async () => {
+    const { streaming_since: _, ...damaged } = STOPPED;
+    table.item = damaged;
+    const { notStreaming: reported } = await observe(0, { unknown: 'no node answered' });
+    const text =
+      'Barman did not stream from node1 for server main when that was last known, ' +
+      'at least since an unknown time; it is not known whether it does now';
+    expect(reported).toEqual([{ barman_server: 'main', message: text, since: undefined }]);
+  });
+
   test.each<[string, Item, object]>([
     ['if it streamed', STREAMED, {}],
     ['while it is paused', { ...STOPPED, paused: true }, {}],

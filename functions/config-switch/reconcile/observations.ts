@@ -357,6 +357,6 @@ function didNotStream(item: Item, lastKnown?: string): NotStreaming | undefined 
   const { barman_server, leader, streaming, streaming_since } = item;
   if (streaming !== false) return undefined;
   const when = lastKnown === undefined ? 'when that was last known' : `when last seen at ${lastKnown}`;
-  const message = `Barman did not stream from ${leader} for server ${barman_server} ${when}, at least since ${streaming_since}; it is not known whether it does now`;
-  return { message, since: Date.parse(streaming_since ?? '') };
+  const message = `Barman did not stream from ${leader} for server ${barman_server} ${when}, at least since ${streaming_since ?? 'an unknown time'}; it is not known whether it does now`;
+  return { message, since: streaming_since === undefined ? undefined : Date.parse(streaming_since) };
 }
