@@ -69,6 +69,12 @@ describe('a server that is pending', () => {
     expect(beats.beat(30, { pending: { main: 0, other: 9 } }).entered.pending).toEqual(['other']);
   });
 
+  test('is as it was while that cannot be seen, and other states are as they are seen', () => {
+    const beats = new Heartbeats();
+    beats.beat(6, { pending: { main: 0 }, not_streaming: { other: 0 } });
+    expect(beats.beat(7, { pending: 'not seen' }).raised).toEqual(['main']);
+  });
+
   test('has entered the state if no heartbeat before is known, or none of the last ten minutes', () => {
     const beats = new Heartbeats();
     const pending = { main: 0 };

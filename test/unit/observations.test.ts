@@ -99,6 +99,13 @@ describe('what Patroni says', () => {
     expect(table.writes).toBe(0);
   });
 
+  test('is not written if it is as before where streaming is not checked', async () => {
+    table.item = IN_SYNC;
+    const cluster = { ...CLUSTER, streaming_archiver_name: null };
+    expect(await observe(0, { leader: 'node1' }, { cluster })).toEqual(NOTHING);
+    expect(table.writes).toBe(0);
+  });
+
   test('ends the difference once it is what is desired', async () => {
     table.item = { ...IN_SYNC, differs_since: at(-MINUTE) };
     expect(await observe(0, { leader: 'node1' })).toEqual(NOTHING);
@@ -179,6 +186,23 @@ describe('a server that cannot be written', () => {
     expect(unknown).toEqual([{ cluster: 'parameter', barman_server: 'bad', reason }]);
     expect(notStreaming.map(({ barman_server }) => barman_server)).toEqual(['a', 'bad', 'main']);
     expect([...table.items.keys()]).toEqual(['a', 'main']);
+  });
+
+  test.each<[string, Partial<Item>, number | undefined]>([
+    ['since when it did not before', { streaming: false, streaming_since: at(-MINUTE) }, NOW - MINUTE],
+    ['from now on if it streamed before', { streaming: true, streaming_since: at(-MINUTE) }, undefined],
+    [
+      'from now on if it did not stream from another leader',
+      { leader: 'node2', streaming: false, streaming_since: at(-MINUTE) },
+      undefined,
+    ],
+  ])('is reported as one for which Barman does not stream, %s', async (_, change, since) => {
+    // Set to another model than its leader's since a moment, so that there is something to write.
+    const read = [{ ...IN_SYNC, ...OTHER, ...change }];
+    table.update = () => Promise.reject(new LedgerError('the ledger is unavailable'));
+    const { notStreaming } = await observe(0, { leader: 'node1', streaming: false }, { read });
+    const message = `Barman does not stream from node1 for server main, at least since ${at((since ?? NOW) - NOW)}`;
+    expect(notStreaming).toEqual([{ barman_server: 'main', message, since }]);
   });
 
   test('does not take more than ten seconds, together with all that cannot', async () => {
@@ -324,6 +348,28 @@ describe('a server for which Barman does not stream', () => {
     expect(reported).toEqual(found(text).notStreaming);
   });
 
+  test('is not reported with a time at which the leader of another cluster was known', async () => {
+    const heartbeat = (...clusters: [string, number][]) => ({
+      ...{ at: at(2 * MINUTE), interval: MINUTE, version: '1' },
+      clusters: clusters.map(([name, ms]) => ({ name, servers: [], observed_at: at(ms) })),
+    });
+    const reported = async (item: Item, ...clusters: [string, number][]) => {
+      table.item = item;
+      const stage = { heartbeat: heartbeat(...clusters) };
+      const { notStreaming: found } = await observe(3 * MINUTE, { unknown: 'no node answered' }, { stage });
+      return found.map((one) => one.message);
+    };
+    const text = (when: string) => [`Barman did not stream from node1 for server main ${when}, ${last}`];
+    const known = text(`when last seen at ${at(MINUTE)}`);
+    expect(await reported(STOPPED, ['east', 0], ['parameter', MINUTE])).toEqual(known);
+    expect(await reported({ ...STOPPED, site: 'east' }, ['parameter', MINUTE])).toEqual(
+      text('when that was last known'),
+    );
+    // An item that does not have its cluster yet is of this one.
+    const { site: _, ...unsited } = STOPPED;
+    expect(await reported(unsited, ['parameter', MINUTE])).toEqual(known);
+  });
+
   test('is reported without a time if the ledger has lost that', async () => {
     const { streaming_since: _, ...damaged } = STOPPED;
     table.item = damaged;
@@ -389,6 +435,13 @@ describe('a server for which Barman does not stream', () => {
     table.item = { ...STOPPED, ...change };
     expect(await observe(4 * MINUTE, notStreaming)).toEqual(found(message));
     expect(table.item).not.toHaveProperty('apply_again_at');
+  });
+
+  test('does not have it applied again if nothing was applied yet', async () => {
+    const { applied: _, ...neverApplied } = STOPPED;
+    table.item = neverApplied;
+    expect(await observe(4 * MINUTE, notStreaming)).toEqual(found(message));
+    expect(table.item).toEqual(neverApplied);
   });
 
   test('does not have it applied again if something was recorded meanwhile', async () => {
@@ -527,6 +580,23 @@ describe('of a server with several sites', () => {
     });
   });
 
+  test.each([
+    ['the last site leads again', 'a'],
+    ['the other site has been waited for', 'b'],
+  ])('nothing is written if another heartbeat has seen another leader meanwhile, and %s', async (_, site) => {
+    const read = [{ ...A, other_site: { name: 'b', since: at(0), seen: at(4 * MINUTE) } }];
+    const now = { ...A, leader: 'node3' };
+    table.item = now;
+    expect(await observe(5 * MINUTE, { leader: 'node1' }, { site, read })).toEqual(NOTHING);
+    expect(table.item).toEqual(now);
+  });
+
+  test('it alone is unknown if the sites do not show which one leads', async () => {
+    table.item = A;
+    const reason = 'several sites have a primary';
+    expect(await observe(0, { unknown: reason }, { site: 'b' })).toEqual(unknownIn('b', reason));
+  });
+
   test('a leader with the same name at another site is a new one', async () => {
     table.item = {
       ...A,
@@ -557,9 +627,11 @@ describe('of a server with several sites', () => {
     observed.mockRejectedValue(new LedgerError('the ledger is unavailable'));
     const failed = 'its leader node2 could not be recorded for Barman server main: the ledger is unavailable';
     expect(await observe(0, node2, { site: 'b' })).toEqual(unknownIn('b', failed));
-    const unknown = await observe(0, { unknown: 'none' }, { site: 'b' });
-    expect(unknown.unknown).toContainEqual(
-      expect.objectContaining({ reason: expect.stringContaining('the ledger is unavailable') }),
-    );
+    const unrecorded =
+      'that its leader is unknown could not be recorded for Barman server main: the ledger is unavailable';
+    expect((await observe(0, { unknown: 'none' }, { site: 'b' })).unknown).toEqual([
+      { cluster: 'b', barman_server: 'main', reason: 'none' },
+      { cluster: 'b', barman_server: 'main', reason: unrecorded },
+    ]);
   });
 });
