@@ -500,6 +500,15 @@ describe('pg-backup-api', () => {
     expect([barman.probes, barman.polled, barman.switched]).toEqual([0, ['main op'], ['other']]);
   });
 
+  test.each<[string, Partial<Item>]>([
+    ['an operation is polled whose server is not due', { ...running('op'), next_attempt_at: at(1) }],
+    ['a server is due whose operation is unknown', {}],
+  ])('is not probed either if only %s', async (_, change) => {
+    put('main', { ...lease(1_000), ...change });
+    await beat(options);
+    expect(barman.probes).toBe(0);
+  });
+
   test('is probed first if nothing in doubt is asked for', async () => {
     put('main', { ...lease(1_000), next_attempt_at: at(1) });
     put('other');
