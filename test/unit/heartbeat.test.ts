@@ -219,6 +219,22 @@ describe('a heartbeat', () => {
     },
   );
 
+  test.each<[string, Partial<Item>, () => void]>([
+    ['it switches a server', {}, () => {}],
+    ['another invocation switches a server', lease(-1), () => {}],
+    ['pg-backup-api is unreachable', applied(), refuse],
+  ])('is not quiet if %s', async (_, change, onStatus) => {
+    put('main', change);
+    barman.onStatus = onStatus;
+    expect(await beat(options)).toMatchObject({ isQuiet: false });
+  });
+
+  test('is quiet if every server is applied, also while it reads the operations of one', async () => {
+    put('main', applied());
+    expect(await beat(options)).toMatchObject({ isQuiet: true });
+    expect(barman.read).toEqual(['main']);
+  });
+
   test('fails if the ledger is unavailable', async () => {
     vi.spyOn(table, 'scan').mockRejectedValue(new LedgerError('throttled'));
     await expect(beat(options)).rejects.toThrow(new LedgerError('throttled'));
@@ -484,6 +500,15 @@ describe('pg-backup-api', () => {
     expect([barman.probes, barman.polled, barman.switched]).toEqual([0, ['main op'], ['other']]);
   });
 
+  test.each<[string, Partial<Item>]>([
+    ['an operation is polled whose server is not due', { ...running('op'), next_attempt_at: at(1) }],
+    ['a server is due whose operation is unknown', {}],
+  ])('is not probed either if only %s', async (_, change) => {
+    put('main', { ...lease(1_000), ...change });
+    await beat(options);
+    expect(barman.probes).toBe(0);
+  });
+
   test('is probed first if nothing in doubt is asked for', async () => {
     put('main', { ...lease(1_000), next_attempt_at: at(1) });
     put('other');
@@ -529,6 +554,17 @@ describe('pg-backup-api', () => {
     expect(await beat(options)).toMatchObject({ applied: 1, unreachable: undefined, notReady });
   });
 
+  test('that could not switch a server does not name it any more once it could', async () => {
+    put('main');
+    barman.onSwitch = () => {
+      throw new HttpError('unknown server', { cause: refusalOf(404, 'unknown server') });
+    };
+    expect(await beat(options)).toMatchObject({ notReady: [{ barman_server: 'main' }] });
+    barman.onSwitch = () => {};
+    vi.advanceTimersByTime(MINUTE);
+    expect(await beat(options)).toMatchObject({ applied: 1, notReady: [] });
+  });
+
   test.each([
     ['a proxy has answered', new HttpError('502', { cause: refusalOf(502, 'Bad Gateway') })],
     ['the operation has not ended', new Busy('op has not ended')],
@@ -549,6 +585,45 @@ describe('pg-backup-api', () => {
       return 'DONE';
     };
     expect(await beat(options)).toMatchObject({ applied: 1, unreachable: undefined, oldestPendingAge: 60 });
+  });
+
+  test('has all its requests counted, and the polls among them', async () => {
+    for (const server of ['a', 'b']) put(server, { ...lease(1_000), ...running(server) });
+    put('other');
+    barman.statusOf = () => 'DONE';
+    expect(await beat(options)).toMatchObject({ applied: 3 });
+    expect(options.facts).toMatchObject({ attempts: 3, polls: 2 });
+  });
+
+  describe('that does not answer during a diagnosis', () => {
+    const refuseUntil = (ms: number) => {
+      barman.onStatus = refuse;
+      const stage = { ...table.items.get('@stage'), barman_server: '@stage' };
+      table.items.set('@stage', { ...stage, diagnose_until: at(ms) } as never);
+    };
+
+    test.each([
+      ['nothing is known of', async () => {}],
+      ['was reachable', () => beat(options)],
+    ])('and %s before is not called unreachable, but is asked for nothing more', async (_, before) => {
+      await before();
+      put('main');
+      refuseUntil(1);
+      expect(await beat(options)).toMatchObject({ applied: 0, unreachable: undefined });
+      expect(barman.switched).toEqual([]);
+    });
+
+    test('and was unreachable before still is', async () => {
+      barman.onStatus = refuse;
+      await beat(options);
+      refuseUntil(1);
+      expect(await beat(options)).toMatchObject({ unreachable: 'refused' });
+    });
+
+    test('is unreachable once the time of the diagnosis has passed', async () => {
+      refuseUntil(0);
+      expect(await beat(options)).toMatchObject({ unreachable: 'refused' });
+    });
   });
 
   test('is asked for the operations of another server each minute', async () => {

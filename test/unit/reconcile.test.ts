@@ -1,12 +1,19 @@
 import { beforeEach, describe, expect, test, vi } from 'vitest';
 import { EarlierOutput, type PostGuard } from '../../functions/config-switch/barman/pg-backup-api.ts';
-import { Busy, ConfigSwitchFailed, HttpError, LedgerError } from '../../functions/config-switch/errors.ts';
+import {
+  Busy,
+  ConfigSwitchFailed,
+  HttpError,
+  LeaderUnknown,
+  LedgerError,
+} from '../../functions/config-switch/errors.ts';
 import { newFacts } from '../../functions/config-switch/invocation.ts';
 import type {
   DesiredState,
   Item,
   LeasedItem,
   RecordedItem,
+  RequestedState,
 } from '../../functions/config-switch/ledger/item.ts';
 import { Ledger } from '../../functions/config-switch/ledger/ledger.ts';
 import type { FollowedLeader } from '../../functions/config-switch/patroni/follow-leader.ts';
@@ -92,9 +99,9 @@ const desired = (ms: number, id: string): DesiredState => ({
 /** A desired state, and a newer one. */
 const [A, B] = [desired(0, 'a'), desired(5, 'b')];
 const BY_B = `superseded by a newer event: Barman was set to model b for ${B.version}`;
-const run = (one: DesiredState) => recordAndReconcile(options, one);
+const run = (one: RequestedState) => recordAndReconcile(options, one);
 /** Runs to the end in virtual time. @returns the result or the error */
-async function runToEnd(one: DesiredState): Promise<unknown> {
+async function runToEnd(one: RequestedState): Promise<unknown> {
   const ended = run(one).catch((error: unknown) => error);
   await vi.advanceTimersByTimeAsync(200_000);
   return ended;
@@ -203,6 +210,91 @@ describe('reconcile', () => {
   });
 });
 
+describe('an event that follows the leader', () => {
+  /** Between the versions of A and B. */
+  const FOLLOWS: RequestedState = { ...desired(2, 'e'), target: { follow_leader: true } };
+  const asksLeader = (leaderOf: RecordOptions['leaderOf']) => {
+    options = { ...options, leaderOf };
+  };
+  const OF_LEADER = { ...FOLLOWS, target: { model: 'pg:node2' } };
+
+  test('has the model of the leader recorded and applied, and says who that is, and how long that took', async () => {
+    asksLeader(async () => {
+      vi.advanceTimersByTime(1_500);
+      return leader;
+    });
+    const message = 'Barman server main now uses model pg:node2';
+    expect(await run(FOLLOWS)).toEqual({ exit_code: 0, message, operation_id: 'op1' });
+    expect(table.item).toMatchObject({ desired: { target: 'model pg:node2', version: FOLLOWS.version } });
+    expect(options.facts).toEqual({ ...newFacts(), recorded: true, followed: leader, asked: 1_500 });
+  });
+
+  test.each<[string, Item | undefined]>([
+    ['a new server', undefined],
+    ['a server with a site', { barman_server: 'main', site: 'west' }],
+  ])('asks for the leader of %s, with what is known of the server', async (_, item) => {
+    table.item = item;
+    const leaderOf = vi.spyOn(options, 'leaderOf');
+    await run(FOLLOWS);
+    expect(leaderOf).toHaveBeenCalledExactlyOnceWith(item ?? { barman_server: 'main' }, controller.signal);
+  });
+
+  test('is recorded with that leader while another invocation has the lease', async () => {
+    table.item = anotherInvocation();
+    expect(await runToEnd(FOLLOWS)).toBeInstanceOf(Busy);
+    expect(table.item).toMatchObject({ desired: { target: 'model pg:node2', version: FOLLOWS.version } });
+    expect(options.facts).toMatchObject({ recorded: true, followed: leader });
+  });
+
+  test('has followed nobody if something newer is recorded while the leader is asked for', async () => {
+    asksLeader(async () => {
+      await options.ledger.record(B, controller.signal);
+      return leader;
+    });
+    expect(await run(FOLLOWS)).toEqual({ exit_code: 1, message: BY_B });
+    expect(api.targets).toEqual([{ model: 'b' }]);
+    expect(options.facts).not.toHaveProperty('followed');
+  });
+
+  test('records nothing if the leader is unknown, and says how long it was asked for', async () => {
+    asksLeader(async () => {
+      vi.advanceTimersByTime(10_000);
+      throw new LeaderUnknown('no leader');
+    });
+    await expect(run(FOLLOWS)).rejects.toThrow(new LeaderUnknown('no leader'));
+    expect(table.item).toBeUndefined();
+    expect(options.facts).toEqual({ ...newFacts(), asked: 10_000 });
+  });
+
+  test.each([
+    ['is already applied', OF_LEADER, { exit_code: 0, operation_id: 'op0' }],
+    ['is older than what is applied', B, { exit_code: 1, message: BY_B }],
+  ])('that %s does not ask for the leader again', async (_, newest, result) => {
+    table.item = { barman_server: 'main', desired: desiredOf(newest), applied: appliedOf(newest) };
+    const leaderOf = vi.spyOn(options, 'leaderOf');
+    expect(await run(FOLLOWS)).toMatchObject(result);
+    expect([leaderOf.mock.calls, api.targets]).toEqual([[], []]);
+    expect(options.facts).not.toHaveProperty('followed');
+  });
+
+  test('that is newer than what is desired asks for the leader', async () => {
+    await run(A);
+    expect(await run(FOLLOWS)).toMatchObject({ exit_code: 0, operation_id: 'op2' });
+    expect(api.targets).toEqual([{ model: 'a' }, { model: 'pg:node2' }]);
+  });
+
+  test('is never recorded without a leader, even if the item that had it is deleted meanwhile', async () => {
+    const recorded = { barman_server: 'main', desired: desiredOf(OF_LEADER) };
+    vi.spyOn(table, 'get').mockImplementation(async (server) => {
+      if (server !== 'main') return undefined;
+      vi.mocked(table.get).mockRestore();
+      return recorded;
+    });
+    await expect(run(FOLLOWS)).rejects.toThrow('was deleted meanwhile; send the event again');
+    expect(table.item).toBeUndefined();
+  });
+});
+
 describe('a newer desired state', () => {
   /** B is recorded while A is applied. */
   const arrivesDuringSwitch = () => {
@@ -217,6 +309,13 @@ describe('a newer desired state', () => {
     expect(await run(A)).toMatchObject({ exit_code: 0, operation_id: 'op1' });
     expect(api.targets).toEqual([{ model: 'a' }, { model: 'b' }]);
     expect(table.item).toMatchObject({ applied: appliedOf(B, 'op2') });
+  });
+
+  test('is still applied next with ten seconds left', async () => {
+    arrivesDuringSwitch();
+    remaining = 10_000;
+    await run(A);
+    expect(api.targets).toEqual([{ model: 'a' }, { model: 'b' }]);
   });
 
   test('is left to the heartbeat if time is short', async () => {
@@ -537,6 +636,19 @@ describe('a POST', () => {
     expect(table.item).toMatchObject({ unsettled_since: at(0), apply_again_at: at(2 * MINUTE) });
     expect(table.item).not.toHaveProperty('attempts');
   });
+
+  test.each([
+    ['an event waits', () => run(A), true],
+    ['a heartbeat does not wait', () => heartbeat(A), false],
+  ])(
+    'after one in doubt: %s until what may be an operation of that one has ended',
+    async (_, apply, waits) => {
+      inDoubt();
+      await options.ledger.record(A, controller.signal);
+      expect(await apply()).toMatchObject({ exit_code: 0 });
+      expect(api.guard).toMatchObject({ waits });
+    },
+  );
 
   test('is repeated if its output is that of an earlier operation, and the item is marked unsettled', async () => {
     api.onWait = () => {
