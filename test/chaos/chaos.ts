@@ -272,6 +272,7 @@ async function restore(): Promise<{ restored: number; dead: number }> {
 
 /** Kills all nodes of the cluster, and promotes the standby site: Barman must be set to that. */
 async function loseCluster(site: PatroniCluster): Promise<void> {
+  if (!(await site.leader())) return say('inconclusive: the standby site has no leader to promote');
   for (const name of cluster.names) await cluster.kill(name);
   await site.rest('site1', 'PATCH', 'config', { standby_cluster: null });
   const since = Date.now();
