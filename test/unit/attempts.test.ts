@@ -267,6 +267,64 @@ describe('attempts', () => {
   });
 });
 
+describe('what a client says of pg-backup-api', () => {
+  const refused = networkError('ECONNREFUSED');
+
+  test('is nothing before the first request', () => {
+    const { reached, failure, slowest } = start();
+    expect([reached, failure, slowest]).toEqual([false, undefined, 0]);
+  });
+
+  test.each<[string, Reply]>([
+    ['as expected', [200, '"OK"']],
+    ['with an error', [500, { error: 'no' }]],
+  ])('is that it was reached, once it has answered %s', async (_, reply) => {
+    replies(refused, reply);
+    const client = start({ maxRetries: 1 });
+    await end(client.status());
+    expect(client.reached).toBe(false);
+    await end(client.status());
+    expect(client.reached).toBe(true);
+  });
+
+  test('is not that it was reached if a proxy has answered', async () => {
+    net.reply = () => [502, '<html>Bad Gateway</html>'];
+    const client = start({ maxRetries: 1 });
+    await end(client.status());
+    expect([client.reached, client.failure]).toEqual([false, expect.stringMatching(/^.*502/)]);
+  });
+
+  test('is why the first request failed that it did not answer', async () => {
+    replies([500, { error: 'no' }], refused, networkError('ECONNRESET'));
+    const client = start({ maxRetries: 1 });
+    for (const failure of [undefined, /ECONNREFUSED/, /ECONNREFUSED/]) {
+      await end(client.status());
+      expect(client.failure).toEqual(failure && expect.stringMatching(failure));
+    }
+  });
+
+  test('is why its address is unknown', async () => {
+    net.source.connection = new HttpError('not known');
+    const client = start();
+    await end(client.status());
+    net.source.connection = new HttpError('not known either');
+    await end(client.status());
+    expect(client.failure).toBe('not known');
+  });
+
+  test('is how long the slowest request took, of those that were written', async () => {
+    const after = (ms: number) =>
+      new Promise<Reply>((resolve) => void setTimeout(resolve, ms, [200, '"OK"']));
+    const times = [300, 800, 500];
+    net.reply = () => after(times.shift() ?? 0);
+    const client = start({ maxRetries: 1 });
+    for (const slowest of [300, 800, 800]) {
+      await end(client.status());
+      expect(timeOf({ at: client.slowest })).toBe(slowest);
+    }
+  });
+});
+
 describe('refused credentials', () => {
   const tls = { cert: '', key: '', ca: '' };
   const old: Connection = { url: PLAIN.url, tls };

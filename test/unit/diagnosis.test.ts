@@ -68,6 +68,21 @@ describe('a server', () => {
     expect(connection && 'problem' in connection).toBe(isProblem);
   });
 
+  test.each([
+    ['conninfo', '  host=a \t port=1 '],
+    ['conninfo', 'host=a application_name=for-postgresql:barman'],
+    ['streaming_conninfo', 'host=a application_name=for-postgres:barman'],
+  ])('has no problem with its %s %j', (option, text) => {
+    const connection = config({ [option]: text })?.connections.get(option as 'conninfo');
+    expect(connection).toMatchObject({ endpoints: [expect.objectContaining({ host: 'a' })] });
+  });
+
+  test('has no slot and no connection if these are empty', () => {
+    const { slot_name, connections } = config({ slot_name: '', conninfo: '', streaming_conninfo: '' }) ?? {};
+    expect([slot_name, connections]).toEqual([undefined, new Map()]);
+    expect(read({ servers: {}, global: { system_info: { barman_ver: '' } } }).version).toBeUndefined();
+  });
+
   test('has no text of a conninfo or of a message', () => {
     const conninfo = 'postgres://u:geheim@ss@h/?user=x';
     const text = JSON.stringify([
@@ -123,6 +138,8 @@ describe('a server', () => {
       '00000001': wal('0000000100000001000000FE'),
       '0000000A': wal('0000000A0000000200000003'),
       odd: wal('0000000A.history'),
+      before: wal('x0000000A0000000200000004'),
+      after: wal('0000000A0000000200000004.partial'),
     };
     const archived = server({ wals: { last_archived_wal_per_timeline } })?.archived;
     expect([...(archived?.keys() ?? [])]).toEqual([1, 10]);
@@ -173,6 +190,10 @@ describe('a model', () => {
       connections: new Map(),
     });
     expect(model({})?.connections).toBeUndefined();
+    expect(model({ active: 'yes', disabled: 'no' })).toMatchObject({
+      active: undefined,
+      disabled: undefined,
+    });
   });
 
   test('is not there in Barman before 3.10', () => {
