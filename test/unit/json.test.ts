@@ -30,6 +30,8 @@ const MB_16 = 16 * 1024 * 1024;
 test.each([
   ['65 levels', nested(65), 'JSON of more than 64 levels'],
   ['16 MB of brackets', '['.repeat(MB_16), 'JSON of more than 64 levels'],
+  ['65 levels with spaces between', '[ '.repeat(65) + ']'.repeat(65), 'JSON of more than 64 levels'],
+  ['levels after a string of one letter', `["a",${nested(64)}]`, 'JSON of more than 64 levels'],
   ['levels after a string', `["\\"",${nested(64)}]`, 'JSON of more than 64 levels'],
   ['a million values and one', many(1_000_001), 'JSON of more than 1000000 values'],
   ['16 MB of empty objects', `[${'{},'.repeat(MB_16 / 3 - 2)}{}]`, 'JSON of more than 1000000 values'],
