@@ -17,11 +17,10 @@ import { endedLease, type Lease, type Ledger, type Operation } from '../ledger/l
 import { parseTarget } from '../target.ts';
 
 /**
- * An operation of the desired state itself is waited for longer than another one: its end is what is wanted, and
- * each further operation makes a slow host slower. That is so many times as long as the last operation took, and at
- * most so many times as long as another one is waited for. Its process may also have died.
+ * An operation of the desired state itself is waited for so many times as long as another one: its end is
+ * what is wanted, and each further operation makes a slow host slower.
  */
-const SAME_VERSION = { ofLast: 20, most: 10 };
+const SAME_VERSION = 10;
 
 export interface TakeOverOptions {
   readonly ledger: Ledger;
@@ -95,15 +94,8 @@ export function mayTakeOver(item: LeasedItem, running: Operation, operationTimeo
 }
 
 /** Returns how long its operation is still waited for, after the lease has expired (ms). */
-function patience(
-  { lease, desired, applied }: LeasedItem,
-  { version }: Operation,
-  operationTimeout: number,
-): number {
-  const most = operationTimeout * SAME_VERSION.most;
-  const expected = applied?.operation_ms;
-  const same = expected === undefined ? most : Math.min(most, expected * SAME_VERSION.ofLast);
-  const time = version === desired.version ? Math.max(operationTimeout, same) : operationTimeout;
+function patience({ lease, desired }: LeasedItem, { version }: Operation, operationTimeout: number): number {
+  const time = operationTimeout * (version === desired.version ? SAME_VERSION : 1);
   return timeOf(lease.expires_at, 0) + time - Date.now();
 }
 
