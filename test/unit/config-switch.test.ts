@@ -1,5 +1,7 @@
 import type { Context } from 'aws-lambda';
+import * as v from 'valibot';
 import { describe, expect, test, vi } from 'vitest';
+import { DiagnoseOutput, readDiagnosis } from '../../functions/config-switch/barman/diagnosis.ts';
 import { refusalOf, timedOut } from '../../functions/config-switch/barman/failures.ts';
 import { runBarmanConfigSwitch, shouldSkipSwitch } from '../../functions/config-switch/config-switch.ts';
 import { DeadlineExceeded, HttpError, LedgerError } from '../../functions/config-switch/errors.ts';
@@ -9,6 +11,7 @@ import { receive } from '../../functions/config-switch/event/receive.ts';
 import { authenticate, authorise } from '../../functions/config-switch/event/sender.ts';
 import { newFacts } from '../../functions/config-switch/invocation.ts';
 import { Ledger } from '../../functions/config-switch/ledger/ledger.ts';
+import { Operator } from '../../functions/config-switch/ledger/operator.ts';
 import { type Cluster, withoutValue } from '../../functions/config-switch/patroni/cluster.ts';
 import type { ConfigTarget } from '../../functions/config-switch/target.ts';
 import { versionOf } from '../../functions/config-switch/version.ts';
@@ -28,8 +31,11 @@ describe('shouldSkipSwitch', () => {
 });
 
 describe('runBarmanConfigSwitch', () => {
+  /** A Barman with a server, and without models. */
+  const noModels = async () =>
+    readDiagnosis(v.parse(DiagnoseOutput, { servers: { main: { config: {} } }, models: {} }));
   /** A Barman without servers. */
-  const noServers = async () => ({
+  const noServers: typeof noModels = async () => ({
     version: undefined,
     servers: new Map(),
     models: new Map(),
@@ -57,6 +63,7 @@ describe('runBarmanConfigSwitch', () => {
       item = {} as object,
       clusters = async () => [MAIN],
       reread = async () => true,
+      leaderOf = async (_: object) => ({ leader: 'node2', target: { model: 'pg:node2' } }),
     } = {},
   ) {
     const payload = {
@@ -88,7 +95,7 @@ describe('runBarmanConfigSwitch', () => {
       api,
       ledger: new Ledger(table),
       events: new MemoryEvents(),
-      leaderOf: async () => ({ leader: 'node2', target: { model: 'pg:node2' } }),
+      leaderOf,
       source: { clusters: async () => ({ clusters: await clusters(), tls: {} }), reread },
       signal: new AbortController().signal,
       remaining: () => 28_500,
@@ -266,6 +273,38 @@ describe('runBarmanConfigSwitch', () => {
     expect(table.reads + table.writes).toBe(0);
   });
 
+  test.each<[string, object, string | undefined]>([
+    ['for which an event names its target', { role: 'promoted', barman_model: 'm' }, 'promoted'],
+    ['of a demotion', { role: 'replica', switch_when: 'demoted', reset: true }, 'replica'],
+    ['not of one that always switches, as by hand', { switch_when: 'always', reset: true }, undefined],
+  ])('records the role, %s', async (_, change, role) => {
+    expect((await run(change)).item?.desired?.role).toBe(role);
+  });
+
+  test('asks in a dry run who the leader is, if that is followed, with what is known of the server', async () => {
+    const known: object[] = [];
+    const leaderOf = async (item: object) => {
+      known.push(item);
+      return { leader: 'node3', target: { model: 'pg:node3' } };
+    };
+    const change = { follow_leader: true, dry_run: true };
+    const { result } = await run(change, { leaderOf, diagnose: noModels });
+    expect(result.message).toMatch(/^dry run: .*pg:node3/);
+    await run(change, { leaderOf, item: { site: 'dc1' } });
+    expect(known).toEqual([{ barman_server: 'main' }, { barman_server: 'main', site: 'dc1' }]);
+    await run({ reset: true, dry_run: true }, { leaderOf });
+    expect(known).toHaveLength(2);
+  });
+
+  test('says in a dry run that all servers are paused', async () => {
+    const table = new MemoryTable();
+    await new Operator(new Ledger(table), table).pauseAll({}, new AbortController().signal);
+    const { result } = await run({ reset: true, dry_run: true }, { table });
+    expect(result.message).toMatch(
+      /^dry run: all servers are paused: a role change would only be recorded; without that pause, Barman has no server main, /,
+    );
+  });
+
   test('says in a dry run what would happen, and records nothing', async () => {
     const message = expect.stringMatching(/^dry run: Barman has no server main, /);
     expect(await run({ reset: true, dry_run: true })).toEqual({
@@ -352,6 +391,16 @@ describe('runBarmanConfigSwitch', () => {
       'why its last attempt failed',
       { desired, attempts: 2, last_error: 'so it is' },
       `dry run: ${NONE}; in the ledger: model m is pending, which a role change now would replace, last attempt: so it is`,
+    ],
+    [
+      'that it is pending, and had failed before it was to be tried again now',
+      { desired, attempts: 0, last_error: 'so it was' },
+      `dry run: ${NONE}; in the ledger: model m is pending, which a role change now would replace`,
+    ],
+    [
+      'that it is pending and unsettled',
+      { desired, attempts: 1, unsettled_since: TIME },
+      `dry run: ${NONE}; in the ledger: model m is pending, which a role change now would replace; it is unsettled .*`,
     ],
     [
       'that it is being switched',

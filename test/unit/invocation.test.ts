@@ -1,7 +1,7 @@
 import type { Context } from 'aws-lambda';
 import { describe, expect, test, vi } from 'vitest';
 import { DeadlineExceeded } from '../../functions/config-switch/errors.ts';
-import { newFacts, startInvocation } from '../../functions/config-switch/invocation.ts';
+import { newFacts, startInspection, startInvocation } from '../../functions/config-switch/invocation.ts';
 import { useVirtualTime } from './virtual-time.ts';
 
 const NOW = Date.parse('2026-11-23T06:10:00.500Z');
@@ -24,5 +24,17 @@ describe('the deadline of an invocation', () => {
     const { remaining, clearDeadline } = startInvocation(CONTEXT, NOW - 10_000);
     expect(remaining()).toBe(18_500);
     clearDeadline();
+  });
+
+  test('of an inspection is not that of API Gateway, and never negative', () => {
+    const inspection = (ms: number) => {
+      const { remaining, clearDeadline } = startInspection({
+        ...CONTEXT,
+        getRemainingTimeInMillis: () => ms,
+      });
+      clearDeadline();
+      return remaining();
+    };
+    expect([60_000, 2_000, 1_000].map(inspection)).toEqual([58_500, 500, 0]);
   });
 });
