@@ -2,7 +2,9 @@
 
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
+import type { Cluster } from '../../functions/config-switch/patroni/cluster.ts';
 import type { Observation } from '../../functions/config-switch/patroni/leader.ts';
+import { whyNotAsked } from '../../functions/config-switch/patroni/observe-clusters.ts';
 import { changesSite, leadingSite, malformedAmong } from '../../functions/config-switch/patroni/sites.ts';
 
 const site = (name: string, observation: Observation) => ({ cluster: { name }, observation });
@@ -113,4 +115,16 @@ describe('the site of a server', () => {
   ])('%s', (_, last, leader, listing, expected) => {
     expect(changesSite(last, { site: 'a', leader }, listing)).toEqual(expected);
   });
+});
+
+test.each<[string, Partial<Cluster>, object | undefined]>([
+  [
+    'has no URLs',
+    { name: 'dc1', patroni: [], malformed: undefined },
+    { unknown: "the parameter clusters/dc1 has no URLs of Patroni's REST API" },
+  ],
+  ['is malformed', { name: 'dc1', patroni: [], malformed: 'not JSON' }, { unknown: 'not JSON' }],
+  ['has URLs', { name: 'dc1', patroni: [new URL('http://node1:8008')], malformed: undefined }, undefined],
+])('a cluster that %s › is asked only if it has URLs: %j', (_, cluster, expected) => {
+  expect(whyNotAsked(cluster as Cluster)).toEqual(expected);
 });
