@@ -39,7 +39,7 @@ const silent = { survey: { nodes: [...SURVEY.nodes.slice(0, 2), node3Silent] } }
 const twoSilent = {
   survey: { nodes: [...SURVEY.nodes.slice(0, 1), silentNode('10.0.1.12', 'ECONNREFUSED'), node3Silent] },
 };
-const nobody = { survey: { ...LEADERLESS, members: [] }, mapping: { main: { node3: 'pg:node3' } } };
+const memberless = { survey: { ...LEADERLESS, members: [] }, mapping: { main: { node3: 'pg:node3' } } };
 const since = (apart: number, change: Change) => judge({ ...subjectOf(change), now: NOW - apart });
 const node4 = memberOf('node4', '10.0.1.14');
 const withNode4 = {
@@ -223,7 +223,7 @@ const ROWS: readonly Row[] = [
   ],
   [
     'a Patroni that has had no members for a day',
-    { ...nobody, before: since(DAY, nobody) },
+    { ...memberless, before: since(DAY, memberless) },
     [
       'member-unknown',
       'node3',

@@ -246,7 +246,7 @@ describe('an event that follows the leader', () => {
     expect(options.facts).toMatchObject({ recorded: true, followed: leader });
   });
 
-  test('has followed nobody if something newer is recorded while the leader is asked for', async () => {
+  test('follows no leader if something newer is recorded while the leader is asked for', async () => {
     asksLeader(async () => {
       await options.ledger.record(B, controller.signal);
       return leader;
