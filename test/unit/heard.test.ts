@@ -152,21 +152,29 @@ describe('the ledger', () => {
     },
   );
 
-  test('gives up if others write at each attempt', async () => {
+  test('writes again later and later, after a second at most, and gives up if others write at each attempt', async () => {
+    const attempts: number[] = [];
     class Contended extends MemoryTable {
       override async update(server: string, change: StoredChange, condition: Condition) {
+        attempts.push(Date.now());
         await super.update(server, { heard: { revision: `${this.writes}`, nodes: [] } } as object, []);
         return super.update(server, change as object, condition);
       }
     }
     const table = new Contended();
     vi.useFakeTimers();
+    const random = vi.spyOn(Math, 'random').mockReturnValue(1);
     try {
       const result = new Ledger(table).hear('main', heard('db1', 0), signal()).catch((error) => error);
       await vi.runAllTimersAsync();
+      const message = 'too many callbacks of main are heard at the same moment; send the event again';
+      expect(await result).toEqual(new LedgerError(message));
       expect(await result).toBeInstanceOf(LedgerError);
       expect(table.reads).toBe(10);
+      const waits = attempts.slice(1).map((time, index) => time - (attempts[index] as number));
+      expect(waits).toEqual([100, 200, 400, 800, 1_000, 1_000, 1_000, 1_000, 1_000]);
     } finally {
+      random.mockRestore();
       vi.useRealTimers();
     }
   });

@@ -483,20 +483,3 @@ test('the role that an event wants is part of the desired state', async () => {
   await ledger.record(B, signal);
   expect(table.item?.desired).toStrictEqual(desiredOf(B));
 });
-
-test('callbacks that are heard at the same moment › are written again later and later, after a second at most', async () => {
-  const writes: number[] = [];
-  const random = vi.spyOn(Math, 'random').mockReturnValue(1);
-  const { update } = table;
-  table.update = async (server, change, condition) => {
-    writes.push(Date.now());
-    await update.call(table, server, { heard: { revision: `${writes.length}`, nodes: [] } } as object, []);
-    return update.call(table, server, change, condition);
-  };
-  const heard = ledger.hear('main', { node: 'db1', at: at(0) }, signal).catch(({ message }) => message);
-  await vi.runAllTimersAsync();
-  expect(await heard).toBe('too many callbacks of main are heard at the same moment; send the event again');
-  const waits = writes.slice(1).map((time, index) => time - (writes[index] as number));
-  expect(waits).toEqual([100, 200, 400, 800, 1_000, 1_000, 1_000, 1_000, 1_000]);
-  random.mockRestore();
-});

@@ -156,7 +156,7 @@ function membersSeen(
   const known = survey?.members ?? [];
   const names = known.filter(({ canLead }) => canLead).map(({ name }) => name);
   // Without Barman it is unknown whether it needs a slot.
-  const slot = 'unseen' in diagnosis ? '?' : slotOf(diagnosis.servers.get(barman_server), cluster, survey);
+  const slot = 'unseen' in diagnosis ? '?' : slotOf(serverIn(diagnosis, barman_server), cluster, survey);
   return [...new Set([...names, ...models.keys()])].sort().map((member) => {
     const model = models.get(member);
     const connections = 'unseen' in diagnosis ? undefined : diagnosis.models.get(model ?? '')?.connections;
