@@ -213,9 +213,12 @@ export class PatroniCluster {
 
   /** The leader on which all nodes agree, if they do and Patroni is not paused. */
   async agreedLeader(): Promise<NodeName | undefined> {
-    const leaders = (await this.#views()).map(leaderIn);
-    const [leader] = leaders;
-    if (leader === undefined || leaders.some((name) => name !== leader)) return undefined;
+    return this.#agreedIn(await this.#views());
+  }
+
+  async #agreedIn(views: readonly View[]): Promise<NodeName | undefined> {
+    const [leader, ...others] = views.map(leaderIn);
+    if (leader === undefined || others.some((name) => name !== leader)) return undefined;
     return (await this.leader()) === leader ? leader : undefined;
   }
 
@@ -227,8 +230,8 @@ export class PatroniCluster {
 
   /** The nodes that neither are the leader nor stream from it, or of which another one does not know yet that they run. */
   async unhealthy(): Promise<NodeName[]> {
-    const leader = await this.agreedLeader();
     const views = await this.#views();
+    const leader = await this.#agreedIn(views);
     const isSeen = (name: NodeName) =>
       views.length > 0 &&
       views.every(({ members }) => members.some((one) => one.name === name && isRunningMember(one)));
