@@ -437,7 +437,7 @@ const DIRECTED: readonly fc.Arbitrary<Scenario>[] = [
 
 /** How old Patroni's answers are at most (ms): as long as a dead leader is named. */
 const ANSWERS = ms(0, 27_000);
-/** Deliveries of role changes 1 to 3: up to two minutes late, twice, with a model or for the leader. */
+/** Deliveries of role changes 1 to 3: up to four minutes late, twice, with a model or for the leader. */
 const rolesChanged = fc.array(
   fc.record({
     event: fc.integer({ min: 1, max: 3 }),

@@ -148,7 +148,8 @@ export interface Scenario {
   /**
    * How old Patroni's answers to events are at most (ms); undefined: no event follows the leader. Then another
    * role change may win than the newest, for a time, and only this is checked: Barman is on the leader four
-   * heartbeats after the last role change, and an event that names the newest one's model is never refused.
+   * heartbeats after the last role change, or after a late event that names another model; and an event that names the
+   * newest one's model is never refused.
    */
   readonly answers?: number;
   /** WAL arrives in another way than by streaming, so that this is not checked. */
@@ -262,6 +263,8 @@ export class World {
   #behind: { readonly since: number; readonly doubt: number } | undefined;
   /** When something newer than before was applied (ms). */
   #newerAt = 0;
+  /** When an event was recorded that names another model than that of the newest role change (ms). */
+  #lateNameAt = 0;
   /** When the item was marked as unsettled, by AWS's clock (ms); 0: it is settled. */
   #markedAt = 0;
   /** The newest event that was recorded, or reported as recorded. */
@@ -641,6 +644,8 @@ export class World {
       this.#newerAt = Date.now();
     if (unsettled_since !== before?.unsettled_since) this.#markedAt = unsettled_since ? Date.now() : 0;
     this.#recorded = Math.max(this.#recorded, this.eventOf(desired));
+    const names = change.desired?.version.includes('#event-');
+    if (names && this.eventOf(desired) !== this.newest) this.#lateNameAt = Date.now();
     if (change.applied) {
       const lies = !unsettled_since && !this.#byHand && this.eventOf(applied) > this.#active;
       if (lies) this.violate(`LEDGER-LIES: applied is ${applied?.target}, Barman is set to ${this.#active}`);
@@ -756,9 +761,11 @@ export class World {
 
   /** Checks that Barman was not on another leader's model for longer than four heartbeats. */
   #checkLate(event: number): void {
-    const since = Date.now() - this.#happenedAt(this.newest);
+    const since = Date.now() - Math.max(this.#happenedAt(this.newest), this.#lateNameAt);
     if (since > 4 * MINUTE + BEAT)
-      this.violate(`LATE: ${event} is set ${Math.round(since / 1_000)} s after the last role change`);
+      this.violate(
+        `LATE: ${event} is set ${Math.round(since / 1_000)} s after the last role change, or a late event`,
+      );
   }
 
   /** How long Barman may be behind an event that was answered DONE, if nothing else fails. */
