@@ -53,8 +53,8 @@ async function runScenario({ deliveries, heartbeats, ...rest }: Scenario): Promi
     world.violate('LATE: Barman is not set to the newest event in time');
   const mustFollow = world.nothingFails && rest.pauses.length === 0;
   if (mustFollow && rest.observation !== undefined) {
-    // Four heartbeats after the last role change, whatever events were lost.
-    const changed = Math.max(80_000, 4 * rest.spacing);
+    // Four heartbeats after the last role change, whatever events were lost, or after a late event.
+    const changed = Math.max(80_000, 4 * rest.spacing, world.lateNameAt);
     await vi.advanceTimersByTimeAsync(changed + 4 * 60_000 + 30_000 - rest.faultsUntil);
     if (world.active !== world.newest)
       world.violate('LATE: four heartbeats later Barman is not set to the leader');

@@ -263,8 +263,8 @@ export class World {
   #behind: { readonly since: number; readonly doubt: number } | undefined;
   /** When something newer than before was applied (ms). */
   #newerAt = 0;
-  /** When an event was recorded that names another model than that of the newest role change (ms). */
-  #lateNameAt = 0;
+  /** When an event was recorded that names another model than that of the newest role change, beside events that follow the leader (ms). */
+  lateNameAt = 0;
   /** When the item was marked as unsettled, by AWS's clock (ms); 0: it is settled. */
   #markedAt = 0;
   /** The newest event that was recorded, or reported as recorded. */
@@ -644,8 +644,8 @@ export class World {
       this.#newerAt = Date.now();
     if (unsettled_since !== before?.unsettled_since) this.#markedAt = unsettled_since ? Date.now() : 0;
     this.#recorded = Math.max(this.#recorded, this.eventOf(desired));
-    const names = change.desired?.version.includes('#event-');
-    if (names && this.eventOf(desired) !== this.newest) this.#lateNameAt = Date.now();
+    const names = this.#scenario.answers !== undefined && change.desired?.version.includes('#event-');
+    if (names && this.eventOf(desired) !== this.newest) this.lateNameAt = Date.now();
     if (change.applied) {
       const lies = !unsettled_since && !this.#byHand && this.eventOf(applied) > this.#active;
       if (lies) this.violate(`LEDGER-LIES: applied is ${applied?.target}, Barman is set to ${this.#active}`);
@@ -761,7 +761,7 @@ export class World {
 
   /** Checks that Barman was not on another leader's model for longer than four heartbeats. */
   #checkLate(event: number): void {
-    const since = Date.now() - Math.max(this.#happenedAt(this.newest), this.#lateNameAt);
+    const since = Date.now() - Math.max(this.#happenedAt(this.newest), this.lateNameAt);
     if (since > 4 * MINUTE + BEAT)
       this.violate(
         `LATE: ${event} is set ${Math.round(since / 1_000)} s after the last role change, or a late event`,
