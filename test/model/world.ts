@@ -263,7 +263,7 @@ export class World {
   #behind: { readonly since: number; readonly doubt: number } | undefined;
   /** When something newer than before was applied (ms). */
   #newerAt = 0;
-  /** When an event was recorded that names another model than that of the newest role change, beside events that follow the leader (ms). */
+  /** When an event that names an older model was recorded, beside ones that follow the leader (ms). */
   lateNameAt = 0;
   /** When the item was marked as unsettled, by AWS's clock (ms); 0: it is settled. */
   #markedAt = 0;

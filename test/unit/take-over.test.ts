@@ -14,7 +14,7 @@ import { MemoryTable } from '../stand-ins/memory-table.ts';
 import { abortIn, end, net, networkError, requests, start, useVirtualNetwork } from './virtual-network.ts';
 import { at, NOW } from './virtual-time.ts';
 
-/** How long an operation is waited for after the lease has expired, and one of the desired version if none was seen to end (ms). */
+/** How long an operation is waited for after its lease, and one of the desired version if none was seen to end (ms). */
 const [TIMEOUT, OF_DESIRED] = [60_000, 600_000];
 const LIST = '/servers/main/operations';
 const [OLDER, NEWER] = [
