@@ -251,22 +251,6 @@ export const MUTANTS: readonly Mutant[] = [
     ],
   },
   {
-    condition: 'an expired lease: … of the newest event as long as the last one suggests',
-    edits: [edit(TAKE_OVER, 'OF_DESIRED.ofLast * last', '0 * last')],
-  },
-  {
-    condition: 'an expired lease: … and no longer, as its process may have died',
-    edits: [edit(TAKE_OVER, 'last === undefined ? ', 'last === undefined || last ? ')],
-  },
-  {
-    condition: 'an expired lease: … and for ten minutes if none was seen to end',
-    edits: [edit(TAKE_OVER, 'OF_DESIRED.unknown * operationTimeout', 'operationTimeout')],
-  },
-  {
-    condition: 'an expired lease: … and at least as long as another one',
-    edits: [edit(TAKE_OVER, 'Math.max(operationTimeout, ofDesired)', 'ofDesired')],
-  },
-  {
     condition: 'an expired lease: a stuck operation is passed over',
     edits: [edit(TAKE_OVER, '+ time - Date.now();', '+ 2 ** 40 * time - Date.now();')],
   },

@@ -17,12 +17,10 @@ import { endedLease, type Lease, type Ledger, type Operation } from '../ledger/l
 import { parseTarget } from '../target.ts';
 
 /**
- * An operation of the desired state itself is waited for longer than another one: its end is what is wanted, and
- * each further operation makes a slow host slower. But its process may have died, so it is `ofLast` times as long as
- * the last operation took, which is measured within an invocation, and so at most 28.5 s. If that is not known, it is
- * `unknown` times as long as another one.
+ * An operation of the desired state itself is waited for so many times as long as another one: its end is
+ * what is wanted, and each further operation makes a slow host slower.
  */
-const OF_DESIRED = { ofLast: 20, unknown: 10 };
+const SAME_VERSION = 10;
 
 export interface TakeOverOptions {
   readonly ledger: Ledger;
@@ -96,14 +94,8 @@ export function mayTakeOver(item: LeasedItem, running: Operation, operationTimeo
 }
 
 /** Returns how long its operation is still waited for, after the lease has expired (ms). */
-function patience(
-  { lease, desired, applied }: LeasedItem,
-  { version }: Operation,
-  operationTimeout: number,
-): number {
-  const last = applied?.operation_ms;
-  const ofDesired = last === undefined ? OF_DESIRED.unknown * operationTimeout : OF_DESIRED.ofLast * last;
-  const time = version === desired.version ? Math.max(operationTimeout, ofDesired) : operationTimeout;
+function patience({ lease, desired }: LeasedItem, { version }: Operation, operationTimeout: number): number {
+  const time = operationTimeout * (version === desired.version ? SAME_VERSION : 1);
   return timeOf(lease.expires_at, 0) + time - Date.now();
 }
 
