@@ -14,7 +14,7 @@ import {
 import * as v from 'valibot';
 import { messageOf } from '../functions/config-switch/errors.ts';
 import { parseRoleChange } from '../functions/config-switch/event/payload.ts';
-import { isEventBridge } from '../functions/config-switch/event/receive.ts';
+import { eventBridgeTime, isEventBridge } from '../functions/config-switch/event/receive.ts';
 import { ResponseSchema } from '../functions/config-switch/event/response.ts';
 import { ExitCode } from '../functions/config-switch/exit-code.ts';
 import { explainToOperator } from '../functions/config-switch/http/network-errors.ts';
@@ -144,7 +144,7 @@ async function redriveOne(
   // EventBridge's own dead-letter queue has the event as it is.
   let event = record.success ? record.output.requestPayload : json;
   if (v.is(Heartbeat, event)) return { done: true, text: 'a heartbeat, which is not repeated' };
-  if (!isEventBridge(event) || Number.isNaN(Date.parse(event.time))) {
+  if (!isEventBridge(event) || Number.isNaN(eventBridgeTime(event))) {
     if (!record.success) throw new Error('malformed: it is neither an event of EventBridge nor of Lambda');
     const { barman_server } = parseRoleChange(event);
     const dated = v.safeParse(Dated, json);

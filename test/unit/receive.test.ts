@@ -97,7 +97,9 @@ describe('an EventBridge event', () => {
     ['now, if the second has not ended', '2026-11-23T06:10:00Z', '06:10:00.500Z'],
     ['now, if its time is in the future', '2026-11-23T07:00:00.001Z', '06:10:00.500Z'],
     ['now, if its time is none', 'yesterday', '06:10:00.500Z'],
-  ])('arrived at %s', (_, time, arrivedAt) => {
+    ['now, if its time is a number', 2026, '06:10:00.500Z'],
+    ['now, if its time is an object that has no text', { toString: false }, '06:10:00.500Z'],
+  ])('arrived at %s', (_, time: unknown, arrivedAt) => {
     const event = receiveNow(eventBridge({ time }));
     expect(new Date(event.arrivedAt).toISOString()).toBe(`2026-11-23T${arrivedAt}`);
   });

@@ -193,7 +193,16 @@ describe('redrive', () => {
     expect(printed.at(-1)).toBe('0 deleted, 3 left in the queue');
   });
 
-  const MALFORMED = ['', 'x', '7', 'null', '[]', '{}', '{"detail":{}}'];
+  const MALFORMED = [
+    '',
+    'x',
+    '7',
+    'null',
+    '[]',
+    '{}',
+    '{"detail":{}}',
+    '{"detail-type":"","detail":{},"time":{"toString":0}}',
+  ];
   test.each([...MALFORMED, ofLambda(undefined), ofLambda('x'), ofLambda({})])(
     'leaves a malformed message (%j), and goes on',
     async (body) => {

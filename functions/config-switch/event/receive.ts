@@ -42,7 +42,7 @@ export function receive(event: unknown, context: Context): Event {
   }
   if (looksLikeHttp(event)) return received({ caller: 'http' }, now, context.awsRequestId);
   if (isEventBridge(event)) {
-    const time = Date.parse(event.time);
+    const time = eventBridgeTime(event);
     // The sender of an event may set its time: one in the future would stay the newest for ever. EventBridge
     // truncates the time to the second, so the event may have been up to a second later.
     const arrivedAt = Number.isNaN(time) ? now : Math.min(time % 1_000 === 0 ? time + 999 : time, now);
@@ -82,8 +82,20 @@ function isHttp(event: unknown): event is APIGatewayProxyEventV2 {
   );
 }
 
-export function isEventBridge(event: unknown): event is EventBridgeEvent<string, unknown> {
+/** An EventBridge event. Whoever may invoke the function can send one with any `id` and `time`. */
+type FromEventBridge = Pick<EventBridgeEvent<string, unknown>, 'detail-type' | 'detail'> & {
+  readonly id?: unknown;
+  readonly time?: unknown;
+};
+
+/** Returns whether an event has the form of EventBridge's ("AWS service events", in its user guide). */
+export function isEventBridge(event: unknown): event is FromEventBridge {
   return isObject(event) && typeof event['detail-type'] === 'string' && 'detail' in event;
+}
+
+/** Returns the time of an EventBridge event (ms since the epoch); NaN if it has none that can be read. */
+export function eventBridgeTime({ time }: FromEventBridge): number {
+  return typeof time === 'string' ? Date.parse(time) : Number.NaN;
 }
 
 function isHeaders(value: unknown): boolean {
