@@ -84,7 +84,7 @@ export const ALARMS: Readonly<Record<string, Readonly<Record<string, Alarm>>>> =
         'A desired state has been pending for 5 minutes, so Barman may use the old primary. Run npm run ledger -- --stage STAGE, which shows the server and the last error.',
       advice: [
         'Fix the cause, then run `npm run ledger -- --stage STAGE retry SERVER`. By itself the heartbeat tries at growing intervals, up to one hour.',
-        'If an operation hangs on the Barman host, end its process there. Its id is in the ledger. Another operation is sent after 10 minutes, or after one minute if something newer is desired.',
+        'If an operation hangs on the Barman host, end its process there. Its id is in the ledger. Another operation is sent after a minute; on a host that is slow, or was never switched, after up to 10.',
       ],
     },
     'not-streaming': {

@@ -112,7 +112,7 @@ const OTHER_SITE = 5;
  */
 const WRONG = { unsettled: 180_000, settled: 2_000 };
 
-/** How long an operation of the newest event is waited for that never ends (ms; docs/explanation/guarantees.md). */
+/** How long an operation of the newest event that never ends is waited for, at most (ms; docs/explanation/guarantees.md). */
 export const DEAD_OPERATION = 600_000;
 
 /**

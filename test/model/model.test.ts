@@ -49,6 +49,8 @@ async function runScenario({ deliveries, heartbeats, ...rest }: Scenario): Promi
   let minute = 0;
   const schedule = every(60_000, () => void world.beat(`M${++minute}`));
   await vi.advanceTimersByTimeAsync(rest.faultsUntil);
+  if (rest.inTime && world.active !== world.newest)
+    world.violate('LATE: Barman is not set to the newest event in time');
   const mustFollow = world.nothingFails && rest.pauses.length === 0;
   if (mustFollow && rest.observation !== undefined) {
     // Four heartbeats after the last role change, whatever events were lost, or after a late event.

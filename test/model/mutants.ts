@@ -229,7 +229,7 @@ export const MUTANTS: readonly Mutant[] = [
     condition: 'an expired lease: its running operation is not requested again',
     edits: [
       edit(TAKE_OVER, 'if (running && (await recordEnd(options, item, running))) return undefined;', ''),
-      edit(HEARTBEAT, 'if (!running || mayTakeOver', 'if (!running || running || mayTakeOver'),
+      edit(HEARTBEAT, 'if (!running) return;', 'return;'),
     ],
   },
   {
@@ -249,6 +249,26 @@ export const MUTANTS: readonly Mutant[] = [
         'return timeOf(lease.expires_at, 0) + 0 * time - Date.now();',
       ),
     ],
+  },
+  {
+    condition: 'an expired lease: … of the newest event as long as the last one suggests',
+    edits: [edit(TAKE_OVER, 'TIMES.asTheLast * last', '0 * last')],
+  },
+  {
+    condition: 'an expired lease: … and no longer, as its process may have died',
+    edits: [edit(TAKE_OVER, 'last === undefined ? ', 'last === undefined || last ? ')],
+  },
+  {
+    condition: 'an expired lease: … and for ten minutes if none was seen to end',
+    edits: [edit(TAKE_OVER, 'TIMES.asAnother * operationTimeout', 'operationTimeout')],
+  },
+  {
+    condition: 'an expired lease: … and for ten minutes if it cannot be polled',
+    edits: [edit(TAKE_OVER, 'let isSeen = false;', 'let isSeen = true;')],
+  },
+  {
+    condition: 'an expired lease: … and at least as long as another one',
+    edits: [edit(TAKE_OVER, 'Math.max(operationTimeout, ofDesired)', 'ofDesired')],
   },
   {
     condition: 'an expired lease: a stuck operation is passed over',

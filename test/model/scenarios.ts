@@ -133,6 +133,7 @@ const SMOOTH: Omit<Scenario, 'seed'> = {
 };
 const SEVERAL = fc.constant(2 as const);
 const STRICT = fc.constant(true);
+const ONCE = fc.constant(1);
 
 /** A scenario in which everything goes smoothly, except for what is given. */
 function directed(given: { readonly [A in keyof Scenario]?: fc.Arbitrary<Exclude<Scenario[A], undefined>> }) {
@@ -200,7 +201,7 @@ const DIRECTED: readonly fc.Arbitrary<Scenario>[] = [
       delivery(1, ms(1_000, 1_100), { posts: late(ms(722_000, 738_000)), time: ms(500, 3_000) }),
       delivery(2, ms(22_500, 24_000)),
     ),
-    operations: fc.tuple(done, done, done, longEnd(ms(240_000, 300_000))),
+    operations: fc.tuple(done, done, done, longEnd(ms(28_000, 70_000))),
     workers: SEVERAL,
     faultsUntil: fc.constant(900_000),
   }),
@@ -232,6 +233,47 @@ const DIRECTED: readonly fc.Arbitrary<Scenario>[] = [
     operations: fc.tuple(operation(ms(26_000, 70_000)), done),
     strict: STRICT,
     faultsUntil: fc.constant(180_000),
+  }),
+  // The first one that there is takes long: it is not sent again.
+  directed({
+    deliveries: fc.tuple(delivery(1, ms(1_000, 1_100))),
+    operations: fc.tuple(operation(ms(100_000, 500_000))),
+    mostPosts: ONCE,
+    faultsUntil: fc.constant(600_000),
+  }),
+  // One takes long on a host where the last one took long, too.
+  directed({
+    deliveries: fc.tuple(delivery(1, ms(1_000, 1_100)), delivery(2, ms(25_000, 30_000))),
+    operations: fc.tuple(operation(ms(15_000, 20_000)), operation(ms(120_000, 200_000))),
+    mostPosts: ONCE,
+    faultsUntil: fc.constant(300_000),
+  }),
+  // One takes a minute on a host where the last one did not.
+  directed({
+    deliveries: fc.tuple(delivery(1, ms(1_000, 1_100)), delivery(2, ms(5_000, 60_000))),
+    operations: fc.tuple(done, operation(ms(40_000, 75_000))),
+    mostPosts: ONCE,
+    faultsUntil: fc.constant(180_000),
+  }),
+  // One ends on such a host while pg-backup-api is unreachable, and its event comes again.
+  directed({
+    deliveries: fc.tuple(
+      delivery(1, ms(1_000, 1_100)),
+      delivery(2, ms(5_000, 5_100)),
+      delivery(2, ms(60_000, 140_000)),
+    ),
+    operations: fc.tuple(done, operation(ms(3_000, 10_000))),
+    outage: fc.record({ from: ms(6_500, 7_500), until: ms(150_000, 200_000) }),
+    mostPosts: ONCE,
+    faultsUntil: fc.constant(300_000),
+  }),
+  // The process of one has died on a host where the last one did not take long.
+  directed({
+    deliveries: fc.tuple(delivery(1, ms(1_000, 1_100)), delivery(2, ms(5_000, 60_000))),
+    operations: fc.tuple(done, operation(ms(300, 1_500), 'stuck')),
+    inTime: fc.constant(true),
+    // Two and a half minutes after the last event, as guarantees.md says.
+    faultsUntil: fc.constant(210_000),
   }),
   // Several invocations find the same lease expired.
   directed({

@@ -186,6 +186,8 @@ export interface Scenario {
   /** From when until when pg-backup-api is unavailable (ms). */
   readonly outage?: { readonly from: number; readonly until: number };
   readonly faultsUntil: number;
+  /** Barman is set to the newest event when `faultsUntil` has passed, although something has failed. */
+  readonly inTime?: boolean;
   /**
    * The workers of pg-backup-api. One serves the requests in their order; of several each serves its own, so
    * that a POST whose sender has gone may be carried out beside the list, and much later.

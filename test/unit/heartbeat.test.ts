@@ -375,9 +375,9 @@ describe('the operation of an expired lease', () => {
   });
 
   test.each([
-    ['before', 10 * MINUTE, 0, 1],
-    ['while it is polled', 10 * MINUTE - 1, 1, 2],
-  ])('that ran out of time %s is taken over, and another one is created', async (_, ms, poll, polls) => {
+    ['before', 10 * MINUTE, 0],
+    ['while it is polled', 10 * MINUTE - 1, 1],
+  ])('that ran out of time %s is taken over, and another one is created', async (_, ms, poll) => {
     put('main', { ...lease(ms), ...running('op') });
     barman.statusOf = () => {
       vi.setSystemTime(Date.now() + poll);
@@ -386,7 +386,6 @@ describe('the operation of an expired lease', () => {
     const heartbeat = beat(options);
     await vi.advanceTimersByTimeAsync(10);
     expect(await heartbeat).toMatchObject({ pending: 1, applied: 1 });
-    expect(barman.polled).toHaveLength(polls);
     expect(results()).toEqual(['main: Barman server main now uses model m']);
     expect(get('main')).toHaveProperty('unsettled_since');
   });

@@ -150,6 +150,39 @@ describe('the running operation of an expired lease', () => {
     });
   });
 
+  describe('of the desired version, where one was seen to end', () => {
+    /** @param operation_ms how long that one took */
+    const runningThere = (operation_ms: number, ms: number) => {
+      const earlier = { target: 'model w', version: versionOf(NOW - 99, 'w'), operation_id: 'o' };
+      return running(ms, OLDER, { applied: { ...earlier, applied_at: at(-90), operation_ms } });
+    };
+
+    test.each([
+      [3_000, 60_000],
+      [3_100, 62_000],
+      [28_500, 570_000],
+    ])('after %i ms, is waited for by heartbeats until %i ms after the expiry', async (time, limit) => {
+      operations = { op: 'IN_PROGRESS' };
+      expect(await run(runningThere(time, limit - 1))).toBeInstanceOf(Busy);
+      vi.setSystemTime(NOW + 1);
+      expect(await run(table.item as LeasedItem)).toMatchObject({ item: takenOver() });
+    });
+
+    test('is waited for longer if it cannot be polled: it may have ended', async () => {
+      expect(await run(runningThere(500, OF_DESIRED - 1))).toBeInstanceOf(HttpError);
+      vi.setSystemTime(NOW + 1);
+      expect(await run(table.item as LeasedItem)).toMatchObject({ item: takenOver() });
+    });
+
+    test('is waited for longer by an event, which may lose sight of it', async () => {
+      operations = { op: 'IN_PROGRESS' };
+      setTimeout(() => (net.reply = () => networkError('ECONNREFUSED')), 1_000);
+      const item = runningThere(500, TIMEOUT);
+      expect(await run(item, 'event')).toBeInstanceOf(HttpError);
+      expect(table.item).toEqual(item);
+    });
+  });
+
   test('is complete once it ends while an event waits', async () => {
     operations = { op: 'IN_PROGRESS' };
     setTimeout(() => (operations = { op: 'DONE' }), 5_000);

@@ -31,7 +31,7 @@ import { type ObservationResult, recordObservations } from './observations.ts';
 import { BarmanHost } from './probe.ts';
 import { type ReconcileOptions, reconcile } from './reconcile.ts';
 import { report, reportOf } from './report.ts';
-import { mayTakeOver, recordEnd } from './take-over.ts';
+import { recordEnd } from './take-over.ts';
 
 /** How many servers are applied at the same time. */
 const AT_ONCE = 4;
@@ -209,8 +209,7 @@ interface Polled {
 }
 
 /**
- * Polls the operation of each expired lease once, and records its end, unless the lease may be taken over
- * anyway.
+ * Polls the operation of each expired lease once, and records its end.
  *
  * @returns the servers whose operation has applied what is desired; and those that go on waiting, or whose
  *   operation FAILED
@@ -224,13 +223,13 @@ async function pollExpired(
   const waiting = new Set<string>();
   await forEach(expired, async (item) => {
     const { running } = item;
-    if (!running || mayTakeOver(item, running, options.operationTimeout)) return;
+    if (!running) return;
     const { barman_server, desired } = item;
     await attempt(options, host, item, async (reconcileOptions) => {
       waiting.add(barman_server);
       const hasEnded = await recordEnd(reconcileOptions, item, running);
       waiting.delete(barman_server);
-      // What did not end in time, and ran out of it just now, is taken over below.
+      // The lease of one that did not end in time is taken over below.
       if (!hasEnded || running.version !== desired.version) return undefined;
       applied.add(barman_server);
       const { operation_id, target } = running;

@@ -17,10 +17,12 @@ import { endedLease, type Lease, type Ledger, type Operation } from '../ledger/l
 import { parseTarget } from '../target.ts';
 
 /**
- * An operation of the desired state itself is waited for so many times as long as another one: its end is
- * what is wanted, and each further operation makes a slow host slower.
+ * An operation of the desired state itself is waited for longer than another one: its end is what is wanted, and
+ * each further operation makes a slow host slower. It is `asAnother` times as long, because one that cannot be polled
+ * may have ended. But if a heartbeat sees that it has not, its process may have died. Then it is `asTheLast` times as
+ * long as the last operation took, which is measured within an invocation, and so at most 28.5 s.
  */
-const SAME_VERSION = 10;
+const TIMES = { asAnother: 10, asTheLast: 20 };
 
 export interface TakeOverOptions {
   readonly ledger: Ledger;
@@ -88,14 +90,20 @@ export async function recordEnd(
   return end !== undefined;
 }
 
-/** Returns whether an expired lease is taken over now, even if its operation has not ended. */
-export function mayTakeOver(item: LeasedItem, running: Operation, operationTimeout: number): boolean {
-  return patience(item, running, operationTimeout) <= 0 && isDue(item);
-}
-
-/** Returns how long its operation is still waited for, after the lease has expired (ms). */
-function patience({ lease, desired }: LeasedItem, { version }: Operation, operationTimeout: number): number {
-  const time = operationTimeout * (version === desired.version ? SAME_VERSION : 1);
+/**
+ * Returns how long its operation is still waited for, after the lease has expired (ms).
+ *
+ * @param isSeen whether a poll has just said that it has not ended
+ */
+function patience(
+  { lease, desired, applied }: LeasedItem,
+  { version }: Operation,
+  operationTimeout: number,
+  isSeen: boolean,
+): number {
+  const last = isSeen ? applied?.operation_ms : undefined;
+  const ofDesired = last === undefined ? TIMES.asAnother * operationTimeout : TIMES.asTheLast * last;
+  const time = version === desired.version ? Math.max(operationTimeout, ofDesired) : operationTimeout;
   return timeOf(lease.expires_at, 0) + time - Date.now();
 }
 
@@ -107,16 +115,18 @@ async function endInTime(
 ): Promise<'DONE' | 'FAILED' | undefined> {
   const { barman_server } = item;
   const { operation_id } = running;
-  const left = () => patience(item, running, operationTimeout);
+  let isSeen = false;
+  const left = () => patience(item, running, operationTimeout, isSeen);
   const notEnded = `operation ${operation_id} on ${barman_server} has not ended`;
   const limit = deadline(left());
   const wait = caller === 'event' ? AbortSignal.any([signal, limit.signal]) : undefined;
   try {
     const status = await api.endOf(barman_server, operation_id, wait);
     if (status !== 'IN_PROGRESS') return status;
+    isSeen = true;
     throw busy(notEnded);
   } catch (error) {
-    // One that cannot be polled gets the same time.
+    // One that cannot be polled may have ended long ago.
     if (signal.aborted || left() > (wait ? remaining() : 0)) throw error;
   } finally {
     limit.clear();
