@@ -96,6 +96,11 @@ export class Barman {
     );
   }
 
+  /** Ends `barman receive-wal`, which its cron starts again. @returns what it printed */
+  stopReceiving(): Promise<string> {
+    return this.run(60_000, 'receive-wal', '--stop', 'main');
+  }
+
   /** What `barman diagnose` prints, also if it then ends with an error. @throws Error if it prints nothing */
   diagnose(): Promise<string> {
     return run(this.#command('diagnose')).catch((error: { stdout: string }) => {

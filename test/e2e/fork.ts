@@ -177,7 +177,7 @@ export class Fork {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.barman.stop();
     for (const node of ['node1', 'node2'] as const) await this.kill(node);
-    await this.barman.run(TIMEOUT, 'receive-wal', '--stop', 'main');
+    await this.barman.stopReceiving();
     rmSync(this.#folder, { recursive: true, force: true, maxRetries: 5 });
   }
 

@@ -184,7 +184,7 @@ function breakFolders(mode: number, names: readonly string[]): DisposableStack {
 /** Makes the WAL receiver stop, and unable to start again. */
 async function stopReceiving(): Promise<DisposableStack> {
   const broken = breakFolders(0, ['streaming']);
-  await cluster.barman.run(60_000, 'receive-wal', '--stop', 'main');
+  await cluster.barman.stopReceiving();
   await slotIs('node1', 'f');
   return broken;
 }

@@ -131,7 +131,7 @@ test('a restore › silently follows the dead branch after a new slot, until its
 test('Barman › has a gap after the leader has removed WAL, and a new backup ends it', async () => {
   await using fork = await start();
   await fork.insert('node1', 'before');
-  await fork.barman.run(20_000, 'receive-wal', '--stop', 'main');
+  await fork.barman.stopReceiving();
   // The slot is lost.
   await setting(fork, "max_slot_wal_keep_size = '16MB'");
   for (let segment = 0; segment < 4; segment += 1) await fork.nextSegment('node1');
@@ -141,7 +141,7 @@ test('Barman › has a gap after the leader has removed WAL, and a new backup en
   expect(await fork.barman.receiveWal()).toMatch(REMOVED);
   await fork.barman.moveAheadAway();
   const dropSlot = async () => {
-    await fork.barman.run(20_000, 'receive-wal', '--stop', 'main');
+    await fork.barman.stopReceiving();
     const dropped = fork.barman.remedy(
       documentedBlock('docs/how-to/wal-does-not-arrive.md', 'barman receive-wal --drop-slot'),
     );
@@ -165,7 +165,7 @@ test('Barman › has a gap after the leader has removed WAL, and a new backup en
 test('Barman › streams again after the other receiver of its slot was found and ended', async () => {
   await using fork = await start();
   await fork.insert('node1', 'before');
-  await fork.barman.run(20_000, 'receive-wal', '--stop', 'main');
+  await fork.barman.stopReceiving();
   const folder = mkdtempSync(join(inject('folder'), 'receiver-'));
   own(folder, 0o700);
   const words = ['-n', '-D', folder, '-S', 'barman', '-d', fork.connection('node1', 'streaming_barman')];
