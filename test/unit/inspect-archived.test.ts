@@ -171,7 +171,7 @@ const ROWS: readonly Row[] = [
     [
       'in-recovery',
       'Barman is connected to a replica (10.0.1.12 port 5432), and the leader is node1, a primary',
-      'correct conninfo of [pg:node2] in barman.conf',
+      'add [pg:node1] to barman.conf, and "node1": "pg:node1" to "main" in clusters/main',
     ],
   ],
   [

@@ -9,7 +9,7 @@ import {
 import type { Inspection } from '../ledger/inspection.ts';
 import { type Item, isApplied, timeOf } from '../ledger/item.ts';
 import { type ConfigTarget, nameOf, parseTarget, targetText } from '../target.ts';
-import { ageOf, makePermanent, usesSlot } from './ready.ts';
+import { addModel, ageOf, makePermanent, usesSlot } from './ready.ts';
 import { type Collector, type Leading, leadingOf, type Subject } from './subject.ts';
 
 /** How long WAL may take from its writing to the archive (ms): Barman's cron runs every minute. */
@@ -142,11 +142,12 @@ function judgeNode(
 ): void {
   const { active_model, status } = server;
   if (leader.isPrimary && isReplica(server)) {
-    const model = cluster.servers.get(barman_server)?.get(leader.name);
-    const remedy =
-      active_model === model || model === undefined
-        ? `correct conninfo of [${active_model ?? barman_server}] in barman.conf`
-        : `run \`npm run ledger -- --stage STAGE ${model === null ? `reset ${barman_server}` : `set ${barman_server} ${model}`}\``;
+    const models = cluster.servers.get(barman_server) ?? new Map<string, string | null>();
+    const model = models.get(leader.name);
+    let remedy = `correct conninfo of [${active_model ?? barman_server}] in barman.conf`;
+    if (model === undefined) remedy = addModel(barman_server, cluster.name, models, leader.name);
+    else if (model !== active_model)
+      remedy = `run \`npm run ledger -- --stage STAGE ${model === null ? `reset ${barman_server}` : `set ${barman_server} ${model}`}\``;
     const what = `Barman is connected to a replica${hostsOf(server, ['conninfo'])}, and the leader is ${leader.name}, a primary`;
     collector.find('in-recovery', what, remedy);
   }

@@ -139,8 +139,7 @@ function judgeMembership(
   }
   for (const { name, canLead } of members) {
     if (models.has(name) || !canLead) continue;
-    const model = modelLike(models, name);
-    const remedy = `add [${model}] to barman.conf, and "${name}": "${model}" to "${barman_server}" in clusters/${cluster}`;
+    const remedy = addModel(barman_server, cluster, models, name);
     collector.find('member-without-model', `it has no model for server ${barman_server}`, remedy, name);
   }
   for (const { name, isRunning } of members) {
@@ -155,12 +154,13 @@ function judgeMembership(
   }
 }
 
-/** Returns a name for the model of a new member, like those of the others. */
-function modelLike(models: Models, member: string): string {
+/** Returns the remedy for a member that has no model for a server: one that is named as the others are. */
+export function addModel(barman_server: string, cluster: string, models: Models, member: string): string {
   const [prefix = 'pg:'] = [...models].flatMap(([one, model]) =>
     model?.endsWith(one) ? model.slice(0, -one.length) : [],
   );
-  return `${prefix}${member}`;
+  const model = `${prefix}${member}`;
+  return `add [${model}] to barman.conf, and "${member}": "${model}" to "${barman_server}" in clusters/${cluster}`;
 }
 
 /** Judges whether the REST API of each member that runs is among the URLs, and answers. */
