@@ -160,13 +160,18 @@ export class Barman {
     return readFileSync(this.#file('barman.log'), 'utf8');
   }
 
+  /** The folder for what the documented commands move away. */
+  get movedAway(): string {
+    return this.#file('barman/main/moved-away');
+  }
+
   /** Moves away what it was receiving when it stopped, with the documented commands. */
   moveAheadAway(): Promise<void> {
     const files = readdirSync(this.#file('barman/main/streaming'));
     const isPartial = files.some((file) => file.endsWith('.partial'));
     const block = isPartial
-      ? documentedBlock('docs/how-to/wal-does-not-arrive.md', 'mv streaming/*.partial')
-      : documentedBlock('docs/how-to/wal-does-not-arrive.md', 'mv streaming/* ');
+      ? documentedBlock('docs/how-to/wal-does-not-arrive.md', 'mv --backup=numbered streaming/*.partial')
+      : documentedBlock('docs/how-to/wal-does-not-arrive.md', 'mv --backup=numbered streaming/* ');
     return this.remedy(block);
   }
 

@@ -4,7 +4,7 @@
  * interface of pg-backup-api is a stand-in. The rows share one cluster, and each has a function of its own.
  */
 
-import { readFileSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, inject, test } from 'vitest';
@@ -18,7 +18,7 @@ import type { NodeName, RestTls } from './cluster-files.ts';
 import { type Endpoint, startEndpoint } from './endpoint.ts';
 import { type Beat, type Observer, PROMOTION, startObserver } from './observer.ts';
 import { other, type PatroniCluster } from './patroni-cluster.ts';
-import { send, until } from './processes.ts';
+import { own, send, until, writeOwned } from './processes.ts';
 
 const MODELS = { node1: 'pg:node1', node2: 'pg:node2' };
 const secret = createSecret();
@@ -230,7 +230,13 @@ test('Barman › does not stream after a promotion by hand that Patroni has undo
   expect(printed).toContain(`starting timeline ${timeline} `);
 
   const remedied = Date.now();
+  // From an earlier promotion with that number.
+  mkdirSync(cluster.barman.movedAway, { recursive: true });
+  own(cluster.barman.movedAway, 0o755);
+  writeOwned(join(cluster.barman.movedAway, `${prefix}.history`), 'earlier', 0o644);
   await cluster.barman.moveTimelineAway(timeline);
+  const kept = readFileSync(join(cluster.barman.movedAway, `${prefix}.history.~1~`), 'utf8');
+  expect(kept).toBe('earlier');
   await cluster.barmanStreams(leader);
   console.log(`timeline ${timeline}: Barman streams ${seconds(remedied)} after the remedy`);
   await beats.next(isStreaming, 'it is still not streaming');
