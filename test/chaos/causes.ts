@@ -47,7 +47,7 @@ export const CAUSES: readonly Cause[] = [
       const { barman } = place.cluster;
       await barman.moveAheadAway();
       if (await isStillRemoved(place)) {
-        await barman.remedy(page('barman receive-wal --drop-slot'));
+        await barman.dropSlot();
         // It fails if Patroni was faster.
         await barman.run(TIMEOUT, 'receive-wal', '--create-slot', 'main');
       }

@@ -101,6 +101,17 @@ export class Barman {
     return this.run(60_000, 'receive-wal', '--stop', 'main');
   }
 
+  /** Drops its slot, as documented: `barman cron` may have started the receiver, which uses it. */
+  async dropSlot(): Promise<void> {
+    const block = documentedBlock('docs/how-to/wal-does-not-arrive.md', 'barman receive-wal --drop-slot');
+    const isDropped = () =>
+      this.remedy(block).then(
+        () => true,
+        () => this.stopReceiving().then(() => false),
+      );
+    await until(isDropped, 'the slot cannot be dropped');
+  }
+
   /** What `barman diagnose` prints, also if it then ends with an error. @throws Error if it prints nothing */
   diagnose(): Promise<string> {
     return run(this.#command('diagnose')).catch((error: { stdout: string }) => {
