@@ -272,7 +272,8 @@ async function restore(): Promise<{ restored: number; dead: number }> {
 
 /** Kills all nodes of the cluster, and promotes the standby site: Barman must be set to that. */
 async function loseCluster(site: PatroniCluster): Promise<void> {
-  if (!(await site.leader())) return say('inconclusive: the standby site has no leader to promote');
+  const down = await site.unhealthy();
+  if (down.length > 0) return say(`inconclusive: ${down.join(', ')} of the standby site cannot be promoted`);
   for (const name of cluster.names) await cluster.kill(name);
   await site.rest('site1', 'PATCH', 'config', { standby_cluster: null });
   const since = Date.now();
