@@ -8,7 +8,7 @@ import { availableParallelism } from 'node:os';
 import { MUTANTS } from './mutants.ts';
 
 const short = process.argv.includes('--short');
-const { RUNS = short ? '1500' : '30000', SEED = short ? '1' : '' } = process.env;
+const { RUNS = short ? '1500' : '30000', SEED } = process.env;
 
 interface Result {
   readonly noticed: boolean;
@@ -18,10 +18,18 @@ interface Result {
 
 /**
  * Runs the model test against a mutant, or against the unchanged code if there is no mutant of that number.
+ *
+ * @param seed of the short form
  */
-function run(mutant: number): Promise<Result> {
+function run(mutant: number, seed = 1): Promise<Result> {
   const vitest = ['node_modules/vitest/vitest.mjs', 'run', '--config', 'test/model/vitest.config.ts'];
-  const env = { ...process.env, NO_COLOR: '1', RUNS, SEED, MUTANT: String(mutant) };
+  const env = {
+    ...process.env,
+    NO_COLOR: '1',
+    RUNS,
+    SEED: SEED ?? (short ? String(seed) : ''),
+    MUTANT: String(mutant),
+  };
   return new Promise((resolve, reject) => {
     execFile(process.execPath, vitest, { env, maxBuffer: 2 ** 28 }, (error, stdout, stderr) => {
       const output = stdout + stderr;
@@ -43,8 +51,8 @@ let failures = 0;
 const queue = [...MUTANTS.entries()];
 async function work(): Promise<void> {
   for (let next = queue.shift(); next; next = queue.shift()) {
-    const [number, { condition }] = next;
-    const { noticed, summary } = await run(number);
+    const [number, { condition, seed }] = next;
+    const { noticed, summary } = await run(number, seed);
     if (!noticed) failures += 1;
     console.log(`${condition.padEnd(68)} ${summary}`);
   }
