@@ -386,6 +386,7 @@ describe('the operation of an expired lease', () => {
     const heartbeat = beat(options);
     await vi.advanceTimersByTimeAsync(10);
     expect(await heartbeat).toMatchObject({ pending: 1, applied: 1 });
+    expect(barman.polled).toHaveLength(2);
     expect(results()).toEqual(['main: Barman server main now uses model m']);
     expect(get('main')).toHaveProperty('unsettled_since');
   });
