@@ -10,7 +10,7 @@ import type { Inspection } from '../ledger/inspection.ts';
 import { type Item, isApplied, timeOf } from '../ledger/item.ts';
 import { type ConfigTarget, nameOf, parseTarget, targetText } from '../target.ts';
 import { addModel, ageOf, makePermanent, usesSlot } from './ready.ts';
-import { type Collector, type Leading, leadingOf, type Subject } from './subject.ts';
+import { type Collector, type Leading, leadingOf, modelsOf, type Subject } from './subject.ts';
 
 /** How long WAL may take from its writing to the archive (ms): Barman's cron runs every minute. */
 const ARCHIVE_TIME = 15 * 60_000;
@@ -142,7 +142,7 @@ function judgeNode(
 ): void {
   const { active_model, status } = server;
   if (leader.isPrimary && isReplica(server)) {
-    const models = cluster.servers.get(barman_server) ?? new Map<string, string | null>();
+    const models = modelsOf(cluster, barman_server);
     const model = models.get(leader.name);
     let remedy = `correct conninfo of [${active_model ?? barman_server}] in barman.conf`;
     if (model === undefined) remedy = addModel(barman_server, cluster.name, models, leader.name);

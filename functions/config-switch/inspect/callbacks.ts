@@ -6,7 +6,7 @@ import type { Inspection } from '../ledger/inspection.ts';
 import type { Member } from '../patroni/survey.ts';
 import { listOf, printable } from '../text.ts';
 import { ageOf } from './ready.ts';
-import type { Collector, Subject, SurveyedCluster } from './subject.ts';
+import { type Collector, modelsOf, type Subject, type SurveyedCluster } from './subject.ts';
 
 /** A member that parameter or Patroni have, and the node of its that was heard last. */
 interface HeardMember {
@@ -105,7 +105,7 @@ interface NamedMember extends Omit<HeardMember, 'heard'> {
 
 function membersOf({ cluster, survey }: SurveyedCluster, barman_server: string): NamedMember[] {
   const seen = new Map((survey?.members ?? []).map((one) => [one.name, one]));
-  const names = new Set([...seen.keys(), ...(cluster.servers.get(barman_server)?.keys() ?? [])]);
+  const names = new Set([...seen.keys(), ...modelsOf(cluster, barman_server).keys()]);
   return [...names].map((name) => {
     const nodes = survey?.nodes.filter(({ member }) => member === name) ?? [];
     const hosts = [name, seen.get(name)?.host ?? name, ...nodes.map(({ url }) => url.hostname)];

@@ -5,7 +5,14 @@ import { timeOf } from '../ledger/item.ts';
 import type { Member, Survey } from '../patroni/survey.ts';
 import { listOf } from '../text.ts';
 import { judgeModels } from './models.ts';
-import { type Collector, leadingOf, type Subject, type SurveyedCluster } from './subject.ts';
+import {
+  type Collector,
+  leadingOf,
+  type Models,
+  modelsOf,
+  type Subject,
+  type SurveyedCluster,
+} from './subject.ts';
 
 const DAY = 24 * 3_600_000;
 /** Daily inspections may be an hour early or late: what is missing in two of them is missing for this time (ms). */
@@ -108,7 +115,7 @@ export function judgeCluster(
 ): void {
   const { barman_server, diagnosis } = subject;
   const { cluster, survey, unseen } = surveyed;
-  const models = cluster.servers.get(barman_server) ?? new Map<string, string | null>();
+  const models = modelsOf(cluster, barman_server);
   if (survey) judgeMembership(subject, cluster.name, survey, models, collector);
   else collector.notSeen(`Patroni: ${unseen ?? `clusters/${cluster.name} has no URLs`}`, true);
   if ('unseen' in diagnosis || !server) return;
@@ -116,8 +123,6 @@ export function judgeCluster(
   judgeModels({ subject, surveyed, server, models, known: showsModels ? known : undefined }, collector);
   if (usesSlot(server, cluster)) judgeSlot(subject, surveyed, server, diagnosis, collector);
 }
-
-type Models = ReadonlyMap<string, string | null>;
 
 /** Judges whether parameter and Patroni have the same members, and whether each can be asked. */
 function judgeMembership(

@@ -8,7 +8,7 @@ import { type Callbacks, callbacksOf } from './callbacks.ts';
 import type { Inspected, InspectedCluster, InspectedServer } from './inspect.ts';
 import { readyOf } from './judge.ts';
 import { usesSlot } from './ready.ts';
-import { clustersOf, serverIn } from './subject.ts';
+import { clustersOf, modelsOf, serverIn } from './subject.ts';
 
 const optionalText = v.exactOptional(v.string());
 
@@ -152,7 +152,7 @@ function membersSeen(
   diagnosis: Inspected['diagnosis'],
   callbacks: Callbacks,
 ): v.InferOutput<typeof MemberSeen>[] {
-  const models = cluster.servers.get(barman_server) ?? new Map<string, string | null>();
+  const models = modelsOf(cluster, barman_server);
   const known = survey?.members ?? [];
   const names = known.filter(({ canLead }) => canLead).map(({ name }) => name);
   // Without Barman it is unknown whether it needs a slot.

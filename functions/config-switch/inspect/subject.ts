@@ -98,6 +98,14 @@ export function serverIn(
   return 'unseen' in diagnosis ? undefined : diagnosis.servers.get(barman_server);
 }
 
+/** The models of a Barman server by member of a cluster. */
+export type Models = ReadonlyMap<string, string | null>;
+
+/** Returns the models that a cluster names for a Barman server: none if it does not list the server. */
+export function modelsOf({ servers }: Pick<Cluster, 'servers'>, barman_server: string): Models {
+  return servers.get(barman_server) ?? new Map();
+}
+
 /** The leader that Barman must be connected to. */
 export interface Leading extends SurveyedCluster {
   readonly survey: Survey;
