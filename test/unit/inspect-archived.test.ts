@@ -489,6 +489,16 @@ describe('it is not seen', () => {
     ],
     ['which WAL is archived', { wals: 7 }, 'what is archived: Barman does not show it'],
     [
+      'how large a segment is',
+      { status: { xlog_segment_size: null } },
+      'whether WAL of the leader is archived: Barman does not show how large a segment is',
+    ],
+    [
+      'how far the leader has got',
+      { survey: { leader: { ...LEADER, location: undefined } } },
+      'whether WAL of the leader is archived: node1 does not say how far its WAL has got',
+    ],
+    [
       'who leads',
       { survey: LEADERLESS },
       'whether WAL of the leader is archived: 10.0.1.12:8008 knows no leader',

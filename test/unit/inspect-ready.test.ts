@@ -3,6 +3,7 @@
 import { describe, expect, test } from 'vitest';
 import { classOf, FINDINGS, type Finding } from '../../functions/config-switch/inspect/findings.ts';
 import { judge, readyOf } from '../../functions/config-switch/inspect/judge.ts';
+import { withoutValue } from '../../functions/config-switch/patroni/cluster.ts';
 import {
   ago,
   backup,
@@ -917,6 +918,27 @@ describe('it is not seen', () => {
       'slots',
       { survey: { slots: undefined } },
       'the permanent slots of cluster main: /config of Patroni did not answer',
+      true,
+    ],
+    [
+      'slots of a site whose leader is unknown',
+      {
+        ...TWO_SITES,
+        clusters: (TWO_SITES.clusters ?? []).map((one, index) =>
+          index === 0 ? { ...one, survey: one.survey && { ...one.survey, ...LEADERLESS } } : one,
+        ),
+      },
+      'the permanent slots of cluster dc1: its leader is unknown',
+      true,
+    ],
+    [
+      'whether a cluster lists the server, since its parameter was never read',
+      {
+        clusters: [
+          { cluster: withoutValue('main', 'x'), survey: undefined, unseen: 'clusters/main is malformed' },
+        ],
+      },
+      'whether a cluster lists it: clusters/main is malformed',
       true,
     ],
     [

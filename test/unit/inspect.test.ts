@@ -6,11 +6,13 @@ import { describe, expect, test } from 'vitest';
 import { DiagnoseOutput, readDiagnosis } from '../../functions/config-switch/barman/diagnosis.ts';
 import { sentenceOf } from '../../functions/config-switch/inspect/findings.ts';
 import { judge, readyOf } from '../../functions/config-switch/inspect/judge.ts';
-import type { Subject } from '../../functions/config-switch/inspect/subject.ts';
+import type { Subject, SurveyedCluster } from '../../functions/config-switch/inspect/subject.ts';
 import { readInspection } from '../../functions/config-switch/ledger/inspection.ts';
+import { withoutValue } from '../../functions/config-switch/patroni/cluster.ts';
 import type { Survey } from '../../functions/config-switch/patroni/survey.ts';
 import {
   ago,
+  backup,
   type Change,
   clusterOf,
   DAY,
@@ -176,6 +178,13 @@ describe('an earlier finding of the class ready', () => {
   const noAnswer = { survey: { members: undefined } };
   const noBarman = { diagnosis: { unseen: 'no answer' } } as Change;
   const noUrls = { clusters: [UNSURVEYED] };
+  const noConfig = { survey: { slots: undefined } };
+  const noBackups = { backups: undefined };
+  const dc1 = (survey: Partial<Survey>) =>
+    (TWO_SITES.clusters ?? []).map((one, index) =>
+      index === 0 ? { ...one, survey: one.survey && { ...one.survey, ...survey } } : one,
+    );
+  const withNode4Listed = { main: { ...MODELS, node4: 'pg:node4' } };
   const wrongHost = { models: { 'pg:node2': modelOf('10.0.1.13') } };
   const withoutNode2 = { main: { node1: 'pg:node1', node3: 'pg:node3' } };
   const missing = { survey: without('node2') };
@@ -184,6 +193,12 @@ describe('an earlier finding of the class ready', () => {
     nodes: [...SURVEY.nodes, nodeOf('node4', '10.0.1.14')],
   };
   const unlisted = { survey: withNode4 };
+  const oldNode3 = nodeOf('node3', '10.0.1.13', { version: '3.1.2' });
+  const node2WithoutModel = { main: { ...MODELS, node2: null } };
+  const neverRead: SurveyedCluster = {
+    ...{ cluster: withoutValue('main', 'clusters/main is malformed'), survey: undefined },
+    unseen: 'clusters/main is malformed',
+  };
 
   const hosts = { b1: '10.0.2.11', b2: '10.0.2.12', b3: '10.0.2.13' };
   const listed = { b1: 'pg:b1', b2: 'pg:b2', b3: 'pg:b3' };
@@ -205,6 +220,62 @@ describe('an earlier finding of the class ready', () => {
 
   test.each<Row>([
     ['no slot, while Patroni does not answer', 'slot-not-permanent', undefined, UNREADY, noAnswer],
+    ['no slot, while /config does not answer', 'slot-not-permanent', undefined, UNREADY, noConfig],
+    [
+      'no slot, while the leader of that site is unknown',
+      ...(['slot-not-permanent', undefined] as const),
+      { ...TWO_SITES, clusters: dc1({ slots: [] }) },
+      { ...TWO_SITES, clusters: dc1(LEADERLESS) },
+    ],
+    [
+      'an old Patroni, while that node does not answer',
+      ...(['patroni-old', undefined] as const),
+      { survey: { nodes: [...SURVEY.nodes.slice(0, 2), oldNode3] } },
+      { survey: silent },
+    ],
+    ['no backup, while Barman does not show backups', 'no-backup', undefined, { backups: {} }, noBackups],
+    [
+      'an old backup, while Barman does not show when backups ended',
+      ...(['backup-old', undefined] as const),
+      { backups: backup({ end_time: ago(9 * DAY) }) },
+      { backups: backup({ end_time: null }) },
+    ],
+    [
+      'a connection without a model, while an active model hides it',
+      ...(['model-connection', 'node2'] as const),
+      { mapping: node2WithoutModel, active_model: null, config: { conninfo: 'host' } },
+      { mapping: node2WithoutModel },
+    ],
+    [
+      'a model that is missing, while Barman does not show models',
+      ...(['model-missing', 'node2'] as const),
+      { mapping: { main: { ...MODELS, node2: 'pg:gone' } } },
+      { models: undefined },
+    ],
+    [
+      'a wrong host, while Barman does not show the options of models',
+      ...(['model-host', 'node2'] as const),
+      wrongHost,
+      { models: { 'pg:node2': { config: { cluster: 'main' } } } },
+    ],
+    [
+      'no URL, while one of the others does not answer',
+      ...(['member-without-url', 'node4'] as const),
+      { survey: { ...withNode4, nodes: SURVEY.nodes }, mapping: withNode4Listed },
+      { survey: { ...withNode4, ...silent }, mapping: withNode4Listed },
+    ],
+    [
+      'no model, while the parameter was never read, so that it is not known who lists the server',
+      ...(['member-without-model', 'node4'] as const),
+      unlisted,
+      { clusters: [neverRead] },
+    ],
+    [
+      'no slot, while the parameter was never read',
+      ...(['slot-not-permanent', undefined] as const),
+      UNREADY,
+      { clusters: [neverRead] },
+    ],
     ['no model, while Patroni does not answer', 'member-without-model', 'node4', unlisted, noAnswer],
     [
       'no model, while Patroni is not asked, since the parameter is malformed',
@@ -368,6 +439,27 @@ describe('the next inspection knows', () => {
   test('that a member was missing, although Patroni did not answer meanwhile', () => {
     const before = judgedTwice({ survey: without('node3') }, { survey: { members: undefined } }, 23 * HOUR);
     expect(before.missing).toEqual([{ member: 'node3', since: ago(23 * HOUR) }]);
+  });
+
+  test.each<[string, Change]>([
+    ['no node answered', { survey: { ...LEADERLESS, members: undefined } }],
+    ['the parameter was malformed', { clusters: [{ ...UNSURVEYED, unseen: 'clusters/main is malformed' }] }],
+    [
+      'the parameter was never read',
+      { clusters: [{ cluster: withoutValue('main', 'malformed'), survey: undefined, unseen: 'malformed' }] },
+    ],
+  ])('that members were missing and silent, although %s meanwhile', (_, meanwhile) => {
+    const survey = { ...silent, members: SURVEY.members?.filter(({ name }) => name !== 'node2') };
+    const before = judgedTwice({ survey }, meanwhile, 23 * HOUR);
+    expect(before.missing).toEqual([{ member: 'node2', since: ago(23 * HOUR) }]);
+    expect(before.silent).toEqual([{ member: 'node3', since: ago(23 * HOUR) }]);
+    const later = judge({ ...subjectOf({ survey }), before });
+    expect(later.findings.map(({ kind }) => kind)).toEqual(['member-unreachable', 'member-unknown']);
+  });
+
+  test('nothing of members that were missing, once the cluster has no URLs', () => {
+    const before = judgedTwice({ survey: without('node3') }, { clusters: [UNSURVEYED] }, HOUR);
+    expect(before.missing).toEqual([]);
   });
 
   test('that a member was silent, which is not that it was missing', () => {

@@ -248,7 +248,13 @@ function judgeSegments(
     collector.notSeen('what is archived: Barman does not show it');
     return;
   }
-  if (!timeline || location === undefined || size === undefined) return;
+  if (!timeline || location === undefined || size === undefined) {
+    const why = timeline
+      ? 'Barman does not show how large a segment is'
+      : `${name} does not say how far its WAL has got`;
+    collector.notSeen(`whether WAL of the leader is archived: ${why}`);
+    return;
+  }
   collector.judged.add('timeline-not-archived').add('archive-behind');
   // The number of the segment that is being written; those before it are whole.
   const current = Math.floor(location / size);

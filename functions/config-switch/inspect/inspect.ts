@@ -110,7 +110,7 @@ async function inspectAlone(
     const last = before.inspections.get(barman_server);
     const heard = before.heard.get(barman_server) ?? [];
     const judged = judge({
-      ...{ barman_server, clusters: listing, diagnosis, item, heard, before: last, now: at },
+      ...{ barman_server, clusters, diagnosis, item, heard, before: last, now: at },
       notReady: notReady?.get(barman_server),
       changed: changeOf(item, after.items.find(isThisOne), listing, leaders),
     });

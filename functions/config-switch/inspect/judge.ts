@@ -4,7 +4,7 @@ import type { DiagnosedServer } from '../barman/diagnosis.ts';
 import { type Inspection, looksForWal, type StoredFinding } from '../ledger/inspection.ts';
 import { judgeArchive, timelineOf } from './archived.ts';
 import { type Callbacks, callbacksOf, judgeCallbacks, matchedNodes } from './callbacks.ts';
-import { classOf, concernsAllMembers, type Finding, wasJudged } from './findings.ts';
+import { classOf, concernsAllMembers, type Finding, type Kind, wasJudged } from './findings.ts';
 import { judgeCluster, judgeServer } from './ready.ts';
 import { Collector, clustersOf, leadingOf, type Subject, serverIn } from './subject.ts';
 
@@ -12,6 +12,9 @@ import { Collector, clustersOf, leadingOf, type Subject, serverIn } from './subj
 const REMEMBERED = 400 * 24 * 3_600_000;
 /** How many are. */
 const MAX_CONNECTED = 20;
+
+/** The kinds that are about a cluster, and not about one of its members. */
+const OF_CLUSTERS: readonly Kind[] = ['slot-not-permanent', 'patroni-old', 'slot-shared'];
 
 /** What is known of a member: whether a failover to it would end with Barman streaming from it. */
 export type Ready = 'yes' | 'no' | '?';
@@ -24,25 +27,34 @@ export type Ready = 'yes' | 'no' | '?';
 export function judge(seen: Subject): Inspection {
   const { barman_server, diagnosis } = seen;
   const clusters = clustersOf(seen.clusters, barman_server);
+  const unlisted = clusters.length === 0 ? seen.clusters.filter(({ cluster }) => cluster.hasNoValue) : [];
   const subject = { ...seen, clusters };
   const collector = new Collector();
   const server = serverIn(diagnosis, barman_server);
   if ('unseen' in diagnosis) collector.notSeen(`Barman: ${diagnosis.unseen}`, true);
   else judgeServer(subject, server, collector);
   for (const surveyed of clusters) judgeCluster(subject, surveyed, server, collector);
+  for (const { unseen } of unlisted)
+    collector.notSeen(`whether a cluster lists it: ${unseen}`, true, OF_CLUSTERS);
   const callbacks = callbacksOf(clusters, subject.heard, subject);
   judgeCallbacks(subject, callbacks, collector);
   if (server && looksForWal(collector.findings)) judgeArchive(subject, server, collector);
-  return memoryOf(subject, server, callbacks, collector);
+  return memoryOf(subject, server, callbacks, collector, unlisted.length > 0);
 }
 
-/** Returns what the next inspection has to know, with the findings. */
+/**
+ * Returns what the next inspection has to know, with the findings.
+ *
+ * @param mayBeListed whether no cluster lists the server, but one whose value was never read may do so
+ */
 function memoryOf(
   subject: Subject,
   server: DiagnosedServer | undefined,
   callbacks: Callbacks,
-  { findings, notes, unseen, missing, silent, judged }: Collector,
+  collector: Collector,
+  mayBeListed: boolean,
 ): Inspection {
+  const { findings, notes, unseen, missing, silent } = collector;
   const { before, item, now } = subject;
   const at = new Date(now).toISOString();
   const leading = leadingOf(subject);
@@ -56,9 +68,8 @@ function memoryOf(
       since: earlier?.find((one) => one.member === member)?.since ?? at,
     }));
   const timeline = timelineOf(leading, before, now);
-  const isLookedFor = looksForWal(findings);
   const earlier = (before?.findings ?? []).filter(
-    (one) => !findings.some(isOf(one)) && isAsBefore(one, subject, isLookedFor, judged, isSame),
+    (one) => !findings.some(isOf(one)) && isAsBefore(one, subject, collector, isSame, mayBeListed),
   );
   return {
     at,
@@ -67,8 +78,8 @@ function memoryOf(
     unseen: [...unseen],
     ...(leader !== undefined && { leader }),
     ...(applied_version !== undefined && { applied_version }),
-    missing: withTime(missing, before?.missing),
-    silent: withTime(silent, before?.silent),
+    missing: mayBeListed ? (before?.missing ?? []) : withTime(missing, before?.missing),
+    silent: mayBeListed ? (before?.silent ?? []) : withTime(silent, before?.silent),
     connected: connectedMembers(subject, server, at),
     callbacks: matchedNodes(callbacks),
     ...(timeline
@@ -85,30 +96,35 @@ function isOf({ kind, member }: Pick<StoredFinding, 'kind' | 'member'>) {
 /**
  * Returns whether an earlier finding stays, because its rule could not see what it needs.
  *
- * @param isLookedFor whether this inspection has looked for WAL
+ * @param isSame whether the last inspection has seen the same leader and the same applied version
+ * @param mayBeListed as for `memoryOf`
  */
 function isAsBefore(
   finding: StoredFinding,
   { clusters, diagnosis, barman_server }: Subject,
-  isLookedFor: boolean,
-  judged: ReadonlySet<string>,
+  { findings, judged, unjudged }: Collector,
   isSame: boolean,
+  mayBeListed: boolean,
 ): boolean {
   const { kind, member } = finding;
   const barman = !('unseen' in diagnosis);
   if (finding.class === 'archived') {
     // One that does not count yet has to be seen again. A server that Barman does not have has none.
-    const isJudged = barman && !isLookedFor;
-    return finding.counts && isSame && !isJudged && !judged.has(kind);
+    const isJudged = barman && !looksForWal(findings);
+    const wasSeen: ReadonlySet<string> = judged;
+    return finding.counts && isSame && !isJudged && !wasSeen.has(kind);
   }
+  if (mayBeListed && member !== undefined) return true;
   const listing = clusters.filter(
     ({ cluster }) => member !== undefined && cluster.servers.get(barman_server)?.has(member),
   );
+  const isListed = member === undefined || listing.length > 0;
+  if (isListed && unjudged.some((one) => isOf(one)(finding))) return true;
   return !wasJudged(finding, {
     barman,
     // A cluster without URLs is never asked.
     members: clusters.every(({ survey, unseen }) => (survey ? survey.members : unseen === undefined)),
-    isListed: member === undefined || listing.length > 0,
+    isListed,
     isMember: listing.every(({ survey }) => !survey || survey.members?.some(({ name }) => name === member)),
   });
 }

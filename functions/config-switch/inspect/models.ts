@@ -12,7 +12,23 @@ import type {
 } from '../barman/diagnosis.ts';
 import type { Member } from '../patroni/survey.ts';
 import { listOf } from '../text.ts';
+import type { Kind } from './findings.ts';
 import type { Collector, Subject, SurveyedCluster } from './subject.ts';
+
+/** What is judged by where a model connects to. */
+const BY_CONNECTIONS: readonly Kind[] = [
+  'model-connection',
+  'model-host',
+  'model-host-shared',
+  'model-shared',
+];
+/** What is judged by a model. */
+const BY_MODEL: readonly Kind[] = [
+  'model-missing',
+  'model-of-another-cluster',
+  'model-inactive',
+  ...BY_CONNECTIONS,
+];
 
 /** What the models of one cluster are judged by. */
 export interface Mapping {
@@ -57,7 +73,8 @@ function judged(connections: Connections): Connections {
 /** Returns the server's own connections, for a member without a model. Undefined: an active model hides them. */
 function ownConnections({ server }: Mapping, member: string, collector: Collector): Connections | undefined {
   if (server.active_model === null) return server.connections;
-  collector.notSeen('where Barman connects to without a model: the active one hides it', member);
+  const what = 'where Barman connects to without a model: the active one hides it';
+  collector.notSeen(what, member, BY_CONNECTIONS);
   return undefined;
 }
 
@@ -71,7 +88,8 @@ function connectionsOf(
   const { surveyed, server, known } = mapping;
   const { barman_server } = mapping.subject;
   if (!known) {
-    collector.notSeen('its model: Barman before 3.10 has none, or does not show them', member);
+    const what = 'its model: Barman before 3.10 has none, or does not show them';
+    collector.notSeen(what, member, BY_MODEL);
     return undefined;
   }
   const model = known.get(name);
@@ -90,7 +108,8 @@ function connectionsOf(
   judgeState(name, model, member, collector);
   const { connections } = model;
   if (!connections) {
-    collector.notSeen(`where ${name} connects to: Barman does not show the options of models`, member);
+    const what = `where ${name} connects to: Barman does not show the options of models`;
+    collector.notSeen(what, member, BY_CONNECTIONS);
     return undefined;
   }
   const missing = neededOf(server, connections).filter((option) => !connections.has(option));

@@ -79,7 +79,7 @@ function judgeBackups(
 ): void {
   const { barman_server, now } = subject;
   if (!backups) {
-    collector.notSeen('its base backups: Barman does not show them');
+    collector.notSeen('its base backups: Barman does not show them', undefined, ['no-backup', 'backup-old']);
     return;
   }
   const usable = backups.filter(isUsable);
@@ -90,7 +90,8 @@ function judgeBackups(
   }
   const ends = usable.flatMap(({ end }) => end ?? []);
   const age = now - Math.max(...ends);
-  if (ends.length === 0) collector.notSeen('when its base backups ended: Barman does not show it');
+  if (ends.length === 0)
+    collector.notSeen('when its base backups ended: Barman does not show it', undefined, ['backup-old']);
   else if (age > maximumBackupAge) {
     const what = `the newest base backup of ${barman_server} ended ${ageOf(age)} ago; the maximum age is ${ageOf(maximumBackupAge)}`;
     collector.find('backup-old', what, remedy);
@@ -118,10 +119,19 @@ export function judgeCluster(
   const models = modelsOf(cluster, barman_server);
   if (survey) judgeMembership(subject, cluster.name, survey, models, collector);
   else collector.notSeen(`Patroni: ${unseen ?? `clusters/${cluster.name} has no URLs`}`, true);
+  if (survey ? !survey.members : unseen !== undefined) keepCounting(subject, models, collector);
   if ('unseen' in diagnosis || !server) return;
   const { models: known, showsModels } = diagnosis;
   judgeModels({ subject, surveyed, server, models, known: showsModels ? known : undefined }, collector);
   if (usesSlot(server, cluster)) judgeSlot(subject, surveyed, server, diagnosis, collector);
+}
+
+/** Goes on counting for how long members have been missing or silent, if that cannot be seen now. */
+function keepCounting({ before }: Subject, models: Models, collector: Collector): void {
+  for (const name of models.keys()) {
+    if (before?.missing.some(({ member }) => member === name)) collector.missing.add(name);
+    if (before?.silent?.some(({ member }) => member === name)) collector.silent.add(name);
+  }
 }
 
 /** Judges whether parameter and Patroni have the same members, and whether each can be asked. */
@@ -132,14 +142,10 @@ function judgeMembership(
   models: Models,
   collector: Collector,
 ): void {
-  const { barman_server, before } = subject;
+  const { barman_server } = subject;
   if (!members) {
     const why = 'unknown' in observation ? observation.unknown : 'no node lists them';
     collector.notSeen(`the members of cluster ${cluster}: ${why}`, true);
-    // They have not been seen since.
-    for (const name of models.keys()) {
-      if (before?.missing.some(({ member }) => member === name)) collector.missing.add(name);
-    }
     return;
   }
   for (const { name, canLead } of members) {
@@ -183,17 +189,18 @@ function judgeUrls(
     return;
   }
   const failed = nodes.flatMap(({ url, error }) => (error === undefined ? [] : `${url.host}: ${error}`));
-  for (const { name, isRunning } of members) {
+  for (const { name, isRunning, canLead } of members) {
     if (!isRunning || nodes.some(({ member }) => member === name)) continue;
     if (failed.length === 0) {
       const remedy = `add the URL of its REST API to "patroni" in clusters/${cluster}`;
-      collector.find('member-without-url', 'no URL of the cluster leads to it', remedy, name);
+      if (canLead) collector.find('member-without-url', 'no URL of the cluster leads to it', remedy, name);
       continue;
     }
     collector.silent.add(name);
     const time = timeSince(subject.before?.silent, name, subject.now);
     if (time < MISSING_FOR) {
-      collector.notSeen(`its REST API did not answer (${failed.join(', ')})`, name);
+      const what = `its REST API did not answer (${failed.join(', ')})`;
+      collector.notSeen(what, name, ['member-without-url']);
     } else {
       const what = `its REST API has not answered for ${ageOf(time)} (${failed.join(', ')})`;
       const remedy = `correct its URL in "patroni" of clusters/${cluster}, or let the function reach it (patroni-hosts, patroni-port)`;
@@ -263,12 +270,12 @@ function judgeSlot(
   if (createsSlot || !survey?.members) return;
   judgeVersions(survey, collector);
   // A standby site may have it from its promotion on only (`cluster_type: primary`): until then, nothing streams.
-  if (clusters.length > 1 && survey.leader?.isPrimary !== true) return;
-  if (!survey.slots) {
-    collector.notSeen(
-      `the permanent slots of cluster ${cluster.name}: /config of Patroni did not answer`,
-      true,
-    );
+  const isSite = clusters.length > 1;
+  if (isSite && survey.leader?.isPrimary === false) return;
+  if (!survey.slots || (isSite && !survey.leader)) {
+    const why = survey.slots ? 'its leader is unknown' : '/config of Patroni did not answer';
+    const what = `the permanent slots of cluster ${cluster.name}: ${why}`;
+    collector.notSeen(what, true, ['slot-not-permanent']);
   } else if (!survey.slots.includes(slot)) {
     const others = survey.slots.length > 0 ? `; it has ${listOf(survey.slots)}` : '';
     const what = `Patroni has no permanent slot ${slot}${others}`;
@@ -284,7 +291,10 @@ export function makePermanent(slot: string): string {
 function judgeVersions({ nodes }: Survey, collector: Collector): void {
   const old = nodes.filter(({ version }) => version !== undefined && !keepsSlots(version));
   const [first] = old;
-  if (!first) return;
+  if (!first) {
+    if (nodes.some(({ version }) => version === undefined)) collector.unjudged.push({ kind: 'patroni-old' });
+    return;
+  }
   const what = `Patroni ${first.version} keeps no slots on replicas (${listOf(old.map(({ url }) => url.host))})`;
   collector.find('patroni-old', what, 'update Patroni to 3.2 or newer');
 }

@@ -18,7 +18,7 @@ const MAX_LINES = 100;
 
 /** A Patroni cluster that lists the server with members, and what was seen of it. */
 export interface SurveyedCluster {
-  readonly cluster: Pick<Cluster, 'name' | 'scope' | 'servers' | 'streaming_archiver_name'>;
+  readonly cluster: Pick<Cluster, 'name' | 'scope' | 'servers' | 'streaming_archiver_name' | 'hasNoValue'>;
   /** Undefined: its parameter has no URLs, or it could not be asked. */
   readonly survey: Survey | undefined;
   /** Why it could not be asked. */
@@ -63,6 +63,8 @@ export class Collector {
   readonly silent = new Set<string>();
   /** The kinds of the class archived whose rules could see all that they need. */
   readonly judged = new Set<Kind>();
+  /** The kinds of the class ready whose rules could not; of one member, or of the server. */
+  readonly unjudged: Pick<Finding, 'kind' | 'member'>[] = [];
 
   /** @param what without a member's name, which is put before it @param remedy in the imperative */
   find(kind: Finding['kind'], what: string, remedy: string, member?: string): void {
@@ -79,7 +81,9 @@ export class Collector {
     if (this.notes.length < MAX_LINES) this.notes.push(cut(text, MAX_TEXT));
   }
 
-  notSeen(what: string, member?: string | true): void {
+  /** @param kinds what it may have to do with: an earlier finding of these stays */
+  notSeen(what: string, member?: string | true, kinds: readonly Kind[] = []): void {
+    for (const kind of kinds) this.unjudged.push({ kind, ...(typeof member === 'string' && { member }) });
     if (this.unseen.length >= MAX_LINES) return;
     this.unseen.push({ ...(member !== undefined && { member }), what: cut(what, MAX_TEXT) });
   }
