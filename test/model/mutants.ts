@@ -251,12 +251,12 @@ export const MUTANTS: readonly Mutant[] = [
     ],
   },
   {
-    condition: 'an expired lease: … of the newest event as long as the last one suggests',
-    edits: [edit(TAKE_OVER, 'TIMES.asTheLast * last', '0 * last')],
+    condition: 'an expired lease: … of the newest event as long as is expected',
+    edits: [edit(TAKE_OVER, 'TIMES.asExpected * expected', '0 * expected')],
   },
   {
     condition: 'an expired lease: … and no longer, as its process may have died',
-    edits: [edit(TAKE_OVER, 'last === undefined ? ', 'last === undefined || last ? ')],
+    edits: [edit(TAKE_OVER, 'expected === undefined ? ', 'expected === undefined || expected ? ')],
   },
   {
     condition: 'an expired lease: … and for ten minutes if none was seen to end',
@@ -265,6 +265,16 @@ export const MUTANTS: readonly Mutant[] = [
   {
     condition: 'an expired lease: … and for ten minutes if it cannot be polled',
     edits: [edit(TAKE_OVER, 'let isSeen = false;', 'let isSeen = true;')],
+  },
+  {
+    condition: 'an expired lease: nothing is expected after one that outlived its lease',
+    edits: [
+      edit(
+        LEDGER,
+        'const { operation_ms } = lease;',
+        'const { operation_ms = lease.item.applied?.operation_ms } = lease;',
+      ),
+    ],
   },
   {
     condition: 'an expired lease: … and at least as long as another one',

@@ -248,6 +248,17 @@ const DIRECTED: readonly fc.Arbitrary<Scenario>[] = [
     mostPosts: ONCE,
     faultsUntil: fc.constant(300_000),
   }),
+  // One takes long on a host where the last one outlived its lease, and the one before did not.
+  directed({
+    deliveries: fc.tuple(
+      delivery(1, ms(1_000, 1_100)),
+      delivery(2, ms(5_000, 5_100)),
+      delivery(3, ms(65_000, 100_000)),
+    ),
+    operations: fc.tuple(done, operation(ms(40_000, 50_000)), operation(ms(120_000, 200_000))),
+    mostPosts: ONCE,
+    faultsUntil: fc.constant(400_000),
+  }),
   // One takes a minute on a host where the last one did not.
   directed({
     deliveries: fc.tuple(delivery(1, ms(1_000, 1_100)), delivery(2, ms(5_000, 60_000))),

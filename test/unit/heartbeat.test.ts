@@ -332,6 +332,20 @@ describe('the operation of an expired lease', () => {
     });
   });
 
+  test('that ended DONE leaves pending what an observation has recorded meanwhile, which is applied', async () => {
+    const cluster = { name: 'c', scope: 'c', streaming_archiver_name: null };
+    const servers = new Map([['main', new Map([['node2', 'other']])]]);
+    const seen = { leader: 'node2', leader_since: at(-2 * MINUTE), differs_since: at(-2 * MINUTE) };
+    const old = { desired: desired(-10 * MINUTE), ...running('op', -10 * MINUTE) };
+    put('main', { ...lease(1_000), ...old, ...seen });
+    barman.statusOf = () => 'DONE';
+    const observed = [{ cluster: { ...cluster, servers }, at: NOW, observation: { leader: 'node2' } }];
+    const heartbeat = await beat({ ...options, observe: async () => observed });
+    expect(heartbeat).toMatchObject({ pending: 1, applied: 1, oldestPendingAge: 0 });
+    expect(barman.switched).toEqual(['main']);
+    expect(get('main').applied).toMatchObject({ target: 'model other', operation_id: 'op-of-main' });
+  });
+
   test('that ended FAILED is a failed attempt, and is not tried again at once', async () => {
     put('main', { ...lease(1_000), ...running('op') });
     barman.statusOf = () => 'FAILED';

@@ -222,11 +222,14 @@ describe('complete', () => {
     expect(table.item).toEqual(IN_SYNC);
   });
 
-  test('has how long the next operation is expected to take, and keeps that of the last one if it is not known', async () => {
+  test('has how long the next operation is expected to take, and nothing if it is not known', async () => {
     for (const operation_ms of [400, undefined]) {
       const lease = await acquireLease();
       await ledger.complete({ ...ended(lease), ...(operation_ms && { operation_ms }) }, signal);
-      expect(table.item).toEqual({ ...IN_SYNC, applied: { ...appliedOf(A), operation_ms: 400 } });
+      expect(table.item).toEqual({
+        ...IN_SYNC,
+        applied: { ...appliedOf(A), ...(operation_ms && { operation_ms }) },
+      });
       table.item = {
         barman_server: 'main',
         applied: { ...appliedOf(state(-9, 'z')), operation_ms: 400 },

@@ -294,7 +294,8 @@ export class Ledger {
    */
   async complete(lease: EndedLease, signal: AbortSignal): Promise<Item | undefined> {
     const { operation_id, target, version } = lease.operation;
-    const { operation_ms = lease.item.applied?.operation_ms } = lease;
+    // What the one before took says nothing of one that outlived its lease.
+    const { operation_ms } = lease;
     const change: Change = {
       applied: {
         ...{ target, version, operation_id, applied_at: new Date().toISOString() },

@@ -204,7 +204,8 @@ async function observe({ ledger, signal, interval, ...options }: HeartbeatOption
 
 /** What became of the expired leases. */
 interface Polled {
-  readonly applied: ReadonlySet<string>;
+  /** Server → version. Meanwhile something newer may have been recorded. */
+  readonly applied: ReadonlyMap<string, string>;
   readonly waiting: ReadonlySet<string>;
 }
 
@@ -219,7 +220,7 @@ async function pollExpired(
   host: BarmanHost,
   expired: readonly LeasedItem[],
 ): Promise<Polled> {
-  const applied = new Set<string>();
+  const applied = new Map<string, string>();
   const waiting = new Set<string>();
   await forEach(expired, async (item) => {
     const { running } = item;
@@ -231,7 +232,7 @@ async function pollExpired(
       waiting.delete(barman_server);
       // The lease of one that did not end in time is taken over below.
       if (!hasEnded || running.version !== desired.version) return undefined;
-      applied.add(barman_server);
+      applied.set(barman_server, running.version);
       const { operation_id, target } = running;
       const message = `Barman was set to ${target} by operation ${operation_id} of an earlier invocation`;
       return { exit_code: ExitCode.CONFIG_SWITCH_DONE, message, operation_id };
@@ -257,21 +258,19 @@ async function apply(
   const [paused, pending] = [allPending.filter(isHeld), allPending.filter((item) => !isHeld(item))];
   const sinceOf = (item: RecordedItem) => pendingSince(item, stage, now);
   const age = (item: RecordedItem) => now - sinceOf(item);
-  const applied = new Set(polled.applied);
+  const applied = new Map(polled.applied);
+  const isDone = ({ barman_server, desired }: RecordedItem) =>
+    (applied.get(barman_server) ?? '') >= desired.version;
   // Otherwise each attempt would only use itself up, and the reason has an alarm of its own.
   if (host.unreachable === undefined) {
     const due = pending.filter(
-      (item) =>
-        !isLeased(item) &&
-        isDue(item) &&
-        !applied.has(item.barman_server) &&
-        !polled.waiting.has(item.barman_server),
+      (item) => !isLeased(item) && isDue(item) && !isDone(item) && !polled.waiting.has(item.barman_server),
     );
     await forEach(due.sort(byOrder(age)), async (item) => {
       if (options.remaining() < host.slowest + SPARE_TIME) return;
       await attempt(options, host, item, async (reconcileOptions) => {
         const result = await reconcile(reconcileOptions, item.barman_server, item.desired.version);
-        applied.add(item.barman_server);
+        applied.set(item.barman_server, item.desired.version);
         return result;
       });
     });
@@ -280,7 +279,7 @@ async function apply(
     ...(isPaused(item) && !item.paused_until ? [now - timeOf(item.paused_at, now)] : []),
     ...(allPaused && !stage.paused?.until ? [now - timeOf(stage.paused?.at, now)] : []),
   ]);
-  const left = pending.filter((item) => !applied.has(item.barman_server));
+  const left = pending.filter((item) => !isDone(item));
   return {
     pending: pending.length,
     applied: applied.size,

@@ -19,10 +19,10 @@ import { parseTarget } from '../target.ts';
 /**
  * An operation of the desired state itself is waited for longer than another one: its end is what is wanted, and
  * each further operation makes a slow host slower. It is `asAnother` times as long, because one that cannot be polled
- * may have ended. But if a heartbeat sees that it has not, its process may have died. Then it is `asTheLast` times as
- * long as the last operation took, which is measured within an invocation, and so at most 28.5 s.
+ * may have ended. But if a heartbeat sees that it has not, its process may have died. Then it is `asExpected` times as
+ * long as it was expected to take, if that is known; it is measured within an invocation, and so at most 28.5 s.
  */
-const TIMES = { asAnother: 10, asTheLast: 20 };
+const TIMES = { asAnother: 10, asExpected: 20 };
 
 export interface TakeOverOptions {
   readonly ledger: Ledger;
@@ -101,8 +101,8 @@ function patience(
   operationTimeout: number,
   isSeen: boolean,
 ): number {
-  const last = isSeen ? applied?.operation_ms : undefined;
-  const ofDesired = last === undefined ? TIMES.asAnother * operationTimeout : TIMES.asTheLast * last;
+  const expected = isSeen ? applied?.operation_ms : undefined;
+  const ofDesired = expected === undefined ? TIMES.asAnother * operationTimeout : TIMES.asExpected * expected;
   const time = version === desired.version ? Math.max(operationTimeout, ofDesired) : operationTimeout;
   return timeOf(lease.expires_at, 0) + time - Date.now();
 }
