@@ -211,6 +211,7 @@ export const ALARMS: Readonly<Record<string, Readonly<Record<string, Alarm>>>> =
         '  [Its item cannot be read](../how-to/read-the-ledger.md#an-item-that-cannot-be-read).',
         '  Its list of operations is 500: [a broken job file](../how-to/broken-job-file.md).',
         'The alarm is also raised if there was no successful inspection for two days.',
+        'A member that is unknown or unreachable counts once two daily inspections have found it so: within 48 h.',
       ],
     },
     'invalid-args': {
