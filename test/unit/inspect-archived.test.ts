@@ -564,7 +564,29 @@ describe('of earlier findings', () => {
       [...NODE, ...SLOT],
     ],
     ['those about the slot stay, if Barman uses another node', { status: replica }, SLOT],
-    ['those about the connection stay, if Barman does not show it', { status: HIDDEN }, ['no-connection']],
+    [
+      'those about the connection stay, if Barman does not show it',
+      { status: HIDDEN },
+      ['no-connection', 'in-recovery'],
+    ],
+    [
+      'that about the system stays, if Barman does not show it',
+      { status: { postgres_systemid: null, streaming_systemid: null } },
+      ['other-system'],
+    ],
+    [
+      'that about the system stays, if the leader does not say it',
+      { survey: { leader: { ...LEADER, systemId: undefined } } },
+      ['other-system'],
+    ],
+    ['those about the slot stay, if Barman does not show it', { status: { replication_slot: 7 } }, SLOT],
+    ['those about the slot go, if Barman uses none', { config: { slot_name: null } }, []],
+    [
+      'those about the leader stay while it is unknown',
+      { survey: LEADERLESS },
+      ['in-recovery', 'other-system', 'slot-inactive', ...SEGMENTS],
+    ],
+    ['none stay where Patroni is not asked, but those about segments', { clusters: [UNSURVEYED] }, SEGMENTS],
     ['those about segments stay, if Barman does not show them', { wals: 7 }, SEGMENTS],
     [
       'those about segments stay, if Barman does not show their size',

@@ -66,12 +66,8 @@ export function judgeArchive(subject: Subject, server: DiagnosedServer, collecto
   if (isRight()) {
     if ('unseen' in leading) judgeRole(subject, server, collector);
     else judgeNode(subject, server, leading, collector);
-    collector.judged.add('in-recovery').add('other-system');
   }
-  if (isRight()) {
-    judgeSlot(subject, server, leading, collector);
-    collector.judged.add('slot-missing').add('slot-inactive').add('slot-behind');
-  }
+  if (isRight()) judgeSlot(subject, server, leading, collector);
   if (!('unseen' in leading)) judgeSegments(subject, server, leading, collector);
   // Without members, it has been said why already.
   else if (clusters.some(({ survey }) => survey?.members))
@@ -141,6 +137,7 @@ function judgeNode(
   collector: Collector,
 ): void {
   const { active_model, status } = server;
+  if (status.isInRecovery !== undefined) collector.judged.add('in-recovery');
   if (leader.isPrimary && isReplica(server)) {
     const models = modelsOf(cluster, barman_server);
     const model = models.get(leader.name);
@@ -152,9 +149,9 @@ function judgeNode(
     collector.find('in-recovery', what, remedy);
   }
   const seen = { conninfo: status.systemId, streaming_conninfo: status.streamingSystemId };
-  const foreign = (['conninfo', 'streaming_conninfo'] as const).filter(
-    (option) => seen[option] !== undefined && seen[option] !== leader.systemId,
-  );
+  const shown = (['conninfo', 'streaming_conninfo'] as const).filter((option) => seen[option] !== undefined);
+  if (leader.systemId !== undefined && shown.length > 0) collector.judged.add('other-system');
+  const foreign = shown.filter((option) => seen[option] !== leader.systemId);
   const [first] = foreign;
   if (!first || leader.systemId === undefined) return;
   const options = foreign.join(' and ');
@@ -172,12 +169,20 @@ function judgeRole(
   server: DiagnosedServer,
   collector: Collector,
 ): void {
-  const isAsked = clusters.some(({ survey, unseen }) => survey || unseen !== undefined);
+  if (isAsked(clusters)) return;
+  // There is no leader to compare with.
+  collector.judged.add('other-system');
+  if (server.status.isInRecovery !== undefined) collector.judged.add('in-recovery');
   const isPromotion = item && isSettled(item) && PROMOTED.some((role) => role === item.desired?.role);
-  if (isAsked || !isPromotion || !isReplica(server)) return;
+  if (!isPromotion || !isReplica(server)) return;
   const what = `Barman is connected to a replica${hostsOf(server, ['conninfo'])}, although the last switch was for a promotion`;
   const section = server.active_model ?? barman_server;
   collector.find('in-recovery', what, `correct conninfo of [${section}] in barman.conf`);
+}
+
+/** Returns whether a leader should be known. */
+function isAsked(clusters: Subject['clusters']): boolean {
+  return clusters.some(({ survey, unseen }) => survey || unseen !== undefined);
 }
 
 /** Returns whether Barman takes a replica for the primary. With `primary_conninfo`, it knows that it is one. */
@@ -204,6 +209,10 @@ function judgeSlot(
   const { status, slot_name: name = '' } = server;
   const { slot, currentLsn, segmentSize = 2 ** 24 } = status;
   const isUsed = clusters.every(({ cluster }) => usesSlot(server, cluster)) && usesSlot(server);
+  if (isUsed && slot === undefined) return;
+  collector.judged.add('slot-missing').add('slot-behind');
+  // While the leader is unknown, so is who streams from it.
+  if (!('unseen' in leading && isAsked(clusters))) collector.judged.add('slot-inactive');
   if (!isUsed || slot === undefined) return;
   const receive = `barman receive-wal ${barman_server}`;
   if (slot === null) {
