@@ -579,6 +579,11 @@ describe('of earlier findings', () => {
       { survey: { leader: { ...LEADER, systemId: undefined } } },
       ['other-system'],
     ],
+    [
+      'that about a replica stays, if neither Patroni is asked nor Barman shows it',
+      { clusters: [UNSURVEYED], status: HIDDEN },
+      ['no-connection', 'in-recovery', ...SEGMENTS],
+    ],
     ['those about the slot stay, if Barman does not show it', { status: { replication_slot: 7 } }, SLOT],
     ['those about the slot go, if Barman uses none', { config: { slot_name: null } }, []],
     [

@@ -164,6 +164,15 @@ const READY: readonly [string, Change][] = [
   ],
   ['a cascading and a synchronous standby', { survey: members({}) }],
   [
+    'a member that cannot lead, and has no URL',
+    {
+      survey: {
+        members: SURVEY.members?.map((one) => ({ ...one, canLead: one.name !== 'node3' })),
+        nodes: SURVEY.nodes.slice(0, 2),
+      },
+    },
+  ],
+  [
     'a member that cannot lead, and has no model',
     {
       survey: {

@@ -235,6 +235,12 @@ describe('an earlier finding of the class ready', () => {
     ],
     ['no backup, while Barman does not show backups', 'no-backup', undefined, { backups: {} }, noBackups],
     [
+      'an old backup, while Barman does not show backups',
+      ...(['backup-old', undefined] as const),
+      { backups: backup({ end_time: ago(9 * DAY) }) },
+      noBackups,
+    ],
+    [
       'an old backup, while Barman does not show when backups ended',
       ...(['backup-old', undefined] as const),
       { backups: backup({ end_time: ago(9 * DAY) }) },
@@ -341,6 +347,18 @@ describe('an earlier finding of the class ready', () => {
       unlisted,
       { ...noBarman, clusters: [clusterOf(withNode4, { main: { ...MODELS, node4: 'pg:node4' } })] },
     ],
+    [
+      'an old Patroni, and all nodes have a newer one',
+      ...(['patroni-old', undefined] as const),
+      { survey: { nodes: [...SURVEY.nodes.slice(0, 2), oldNode3] } },
+      {},
+    ],
+    [
+      'an inactive server that is active now, although the parameter was never read',
+      ...(['server-inactive', undefined] as const),
+      { config: { active: false } },
+      { clusters: [neverRead] },
+    ],
     ['no model, and the cluster has no URLs any more', 'member-without-model', 'node4', unlisted, noUrls],
     ['a shared host, without URLs', 'model-host-shared', 'node2', { ...wrongHost, ...noUrls }, noUrls],
     [
@@ -351,7 +369,8 @@ describe('an earlier finding of the class ready', () => {
     ],
   ])('goes if it was %s', (_, kind, member, found, next) => {
     const before = judge({ ...subjectOf(found), now: NOW - 15 * MINUTE });
-    expect(before.findings).toContainEqual(expect.objectContaining({ kind, member }));
+    const finding = expect.objectContaining({ kind, ...(member !== undefined && { member }) });
+    expect(before.findings).toContainEqual(finding);
     expect(judge({ ...subjectOf(next), before }).findings).toEqual([]);
   });
 });
@@ -455,6 +474,11 @@ describe('the next inspection knows', () => {
     expect(before.silent).toEqual([{ member: 'node3', since: ago(23 * HOUR) }]);
     const later = judge({ ...subjectOf({ survey }), before });
     expect(later.findings.map(({ kind }) => kind)).toEqual(['member-unreachable', 'member-unknown']);
+  });
+
+  test('of no missing or silent member at first, if the parameter was never read', () => {
+    const neverRead = { cluster: withoutValue('main', 'malformed'), survey: undefined, unseen: 'malformed' };
+    expect(judged({ clusters: [neverRead] })).toMatchObject({ missing: [], silent: [] });
   });
 
   test('nothing of members that were missing, once the cluster has no URLs', () => {
