@@ -487,6 +487,15 @@ const whole = (given: Partial<Delivery> & Pick<Delivery, 'event' | 'at'>): Deliv
   ...(given.follows === 'alone' && { event: 0 }),
 });
 
+/** An event that follows the leader, and event 2, which names its model, at some time. */
+const besideNamed = (
+  follows: { readonly [A in 'event' | 'follows' | 'at']: fc.Arbitrary<Delivery[A]> },
+  at: fc.Arbitrary<number>,
+): fc.Arbitrary<Delivery[]> =>
+  fc
+    .tuple(fc.record(follows), fc.record({ event: fc.constant(2), at }))
+    .map((deliveries) => deliveries.map(whole));
+
 /** Events that follow the leader: some lost, late, twice, beside others with a model, and answered with an old leader. */
 const FOLLOWING: readonly fc.Arbitrary<Scenario>[] = [
   directed({
@@ -502,16 +511,14 @@ const FOLLOWING: readonly fc.Arbitrary<Scenario>[] = [
     answers: ANSWERS,
     observation: ANSWERS,
     spacing: ms(20_000, 70_000),
-    deliveries: fc
-      .tuple(
-        fc.record({
-          event: fc.constantFrom(1, 2),
-          follows: fc.constantFrom('role change', 'alone'),
-          at: ms(20_000, 150_000),
-        }),
-        fc.record({ event: fc.constant(2), at: ms(0, 150_000) }),
-      )
-      .map((deliveries) => deliveries.map((one) => whole(one as Delivery))),
+    deliveries: besideNamed(
+      {
+        event: fc.constantFrom(1, 2),
+        follows: fc.constantFrom('role change', 'alone'),
+        at: ms(20_000, 150_000),
+      },
+      ms(0, 150_000),
+    ),
     faultsUntil: fc.constant(300_000),
   }),
   // An event names the new leader's model, and one of the same role change is answered with the old leader.
@@ -520,12 +527,10 @@ const FOLLOWING: readonly fc.Arbitrary<Scenario>[] = [
     observation: ANSWERS,
     spacing: ms(20_000, 30_000),
     lost: fc.constant([1]),
-    deliveries: fc
-      .tuple(
-        fc.record({ event: fc.constant(2), follows: fc.constant('role change'), at: ms(0, 60_000) }),
-        fc.record({ event: fc.constant(2), at: ms(0, 60_000) }),
-      )
-      .map((deliveries) => deliveries.map((one) => whole(one as Delivery))),
+    deliveries: besideNamed(
+      { event: fc.constant(2), follows: fc.constant('role change'), at: ms(0, 60_000) },
+      ms(0, 60_000),
+    ),
     faultsUntil: fc.constant(300_000),
   }),
   // Events that no role change has sent, for ever.

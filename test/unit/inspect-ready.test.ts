@@ -3,7 +3,6 @@
 import { describe, expect, test } from 'vitest';
 import { classOf, FINDINGS, type Finding } from '../../functions/config-switch/inspect/findings.ts';
 import { judge, readyOf } from '../../functions/config-switch/inspect/judge.ts';
-import { withoutValue } from '../../functions/config-switch/patroni/cluster.ts';
 import {
   ago,
   backup,
@@ -21,11 +20,13 @@ import {
   MODELS,
   memberOf,
   modelOf,
+  NEVER_READ,
   NOW,
   nodeOf,
   SURVEY,
   serverOf,
   silentNode,
+  sitesWith,
   subjectOf,
   TWO_SITES,
   UNSURVEYED,
@@ -922,22 +923,13 @@ describe('it is not seen', () => {
     ],
     [
       'slots of a site whose leader is unknown',
-      {
-        ...TWO_SITES,
-        clusters: (TWO_SITES.clusters ?? []).map((one, index) =>
-          index === 0 ? { ...one, survey: one.survey && { ...one.survey, ...LEADERLESS } } : one,
-        ),
-      },
+      sitesWith(0, LEADERLESS),
       'the permanent slots of cluster dc1: its leader is unknown',
       true,
     ],
     [
       'whether a cluster lists the server, since its parameter was never read',
-      {
-        clusters: [
-          { cluster: withoutValue('main', 'x'), survey: undefined, unseen: 'clusters/main is malformed' },
-        ],
-      },
+      { clusters: [NEVER_READ] },
       'whether a cluster lists it: clusters/main is malformed',
       true,
     ],

@@ -6,9 +6,8 @@ import { describe, expect, test } from 'vitest';
 import { DiagnoseOutput, readDiagnosis } from '../../functions/config-switch/barman/diagnosis.ts';
 import { sentenceOf } from '../../functions/config-switch/inspect/findings.ts';
 import { judge, readyOf } from '../../functions/config-switch/inspect/judge.ts';
-import type { Subject, SurveyedCluster } from '../../functions/config-switch/inspect/subject.ts';
+import type { Subject } from '../../functions/config-switch/inspect/subject.ts';
 import { readInspection } from '../../functions/config-switch/ledger/inspection.ts';
-import { withoutValue } from '../../functions/config-switch/patroni/cluster.ts';
 import type { Survey } from '../../functions/config-switch/patroni/survey.ts';
 import {
   ago,
@@ -28,6 +27,7 @@ import {
   MODELS,
   memberOf,
   modelOf,
+  NEVER_READ,
   NOW,
   nodeOf,
   SEGMENT,
@@ -35,6 +35,7 @@ import {
   SYSTEM,
   serverOf,
   silentNode,
+  sitesWith,
   standby,
   subjectOf,
   TWO_SITES,
@@ -180,10 +181,6 @@ describe('an earlier finding of the class ready', () => {
   const noUrls = { clusters: [UNSURVEYED] };
   const noConfig = { survey: { slots: undefined } };
   const noBackups = { backups: undefined };
-  const dc1 = (survey: Partial<Survey>) =>
-    (TWO_SITES.clusters ?? []).map((one, index) =>
-      index === 0 ? { ...one, survey: one.survey && { ...one.survey, ...survey } } : one,
-    );
   const withNode4Listed = { main: { ...MODELS, node4: 'pg:node4' } };
   const wrongHost = { models: { 'pg:node2': modelOf('10.0.1.13') } };
   const withoutNode2 = { main: { node1: 'pg:node1', node3: 'pg:node3' } };
@@ -195,10 +192,6 @@ describe('an earlier finding of the class ready', () => {
   const unlisted = { survey: withNode4 };
   const oldNode3 = nodeOf('node3', '10.0.1.13', { version: '3.1.2' });
   const node2WithoutModel = { main: { ...MODELS, node2: null } };
-  const neverRead: SurveyedCluster = {
-    ...{ cluster: withoutValue('main', 'clusters/main is malformed'), survey: undefined },
-    unseen: 'clusters/main is malformed',
-  };
 
   const hosts = { b1: '10.0.2.11', b2: '10.0.2.12', b3: '10.0.2.13' };
   const listed = { b1: 'pg:b1', b2: 'pg:b2', b3: 'pg:b3' };
@@ -224,8 +217,8 @@ describe('an earlier finding of the class ready', () => {
     [
       'no slot, while the leader of that site is unknown',
       ...(['slot-not-permanent', undefined] as const),
-      { ...TWO_SITES, clusters: dc1({ slots: [] }) },
-      { ...TWO_SITES, clusters: dc1(LEADERLESS) },
+      sitesWith(0, { slots: [] }),
+      sitesWith(0, LEADERLESS),
     ],
     [
       'an old Patroni, while that node does not answer',
@@ -274,13 +267,13 @@ describe('an earlier finding of the class ready', () => {
       'no model, while the parameter was never read, so that it is not known who lists the server',
       ...(['member-without-model', 'node4'] as const),
       unlisted,
-      { clusters: [neverRead] },
+      { clusters: [NEVER_READ] },
     ],
     [
       'no slot, while the parameter was never read',
       ...(['slot-not-permanent', undefined] as const),
       UNREADY,
-      { clusters: [neverRead] },
+      { clusters: [NEVER_READ] },
     ],
     ['no model, while Patroni does not answer', 'member-without-model', 'node4', unlisted, noAnswer],
     [
@@ -312,14 +305,7 @@ describe('an earlier finding of the class ready', () => {
       'a wrong host, while the Patroni of one site does not have its member, and that of the other one its namesake',
       ...(['model-host', 'node2'] as const),
       { ...TWO_SITES, models: { ...TWO_SITES.models, 'pg:dc2-2': modelOf('10.0.2.11') } },
-      {
-        ...TWO_SITES,
-        clusters: (TWO_SITES.clusters ?? []).map((one, index) =>
-          index === 1
-            ? { ...one, survey: one.survey && { ...one.survey, members: [memberOf('node1', '10.0.2.11')] } }
-            : one,
-        ),
-      },
+      sitesWith(1, { members: [memberOf('node1', '10.0.2.11')] }),
     ],
   ])('stays with its time if it is %s', (_, kind, member, found, next) => {
     const finding = expect.objectContaining({ kind, ...(member !== undefined && { member }), since: first });
@@ -357,7 +343,7 @@ describe('an earlier finding of the class ready', () => {
       'an inactive server that is active now, although the parameter was never read',
       ...(['server-inactive', undefined] as const),
       { config: { active: false } },
-      { clusters: [neverRead] },
+      { clusters: [NEVER_READ] },
     ],
     ['no model, and the cluster has no URLs any more', 'member-without-model', 'node4', unlisted, noUrls],
     ['a shared host, without URLs', 'model-host-shared', 'node2', { ...wrongHost, ...noUrls }, noUrls],
@@ -463,10 +449,7 @@ describe('the next inspection knows', () => {
   test.each<[string, Change]>([
     ['no node answered', { survey: { ...LEADERLESS, members: undefined } }],
     ['the parameter was malformed', { clusters: [{ ...UNSURVEYED, unseen: 'clusters/main is malformed' }] }],
-    [
-      'the parameter was never read',
-      { clusters: [{ cluster: withoutValue('main', 'malformed'), survey: undefined, unseen: 'malformed' }] },
-    ],
+    ['the parameter was never read', { clusters: [NEVER_READ] }],
   ])('that members were missing and silent, although %s meanwhile', (_, meanwhile) => {
     const survey = { ...silent, members: SURVEY.members?.filter(({ name }) => name !== 'node2') };
     const before = judgedTwice({ survey }, meanwhile, 23 * HOUR);
@@ -477,8 +460,7 @@ describe('the next inspection knows', () => {
   });
 
   test('of no missing or silent member at first, if the parameter was never read', () => {
-    const neverRead = { cluster: withoutValue('main', 'malformed'), survey: undefined, unseen: 'malformed' };
-    expect(judged({ clusters: [neverRead] })).toMatchObject({ missing: [], silent: [] });
+    expect(judged({ clusters: [NEVER_READ] })).toMatchObject({ missing: [], silent: [] });
   });
 
   test('nothing of members that were missing, once the cluster has no URLs', () => {

@@ -8,6 +8,7 @@ import type { Subject, SurveyedCluster } from '../../functions/config-switch/ins
 import type { HeardNode } from '../../functions/config-switch/ledger/heard.ts';
 import type { Inspection } from '../../functions/config-switch/ledger/inspection.ts';
 import type { Item } from '../../functions/config-switch/ledger/item.ts';
+import { withoutValue } from '../../functions/config-switch/patroni/cluster.ts';
 import type { LeaderState, Member, Node, Survey } from '../../functions/config-switch/patroni/survey.ts';
 
 export const NOW = Date.parse('2026-11-28T12:00:00.000Z');
@@ -144,12 +145,25 @@ export const TWO_SITES: Pick<Change, 'clusters' | 'models'> = {
   ],
   models: { 'pg:dc2-1': modelOf('10.0.2.11'), 'pg:dc2-2': modelOf('10.0.2.12') },
 };
+/** The two sites, one of which was seen otherwise. @param site 0: dc1, 1: dc2 */
+export const sitesWith = (site: number, survey: Partial<Survey>): Pick<Change, 'clusters' | 'models'> => ({
+  ...TWO_SITES,
+  clusters: (TWO_SITES.clusters ?? []).map((one, index) =>
+    index === site ? { ...one, survey: one.survey && { ...one.survey, ...survey } } : one,
+  ),
+});
 /** Nodes that were heard an hour ago, and every hour before; each is `[node, cluster]`. */
 export const heardInSites = (...nodes: readonly (readonly [string, string])[]): HeardNode[] =>
   heardOf(...nodes.map(([node]) => node)).map((one, index) => ({ ...one, cluster: nodes[index]?.[1] ?? '' }));
 
 /** A cluster whose parameter has no URLs. */
 export const UNSURVEYED: SurveyedCluster = { ...clusterOf(), survey: undefined };
+
+/** A cluster whose parameter was never read: whether it lists the server is unknown. */
+export const NEVER_READ: SurveyedCluster = {
+  ...{ cluster: withoutValue('main', 'clusters/main is malformed'), survey: undefined },
+  unseen: 'clusters/main is malformed',
+};
 
 const applied_at = ago(2 * DAY);
 export const itemOf = (model: string, change: Partial<Item> = {}): Item => ({

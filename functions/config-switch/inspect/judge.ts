@@ -6,7 +6,15 @@ import { judgeArchive, timelineOf } from './archived.ts';
 import { type Callbacks, callbacksOf, judgeCallbacks, matchedNodes } from './callbacks.ts';
 import { classOf, concernsAllMembers, type Finding, type Kind, wasJudged } from './findings.ts';
 import { judgeCluster, judgeServer } from './ready.ts';
-import { Collector, clustersOf, leadingOf, type Subject, serverIn } from './subject.ts';
+import {
+  Collector,
+  clustersOf,
+  lacksMembers,
+  leadingOf,
+  modelsOf,
+  type Subject,
+  serverIn,
+} from './subject.ts';
 
 /** How long a connection to a member that led is remembered (ms). */
 const REMEMBERED = 400 * 24 * 3_600_000;
@@ -116,14 +124,13 @@ function isAsBefore(
   }
   if (mayBeListed && member !== undefined) return true;
   const listing = clusters.filter(
-    ({ cluster }) => member !== undefined && cluster.servers.get(barman_server)?.has(member),
+    ({ cluster }) => member !== undefined && modelsOf(cluster, barman_server).has(member),
   );
   const isListed = member === undefined || listing.length > 0;
-  if (isListed && unjudged.some((one) => isOf(one)(finding))) return true;
+  if (isListed && unjudged.some(isOf(finding))) return true;
   return !wasJudged(finding, {
     barman,
-    // A cluster without URLs is never asked.
-    members: clusters.every(({ survey, unseen }) => (survey ? survey.members : unseen === undefined)),
+    members: !clusters.some(lacksMembers),
     isListed,
     isMember: listing.every(({ survey }) => !survey || survey.members?.some(({ name }) => name === member)),
   });
@@ -167,7 +174,7 @@ function connectedMembers(
     server.status.systemId === leader.systemId &&
     server.status.isInRecovery === !leader.isPrimary &&
     // Through another model, that of the leader has not been tried.
-    server.active_model === cluster.servers.get(barman_server)?.get(leader.name);
+    server.active_model === modelsOf(cluster, barman_server).get(leader.name);
   if (!isConnected) return earlier;
   const others = earlier.filter(({ member }) => member !== leader.name);
   return [{ member: leader.name, at }, ...others].slice(0, MAX_CONNECTED);

@@ -10,6 +10,7 @@ import type {
   DiagnosedServer,
   Diagnosis,
 } from '../barman/diagnosis.ts';
+import type { Members } from '../patroni/cluster.ts';
 import type { Member } from '../patroni/survey.ts';
 import { listOf } from '../text.ts';
 import type { Kind } from './findings.ts';
@@ -36,7 +37,7 @@ export interface Mapping {
   readonly surveyed: SurveyedCluster;
   readonly server: DiagnosedServer;
   /** Member → model; null: none, so that the server's own options apply. */
-  readonly models: ReadonlyMap<string, string | null>;
+  readonly models: Members;
   /** The models that Barman has; undefined: not seen. */
   readonly known: Diagnosis['models'] | undefined;
 }

@@ -2,13 +2,14 @@
 
 import { type DiagnosedServer, type Diagnosis, isUsable } from '../barman/diagnosis.ts';
 import { timeOf } from '../ledger/item.ts';
+import type { Members } from '../patroni/cluster.ts';
 import type { Member, Survey } from '../patroni/survey.ts';
 import { listOf } from '../text.ts';
 import { judgeModels } from './models.ts';
 import {
   type Collector,
+  lacksMembers,
   leadingOf,
-  type Models,
   modelsOf,
   type Subject,
   type SurveyedCluster,
@@ -119,7 +120,7 @@ export function judgeCluster(
   const models = modelsOf(cluster, barman_server);
   if (survey) judgeMembership(subject, cluster.name, survey, models, collector);
   else collector.notSeen(`Patroni: ${unseen ?? `clusters/${cluster.name} has no URLs`}`, true);
-  if (survey ? !survey.members : unseen !== undefined) keepCounting(subject, models, collector);
+  if (lacksMembers(surveyed)) keepCounting(subject, models, collector);
   if ('unseen' in diagnosis || !server) return;
   const { models: known, showsModels } = diagnosis;
   judgeModels({ subject, surveyed, server, models, known: showsModels ? known : undefined }, collector);
@@ -127,7 +128,7 @@ export function judgeCluster(
 }
 
 /** Goes on counting for how long members have been missing or silent, if that cannot be seen now. */
-function keepCounting({ before }: Subject, models: Models, collector: Collector): void {
+function keepCounting({ before }: Subject, models: Members, collector: Collector): void {
   for (const name of models.keys()) {
     if (before?.missing.some(({ member }) => member === name)) collector.missing.add(name);
     if (before?.silent?.some(({ member }) => member === name)) collector.silent.add(name);
@@ -139,7 +140,7 @@ function judgeMembership(
   subject: Subject,
   cluster: string,
   { members, nodes, observation }: Survey,
-  models: Models,
+  models: Members,
   collector: Collector,
 ): void {
   const { barman_server } = subject;
@@ -166,7 +167,7 @@ function judgeMembership(
 }
 
 /** Returns the remedy for a member that has no model for a server: one that is named as the others are. */
-export function addModel(barman_server: string, cluster: string, models: Models, member: string): string {
+export function addModel(barman_server: string, cluster: string, models: Members, member: string): string {
   const [prefix = 'pg:'] = [...models].flatMap(([one, model]) =>
     model?.endsWith(one) ? model.slice(0, -one.length) : [],
   );

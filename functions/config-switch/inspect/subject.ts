@@ -4,7 +4,7 @@ import type { DiagnosedServer, Diagnosis } from '../barman/diagnosis.ts';
 import type { HeardNode } from '../ledger/heard.ts';
 import type { Inspection } from '../ledger/inspection.ts';
 import type { Item } from '../ledger/item.ts';
-import { type Cluster, hasMembers } from '../patroni/cluster.ts';
+import { type Cluster, hasMembers, type Members } from '../patroni/cluster.ts';
 import type { Observation } from '../patroni/leader.ts';
 import { leadingSite } from '../patroni/sites.ts';
 import type { LeaderState, Survey } from '../patroni/survey.ts';
@@ -94,6 +94,11 @@ export function clustersOf<T extends SurveyedCluster>(clusters: readonly T[], ba
   return clusters.filter(({ cluster }) => hasMembers(cluster, barman_server));
 }
 
+/** Returns whether the members of a cluster should have been seen, and were not. One without URLs is never asked. */
+export function lacksMembers({ survey, unseen }: SurveyedCluster): boolean {
+  return survey ? survey.members === undefined : unseen !== undefined;
+}
+
 /** Returns what a diagnosis says of a server; undefined: it was not seen, or Barman does not have it. */
 export function serverIn(
   diagnosis: Subject['diagnosis'],
@@ -102,11 +107,8 @@ export function serverIn(
   return 'unseen' in diagnosis ? undefined : diagnosis.servers.get(barman_server);
 }
 
-/** The models of a Barman server by member of a cluster. */
-export type Models = ReadonlyMap<string, string | null>;
-
 /** Returns the models that a cluster names for a Barman server: none if it does not list the server. */
-export function modelsOf({ servers }: Pick<Cluster, 'servers'>, barman_server: string): Models {
+export function modelsOf({ servers }: Pick<Cluster, 'servers'>, barman_server: string): Members {
   return servers.get(barman_server) ?? new Map();
 }
 
